@@ -1,0 +1,51 @@
+"""Packaging of tfuq: metadata, dependencies and extras."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tfuq/_version.py").read_text()).group(1)
+
+PLOTS = ["matplotlib>=3.8"]
+EXAMPLES = PLOTS + ["scikit-learn>=1.4"]
+DATASETS = ["tensorflow-datasets>=4.9"]
+TEST = EXAMPLES + ["hypothesis>=6.100", "pillow>=10", "pytest>=8", "pytest-xdist>=3.5"]
+DEV = TEST + ["pre-commit>=3.7", "ruff>=0.8"]
+
+setup(
+    name="tfuq",
+    version=VERSION,
+    description="Uncertainty for Keras 3 classifiers on TensorFlow: change one line, refuse what is unsure.",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["tfuq", "tfuq.*"]),
+    python_requires=">=3.10,<3.14",
+    install_requires=[
+        "keras>=3.8",
+        "numpy>=1.26",
+        "scipy>=1.15",
+        "tensorflow>=2.18",
+        "tensorflow-probability[tf]>=0.25",
+    ],
+    extras_require={
+        "datasets": DATASETS,
+        "plots": PLOTS,
+        "examples": EXAMPLES,
+        "test": TEST,
+        "dev": DEV,
+    },
+    keywords="uncertainty calibration selective-classification label-noise keras tensorflow",
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,44 @@
+"""Registration with Keras, and the checks that stop bad arguments at the door."""
+
+import keras
+import numpy as np
+
+register = keras.saving.register_keras_serializable(package="tfuq")
+
+
+def _is_integer(value):
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _is_real(value):
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def check_integer(name, value, minimum):
+    """Raises ValueError unless `value` is an integer >= `minimum`."""
+    if not _is_integer(value) or value < minimum:
+        raise ValueError(
+            f"Argument `{name}` must be an integer of at least {minimum}. "
+            f"Received: {name}={value!r}"
+        )
+
+
+def check_positive(name, value):
+    """Raises ValueError unless `value` is a finite number > 0."""
+    if not _is_real(value) or not np.isfinite(value) or value <= 0:
+        raise ValueError(
+            f"Argument `{name}` must be a finite number above 0. Received: {name}={value!r}"
+        )
+
+
+def check_fraction(name, value):
+    """Raises ValueError unless `value` is a number in [0, 1]."""
+    if not _is_real(value) or not 0 <= value <= 1:
+        raise ValueError(f"Argument `{name}` must be in [0, 1]. Received: {name}={value!r}")
+
+
+def check_choice(name, value, choices):
+    """Raises ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        options = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"Argument `{name}` must be one of {options}. Received: {name}={value!r}")

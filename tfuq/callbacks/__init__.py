@@ -1,0 +1,5 @@
+"""Keras callbacks."""
+
+from tfuq.callbacks.rejection import RejectionEvaluator
+
+__all__ = ["RejectionEvaluator"]

@@ -1,0 +1,296 @@
+"""What a classifier would answer and what it would refuse, told after each epoch."""
+
+import csv
+
+import keras
+import numpy as np
+
+from tfuq._keras import check_choice, check_fraction, check_integer
+from tfuq._labelled import Labelled, check_validation_data, predict_with_labels
+from tfuq._predictions import check_flags
+from tfuq.metrics import rejection_table
+
+FIELDS = ("accuracy", "coverage", "rejection_rate", "risk", "ece")
+TITLES = ("accuracy", "coverage", "rejected", "  risk", "   ECE")
+# Name -> function of the probabilities; None is `rejection_table`'s own: the largest probability.
+SCORES = {"max_probability": None}
+
+
+def check_thresholds(thresholds):
+    """Raises ValueError unless `thresholds` are distinct numbers in [0, 1], at least one."""
+    if isinstance(thresholds, str) or not np.iterable(thresholds) or len(thresholds) == 0:
+        raise ValueError(
+            "Argument `thresholds` must be a sequence of at least one number in [0, 1]. "
+            f"Received: thresholds={thresholds!r}"
+        )
+    for threshold in thresholds:
+        check_fraction("thresholds", threshold)
+    if len({f"{threshold:g}" for threshold in thresholds}) < len(thresholds):
+        raise ValueError(
+            "Argument `thresholds` must hold numbers that differ in their first six digits. "
+            f"Received: thresholds={thresholds!r}"
+        )
+
+
+def check_batch_size(batch_size, data):
+    """Raises ValueError unless `batch_size` is None, or a whole number that `data` leave open."""
+    if batch_size is None:
+        return
+    check_integer("batch_size", batch_size, 1)
+    if not isinstance(data, (tuple, list)):
+        raise ValueError(
+            "Argument `batch_size` must be None with a dataset, which has batches of its own. "
+            f"Received: batch_size={batch_size!r}"
+        )
+
+
+def confidence_of(score, y_pred, *, from_logits=False, multi_label=False):
+    """The confidence per label by `score`; None where `rejection_table` takes its own."""
+    score = score if callable(score) else SCORES[score]
+    if score is None:
+        return None
+    each_binary = multi_label or y_pred.ndim == 1 or y_pred.shape[-1] == 1
+    if from_logits:
+        y_pred = np.asarray((keras.ops.sigmoid if each_binary else keras.ops.softmax)(y_pred))
+    confidence = np.asarray(score(y_pred))
+    shape = y_pred.shape if multi_label or y_pred.ndim == 1 else y_pred.shape[:-1]
+    if confidence.shape != shape or not np.all((confidence >= 0) & (confidence <= 1)):
+        raise ValueError(
+            f"Argument `score` must give confidences in [0, 1], an array of shape {shape}. "
+            f"Received: {confidence} of shape {confidence.shape}"
+        )
+    return confidence
+
+
+def log_names(thresholds, prefix):
+    """`val_accuracy_at_0.7` and so on, by field and then by threshold."""
+    return [f"{prefix}{field}_at_{threshold:g}" for field in FIELDS for threshold in thresholds]
+
+
+def format_table(thresholds, table):
+    """The table as aligned text, one line per threshold; "-" is what nothing accepted leaves."""
+    lines = [" | ".join(("threshold", *TITLES))]
+    lines.append("-+-".join("-" * len(title) for title in ("threshold", *TITLES)))
+    for i, threshold in enumerate(thresholds):
+        values = [table[field][i] for field in FIELDS]
+        cells = ["-" if np.isnan(value) else f"{value:.4f}" for value in values]
+        cells = [f"{cell:>{len(title)}}" for cell, title in zip(cells, TITLES, strict=True)]
+        lines.append(" | ".join((f"{threshold:>9g}", *cells)))
+    nothing = [f"{thresholds[i]:g}" for i in np.flatnonzero(table["coverage"] == 0)]
+    if nothing:
+        lines.append(f"-: nothing was accepted at {', '.join(nothing)}")
+    return "\n".join(lines)
+
+
+class RejectionEvaluator(keras.callbacks.Callback):
+    """Tells after each epoch what a classifier answers, and how well, if it may refuse.
+
+    A prediction is accepted at a threshold when its confidence reaches it. For each threshold the
+    evaluator writes five numbers, all fractions in [0, 1], into the `logs` of the epoch, where
+    `CSVLogger`, `TensorBoard`, `EarlyStopping`, `ModelCheckpoint` and the history find them:
+    `val_accuracy_at_0.7`, `val_coverage_at_0.7`, `val_rejection_rate_at_0.7`, `val_risk_at_0.7`,
+    `val_ece_at_0.7`. One pass over the data serves all thresholds.
+
+    Formula:
+        coverage  = sum_i w_i [c_i >= t] / sum_i w_i,   rejection rate = 1 - coverage
+        accuracy  = sum_i w_i [c_i >= t][right_i] / sum_i w_i [c_i >= t],   risk = 1 - accuracy
+        ECE       = expected calibration error of the accepted (`tfuq.metrics.rejection_table`)
+    for confidences c_i, weights w_i and the threshold t.
+
+    Place it **first** in the list of callbacks: those before it do not see its numbers. The
+    progress bar shows all that is in `logs`; `callbacks=[keras.callbacks.ProgbarLogger(),
+    RejectionEvaluator(...), ...]` keeps it short. `EarlyStopping` and `ModelCheckpoint` need
+    `mode="max"` or `"min"` to monitor these names; their dot has no place in the file name that
+    `ModelCheckpoint` fills in. Weights that `EarlyStopping` restores at the end of training are
+    not those of the last table: ask `evaluate(model)` for theirs.
+
+    Where nothing is accepted, accuracy, risk and ECE are NaN, never 0 or 1, and the table shows
+    "-". `EarlyStopping` and `ModelCheckpoint` never get past a first value that is NaN: monitor a
+    threshold that an untrained model reaches, or give `EarlyStopping` a `start_from_epoch`.
+
+    Args:
+        validation_data: Arrays `(x, y)` or `(x, y, sample_weight)`; a batched, finite
+            `tf.data.Dataset` of such tuples, shuffled or not; or a `keras.utils.PyDataset`.
+        thresholds: Confidences in [0, 1] from which a prediction is accepted.
+        score: `"max_probability"`, or a function from the array of probabilities to an array of
+            confidences in [0, 1], one per label, that grow with confidence. The ECE is that of the
+            largest probability all the same.
+        every: Evaluate at the first epoch of a training, at each `every`-th after it, and at the
+            last. In between, `logs` repeat the latest values, so that no column of `CSVLogger` is
+            missing and no monitor loses sight; `history` holds only what was measured.
+        output: Which output of the model to judge, when it has several: an index, a key, a field
+            of a named tuple, or a function (made of `keras.ops`) of the outputs. Labels that are
+            nested likewise are chosen from in the same way.
+        from_logits: Whether that output holds logits and not probabilities.
+        multi_label: Whether its last axis holds labels, each a binary prediction of its own.
+        n_bins: Number of bins of the expected calibration error.
+        batch_size: Batch size for arrays; Keras' default if `None`. Datasets have their own.
+        prefix: What the names in `logs` begin with. `TensorBoard` files under validation, and
+            `CSVLogger` leaves alone, what begins with `"val_"`.
+        verbose: 0 prints nothing, 1 one table at the end of training, 2 one per evaluation.
+
+    Attributes:
+        history: Plain dict of lists: `"epoch"` (from 0) and each name of the logs. It goes on
+            growing when the evaluator serves another training.
+
+    Raises:
+        ValueError: If an argument is not as described; if the data are empty or endless, differ in
+            length or have no labels; if the predictions are not probabilities (NaN, outside
+            [0, 1], not summing to 1) or the labels no classes.
+
+    Example:
+
+    >>> import keras, numpy as np, tfuq
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Softmax()])
+    >>> x = np.log([[0.95, 0.05], [0.18, 0.82], [0.62, 0.38], [0.55, 0.45]])
+    >>> evaluator = tfuq.callbacks.RejectionEvaluator((x, np.array([0, 1, 1, 0])), [0.5, 0.7])
+    >>> table = evaluator.evaluate(model)
+    >>> print(evaluator.table())
+    threshold | accuracy | coverage | rejected |   risk |    ECE
+    ----------+----------+----------+----------+--------+-------
+          0.5 |   0.7500 |   1.0000 |   0.0000 | 0.2500 | 0.3250
+          0.7 |   1.0000 |   0.5000 |   0.5000 | 0.0000 | 0.1150
+
+    In training: `model.fit(..., callbacks=[evaluator, keras.callbacks.CSVLogger("log.csv")])`.
+    """
+
+    def __init__(
+        self,
+        validation_data,
+        thresholds=(0.5, 0.6, 0.7, 0.8, 0.9),
+        score="max_probability",
+        every=1,
+        *,
+        output=None,
+        from_logits=False,
+        multi_label=False,
+        n_bins=15,
+        batch_size=None,
+        prefix="val_",
+        verbose=1,
+    ):
+        super().__init__()
+        check_validation_data(validation_data)
+        check_thresholds(thresholds)
+        if not callable(score):
+            check_choice("score", score, tuple(SCORES))
+        check_integer("every", every, 1)
+        check_integer("n_bins", n_bins, 1)
+        check_flags(from_logits=from_logits, multi_label=multi_label)
+        check_choice("verbose", verbose, (0, 1, 2))
+        check_batch_size(batch_size, validation_data)
+        if not isinstance(prefix, str):
+            raise ValueError(f"Argument `prefix` must be a string. Received: prefix={prefix!r}")
+        self.validation_data = validation_data
+        self.thresholds = tuple(float(threshold) for threshold in thresholds)
+        self.score = score
+        self.every = every
+        self.output = output
+        self.from_logits = from_logits
+        self.multi_label = multi_label
+        self.n_bins = n_bins
+        self.batch_size = batch_size
+        self.prefix = prefix
+        self.verbose = verbose
+        self.history = {name: [] for name in ("epoch", *log_names(self.thresholds, prefix))}
+        self._labelled = None
+        self._table = None
+        self._first_epoch = self._last_epoch = None
+
+    def set_model(self, model):
+        """Takes the model of a new training, compiled perhaps otherwise than before."""
+        super().set_model(model)
+        self._labelled = None
+
+    def evaluate(self, model=None, verbose=0):
+        """Judges `model` (default: the one in training) in one pass over the validation data.
+
+        Args:
+            model: A Keras model, compiled or not.
+            verbose: Progress bar of the pass, as in `model.predict`.
+
+        Returns:
+            The dict of arrays of `tfuq.metrics.rejection_table`, one entry per threshold. It is
+            what `table()` shows; `history` records only what is evaluated in training.
+
+        Raises:
+            ValueError: If `model` is no Keras model, or its answers cannot be judged.
+        """
+        found = predict_with_labels(
+            self._wrapped(self.model if model is None else model),
+            self.validation_data,
+            batch_size=self.batch_size,
+            verbose=verbose,
+        )
+        kind = {"from_logits": self.from_logits, "multi_label": self.multi_label}
+        self._table = rejection_table(
+            found["y_true"],
+            found["y_pred"],
+            self.thresholds,
+            confidence=confidence_of(self.score, found["y_pred"], **kind),
+            n_bins=self.n_bins,
+            sample_weight=found.get("weight"),
+            **kind,
+        )
+        return self._table
+
+    def table(self):
+        """The latest evaluation as text, one line per threshold."""
+        if self._table is None:
+            raise ValueError("Nothing to show yet: call `evaluate(model)` or train first.")
+        return format_table(self.thresholds, self._table)
+
+    def to_csv(self, path):
+        """Writes `history` to the file `path`: a header, then one line per evaluated epoch."""
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(self.history)
+            writer.writerows(zip(*self.history.values(), strict=True))
+
+    def on_train_begin(self, logs=None):
+        self._first_epoch = self._last_epoch = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._first_epoch is None:
+            self._first_epoch = epoch
+        self._last_epoch = epoch
+        if self._is_due(epoch):
+            self._record(epoch)
+        self._tell(logs)
+
+    def on_train_end(self, logs=None):
+        if self._last_epoch is None:  # not one epoch was trained
+            return
+        if self.history["epoch"][-1] != self._last_epoch:  # somebody after us stopped training
+            self._record(self._last_epoch)
+        self._tell(logs)
+        if self.verbose == 1:
+            print(f"\nRejection after epoch {self._last_epoch + 1}\n{self.table()}")
+
+    def _is_due(self, epoch):
+        planned = (self.params or {}).get("epochs")
+        stopped = getattr(self.model, "stop_training", False)  # a loop without `compile` has none
+        return stopped or epoch + 1 == planned or (epoch - self._first_epoch) % self.every == 0
+
+    def _record(self, epoch):
+        table = self.evaluate()
+        values = np.concatenate([table[field] for field in FIELDS]).tolist()
+        for column, value in zip(self.history.values(), [epoch, *values], strict=True):
+            column.append(value)
+        if self.verbose == 2:
+            print(f"\nRejection after epoch {epoch + 1}\n{self.table()}")
+
+    def _tell(self, logs):
+        latest = {name: column[-1] for name, column in self.history.items() if name != "epoch"}
+        if logs is not None:
+            logs.update(latest)
+
+    def _wrapped(self, model):
+        if not isinstance(model, keras.Model):
+            raise ValueError(
+                f"Argument `model` must be a Keras model, or None in training. Received: {model!r}"
+            )
+        if self._labelled is None or self._labelled.judged is not model:
+            with model.distribute_strategy.scope():
+                self._labelled = Labelled(model, self.output)
+        return self._labelled

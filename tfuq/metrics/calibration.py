@@ -1,0 +1,385 @@
+"""How far confidence is from accuracy: calibration errors of the top label."""
+
+import numpy as np
+
+from tfuq._keras import check_integer, register
+from tfuq._math import (
+    bin_sums,
+    calibration_error,
+    equal_mass,
+    fine_index,
+    largest_gap,
+    width_index,
+)
+from tfuq._predictions import PredictionMetric, from_arrays
+
+# Resolution of the streaming adaptive error: 0.0083 in log-odds, at most 0.0021 in confidence.
+FINE_BINS = 4096
+
+
+def top_label_sums(examples, n_bins):
+    """Sums `(n_bins, 3)` of the top labels, by bins of equal width in confidence."""
+    confidence, correct = examples.top_label()
+    index = width_index(confidence, n_bins)
+    return bin_sums(index, n_bins, confidence, correct, examples.weight)
+
+
+def exact_sums(examples):
+    """Sums `(distinct confidences, 3)` of the top labels, in the order of confidence."""
+    confidence, correct = examples.top_label()
+    values, index = np.unique(confidence, return_inverse=True)
+    return bin_sums(index, len(values), confidence, correct, examples.weight)
+
+
+def fine_sums(examples):
+    """Sums `(FINE_BINS, 3)` of the top labels, by narrow bins in the order of confidence."""
+    confidence, correct = examples.top_label()
+    index = fine_index(confidence, FINE_BINS)
+    return bin_sums(index, FINE_BINS, confidence, correct, examples.weight)
+
+
+def expected_calibration_error(
+    y_true, y_pred, *, n_bins=15, from_logits=False, multi_label=False, sample_weight=None
+):
+    """Expected calibration error of the top label, over bins of equal width.
+
+    Confidence is the largest probability: max(p, 1 - p) for a binary prediction, and for each
+    label of a multi-label one. The true class is the label, and soft one-hot rows count as their
+    largest entry.
+
+    Formula:
+        ECE = sum_b (w_b / W) |accuracy_b - confidence_b|   (Guo et al. 2017, equation 3)
+    with w_b the weight in bin b and W all weight. Bin b of B is [(b - 1) / B, b / B), the last one
+    closed: a confidence that equals an edge in float32 lies above it. Netcal does the same (in the
+    precision of its input); Guo et al. and scikit-learn close the bins on the right, which differs
+    only for confidences exactly on an edge.
+
+    Args:
+        y_true: Labels, sparse `(n, ...)` or one-hot; 0 or 1 if binary or multi-label.
+        y_pred: Predictions, `(n, ..., classes)`; binary `(n,)` or `(n, ..., 1)`, for class 1;
+            multi-label `(n, ..., labels)`.
+        n_bins: Number of bins.
+        from_logits: Whether `y_pred` are logits, not probabilities.
+        multi_label: Whether each entry of `y_pred` is a binary prediction of its own.
+        sample_weight: Weights `(n,)`, or with more of the leading axes. What has weight 0 is left
+            out, whatever it holds.
+
+    Returns:
+        A float in [0, 1]; 0 is calibrated.
+
+    Raises:
+        ValueError: If `n_bins` is below 1; if arrays are empty or do not fit together; if they
+            hold NaN, probabilities outside [0, 1] or not summing to 1 (to 0.005, the rounding of
+            bfloat16), labels that are no class, or negative weights.
+
+    Example:
+
+    >>> import tfuq
+    >>> y_pred = [[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.4, 0.6]]
+    >>> round(tfuq.metrics.expected_calibration_error([0, 1, 0, 1], y_pred), 6)
+    0.125
+
+    References:
+        Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    """
+    check_integer("n_bins", n_bins, 1)
+    flags = {"from_logits": from_logits, "multi_label": multi_label}
+    examples = from_arrays(y_true, y_pred, sample_weight, **flags)
+    return float(calibration_error(top_label_sums(examples, n_bins)))
+
+
+def adaptive_calibration_error(
+    y_true, y_pred, *, n_bins=15, from_logits=False, multi_label=False, sample_weight=None
+):
+    """Calibration error of the top label over bins that hold equal weight.
+
+    Formula:
+        as `expected_calibration_error`, with W / n_bins in each bin, in the order of confidence
+    An example at the border of two bins is shared out between them, and equal confidences are one
+    group, shared out as a whole: the result does not depend on the order of the data. (Netcal's
+    ACE is another measure, the average over bins of equal width.)
+
+    Args:
+        y_true: As for `expected_calibration_error`, and so are the other arguments.
+        y_pred: Predictions.
+        n_bins: Number of bins.
+        from_logits: Whether `y_pred` are logits.
+        multi_label: Whether each entry of `y_pred` is a binary prediction of its own.
+        sample_weight: Weights.
+
+    Returns:
+        A float in [0, 1].
+
+    Raises:
+        ValueError: As `expected_calibration_error`.
+
+    Example:
+
+    >>> import tfuq
+    >>> y_pred = [[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.4, 0.6]]
+    >>> round(tfuq.metrics.adaptive_calibration_error([0, 1, 0, 1], y_pred, n_bins=2), 6)
+    0.15
+
+    References:
+        Nixon et al., Measuring Calibration in Deep Learning, CVPR workshops 2019 (bins of equal
+        mass; theirs are taken per class).
+    """
+    check_integer("n_bins", n_bins, 1)
+    flags = {"from_logits": from_logits, "multi_label": multi_label}
+    examples = from_arrays(y_true, y_pred, sample_weight, **flags)
+    return float(calibration_error(equal_mass(exact_sums(examples), n_bins)))
+
+
+def maximum_calibration_error(
+    y_true, y_pred, *, n_bins=15, from_logits=False, multi_label=False, sample_weight=None
+):
+    """Largest calibration error of the top label in any bin of equal width that is not empty.
+
+    Formula:
+        MCE = max_b |accuracy_b - confidence_b|   (Guo et al. 2017, equation 5)
+
+    Args:
+        y_true: As for `expected_calibration_error`, and so are the other arguments.
+        y_pred: Predictions.
+        n_bins: Number of bins.
+        from_logits: Whether `y_pred` are logits.
+        multi_label: Whether each entry of `y_pred` is a binary prediction of its own.
+        sample_weight: Weights.
+
+    Returns:
+        A float in [0, 1].
+
+    Raises:
+        ValueError: As `expected_calibration_error`.
+
+    Example:
+
+    >>> import tfuq
+    >>> y_pred = [[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.4, 0.6]]
+    >>> round(tfuq.metrics.maximum_calibration_error([0, 1, 0, 1], y_pred), 6)
+    0.2
+
+    References:
+        Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    """
+    check_integer("n_bins", n_bins, 1)
+    flags = {"from_logits": from_logits, "multi_label": multi_label}
+    examples = from_arrays(y_true, y_pred, sample_weight, **flags)
+    return float(largest_gap(top_label_sums(examples, n_bins)))
+
+
+def reliability_curve(
+    y_true, y_pred, *, n_bins=15, from_logits=False, multi_label=False, sample_weight=None
+):
+    """Accuracy against confidence, bin by bin: what a reliability diagram shows.
+
+    Args:
+        y_true: As for `expected_calibration_error`, and so are the other arguments and the bins.
+        y_pred: Predictions.
+        n_bins: Number of bins.
+        from_logits: Whether `y_pred` are logits.
+        multi_label: Whether each entry of `y_pred` is a binary prediction of its own.
+        sample_weight: Weights.
+
+    Returns:
+        A dict of arrays `(n_bins,)`: `"lower"` and `"upper"`, the edges of the bins;
+        `"confidence"`, the mean confidence, and `"accuracy"` of their examples, fractions, NaN in
+        an empty bin; `"count"`, their number, or total weight.
+
+    Raises:
+        ValueError: As `expected_calibration_error`.
+
+    Example:
+
+    >>> import tfuq
+    >>> y_pred = [[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.4, 0.6]]
+    >>> curve = tfuq.metrics.reliability_curve([0, 1, 0, 1], y_pred, n_bins=4)
+    >>> curve["accuracy"]
+    array([nan, nan, 0.5, 1. ])
+    >>> curve["count"]
+    array([0., 0., 2., 2.])
+    """
+    check_integer("n_bins", n_bins, 1)
+    flags = {"from_logits": from_logits, "multi_label": multi_label}
+    examples = from_arrays(y_true, y_pred, sample_weight, **flags)
+    count, confidence, correct = np.asarray(top_label_sums(examples, n_bins)).T
+    filled = np.where(count > 0, count, np.nan)
+    edges = np.linspace(0.0, 1.0, n_bins + 1)
+    return {
+        "lower": edges[:-1],
+        "upper": edges[1:],
+        "confidence": confidence / filled,
+        "accuracy": correct / filled,
+        "count": count,
+    }
+
+
+class _TopLabelMetric(PredictionMetric):
+    """Base of the streaming calibration errors of the top label, over `n_bins` bins."""
+
+    def __init__(self, n_bins, shape, from_logits, multi_label, name, dtype):
+        check_integer("n_bins", n_bins, 1)
+        super().__init__(
+            shape, from_logits=from_logits, multi_label=multi_label, name=name, dtype=dtype
+        )
+        self.n_bins = int(n_bins)
+
+    def get_config(self):
+        return {"n_bins": self.n_bins, **super().get_config()}
+
+
+@register
+class ExpectedCalibrationError(_TopLabelMetric):
+    """Expected calibration error of the top label, over bins of equal width; streaming.
+
+    The formula, the bins and the kinds of prediction are those of the function
+    `expected_calibration_error`; whatever the batches, the result is the same.
+
+    Args:
+        n_bins: Number of bins.
+        from_logits: Whether predictions are logits, not probabilities.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+        name: Name in the logs.
+        dtype: Dtype of the result. Probabilities are float32, or float64 if it is; sums float64.
+
+    Call arguments:
+        y_true: Labels, sparse `(batch, ...)` or one-hot.
+        y_pred: Predictions `(batch, ..., classes)`, binary `(batch,)` or `(batch, ..., 1)`.
+        sample_weight: Weights `(batch,)`, or with more of the leading axes.
+
+    Returns:
+        A scalar in [0, 1]. NaN before any data, and for good after a prediction that cannot be
+        judged: NaN, no probabilities, a label that is no class. A graph cannot raise.
+
+    Raises:
+        ValueError: If `n_bins` is below 1, or shapes do not fit together.
+
+    Example:
+
+    >>> import tfuq
+    >>> metric = tfuq.metrics.ExpectedCalibrationError(n_bins=10)
+    >>> metric.update_state([0, 1], [[0.9, 0.1], [0.4, 0.6]])
+    >>> metric.update_state([0, 0], [[0.8, 0.2], [0.3, 0.7]])
+    >>> round(float(metric.result()), 6)
+    0.35
+    """
+
+    def __init__(
+        self,
+        n_bins=15,
+        from_logits=False,
+        multi_label=False,
+        name="expected_calibration_error",
+        dtype=None,
+    ):
+        super().__init__(n_bins, (n_bins, 3), from_logits, multi_label, name, dtype)
+
+    def measure(self, examples):
+        return top_label_sums(examples, self.n_bins)
+
+    def compute(self, sums):
+        return calibration_error(sums)
+
+
+@register
+class AdaptiveCalibrationError(_TopLabelMetric):
+    """Calibration error of the top label over bins that hold equal weight; streaming.
+
+    The function `adaptive_calibration_error` sorts all confidences. This keeps the sums of 4,096
+    narrow bins, of equal width in log-odds (0.002 wide in confidence at 0.5, narrower at the ends),
+    and merges them to equal weight. The two differ by no more than half of the weight in those
+    narrow bins that hold a border, as a fraction of all weight (times 1.005): less than 0.001 where
+    confidences spread, and 0 where a narrow bin holds one distinct confidence.
+
+    Args:
+        n_bins: Number of bins.
+        from_logits: Whether predictions are logits, not probabilities.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+        name: Name in the logs.
+        dtype: Dtype of the result. Probabilities are float32, or float64 if it is; sums float64.
+
+    Call arguments:
+        y_true: Labels, sparse `(batch, ...)` or one-hot.
+        y_pred: Predictions `(batch, ..., classes)`, binary `(batch,)` or `(batch, ..., 1)`.
+        sample_weight: Weights `(batch,)`, or with more of the leading axes.
+
+    Returns:
+        A scalar in [0, 1]; NaN as for `ExpectedCalibrationError`.
+
+    Raises:
+        ValueError: If `n_bins` is below 1, or shapes do not fit together.
+
+    Example:
+
+    >>> import tfuq
+    >>> metric = tfuq.metrics.AdaptiveCalibrationError(n_bins=2)
+    >>> metric.update_state([0, 1, 0, 1], [[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.4, 0.6]])
+    >>> round(float(metric.result()), 6)
+    0.15
+    """
+
+    def __init__(
+        self,
+        n_bins=15,
+        from_logits=False,
+        multi_label=False,
+        name="adaptive_calibration_error",
+        dtype=None,
+    ):
+        super().__init__(n_bins, (FINE_BINS, 3), from_logits, multi_label, name, dtype)
+
+    def measure(self, examples):
+        return fine_sums(examples)
+
+    def compute(self, sums):
+        return calibration_error(equal_mass(sums, self.n_bins))
+
+
+@register
+class MaximumCalibrationError(_TopLabelMetric):
+    """Largest calibration error of the top label in any bin that is not empty; streaming.
+
+    The formula is that of the function `maximum_calibration_error`.
+
+    Args:
+        n_bins: Number of bins.
+        from_logits: Whether predictions are logits, not probabilities.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+        name: Name in the logs.
+        dtype: Dtype of the result. Probabilities are float32, or float64 if it is; sums float64.
+
+    Call arguments:
+        y_true: Labels, sparse `(batch, ...)` or one-hot.
+        y_pred: Predictions `(batch, ..., classes)`, binary `(batch,)` or `(batch, ..., 1)`.
+        sample_weight: Weights `(batch,)`, or with more of the leading axes.
+
+    Returns:
+        A scalar in [0, 1]; NaN as for `ExpectedCalibrationError`.
+
+    Raises:
+        ValueError: If `n_bins` is below 1, or shapes do not fit together.
+
+    Example:
+
+    >>> import tfuq
+    >>> metric = tfuq.metrics.MaximumCalibrationError(n_bins=10)
+    >>> metric.update_state([0, 0], [[0.9, 0.1], [0.4, 0.6]])
+    >>> round(float(metric.result()), 6)
+    0.6
+    """
+
+    def __init__(
+        self,
+        n_bins=15,
+        from_logits=False,
+        multi_label=False,
+        name="maximum_calibration_error",
+        dtype=None,
+    ):
+        super().__init__(n_bins, (n_bins, 3), from_logits, multi_label, name, dtype)
+
+    def measure(self, examples):
+        return top_label_sums(examples, self.n_bins)
+
+    def compute(self, sums):
+        return largest_gap(sums)

@@ -1,0 +1,220 @@
+"""Proper scoring rules: the Brier score and the negative log-likelihood."""
+
+from keras import ops
+
+from tfuq._keras import check_choice, register
+from tfuq._predictions import PredictionMetric, from_arrays
+
+REDUCTIONS = ("sum", "mean")
+
+
+def brier_sums(examples, class_reduction):
+    """The weighted sum of squared errors, and that of weights, as `(2,)` in float64."""
+    probs, targets, weight = (ops.cast(x, "float64") for x in examples.one_vs_rest())
+    scale = probs.shape[-1] if class_reduction == "sum" else 1
+    return ops.stack([scale * ops.sum(weight * (probs - targets) ** 2), ops.sum(weight)])
+
+
+def likelihood_sums(examples):
+    """The weighted sum of -log p(true class), and that of weights, as `(2,)` in float64."""
+    log_probs = ops.take_along_axis(examples.log_probs(), examples.labels[:, None], axis=-1)
+    weight = ops.cast(examples.weight, "float64")
+    return ops.stack([-ops.sum(weight * ops.cast(log_probs[:, 0], "float64")), ops.sum(weight)])
+
+
+def brier_score(
+    y_true,
+    y_pred,
+    *,
+    class_reduction="sum",
+    from_logits=False,
+    multi_label=False,
+    sample_weight=None,
+):
+    """Brier score: the squared distance between probabilities and what came true.
+
+    Formula:
+        "sum":   1 / W sum_i w_i sum_c (p_ic - [c = y_i])^2          in [0, 2]
+        "mean":  1 / W sum_i w_i 1/C sum_c (p_ic - [c = y_i])^2      in [0, 1]
+    over C classes. The first is Brier's own (1950), the second that of paper 001, section 3.1. A
+    binary prediction has one term, (p - y)^2, as in scikit-learn, so that both are the same; two
+    soft-max classes have two terms. A multi-label prediction has a term per label.
+
+    Args:
+        y_true: Labels, sparse `(n, ...)` or one-hot; 0 or 1 if binary or multi-label.
+        y_pred: Predictions, `(n, ..., classes)`; binary `(n,)` or `(n, ..., 1)`, for class 1;
+            multi-label `(n, ..., labels)`.
+        class_reduction: `"sum"` or `"mean"` over classes, or labels.
+        from_logits: Whether `y_pred` are logits, not probabilities.
+        multi_label: Whether each entry of `y_pred` is a binary prediction of its own.
+        sample_weight: Weights `(n,)`, or with more of the leading axes. What has weight 0 is left
+            out, whatever it holds.
+
+    Returns:
+        A float; 0 is perfect.
+
+    Raises:
+        ValueError: If `class_reduction` is none of the two; if arrays are empty or do not fit
+            together; if they hold NaN, no probabilities, labels that are no class, or negative
+            weights.
+
+    Example:
+
+    >>> import tfuq
+    >>> round(tfuq.metrics.brier_score([0, 1], [[0.9, 0.1], [0.4, 0.6]]), 6)
+    0.17
+
+    References:
+        Brier, Verification of forecasts expressed in terms of probability, 1950.
+    """
+    check_choice("class_reduction", class_reduction, REDUCTIONS)
+    flags = {"from_logits": from_logits, "multi_label": multi_label}
+    examples = from_arrays(y_true, y_pred, sample_weight, **flags)
+    total, weight = brier_sums(examples, class_reduction)
+    return float(total / weight)
+
+
+def negative_log_likelihood(
+    y_true, y_pred, *, from_logits=False, multi_label=False, sample_weight=None
+):
+    """Mean negative log-likelihood of the true class, in nats.
+
+    Formula:
+        NLL = -1 / W sum_i w_i log p_i(y_i)
+    Nothing is clipped: a probability of exactly 0 for what came true costs infinitely much. Where
+    probabilities underflow, pass logits. For multi-label predictions the mean is over labels too.
+
+    Args:
+        y_true: Labels, sparse `(n, ...)` or one-hot; 0 or 1 if binary or multi-label.
+        y_pred: Predictions, `(n, ..., classes)`; binary `(n,)` or `(n, ..., 1)`, for class 1;
+            multi-label `(n, ..., labels)`.
+        from_logits: Whether `y_pred` are logits, not probabilities.
+        multi_label: Whether each entry of `y_pred` is a binary prediction of its own.
+        sample_weight: Weights `(n,)`, or with more of the leading axes. What has weight 0 is left
+            out, whatever it holds.
+
+    Returns:
+        A float in nats, 0 or more, possibly inf.
+
+    Raises:
+        ValueError: If arrays are empty or do not fit together; if they hold NaN, no probabilities,
+            labels that are no class, or negative weights.
+
+    Example:
+
+    >>> import tfuq
+    >>> round(tfuq.metrics.negative_log_likelihood([0, 1], [[0.5, 0.5], [0.75, 0.25]]), 6)
+    1.039721
+    """
+    flags = {"from_logits": from_logits, "multi_label": multi_label}
+    total, weight = likelihood_sums(from_arrays(y_true, y_pred, sample_weight, **flags))
+    return float(total / weight)
+
+
+@register
+class BrierScore(PredictionMetric):
+    """Brier score: the squared distance between probabilities and what came true; streaming.
+
+    The formulas are those of the function `brier_score`.
+
+    Args:
+        class_reduction: `"sum"` or `"mean"` over classes, or labels.
+        from_logits: Whether predictions are logits, not probabilities.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+        name: Name in the logs.
+        dtype: Dtype of the result. Probabilities are float32, or float64 if it is; sums float64.
+
+    Call arguments:
+        y_true: Labels, sparse `(batch, ...)` or one-hot.
+        y_pred: Predictions `(batch, ..., classes)`, binary `(batch,)` or `(batch, ..., 1)`.
+        sample_weight: Weights `(batch,)`, or with more of the leading axes.
+
+    Returns:
+        A scalar, 0 is perfect. NaN before any data, and for good after a prediction that cannot be
+        judged: NaN, no probabilities, a label that is no class. A graph cannot raise.
+
+    Raises:
+        ValueError: If `class_reduction` is none of the two, or shapes do not fit together.
+
+    Example:
+
+    >>> import tfuq
+    >>> metric = tfuq.metrics.BrierScore(class_reduction="mean")
+    >>> metric.update_state([0, 1], [[0.9, 0.1], [0.4, 0.6]])
+    >>> round(float(metric.result()), 6)
+    0.085
+    """
+
+    def __init__(
+        self,
+        class_reduction="sum",
+        from_logits=False,
+        multi_label=False,
+        name="brier_score",
+        dtype=None,
+    ):
+        check_choice("class_reduction", class_reduction, REDUCTIONS)
+        super().__init__(
+            (2,), from_logits=from_logits, multi_label=multi_label, name=name, dtype=dtype
+        )
+        self.class_reduction = class_reduction
+
+    def measure(self, examples):
+        return brier_sums(examples, self.class_reduction)
+
+    def compute(self, sums):
+        return sums[0] / sums[1]
+
+    def get_config(self):
+        return {"class_reduction": self.class_reduction, **super().get_config()}
+
+
+@register
+class NegativeLogLikelihood(PredictionMetric):
+    """Mean negative log-likelihood of the true class, in nats; streaming.
+
+    The formula is that of the function `negative_log_likelihood`: nothing is clipped, so it is inf
+    if what came true had a probability of 0. `from_logits=True` avoids the underflow of soft-max.
+
+    Args:
+        from_logits: Whether predictions are logits, not probabilities.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+        name: Name in the logs.
+        dtype: Dtype of the result. Probabilities are float32, or float64 if it is; sums float64.
+
+    Call arguments:
+        y_true: Labels, sparse `(batch, ...)` or one-hot.
+        y_pred: Predictions `(batch, ..., classes)`, binary `(batch,)` or `(batch, ..., 1)`.
+        sample_weight: Weights `(batch,)`, or with more of the leading axes.
+
+    Returns:
+        A scalar in nats; NaN as for `BrierScore`.
+
+    Raises:
+        ValueError: If shapes do not fit together.
+
+    Example:
+
+    >>> import tfuq
+    >>> metric = tfuq.metrics.NegativeLogLikelihood()
+    >>> metric.update_state([0, 1], [[0.5, 0.5], [0.75, 0.25]])
+    >>> round(float(metric.result()), 5)
+    1.03972
+    """
+
+    def __init__(
+        self,
+        from_logits=False,
+        multi_label=False,
+        name="negative_log_likelihood",
+        dtype=None,
+    ):
+        super().__init__(
+            (2,), from_logits=from_logits, multi_label=multi_label, name=name, dtype=dtype
+        )
+
+    def measure(self, examples):
+        return likelihood_sums(examples)
+
+    def compute(self, sums):
+        return sums[0] / sums[1]
