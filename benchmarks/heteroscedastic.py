@@ -23,7 +23,7 @@ import time
 CASES = {
     "B64 D2048 K1000 R15 S100": (64, 2048, 1000, 15, 100, False, 80),
     "B64 D512 K100 R10 S1000": (64, 512, 100, 10, 1000, False, 512),
-    "B32 D2048 K10 R6 S1000": (32, 2048, 10, 6, 1000, False, 256),
+    "B32 D2048 K10 R6 S1000": (32, 2048, 10, 6, 1000, False, 320),
     "B32 D1024 K5000 R50 S20 efficient": (32, 1024, 5000, 50, 20, True, 16),
 }
 IMAGENET_21K = (32, 2048, 21843, 50, 100, True, 100)
@@ -75,7 +75,7 @@ def build(contestant, case, mode):
 
     x = tf.random.stateless_normal((batch, features), [1, 2])
     y = tf.random.stateless_uniform((batch,), [3, 4], maxval=classes, dtype="int32")
-    logits(x, training=True)
+    logits(x[:1], training=True)  # builds, and leaves the peak of memory low
     if contestant in ("edward2", "tfuq"):
         variables = head.trainable_variables
     else:
@@ -92,7 +92,7 @@ def build(contestant, case, mode):
         *gradients, dx = tape.gradient(loss, [*variables, x])
         for variable, gradient in zip(variables, gradients, strict=True):
             variable.assign_sub(1e-6 * gradient)
-        return loss + 0 * dx[0, 0]
+        return loss + 0 * dx[:, 0]
 
     step = forward if mode.startswith("forward") else train
     return tf.function(step, jit_compile="compiled" in mode), variables, (x, y)

@@ -19,7 +19,9 @@ the range of float32; the sums show it, and the blocks are then computed again i
 
 import tensorflow as tf
 
-BLOCK = 2**20  # elements in a block: larger ones fall out of the cache, compiled or not
+# Elements in a block. Three times as many are a quarter faster; but then memory still grows between
+# 100 and 1,000 samples of 64 x 100 logits, and from 2^20 on blocks fall out of the cache.
+BLOCK = 5 * 2**16
 SAFE = 1e26  # the quick road is left when a sum is not within [1 / SAFE, SAFE]
 
 
@@ -169,7 +171,8 @@ class _Blocks:
         size = -(-count // self.number)
         filled = self.number * size
         points = tf.pad(points, [[0, filled - count], [0, 0]])
-        self.points = tf.reshape(points, (self.number, size, dimensions))
+        points = tf.reshape(points, (self.number, size, dimensions))
+        self.points = tf.transpose(points, (0, 2, 1))
         mask = tf.cast(tf.range(filled) < count, points.dtype)
         self.mask = tf.reshape(mask, (self.number, 1, size))
 
@@ -177,8 +180,7 @@ class _Blocks:
         """function(state, points (dimensions, size), mask (1, size)) over the blocks."""
 
         def body(index, *state):
-            points = tf.transpose(tf.gather(self.points, index))
-            return (index + 1, *function(state, points, tf.gather(self.mask, index)))
+            return (index + 1, *function(state, self.points[index], self.mask[index]))
 
         if isinstance(self.number, int) and self.number == 1:
             return body(0, *initial)[1:]

@@ -6,6 +6,7 @@ same shape add up, which is all that a streaming metric needs.
 """
 
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 # Log-odds of the fine bins of `fine_index`; float32 holds no confidence beyond them except 0 and 1.
@@ -20,7 +21,7 @@ def bin_index(values, edges):
     edges = np.asarray(edges, dtype="float32")
     if edges.size == 0:
         return ops.zeros_like(values, dtype="int32")
-    return ops.searchsorted(edges, ops.cast(values, "float32"), side="right")
+    return tf.searchsorted(edges, ops.cast(values, "float32"), side="right")
 
 
 def width_index(confidence, n_bins):
@@ -53,7 +54,7 @@ def equal_mass(sums, n_bins):
     running = ops.pad(ops.cumsum(sums, axis=0), [[1, 0], [0, 0]])
     mass = running[:, 0]
     quantiles = np.linspace(0.0, 1.0, n_bins + 1) * mass[-1]
-    upper = ops.clip(ops.searchsorted(mass, quantiles), 1, sums.shape[0])
+    upper = ops.clip(tf.searchsorted(mass, quantiles), 1, sums.shape[0])
     start, step = ops.take(running, upper - 1, axis=0), ops.take(sums, upper - 1, axis=0)
     share = ops.divide_no_nan(quantiles - start[:, 0], step[:, 0])
     at_quantiles = start + share[:, None] * step

@@ -109,11 +109,12 @@ def check_flags(**flags):
 def to_float64(name, array):
     """The argument `name` as an array of float64, or a ValueError."""
     try:
-        return np.asarray(array).astype("float64")
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"Argument `{name}` must be an array of numbers. Received: {name}={array!r}"
-        ) from error
+        found = np.asarray(array)
+        if found.dtype.kind in "biufV":  # V is how numpy knows bfloat16
+            return found.astype("float64")
+    except (TypeError, ValueError):
+        pass  # ragged lists, structures
+    raise ValueError(f"Argument `{name}` must be an array of numbers. Received: {name}={array!r}")
 
 
 def _raise_if_found(fault):

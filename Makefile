@@ -1,0 +1,52 @@
+# make demo   trains, evaluates with rejection, exports: see demo_output/
+# make test   the tests (under 15 minutes on two cores)
+# Each builds the virtual environment it needs, once.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SOURCES := setup.py pyproject.toml
+WORKERS ?= 2
+
+.PHONY: demo test test-slow lint format bench-heteroscedastic bench-import-time clean
+
+demo: $(VENV)/.examples
+	$(BIN)/python examples/quickstart.py --output demo_output
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(WORKERS) -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-heteroscedastic: $(VENV)/.examples .venv-edward2/.done
+	$(BIN)/python benchmarks/heteroscedastic.py
+
+bench-import-time: $(VENV)/.examples
+	$(BIN)/python benchmarks/import_time.py
+
+clean:
+	rm -rf $(VENV) .venv-edward2 demo_output build dist *.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.examples $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(BIN)/python $(SOURCES)
+	$(PIP) -e ".[$*]"
+	touch $@
+
+# edward2 0.0.2 does not import beside a current SciPy, hence an environment of its own.
+.venv-edward2/.done:
+	$(PYTHON) -m venv .venv-edward2
+	.venv-edward2/bin/python -m pip install --quiet edward2==0.0.2 tensorflow tf-keras \
+		"tensorflow-probability[tf]"
+	touch $@

@@ -1,0 +1,179 @@
+"""Change one line, refuse what is unsure, ship it: handwritten digits from scan to SavedModel.
+
+    python examples/quickstart.py --output demo_output
+
+Trains the same small network twice on scikit-learn's handwritten digits, with `Dense` and with
+`MCSoftmaxDenseFA` as its head; shows what each refuses at several thresholds, on clean, noisy and
+blurred images; draws it; exports the second; and has plain TensorFlow, in a process that cannot
+import tfuq, load it and answer the same.
+"""
+
+import argparse
+import os
+import pathlib
+import subprocess
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+from scipy import ndimage
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+import tfuq
+
+CHECK = """
+import sys
+sys.modules["tfuq"] = None  # importing it fails from here on
+import numpy as np, tensorflow as tf
+model = tf.saved_model.load(sys.argv[1])
+data = np.load(sys.argv[2])
+for size in (1, 7, len(data["x"])):
+    probs = model.serve(tf.constant(data["x"][:size])).numpy()
+    print(f"  batch of {size}: largest difference {np.abs(probs - data['probs'][:size]).max():.1e}")
+    np.testing.assert_allclose(probs, data["probs"][:size], atol=1e-5)
+"""
+
+
+def load_data():
+    """Stratified 70/15/15 split: {part: (images (n, 8, 8, 1) in [0, 1], labels (n,))}."""
+    digits = load_digits()
+    images = (digits.images[..., None] / 16).astype("float32")
+    x, x_rest, y, y_rest = train_test_split(
+        images, digits.target, train_size=0.7, stratify=digits.target, random_state=0
+    )
+    x_val, x_test, y_val, y_test = train_test_split(
+        x_rest, y_rest, train_size=0.5, stratify=y_rest, random_state=0
+    )
+    return {"train": (x, y), "validation": (x_val, y_val), "test": (x_test, y_test)}
+
+
+def build_model(head):
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(16, 3, padding="same", activation="relu"),
+            keras.layers.Conv2D(32, 3, padding="same", activation="relu"),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(64, activation="relu"),
+            head,
+        ]
+    )
+
+
+def train(model, data, epochs):
+    rejection = tfuq.callbacks.RejectionEvaluator(data["validation"], from_logits=True, verbose=0)
+    model.compile(
+        optimizer="adam",
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy", tfuq.metrics.ExpectedCalibrationError(from_logits=True, name="ece")],
+    )
+    # The progress bar stands first, so that it does not show the evaluator's figures.
+    callbacks = [keras.callbacks.ProgbarLogger(), rejection]
+    model.fit(
+        *data["train"],
+        validation_data=data["validation"],
+        epochs=epochs,
+        callbacks=callbacks,
+        verbose=0,
+    )
+    return rejection
+
+
+def corrupted(images):
+    """The same images as a bad scanner gives them."""
+    noise = np.random.default_rng(0).normal(scale=0.35, size=images.shape)
+    return {
+        "clean": images,
+        "noisy": np.clip(images + noise, 0, 1).astype("float32"),
+        "blurred": ndimage.gaussian_filter(images, sigma=(0, 1.2, 1.2, 0)),
+    }
+
+
+def probabilities(model, images):
+    return np.asarray(keras.ops.softmax(model.predict(images, verbose=0)))
+
+
+def report(models, images, labels):
+    """Prints what each model refuses; returns {(condition, model): probabilities}."""
+    probs = {}
+    for condition, x in corrupted(images).items():
+        for name, model in models.items():
+            probs[condition, name] = probabilities(model, x)
+            evaluator = tfuq.callbacks.RejectionEvaluator((x, labels), from_logits=True)
+            evaluator.evaluate(model)
+            print(f"\n{name} on {condition} test images\n{evaluator.table()}")
+    return probs
+
+
+def refused(probs, threshold=0.9):
+    return float(np.mean(probs.max(axis=-1) < threshold))
+
+
+def draw(probs, labels, models, output):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(2, 3, figsize=(15, 8.5), layout="constrained")
+    head = list(models)[-1]
+    for axis, condition in zip(axes[0], ("clean", "noisy", "blurred"), strict=True):
+        curves = {name: probs[condition, name] for name in models}
+        tfuq.plots.rejection_curve(labels, curves, ax=axis)
+        axis.set_title(f"{condition} images")
+    tfuq.plots.confidence_histogram(
+        probs["clean", head], y_true=labels, threshold=0.9, ax=axes[1, 0]
+    )
+    tfuq.plots.confidence_histogram(
+        probs["noisy", head], y_true=labels, threshold=0.9, ax=axes[1, 1]
+    )
+    tfuq.plots.reliability_diagram(labels, probs["noisy", head], n_bins=10, ax=axes[1, 2])
+    for axis, condition in zip(axes[1], ("clean", "noisy", "noisy"), strict=True):
+        axis.set_title(f"{head}, {condition} images")
+    figure.savefig(output / "rejection.png", dpi=90)
+    print(f"\nFigures: {output / 'rejection.png'}")
+
+
+def export(model, images, probs, output):
+    """Writes the SavedModel, and has plain TensorFlow answer the same."""
+    path = output / "saved_model"
+    keras.Sequential([model, keras.layers.Softmax()]).export(path, verbose=False)
+    np.savez(output / "expected.npz", x=images, probs=probs)
+    print(f"\nSavedModel: {path}\nPlain TensorFlow, tfuq not importable:")
+    command = [sys.executable, "-c", CHECK, str(path), str(output / "expected.npz")]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("demo_output"))
+    parser.add_argument("--epochs", type=int, default=12)
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    keras.utils.set_random_seed(0)
+    data = load_data()
+    heads = {
+        "Dense": keras.layers.Dense(10),
+        "MCSoftmaxDenseFA": tfuq.layers.MCSoftmaxDenseFA(10, num_factors=3, logits_only=True),
+    }
+    models = {}
+    for name, head in heads.items():
+        print(f"\nTraining with {name}")
+        models[name] = build_model(head)
+        train(models[name], data, arguments.epochs).to_csv(arguments.output / f"{name}.csv")
+    images, labels = data["test"]
+    probs = report(models, images, labels)
+    for name in models:
+        shares = [refused(probs[condition, name]) for condition in ("clean", "noisy", "blurred")]
+        line = "refused at threshold 0.9: clean {:.0%}, noisy {:.0%}, blurred {:.0%}"
+        print(f"\n{name}: " + line.format(*shares))
+    draw(probs, labels, models, arguments.output)
+    export(models["MCSoftmaxDenseFA"], images, probs["clean", "MCSoftmaxDenseFA"], arguments.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""The contract across processes: what is written here is loaded by `new_process.py`."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+from contract import arrays, assert_close, perturb, whole
+from contract_metrics import BATCH, passing
+from new_process import BATCHES, READERS
+
+import tfuq
+
+LAYER_ARTIFACTS = [
+    name for readers in READERS.values() for name in readers if name != "compiled.keras"
+]
+
+
+def expected_answers(model, x):
+    return [a for batch in BATCHES for a in arrays(model(x[:batch]))]
+
+
+def write_layer(case, folder):
+    """Writes all artifacts of a layer; returns what each is to answer, by its name."""
+    x = case.inputs()
+    model = whole(case)
+    perturb(model)
+    model.save(folder / "functional.keras")
+    (folder / "weights.json").write_text(model.to_json())
+    model.save_weights(folder / "model.weights.h5")
+    model.export(folder / "saved_model", verbose=False)
+    stack = keras.Sequential([keras.Input(case.shape), case.make()])
+    perturb(stack)
+    stack.save(folder / "sequential.keras")
+    expected = dict.fromkeys(
+        ("functional.keras", "model.weights.h5", "saved_model"), expected_answers(model, x)
+    )
+    expected["sequential.keras"] = expected_answers(stack, x)
+    images = case.inputs(shape=case.more_shapes[-1])
+    model = whole(case, (*[None] * (images.ndim - 2), images.shape[-1]))
+    perturb(model)
+    model.export(folder / "images_saved_model", verbose=False)
+    expected["images_saved_model"] = expected_answers(model, images)
+    np.savez(folder / "inputs.npz", x=x, images=images, repeats=case.repeats)
+    return expected
+
+
+def write_metric(case, folder):
+    y, x, weight = case.data()
+    model = passing(case, x.shape[-1], jit_compile=False)
+    expected = model.evaluate(x, y, BATCH, sample_weight=weight, verbose=0)
+    model.save(folder / "compiled.keras")
+    np.savez(folder / "inputs.npz", x=x, y=y, weight=weight)
+    return {"compiled.keras": expected}
+
+
+def start(world, folder):
+    """Starts `new_process.py` with no more than the environment and, for tfuq, where it lies."""
+    script = pathlib.Path(__file__).with_name("new_process.py")
+    paths = [str(pathlib.Path(tfuq.__file__).parents[1])] if world == "tfuq" else []
+    paths += filter(None, [os.environ.get("PYTHONPATH")])
+    return subprocess.Popen(
+        [sys.executable, str(script), world, str(folder)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run_all(folder):
+    """Runs one new process for each world, both at once, to their ends."""
+    for process in [start(world, folder) for world in READERS]:
+        said = process.communicate()[0]
+        assert process.returncode == 0, said
+
+
+def compare(case_folder, name, expected, repeats=True):
+    error = case_folder / f"{name}.error"
+    assert not error.exists(), error.read_text()
+    with np.load(case_folder / f"{name}.npz") as found:
+        found = [found[key] for key in found.files]
+    if repeats:
+        assert_close(found, expected)
+    else:
+        assert [array.shape for array in found] == [array.shape for array in expected]

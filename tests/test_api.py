@@ -1,0 +1,268 @@
+"""The public face: names, docstrings, registration, configurations, and how bad input is met."""
+
+import importlib
+import inspect
+import pkgutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_contract import CALLBACKS, LAYERS, METRICS
+
+import tfuq
+from tfuq import callbacks, layers, metrics, plots
+
+NAMES = {
+    "layers": ["MCSigmoidDenseFA", "MCSoftmaxDenseFA"],
+    "metrics": [
+        "AdaptiveCalibrationError",
+        "BrierScore",
+        "ClasswiseCalibrationError",
+        "Coverage",
+        "ExpectedCalibrationError",
+        "MaximumCalibrationError",
+        "NegativeLogLikelihood",
+        "RejectionRate",
+        "SelectiveAccuracy",
+        "adaptive_calibration_error",
+        "brier_score",
+        "classwise_calibration_error",
+        "coverage",
+        "expected_calibration_error",
+        "maximum_calibration_error",
+        "negative_log_likelihood",
+        "rejection_rate",
+        "rejection_table",
+        "reliability_curve",
+        "selective_accuracy",
+    ],
+    "callbacks": ["RejectionEvaluator"],
+    "plots": ["confidence_histogram", "rejection_curve", "reliability_diagram"],
+}
+PUBLIC = [
+    (module, name) for module in NAMES for name in importlib.import_module(f"tfuq.{module}").__all__
+]
+CASES = [*LAYERS, *METRICS]
+
+
+def public_classes(base):
+    found = [getattr(importlib.import_module(f"tfuq.{m}"), name) for m, name in PUBLIC]
+    return {thing for thing in found if inspect.isclass(thing) and issubclass(thing, base)}
+
+
+# --- Names ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", NAMES)
+def test_names_of_the_issue_exist(module):
+    assert set(NAMES[module]) <= set(importlib.import_module(f"tfuq.{module}").__all__)
+
+
+def test_all_lists_are_sorted_sets_of_what_exists():
+    for found in (tfuq, layers, metrics, callbacks, plots):
+        assert len(set(found.__all__)) == len(found.__all__)
+        assert all(hasattr(found, name) for name in found.__all__)
+    assert set(dir(tfuq)) == set(tfuq.__all__)
+
+
+@pytest.mark.parametrize("module, name", PUBLIC)
+def test_public_things_have_docstrings(module, name):
+    thing = getattr(importlib.import_module(f"tfuq.{module}"), name)
+    assert inspect.getdoc(thing)
+    first = inspect.getdoc(thing).splitlines()[0]
+    assert first.endswith("."), first
+    if inspect.isclass(thing):
+        for method, function in vars(thing).items():
+            if inspect.isfunction(function) and not method.startswith("_"):
+                assert inspect.getdoc(function), f"{name}.{method}"
+
+
+def test_modules_have_docstrings():
+    for found in pkgutil.walk_packages(tfuq.__path__, "tfuq."):
+        if found.name != "tfuq._version":  # one line, which setup.py reads
+            assert importlib.import_module(found.name).__doc__, found.name
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = tfuq.nothing
+
+
+# --- Classes of Keras -------------------------------------------------------------------------
+
+
+def test_every_class_is_in_the_contract():
+    assert public_classes(keras.layers.Layer) == {case.layer for case in LAYERS}
+    assert public_classes(keras.metrics.Metric) == {case.metric for case in METRICS}
+    made = {type(case.make(np.ones((1, 4)), np.ones(1, int))) for case in CALLBACKS}
+    assert public_classes(keras.callbacks.Callback) == made
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_class_is_registered(case):
+    made = type(case.make())
+    assert keras.saving.get_registered_name(made) == f"tfuq>{made.__name__}"
+    assert keras.saving.get_registered_object(f"tfuq>{made.__name__}") is made
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_constructor_argument_attribute_and_key_have_one_name(case):
+    thing = case.make()
+    config = thing.get_config()
+    parameters = inspect.signature(type(thing).__init__).parameters.values()
+    named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)][1:]
+    assert set(named) | {"name", "dtype"} <= set(config)
+    assert all(hasattr(thing, name) for name in named)
+
+
+# --- Bad input --------------------------------------------------------------------------------
+
+
+def refused(argument, call, *args, **kwargs):
+    """Calls, and checks that the error names the argument, the expected and the received."""
+    with pytest.raises(ValueError) as caught:
+        call(*args, **kwargs)
+    message = str(caught.value)
+    assert f"`{argument}`" in message, message
+    assert "must" in message and "Received: " in message, message
+
+
+HEADS = {"num_classes": layers.MCSoftmaxDenseFA, "num_outputs": layers.MCSigmoidDenseFA}
+NOT_COUNTS = (0, -1, 2.5, "3", True, None)
+NOT_POSITIVE = (0, -1.0, float("nan"), float("inf"), "1", None)
+NOT_FRACTIONS = (-0.1, 1.1, float("nan"), "0.5", None)
+
+
+@pytest.mark.parametrize("size", HEADS)
+def test_heads_refuse_bad_arguments(size):
+    head = HEADS[size]
+    for value in NOT_COUNTS:
+        refused(size, head, value, 2)
+        refused("train_mc_samples", head, 3, 2, train_mc_samples=value)
+        refused("test_mc_samples", head, 3, 2, test_mc_samples=value)
+    for value in (-1, 2.5, "3", True, None):
+        refused("num_factors", head, 3, value)
+    for value in NOT_POSITIVE:
+        refused("temperature", head, 3, 2, temperature=value)
+        refused("temperature_lower_bound", head, 3, 2, temperature_lower_bound=value)
+        refused("temperature_upper_bound", head, 3, 2, temperature_upper_bound=value)
+    for low, high in ((2.0, 1.0), (1.0, 1.0)):
+        bounds = {"temperature_lower_bound": low, "temperature_upper_bound": high}
+        refused("temperature_lower_bound", head, 3, 2, **bounds)
+    refused("sampling", head, 3, 2, sampling="lattice")
+    refused("seed", head, 3, 2, seed="now")
+    for value in (-0.1, float("nan"), "0"):
+        refused("eps", head, 3, 2, eps=value)
+
+
+@pytest.mark.parametrize("size", HEADS)
+def test_heads_refuse_inputs_without_features(size):
+    with pytest.raises(ValueError, match=r"(?s)must be known.*Received"):
+        HEADS[size](3, 2)(keras.Input((None,)))
+    with pytest.raises(ValueError):
+        HEADS[size](3, 2)(tf.zeros(3))
+
+
+@pytest.mark.parametrize("metric", sorted(public_classes(keras.metrics.Metric), key=str))
+def test_metrics_refuse_bad_arguments(metric):
+    arguments = inspect.signature(metric).parameters
+    bad = {"n_bins": NOT_COUNTS, "threshold": NOT_FRACTIONS, "class_reduction": ("median",)}
+    for name in bad.keys() & arguments.keys():
+        for value in bad[name]:
+            refused(name, metric, **{name: value})
+    for flag in ("from_logits", "multi_label"):
+        refused(flag, metric, **{flag: "yes"})
+
+
+@pytest.mark.parametrize("metric", sorted(public_classes(keras.metrics.Metric), key=str))
+def test_metrics_refuse_shapes_that_do_not_match(metric):
+    probs = np.full((4, 3), 1 / 3)
+    with pytest.raises(ValueError, match="Received"):
+        metric().update_state([0, 1], probs)
+    with pytest.raises(ValueError, match="Received"):
+        metric().update_state([0, 1, 2, 0], probs, [1.0, 1.0])
+
+
+JUDGES = {
+    name: getattr(metrics, name)
+    for name in metrics.__all__
+    if inspect.isfunction(getattr(metrics, name))
+}
+JUDGES["rejection_table"] = lambda y_true, y_pred, **kwargs: metrics.rejection_table(
+    y_true, y_pred, [0.5], **kwargs
+)
+PROBS = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]])
+
+
+@pytest.mark.parametrize("judge", JUDGES.values(), ids=JUDGES)
+def test_functions_refuse_bad_data(judge):
+    judge([0, 1], PROBS)  # what is refused below is good but for one thing
+    refused("y_true", judge, [0, 3], PROBS)
+    refused("y_true", judge, [0, -1], PROBS)
+    refused("y_true", judge, [0, 0.5], PROBS)
+    refused("y_true", judge, [0, np.nan], PROBS)
+    refused("y_true", judge, [0, 1, 2], PROBS)
+    refused("y_true", judge, ["cat", "dog"], PROBS)
+    refused("y_pred", judge, [0, 1], np.where(PROBS == 0.8, np.nan, PROBS))
+    refused("y_pred", judge, [0, 1], PROBS * 2)
+    refused("y_pred", judge, [0, 1], PROBS - 0.15)
+    refused("y_pred", judge, [], PROBS[:0])
+    refused("sample_weight", judge, [0, 1], PROBS, sample_weight=[1.0])
+    refused("sample_weight", judge, [0, 1], PROBS, sample_weight=[1.0, -1.0])
+    refused("sample_weight", judge, [0, 1], PROBS, sample_weight=[0.0, 0.0])
+    refused("sample_weight", judge, [0, 1], PROBS, sample_weight=[1.0, np.nan])
+
+
+@pytest.mark.parametrize("name", [n for n in JUDGES if n != "rejection_table"])
+def test_functions_refuse_bad_arguments(name):
+    function = getattr(metrics, name)
+    bad = {"n_bins": NOT_COUNTS, "threshold": NOT_FRACTIONS, "class_reduction": ("median",)}
+    for argument in bad.keys() & inspect.signature(function).parameters.keys():
+        for value in bad[argument]:
+            refused(argument, function, [0, 1], PROBS, **{argument: value})
+
+
+def test_rejection_table_refuses_bad_arguments():
+    for thresholds in ([], [1.5], [0.5, -0.1], [float("nan")], "all"):
+        refused("thresholds", metrics.rejection_table, [0, 1], PROBS, thresholds)
+    for confidence in ([0.5], [0.5, np.nan]):
+        refused("confidence", metrics.rejection_table, [0, 1], PROBS, [0.5], confidence=confidence)
+
+
+@pytest.mark.parametrize("data", [None, (PROBS,), (PROBS[:0], []), (PROBS, [0]), "x"])
+def test_the_evaluator_refuses_bad_data(data):
+    refused("validation_data", callbacks.RejectionEvaluator, data)
+
+
+def test_the_evaluator_refuses_bad_arguments():
+    evaluator, data = callbacks.RejectionEvaluator, (PROBS, np.array([0, 1]))
+    for thresholds in ([], [1.5], [0.5, -0.1], [float("nan")], 0.5, "0.5"):
+        refused("thresholds", evaluator, data, thresholds)
+    for value in NOT_COUNTS:
+        refused("every", evaluator, data, every=value)
+        refused("n_bins", evaluator, data, n_bins=value)
+    refused("score", evaluator, data, score="entropy")
+
+
+@pytest.mark.parametrize(
+    "argument, x, y",
+    [
+        ("y_true", PROBS, [0, 3]),
+        ("y_pred", PROBS * np.nan, [0, 1]),
+        ("y_pred", PROBS * 2, [0, 1]),
+    ],
+)
+def test_the_evaluator_refuses_bad_predictions(argument, x, y):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Identity()])
+    evaluator = callbacks.RejectionEvaluator((x, np.array(y)), verbose=0)
+    refused(argument, evaluator.evaluate, model)
+
+
+def test_plots_refuse_bad_arguments():
+    refused("ax", plots.reliability_diagram, [0, 1], PROBS, ax="here")
+    refused("n_bins", plots.reliability_diagram, [0, 1], PROBS, n_bins=0)
+    refused("threshold", plots.confidence_histogram, PROBS, threshold=1.5)
+    refused("thresholds", plots.rejection_curve, [0, 1], PROBS, thresholds=[1.5])
+    refused("y_true", plots.rejection_curve, [0, 3], PROBS)
+    refused("y_pred", plots.confidence_histogram, PROBS * np.nan)

@@ -1,0 +1,111 @@
+"""Runs the contract battery over every part of tfuq. A new part joins with one line here."""
+
+import pytest
+from contract import LABELS, LayerCase
+from contract_callbacks import CALLBACK_CHECKS, CallbackCase
+from contract_layers import layer_checks
+from contract_metrics import METRIC_CHECKS, MetricCase
+from contract_process import LAYER_ARTIFACTS, compare, run_all, write_layer, write_metric
+
+from tfuq import callbacks, layers, metrics
+
+FEW = {"num_factors": 2, "train_mc_samples": 16, "test_mc_samples": 16}
+FIVE_CLASSES = {"num_classes": 5, **FEW}
+THREE_LABELS = {"num_outputs": 3, "logits_only": True, **FEW}
+TUNED = {"parameter_efficient": True, "tune_temperature": True, "compute_pred_variance": True}
+DIAGONAL = {"num_classes": 2, "num_factors": 0, "logits_only": True, "sampling": "antithetic"}
+FRESH = {"resample": True, "sampling": "iid", "share_samples_across_batch": True}
+
+LAYERS = [
+    LayerCase("softmax", layers.MCSoftmaxDenseFA, FIVE_CLASSES),
+    LayerCase("softmax-tuned", layers.MCSoftmaxDenseFA, {**FIVE_CLASSES, **TUNED}),
+    LayerCase("softmax-diagonal", layers.MCSoftmaxDenseFA, DIAGONAL),
+    LayerCase("softmax-fresh", layers.MCSoftmaxDenseFA, {**FIVE_CLASSES, **FRESH}, repeats=False),
+    LayerCase("sigmoid", layers.MCSigmoidDenseFA, THREE_LABELS, target=LABELS),
+]
+
+METRICS = [
+    MetricCase("ece", metrics.ExpectedCalibrationError),
+    MetricCase("ece-binary", metrics.ExpectedCalibrationError, {"n_bins": 5}, "binary"),
+    MetricCase("ece-labels", metrics.ExpectedCalibrationError, {"multi_label": True}, "labels"),
+    MetricCase("adaptive", metrics.AdaptiveCalibrationError, {"n_bins": 4}),
+    MetricCase("classwise", metrics.ClasswiseCalibrationError, {"n_bins": 4}),
+    MetricCase("maximum", metrics.MaximumCalibrationError, {"n_bins": 2}),
+    MetricCase("brier", metrics.BrierScore),
+    MetricCase("nll", metrics.NegativeLogLikelihood),
+    MetricCase("nll-logits", metrics.NegativeLogLikelihood, {"from_logits": True}),
+    MetricCase("selective", metrics.SelectiveAccuracy, {"threshold": 0.4}),
+    MetricCase("coverage", metrics.Coverage, {"threshold": 0.6}),
+    MetricCase("rejection", metrics.RejectionRate, {"threshold": 0.6}),
+]
+
+CALLBACKS = [
+    CallbackCase(
+        "rejection",
+        lambda x, y: callbacks.RejectionEvaluator((x, y), (0.4, 0.6), verbose=0),
+        ("val_accuracy_at_0.4", "val_coverage_at_0.6", "val_ece_at_0.4"),
+    ),
+]
+
+
+ALL_LAYER_CHECKS = layer_checks(LAYERS)
+
+
+def name_of(case):
+    return case.name
+
+
+@pytest.mark.parametrize(
+    "case, check",
+    [pytest.param(case, check, id=f"{case.name}-{name}") for case, name, check in ALL_LAYER_CHECKS],
+)
+def test_layer(case, check):
+    check(case)
+
+
+@pytest.mark.parametrize("check", METRIC_CHECKS)
+@pytest.mark.parametrize("case", METRICS, ids=name_of)
+def test_metric(case, check):
+    METRIC_CHECKS[check](case)
+
+
+@pytest.mark.parametrize("check", CALLBACK_CHECKS)
+@pytest.mark.parametrize("case", CALLBACKS, ids=name_of)
+def test_callback(case, check):
+    CALLBACK_CHECKS[check](case)
+
+
+@pytest.fixture(scope="session")
+def loaded(tmp_path_factory):
+    """`loaded(case, artifact)` compares what a new process answered. One process per world."""
+    root = tmp_path_factory.mktemp("artifacts")
+    written = {}
+    for write, cases in ((write_layer, LAYERS), (write_metric, METRICS)):
+        for case in cases:
+            folder = root / case.name
+            folder.mkdir()
+            try:
+                written[case.name] = write(case, folder)
+            except Exception as error:  # is raised by the tests of this case alone
+                written[case.name] = error
+    run_all(root)
+
+    def check(case, artifact, repeats=True):
+        if isinstance(written[case.name], Exception):
+            raise written[case.name]
+        compare(root / case.name, artifact, written[case.name][artifact], repeats)
+
+    return check
+
+
+@pytest.mark.xdist_group("new_process")
+@pytest.mark.parametrize("artifact", LAYER_ARTIFACTS)
+@pytest.mark.parametrize("case", LAYERS, ids=name_of)
+def test_layer_in_new_process(case, artifact, loaded):
+    loaded(case, artifact, case.repeats)
+
+
+@pytest.mark.xdist_group("new_process")
+@pytest.mark.parametrize("case", METRICS, ids=name_of)
+def test_metric_in_new_process(case, loaded):
+    loaded(case, "compiled.keras")
