@@ -9,15 +9,15 @@ HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tfuq/_version.py").read_text()).group(1)
 
 PLOTS = ["matplotlib>=3.8"]
-EXAMPLES = PLOTS + ["scikit-learn>=1.4"]
+EXAMPLES = [*PLOTS, "scikit-learn>=1.4"]
 DATASETS = ["tensorflow-datasets>=4.9"]
-TEST = EXAMPLES + ["hypothesis>=6.100", "pillow>=10", "pytest>=8", "pytest-xdist>=3.5"]
-DEV = TEST + ["pre-commit>=3.7", "ruff>=0.8"]
+TEST = [*EXAMPLES, "hypothesis>=6.100", "pillow>=10", "pytest>=8", "pytest-xdist>=3.5"]
+DEV = [*TEST, "pre-commit>=3.7", "ruff>=0.8"]
 
 setup(
     name="tfuq",
     version=VERSION,
-    description="Uncertainty for Keras 3 classifiers on TensorFlow: change one line, refuse what is unsure.",
+    description="Uncertainty for Keras 3 image classifiers: change one line, refuse what is unsure.",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

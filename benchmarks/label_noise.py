@@ -107,7 +107,8 @@ def plan(runs):
 
 
 def benchmark(path, folder, epochs, limit):
-    settings = {"epochs": epochs, "images": limit, "labels": "worst"}
+    settings = {"labels": "worst", "images": limit, "epochs": epochs}
+    settings |= {"batch_size": example.BATCH_SIZE, "learning_rate": example.LEARNING_RATE}
     runs = read_runs(path, settings)
     data = example.load_files(folder, "worst", limit)
     counts = example.read_file(folder, example.PEOPLE)["cifar10h_counts"][:limit]

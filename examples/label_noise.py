@@ -125,11 +125,10 @@ def build_trunk(input_shape):
     if input_shape[-1] == 3:  # a mirrored photograph is one; a mirrored digit is none
         trunk.add(layers.RandomFlip("horizontal"))
     for width in (32, 64, 128):
-        strides = 1 if width == 128 else 2
-        trunk.add(layers.Conv2D(width, 3, strides=strides, padding="same", use_bias=False))
+        trunk.add(layers.Conv2D(width, 3, strides=2, padding="same", use_bias=False))
         trunk.add(layers.BatchNormalization(momentum=0.9))
         trunk.add(layers.ReLU())
-    trunk.add(layers.GlobalAveragePooling2D())
+    trunk.add(layers.Flatten())
     trunk.add(layers.Dense(128, activation="relu"))
     return trunk
 

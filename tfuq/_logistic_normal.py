@@ -182,8 +182,6 @@ class _Blocks:
         def body(index, *state):
             return (index + 1, *function(state, self.points[index], self.mask[index]))
 
-        if isinstance(self.number, int) and self.number == 1:
-            return body(0, *initial)[1:]
         loop = tf.while_loop(
             lambda index, *_: index < self.number, body, (0, *initial), parallel_iterations=1
         )

@@ -29,7 +29,7 @@ def test_binary_brier_score_is_sklearns(weight):
 def test_multi_class_brier_score_sums_or_averages_over_classes():
     squares = (PROBS - np.eye(3)[LABELS]) ** 2
     assert metrics.brier_score(LABELS, PROBS) == pytest.approx(squares.sum(axis=1).mean())
-    ours = metrics.brier_score(LABELS, PROBS, class_reduction="mean")  # paper 001, section 3.1
+    ours = metrics.brier_score(LABELS, PROBS, class_reduction="mean")  # Abboud et al., section 3.1
     assert ours == pytest.approx(squares.mean())
 
 

@@ -48,7 +48,7 @@ def expected_calibration_error(
     largest entry.
 
     Formula:
-        ECE = sum_b (w_b / W) |accuracy_b - confidence_b|   (Guo et al. 2017, equation 3)
+        ECE = sum_b (w_b / W) |accuracy_b - confidence_b|   (Guo et al. 2017)
     with w_b the weight in bin b and W all weight. Bin b of B is [(b - 1) / B, b / B), the last one
     closed: a confidence that equals an edge in float32 lies above it. Netcal does the same (in the
     precision of its input); Guo et al. and scikit-learn close the bins on the right, which differs
@@ -136,7 +136,7 @@ def maximum_calibration_error(
     """Largest calibration error of the top label in any bin of equal width that is not empty.
 
     Formula:
-        MCE = max_b |accuracy_b - confidence_b|   (Guo et al. 2017, equation 5)
+        MCE = max_b |accuracy_b - confidence_b|   (Guo et al. 2017)
 
     Args:
         y_true: As for `expected_calibration_error`, and so are the other arguments.

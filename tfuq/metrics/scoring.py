@@ -36,8 +36,8 @@ def brier_score(
     Formula:
         "sum":   1 / W sum_i w_i sum_c (p_ic - [c = y_i])^2          in [0, 2]
         "mean":  1 / W sum_i w_i 1/C sum_c (p_ic - [c = y_i])^2      in [0, 1]
-    over C classes. The first is Brier's own (1950), the second that of paper 001, section 3.1. A
-    binary prediction has one term, (p - y)^2, as in scikit-learn, so that both are the same; two
+    over C classes. The first is Brier's own (1950), the second that of Abboud et al. (section 3.1).
+    A binary prediction has one term, (p - y)^2, as in scikit-learn, so that both are the same; two
     soft-max classes have two terms. A multi-label prediction has a term per label.
 
     Args:
@@ -66,6 +66,8 @@ def brier_score(
 
     References:
         Brier, Verification of forecasts expressed in terms of probability, 1950.
+        Abboud et al., Sparse Bayesian Networks: Efficient Uncertainty Quantification in Medical
+        Image Analysis.
     """
     check_choice("class_reduction", class_reduction, REDUCTIONS)
     flags = {"from_logits": from_logits, "multi_label": multi_label}
