@@ -17,7 +17,7 @@ DEV = [*TEST, "pre-commit>=3.7", "ruff>=0.8"]
 setup(
     name="tfuq",
     version=VERSION,
-    description="Uncertainty for Keras 3 image classifiers: change one line, refuse what is unsure.",
+    description="Uncertainty for Keras 3 image classifiers: change one line, refuse the unsure.",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

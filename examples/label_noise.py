@@ -88,10 +88,10 @@ def load_tfds(folder, labels, limit=None):
             '--source tfds needs tensorflow-datasets: pip install "tfuq[datasets]"'
         ) from error
 
-    loaded = tfds.load("cifar10_n", split=["train", "test"], batch_size=-1, data_dir=folder)
-    train, test = tfds.as_numpy(loaded)
+    splits = tfds.load("cifar10_n", split=["train", "test"], data_dir=folder)
+    train, test = (split.batch(len(split)).get_single_element() for split in splits)
     parts = (train["image"], train[LABELS[labels]], train["label"], test["image"], test["label"])
-    return Data(*(part[:limit] for part in parts))
+    return Data(*(part.numpy()[:limit] for part in parts))
 
 
 def load_digits(limit=None, seed=0):
