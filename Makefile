@@ -9,7 +9,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := setup.py pyproject.toml
 WORKERS ?= 2
 
-.PHONY: demo test test-slow lint format bench-heteroscedastic bench-import-time clean
+.PHONY: demo test test-slow lint format bench-heteroscedastic \
+	bench-import-time bench-label-noise clean
 
 demo: $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py --output demo_output
@@ -33,6 +34,10 @@ bench-heteroscedastic: $(VENV)/.examples .venv-edward2/.done
 
 bench-import-time: $(VENV)/.examples
 	$(BIN)/python benchmarks/import_time.py
+
+bench-label-noise: $(VENV)/.examples
+	$(BIN)/python benchmarks/label_noise.py --json label_noise.json
+	$(BIN)/python benchmarks/label_noise.py --json label_noise.json --report
 
 clean:
 	rm -rf $(VENV) .venv-edward2 demo_output build dist *.egg-info

@@ -10,7 +10,8 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tfuq/_version.py").read_te
 
 PLOTS = ["matplotlib>=3.8"]
 EXAMPLES = [*PLOTS, "scikit-learn>=1.4"]
-DATASETS = ["tensorflow-datasets>=4.9"]
+# tensorflow-datasets 4.9.10 imports importlib_resources without asking for it.
+DATASETS = ["importlib_resources>=6", "tensorflow-datasets>=4.9"]
 TEST = [*EXAMPLES, "hypothesis>=6.100", "pillow>=10", "pytest>=8", "pytest-xdist>=3.5"]
 DEV = [*TEST, "pre-commit>=3.7", "ruff>=0.8"]
 

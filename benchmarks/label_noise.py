@@ -149,7 +149,8 @@ def report(path):
     stored = json.loads(path.read_text(encoding="utf-8"))
     settings, runs = stored["settings"], stored["runs"]
     heads = [head for head in example.HEADS if find(runs, head, temperatures_of(head)[0], SEEDS[0])]
-    print(f"{settings['epochs']} epochs, clean test labels, mean ± standard deviation over seeds\n")
+    images = "all images" if settings["images"] is None else f"ONLY {settings['images']} images"
+    print(f"{settings['epochs']} epochs, {images}; clean test labels; mean ± standard deviation\n")
     titles = ["head", "temperature", "seeds", *SCORES.values()]
     print_markdown(titles, *(score_row(runs, head) for head in heads))
     print("\nNLL of the held-out noisy labels by temperature, first seed\n")

@@ -1,4 +1,4 @@
-"""Learning from labels of which two in five are wrong: CIFAR-10 as hurried people labelled it.
+"""Learning from labels of which two in five are wrong: CIFAR-10 as people labelled it at worst.
 
     python examples/label_noise.py                  # files in --data, TFUQ_DATA or ../shared/data
     python examples/label_noise.py --source tfds    # tensorflow-datasets
@@ -7,7 +7,8 @@
 One small network is trained three times, and only its head differs: `Dense`, `MCSoftmaxDenseFA`
 with noise that is independent between classes (diagonal), and with noise that is not (full): who
 takes a cat for a dog seldom takes it for a truck. All learn from the noisy labels of CIFAR-10N
-(Wei et al. 2022) alone; the clean test labels serve for the tables only.
+(Wei et al. 2022) alone; the clean test labels serve for the tables only. It needs the extra
+`examples`, or `datasets` for the second line.
 """
 
 import argparse
@@ -217,9 +218,7 @@ def make_parser():
         "scikit-learn's digits with synthetic confusions of look-alikes, no human noise",
     )
     add("--data", metavar="DIR", help="folder of the files, or data_dir of tensorflow-datasets")
-    add(
-        "--labels", choices=LABELS, help="which of the people's labels (default: worst, 40%% wrong)"
-    )
+    add("--labels", choices=LABELS, help="which human labels (default: worst, 40%% wrong)")
     add("--epochs", type=int, help=f"at least 1 (default: {EPOCHS}, or 1 with --quick)")
     add("--temperature", type=float, default=1.0, help="of the soft-max, above 0 (default: 1)")
     add("--seed", type=int, default=0, help="of weights, batches and noise (default: 0)")
@@ -248,18 +247,16 @@ def load(source, folder, labels, limit):
     if source == "digits":
         print("Scikit-learn's digits with SYNTHETIC label noise: look-alikes confused")
         return load_digits(limit)
-    print(f"CIFAR-10 with the labels {labels!r} of CIFAR-10N, from {source}")
-    if source == "tfds":
-        return load_tfds(folder, labels, limit)
-    return load_files(folder or default_folder(), labels, limit)
+    print(f"CIFAR-10 with the labels {labels!r} of CIFAR-10N, from {folder or source}")
+    return {"files": load_files, "tfds": load_tfds}[source](folder, labels, limit)
 
 
 def load_asked(arguments):
     """The data that the arguments ask for; with `--quick`, digits where the files are not."""
-    limit = QUICK_IMAGES if arguments.quick else None
+    source, limit = arguments.source or "files", QUICK_IMAGES if arguments.quick else None
+    folder = arguments.data or (default_folder() if source == "files" else None)
     try:
-        labels = arguments.labels or "worst"
-        return load(arguments.source or "files", arguments.data, labels, limit)
+        return load(source, folder, arguments.labels or "worst", limit)
     except FileNotFoundError as error:
         if arguments.source or not arguments.quick:
             raise
@@ -269,7 +266,10 @@ def load_asked(arguments):
 
 def main(argv=None):
     arguments = read_arguments(argv)
-    data = load_asked(arguments)
+    try:
+        data = load_asked(arguments)
+    except (FileNotFoundError, ImportError) as error:
+        raise SystemExit(f"error: {error}") from error
     wrong = np.mean(data.y_train != data.true_train)
     print(f"{len(data.y_train)} training images, {wrong:.1%} of their labels wrong")
     logits = {}

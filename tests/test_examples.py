@@ -101,7 +101,7 @@ def test_label_noise_quick_takes_files_where_they_are(label_noise, tmp_path, cap
     arguments = label_noise.read_arguments(["--quick", "--data", str(tmp_path)])
     data = label_noise.load_asked(arguments)
     assert arguments.epochs == 1
-    assert "'worst' of CIFAR-10N, from files" in capsys.readouterr().out
+    assert f"'worst' of CIFAR-10N, from {tmp_path}" in capsys.readouterr().out
     np.testing.assert_array_equal(data.true_train, labels)
     np.testing.assert_array_equal(data.y_test, labels[::-1])
     assert np.mean(data.y_train != data.true_train) == 0.5
@@ -130,8 +130,8 @@ def test_label_noise_names_the_missing_file(label_noise, tmp_path, missing):
     write_cifar(tmp_path)
     (tmp_path / missing).unlink()
     asked = ["--data", str(tmp_path)]
-    with pytest.raises(FileNotFoundError, match=f"{missing} is missing in .*TFUQ_DATA"):
-        label_noise.load_asked(label_noise.read_arguments(asked))
+    with pytest.raises(SystemExit, match=f"{missing} is missing in .*TFUQ_DATA"):
+        label_noise.main(asked)
     with pytest.raises(FileNotFoundError, match=missing):  # asked for, so nothing stands in
         label_noise.load_asked(label_noise.read_arguments([*asked, "--quick", "--source", "files"]))
 
@@ -175,8 +175,8 @@ def test_label_noise_from_tensorflow_datasets(label_noise, monkeypatch, labels, 
 
 def test_label_noise_says_how_to_install_tensorflow_datasets(label_noise, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(ImportError, match=re.escape('pip install "tfuq[datasets]"')):
-        label_noise.load_asked(label_noise.read_arguments(["--source", "tfds"]))
+    with pytest.raises(SystemExit, match=re.escape('pip install "tfuq[datasets]"')):
+        label_noise.main(["--source", "tfds"])
 
 
 def test_label_noise_confuses_digits_with_look_alikes(label_noise):
@@ -259,9 +259,10 @@ def test_label_noise_benchmark_reports_means_and_deviations(benchmark, tmp_path,
     keys = [("Dense", None, 0), *(("full", t, 0) for t in (0.5, 1.0, 2.0)), ("full", 0.5, 1)]
     runs = [pretend(None, None, None, *key) for key in keys]
     path = tmp_path / "runs.json"
-    path.write_text(json.dumps({"settings": {"epochs": 2}, "runs": runs}))
+    path.write_text(json.dumps({"settings": {"epochs": 2, "images": 7}, "runs": runs}))
     benchmark.main(["--json", str(path), "--report"])
     lines = capsys.readouterr().out.splitlines()
+    assert "2 epochs, ONLY 7 images" in lines[0]
     deviation = statistics.stdev([1.0, 2.0])
     assert "| Dense | - | 1 | 0.5000 | 1.0000 | 0.1000 | 1.4000 | 1.5000 |" in lines
     full = next(line for line in lines if line.startswith("| full | 0.5 | 2 |"))
