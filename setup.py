@@ -9,10 +9,10 @@ HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tfuq/_version.py").read_text()).group(1)
 
 PLOTS = ["matplotlib>=3.8"]
-EXAMPLES = [*PLOTS, "scikit-learn>=1.4"]
+EXAMPLES = [*PLOTS, "pillow>=10", "scikit-learn>=1.4"]
 # tensorflow-datasets 4.9.10 imports importlib_resources without asking for it.
 DATASETS = ["importlib_resources>=6", "tensorflow-datasets>=4.9"]
-TEST = [*EXAMPLES, "hypothesis>=6.100", "pillow>=10", "pytest>=8", "pytest-xdist>=3.5"]
+TEST = [*EXAMPLES, "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.5", "tensorboard>=2.18"]
 DEV = [*TEST, "pre-commit>=3.7", "ruff>=0.8"]
 
 setup(
@@ -26,7 +26,7 @@ setup(
     packages=find_packages(include=["tfuq", "tfuq.*"]),
     python_requires=">=3.10,<3.14",
     install_requires=[
-        "keras>=3.8",
+        "keras>=3.10",
         "numpy>=1.26",
         "scipy>=1.15",
         "tensorflow>=2.18",

@@ -19,9 +19,12 @@ the range of float32; the sums show it, and the blocks are then computed again i
 
 import tensorflow as tf
 
-# Elements in a block. Three times as many are a quarter faster; but then memory still grows between
-# 100 and 1,000 samples of 64 x 100 logits, and from 2^20 on blocks fall out of the cache.
-BLOCK = 5 * 2**16
+# Elements in a block. Three times as many are faster, but then memory still grows between 100 and
+# 1,000 samples of 64 x 100 logits; from 2^20 on, blocks fall out of the cache.
+BLOCK = 21 * 2**14
+# Blocks of fewer points than this are slow for their size: many classes get larger blocks.
+POINTS, LARGEST_BLOCK = 10, 2**21
+SMALL = 2**17  # elements in all, up to which a loop costs more than it saves
 SAFE = 1e26  # the quick road is left when a sum is not within [1 / SAFE, SAFE]
 
 
@@ -163,11 +166,12 @@ class _Blocks:
     def __init__(self, points, loc):
         count, dimensions = points.shape
         elements = loc.shape.num_elements()
-        if elements is None:
-            largest = tf.clip_by_value(BLOCK // tf.maximum(tf.size(loc), 1), 1, count)
-        else:
-            largest = min(max(BLOCK // max(elements, 1), 1), count)
+        least, most = (min, max) if elements is not None else (tf.minimum, tf.maximum)
+        elements = most(tf.size(loc) if elements is None else elements, 1)
+        several = least(POINTS, LARGEST_BLOCK // elements)
+        largest = least(most(most(BLOCK // elements, several), 1), count)
         self.number = -(-count // largest)
+        self.small = isinstance(elements, int) and elements * count <= SMALL
         size = -(-count // self.number)
         filled = self.number * size
         points = tf.pad(points, [[0, filled - count], [0, 0]])
@@ -182,6 +186,8 @@ class _Blocks:
         def body(index, *state):
             return (index + 1, *function(state, self.points[index], self.mask[index]))
 
+        if self.small:
+            return body(0, *initial)[1:]
         loop = tf.while_loop(
             lambda index, *_: index < self.number, body, (0, *initial), parallel_iterations=1
         )
