@@ -171,7 +171,8 @@ class _Blocks:
         several = least(POINTS, LARGEST_BLOCK // elements)
         largest = least(most(most(BLOCK // elements, several), 1), count)
         self.number = -(-count // largest)
-        self.small = isinstance(elements, int) and elements * count <= SMALL
+        one = isinstance(self.number, int) and self.number == 1
+        self.one_small_block = one and elements * count <= SMALL
         size = -(-count // self.number)
         filled = self.number * size
         points = tf.pad(points, [[0, filled - count], [0, 0]])
@@ -186,7 +187,7 @@ class _Blocks:
         def body(index, *state):
             return (index + 1, *function(state, self.points[index], self.mask[index]))
 
-        if self.small:
+        if self.one_small_block:
             return body(0, *initial)[1:]
         loop = tf.while_loop(
             lambda index, *_: index < self.number, body, (0, *initial), parallel_iterations=1
