@@ -78,7 +78,6 @@ def train(model, data, epochs):
         validation_data=data["validation"],
         epochs=epochs,
         callbacks=callbacks,
-        verbose=0,
     )
     return rejection
 
