@@ -36,8 +36,8 @@ bench-import-time: $(VENV)/.examples
 	$(BIN)/python benchmarks/import_time.py
 
 bench-label-noise: $(VENV)/.examples
-	$(BIN)/python benchmarks/label_noise.py --json label_noise.json
-	$(BIN)/python benchmarks/label_noise.py --json label_noise.json --report
+	$(BIN)/python benchmarks/label_noise.py --json benchmarks/label_noise.json
+	$(BIN)/python benchmarks/label_noise.py --json benchmarks/label_noise.json --report
 
 clean:
 	rm -rf $(VENV) .venv-edward2 demo_output build dist *.egg-info
