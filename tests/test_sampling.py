@@ -12,6 +12,7 @@ from tfuq._sampling import (
     shifted_points,
     sobol_cells,
     split_seed,
+    whitened,
 )
 
 
@@ -35,6 +36,22 @@ def test_fixed_sobol_points_do_not_change_between_versions():
         [6677815, 3771221, 7258323],
     ]
     np.testing.assert_array_equal(cells, expected)
+
+
+@pytest.mark.parametrize("samples, dimensions", [(4, 1), (8, 3), (34, 16), (256, 110)])
+def test_fixed_sobol_points_have_exact_second_moments(samples, dimensions):
+    points = NormalPoints("sobol", samples, dimensions)().numpy().astype("float64")
+    np.testing.assert_allclose(points.T @ points / len(points), np.eye(dimensions), atol=1e-5)
+
+
+def test_whitening_spares_points_no_more_than_their_dimensions():
+    points = np.random.default_rng(0).standard_normal((5, 5))
+    assert whitened(points) is points
+
+
+def test_whitened_points_stay_near_the_quantiles_they_came_from():
+    points = stats.norm.ppf((sobol_cells(512, 6) + 0.5) / 2**23)
+    assert np.abs(whitened(points) - points).max() < 0.25
 
 
 @pytest.mark.parametrize("rule, samples, stored", [("iid", 7, 7), ("sobol", 7, 4), ("sobol", 8, 4)])

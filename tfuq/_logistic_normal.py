@@ -38,8 +38,13 @@ class Softmax:
         return (tf.nn.log_softmax(logits, axis=1),)
 
     @staticmethod
-    def sums(loc, odds, mask):
-        z = tf.matmul(_relative_odds(loc)[:, None], odds)
+    def base(loc):
+        """w."""
+        return tf.exp(loc - tf.reduce_max(loc, -1, keepdims=True))
+
+    @staticmethod
+    def sums(w, odds, mask):
+        z = tf.matmul(w[:, None], odds)
         return (tf.matmul(odds, mask / z, transpose_b=True)[..., 0],), z
 
     @staticmethod
@@ -47,11 +52,12 @@ class Softmax:
         return (loc - tf.reduce_max(loc, -1, keepdims=True) + tf.math.log(sums[0] / count),)
 
     @staticmethod
-    def gradients(loc, odds, mask, sums, upstream):
+    def gradients(w, odds, mask, sums, upstream):
         """dL/du_cs = y_cs (q_c - w_c h_s): y = E / Z, q = (dL/dlog p) / A, h_s = sum_c q_c y_cs."""
-        w, q = _relative_odds(loc), upstream[0] / sums[0]
+        q = upstream[0] / sums[0]
         z, q_odds = tf.split(tf.matmul(tf.stack([w, q], axis=1), odds), 2, axis=1)
-        rates = tf.concat([mask / z, mask / z * (q_odds / z)], axis=1)
+        rate = mask / z
+        rates = tf.concat([rate, rate * (q_odds / z)], axis=1)
         totals = tf.matmul(odds, rates, transpose_b=True)
         dloc = q * totals[..., 0] - w * totals[..., 1]
         return dloc, odds * tf.matmul(tf.stack([q, -w], axis=-1), rates)
@@ -70,8 +76,13 @@ class Sigmoid:
         return tf.math.log_sigmoid(logits), tf.math.log_sigmoid(-logits)
 
     @staticmethod
-    def sums(loc, odds, mask):
-        inverse = 1 / (tf.exp(-loc)[..., None] + odds)
+    def base(loc):
+        """b."""
+        return tf.exp(-loc)
+
+    @staticmethod
+    def sums(b, odds, mask):
+        inverse = 1 / (b[..., None] + odds)
         sums = tf.reduce_sum(odds * inverse * mask, -1), tf.reduce_sum(inverse * mask, -1)
         return sums, 1.0
 
@@ -80,16 +91,11 @@ class Sigmoid:
         return tf.math.log(sums[0] / count), tf.math.log(sums[1] / count) - loc
 
     @staticmethod
-    def gradients(loc, odds, mask, sums, upstream):
+    def gradients(b, odds, mask, sums, upstream):
         """dL/du_s = E / (b + E)^2 (b g_1 / A_1 - g_2 / A_2), g_i = dL/d(i-th output)."""
-        b = tf.exp(-loc)
         rate = b * upstream[0] / sums[0] - upstream[1] / sums[1]
         dlogits = odds * mask / tf.square(b[..., None] + odds) * rate[..., None]
         return tf.reduce_sum(dlogits, -1), dlogits
-
-
-def _relative_odds(loc):
-    return tf.exp(loc - tf.reduce_max(loc, -1, keepdims=True))
 
 
 def log_mean_softmax(loc, scale, factors, points, *, mirrored, power=1):
@@ -217,11 +223,12 @@ def _odds(noise, mirrored):
 
 def _quick_sums(link, params, blocks, mirrored):
     loc = params[0]
+    base = link.base(loc)
 
     def add(state, points, mask):
         sums, in_range = state
         for odds in _odds(_noise(params, points), mirrored):
-            more, witness = link.sums(loc, odds, mask)
+            more, witness = link.sums(base, odds, mask)
             sums, in_range = _add(sums, more), in_range & _within_range(witness)
         return sums, in_range
 
@@ -239,6 +246,7 @@ def _within_range(values):
 
 def _quick_gradients(link, params, blocks, mirrored, sums, upstream):
     loc, *noise_params = params
+    base = link.base(loc)
 
     def add(state, points, mask):
         with tf.GradientTape() as tape:
@@ -246,7 +254,7 @@ def _quick_gradients(link, params, blocks, mirrored, sums, upstream):
             noise = _noise(params, points)
         dloc, dnoise = 0.0, 0.0
         for sign, odds in zip((1, -1), _odds(noise, mirrored), strict=False):
-            more, dlogits = link.gradients(loc, odds, mask, sums, upstream)
+            more, dlogits = link.gradients(base, odds, mask, sums, upstream)
             dloc, dnoise = dloc + more, dnoise + sign * dlogits
         return _add(state, (dloc, *tape.gradient(noise, noise_params, dnoise)))
 
