@@ -14,7 +14,28 @@ import tfuq
 from tfuq import callbacks, layers, metrics, plots
 
 NAMES = {
-    "layers": ["MCSigmoidDenseFA", "MCSoftmaxDenseFA"],
+    "layers": [
+        "Conv1DVariational",
+        "Conv2DTransposeVariational",
+        "Conv2DVariational",
+        "DenseVariational",
+        "MCDropout",
+        "MCSigmoidDenseFA",
+        "MCSoftmaxDenseFA",
+        "VBLLDense",
+    ],
+    "predictive": [
+        "Uncertainty",
+        "decompose",
+        "entropy",
+        "expected_entropy",
+        "mutual_information",
+        "predict_uncertainty",
+        "predictive_entropy",
+        "sample_predictions",
+        "variation_ratio",
+    ],
+    "convert": ["mc_dropout", "replace_head", "variational"],
     "metrics": [
         "AdaptiveCalibrationError",
         "BrierScore",

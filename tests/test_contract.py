@@ -15,6 +15,13 @@ THREE_LABELS = {"num_outputs": 3, "logits_only": True, **FEW}
 TUNED = {"parameter_efficient": True, "tune_temperature": True, "compute_pred_variance": True}
 DIAGONAL = {"num_classes": 2, "num_factors": 0, "logits_only": True, "sampling": "antithetic"}
 FRESH = {"resample": True, "sampling": "iid", "share_samples_across_batch": True}
+LAST = {"units": 3, "kl_weight": 0.01}
+LOW_RANK = {**LAST, "posterior": "low_rank", "rank": 2, "noise": "learned", "predictive": "probit"}
+DENSE = {**LAST, "posterior": "dense", "objective": "monte_carlo", "logits_only": False}
+LABELLED = {**LAST, "likelihood": "bernoulli", "objective": "monte_carlo", "sampling": "antithetic"}
+WEIGHTS = {"kl_weight": 0.01, "prior_scale": 0.5, "posterior_scale": 0.1}
+LOCAL = {"estimator": "local_reparameterization"}
+IMAGES = {"shape": (5, 5, 2), "more_shapes": ((7, 6, 2),)}
 
 LAYERS = [
     LayerCase("softmax", layers.MCSoftmaxDenseFA, FIVE_CLASSES),
@@ -22,6 +29,38 @@ LAYERS = [
     LayerCase("softmax-diagonal", layers.MCSoftmaxDenseFA, DIAGONAL),
     LayerCase("softmax-fresh", layers.MCSoftmaxDenseFA, {**FIVE_CLASSES, **FRESH}, repeats=False),
     LayerCase("sigmoid", layers.MCSigmoidDenseFA, THREE_LABELS, target=LABELS),
+    LayerCase("vbll", layers.VBLLDense, LAST),
+    LayerCase("vbll-low-rank", layers.VBLLDense, LOW_RANK),
+    LayerCase("vbll-dense", layers.VBLLDense, DENSE),
+    LayerCase("vbll-labels", layers.VBLLDense, LABELLED, target=LABELS),
+    LayerCase("dense-flipout", layers.DenseVariational, {"units": 3, **WEIGHTS}),
+    LayerCase("dense-local", layers.DenseVariational, {"units": 3, **WEIGHTS, **LOCAL}),
+    LayerCase(
+        "dense-fresh",
+        layers.DenseVariational,
+        {"units": 3, **WEIGHTS, "estimator": "reparameterization", "resample": True},
+        repeats=False,
+    ),
+    LayerCase(
+        "conv1d",
+        layers.Conv1DVariational,
+        {"filters": 3, "kernel_size": 2, "padding": "causal", **WEIGHTS},
+        shape=(6, 2),
+        more_shapes=((8, 2),),
+    ),
+    LayerCase(
+        "conv2d",
+        layers.Conv2DVariational,
+        {"filters": 3, "kernel_size": 2, **WEIGHTS, "prior_mean": "initial"},
+        **IMAGES,
+    ),
+    LayerCase(
+        "conv2d-transpose",
+        layers.Conv2DTransposeVariational,
+        {"filters": 3, "kernel_size": 2, **WEIGHTS, **LOCAL, "trainable_prior": True},
+        **IMAGES,
+    ),
+    LayerCase("dropout", layers.MCDropout, {"rate": 0.2, "seed": 1}),
 ]
 
 METRICS = [

@@ -17,6 +17,8 @@ FLOORS = (
         "_predictions",
         "_labelled",
     ),
+    ("_draws",),
+    ("_variational",),
     ("layers", "metrics", "optimizers", "corruptions", "preprocessing", "interpret"),
     ("predictive", "convert", "ensembles", "ood", "selective"),
     ("callbacks", "plots", "export", "distribute"),

@@ -1,4 +1,4 @@
-"""A matrix product with a gradient that suits wide kernels."""
+"""A matrix product with a gradient that suits wide kernels, and rows given their axes back."""
 
 import tensorflow as tf
 
@@ -16,3 +16,9 @@ def project(inputs, kernel):
         return dinputs, tf.matmul(inputs, upstream, transpose_a=True)
 
     return tf.matmul(inputs, kernel), gradients
+
+
+def with_leading(tensor, inputs):
+    """`(rows, ...)` with all but the last dimension of `inputs` in place of `rows`."""
+    shape = tf.concat([tf.shape(inputs)[:-1], tf.shape(tensor)[1:]], axis=0)
+    return tf.ensure_shape(tf.reshape(tensor, shape), (*inputs.shape[:-1], *tensor.shape[1:]))

@@ -131,6 +131,64 @@ def log_mean_sigmoid(loc, scale, factors, points, *, mirrored, power=1):
     return tf.where(sign > 0, major, minor), tf.where(sign > 0, minor, major)
 
 
+def mean_log_sum_exp(loc, scale, points, *, mirrored):
+    """mean_s log sum_c exp(u_cs) for u_s = loc + scale * e_s: `(rows,)`.
+
+    Arguments as for `log_mean_softmax`, without factors. The gradient is computed on the way.
+    """
+    return _mean_log_partition(_log_sum_exp, tf.nn.softmax, loc, scale, points, mirrored)
+
+
+def mean_softplus(loc, scale, points, *, mirrored):
+    """mean_s log(1 + exp(u_s)) for u_s = loc + scale * e_s: `(rows, classes)`."""
+    return _mean_log_partition(_softplus, _sigmoid, loc, scale, points, mirrored)
+
+
+def _log_sum_exp(u):
+    return tf.reduce_logsumexp(u, axis=1)
+
+
+def _softplus(u):
+    return tf.nn.softplus(u)
+
+
+def _sigmoid(u, axis):
+    return tf.nn.sigmoid(u)
+
+
+def _mean_log_partition(partition, probs, loc, scale, points, mirrored):
+    """mean_s a(u_s), with the gradients mean_s p_s and mean_s p_s e_s, p = a'(u).
+
+    Each gradient is a weight per row (and class) times a sum that is known when the value is, so
+    that one pass over the blocks serves both.
+    """
+    count = tf.cast(tf.shape(points)[0] * (2 if mirrored else 1), loc.dtype)
+
+    @tf.custom_gradient
+    def mean(loc, scale):
+        blocks = _Blocks(points, loc)
+
+        def add(state, points, mask):
+            for e in (points, -points) if mirrored else (points,):
+                u = loc[..., None] + scale[..., None] * e
+                p = probs(u, axis=1) * mask
+                value = tf.reduce_sum(partition(u) * mask[0], axis=-1)
+                state = _add(state, (value, tf.reduce_sum(p, -1), tf.reduce_sum(p * e, -1)))
+            return state
+
+        zeros = tf.zeros_like(loc)
+        start = (tf.zeros_like(partition(loc[..., None])[..., 0]), zeros, zeros)
+        value, dloc, dscale = (total / count for total in blocks.reduce(add, start))
+
+        def gradients(upstream):
+            upstream = upstream[:, None] if upstream.shape.rank == 1 else upstream
+            return upstream * dloc, upstream * dscale
+
+        return value, gradients
+
+    return mean(loc, scale)
+
+
 def _log_means(link, loc, scale, factors, points, mirrored, power):
     count = tf.cast(tf.shape(points)[0] * (2 if mirrored else 1), loc.dtype)
 

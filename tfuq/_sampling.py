@@ -104,6 +104,17 @@ def shifted_points(cells, *, seed):
     return tf.math.ndtri((tf.cast(shifted, "float32") + 0.5) * 2.0**-BITS)
 
 
+def normal(shape, *, seed, dtype="float32"):
+    """Independent standard normals."""
+    return tf.random.stateless_normal(shape, seed, dtype=dtype, alg=ALGORITHM)
+
+
+def keep_mask(shape, rate, *, seed, dtype="float32"):
+    """1 / (1 - rate) with probability 1 - rate, otherwise 0: what dropout multiplies by."""
+    uniform = tf.random.stateless_uniform(shape, seed, alg=ALGORITHM)
+    return tf.cast(uniform >= rate, dtype) / (1 - rate)
+
+
 def random_signs(shape, *, seed, dtype="float32"):
     """Independent signs, -1 or 1 with equal probability."""
     return tf.cast(2 * _random_bits(shape, seed, 1) - 1, dtype)

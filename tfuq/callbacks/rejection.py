@@ -5,15 +5,16 @@ import csv
 import keras
 import numpy as np
 
+from tfuq._draws import random_layers
 from tfuq._keras import check_choice, check_fraction, check_integer
 from tfuq._labelled import Labelled, check_validation_data, predict_with_labels
 from tfuq._predictions import check_flags
 from tfuq.metrics import rejection_table
+from tfuq.predictive import decompose, uncertainty_with_labels
 
 FIELDS = ("accuracy", "coverage", "rejection_rate", "risk", "ece")
 TITLES = ("accuracy", "coverage", "rejected", "  risk", "   ECE")
-# Name -> function of the probabilities; None is `rejection_table`'s own: the largest probability.
-SCORES = {"max_probability": None}
+SCORES = ("max_probability", "predictive_entropy", "mutual_information", "variation_ratio")
 
 
 def check_thresholds(thresholds):
@@ -45,21 +46,37 @@ def check_batch_size(batch_size, data):
 
 
 def confidence_of(score, y_pred, *, from_logits=False, multi_label=False):
-    """The confidence per label by `score`; None where `rejection_table` takes its own."""
-    score = score if callable(score) else SCORES[score]
-    if score is None:
+    """The confidence per label by `score`; None where `rejection_table` takes its own.
+
+    That of an entropy H over K classes is 1 - H / log K; 1 - variation ratio is a confidence.
+    """
+    if score == "max_probability":
         return None
     each_binary = multi_label or y_pred.ndim == 1 or y_pred.shape[-1] == 1
     if from_logits:
         y_pred = np.asarray((keras.ops.sigmoid if each_binary else keras.ops.softmax)(y_pred))
-    confidence = np.asarray(score(y_pred))
     shape = y_pred.shape if multi_label or y_pred.ndim == 1 else y_pred.shape[:-1]
+    if not callable(score):
+        columns = y_pred[:, None] if y_pred.ndim == 1 else y_pred
+        return confidence_in(decompose(columns[None], multi_label), score).reshape(shape)
+    confidence = np.asarray(score(y_pred))
     if confidence.shape != shape or not np.all((confidence >= 0) & (confidence <= 1)):
         raise ValueError(
             f"Argument `score` must give confidences in [0, 1], an array of shape {shape}. "
             f"Received: {confidence} of shape {confidence.shape}"
         )
     return confidence
+
+
+def confidence_in(uncertainty, score):
+    """The confidence that goes with a score's measure of uncertainty, in [0, 1]."""
+    if score == "max_probability":
+        return uncertainty.confidence
+    value = getattr(uncertainty, score)
+    if score != "variation_ratio":
+        binary = value.shape == uncertainty.probs.shape
+        value = value / np.log(2 if binary else uncertainty.probs.shape[-1])
+    return np.clip(1 - value, 0, 1)
 
 
 def log_names(thresholds, prefix):
@@ -112,9 +129,10 @@ class RejectionEvaluator(keras.callbacks.Callback):
         validation_data: Arrays `(x, y)` or `(x, y, sample_weight)`; a batched, finite
             `tf.data.Dataset` of such tuples, shuffled or not; or a `keras.utils.PyDataset`.
         thresholds: Confidences in [0, 1] from which a prediction is accepted.
-        score: `"max_probability"`, or a function from the array of probabilities to an array of
-            confidences in [0, 1], one per label, that grow with confidence. The ECE is that of the
-            largest probability all the same.
+        score: `"max_probability"`; `"predictive_entropy"` or `"mutual_information"`, of which the
+            confidence is 1 - score / log(classes); `"variation_ratio"`, 1 - score; or a function
+            from the array of probabilities to an array of confidences in [0, 1], one per label,
+            that grow with confidence. The ECE is that of the largest probability all the same.
         every: Evaluate at the first epoch of a training, at each `every`-th after it, and at the
             last. In between, `logs` repeat the latest values, so that no column of `CSVLogger` is
             missing and no monitor loses sight; `history` holds only what was measured.
@@ -123,6 +141,10 @@ class RejectionEvaluator(keras.callbacks.Callback):
             nested likewise are chosen from in the same way.
         from_logits: Whether that output holds logits and not probabilities.
         multi_label: Whether its last axis holds labels, each a binary prediction of its own.
+        num_samples: Number of networks to draw, with `tfuq.predictive`, for the three scores that
+            are measures of uncertainty; what is judged is then their mean prediction. A model
+            without random layers has no mutual information and no variation ratio, and the
+            entropy of its one prediction.
         n_bins: Number of bins of the expected calibration error.
         batch_size: Batch size for arrays; Keras' default if `None`. Datasets have their own.
         prefix: What the names in `logs` begin with. `TensorBoard` files under validation, and
@@ -164,6 +186,7 @@ class RejectionEvaluator(keras.callbacks.Callback):
         output=None,
         from_logits=False,
         multi_label=False,
+        num_samples=30,
         n_bins=15,
         batch_size=None,
         prefix="val_",
@@ -173,8 +196,9 @@ class RejectionEvaluator(keras.callbacks.Callback):
         check_validation_data(validation_data)
         check_thresholds(thresholds)
         if not callable(score):
-            check_choice("score", score, tuple(SCORES))
+            check_choice("score", score, SCORES)
         check_integer("every", every, 1)
+        check_integer("num_samples", num_samples, 1)
         check_integer("n_bins", n_bins, 1)
         check_flags(from_logits=from_logits, multi_label=multi_label)
         check_choice("verbose", verbose, (0, 1, 2))
@@ -188,6 +212,7 @@ class RejectionEvaluator(keras.callbacks.Callback):
         self.output = output
         self.from_logits = from_logits
         self.multi_label = multi_label
+        self.num_samples = num_samples
         self.n_bins = n_bins
         self.batch_size = batch_size
         self.prefix = prefix
@@ -216,23 +241,60 @@ class RejectionEvaluator(keras.callbacks.Callback):
         Raises:
             ValueError: If `model` is no Keras model, or its answers cannot be judged.
         """
-        found = predict_with_labels(
-            self._wrapped(self.model if model is None else model),
-            self.validation_data,
-            batch_size=self.batch_size,
-            verbose=verbose,
+        model = self.model if model is None else model
+        labelled = self._wrapped(model)
+        draws = self._draws_networks(model)
+        found, confidence = (
+            self._judge_draws(model, verbose) if draws else self._judge(labelled, verbose)
         )
-        kind = {"from_logits": self.from_logits, "multi_label": self.multi_label}
         self._table = rejection_table(
             found["y_true"],
             found["y_pred"],
             self.thresholds,
-            confidence=confidence_of(self.score, found["y_pred"], **kind),
+            confidence=confidence,
             n_bins=self.n_bins,
             sample_weight=found.get("weight"),
-            **kind,
+            from_logits=self.from_logits and not draws,
+            multi_label=self.multi_label,
         )
         return self._table
+
+    def _judge(self, labelled, verbose):
+        """Predictions beside labels, and the confidence in them."""
+        found = predict_with_labels(
+            labelled, self.validation_data, batch_size=self.batch_size, verbose=verbose
+        )
+        kind = {"from_logits": self.from_logits, "multi_label": self.multi_label}
+        return found, confidence_of(self.score, found["y_pred"], **kind)
+
+    def _draws_networks(self, model):
+        """Whether the score is one of many networks; some scores need that, and then it must be."""
+        if callable(self.score) or self.score == "max_probability":
+            return False
+        if self.score != "predictive_entropy" and not random_layers(model):
+            raise ValueError(
+                "Argument `score` must be 'max_probability', 'predictive_entropy' or a function "
+                f"for a model without random layers. Received: score={self.score!r}"
+            )
+        return bool(random_layers(model))
+
+    def _judge_draws(self, model, verbose):
+        """As `_judge`, for the mean prediction of many networks."""
+        uncertainty, y_true, weight = uncertainty_with_labels(
+            model,
+            self.validation_data,
+            self.num_samples,
+            self.batch_size or 32,
+            output=self.output,
+            from_logits=self.from_logits,
+            multi_label=self.multi_label,
+            verbose=verbose,
+        )
+        found = {"y_true": y_true, "y_pred": uncertainty.probs}
+        confidence = confidence_in(uncertainty, self.score)
+        if uncertainty.probs.shape[-1] == 1 and not self.multi_label:
+            confidence = confidence[..., 0]
+        return found | ({} if weight is None else {"weight": weight}), confidence
 
     def table(self):
         """The latest evaluation as text, one line per threshold."""

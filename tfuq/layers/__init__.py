@@ -1,5 +1,22 @@
-"""Layers that stand in for `Dense` and know what they do not know."""
+"""Layers that stand in for Keras' own and know what they do not know."""
 
 from tfuq.layers.heteroscedastic import MCSigmoidDenseFA, MCSoftmaxDenseFA
+from tfuq.layers.mc_dropout import MCDropout
+from tfuq.layers.variational import (
+    Conv1DVariational,
+    Conv2DTransposeVariational,
+    Conv2DVariational,
+    DenseVariational,
+)
+from tfuq.layers.vbll import VBLLDense
 
-__all__ = ["MCSigmoidDenseFA", "MCSoftmaxDenseFA"]
+__all__ = [
+    "Conv1DVariational",
+    "Conv2DTransposeVariational",
+    "Conv2DVariational",
+    "DenseVariational",
+    "MCDropout",
+    "MCSigmoidDenseFA",
+    "MCSoftmaxDenseFA",
+    "VBLLDense",
+]

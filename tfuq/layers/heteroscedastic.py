@@ -10,7 +10,7 @@ from tensorflow_probability import distributions as tfd
 
 from tfuq import _sampling
 from tfuq._keras import check_choice, check_fraction, check_integer, check_positive, register
-from tfuq._linear import project
+from tfuq._linear import project, with_leading
 from tfuq._logistic_normal import log_mean_sigmoid, log_mean_softmax
 
 MIN_SCALE = 1e-3  # the floor of d(x), as in the authors' code
@@ -200,7 +200,7 @@ class _MCDenseFA(keras.layers.Layer):
             )
 
         outputs = self._outputs(log_means)
-        outputs = tf.nest.map_structure(lambda t: _with_leading(t, inputs), outputs)
+        outputs = tf.nest.map_structure(lambda t: with_leading(t, inputs), outputs)
         return outputs.logits if self.logits_only else outputs
 
     def compute_output_spec(self, inputs, training=False):
@@ -304,7 +304,7 @@ class _MCDenseFA(keras.layers.Layer):
             gain, loadings = factors
             factors = (gain[..., None] * tf.transpose(loadings),)
         moments = [loc, scale, *factors] if factors else [loc, scale]
-        loc, scale, *factors = (_with_leading(t, features) for t in moments)
+        loc, scale, *factors = (with_leading(t, features) for t in moments)
         return loc, scale, factors[0] if factors else None
 
     def get_config(self):
@@ -534,9 +534,3 @@ def _with_random_signs(scale, factors, *, seed):
     shape = (shape[0], 1, factors[0].shape[-1])[: factors[0].shape.rank]
     signs = _sampling.random_signs(shape, seed=factor_seed, dtype=scale.dtype)
     return scale, (factors[0] * signs, *factors[1:])
-
-
-def _with_leading(tensor, inputs):
-    """`(rows, ...)` with all but the last dimension of `inputs` in place of `rows`."""
-    shape = tf.concat([tf.shape(inputs)[:-1], tf.shape(tensor)[1:]], axis=0)
-    return tf.ensure_shape(tf.reshape(tensor, shape), (*inputs.shape[:-1], *tensor.shape[1:]))

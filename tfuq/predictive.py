@@ -1,0 +1,522 @@
+"""Predictions of random networks, and what their uncertainty is made of.
+
+A stack of predictions is `(samples, batch, ..., classes)`, probabilities, whoever made it: draws of
+a Bayesian network, of dropout, an ensemble, snapshots, or augmented images. All entropies are in
+nats; all measures of uncertainty grow with it.
+
+Binary predictions have one class in the last axis, several labels have `multi_label=True`: each is
+then a distribution over two classes, and the last axis stays in what is per example.
+"""
+
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfuq._draws import one_draw
+from tfuq._keras import check_integer
+from tfuq._labelled import select_output
+
+__all__ = [
+    "Uncertainty",
+    "decompose",
+    "entropy",
+    "expected_entropy",
+    "mutual_information",
+    "predict_uncertainty",
+    "predictive_entropy",
+    "sample_predictions",
+    "variation_ratio",
+]
+
+
+class Uncertainty(NamedTuple):
+    """What a stack of predictions says of each example, as arrays `(batch, ...)`.
+
+    With `multi_label` or one class, the arrays per example are `(batch, ..., labels)`.
+    """
+
+    probs: np.ndarray
+    """Mean probabilities E_w p(y | x, w): `(batch, ..., classes)`."""
+    label: np.ndarray
+    """The most probable class under `probs`, int; 0 or 1 for binary predictions."""
+    confidence: np.ndarray
+    """The largest of `probs` (for binary ones, of p and 1 - p), in [0, 1]."""
+    predictive_entropy: np.ndarray
+    """Total: H[E_w p(y | x, w)], nats."""
+    expected_entropy: np.ndarray
+    """Aleatoric: E_w H[p(y | x, w)], nats."""
+    mutual_information: np.ndarray
+    """Epistemic: I[y, w | x], their difference, nats, never below 0."""
+    variation_ratio: np.ndarray
+    """Share of samples whose most probable class is not the most frequent one, in [0, 1)."""
+    std: np.ndarray
+    """Standard deviation over the samples of each class's probability: `(batch, ..., classes)`."""
+
+
+def entropy(probs, multi_label=False):
+    """H[p] = -sum_c p_c log p_c in nats, with 0 log 0 = 0, over the last axis.
+
+    Args:
+        probs: Probabilities `(..., classes)`; with one class, of class 1 of two.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+
+    Returns:
+        Array `(...)`; for binary predictions `(..., labels)`.
+    """
+    probs = _checked("probs", probs, 1)
+    if _is_binary(probs.shape, multi_label):
+        return np.asarray(_entropy(probs) + _entropy(1 - probs))
+    return np.asarray(_entropy(probs).sum(-1))
+
+
+def predictive_entropy(stack, multi_label=False):
+    """H[E_w p(y | x, w)] in nats: the total uncertainty of a stack of predictions.
+
+    Args:
+        stack: Probabilities `(samples, batch, ..., classes)`.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+
+    Returns:
+        Array `(batch, ...)`.
+    """
+    return entropy(_checked("stack", stack, 2).mean(0), multi_label)
+
+
+def expected_entropy(stack, multi_label=False):
+    """E_w H[p(y | x, w)] in nats: the aleatoric part. Arguments as for `predictive_entropy`."""
+    return entropy(_checked("stack", stack, 2), multi_label).mean(0)
+
+
+def mutual_information(stack, multi_label=False):
+    """I[y, w | x] = H[E_w p(y | x, w)] - E_w H[p(y | x, w)] in nats: the epistemic part.
+
+    (BALD, Houlsby et al. 2011.) Arguments as for `predictive_entropy`.
+    """
+    difference = predictive_entropy(stack, multi_label) - expected_entropy(stack, multi_label)
+    return np.maximum(difference, 0)
+
+
+def variation_ratio(stack, multi_label=False):
+    """1 - (votes of the most frequent label) / samples (Freeman 1965).
+
+    Each sample votes for its most probable class. Arguments as for `predictive_entropy`.
+    """
+    stack = _checked("stack", stack, 2)
+    if _is_binary(stack.shape, multi_label):
+        share = (stack > 0.5).mean(0)
+        return 1 - np.maximum(share, 1 - share)
+    votes = np.argmax(stack, -1)[..., None] == np.arange(stack.shape[-1])
+    return 1 - votes.mean(0).max(-1)
+
+
+def decompose(stack, multi_label=False):
+    """All that `Uncertainty` holds, from a stack of predictions.
+
+    Args:
+        stack: Probabilities `(samples, batch, ..., classes)`.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+
+    Returns:
+        `Uncertainty`.
+
+    Raises:
+        ValueError: If `stack` is empty, holds no probabilities, or has fewer than two axes.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from tfuq.predictive import decompose
+    >>> stack = np.array([[[0.9, 0.1], [0.5, 0.5]], [[0.1, 0.9], [0.5, 0.5]]])
+    >>> parts = decompose(stack)
+    >>> print(parts.predictive_entropy.round(3), parts.mutual_information.round(3))
+    [0.693 0.693] [0.368 0.   ]
+    """
+    stack = _checked("stack", stack, 2)
+    if _is_binary(stack.shape, multi_label):
+        votes = (stack > 0.5).mean(0)
+    else:
+        votes = (np.argmax(stack, -1)[..., None] == np.arange(stack.shape[-1])).mean(0)
+    sums = _Sums(stack.mean(0), entropy(stack, multi_label).mean(0), votes, stack.var(0))
+    return _uncertainty(sums, multi_label)
+
+
+class _Sums(NamedTuple):
+    """Means over the samples: probabilities, entropies, votes, squared deviations."""
+
+    probs: object
+    entropy: object
+    votes: object
+    variance: object
+
+
+def _uncertainty(sums, multi_label):
+    probs, expected, votes, variance = (np.asarray(s, "float64") for s in sums)
+    total = entropy(probs, multi_label)
+    if _is_binary(probs.shape, multi_label):
+        label, confidence = (probs > 0.5).astype("int64"), np.maximum(probs, 1 - probs)
+        frequent = np.maximum(votes, 1 - votes)
+    else:
+        label, confidence, frequent = np.argmax(probs, -1), probs.max(-1), votes.max(-1)
+    return Uncertainty(
+        probs=probs,
+        label=label,
+        confidence=confidence,
+        predictive_entropy=total,
+        expected_entropy=expected,
+        mutual_information=np.maximum(total - expected, 0),
+        variation_ratio=1 - frequent,
+        std=np.sqrt(np.maximum(variance, 0)),
+    )
+
+
+def _is_binary(shape, multi_label):
+    return multi_label or shape[-1] == 1
+
+
+def _entropy(probs):
+    return -probs * np.log(np.where(probs > 0, probs, 1))
+
+
+def _checked(name, probs, min_axes):
+    probs = np.asarray(probs, "float64")
+    if probs.ndim < min_axes or probs.size == 0:
+        axes = "(samples, batch, ..., classes)" if min_axes == 2 else "(..., classes)"
+        raise ValueError(
+            f"Argument `{name}` must have shape {axes} and not be empty. "
+            f"Received: {name} of shape {probs.shape}"
+        )
+    if not np.all((probs >= 0) & (probs <= 1 + 1e-5)):
+        raise ValueError(
+            f"Argument `{name}` must hold probabilities in [0, 1]. Received: values from "
+            f"{probs.min()} to {probs.max()}"
+        )
+    return probs
+
+
+# --- Drawing networks -------------------------------------------------------------------------
+
+
+def sample_predictions(
+    model,
+    x,
+    num_samples=30,
+    batch_size=32,
+    *,
+    output=None,
+    from_logits=None,
+    multi_label=False,
+    seed=0,
+    verbose=0,
+):
+    """Probabilities of `num_samples` networks, drawn from a model with random weights.
+
+    Every sample is one network: it has the same weights for all examples, whatever the batches. The
+    part of the model that comes before its first random layer is computed once, not per sample.
+    Label noise, as of `MCSoftmaxDenseFA` or a `VBLLDense` with `noise="learned"`, is averaged
+    within each sample: it is not a property of the weights.
+
+    Args:
+        model: Keras model of any style that holds layers with random weights or dropout of
+            `tfuq.layers`.
+        x: Inputs: an array (or what the model takes), `(x, y)`, a `tf.data.Dataset` or a
+            `keras.utils.PyDataset` of batches of inputs or of pairs. Labels are not looked at.
+        num_samples: Number of networks.
+        batch_size: Examples at a time, for arrays; datasets have their own.
+        output: Which output, when the model has several: an index, a key, a field of a named
+            tuple, or a function of the outputs.
+        from_logits: Whether the output holds logits. By default what the compiled loss says; of a
+            model without, logits are what lies outside [0, 1] or does not sum to 1.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+        seed: Integer from which the networks are drawn.
+        verbose: 1 shows a progress bar.
+
+    Returns:
+        Array `(samples, examples, ..., classes)`, float32.
+
+    Raises:
+        ValueError: If the model holds no random layer, the data are empty, or an argument is out
+            of its range.
+    """
+    sampler = _Sampler(model, num_samples, output, from_logits, multi_label, seed)
+    batches = [sampler.stack(batch).numpy() for batch, *_ in _batches(x, batch_size, verbose)]
+    return np.concatenate(batches, axis=1)
+
+
+def predict_uncertainty(
+    model,
+    x,
+    num_samples=30,
+    batch_size=32,
+    *,
+    output=None,
+    from_logits=None,
+    multi_label=False,
+    seed=0,
+    verbose=0,
+):
+    """Mean prediction of a model with random weights, and what its uncertainty is made of.
+
+    As `decompose(sample_predictions(...))`, without keeping the samples: memory does not grow with
+    their number. Arguments and errors are those of `sample_predictions`.
+
+    Returns:
+        `Uncertainty`, with arrays over all examples.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.layers import VBLLDense
+    from tfuq.predictive import predict_uncertainty
+
+    model = keras.Sequential([keras.Input((8,)), VBLLDense(3, kl_weight=0.01)])
+    found = predict_uncertainty(model, np.random.rand(5, 8))
+    print(found.label, found.mutual_information)
+    ```
+    """
+    sampler = _Sampler(model, num_samples, output, from_logits, multi_label, seed)
+    parts = [sampler.sums(batch) for batch, *_ in _batches(x, batch_size, verbose)]
+    return _uncertainty(_Sums(*_concatenated(parts)), multi_label)
+
+
+def uncertainty_with_labels(
+    model,
+    data,
+    num_samples,
+    batch_size=32,
+    *,
+    output=None,
+    from_logits=None,
+    multi_label=False,
+    seed=0,
+    verbose=0,
+):
+    """`predict_uncertainty`, and the labels and weights (or None) that stand beside the inputs."""
+    sampler = _Sampler(model, num_samples, output, from_logits, multi_label, seed)
+    parts, beside = [], []
+    for batch, *labels in _batches(data, batch_size, verbose):
+        parts.append(sampler.sums(batch))
+        beside.append([select_output(y, output) if keras.tree.is_nested(y) else y for y in labels])
+    uncertainty = _uncertainty(_Sums(*_concatenated(parts)), multi_label)
+    return (uncertainty, *_concatenated(beside))
+
+
+def _concatenated(rows):
+    """Column by column, the arrays of all batches as one; None stays None."""
+    columns = zip(*rows, strict=True)
+    return [None if part[0] is None else np.concatenate(part) for part in columns]
+
+
+class _Sampler:
+    """A model cut in two where randomness enters: a prefix that runs once, and the rest."""
+
+    def __init__(self, model, num_samples, output, from_logits, multi_label, seed):
+        if not isinstance(model, keras.Model):
+            raise ValueError(f"Argument `model` must be a Keras model. Received: model={model!r}")
+        check_integer("num_samples", num_samples, 1)
+        check_integer("seed", seed, 0)
+        self.model, self.output, self.multi_label = model, output, multi_label
+        self.from_logits = _loss_takes_logits(model) if from_logits is None else from_logits
+        numbers = np.arange(num_samples)
+        self.seeds = tf.constant(np.stack([np.full_like(numbers, seed), numbers], 1), "int32")
+        self._cut = {}
+
+    def stack(self, batch):
+        """Probabilities `(samples, batch, ..., classes)`."""
+        prefix, rest, _ = self._parts(batch)
+        return rest(*prefix(batch))
+
+    def sums(self, batch):
+        """`_Sums` of one batch, with memory for one sample."""
+        prefix, _, sums = self._parts(batch)
+        return [part.numpy() for part in sums(*prefix(batch))]
+
+    def _parts(self, batch):
+        spec = tf.nest.map_structure(lambda t: tf.TensorSpec((None, *t.shape[1:]), t.dtype), batch)
+        key = str(spec)
+        if key not in self._cut:
+            if self.from_logits is None:
+                self.from_logits = not _are_probs(self._predict(batch), self.multi_label)
+            self._cut[key] = self._make_parts(spec)
+        return self._cut[key]
+
+    def _predict(self, batch):
+        return np.asarray(select_output(self.model(batch, training=False), self.output))
+
+    def _make_parts(self, spec):
+        prefix, rest = _cut_at_randomness(self._draw, spec)
+
+        @tf.function
+        def stack(*frontier):
+            return tf.map_fn(
+                lambda seed: rest(*frontier, seed), self.seeds, fn_output_signature="float32"
+            )
+
+        @tf.function
+        def sums(*frontier):
+            first = self._terms(rest(*frontier, self.seeds[0]))
+            start = (*first, tf.zeros_like(first[0]))
+
+            def add(state, number):
+                mean, entropies, votes, squares = state
+                probs, *more = self._terms(rest(*frontier, self.seeds[number]))
+                step = probs - mean  # Welford's recursion
+                mean += step / tf.cast(number + 1, "float32")
+                return mean, entropies + more[0], votes + more[1], squares + step * (probs - mean)
+
+            count = self.seeds.shape[0]
+            mean, *totals = tf.foldl(add, tf.range(1, count), start)
+            return (mean, *(total / count for total in totals))
+
+        return prefix, stack, sums
+
+    def _draw(self, batch, seed):
+        """Probabilities of one network."""
+        with one_draw(seed) as draw:
+            outputs = self.model(batch, training=False)
+        if not draw.layers:
+            raise ValueError(
+                "Argument `model` must hold layers with random weights, such as "
+                "`tfuq.layers.VBLLDense`, `DenseVariational` or `MCDropout`; its predictions "
+                f"would all be the same. Received: {self.model}"
+            )
+        outputs = tf.cast(select_output(outputs, self.output), "float32")
+        if not self.from_logits:
+            return outputs
+        binary = _is_binary(outputs.shape, self.multi_label)
+        return tf.sigmoid(outputs) if binary else tf.nn.softmax(outputs)
+
+    def _terms(self, probs):
+        """A sample's probabilities, entropy and votes."""
+        if _is_binary(probs.shape, self.multi_label):
+            entropies = _tensor_entropy(probs) + _tensor_entropy(1 - probs)
+            return probs, entropies, tf.cast(probs > 0.5, "float32")
+        votes = tf.one_hot(tf.argmax(probs, -1), probs.shape[-1])
+        return probs, tf.reduce_sum(_tensor_entropy(probs), -1), votes
+
+
+def _tensor_entropy(probs):
+    return -tf.math.xlogy(probs, probs)
+
+
+def _loss_takes_logits(model):
+    """What the compiled loss says of the outputs: True, False, or None if it says nothing."""
+    loss = getattr(model, "loss", None)
+    flag = getattr(loss, "from_logits", None)
+    if flag is None and hasattr(loss, "get_config"):
+        flag = loss.get_config().get("from_logits")
+    return flag
+
+
+def _are_probs(values, multi_label):
+    inside = np.all((values >= 0) & (values <= 1))
+    if _is_binary(values.shape, multi_label):
+        return bool(inside)
+    return bool(inside and np.allclose(values.sum(-1), 1, atol=5e-3))
+
+
+def _cut_at_randomness(function, spec):
+    """`function(batch, seed)` as `prefix(batch)` and `rest(*prefix(batch), seed)`.
+
+    The graph is cut at the tensors that depend on the batch and not on the seed, and are used by
+    what depends on the seed. So it works for a model of any style.
+    """
+    placeholders = []
+
+    def traced(batch, seed):
+        placeholders.append((batch, seed))
+        return function(batch, seed)
+
+    seed_spec = tf.TensorSpec((2,), "int32")
+    graph_function = tf.compat.v1.wrap_function(traced, [spec, seed_spec])
+    batch, seed = placeholders[0]
+    inputs = tf.nest.flatten(batch)
+    (result,) = tf.nest.flatten(graph_function.structured_outputs)
+    random = _dependents([seed])
+    moving = _dependents(inputs) | {id(tensor.op) for tensor in inputs}
+    frontier = {}
+    for op in graph_function.graph.get_operations():
+        if id(op) in random:
+            for tensor in op.inputs:
+                if id(tensor.op) in moving and id(tensor.op) not in random:
+                    frontier[id(tensor)] = tensor
+    frontier = list(frontier.values())
+    prefix = graph_function.prune(inputs, frontier)
+    rest = graph_function.prune([*frontier, seed], result)
+    return lambda batch: prefix(*tf.nest.flatten(batch)), rest
+
+
+def _dependents(tensors):
+    """Ids of the operations that depend on `tensors`."""
+    found, waiting = set(), [op for tensor in tensors for op in tensor.consumers()]
+    while waiting:
+        op = waiting.pop()
+        if id(op) not in found:
+            found.add(id(op))
+            waiting += [consumer for output in op.outputs for consumer in output.consumers()]
+    return found
+
+
+# --- Data -------------------------------------------------------------------------------------
+
+
+def _batches(x, batch_size, verbose):
+    """Inputs, as tensors, labels and weights of all batches; None for what is not given."""
+    check_integer("batch_size", batch_size, 1)
+    count, batches = _count_and_batches(x, batch_size)
+    bar = keras.utils.Progbar(count, verbose=verbose, unit_name="batch")
+    seen = 0
+    for number, (batch, *beside) in enumerate(batches):
+        batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
+        seen += tf.nest.flatten(batch)[0].shape[0] or 0
+        yield batch, *beside
+        bar.update(number + 1)
+    if not seen:
+        raise ValueError("Argument `x` must hold at least one example. Received: no examples")
+
+
+def _count_and_batches(x, batch_size):
+    """How many batches there are, None if unknown, and triples `(x, y, weight)`."""
+    if isinstance(x, tf.data.Dataset):
+        count = int(x.cardinality())
+        if count == tf.data.INFINITE_CARDINALITY:
+            raise ValueError("Argument `x` must end. Received: an infinite dataset")
+        return (count if count >= 0 else None), map(_unpacked, x)
+    if isinstance(x, keras.utils.PyDataset):
+        if x.num_batches is None:
+            raise ValueError("Argument `x` must end. Received: an infinite PyDataset")
+        return x.num_batches, (_unpacked(x[i]) for i in range(x.num_batches))
+    parts = tf.nest.map_structure(_as_array, tuple(_unpacked(x)))
+    lengths = {array.shape[0] for array in tf.nest.flatten(parts) if array is not None}
+    if len(lengths) != 1:
+        raise ValueError(
+            f"Argument `x` must hold arrays of one length. Received: lengths {sorted(lengths)}"
+        )
+    starts = range(0, lengths.pop(), batch_size)
+
+    def rows(start):
+        return tf.nest.map_structure(
+            lambda array: None if array is None else array[start : start + batch_size], parts
+        )
+
+    return len(starts), map(rows, starts)
+
+
+def _unpacked(element):
+    """`(x, y, weight)` of what a dataset yields or a user gives."""
+    if isinstance(element, tuple):
+        return keras.utils.unpack_x_y_sample_weight(element)
+    return element, None, None
+
+
+def _as_array(array):
+    """Arrays as `model.predict` takes them: float64 as Keras' floatx."""
+    if array is None:
+        return None
+    array = np.asarray(array)
+    if array.ndim == 0:
+        raise ValueError(f"Argument `x` must hold arrays. Received: x={array!r}")
+    return array.astype(keras.backend.floatx()) if array.dtype.kind == "f" else array
