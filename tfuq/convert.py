@@ -1,7 +1,5 @@
 """A deterministic model in, one that knows what it does not know out."""
 
-import copy as copies
-
 import keras
 import numpy as np
 
@@ -286,7 +284,7 @@ def _cloned(model, make):
         if new is not None:
             pairs.append((layer, new))
             return new
-        new = layer.__class__.from_config(copies.deepcopy(layer.get_config()))
+        new = layer.__class__.from_config(layer.get_config())
         copied.append((layer, new))
         return new
 

@@ -259,7 +259,28 @@ class DenseVariational(_MeanFieldLayer, keras.layers.Dense):
 
 class _ConvVariational(_MeanFieldLayer):
     def _op(self, inputs, kernel):
+        return _of_any_batch(self._convolution, inputs, kernel)
+
+    def _convolution(self, inputs, kernel):
         return self.convolution_op(inputs, kernel)
+
+
+def _of_any_batch(convolution, inputs, kernel):
+    """convolution(inputs, kernel), of no examples, too.
+
+    TensorFlow's own, built with oneDNN, gives an empty batch the shape of its input, forward or
+    (of a transposed one) in the gradient. Such a batch is what a device gets when there are fewer
+    examples than devices.
+    """
+    if inputs.shape[0]:
+        return convolution(inputs, kernel)
+
+    def of_none():
+        one = tf.zeros(tf.concat([[1], tf.shape(inputs)[1:]], axis=0), inputs.dtype)
+        return convolution(tf.ensure_shape(one, (1, *inputs.shape[1:])), kernel)[:0]
+
+    is_empty = tf.equal(tf.shape(inputs)[0], 0)
+    return tf.cond(is_empty, of_none, lambda: convolution(inputs, kernel))
 
 
 @register
@@ -270,9 +291,9 @@ class Conv1DVariational(_ConvVariational, keras.layers.Conv1D):
     described. With `estimator="local_reparameterization"` the noise of each place is its own.
     """
 
-    def _op(self, inputs, kernel):
+    def _convolution(self, inputs, kernel):
         if self.padding != "causal":
-            return super()._op(inputs, kernel)
+            return self.convolution_op(inputs, kernel)
         before = self.dilation_rate[0] * (self.kernel_size[0] - 1)
         padding = [[0, 0], [0, 0], [0, 0]]
         padding[1 if self.data_format == "channels_last" else 2] = [before, 0]
@@ -296,14 +317,14 @@ class Conv2DVariational(_ConvVariational, keras.layers.Conv2D):
 
 
 @register
-class Conv2DTransposeVariational(_MeanFieldLayer, keras.layers.Conv2DTranspose):
+class Conv2DTransposeVariational(_ConvVariational, keras.layers.Conv2DTranspose):
     """`keras.layers.Conv2DTranspose` with an independent Gaussian for each weight of its kernel.
 
     The arguments of `keras.layers.Conv2DTranspose`, then those of `DenseVariational`, where they
     are described. With `estimator="local_reparameterization"` the noise of each place is its own.
     """
 
-    def _op(self, inputs, kernel):
+    def _convolution(self, inputs, kernel):
         return ops.conv_transpose(
             inputs,
             kernel,

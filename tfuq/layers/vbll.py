@@ -42,6 +42,9 @@ _ARGUMENTS = (
 )
 
 
+# The forms of the posterior. What `read` makes of the weights, once per call, the formulas take.
+
+
 class _Diagonal:
     """q(w_k) = N(m_k, diag(s_k^2)), with m and s of shape `(features, units)`."""
 
@@ -56,22 +59,26 @@ class _Diagonal:
         )
 
     @staticmethod
-    def variance(layer, rows):
-        """sum_d x_d^2 s_dk^2."""
-        return project(tf.square(rows), tf.square(layer._scale(rows.dtype)))
+    def read(layer):
+        """s."""
+        return (tf.nn.softplus(tf.cast(layer.kernel_rho, layer._sampling_dtype())),)
 
     @staticmethod
-    def trace_and_log_det(layer):
+    def variance(rows, scale):
+        """sum_d x_d^2 s_dk^2."""
+        return project(tf.square(rows), tf.square(scale))
+
+    @staticmethod
+    def trace_and_log_det(scale):
         """sum_k tr S_k and sum_k log det S_k."""
-        scale = layer._scale()
         return tf.reduce_sum(tf.square(scale)), 2 * tf.reduce_sum(tf.math.log(scale))
 
     @staticmethod
-    def distribution(layer, loc):
-        return tfd.MultivariateNormalDiag(loc, tf.transpose(layer._scale()))
+    def distribution(loc, scale):
+        return tfd.MultivariateNormalDiag(loc, tf.transpose(scale))
 
 
-class _LowRank(_Diagonal):
+class _LowRank:
     """q(w_k) = N(m_k, diag(s_k^2) + U_k U_k^T), with U of shape `(features, units, rank)`."""
 
     @staticmethod
@@ -87,32 +94,38 @@ class _LowRank(_Diagonal):
         )
 
     @staticmethod
-    def variance(layer, rows):
+    def read(layer):
+        """s and U."""
+        (scale,) = _Diagonal.read(layer)
+        return scale, tf.cast(layer.kernel_factor, scale.dtype)
+
+    @staticmethod
+    def variance(rows, scale, factor):
         """The diagonal's, and sum_r (x^T u_kr)^2."""
-        factor = tf.cast(layer.kernel_factor, rows.dtype)
         noise = project(rows, tf.reshape(factor, (factor.shape[0], -1)))
-        noise = tf.reshape(noise, (-1, layer.units, layer.rank))
-        return _Diagonal.variance(layer, rows) + tf.reduce_sum(tf.square(noise), axis=-1)
+        noise = tf.reshape(noise, (-1, *factor.shape[1:]))
+        return _Diagonal.variance(rows, scale) + tf.reduce_sum(tf.square(noise), axis=-1)
 
     @staticmethod
-    def trace_and_log_det(layer):
+    def trace_and_log_det(scale, factor):
         """log det(diag(s^2) + U U^T) = log det diag(s^2) + log det(I + U^T diag(s^-2) U)."""
-        trace, log_det = _Diagonal.trace_and_log_det(layer)
-        factor = tf.convert_to_tensor(layer.kernel_factor)
-        whitened = tf.transpose(factor / layer._scale()[..., None], (1, 0, 2))
+        trace, diagonal_log_det = _Diagonal.trace_and_log_det(scale)
+        whitened = tf.transpose(factor / scale[..., None], (1, 0, 2))
         inner = tf.matmul(whitened, whitened, transpose_a=True)
-        root = tf.linalg.cholesky(tf.eye(layer.rank, dtype=inner.dtype) + inner)
-        inner_log_det = 2 * tf.reduce_sum(tf.math.log(tf.linalg.diag_part(root)))
-        return trace + tf.reduce_sum(tf.square(factor)), log_det + inner_log_det
+        inner_log_det = log_det(tf.eye(factor.shape[-1], dtype=inner.dtype) + inner)
+        return (
+            trace + tf.reduce_sum(tf.square(factor)),
+            diagonal_log_det + tf.reduce_sum(inner_log_det),
+        )
 
     @staticmethod
-    def distribution(layer, loc):
-        factor = tf.transpose(layer.kernel_factor, (1, 0, 2))
-        variance = tf.transpose(tf.square(layer._scale()))
+    def distribution(loc, scale, factor):
+        variance = tf.transpose(tf.square(scale))
+        factor = tf.transpose(factor, (1, 0, 2))
         return tfd.MultivariateNormalDiagPlusLowRankCovariance(loc, variance, factor)
 
 
-class _Dense(_Diagonal):
+class _Dense:
     """q(w_k) = N(m_k, L_k L_k^T): s on the diagonal of L_k, `kernel_tril` below it."""
 
     @staticmethod
@@ -123,27 +136,40 @@ class _Dense(_Diagonal):
         )
 
     @staticmethod
-    def cholesky(layer, dtype=None):
-        lower = tf.linalg.band_part(
-            tf.cast(layer.kernel_tril, dtype or layer.variable_dtype), -1, 0
-        )
-        return tf.linalg.set_diag(lower, tf.transpose(layer._scale(dtype)))
+    def read(layer):
+        """s and L."""
+        (scale,) = _Diagonal.read(layer)
+        lower = tf.linalg.band_part(tf.cast(layer.kernel_tril, scale.dtype), -1, 0)
+        return scale, tf.linalg.set_diag(lower, tf.transpose(scale))
 
     @staticmethod
-    def variance(layer, rows):
+    def variance(rows, scale, root):
         """|x^T L_k|^2, a matrix product per class."""
-        noise = tf.matmul(rows, _Dense.cholesky(layer, rows.dtype))
+        del scale
+        noise = tf.matmul(rows, root)
         return tf.transpose(tf.reduce_sum(tf.square(noise), axis=-1))
 
     @staticmethod
-    def trace_and_log_det(layer):
+    def trace_and_log_det(scale, root):
         """tr(L L^T) is the sum of squares of L."""
-        _, log_det = _Diagonal.trace_and_log_det(layer)
-        return tf.reduce_sum(tf.square(_Dense.cholesky(layer))), log_det
+        return tf.reduce_sum(tf.square(root)), 2 * tf.reduce_sum(tf.math.log(scale))
 
     @staticmethod
-    def distribution(layer, loc):
-        return tfd.MultivariateNormalTriL(loc, _Dense.cholesky(layer))
+    def distribution(loc, scale, root):
+        del scale
+        return tfd.MultivariateNormalTriL(loc, root)
+
+
+@tf.custom_gradient
+def log_det(matrices):
+    """log det A for positive definite matrices `(batch, n, n)`; its gradient is A^-1."""
+    root = tf.linalg.cholesky(matrices)
+
+    def gradient(upstream):
+        identity = tf.eye(matrices.shape[-1], batch_shape=matrices.shape[:1], dtype=root.dtype)
+        return upstream[:, None, None] * tf.linalg.cholesky_solve(root, identity)
+
+    return 2 * tf.reduce_sum(tf.math.log(tf.linalg.diag_part(root)), axis=-1), gradient
 
 
 def _add_off_diagonal(layer, name, features, shape):
@@ -398,7 +424,7 @@ class VBLLDense(VariationalLayer):
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
             )
-        _POSTERIORS[self.posterior_form].add_weights(self, features)
+        self._form.add_weights(self, features)
         if self.noise == "learned":
             self.noise_rho = self.add_weight(
                 name="noise_rho",
@@ -415,33 +441,34 @@ class VBLLDense(VariationalLayer):
             self.sampling, num_samples, self.units, seed=self.seed or 0, fresh=fresh
         )
 
+    @property
+    def _form(self):
+        return _POSTERIORS[self.posterior_form]
+
     def _sampling_dtype(self):
         return "float64" if self.compute_dtype == "float64" else "float32"
 
-    def _scale(self, dtype=None):
-        """s, the standard deviations, `(features, units)`."""
-        return tf.nn.softplus(tf.cast(self.kernel_rho, dtype or self.variable_dtype))
-
-    def _noise_variance(self, dtype):
+    def _noise_variance(self):
         """sigma^2 `(units,)`, or 0."""
+        dtype = self._sampling_dtype()
         if self.noise == "none":
             return tf.zeros((), dtype)
         return tf.square(tf.nn.softplus(tf.cast(self.noise_rho, dtype)))
 
-    def _moments(self, inputs):
+    def _moments(self, inputs, spread):
         """Mean of the logits and their variance without the noise, `(rows, units)`."""
         dtype = self._sampling_dtype()
         rows = tf.reshape(inputs, (-1, inputs.shape[-1]))
         kernel = tf.convert_to_tensor(self.kernel)
         mean = project(tf.cast(rows, kernel.dtype), kernel)
         mean = tf.cast(mean + self.bias if self.use_bias else mean, dtype)
-        variance = _POSTERIORS[self.posterior_form].variance(self, tf.cast(rows, dtype))
-        return mean, variance
+        return mean, self._form.variance(tf.cast(rows, dtype), *spread)
 
     def call(self, inputs, training=False):
-        mean, weight_variance = self._moments(inputs)
-        variance = weight_variance + self._noise_variance(mean.dtype)
-        self._add_kl(self.kl_divergence())
+        spread = self._form.read(self)
+        mean, weight_variance = self._moments(inputs, spread)
+        variance = weight_variance + self._noise_variance()
+        self._add_kl(self._kl(spread))
         if current_draw() is not None:
             logits = self._drawn_logits(mean, weight_variance)
         elif training:
@@ -461,18 +488,22 @@ class VBLLDense(VariationalLayer):
         """The KL divergence of the posterior from the prior, in nats; with learned noise, plus
         the negative log-density of its Wishart prior up to a constant. A scalar tensor.
         """
-        trace, log_det = _POSTERIORS[self.posterior_form].trace_and_log_det(self)
+        return self._kl(self._form.read(self))
+
+    def _kl(self, spread):
+        trace, log_det_covariance = self._form.trace_and_log_det(*spread)
         prior_variance = self.prior_scale**2
         loc = tf.cast(tf.convert_to_tensor(self.kernel), trace.dtype)
         squares = (trace + tf.reduce_sum(tf.square(loc))) / prior_variance
         size = math.prod(loc.shape)
-        kl = (squares - size + size * math.log(prior_variance) - log_det) / 2
-        if self.noise == "learned":
-            precision = 1 / self._noise_variance(kl.dtype)
-            log_det_precision = tf.reduce_sum(tf.math.log(precision))
-            kl -= (self.dof + self.units + 1) / 2 * log_det_precision
-            kl += self.wishart_scale / 2 * tf.reduce_sum(precision)
-        return kl
+        kl = (squares - size + size * math.log(prior_variance) - log_det_covariance) / 2
+        return kl if self.noise == "none" else kl + self._noise_penalty()
+
+    def _noise_penalty(self):
+        precision = 1 / self._noise_variance()
+        log_det_precision = tf.reduce_sum(tf.math.log(precision))
+        trace = tf.reduce_sum(precision)
+        return (self.wishart_scale * trace - (self.dof + self.units + 1) * log_det_precision) / 2
 
     def _add_mean(self, values):
         """Adds the mean of `values` to the loss; that of none is 0."""
@@ -519,7 +550,7 @@ class VBLLDense(VariationalLayer):
         logits = mean + _standard_deviation(weight_variance) * noise
         if self.noise == "none":
             return logits
-        variance = self._noise_variance(mean.dtype) * tf.ones_like(logits)
+        variance = self._noise_variance() * tf.ones_like(logits)
         return self._mean_probs_as_logits(logits, variance)
 
     def posterior(self):
@@ -536,7 +567,8 @@ class VBLLDense(VariationalLayer):
         if not self.built:
             raise ValueError("The layer has no weights before it is built. Received: built=False")
         loc = tf.transpose(tf.convert_to_tensor(self.kernel))
-        return _POSTERIORS[self.posterior_form].distribution(self, loc)
+        spread = self._form.read(self)
+        return self._form.distribution(tf.cast(loc, spread[0].dtype), *spread)
 
     def logit_distribution(self, inputs):
         """The Gaussian of the logits, noise included.
@@ -551,8 +583,8 @@ class VBLLDense(VariationalLayer):
         inputs = tf.convert_to_tensor(inputs, self.variable_dtype)
         if not self.built:
             self.build(inputs.shape)
-        mean, variance = self._moments(inputs)
-        scale = tf.sqrt(variance + self._noise_variance(mean.dtype))
+        mean, variance = self._moments(inputs, self._form.read(self))
+        scale = tf.sqrt(variance + self._noise_variance())
         return tfd.MultivariateNormalDiag(with_leading(mean, inputs), with_leading(scale, inputs))
 
     def get_config(self):
