@@ -236,29 +236,35 @@ LAYER_CHECKS = {
     "gradients": layer_gradients,
     "global_seeds": layer_leaves_global_seeds,
     "subclassed_weights": layer_subclassed_weights,
-    "two_devices": layer_two_devices,
     "keras_layer_test": keras_layer_test,
     **{name: functools.partial(layer_mixed_precision, name=name) for name in POLICIES},
+    "functional_plain": functools.partial(layer_trains, kind="functional", jit=False),
+}
+
+# Tracing for two devices and compiling with XLA takes ten seconds a time: that, and the product of
+# kinds of model and ways to compile, is for the first case of each class. What is slow on top of
+# that runs with `make test-slow`.
+FIRST_CASE_CHECKS = {
+    "two_devices": layer_two_devices,
     "functional_jit": functools.partial(layer_trains, kind="functional", jit=True),
     "sequential_plain": functools.partial(layer_trains, kind="sequential", jit=False),
     "subclassed_plain": functools.partial(layer_trains, kind="subclassed", jit=False),
-}
-
-# XLA takes ten seconds to compile a step of training: the rest of the product of kinds, policies
-# and ways to compile is for the first case of each class.
-FIRST_CASE_CHECKS = {
-    "functional_plain": functools.partial(layer_trains, kind="functional", jit=False),
-    "sequential_jit": functools.partial(layer_trains, kind="sequential", jit=True),
-    "subclassed_jit": functools.partial(layer_trains, kind="subclassed", jit=True),
     "mixed_float16_jit": functools.partial(layer_mixed_precision, name="mixed_float16", jit=True),
     "batches_jit": layer_batches_compiled,
+}
+SLOW_FIRST_CASE_CHECKS = {
+    "sequential_jit": functools.partial(layer_trains, kind="sequential", jit=True),
+    "subclassed_jit": functools.partial(layer_trains, kind="subclassed", jit=True),
+    "mixed_bfloat16_jit": functools.partial(layer_mixed_precision, name="mixed_bfloat16", jit=True),
 }
 
 
 def layer_checks(cases):
-    """Every check to run, as triples `(case, name, check)`."""
+    """Every check to run, as `(case, name, check, whether it is slow)`."""
     seen = set()
     for case in cases:
         first, seen = case.layer not in seen, seen | {case.layer}
-        checks = {**LAYER_CHECKS, **FIRST_CASE_CHECKS} if first else LAYER_CHECKS
-        yield from ((case, name, check) for name, check in checks.items())
+        quick = {**LAYER_CHECKS, **(FIRST_CASE_CHECKS if first else {})}
+        slow = SLOW_FIRST_CASE_CHECKS if first else FIRST_CASE_CHECKS
+        yield from ((case, name, check, False) for name, check in quick.items())
+        yield from ((case, name, check, True) for name, check in slow.items())

@@ -22,6 +22,9 @@ LABELLED = {**LAST, "likelihood": "bernoulli", "objective": "monte_carlo", "samp
 WEIGHTS = {"kl_weight": 0.01, "prior_scale": 0.5, "posterior_scale": 0.1}
 LOCAL = {"estimator": "local_reparameterization"}
 IMAGES = {"shape": (5, 5, 2), "more_shapes": ((7, 6, 2),)}
+VARIATIONAL = LayerCase(
+    "variational", layers.DenseVariational, {"units": 3, "activation": "softmax", **WEIGHTS}
+)
 
 LAYERS = [
     LayerCase("softmax", layers.MCSoftmaxDenseFA, FIVE_CLASSES),
@@ -84,6 +87,19 @@ CALLBACKS = [
         lambda x, y: callbacks.RejectionEvaluator((x, y), (0.4, 0.6), verbose=0),
         ("val_accuracy_at_0.4", "val_coverage_at_0.6", "val_ece_at_0.4"),
     ),
+    CallbackCase(
+        "kl-annealing",
+        lambda x, y: callbacks.KLAnnealing(duration=7, unit="step"),
+        ("kl_beta",),
+        observes=False,
+        layer=VARIATIONAL,
+    ),
+    CallbackCase(
+        "unfreezing",
+        lambda x, y: callbacks.GradualUnfreezing(num_stages=1),
+        ("unfreezing_stage",),
+        observes=False,
+    ),
 ]
 
 
@@ -96,7 +112,12 @@ def name_of(case):
 
 @pytest.mark.parametrize(
     "case, check",
-    [pytest.param(case, check, id=f"{case.name}-{name}") for case, name, check in ALL_LAYER_CHECKS],
+    [
+        pytest.param(
+            case, check, id=f"{case.name}-{name}", marks=[pytest.mark.slow] if slow else []
+        )
+        for case, name, check, slow in ALL_LAYER_CHECKS
+    ],
 )
 def test_layer(case, check):
     check(case)
