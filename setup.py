@@ -9,7 +9,13 @@ HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tfuq/_version.py").read_text()).group(1)
 
 PLOTS = ["matplotlib>=3.8"]
-EXAMPLES = [*PLOTS, "pillow>=10", "scikit-learn>=1.4"]
+EXAMPLES = [
+    *PLOTS,
+    "imbalanced-learn>=0.14.2",
+    "pillow>=10",
+    "scikit-image>=0.25",
+    "scikit-learn>=1.4",
+]
 # tensorflow-datasets 4.9.10 imports importlib_resources without asking for it.
 DATASETS = ["importlib_resources>=6", "tensorflow-datasets>=4.9"]
 TEST = [*EXAMPLES, "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.5", "tensorboard>=2.18"]
