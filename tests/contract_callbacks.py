@@ -31,17 +31,19 @@ class CallbackCase:
         make: `make(x, y)` gives a new callback; `x` is `(batch, 4)`, `y` one of three classes.
         logs: Names that stand in the history after each epoch, with finite values.
         observes: Whether training goes on as if the callback were not there.
+        layer: The layer that a model of this case ends with.
     """
 
     name: str
     make: Callable
     logs: tuple
     observes: bool = True
+    layer: LayerCase = DENSE
 
 
 def trained(case, model, with_callback=True):
     """The history of two epochs and the weights they led to."""
-    x, y = DENSE.data(model, 5 * BATCH + 1)
+    x, y = case.layer.data(model, 5 * BATCH + 1)
     callbacks = [case.make(x, y)] if with_callback else []
     history = model.fit(
         x, y, BATCH, epochs=2, shuffle=False, callbacks=callbacks, verbose=0
@@ -55,14 +57,14 @@ def assert_logged(case, history, epochs=2):
         assert np.isfinite(history[name]).all(), name
 
 
-def compiled(kind, learning_rate=0.1, **kwargs):
-    model = KINDS[kind](DENSE)
+def compiled(case, kind="functional", learning_rate=0.1, **kwargs):
+    model = KINDS[kind](case.layer)
     model.compile(keras.optimizers.SGD(learning_rate), CLASSES.loss(), **kwargs)
     return model
 
 
 def callback_trains(case, kind, jit):
-    watched, alone = (compiled(kind, jit_compile=jit) for _ in range(2))
+    watched, alone = (compiled(case, kind, jit_compile=jit) for _ in range(2))
     copy_variables(watched, alone)
     history, weights = trained(case, watched)
     assert_logged(case, history)
@@ -72,15 +74,15 @@ def callback_trains(case, kind, jit):
 
 def callback_mixed_precision(case, name):
     with policy(name):
-        history, _ = trained(case, compiled("functional"))
+        history, _ = trained(case, compiled(case))
     assert_logged(case, history)
 
 
 def callback_two_devices(case):
     """Weights stand still, so that both models are judged as one."""
-    single = compiled("functional", learning_rate=0.0)
+    single = compiled(case, learning_rate=0.0)
     with two_devices().scope():
-        mirrored = compiled("functional", learning_rate=0.0)
+        mirrored = compiled(case, learning_rate=0.0)
     copy_variables(single, mirrored)
     expected, found = (trained(case, model)[0] for model in (single, mirrored))
     assert_logged(case, found)
@@ -90,8 +92,8 @@ def callback_two_devices(case):
 
 def callback_again(case):
     """One callback serves two trainings, and another model after that."""
-    model, other = compiled("functional"), compiled("sequential")
-    x, y = DENSE.data(model)
+    model, other = compiled(case), compiled(case, "sequential")
+    x, y = case.layer.data(model)
     callback = case.make(x, y)
     for each in (model, model, other):
         history = each.fit(x, y, epochs=2, callbacks=[callback], verbose=0).history

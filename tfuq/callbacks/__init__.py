@@ -1,5 +1,7 @@
 """Keras callbacks."""
 
+from tfuq.callbacks.kl_annealing import KLAnnealing
 from tfuq.callbacks.rejection import RejectionEvaluator
+from tfuq.callbacks.unfreezing import GradualUnfreezing
 
-__all__ = ["RejectionEvaluator"]
+__all__ = ["GradualUnfreezing", "KLAnnealing", "RejectionEvaluator"]

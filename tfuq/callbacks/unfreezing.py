@@ -1,0 +1,382 @@
+"""A pretrained backbone that joins the training from the top, stage by stage, in one `fit`."""
+
+import contextlib
+import fnmatch
+import glob
+import itertools
+from typing import NamedTuple
+
+import keras
+
+from tfuq._keras import check_choice, check_integer
+
+NUM_STAGES = 3
+
+
+# --- When: epochs -----------------------------------------------------------------------------
+
+
+def stage_at(epoch, epochs_per_stage):
+    """How many stages have begun by `epoch`, from 0: stage s begins when s waits are over."""
+    return sum(epoch >= begin for begin in itertools.accumulate(epochs_per_stage))
+
+
+def check_epochs_per_stage(epochs_per_stage, num_stages):
+    """Raises ValueError unless it is an integer >= 1, or an integer >= 0 for each stage."""
+    if not isinstance(epochs_per_stage, (list, tuple)):
+        check_integer("epochs_per_stage", epochs_per_stage, 1)
+        return
+    for epochs in epochs_per_stage:
+        check_integer("epochs_per_stage", epochs, 0)
+    if len(epochs_per_stage) != num_stages:
+        raise ValueError(
+            "Argument `epochs_per_stage` must be an integer, or hold one per stage, "
+            f"{num_stages} in all. Received: epochs_per_stage={epochs_per_stage!r}"
+        )
+
+
+# --- What: layers -----------------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    """A layer that has weights, and the names on the way to it."""
+
+    path: str
+    layer: keras.layers.Layer
+
+    def matches(self, pattern):
+        """Whether it fits the name or path of the layer, or of a model that the layer is in."""
+        names = self.path.split("/")
+        paths = itertools.accumulate(names, "{}/{}".format)
+        return any(fnmatch.fnmatchcase(part, pattern) for part in (*names, *paths))
+
+
+def weighted_parts(layer, prefix=""):
+    """Yields the parts of `layer`, bottom first.
+
+    What only holds other layers is taken apart: nested models, wrappers, blocks. Layers of a
+    functional model come in topological order, those of a subclassed one in the order in which
+    they were made.
+    """
+    for inner in _held(layer):
+        path = f"{prefix}{inner.name}"
+        if _held(inner) and not _has_own_weights(inner):
+            yield from weighted_parts(inner, f"{path}/")
+        elif inner.weights:
+            yield Part(path, inner)
+
+
+def _held(layer):
+    if isinstance(layer, keras.Model):
+        return layer.layers
+    return layer._flatten_layers(include_self=False, recursive=False)
+
+
+def _has_own_weights(layer):
+    inside = {id(weight) for inner in _held(layer) for weight in inner.weights}
+    return any(id(weight) not in inside for weight in layer.weights)
+
+
+def distinct(parts):
+    """Each layer once, where it comes first."""
+    found = {}
+    for part in parts:
+        found.setdefault(id(part.layer), part)
+    return list(found.values())
+
+
+def split_from_top(parts, num_groups):
+    """`parts`, bottom first, as groups of nearly equal size, top first."""
+    parts = list(reversed(parts))
+    bounds = [len(parts) * i // num_groups for i in range(num_groups + 1)]
+    return [parts[low:high] for low, high in itertools.pairwise(bounds)]
+
+
+def group_by_pattern(parts, stages):
+    """For each stage, the parts that its patterns fit and no stage before it has, top first."""
+    groups, left = [], list(parts)
+    for stage in stages:
+        patterns = [stage] if isinstance(stage, str) else stage
+        for pattern in patterns:
+            check_pattern(pattern, parts)
+        group = [part for part in reversed(left) if any(part.matches(p) for p in patterns)]
+        if not group:
+            raise ValueError(
+                "Argument `stages` must add a layer in each stage. "
+                f"Received: {stage!r}, of which all layers are in stages before it"
+            )
+        left = [part for part in left if part not in group]
+        groups.append(group)
+    return groups
+
+
+def check_pattern(pattern, parts):
+    """Raises ValueError unless `pattern` fits one of `parts`."""
+    if not any(part.matches(pattern) for part in parts):
+        raise ValueError(
+            "Argument `stages` must name trainable layers of the backbone that have weights, here "
+            f"{[part.path for part in parts]}. Received: {pattern!r}, which fits none"
+        )
+
+
+def check_stages(stages):
+    """Raises ValueError unless `stages` is a list of patterns or of lists of them."""
+    rows = stages if isinstance(stages, (list, tuple)) else []
+    rows = [[row] if isinstance(row, str) else row for row in rows]
+    if not rows or not all(
+        isinstance(row, (list, tuple)) and row and all(isinstance(p, str) for p in row)
+        for row in rows
+    ):
+        raise ValueError(
+            "Argument `stages` must be a list with names or patterns of layers, or lists of them, "
+            f"for each stage. Received: stages={stages!r}"
+        )
+
+
+# --- How: flags, the train function, the optimizer --------------------------------------------
+
+
+def trainable_flags(layers):
+    """`(layer or weight, its flag)` for `layers` and all that they hold, parents first."""
+    inside = [inner for layer in layers for inner in layer._flatten_layers()]
+    weights = [weight for layer in layers for weight in layer.weights]
+    return [(thing, thing.trainable) for thing in (*inside, *weights)]
+
+
+@contextlib.contextmanager
+def frozen(flags):
+    """While it is open nothing in `flags` is trainable; then the flags are as they say."""
+    for thing, _ in flags:
+        thing.trainable = False
+    try:
+        yield
+    finally:
+        for thing, flag in flags:
+            thing.trainable = flag
+
+
+def remake_train_function(model, flags):
+    """Gives `model` a train function in which nothing in `flags` is trainable.
+
+    The flags matter while a step is traced (or run eagerly), and only there are they changed.
+    """
+    step, is_set = model.train_step, "train_step" in vars(model)
+
+    def frozen_step(data):
+        with frozen(flags):
+            return step(data)
+
+    model.train_step = frozen_step
+    try:
+        model.make_train_function(force=True)
+    finally:
+        if is_set:
+            model.train_step = step
+        else:
+            del model.train_step
+
+
+def build_optimizer(model):
+    """Builds the optimizer on all trainable variables, so that moments outlast the stages."""
+    optimizer, variables = model.optimizer, model.trainable_variables
+    if not optimizer.built:
+        with model.distribute_strategy.scope():
+            optimizer.build(variables)
+    known = {id(variable) for variable in optimizer._trainable_variables}
+    unknown = [variable.path for variable in variables if id(variable) not in known]
+    if unknown:
+        raise ValueError(
+            "Argument `optimizer` of `compile` must be new, or have been built on all weights that "
+            "are to be trained; call `compile` again after a change of `trainable`. "
+            f"Received: an optimizer that does not know {unknown[:3]}"
+        )
+
+
+class GradualUnfreezing(keras.callbacks.Callback):
+    """Trains the head of a model first, then its backbone with it, from the top down.
+
+    In stage 0 the whole backbone is frozen: its weights stand still and its batch normalization
+    runs in inference mode. Stage s trains the head and the s topmost groups of layers. It is all
+    one `fit`: schedules, histories and the state of the optimizer go on from stage to stage. The
+    stage depends on nothing but the number of the epoch, so a training that is resumed
+    (`initial_epoch`, `keras.callbacks.BackupAndRestore`) is in the stage it would have been in.
+
+    Leave the flags `trainable` of the backbone as they are to be in the end: a layer that is not
+    trainable stays frozen for good. The callback changes the flags only inside the training step.
+    Seen from outside they are always your own: in a model that is saved halfway (with all its
+    optimizer's state), after an interruption, after training. (After an interruption, `compile`
+    again before a `fit` without the callback: the model still has the training step of the stage.)
+
+    Each stage compiles the training step anew. `logs` get `unfreezing_stage`, for the callbacks
+    behind this one.
+
+    The count of steps goes on, too. Adam and its kin correct the bias of their moments by that
+    count, not by the age of each moment, so layers that join late move faster at first: by Adam's
+    formula up to 6.6 times the learning rate, with its default arguments, a dozen steps after they
+    join. Choose the learning rate for that, or an optimizer without it, such as SGD.
+
+    Args:
+        backbone: What is frozen at first: a layer (or model) that is in the model, or whose layers
+            are; its name, or its path with `/` between the names of nested models. `None`: all
+            but the last layer that has weights.
+        num_stages: Number of groups into which the layers of the backbone that have weights and
+            are trainable are split evenly, top first, nested models taken apart. 3 if `None`.
+        epochs_per_stage: Number of epochs that stage 0, stage 1 and so on last: an integer for
+            all, or a list with one for each stage but the last, that is, for as many as there are
+            groups. The last stage goes on to the end of training. A training that ends before it
+            leaves the lowest layers as they were.
+        stages: Instead of `num_stages`, the groups, top first: for each a pattern or a list of
+            patterns, as in `fnmatch`, of names or paths of layers, such as `"conv5_*"`. A model's
+            name stands for all its layers. A layer belongs to the first stage that names it;
+            layers of the backbone that none names stay frozen.
+        verbose: 1 prints a line when a stage begins.
+
+    Attributes:
+        stage: Number of the latest stage, `None` before training.
+        groups: List of lists of paths: what each stage but stage 0 adds, known from the beginning
+            of training.
+
+    Raises:
+        ValueError: If an argument is not as described. When training begins: if the model is not
+            built, has no such backbone or layers, nothing but the backbone to train or fewer
+            layers than stages; if its optimizer was built on fewer weights.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.callbacks import GradualUnfreezing
+
+    x, y = np.random.rand(8, 8, 8, 1), np.random.randint(3, size=8)
+    layers = [keras.layers.Conv2D(4, 3, name=f"conv{i}") for i in (1, 2)]
+    backbone = keras.Sequential([keras.Input((8, 8, 1)), *layers, keras.layers.Flatten()])
+    model = keras.Sequential([backbone, keras.layers.Dense(3)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    unfreezing = GradualUnfreezing(backbone, num_stages=2, epochs_per_stage=[2, 1])
+    history = model.fit(x, y, epochs=4, callbacks=[unfreezing], verbose=0).history
+    print(history["unfreezing_stage"])  # 0, 0, 1, 2
+    ```
+    """
+
+    def __init__(
+        self, backbone=None, num_stages=None, epochs_per_stage=1, *, stages=None, verbose=0
+    ):
+        super().__init__()
+        if backbone is not None and not isinstance(backbone, (str, keras.layers.Layer)):
+            raise ValueError(
+                "Argument `backbone` must be a layer, a name or None. "
+                f"Received: backbone={backbone!r}"
+            )
+        if stages is not None:
+            check_stages(stages)
+            if num_stages is not None:
+                raise ValueError(
+                    "Argument `num_stages` must be None where `stages` are given. "
+                    f"Received: num_stages={num_stages!r}"
+                )
+        elif num_stages is not None:
+            check_integer("num_stages", num_stages, 1)
+        self.backbone = backbone
+        self.num_stages = num_stages
+        self.epochs_per_stage = epochs_per_stage
+        self.stages = stages
+        self.verbose = verbose
+        check_epochs_per_stage(epochs_per_stage, self._num_groups())
+        check_choice("verbose", verbose, (0, 1))
+        self.stage = None
+        self.groups = []
+        self._parts, self._groups = [], []
+
+    def on_train_begin(self, logs=None):
+        if not self.model.built:
+            raise ValueError(
+                "Argument `model` must be built before `fit`, for GradualUnfreezing: call it on a "
+                f"batch, or give it an `Input`. Received: model={self.model}"
+            )
+        self.stage = None
+        self._parts = self._find_backbone()
+        self._groups = self._split(self._parts)
+        self.groups = [[part.path for part in group] for group in self._groups]
+        build_optimizer(self.model)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        stage = stage_at(epoch, self._waits())
+        if stage != self.stage:
+            self.stage = stage
+            remake_train_function(self.model, trainable_flags(self._waiting()))
+            if self.verbose:
+                self._print(epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None:
+            logs["unfreezing_stage"] = self.stage
+
+    def on_train_end(self, logs=None):
+        self.model.train_function = None  # that of the last stage, which the next `fit` would keep
+
+    def _num_groups(self):
+        return len(self.stages) if self.stages is not None else self.num_stages or NUM_STAGES
+
+    def _waits(self):
+        if isinstance(self.epochs_per_stage, (list, tuple)):
+            return self.epochs_per_stage
+        return [self.epochs_per_stage] * self._num_groups()
+
+    def _find_backbone(self):
+        """The trainable parts of the backbone, bottom first."""
+        parts = [part for part in self._choose() if part.layer.trainable]
+        weights = {id(weight) for part in parts for weight in part.layer.trainable_weights}
+        if not weights:
+            raise ValueError(
+                "Argument `backbone` must hold trainable layers: leave `trainable` as it is to be "
+                "in the end, the callback freezes them until their stage. "
+                f"Received: backbone={self.backbone!r}, of which nothing is trainable"
+            )
+        if all(id(weight) in weights for weight in self.model.trainable_weights):
+            raise ValueError(
+                "Argument `backbone` must leave something to train in stage 0. "
+                f"Received: backbone={self.backbone!r}, which holds all trainable weights"
+            )
+        return parts
+
+    def _choose(self):
+        """The parts of the model that belong to the backbone."""
+        parts = distinct(weighted_parts(self.model))
+        if self.backbone is None:
+            return parts[:-1]
+        if isinstance(self.backbone, str):
+            chosen = [part for part in parts if part.matches(glob.escape(self.backbone))]
+        else:
+            inside = {id(layer) for layer in self.backbone._flatten_layers()}
+            chosen = [part for part in parts if id(part.layer) in inside]
+        if not chosen:
+            raise ValueError(
+                "Argument `backbone` must be in the model and have weights. Received: "
+                f"backbone={self.backbone!r} with layers {[part.path for part in parts]}"
+            )
+        return chosen
+
+    def _split(self, parts):
+        if self.stages is not None:
+            return group_by_pattern(parts, self.stages)
+        if self._num_groups() > len(parts):
+            raise ValueError(
+                "Argument `num_stages` must not be above the number of layers of the backbone. "
+                f"Received: num_stages={self._num_groups()} with {len(parts)} layers"
+            )
+        return split_from_top(parts, self._num_groups())
+
+    def _waiting(self):
+        """The layers of the backbone that are frozen in this stage."""
+        joined = [part for group in self._groups[: self.stage] for part in group]
+        return [part.layer for part in self._parts if part not in joined]
+
+    def _print(self, epoch):
+        trained = sum(map(len, self.groups[: self.stage]))
+        added = ", ".join(self.groups[self.stage - 1]) if self.stage else "none"
+        print(
+            f"\nEpoch {epoch + 1}: GradualUnfreezing begins stage {self.stage} of "
+            f"{len(self.groups)}, training {trained} of {len(self._parts)} layers of the "
+            f"backbone. New: {added}"
+        )
