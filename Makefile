@@ -10,7 +10,7 @@ SOURCES := setup.py pyproject.toml
 WORKERS ?= 2
 
 .PHONY: demo test test-slow lint format bench-heteroscedastic \
-	bench-import-time bench-label-noise clean
+	bench-import-time bench-label-noise bench-vbll clean
 
 demo: $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py --output demo_output
@@ -39,8 +39,11 @@ bench-label-noise: $(VENV)/.examples
 	$(BIN)/python benchmarks/label_noise.py --json benchmarks/label_noise.json
 	$(BIN)/python benchmarks/label_noise.py --json benchmarks/label_noise.json --report
 
+bench-vbll: $(VENV)/.examples .venv-edward2/.done .venv-vbll/.done
+	$(BIN)/python benchmarks/vbll.py
+
 clean:
-	rm -rf $(VENV) .venv-edward2 demo_output build dist *.egg-info
+	rm -rf $(VENV) .venv-edward2 .venv-vbll demo_output build dist *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -54,4 +57,9 @@ $(VENV)/.examples $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(BIN)/python $(SOURCE
 	$(PYTHON) -m venv .venv-edward2
 	.venv-edward2/bin/python -m pip install --quiet edward2==0.0.2 tensorflow tf-keras \
 		"tensorflow-probability[tf]"
+	touch $@
+
+.venv-vbll/.done:
+	$(PYTHON) -m venv .venv-vbll
+	.venv-vbll/bin/python -m pip install --quiet vbll==0.4.9 torch==2.13.0 numpy
 	touch $@

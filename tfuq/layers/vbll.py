@@ -10,7 +10,7 @@ from tensorflow_probability import distributions as tfd
 from tfuq import _logistic_normal, _sampling
 from tfuq._draws import current_draw
 from tfuq._keras import check_choice, check_integer, check_positive, register
-from tfuq._linear import project, with_leading
+from tfuq._linear import with_leading
 from tfuq._variational import VariationalLayer, check_kl_weight, softplus_inverse
 
 MIN_VARIANCE = 1e-12  # below it the square root has no useful gradient
@@ -66,12 +66,12 @@ class _Diagonal:
     @staticmethod
     def variance(rows, scale):
         """sum_d x_d^2 s_dk^2."""
-        return project(tf.square(rows), tf.square(scale))
+        return tf.matmul(tf.square(rows), tf.square(scale))
 
     @staticmethod
     def trace_and_log_det(scale):
         """sum_k tr S_k and sum_k log det S_k."""
-        return tf.reduce_sum(tf.square(scale)), 2 * tf.reduce_sum(tf.math.log(scale))
+        return sum_of_squares(scale), 2 * tf.reduce_sum(tf.math.log(scale))
 
     @staticmethod
     def distribution(loc, scale):
@@ -102,7 +102,7 @@ class _LowRank:
     @staticmethod
     def variance(rows, scale, factor):
         """The diagonal's, and sum_r (x^T u_kr)^2."""
-        noise = project(rows, tf.reshape(factor, (factor.shape[0], -1)))
+        noise = tf.matmul(rows, tf.reshape(factor, (factor.shape[0], -1)))
         noise = tf.reshape(noise, (-1, *factor.shape[1:]))
         return _Diagonal.variance(rows, scale) + tf.reduce_sum(tf.square(noise), axis=-1)
 
@@ -110,13 +110,9 @@ class _LowRank:
     def trace_and_log_det(scale, factor):
         """log det(diag(s^2) + U U^T) = log det diag(s^2) + log det(I + U^T diag(s^-2) U)."""
         trace, diagonal_log_det = _Diagonal.trace_and_log_det(scale)
-        whitened = tf.transpose(factor / scale[..., None], (1, 0, 2))
-        inner = tf.matmul(whitened, whitened, transpose_a=True)
-        inner_log_det = log_det(tf.eye(factor.shape[-1], dtype=inner.dtype) + inner)
-        return (
-            trace + tf.reduce_sum(tf.square(factor)),
-            diagonal_log_det + tf.reduce_sum(inner_log_det),
-        )
+        whitened = tf.transpose(factor * (1 / scale)[..., None], (1, 0, 2))
+        log_det_covariance = diagonal_log_det + tf.reduce_sum(log_det_update(whitened))
+        return trace + sum_of_squares(factor), log_det_covariance
 
     @staticmethod
     def distribution(loc, scale, factor):
@@ -137,37 +133,45 @@ class _Dense:
 
     @staticmethod
     def read(layer):
-        """s and L."""
+        """s, and what of L is below the diagonal."""
         (scale,) = _Diagonal.read(layer)
-        lower = tf.linalg.band_part(tf.cast(layer.kernel_tril, scale.dtype), -1, 0)
-        return scale, tf.linalg.set_diag(lower, tf.transpose(scale))
+        kernel = tf.cast(layer.kernel_tril, scale.dtype)
+        below = 1 - tf.linalg.band_part(tf.ones_like(kernel[0]), 0, -1)
+        return scale, kernel * below
 
     @staticmethod
-    def variance(rows, scale, root):
+    def variance(rows, scale, lower):
         """|x^T L_k|^2, a matrix product per class."""
-        del scale
-        noise = tf.matmul(rows, root)
+        noise = tf.matmul(rows, lower) + rows * tf.transpose(scale)[:, None]
         return tf.transpose(tf.reduce_sum(tf.square(noise), axis=-1))
 
     @staticmethod
-    def trace_and_log_det(scale, root):
+    def trace_and_log_det(scale, lower):
         """tr(L L^T) is the sum of squares of L."""
-        return tf.reduce_sum(tf.square(root)), 2 * tf.reduce_sum(tf.math.log(scale))
+        trace, log_det_covariance = _Diagonal.trace_and_log_det(scale)
+        return trace + sum_of_squares(lower), log_det_covariance
 
     @staticmethod
-    def distribution(loc, scale, root):
-        del scale
+    def distribution(loc, scale, lower):
+        root = tf.linalg.set_diag(lower, tf.transpose(scale))
         return tfd.MultivariateNormalTriL(loc, root)
 
 
+def sum_of_squares(values):
+    """In one operation, with one for the gradient."""
+    return 2 * tf.nn.l2_loss(values)
+
+
 @tf.custom_gradient
-def log_det(matrices):
-    """log det A for positive definite matrices `(batch, n, n)`; its gradient is A^-1."""
-    root = tf.linalg.cholesky(matrices)
+def log_det_update(factor):
+    """log det(I + U^T U) for U `(batch, features, rank)`; its gradient is 2 U (I + U^T U)^-1."""
+    batch, _, rank = factor.shape
+    identity = tf.eye(rank, batch_shape=(batch,), dtype=factor.dtype)
+    root = tf.linalg.cholesky(identity + tf.matmul(factor, factor, transpose_a=True))
 
     def gradient(upstream):
-        identity = tf.eye(matrices.shape[-1], batch_shape=matrices.shape[:1], dtype=root.dtype)
-        return upstream[:, None, None] * tf.linalg.cholesky_solve(root, identity)
+        inverse = tf.linalg.cholesky_solve(root, identity)
+        return tf.matmul(factor, 2 * upstream[:, None, None] * inverse)
 
     return 2 * tf.reduce_sum(tf.math.log(tf.linalg.diag_part(root)), axis=-1), gradient
 
@@ -460,7 +464,7 @@ class VBLLDense(VariationalLayer):
         dtype = self._sampling_dtype()
         rows = tf.reshape(inputs, (-1, inputs.shape[-1]))
         kernel = tf.convert_to_tensor(self.kernel)
-        mean = project(tf.cast(rows, kernel.dtype), kernel)
+        mean = tf.matmul(tf.cast(rows, kernel.dtype), kernel)
         mean = tf.cast(mean + self.bias if self.use_bias else mean, dtype)
         return mean, self._form.variance(tf.cast(rows, dtype), *spread)
 
@@ -494,16 +498,15 @@ class VBLLDense(VariationalLayer):
         trace, log_det_covariance = self._form.trace_and_log_det(*spread)
         prior_variance = self.prior_scale**2
         loc = tf.cast(tf.convert_to_tensor(self.kernel), trace.dtype)
-        squares = (trace + tf.reduce_sum(tf.square(loc))) / prior_variance
+        squares = (trace + sum_of_squares(loc)) / prior_variance
         size = math.prod(loc.shape)
         kl = (squares - size + size * math.log(prior_variance) - log_det_covariance) / 2
         return kl if self.noise == "none" else kl + self._noise_penalty()
 
     def _noise_penalty(self):
-        precision = 1 / self._noise_variance()
-        log_det_precision = tf.reduce_sum(tf.math.log(precision))
-        trace = tf.reduce_sum(precision)
-        return (self.wishart_scale * trace - (self.dof + self.units + 1) * log_det_precision) / 2
+        variance = self._noise_variance()
+        trace, log_det_variance = tf.reduce_sum(1 / variance), tf.reduce_sum(tf.math.log(variance))
+        return (self.wishart_scale * trace + (self.dof + self.units + 1) * log_det_variance) / 2
 
     def _add_mean(self, values):
         """Adds the mean of `values` to the loss; that of none is 0."""

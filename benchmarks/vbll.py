@@ -1,0 +1,394 @@
+"""VBLLDense side by side: vbll 0.4.9 (torch), TFP's DenseFlipout, and plain Dense heads.
+
+    make bench-vbll
+
+vbll runs in its own environment, TFP's layer under legacy Keras; every contestant has its own
+process. Two contestants take turns within one run, so that ratios hold on a machine whose speed
+drifts; times are medians, and a ratio is the median of the rounds' ratios.
+
+A training step computes the loss, the gradients of all weights and of the inputs, and an SGD
+update. vbll's step holds what its `forward` does, 20 draws of the logits among it. Against vbll the
+noise on the logits is learned, as it always is there; elsewhere it is off. The time of
+`sample_predictions` is that of the whole call, tracing included. Compiled is with XLA, as Keras'
+`compile` has it by default; of vbll, which has no such thing, it is the same step as before.
+
+Ratios want a quiet machine: PyTorch's threads suffer more than TensorFlow's when others use the
+cores. OMP_NUM_THREADS, TF_NUM_INTRAOP_THREADS and TF_NUM_INTEROP_THREADS set the number of threads.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+BATCH, IMAGES, SAMPLES = 64, 4096, 30
+RATE = 1e-6
+
+# form of the covariance, features, classes
+HEADS = {
+    "diagonal 512 to 10": ("diagonal", 512, 10),
+    "low rank 3, 512 to 10": ("low_rank", 512, 10),
+    "dense 512 to 10": ("dense", 512, 10),
+    "diagonal 1024 to 100": ("diagonal", 1024, 100),
+}
+# contestants, case, mode, aim: the second is to take so many times as long as the first
+FASTER = {
+    "vbll": (
+        (("tfuq", "vbll"), "diagonal 512 to 10", "train", 4),
+        (("tfuq", "vbll"), "low rank 3, 512 to 10", "train", 8),
+        (("tfuq", "vbll"), "dense 512 to 10", "train", 60),
+        (("tfuq", "vbll"), "diagonal 1024 to 100", "train", 8),
+        (("tfuq", "vbll"), "diagonal 1024 to 100", "predict", 1),
+        (("tfuq", "vbll"), "diagonal 512 to 10", "train compiled", 4),
+        (("tfuq", "vbll"), "low rank 3, 512 to 10", "train compiled", 8),
+        (("tfuq", "vbll"), "dense 512 to 10", "train compiled", 60),
+        (("tfuq", "vbll"), "diagonal 1024 to 100", "train compiled", 8),
+    ),
+    "flipout": (
+        (("tfuq_plain", "flipout"), "diagonal 512 to 10", "train", 1),
+        (("tfuq_plain", "flipout"), "diagonal 1024 to 100", "train", 1),
+    ),
+    "samples": ((("sample_predictions", "predict_30_times"), "small CNN", "predict", 10),),
+}
+# contestants, mode, aim: the first is to take at most so many times as long as the second
+COSTS = (
+    (("cnn_vbll", "cnn_dense"), "train", 1.25),
+    (("cnn_vbll", "cnn_dense"), "predict", 1.5),
+)
+
+
+# --- Contestants: each makes a function of nothing that does one step and waits for its end -----
+
+
+def tfuq_head(case, mode, noise="learned"):
+    from tfuq.layers import VBLLDense
+
+    form, features, classes = HEADS[case]
+    rank = 3 if form == "low_rank" else None
+    options = {"posterior": form, "rank": rank, "noise": noise, "test_mc_samples": 20}
+    return tensorflow_step(VBLLDense(classes, kl_weight=1e-4, **options), features, classes, mode)
+
+
+def tfuq_plain_head(case, mode):
+    return tfuq_head(case, mode, noise="none")
+
+
+def flipout_head(case, mode):
+    import tensorflow_probability as tfp
+
+    _, features, classes = HEADS[case]
+
+    def divergence(q, p, _):
+        return 1e-4 * tfp.distributions.kl_divergence(q, p)
+
+    head = tfp.layers.DenseFlipout(classes, kernel_divergence_fn=divergence)
+    return tensorflow_step(lambda x, training: head(x), features, classes, mode, head)
+
+
+def tensorflow_step(call, features, classes, mode, layer=None):
+    import tensorflow as tf
+
+    x = tf.random.stateless_normal((BATCH, features), [1, 2])
+    y = tf.random.stateless_uniform((BATCH,), [3, 4], maxval=classes, dtype="int32")
+    layer = layer or call
+    call(x, training=True)
+    variables = layer.trainable_variables
+
+    def predict(x, y):
+        return tf.nn.softmax(call(x, training=False))
+
+    def train(x, y):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            logits = call(x, training=True)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
+            loss = tf.reduce_mean(losses) + sum(layer.losses)
+        *gradients, dx = tape.gradient(loss, [*variables, x])
+        for variable, gradient in zip(variables, gradients, strict=True):
+            variable.assign_sub(RATE * gradient)
+        return loss + 0 * dx
+
+    step = train if mode.startswith("train") else predict
+    step = tf.function(step, jit_compile=mode.endswith("compiled"))
+    return lambda: step(x, y).numpy()
+
+
+def vbll_head(case, mode):
+    sys.path.remove(os.path.dirname(os.path.abspath(__file__)))  # there, `vbll` is this file
+    import torch
+    from vbll.layers.classification import DiscClassification
+
+    form, features, classes = HEADS[case]
+    form = form.replace("low_rank", "lowrank")
+    head = DiscClassification(features, classes, 1e-4, parameterization=form, cov_rank=3)
+    x, y = torch.randn(BATCH, features, requires_grad=True), torch.randint(classes, (BATCH,))
+    optimizer = torch.optim.SGD(head.parameters(), lr=RATE)
+
+    def train():
+        optimizer.zero_grad()
+        x.grad = None
+        head(x).train_loss_fn(y).backward()
+        optimizer.step()
+
+    @torch.no_grad()
+    def predict():
+        return head.predictive(x, n_samples=20)
+
+    return train if mode.startswith("train") else predict
+
+
+def small_cnn(head):
+    import keras
+
+    layers = [keras.Input((32, 32, 3))]
+    for filters in (32, 64, 64):
+        layers.append(keras.layers.Conv2D(filters, 3, padding="same", activation="relu"))
+        layers.append(keras.layers.MaxPooling2D())
+    layers += [keras.layers.Flatten(), keras.layers.Dense(128, activation="relu"), head]
+    return keras.Sequential(layers)
+
+
+def cnn(head):
+    """The steps of a small CNN with a head of ten classes."""
+
+    def make(case, mode):
+        import keras
+        import tensorflow as tf
+
+        from tfuq.layers import VBLLDense
+
+        keras.utils.set_random_seed(0)
+        last = keras.layers.Dense(10)
+        if head == "vbll":
+            last = VBLLDense(10, kl_weight=1e-4, test_mc_samples=SAMPLES)
+        model = small_cnn(last)
+        x = tf.random.stateless_uniform((BATCH, 32, 32, 3), [1, 2])
+        y = tf.random.stateless_uniform((BATCH,), [3, 4], maxval=10, dtype="int32")
+        variables = model.trainable_variables
+
+        def predict(x, y):
+            return tf.nn.softmax(model(x, training=False))
+
+        def train(x, y):
+            with tf.GradientTape() as tape:
+                logits = model(x, training=True)
+                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
+                loss = tf.reduce_mean(losses) + sum(model.losses)
+            for variable, gradient in zip(variables, tape.gradient(loss, variables), strict=True):
+                variable.assign_sub(RATE * gradient)
+            return loss
+
+        step = tf.function(train if mode == "train" else predict)
+        return lambda: step(x, y).numpy()
+
+    return make
+
+
+def sampled_cnn(function):
+    """30 predictions for each image, by one of two roads."""
+
+    def make(case, mode):
+        import keras
+        import numpy as np
+
+        from tfuq.layers import VBLLDense
+        from tfuq.predictive import sample_predictions
+
+        head = VBLLDense(10, kl_weight=1e-4, test_mc_samples=1, sampling="iid", resample=True)
+        model = small_cnn(head)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("sgd", loss, jit_compile=False)
+        x = np.random.default_rng(0).random((IMAGES, 32, 32, 3), dtype="float32")
+
+        def by_sampling():
+            return sample_predictions(model, x, SAMPLES, BATCH)
+
+        def one_by_one():
+            return np.stack([model.predict(x, BATCH, verbose=0) for _ in range(SAMPLES)])
+
+        return by_sampling if function == "sample_predictions" else one_by_one
+
+    return make
+
+
+def posterior_predictive(case, mode):
+    """`case` is a function of `tfuq.predictive`, `mode` the number of samples; 100 classes."""
+    import keras
+    import numpy as np
+
+    from tfuq import predictive
+    from tfuq.layers import VBLLDense
+
+    model = keras.Sequential([keras.Input((64,)), VBLLDense(100, kl_weight=1e-4)])
+    x = np.random.default_rng(0).normal(size=(IMAGES, 64)).astype("float32")
+    function = getattr(predictive, case)
+    function(model, x[:BATCH], 2, from_logits=True)  # so that the graphs' own memory is no growth
+    return lambda: function(model, x, int(mode), batch_size=BATCH, from_logits=True)
+
+
+CONTESTANTS = {
+    "tfuq": tfuq_head,
+    "tfuq_plain": tfuq_plain_head,
+    "vbll": vbll_head,
+    "flipout": flipout_head,
+    "cnn_vbll": cnn("vbll"),
+    "cnn_dense": cnn("dense"),
+    "sample_predictions": sampled_cnn("sample_predictions"),
+    "predict_30_times": sampled_cnn("predict"),
+    "posterior_predictive": posterior_predictive,
+}
+
+
+# --- Processes ---------------------------------------------------------------------------------
+
+
+def worker(contestant, case, mode):
+    """Says how far memory grew at the first steps; then, for each number read, times so many."""
+    step = CONTESTANTS[contestant](case, mode)
+    before = peak_memory()
+    for _ in range(3):
+        step()
+    say({"grown": peak_memory() - before})
+    for line in sys.stdin:
+        start = time.perf_counter()
+        for _ in range(int(line)):
+            step()
+        say({"ms": (time.perf_counter() - start) / int(line) * 1e3})
+
+
+def say(answer):
+    print("answer " + json.dumps(answer), flush=True)
+
+
+def peak_memory():
+    """Peak memory of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class Process:
+    """A contestant at work in its own process; `grown` is the growth of its memory, MB."""
+
+    def __init__(self, pythons, contestant, case, mode):
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        if contestant == "flipout":
+            environment["TF_USE_LEGACY_KERAS"] = "1"
+        python = pythons.get(contestant, sys.executable)
+        self.process = subprocess.Popen(
+            [python, __file__, "--worker", contestant, case, mode],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+        self.grown = self._answer()["grown"]
+
+    def _answer(self):
+        for line in self.process.stdout:
+            if line.startswith("answer "):
+                return json.loads(line[len("answer ") :])
+        raise RuntimeError(f"The worker ended. Command: {self.process.args}")
+
+    def milliseconds(self, repeats):
+        self.process.stdin.write(f"{repeats}\n")
+        self.process.stdin.flush()
+        return self._answer()["ms"]
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def measure_times(pythons, contestants, case, mode, rounds):
+    """Median milliseconds of two contestants in turns, and the second's over the first's."""
+    processes = [Process(pythons, name, case, mode) for name in contestants]
+    slow = case.startswith("dense") or contestants[0] == "sample_predictions"
+    times = [[p.milliseconds(1 if slow else 50) for p in processes] for _ in range(rounds)]
+    for process in processes:
+        process.close()
+    medians = [statistics.median(column) for column in zip(*times, strict=True)]
+    # Within a round the machine is the same for both; between rounds of minutes it is not.
+    return *medians, statistics.median(second / first for first, second in times)
+
+
+def measure_memory(pythons, contestant, case, mode):
+    process = Process(pythons, contestant, case, mode)
+    process.close()
+    return process.grown
+
+
+# --- Report ------------------------------------------------------------------------------------
+
+
+def verdict(reached):
+    return "yes" if reached else "**no**"
+
+
+def report_faster(pythons, rows, rounds):
+    first, second = rows[0][0]
+    print(f"\nMilliseconds, medians of {rounds} rounds\n")
+    print(f"| case | mode | {first} | {second} | {second} / {first} | at least | reached |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for contestants, case, mode, aim in rows:
+        ours, theirs, ratio = measure_times(pythons, contestants, case, mode, rounds)
+        cells = f"{ours:.2f} | {theirs:.2f} | {ratio:.2f} | {aim} | {verdict(ratio >= aim)}"
+        print(f"| {case} | {mode} | {cells} |", flush=True)
+
+
+def report_costs(pythons, rounds):
+    print(f"\nA small CNN, batch of {BATCH}; milliseconds, medians of {rounds} rounds\n")
+    print("| step | VBLLDense head | Dense head | ratio | at most | reached |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for (ours, dense), mode, aim in COSTS:
+        # Asked for the other way round, the ratio of the rounds is that of the costs.
+        theirs, mine, ratio = measure_times(pythons, (dense, ours), "", mode, rounds)
+        cells = f"{mine:.2f} | {theirs:.2f} | {ratio:.2f} | {aim} | {verdict(ratio <= aim)}"
+        print(f"| {mode} | {cells} |", flush=True)
+
+
+def report_memory(pythons):
+    print("\nGrowth of memory at the first three training steps, MB\n")
+    print("| case | tfuq | vbll | tfuq / vbll | at most | reached |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    case = "dense 512 to 10"
+    ours, theirs = (measure_memory(pythons, name, case, "train") for name in ("tfuq", "vbll"))
+    ratio = ours / theirs
+    print(f"| {case} | {ours:.0f} | {theirs:.0f} | {ratio:.3f} | 0.1 | {verdict(ratio <= 0.1)} |")
+    print(f"\nGrowth of memory, MB, {IMAGES} examples, 100 classes\n")
+    print("| function | 30 samples | 300 samples |")
+    print("| --- | --- | --- |")
+    for function in ("predict_uncertainty", "sample_predictions"):
+        few, many = (
+            measure_memory(pythons, "posterior_predictive", function, count)
+            for count in ("30", "300")
+        )
+        print(f"| {function} | {few:.0f} | {many:.0f} |", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--worker", nargs=3, help="contestant, case, mode (internal)")
+    parser.add_argument("--vbll-python", default=".venv-vbll/bin/python")
+    parser.add_argument("--legacy-python", default=".venv-edward2/bin/python")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--parts", nargs="*", default=[*FASTER, "costs", "memory"])
+    arguments = parser.parse_args()
+    if arguments.worker:
+        return worker(*arguments.worker)
+    pythons = {"vbll": arguments.vbll_python, "flipout": arguments.legacy_python}
+    for part in arguments.parts:
+        if part == "costs":
+            report_costs(pythons, arguments.rounds)
+        elif part == "memory":
+            report_memory(pythons)
+        else:
+            rounds = min(arguments.rounds, 5) if part == "samples" else arguments.rounds
+            report_faster(pythons, FASTER[part], rounds)
+
+
+if __name__ == "__main__":
+    main()
