@@ -18,7 +18,8 @@ EXAMPLES = [
 ]
 # tensorflow-datasets 4.9.10 imports importlib_resources without asking for it.
 DATASETS = ["importlib_resources>=6", "tensorflow-datasets>=4.9"]
-TEST = [*EXAMPLES, "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.5", "tensorboard>=2.18"]
+# With pytest 9.2, pytest-xdist 3.8 no longer keeps the tests of a group on one worker.
+TEST = [*EXAMPLES, "hypothesis>=6.100", "pytest>=8,<9", "pytest-xdist>=3.5", "tensorboard>=2.18"]
 DEV = [*TEST, "pre-commit>=3.7", "ruff>=0.8"]
 
 setup(

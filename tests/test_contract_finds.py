@@ -142,7 +142,7 @@ FAULTY_LAYERS = [
     (HalfPrecisionWeights, "mixed_float16"),
     (Overflows, "mixed_float16"),
     (HidesWeight, "gradients"),
-    (NotCompiled, "sequential_plain"),
+    (NotCompiled, "functional_plain"),
 ]
 
 
@@ -151,7 +151,7 @@ def must_fail(check, case):
         check(case)
 
 
-@pytest.mark.parametrize("name", [name for name in LAYER_CHECKS if name != "functional_jit"])
+@pytest.mark.parametrize("name", LAYER_CHECKS)
 def test_a_fine_layer_passes(name):
     LAYER_CHECKS[name](LayerCase("fine", Fine, {"units": 5, "scale": 2.0}))
 

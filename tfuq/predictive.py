@@ -446,6 +446,8 @@ def _cut_at_randomness(function, spec):
     frontier = list(frontier.values())
     prefix = graph_function.prune(inputs, frontier)
     rest = graph_function.prune([*frontier, seed], result)
+    # A function around it, because a pruned one is not optimised on its own.
+    prefix = tf.function(prefix)
     return lambda batch: prefix(*tf.nest.flatten(batch)), rest
 
 

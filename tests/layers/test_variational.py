@@ -93,10 +93,14 @@ def test_trainable_prior_has_a_gradient():
 
 def draws(estimator, x, op, loc, scale, count):
     @tf.function
-    def draw(seed):
-        return ESTIMATORS[estimator](op, x, loc, scale, seed=seed)
+    def all_draws():
+        return tf.map_fn(
+            lambda i: ESTIMATORS[estimator](op, x, loc, scale, seed=tf.stack([7, i])),
+            tf.range(count),
+            fn_output_signature="float32",
+        )
 
-    return np.stack([draw(tf.constant([7, i], "int32")) for i in range(count)])
+    return all_draws().numpy()
 
 
 OPERATIONS = {

@@ -289,6 +289,16 @@ class Conv1DVariational(_ConvVariational, keras.layers.Conv1D):
 
     The arguments of `keras.layers.Conv1D`, then those of `DenseVariational`, where they are
     described. With `estimator="local_reparameterization"` the noise of each place is its own.
+
+    Example:
+
+    ```python
+    import keras
+    from tfuq.layers import Conv1DVariational
+
+    layer = Conv1DVariational(16, 3, activation="relu", kl_weight=0.001)
+    model = keras.Sequential([keras.Input((32, 4)), layer])
+    ```
     """
 
     def _convolution(self, inputs, kernel):
@@ -313,6 +323,16 @@ class Conv2DVariational(_ConvVariational, keras.layers.Conv2D):
 
     The arguments of `keras.layers.Conv2D`, then those of `DenseVariational`, where they are
     described. With `estimator="local_reparameterization"` the noise of each place is its own.
+
+    Example:
+
+    ```python
+    import keras
+    from tfuq.layers import Conv2DVariational
+
+    layer = Conv2DVariational(16, 3, activation="relu", kl_weight=0.001)
+    model = keras.Sequential([keras.Input((8, 8, 3)), layer])
+    ```
     """
 
 
@@ -322,6 +342,16 @@ class Conv2DTransposeVariational(_ConvVariational, keras.layers.Conv2DTranspose)
 
     The arguments of `keras.layers.Conv2DTranspose`, then those of `DenseVariational`, where they
     are described. With `estimator="local_reparameterization"` the noise of each place is its own.
+
+    Example:
+
+    ```python
+    import keras
+    from tfuq.layers import Conv2DTransposeVariational
+
+    layer = Conv2DTransposeVariational(16, 3, activation="relu", kl_weight=0.001)
+    model = keras.Sequential([keras.Input((8, 8, 3)), layer])
+    ```
     """
 
     def _convolution(self, inputs, kernel):
