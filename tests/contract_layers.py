@@ -237,7 +237,6 @@ LAYER_CHECKS = {
     "gradients": layer_gradients,
     "global_seeds": layer_leaves_global_seeds,
     "subclassed_weights": layer_subclassed_weights,
-    "keras_layer_test": keras_layer_test,
     **{name: functools.partial(layer_mixed_precision, name=name) for name in POLICIES},
     "functional_plain": functools.partial(layer_trains, kind="functional", jit=False),
 }
@@ -246,16 +245,17 @@ LAYER_CHECKS = {
 # kinds of model and ways to compile, is for the first case of each class. What is slow on top of
 # that runs with `make test-slow`.
 FIRST_CASE_CHECKS = {
+    "keras_layer_test": keras_layer_test,
     "two_devices": layer_two_devices,
     "functional_jit": functools.partial(layer_trains, kind="functional", jit=True),
     "sequential_plain": functools.partial(layer_trains, kind="sequential", jit=False),
     "subclassed_plain": functools.partial(layer_trains, kind="subclassed", jit=False),
-    "mixed_float16_jit": functools.partial(layer_mixed_precision, name="mixed_float16", jit=True),
     "batches_jit": layer_batches_compiled,
 }
 SLOW_FIRST_CASE_CHECKS = {
     "sequential_jit": functools.partial(layer_trains, kind="sequential", jit=True),
     "subclassed_jit": functools.partial(layer_trains, kind="subclassed", jit=True),
+    "mixed_float16_jit": functools.partial(layer_mixed_precision, name="mixed_float16", jit=True),
     "mixed_bfloat16_jit": functools.partial(layer_mixed_precision, name="mixed_bfloat16", jit=True),
 }
 

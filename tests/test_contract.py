@@ -129,7 +129,16 @@ def test_metric(case, check):
     METRIC_CHECKS[check](case)
 
 
-@pytest.mark.parametrize("check", CALLBACK_CHECKS)
+SLOW_CALLBACK_CHECKS = ("sequential_jit", "subclassed_jit")  # XLA, beside "functional_jit"
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW_CALLBACK_CHECKS else [])
+        for name in CALLBACK_CHECKS
+    ],
+)
 @pytest.mark.parametrize("case", CALLBACKS, ids=name_of)
 def test_callback(case, check):
     CALLBACK_CHECKS[check](case)

@@ -270,6 +270,7 @@ def test_label_noise_benchmark_reports_means_and_deviations(benchmark, tmp_path,
     assert "| full | 1.0000 | 1.1000 | 1.2000 |" in lines
 
 
+@pytest.mark.slow
 def test_label_noise_benchmark_trains_and_judges(benchmark, tmp_path):
     write_cifar(tmp_path)
     data = benchmark.example.load_files(tmp_path, "worst")
