@@ -7,8 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := setup.py pyproject.toml
-# Two workers do not keep two cores busy: many tests wait for processes that they start.
-WORKERS ?= 3
+WORKERS ?= 2
 
 .PHONY: demo test test-slow lint format bench-heteroscedastic \
 	bench-import-time bench-label-noise bench-vbll clean
