@@ -593,3 +593,12 @@ def test_unknown_features_are_refused():
 def test_posterior_needs_weights():
     with pytest.raises(ValueError, match=r"before it is built"):
         VBLLDense(3, kl_weight=0.1).posterior()
+
+
+def test_kl_is_that_of_the_unrounded_weights_in_mixed_precision():
+    layer = built(dtype="mixed_float16")
+    layer(inputs().astype("float16"))  # in a call, where Keras casts what it may
+    expected = layer.kl_weight * layer.kl_divergence()
+    np.testing.assert_allclose(layer.losses, [expected], rtol=1e-6)
+    distribution = layer.logit_distribution(inputs())
+    assert distribution.dtype == "float32"

@@ -419,6 +419,7 @@ class VBLLDense(VariationalLayer):
             shape=(features, self.units),
             initializer=self.kernel_initializer,
             constraint=self.kernel_constraint,
+            autocast=False,  # the KL divergence takes it in full precision
         )
         if self.use_bias:
             self.bias = self.add_weight(
@@ -463,9 +464,8 @@ class VBLLDense(VariationalLayer):
         """Mean of the logits and their variance without the noise, `(rows, units)`."""
         dtype = self._sampling_dtype()
         rows = tf.reshape(inputs, (-1, inputs.shape[-1]))
-        kernel = tf.convert_to_tensor(self.kernel)
-        mean = tf.matmul(tf.cast(rows, kernel.dtype), kernel)
-        mean = tf.cast(mean + self.bias if self.use_bias else mean, dtype)
+        mean = tf.matmul(rows, tf.cast(self.kernel, rows.dtype))
+        mean = tf.cast(mean + tf.cast(self.bias, mean.dtype) if self.use_bias else mean, dtype)
         return mean, self._form.variance(tf.cast(rows, dtype), *spread)
 
     def call(self, inputs, training=False):
