@@ -9,6 +9,7 @@ the one to train on.
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -52,6 +53,8 @@ class LayerCase:
         more_shapes: Other shapes of an example, given to Keras with unknown extents.
         target: What the first output is trained on, `CLASSES` or `LABELS`.
         repeats: Whether two predictions of one example are the same.
+        idle: Names of trainable weights that no gradient reaches yet.
+        prepare: `prepare(layer)` brings a layer that is built into the state to be tested.
     """
 
     name: str
@@ -61,6 +64,15 @@ class LayerCase:
     more_shapes: tuple = ((3, 4), (2, 3, 4))
     target: Target = CLASSES
     repeats: bool = True
+    idle: tuple = ()
+    prepare: Callable = lambda layer: None
+
+    def prepared(self, model):
+        """`model`, its layers of this case's class brought into the state to be tested."""
+        for layer in model._flatten_layers():
+            if isinstance(layer, self.layer):
+                self.prepare(layer)
+        return model
 
     def make(self, **kwargs):
         return self.layer(**self.kwargs, **kwargs)
@@ -108,7 +120,7 @@ def arrays(structure):
 def whole(case, shape=None):
     """A functional model that returns all that the layer returns."""
     inputs = keras.Input(shape or case.shape)
-    return keras.Model(inputs, case.make()(inputs))
+    return case.prepared(keras.Model(inputs, case.make()(inputs)))
 
 
 def body(case):
@@ -117,17 +129,18 @@ def body(case):
 
 def functional(case):
     inputs = keras.Input(case.shape)
-    return keras.Model(inputs, tensors(case.make()(body(case)(inputs)))[0])
+    return case.prepared(keras.Model(inputs, tensors(case.make()(body(case)(inputs)))[0]))
 
 
 def sequential(case):
-    return keras.Sequential([keras.Input(case.shape), body(case), case.make(), First()])
+    layers = [body(case), case.make(), First()]
+    return case.prepared(keras.Sequential([keras.Input(case.shape), *layers]))
 
 
 def subclassed(case):
     model = Subclassed(body(case), case.make())
     model(case.inputs(1))
-    return model
+    return case.prepared(model)
 
 
 KINDS = {"functional": functional, "sequential": sequential, "subclassed": subclassed}

@@ -33,7 +33,8 @@ def fit_must_learn(model, case, batch=32, epochs=4):
     loss = model.fit(x, y, batch_size=8, epochs=epochs, verbose=0).history["loss"]
     assert np.isfinite(loss).all() and loss[-1] < loss[0], loss
     for old, weight in zip(before, model.trainable_weights, strict=True):
-        assert np.any(old != weight.numpy()), f"{weight.path} did not move"
+        moved = np.any(old != weight.numpy())
+        assert moved != (weight.name in case.idle), f"{weight.path} moved: {moved}"
     assert_finite(model.trainable_weights)
     return x, y
 
@@ -154,7 +155,8 @@ def layer_gradients(case):
     for path, gradient in tape.gradient(loss, sources).items():
         assert gradient is not None, f"{path} has no gradient"
         assert_finite(gradient)
-        assert np.any(gradient != 0), f"the gradient of {path} is zero"
+        idle = path.split("/")[-1] in case.idle
+        assert np.any(gradient != 0) != idle, f"the gradient of {path} is zero: {not idle}"
 
 
 def global_randomness():
@@ -242,17 +244,17 @@ LAYER_CHECKS = {
 }
 
 # Tracing for two devices and compiling with XLA takes ten seconds a time: that, and the product of
-# kinds of model and ways to compile, is for the first case of each class. What is slow on top of
-# that runs with `make test-slow`.
-FIRST_CASE_CHECKS = {
-    "keras_layer_test": keras_layer_test,
+# kinds of model and ways to compile, is for one case of each family of layers, those that share a
+# base class. What is slow on top of that runs with `make test-slow`.
+FIRST_CASE_CHECKS = {"keras_layer_test": keras_layer_test}
+FAMILY_CHECKS = {
     "two_devices": layer_two_devices,
     "functional_jit": functools.partial(layer_trains, kind="functional", jit=True),
     "sequential_plain": functools.partial(layer_trains, kind="sequential", jit=False),
     "subclassed_plain": functools.partial(layer_trains, kind="subclassed", jit=False),
     "batches_jit": layer_batches_compiled,
 }
-SLOW_FIRST_CASE_CHECKS = {
+SLOW_FAMILY_CHECKS = {
     "sequential_jit": functools.partial(layer_trains, kind="sequential", jit=True),
     "subclassed_jit": functools.partial(layer_trains, kind="subclassed", jit=True),
     "mixed_float16_jit": functools.partial(layer_mixed_precision, name="mixed_float16", jit=True),
@@ -262,10 +264,20 @@ SLOW_FIRST_CASE_CHECKS = {
 
 def layer_checks(cases):
     """Every check to run, as `(case, name, check, whether it is slow)`."""
-    seen = set()
+    layers, families = set(), set()
     for case in cases:
-        first, seen = case.layer not in seen, seen | {case.layer}
-        quick = {**LAYER_CHECKS, **(FIRST_CASE_CHECKS if first else {})}
-        slow = SLOW_FIRST_CASE_CHECKS if first else FIRST_CASE_CHECKS
+        family = case.layer.__bases__[0]
+        is_first, is_head = case.layer not in layers, family not in families
+        layers.add(case.layer)
+        families.add(family)
+        quick = {
+            **LAYER_CHECKS,
+            **(FIRST_CASE_CHECKS if is_first else {}),
+            **(FAMILY_CHECKS if is_head else {}),
+        }
+        slow = {
+            **({} if is_first else FIRST_CASE_CHECKS),
+            **(SLOW_FAMILY_CHECKS if is_head else FAMILY_CHECKS),
+        }
         yield from ((case, name, check, False) for name, check in quick.items())
         yield from ((case, name, check, True) for name, check in slow.items())

@@ -1,5 +1,6 @@
 """Runs the contract battery over every part of tfuq. A new part joins with one line here."""
 
+import numpy as np
 import pytest
 from contract import LABELS, LayerCase
 from contract_callbacks import CALLBACK_CHECKS, CallbackCase
@@ -22,8 +23,25 @@ LABELLED = {**LAST, "likelihood": "bernoulli", "objective": "monte_carlo", "samp
 WEIGHTS = {"kl_weight": 0.01, "prior_scale": 0.5, "posterior_scale": 0.1}
 LOCAL = {"estimator": "local_reparameterization"}
 IMAGES = {"shape": (5, 5, 2), "more_shapes": ((7, 6, 2),)}
+SPARSE = {"r_bayes": 0.3, **WEIGHTS, "posterior_scale": 0.4}
+SPARSE_BIAS = {"units": 3, **SPARSE, "bias_r_bayes": 0.5}
+MADE_ANEW = {"estimator": "reparameterization", "resample": True}
+
+
+def select(layer):
+    """Makes weights of a sparse Bayesian layer random: any will do."""
+    rng = np.random.default_rng(0)
+    layer.select(*[rng.uniform(size=weight.shape) for weight in layer.judged().values()])
+
+
 VARIATIONAL = LayerCase(
     "variational", layers.DenseVariational, {"units": 3, "activation": "softmax", **WEIGHTS}
+)
+
+RANDOM_LATER = LayerCase(
+    "sparse-later",
+    layers.SparseBayesDense,
+    {"units": 3, "activation": "softmax", **SPARSE},
 )
 
 LAYERS = [
@@ -63,6 +81,58 @@ LAYERS = [
         {"filters": 3, "kernel_size": 2, **WEIGHTS, **LOCAL, "trainable_prior": True},
         **IMAGES,
     ),
+    LayerCase("sparse-dense", layers.SparseBayesDense, SPARSE_BIAS, prepare=select),
+    LayerCase(
+        "sparse-before",
+        layers.SparseBayesDense,
+        SPARSE_BIAS,
+        idle=("kernel_rho", "bias_rho"),
+    ),
+    LayerCase(
+        "sparse-fresh",
+        layers.SparseBayesDense,
+        {"units": 3, **SPARSE, **MADE_ANEW, "r_bayes": 1.0, "use_bias": False},
+        repeats=False,
+        prepare=select,
+    ),
+    LayerCase("sparse-none", layers.SparseBayesDense, {"units": 3, **SPARSE, "r_bayes": 0}),
+    LayerCase(
+        "sparse-conv1d",
+        layers.SparseBayesConv1D,
+        {"filters": 3, "kernel_size": 2, "padding": "causal", **SPARSE, "estimator": "flipout"},
+        shape=(6, 2),
+        more_shapes=((8, 2),),
+        prepare=select,
+    ),
+    LayerCase(
+        "sparse-conv2d",
+        layers.SparseBayesConv2D,
+        {"filters": 3, "kernel_size": 2, **SPARSE},
+        **IMAGES,
+        prepare=select,
+    ),
+    LayerCase(
+        "sparse-conv3d",
+        layers.SparseBayesConv3D,
+        {"filters": 3, "kernel_size": 2, **SPARSE, "estimator": "reparameterization"},
+        shape=(3, 3, 3, 2),
+        more_shapes=((4, 3, 3, 2),),
+        prepare=select,
+    ),
+    LayerCase(
+        "sparse-conv2d-transpose",
+        layers.SparseBayesConv2DTranspose,
+        {"filters": 3, "kernel_size": 2, **SPARSE, "estimator": "flipout"},
+        **IMAGES,
+        prepare=select,
+    ),
+    LayerCase(
+        "sparse-depthwise",
+        layers.SparseBayesDepthwiseConv2D,
+        {"kernel_size": 2, "depth_multiplier": 2, **SPARSE},
+        **IMAGES,
+        prepare=select,
+    ),
     LayerCase("dropout", layers.MCDropout, {"rate": 0.2, "seed": 1}),
 ]
 
@@ -91,6 +161,20 @@ CALLBACKS = [
         "kl-annealing",
         lambda x, y: callbacks.KLAnnealing(duration=7, unit="step"),
         ("kl_beta",),
+        observes=False,
+        layer=VARIATIONAL,
+    ),
+    CallbackCase(
+        "saliency",
+        lambda x, y: callbacks.SaliencySelection(after_epoch=1),
+        ("bayesian_weights",),
+        observes=False,
+        layer=RANDOM_LATER,
+    ),
+    CallbackCase(
+        "posterior-sampling",
+        lambda x, y: callbacks.PosteriorSampling(2),
+        (),
         observes=False,
         layer=VARIATIONAL,
     ),

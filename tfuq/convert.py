@@ -3,7 +3,9 @@
 import keras
 import numpy as np
 
-from tfuq._keras import check_positive
+from tfuq._gradients import METHODS, squared_gradients
+from tfuq._keras import check_choice, check_positive
+from tfuq._saliency import SCOPES
 from tfuq._variational import check_kl_weight, softplus_inverse
 from tfuq.layers import (
     Conv1DVariational,
@@ -11,9 +13,23 @@ from tfuq.layers import (
     Conv2DVariational,
     DenseVariational,
     MCDropout,
+    SparseBayesConv1D,
+    SparseBayesConv2D,
+    SparseBayesConv2DTranspose,
+    SparseBayesConv3D,
+    SparseBayesDense,
+    SparseBayesDepthwiseConv2D,
 )
+from tfuq.layers.sparse_bayes import select_layers
 
-__all__ = ["mc_dropout", "replace_head", "variational"]
+__all__ = [
+    "mc_dropout",
+    "replace_head",
+    "saliency",
+    "sparse_bayesian",
+    "to_deterministic",
+    "variational",
+]
 
 # Means of the weights and the bias, as heads name them.
 _HEAD_WEIGHTS = (("kernel", "bias"), ("loc_kernel", "loc_bias"))
@@ -23,6 +39,15 @@ _VARIATIONAL = {
     keras.layers.Conv2D: Conv2DVariational,
     keras.layers.Conv2DTranspose: Conv2DTransposeVariational,
 }
+_SPARSE = {
+    keras.layers.Dense: SparseBayesDense,
+    keras.layers.Conv1D: SparseBayesConv1D,
+    keras.layers.Conv2D: SparseBayesConv2D,
+    keras.layers.Conv3D: SparseBayesConv3D,
+    keras.layers.Conv2DTranspose: SparseBayesConv2DTranspose,
+    keras.layers.DepthwiseConv2D: SparseBayesDepthwiseConv2D,
+}
+_TWINS = {ours: twin for table in (_VARIATIONAL, _SPARSE) for twin, ours in table.items()}
 _SPATIAL = {
     keras.layers.SpatialDropout1D: 1,
     keras.layers.SpatialDropout2D: 2,
@@ -210,6 +235,179 @@ def variational(
     return copy
 
 
+def sparse_bayesian(
+    model,
+    data,
+    loss=None,
+    r_bayes=0.01,
+    kl_weight=None,
+    scope="layer",
+    layers=None,
+    *,
+    bias_r_bayes=0.0,
+    method="gradient",
+    estimator="local_reparameterization",
+    prior_scale=1.0,
+    posterior_scale=0.05,
+    batch_size=32,
+    verbose=0,
+):
+    """A copy of a trained model of whose weights only the most salient are Gaussian.
+
+    `Dense`, `Conv1D`, `Conv2D`, `Conv3D`, `Conv2DTranspose` and `DepthwiseConv2D` become
+    `SparseBayesDense` and so on; all other layers are copied as they are. Nested models and shared
+    layers are kept. Train the copy on: steps 2 and 3 of Abboud et al. 2024 are then done.
+
+    Args:
+        model: A functional or `Sequential` Keras model.
+        data: What the gradients are computed on: `(x, y)` or `(x, y, sample_weight)` arrays, a
+            `tf.data.Dataset` or a `keras.utils.PyDataset`.
+        loss: Keras loss, its name, or a function of y_true and y_pred. `None`: the loss that
+            `model` is compiled with.
+        r_bayes: Fraction of the weights of the kernels that become random, in [0, 1].
+        kl_weight: Weight of the KL divergence, normally `1 / number of training examples`.
+            Required.
+        scope: `"layer"`: that fraction of each kernel. `"global"`: of all kernels together, those
+            with the largest gradients.
+        layers: Names of the layers to convert; by default all that can be.
+        bias_r_bayes: As `r_bayes`, of the biases.
+        method: `"gradient"` or `"fisher"`; see `saliency`.
+        estimator, prior_scale, posterior_scale: Of the new layers; see
+            `tfuq.layers.SparseBayesDense`.
+        batch_size: Examples at a time, where `data` are arrays.
+        verbose: 1 shows a progress bar.
+
+    Returns:
+        A model of the same kind and names, not compiled.
+
+    Raises:
+        ValueError: If an argument is out of its range, `kl_weight` is missing, `model` cannot be
+            cloned or holds nothing to convert, a name in `layers` is not that of a layer that can
+            be converted, or the loss gives no gradient for a layer, or one that is not finite.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.convert import sparse_bayesian
+
+    x, y = np.random.rand(64, 8), np.random.randint(3, size=64)
+    layers = [keras.layers.Dense(16, activation="relu"), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((8,)), *layers])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    bayesian = sparse_bayesian(model, (x, y), loss, r_bayes=0.05, kl_weight=1 / 64)
+    bayesian.compile("adam", loss)
+    bayesian.fit(x, y, verbose=0)
+    ```
+
+    References:
+        - Abboud, Lombaert and Kadoury, "Sparse Bayesian Networks: Efficient Uncertainty
+          Quantification in Medical Image Analysis", MICCAI 2024.
+    """
+    check_kl_weight(kl_weight)
+    check_choice("scope", scope, SCOPES)
+    options = {
+        "kl_weight": kl_weight,
+        "r_bayes": r_bayes,
+        "bias_r_bayes": bias_r_bayes,
+        "estimator": estimator,
+        "prior_scale": prior_scale,
+        "posterior_scale": posterior_scale,
+    }
+    SparseBayesDense(1, **options)  # says what is wrong with them, if anything is
+    chosen = _chosen(_leaves(model, tuple(_SPARSE)), layers)
+
+    def make(layer):
+        if id(layer) in chosen:
+            return _SPARSE[type(layer)].from_config({**layer.get_config(), **options})
+        return None
+
+    copy, pairs = _cloned(model, make)
+    weights = [getattr(layer, name) for layer, new in pairs for name in new.judged()]
+    found = iter(
+        squared_gradients(
+            model, weights, data, loss, method=method, batch_size=batch_size, verbose=verbose
+        )
+    )
+    found = [{name: next(found) for name in new.judged()} for _, new in pairs]
+    select_layers([new for _, new in pairs], found, scope)
+    return copy
+
+
+def saliency(model, data, loss=None, *, method="gradient", batch_size=32, verbose=0):
+    """How much each weight of a model matters to its loss: the squared gradients, in one pass.
+
+    The model runs as when it predicts: no dropout, batch statistics frozen.
+
+    Args:
+        model: A built Keras model of any style.
+        data: `(x, y)` or `(x, y, sample_weight)` arrays, a `tf.data.Dataset` or a
+            `keras.utils.PyDataset`.
+        loss: Keras loss, its name, or a function of y_true and y_pred. `None`: the loss that
+            `model` is compiled with, and what its layers add.
+        method: `"gradient"`: (dL / dw)^2 of each batch's loss, averaged over the batches (Abboud
+            et al. 2024). `"fisher"`: of each example's loss, averaged over the examples: the
+            diagonal of the empirical Fisher information; one example at a time.
+        batch_size: Examples at a time, where `data` are arrays.
+        verbose: 1 shows a progress bar.
+
+    Returns:
+        Dict from the path of each trainable variable to an array of its shape, float32. Of
+        variables that share a path, the second has `"_1"` behind it, and so on.
+
+    Raises:
+        ValueError: If an argument is not as described, or the loss gives no gradient for a
+            variable, or one that is not finite.
+    """
+    check_choice("method", method, METHODS)
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(f"Argument `model` must be a built Keras model. Received: {model!r}")
+    variables = model.trainable_variables
+    found = squared_gradients(
+        model, variables, data, loss, method=method, batch_size=batch_size, verbose=verbose
+    )
+    named, seen = {}, {}
+    for variable, squares in zip(variables, found, strict=True):
+        number = seen[variable.path] = seen.get(variable.path, -1) + 1
+        named[f"{variable.path}_{number}" if number else variable.path] = squares
+    return named
+
+
+def to_deterministic(model):
+    """A copy of a model with random weights as plain Keras layers, with their means.
+
+    Sparse Bayesian and variational layers become the Keras layers that they stand in for,
+    `MCDropout` becomes `Dropout`; all other layers are copied as they are. The copy predicts what
+    the model predicts, and needs tfuq no more, if nothing else of tfuq is in it.
+
+    Args:
+        model: A functional or `Sequential` Keras model.
+
+    Returns:
+        A model of the same kind and names, not compiled.
+
+    Raises:
+        ValueError: If `model` cannot be cloned, or holds no such layers.
+    """
+    if not _leaves(model, (*_TWINS, MCDropout)):
+        raise ValueError(
+            "Argument `model` must hold layers with random weights, such as "
+            "`tfuq.layers.SparseBayesDense`. "
+            f"Received: a model with {sorted({type(x).__name__ for x in model.layers})}"
+        )
+
+    def make(layer):
+        if type(layer) is MCDropout:
+            config = {name: layer.get_config()[name] for name in ("name", "dtype")}
+            return keras.layers.Dropout(layer.rate, layer.noise_shape, layer.seed, **config)
+        twin = _TWINS.get(type(layer))
+        # The twin's own `get_config` knows nothing of what stands before it among the bases.
+        return None if twin is None else twin.from_config(twin.get_config(layer))
+
+    return _cloned(model, make)[0]
+
+
 def mc_dropout(model):
     """A copy of a model whose dropout stays on when predicting.
 
@@ -266,10 +464,15 @@ def _leaves(model, kinds):
 def _chosen(candidates, names):
     """Ids of the layers to convert."""
     found = {layer.name: layer for layer in candidates}
-    missing = sorted(set(names or ()) - set(found))
-    if missing or not found or (names is not None and not names):
+    if not found:
         raise ValueError(
-            "Argument `layers` must name layers that can be made variational, among "
+            "Argument `model` must hold layers that can be converted, such as Dense or Conv2D, "
+            "and of Keras' own classes. Received: a model with none"
+        )
+    missing = sorted(set(names or ()) - set(found))
+    if missing or (names is not None and not names):
+        raise ValueError(
+            "Argument `layers` must name layers that can be converted, among "
             f"{sorted(found)}. Received: layers={names!r}"
         )
     return {id(layer) for layer in candidates if names is None or layer.name in names}

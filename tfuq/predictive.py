@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfuq._batches import batches as _batches
 from tfuq._draws import one_draw
 from tfuq._keras import check_integer
 from tfuq._labelled import select_output
@@ -460,65 +461,3 @@ def _dependents(tensors):
             found.add(id(op))
             waiting += [consumer for output in op.outputs for consumer in output.consumers()]
     return found
-
-
-# --- Data -------------------------------------------------------------------------------------
-
-
-def _batches(x, batch_size, verbose):
-    """Inputs, as tensors, labels and weights of all batches; None for what is not given."""
-    check_integer("batch_size", batch_size, 1)
-    count, batches = _count_and_batches(x, batch_size)
-    bar = keras.utils.Progbar(count, verbose=verbose, unit_name="batch")
-    seen = 0
-    for number, (batch, *beside) in enumerate(batches):
-        batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
-        seen += tf.nest.flatten(batch)[0].shape[0] or 0
-        yield batch, *beside
-        bar.update(number + 1)
-    if not seen:
-        raise ValueError("Argument `x` must hold at least one example. Received: no examples")
-
-
-def _count_and_batches(x, batch_size):
-    """How many batches there are, None if unknown, and triples `(x, y, weight)`."""
-    if isinstance(x, tf.data.Dataset):
-        count = int(x.cardinality())
-        if count == tf.data.INFINITE_CARDINALITY:
-            raise ValueError("Argument `x` must end. Received: an infinite dataset")
-        return (count if count >= 0 else None), map(_unpacked, x)
-    if isinstance(x, keras.utils.PyDataset):
-        if x.num_batches is None:
-            raise ValueError("Argument `x` must end. Received: an infinite PyDataset")
-        return x.num_batches, (_unpacked(x[i]) for i in range(x.num_batches))
-    parts = tf.nest.map_structure(_as_array, tuple(_unpacked(x)))
-    lengths = {array.shape[0] for array in tf.nest.flatten(parts) if array is not None}
-    if len(lengths) != 1:
-        raise ValueError(
-            f"Argument `x` must hold arrays of one length. Received: lengths {sorted(lengths)}"
-        )
-    starts = range(0, lengths.pop(), batch_size)
-
-    def rows(start):
-        return tf.nest.map_structure(
-            lambda array: None if array is None else array[start : start + batch_size], parts
-        )
-
-    return len(starts), map(rows, starts)
-
-
-def _unpacked(element):
-    """`(x, y, weight)` of what a dataset yields or a user gives."""
-    if isinstance(element, tuple):
-        return keras.utils.unpack_x_y_sample_weight(element)
-    return element, None, None
-
-
-def _as_array(array):
-    """Arrays as `model.predict` takes them: float64 as Keras' floatx."""
-    if array is None:
-        return None
-    array = np.asarray(array)
-    if array.ndim == 0:
-        raise ValueError(f"Argument `x` must hold arrays. Received: x={array!r}")
-    return array.astype(keras.backend.floatx()) if array.dtype.kind == "f" else array

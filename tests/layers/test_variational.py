@@ -7,13 +7,13 @@ import tensorflow as tf
 from keras import ops
 from tensorflow_probability import distributions as tfd
 
+from tfuq._estimators import ESTIMATORS, Gaussian
 from tfuq.layers import (
     Conv1DVariational,
     Conv2DTransposeVariational,
     Conv2DVariational,
     DenseVariational,
 )
-from tfuq.layers.variational import ESTIMATORS
 
 SAME = {"padding": "same", "activation": "tanh"}
 TWINS = {
@@ -95,7 +95,7 @@ def draws(estimator, x, op, loc, scale, count):
     @tf.function
     def all_draws():
         return tf.map_fn(
-            lambda i: ESTIMATORS[estimator](op, x, loc, scale, seed=tf.stack([7, i])),
+            lambda i: ESTIMATORS[estimator](op, x, Gaussian(loc, scale), seed=tf.stack([7, i])),
             tf.range(count),
             fn_output_signature="float32",
         )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import keras
 
 from tfuq._keras import check_choice, check_integer
+from tfuq._training import build_optimizer, unwrap_step, wrap_step
 
 NUM_STAGES = 3
 
@@ -155,33 +156,19 @@ def frozen(flags):
             thing.trainable = flag
 
 
-def remake_train_function(model, flags):
-    """Gives `model` a train function in which nothing in `flags` is trainable.
+def frozen_step(step, flags):
+    """The training step in which nothing in `flags` is trainable."""
 
-    The flags matter while a step is traced (or run eagerly), and only there are they changed.
-    """
-    step, is_set = model.train_step, "train_step" in vars(model)
-
-    def frozen_step(data):
+    def wrapped(data):
         with frozen(flags):
             return step(data)
 
-    model.train_step = frozen_step
-    try:
-        model.make_train_function(force=True)
-    finally:
-        if is_set:
-            model.train_step = step
-        else:
-            del model.train_step
+    return wrapped
 
 
-def build_optimizer(model):
-    """Builds the optimizer on all trainable variables, so that moments outlast the stages."""
+def check_optimizer(model):
+    """Raises ValueError unless the optimizer, which is built, knows all trainable variables."""
     optimizer, variables = model.optimizer, model.trainable_variables
-    if not optimizer.built:
-        with model.distribute_strategy.scope():
-            optimizer.build(variables)
     known = {id(variable) for variable in optimizer._trainable_variables}
     unknown = [variable.path for variable in variables if id(variable) not in known]
     if unknown:
@@ -298,13 +285,15 @@ class GradualUnfreezing(keras.callbacks.Callback):
         self._parts = self._find_backbone()
         self._groups = self._split(self._parts)
         self.groups = [[part.path for part in group] for group in self._groups]
-        build_optimizer(self.model)
+        build_optimizer(self.model)  # moments outlast the stages
+        check_optimizer(self.model)
 
     def on_epoch_begin(self, epoch, logs=None):
         stage = stage_at(epoch, self._waits())
         if stage != self.stage:
             self.stage = stage
-            remake_train_function(self.model, trainable_flags(self._waiting()))
+            flags = trainable_flags(self._waiting())
+            wrap_step(self.model, self, lambda step: frozen_step(step, flags))
             if self.verbose:
                 self._print(epoch)
 
@@ -313,7 +302,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
             logs["unfreezing_stage"] = self.stage
 
     def on_train_end(self, logs=None):
-        self.model.train_function = None  # that of the last stage, which the next `fit` would keep
+        unwrap_step(self.model, self)
 
     def _num_groups(self):
         return len(self.stages) if self.stages is not None else self.num_stages or NUM_STAGES

@@ -2,6 +2,14 @@
 
 from tfuq.layers.heteroscedastic import MCSigmoidDenseFA, MCSoftmaxDenseFA
 from tfuq.layers.mc_dropout import MCDropout
+from tfuq.layers.sparse_bayes import (
+    SparseBayesConv1D,
+    SparseBayesConv2D,
+    SparseBayesConv2DTranspose,
+    SparseBayesConv3D,
+    SparseBayesDense,
+    SparseBayesDepthwiseConv2D,
+)
 from tfuq.layers.variational import (
     Conv1DVariational,
     Conv2DTransposeVariational,
@@ -18,5 +26,11 @@ __all__ = [
     "MCDropout",
     "MCSigmoidDenseFA",
     "MCSoftmaxDenseFA",
+    "SparseBayesConv1D",
+    "SparseBayesConv2D",
+    "SparseBayesConv2DTranspose",
+    "SparseBayesConv3D",
+    "SparseBayesDense",
+    "SparseBayesDepthwiseConv2D",
     "VBLLDense",
 ]

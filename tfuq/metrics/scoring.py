@@ -1,11 +1,13 @@
-"""Proper scoring rules: the Brier score and the negative log-likelihood."""
+"""Scores of predicted probabilities: Brier score, negative log-likelihood, and their entropy."""
 
+import numpy as np
 from keras import ops
 
 from tfuq._keras import check_choice, register
-from tfuq._predictions import PredictionMetric, from_arrays
+from tfuq._predictions import PredictionMetric, check_flags, from_arrays, to_float64
 
 REDUCTIONS = ("sum", "mean")
+BINARY_TERMS = ("both", "positive")
 
 
 def brier_sums(examples, class_reduction):
@@ -20,6 +22,22 @@ def likelihood_sums(examples):
     log_probs = ops.take_along_axis(examples.log_probs(), examples.labels[:, None], axis=-1)
     weight = ops.cast(examples.weight, "float64")
     return ops.stack([-ops.sum(weight * ops.cast(log_probs[:, 0], "float64")), ops.sum(weight)])
+
+
+def entropy_sums(examples, binary_terms):
+    """The weighted sum of entropies, over labels too, and that of weights, as `(2,)` in float64."""
+    probs, log_probs = (ops.cast(x, "float64") for x in (examples.probs(), examples.log_probs()))
+    terms = ops.where(probs > 0, -probs * log_probs, 0.0)
+    if examples.columns is not None and binary_terms == "positive":
+        terms = terms[:, 1:]
+    weight = ops.cast(examples.weight, "float64")
+    total = (examples.columns or 1) * ops.sum(weight * ops.sum(terms, axis=-1))
+    return ops.stack([total, ops.sum(weight)])
+
+
+def any_labels(y_pred, multi_label):
+    """Labels that fit `y_pred` and are classes: for measures that look at no label."""
+    return ops.zeros_like(y_pred if multi_label or len(y_pred.shape) < 2 else y_pred[..., 0])
 
 
 def brier_score(
@@ -110,6 +128,58 @@ def negative_log_likelihood(
     """
     flags = {"from_logits": from_logits, "multi_label": multi_label}
     total, weight = likelihood_sums(from_arrays(y_true, y_pred, sample_weight, **flags))
+    return float(total / weight)
+
+
+def entropy_of_expectation(
+    y_pred, *, binary_terms="both", from_logits=False, multi_label=False, sample_weight=None
+):
+    """Mean entropy of predicted probabilities, in nats: the total uncertainty.
+
+    Formula:
+        EoE = -1 / W sum_i w_i sum_c p_ic log p_ic     with 0 log 0 = 0
+    over C classes, averaged over examples or pixels i. Of a stack of samples, the expectation comes
+    first: pass its mean, `stack.mean(axis=0)`. A binary prediction, and each label of a multi-label
+    one, has two classes, hence
+        "both":      -p log p - (1 - p) log(1 - p)     its entropy
+        "positive":  -p log p                          as Abboud et al. write it (section 3.1)
+    The second is no entropy: it is largest at p = 1 / e and not the same for p and 1 - p. For
+    multi-class predictions the two are one. Several labels are summed.
+
+    Args:
+        y_pred: Predictions, `(n, ..., classes)`; binary `(n,)` or `(n, ..., 1)`, for class 1;
+            multi-label `(n, ..., labels)`.
+        binary_terms: `"both"` or `"positive"`: what a binary prediction is made of.
+        from_logits: Whether `y_pred` are logits, not probabilities.
+        multi_label: Whether each entry of `y_pred` is a binary prediction of its own.
+        sample_weight: Weights `(n,)`, or with more of the leading axes. What has weight 0 is left
+            out, whatever it holds.
+
+    Returns:
+        A float in nats, from 0 to log(classes), or to labels * log(2).
+
+    Raises:
+        ValueError: If `binary_terms` is none of the two; if arrays are empty or do not fit
+            together; if they hold NaN, no probabilities or negative weights.
+
+    Example:
+
+    >>> import tfuq
+    >>> round(tfuq.metrics.entropy_of_expectation([[0.5, 0.5], [1.0, 0.0]]), 6)
+    0.346574
+    >>> round(tfuq.metrics.entropy_of_expectation([0.2], binary_terms="positive"), 6)
+    0.321888
+
+    References:
+        Abboud et al., Sparse Bayesian Networks: Efficient Uncertainty Quantification in Medical
+        Image Analysis.
+    """
+    check_choice("binary_terms", binary_terms, BINARY_TERMS)
+    flags = {"from_logits": from_logits, "multi_label": multi_label}
+    check_flags(**flags)
+    y_pred = to_float64("y_pred", y_pred)
+    labels = np.asarray(any_labels(y_pred, multi_label))
+    total, weight = entropy_sums(from_arrays(labels, y_pred, sample_weight, **flags), binary_terms)
     return float(total / weight)
 
 
@@ -220,3 +290,64 @@ class NegativeLogLikelihood(PredictionMetric):
 
     def compute(self, sums):
         return sums[0] / sums[1]
+
+
+@register
+class EntropyOfExpectation(PredictionMetric):
+    """Mean entropy of predicted probabilities, in nats; streaming.
+
+    The formulas are those of the function `entropy_of_expectation`. Labels are not looked at.
+
+    Args:
+        binary_terms: `"both"` or `"positive"`: what a binary prediction is made of.
+        from_logits: Whether predictions are logits, not probabilities.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+        name: Name in the logs.
+        dtype: Dtype of the result. Probabilities are float32, or float64 if it is; sums float64.
+
+    Call arguments:
+        y_true: Anything: Keras passes labels to every metric.
+        y_pred: Predictions `(batch, ..., classes)`, binary `(batch,)` or `(batch, ..., 1)`.
+        sample_weight: Weights `(batch,)`, or with more of the leading axes.
+
+    Returns:
+        A scalar in nats; NaN as for `BrierScore`.
+
+    Raises:
+        ValueError: If `binary_terms` is none of the two, or shapes do not fit together.
+
+    Example:
+
+    >>> import tfuq
+    >>> metric = tfuq.metrics.EntropyOfExpectation()
+    >>> metric.update_state(None, [[0.5, 0.5], [1.0, 0.0]])
+    >>> round(float(metric.result()), 6)
+    0.346574
+    """
+
+    def __init__(
+        self,
+        binary_terms="both",
+        from_logits=False,
+        multi_label=False,
+        name="entropy_of_expectation",
+        dtype=None,
+    ):
+        check_choice("binary_terms", binary_terms, BINARY_TERMS)
+        super().__init__(
+            (2,), from_logits=from_logits, multi_label=multi_label, name=name, dtype=dtype
+        )
+        self.binary_terms = binary_terms
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        y_pred = y_pred if hasattr(y_pred, "shape") else ops.convert_to_tensor(y_pred)
+        super().update_state(any_labels(y_pred, self.multi_label), y_pred, sample_weight)
+
+    def measure(self, examples):
+        return entropy_sums(examples, self.binary_terms)
+
+    def compute(self, sums):
+        return sums[0] / sums[1]
+
+    def get_config(self):
+        return {"binary_terms": self.binary_terms, **super().get_config()}

@@ -1,0 +1,91 @@
+"""What Keras' layers do with their kernel, as a function of it.
+
+`op(inputs, kernel)` of a layer is its operation without bias and activation, for inputs and a
+kernel of one dtype. A class here stands before the Keras layer among the bases of ours.
+"""
+
+import tensorflow as tf
+from keras import ops
+
+
+class DenseOperation:
+    """That of `keras.layers.Dense`."""
+
+    def op(self, inputs, kernel):
+        return ops.matmul(inputs, kernel)
+
+
+class ConvOperation:
+    """That of `keras.layers.Conv2D`, `Conv3D` and what a subclass calls `_convolution`."""
+
+    def op(self, inputs, kernel):
+        return of_any_batch(self._convolution, inputs, kernel)
+
+    def _convolution(self, inputs, kernel):
+        return self.convolution_op(inputs, kernel)
+
+
+class Conv1DOperation(ConvOperation):
+    """That of `keras.layers.Conv1D`, which may be causal."""
+
+    def _convolution(self, inputs, kernel):
+        if self.padding != "causal":
+            return self.convolution_op(inputs, kernel)
+        before = self.dilation_rate[0] * (self.kernel_size[0] - 1)
+        padding = [[0, 0], [0, 0], [0, 0]]
+        padding[1 if self.data_format == "channels_last" else 2] = [before, 0]
+        return ops.conv(
+            ops.pad(inputs, padding),
+            kernel,
+            strides=list(self.strides),
+            padding="valid",
+            dilation_rate=self.dilation_rate,
+            data_format=self.data_format,
+        )
+
+
+class ConvTransposeOperation(ConvOperation):
+    """That of `keras.layers.Conv2DTranspose`."""
+
+    def _convolution(self, inputs, kernel):
+        return ops.conv_transpose(
+            inputs,
+            kernel,
+            strides=list(self.strides),
+            padding=self.padding,
+            output_padding=self.output_padding,
+            dilation_rate=self.dilation_rate,
+            data_format=self.data_format,
+        )
+
+
+class DepthwiseConvOperation(ConvOperation):
+    """That of `keras.layers.DepthwiseConv2D`."""
+
+    def _convolution(self, inputs, kernel):
+        return ops.depthwise_conv(
+            inputs,
+            kernel,
+            strides=self.strides,
+            padding=self.padding,
+            dilation_rate=self.dilation_rate,
+            data_format=self.data_format,
+        )
+
+
+def of_any_batch(convolution, inputs, kernel):
+    """convolution(inputs, kernel), of no examples, too.
+
+    TensorFlow's own, built with oneDNN, gives an empty batch the shape of its input, forward or
+    (of a transposed one) in the gradient. Such a batch is what a device gets when there are fewer
+    examples than devices.
+    """
+    if inputs.shape[0]:
+        return convolution(inputs, kernel)
+
+    def of_none():
+        one = tf.zeros(tf.concat([[1], tf.shape(inputs)[1:]], axis=0), inputs.dtype)
+        return convolution(tf.ensure_shape(one, (1, *inputs.shape[1:])), kernel)[:0]
+
+    is_empty = tf.equal(tf.shape(inputs)[0], 0)
+    return tf.cond(is_empty, of_none, lambda: convolution(inputs, kernel))

@@ -1,0 +1,213 @@
+"""The most salient weights of a network become random in the middle of its training."""
+
+import keras
+import tensorflow as tf
+
+from tfuq._gradients import METHODS, squared_gradients
+from tfuq._keras import check_choice, check_integer
+from tfuq._saliency import SCOPES
+from tfuq._training import (
+    build_optimizer,
+    forget_functions,
+    intercepted,
+    optimizer_chain,
+    rebuild_optimizer,
+    sum_over_replicas,
+    unwrap_step,
+    wrap_step,
+)
+from tfuq.layers.sparse_bayes import select_layers, sparse_bayes_layers
+
+
+class SaliencySelection(keras.callbacks.Callback):
+    """Trains a network deterministic first, then makes its most salient weights random.
+
+    The three steps of Abboud et al. 2024 in one `fit`: until `after_epoch` epochs are over, layers
+    such as `tfuq.layers.SparseBayesDense` are as their Keras twins; then they are told the squared
+    gradients of their weights, and those with the largest are random from there on. The optimizer
+    keeps what it knows of all weights that were there before.
+
+    Layers that have been selected already, as after `keras.callbacks.BackupAndRestore` restored
+    them, stay as they are. Put this callback before those that save the model, so that they save
+    the selection. `logs` get `bayesian_weights`, the number of random weights in use.
+
+    Args:
+        data: What the gradients are computed on, in one pass, as when the model predicts: `(x, y)`
+            or `(x, y, sample_weight)` arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset`.
+            `None`: those of the training steps of the last epoch before the selection, which are
+            there anyway.
+        after_epoch: Number of epochs to train before, at least 1 without `data`.
+        scope: `"layer"`: each layer has its fraction `r_bayes`. `"global"`: as many weights in
+            all, those with the largest gradients of the whole network; `r_bayes` of each layer
+            becomes its share.
+        method: `"gradient"`: squares of the gradients of batches, as in the paper. `"fisher"`: of
+            single examples, the diagonal of the empirical Fisher information. Needs `data`, and
+            computes one example at a time.
+        batch_size: Examples at a time, where `data` are arrays.
+        verbose: 1 shows a progress bar and prints a line when it selects.
+
+    Raises:
+        ValueError: If an argument is not as described. When training begins: if the model has no
+            sparse Bayesian layers, or is not built. When it selects: if the loss gives no gradient
+            for a layer, or one that is not finite.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.callbacks import SaliencySelection
+    from tfuq.layers import SparseBayesDense
+
+    x, y = np.random.rand(64, 8), np.random.randint(3, size=64)
+    head = SparseBayesDense(3, r_bayes=0.2, kl_weight=1 / 64)
+    model = keras.Sequential([keras.Input((8,)), head])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    selection = SaliencySelection(after_epoch=2, scope="global")
+    history = model.fit(x, y, epochs=4, callbacks=[selection], verbose=0).history
+    print(history["bayesian_weights"])  # 0, 5, 5, 5
+    ```
+
+    References:
+        - Abboud, Lombaert and Kadoury, "Sparse Bayesian Networks: Efficient Uncertainty
+          Quantification in Medical Image Analysis", MICCAI 2024.
+    """
+
+    def __init__(
+        self,
+        data=None,
+        after_epoch=1,
+        scope="layer",
+        method="gradient",
+        *,
+        batch_size=32,
+        verbose=0,
+    ):
+        super().__init__()
+        check_integer("after_epoch", after_epoch, 1 if data is None else 0)
+        check_choice("scope", scope, SCOPES)
+        check_choice("method", method, METHODS)
+        check_integer("batch_size", batch_size, 1)
+        check_choice("verbose", verbose, (0, 1))
+        if data is None and method == "fisher":
+            raise ValueError(
+                "Argument `data` must be given for `method='fisher'`: the training steps only "
+                "have the gradients of whole batches. Received: data=None"
+            )
+        self.data = data
+        self.after_epoch = after_epoch
+        self.scope = scope
+        self.method = method
+        self.batch_size = batch_size
+        self.verbose = verbose
+        self._sums = None  # of squared gradients, while they are recorded
+
+    def on_train_begin(self, logs=None):
+        layers = sparse_bayes_layers(self.model)
+        if not layers:
+            raise ValueError(
+                "Argument `model` must hold sparse Bayesian layers, such as "
+                "`tfuq.layers.SparseBayesDense`, for SaliencySelection. "
+                f"Received: model={self.model}"
+            )
+        if not all(layer.built for layer in layers):
+            raise ValueError(
+                "Argument `model` must be built before `fit`, for SaliencySelection: call it on a "
+                f"batch, or give it an `Input`. Received: model={self.model}"
+            )
+        self._sums = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if not self._waiting():
+            return
+        if self.data is None and epoch >= self.after_epoch - 1:
+            self._record()
+        elif self.data is not None and epoch >= self.after_epoch:
+            self._select(self._over_data(), epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._sums is not None:
+            recorded = [variable.numpy() for variable in self._sums]
+            self._stop_recording()
+            self._select(recorded, epoch)
+        elif self._waiting() and epoch + 1 >= self.after_epoch:
+            self._select(self._over_data(), epoch)
+        if logs is not None:
+            logs["bayesian_weights"] = self._count()
+
+    def on_train_end(self, logs=None):
+        if self._sums is not None:
+            self._stop_recording()
+
+    def _waiting(self):
+        """The layers that have not been selected yet."""
+        return [layer for layer in sparse_bayes_layers(self.model) if not layer.is_selected()]
+
+    def _judged(self):
+        return [v for layer in self._waiting() for v in layer.judged().values()]
+
+    def _count(self):
+        layers = [layer for layer in sparse_bayes_layers(self.model) if layer.is_selected()]
+        return sum(layer.num_bayesian(name) for layer in layers for name in ("kernel", "bias"))
+
+    def _over_data(self):
+        return squared_gradients(
+            self.model,
+            self._judged(),
+            self.data,
+            method=self.method,
+            batch_size=self.batch_size,
+            verbose=self.verbose,
+        )
+
+    def _record(self):
+        judged = self._judged()
+        with self.model.distribute_strategy.scope():
+            self._sums = [
+                keras.Variable(
+                    initializer="zeros",
+                    shape=variable.shape,
+                    dtype="float32",
+                    trainable=False,
+                    aggregation="only_first_replica",
+                )
+                for variable in judged
+            ]
+        sums = {id(v): total for v, total in zip(judged, self._sums, strict=True)}
+
+        def apply(original, gradients, variables):
+            pairs = zip(variables, gradients, strict=True)
+            found = [(sums[id(v)], g) for v, g in pairs if id(v) in sums and g is not None]
+            summed = sum_over_replicas([g for _, g in found])
+            for (total, _), gradient in zip(found, summed, strict=True):
+                total.assign_add(tf.square(tf.cast(gradient, "float32")))
+            return original(gradients, variables)
+
+        def wrap(step):
+            def recorded_step(data):
+                with intercepted(optimizer_chain(self.model.optimizer)[-1], apply):
+                    return step(data)
+
+            return recorded_step
+
+        build_optimizer(self.model)
+        wrap_step(self.model, self, wrap)
+
+    def _stop_recording(self):
+        self._sums = None
+        unwrap_step(self.model, self)
+        self.model.make_train_function()
+
+    def _select(self, saliencies, epoch):
+        layers, found = self._waiting(), iter(saliencies)
+        found = [{name: next(found) for name in layer.judged()} for layer in layers]
+        with self.model.distribute_strategy.scope():
+            if select_layers(layers, found, self.scope):
+                if self.model.optimizer.built:
+                    rebuild_optimizer(self.model.optimizer, self.model.trainable_variables)
+                forget_functions(self.model)
+        if self.verbose:
+            print(
+                f"\nEpoch {epoch + 1}: SaliencySelection made {self._count()} weights of "
+                f"{len(layers)} layers random"
+            )

@@ -1,0 +1,399 @@
+"""Sparse Bayesian layers: only the most salient weights are random (Abboud et al. 2024)."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+from tensorflow_probability import distributions as tfd
+
+from tfuq._estimators import SparseGaussian
+from tfuq._keras import check_fraction, register
+from tfuq._operations import (
+    Conv1DOperation,
+    ConvOperation,
+    ConvTransposeOperation,
+    DenseOperation,
+    DepthwiseConvOperation,
+)
+from tfuq._saliency import check_saliency, count_bayesian, global_counts, top_indices
+from tfuq._sampling import split_seed
+from tfuq._variational import GaussianKernelLayer, kl_normal
+
+RATES = {"kernel": "r_bayes", "bias": "bias_r_bayes"}  # which weights can be random, how many
+
+
+class _SparseBayesLayer(GaussianKernelLayer):
+    """A Keras layer of whose weights a fraction is Gaussian, once it has been told which."""
+
+    def __init__(
+        self,
+        *args,
+        r_bayes=0.01,
+        bias_r_bayes=0.0,
+        estimator="local_reparameterization",
+        **kwargs,
+    ):
+        super().__init__(*args, estimator=estimator, **kwargs)
+        check_fraction("r_bayes", r_bayes)
+        check_fraction("bias_r_bayes", bias_r_bayes)
+        self.r_bayes = r_bayes
+        self.bias_r_bayes = bias_r_bayes
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self._add_beta()
+        self.selected = self.add_weight(
+            name="selected", shape=(), dtype="bool", initializer="zeros", trainable=False
+        )
+        for name, weight in self._candidates().items():
+            self._add_random(
+                name, count_bayesian(getattr(self, RATES[name]), np.prod(weight.shape))
+            )
+
+    def _candidates(self):
+        """The weights that can be random, by name."""
+        return (
+            {"kernel": self.kernel, "bias": self.bias} if self.use_bias else {"kernel": self.kernel}
+        )
+
+    def _add_random(self, name, count):
+        """Makes room for `count` random weights: their indices and rho, or None for none."""
+        indices = rho = None
+        if count:
+            indices = self.add_weight(
+                name=f"{name}_indices",
+                shape=(count,),
+                dtype="int32",
+                initializer=lambda shape, dtype: tf.range(shape[0], dtype=dtype),
+                trainable=False,
+            )
+            rho = self.add_weight(
+                name=f"{name}_rho", shape=(count,), initializer=self._rho_initializer()
+            )
+        setattr(self, f"{name}_indices", indices)
+        setattr(self, f"{name}_rho", rho)
+
+    def num_bayesian(self, name="kernel"):
+        """Number of weights of the kernel, or of the `"bias"`, that are random once selected."""
+        rho = getattr(self, f"{name}_rho", None)
+        return 0 if rho is None else rho.shape[0]
+
+    def resize(self, count, name="kernel"):
+        """Makes room for `count` random weights of the kernel, or of the `"bias"`.
+
+        `r_bayes` (or `bias_r_bayes`) becomes their share. The variables are new: whoever trains
+        the layer has to tell its optimizer, and trace the training step again.
+        """
+        if count == self.num_bayesian(name):
+            return
+        self._tracker.unlock()  # as Keras' own `enable_lora` does
+        for old in (getattr(self, f"{name}_indices"), getattr(self, f"{name}_rho")):
+            if old is not None:
+                self._untrack_variable(old)
+        self._add_random(name, count)
+        self._tracker.lock()
+        setattr(self, RATES[name], count / int(np.prod(getattr(self, name).shape)))
+
+    def is_selected(self):
+        """Whether `select` has said which weights are random."""
+        return self.built and bool(self.selected.numpy())
+
+    def select(self, saliency, bias_saliency=None):
+        """Makes the most salient weights random, from here on: N(kernel, posterior_scale^2).
+
+        Args:
+            saliency: Array of the kernel's shape. The `ceil(r_bayes * size)` largest are chosen;
+                of equal ones, the first.
+            bias_saliency: Array of the bias's shape. Needed if `bias_r_bayes` is above 0.
+
+        Raises:
+            ValueError: If the layer is not built, or an array is missing, has another shape or
+                holds NaN or infinity.
+        """
+        if not self.built:
+            raise ValueError("The layer must be built before `select`. Received: built=False")
+        given = dict(zip(self.judged(), (saliency, bias_saliency), strict=False))
+        for name, values in given.items():
+            argument = "saliency" if name == "kernel" else "bias_saliency"
+            given[name] = check_saliency(argument, values, getattr(self, name).shape)
+        for name, values in given.items():
+            if self.num_bayesian(name):
+                indices, rho = getattr(self, f"{name}_indices"), getattr(self, f"{name}_rho")
+                indices.assign(top_indices(values, self.num_bayesian(name)))
+                rho.assign(self._rho_initializer()(rho.shape, rho.dtype))
+        self.selected.assign(True)
+
+    def _gaussian(self, name="kernel"):
+        loc, indices, rho = (getattr(self, name + part) for part in ("", "_indices", "_rho"))
+        scale = tf.nn.softplus(tf.convert_to_tensor(rho))
+        return SparseGaussian(tf.convert_to_tensor(loc), tf.convert_to_tensor(indices), scale)
+
+    def judged(self):
+        """The weights whose saliency `select` asks for, by name."""
+        names = ["kernel"] + ["bias"] * bool(self.num_bayesian("bias"))
+        return {name: getattr(self, name) for name in names}
+
+    def _random(self):
+        """The weights of which some are random."""
+        return [name for name in RATES if self.num_bayesian(name)]
+
+    def _noise_seed(self, training):
+        return super()._noise_seed(training) if self._random() else None
+
+    def _linear(self, inputs, seed):
+        if seed is None or not self.num_bayesian():
+            return self._mean(inputs)
+        return tf.cond(self.selected, lambda: self._noisy(inputs, seed), lambda: self._mean(inputs))
+
+    def _drawn_bias(self, seed):
+        bias = tf.convert_to_tensor(self.bias)
+        if seed is None or not self.num_bayesian("bias"):
+            return bias
+        (seed,) = split_seed(seed, 1)  # another than the kernel's
+        return tf.cond(
+            self.selected, lambda: bias + self._gaussian("bias").noise(seed=seed), lambda: bias
+        )
+
+    def kl_divergence(self):
+        """The KL divergence of the random weights' posterior from their prior in nats, a scalar.
+
+        0 before `select`.
+        """
+        kl, prior_scale = tf.zeros([], self.variable_dtype), float(self.prior_scale)
+        for name in self._random():
+            gaussian = self._gaussian(name)
+            kl += kl_normal(gaussian.selected(), gaussian.scale, 0.0, prior_scale)
+        return kl * tf.cast(self.selected, kl.dtype)
+
+    def posterior(self, name="kernel"):
+        """The posterior of the random weights, `tfp.distributions.Normal` of shape `(k,)`.
+
+        They are those at `kernel_indices` of the flat kernel; with `"bias"`, those of the bias.
+
+        Raises:
+            ValueError: If no weight is random: the layer is not built, nothing is selected yet,
+                or `r_bayes` is 0.
+        """
+        if not self.is_selected() or not self.num_bayesian(name):
+            raise ValueError(
+                f"The layer has no random weights of its {name} yet. Received: "
+                f"built={self.built}, r_bayes={self.r_bayes}, bias_r_bayes={self.bias_r_bayes}"
+            )
+        gaussian = self._gaussian(name)
+        return tfd.Normal(gaussian.selected(), gaussian.scale)
+
+    def _saved(self):
+        names = ["beta", "selected", *self._candidates()]
+        names += [f"{name}_{part}" for name in self._random() for part in ("indices", "rho")]
+        return {name: getattr(self, name) for name in names}
+
+    def save_own_variables(self, store):
+        for name, variable in self._saved().items():
+            store[name] = keras.ops.convert_to_numpy(variable)
+
+    def load_own_variables(self, store):
+        for name in self._candidates():  # a selection over the whole network moves the shares
+            rho = f"{name}_rho"
+            self.resize(store[rho].shape[0] if rho in store.keys() else 0, name)  # noqa: SIM118 (no dict)
+        for name, variable in self._saved().items():
+            variable.assign(store[name])
+
+    def get_config(self):
+        return {**super().get_config(), **{rate: getattr(self, rate) for rate in RATES.values()}}
+
+
+def sparse_bayes_layers(model):
+    """The sparse Bayesian layers of `model`, at any depth."""
+    return [layer for layer in model._flatten_layers() if isinstance(layer, _SparseBayesLayer)]
+
+
+def select_layers(layers, saliencies, scope):
+    """Selects the random weights of `layers` by `saliencies`, dicts of arrays by weight.
+
+    With scope `"global"` all kernels are ranked together, and so are all biases: each layer gets
+    room for those of its weights that are among the largest of all. Returns whether any variable
+    is new.
+    """
+    before = [variable for layer in layers for variable in layer.weights]
+    for name in RATES if scope == "global" else ():
+        having = [i for i, found in enumerate(saliencies) if name in found]
+        total = sum(layers[i].num_bayesian(name) for i in having)
+        counts = global_counts([saliencies[i][name] for i in having], total) if having else []
+        for i, count in zip(having, counts, strict=True):
+            layers[i].resize(count, name)
+    for layer, found in zip(layers, saliencies, strict=True):
+        for name, values in found.items():
+            if layer.num_bayesian(name) and not np.any(values):
+                raise ValueError(
+                    "Argument `loss` must depend on every layer that is to be random. Received: "
+                    f"a loss whose gradients are 0 in all of the {name} of {layer.name!r}"
+                )
+        layer.select(found["kernel"], found.get("bias"))
+    after = [variable for layer in layers for variable in layer.weights]
+    return [id(v) for v in before] != [id(v) for v in after]
+
+
+@register
+class SparseBayesDense(_SparseBayesLayer, DenseOperation, layers.Dense):
+    """`keras.layers.Dense` of whose weights only the most salient are random.
+
+    It holds a mean for each weight of the kernel, and an index and a standard deviation for the
+    fraction `r_bayes` of them. Until `select` says which these are, it is `Dense`, to the bit.
+    `tfuq.callbacks.SaliencySelection` selects in the middle of a `fit`,
+    `tfuq.convert.sparse_bayesian` does it to a trained model.
+
+    In training each call draws the random weights and adds `kl_weight * beta * KL` to the loss. A
+    prediction takes the means of the weights, and so repeats; `tfuq.predictive` draws whole
+    networks and averages over them.
+
+    Formula (Abboud et al. 2024, section 2.2):
+
+    ```
+    random     = the ceil(r_bayes * size) weights of the largest saliency
+    w[random]  ~ N(kernel[random], softplus(kernel_rho)^2),   all other weights = kernel
+    KL         = sum over random KL(N(kernel, softplus(kernel_rho)^2) || N(0, prior_scale^2))
+    ```
+
+    Args:
+        units, activation, ...: The arguments of `keras.layers.Dense`.
+        kl_weight: Weight of the KL divergence, normally `1 / number of training examples`.
+            Required.
+        r_bayes: Fraction of the kernel's weights that are random, in [0, 1]: 0 is `Dense`, 1 is
+            fully Bayesian.
+        bias_r_bayes: As `r_bayes`, of the bias. Its random entries are drawn once per call.
+        estimator: How noisy outputs are computed. `"local_reparameterization"` (Kingma et al.
+            2015): the Gaussian of each output. `"reparameterization"` (Kingma and Welling 2014): a
+            draw of the weights per batch, and the fastest. `"flipout"` (Wen et al. 2018): a draw
+            per batch, decorrelated by signs per example.
+        prior_scale: Standard deviation of the prior.
+        posterior_scale: Standard deviation that random weights start from.
+        resample: Whether each prediction draws the weights anew.
+        seed: Integer from which the noise follows.
+
+    Call arguments:
+        inputs: Tensor of shape `(batch, ..., features)`.
+        training: Boolean.
+
+    Returns:
+        Tensor of shape `(batch, ..., units)`.
+
+    Raises:
+        ValueError: If an argument is out of its range, or `kl_weight` is missing.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.callbacks import SaliencySelection
+    from tfuq.layers import SparseBayesDense
+
+    x, y = np.random.rand(64, 8), np.random.randint(3, size=64)
+    layers = [
+        SparseBayesDense(16, activation="relu", kl_weight=1 / 64, r_bayes=0.05),
+        SparseBayesDense(3, kl_weight=1 / 64, r_bayes=0.05),
+    ]
+    model = keras.Sequential([keras.Input((8,)), *layers])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(x, y, epochs=4, callbacks=[SaliencySelection(after_epoch=2)], verbose=0)
+    ```
+
+    References:
+        - Abboud, Lombaert and Kadoury, "Sparse Bayesian Networks: Efficient Uncertainty
+          Quantification in Medical Image Analysis", MICCAI 2024.
+    """
+
+
+@register
+class SparseBayesConv1D(_SparseBayesLayer, Conv1DOperation, layers.Conv1D):
+    """`keras.layers.Conv1D` of whose weights only the most salient are random.
+
+    The arguments of `keras.layers.Conv1D`, then those of `SparseBayesDense`, where they are
+    described. With `estimator="local_reparameterization"` the noise of each place is its own.
+
+    Example:
+
+    ```python
+    import keras
+    from tfuq.layers import SparseBayesConv1D
+
+    layer = SparseBayesConv1D(16, 3, activation="relu", kl_weight=0.001)
+    model = keras.Sequential([keras.Input((32, 4)), layer])
+    ```
+    """
+
+
+@register
+class SparseBayesConv2D(_SparseBayesLayer, ConvOperation, layers.Conv2D):
+    """`keras.layers.Conv2D` of whose weights only the most salient are random.
+
+    The arguments of `keras.layers.Conv2D`, then those of `SparseBayesDense`, where they are
+    described. With `estimator="local_reparameterization"` the noise of each place is its own.
+
+    Example:
+
+    ```python
+    import keras
+    from tfuq.layers import SparseBayesConv2D
+
+    layer = SparseBayesConv2D(16, 3, activation="relu", kl_weight=0.001)
+    model = keras.Sequential([keras.Input((8, 8, 3)), layer])
+    ```
+    """
+
+
+@register
+class SparseBayesConv3D(_SparseBayesLayer, ConvOperation, layers.Conv3D):
+    """`keras.layers.Conv3D` of whose weights only the most salient are random.
+
+    The arguments of `keras.layers.Conv3D`, then those of `SparseBayesDense`, where they are
+    described. With `estimator="local_reparameterization"` the noise of each place is its own.
+
+    Example:
+
+    ```python
+    import keras
+    from tfuq.layers import SparseBayesConv3D
+
+    layer = SparseBayesConv3D(16, 3, activation="relu", kl_weight=0.001)
+    model = keras.Sequential([keras.Input((8, 8, 8, 2)), layer])
+    ```
+    """
+
+
+@register
+class SparseBayesConv2DTranspose(_SparseBayesLayer, ConvTransposeOperation, layers.Conv2DTranspose):
+    """`keras.layers.Conv2DTranspose` of whose weights only the most salient are random.
+
+    The arguments of `keras.layers.Conv2DTranspose`, then those of `SparseBayesDense`, where they
+    are described. With `estimator="local_reparameterization"` the noise of each place is its own.
+
+    Example:
+
+    ```python
+    import keras
+    from tfuq.layers import SparseBayesConv2DTranspose
+
+    layer = SparseBayesConv2DTranspose(16, 3, activation="relu", kl_weight=0.001)
+    model = keras.Sequential([keras.Input((8, 8, 3)), layer])
+    ```
+    """
+
+
+@register
+class SparseBayesDepthwiseConv2D(_SparseBayesLayer, DepthwiseConvOperation, layers.DepthwiseConv2D):
+    """`keras.layers.DepthwiseConv2D` of whose weights only the most salient are random.
+
+    The arguments of `keras.layers.DepthwiseConv2D`, then those of `SparseBayesDense`, where they
+    are described. With `estimator="local_reparameterization"` the noise of each place is its own.
+
+    Example:
+
+    ```python
+    import keras
+    from tfuq.layers import SparseBayesDepthwiseConv2D
+
+    layer = SparseBayesDepthwiseConv2D(3, activation="relu", kl_weight=0.001)
+    model = keras.Sequential([keras.Input((8, 8, 3)), layer])
+    ```
+    """
