@@ -28,7 +28,7 @@ def squared_gradients(
     sums = [tf.Variable(tf.zeros(v.shape), trainable=False) for v in variables]
     scale = FLOAT16_SCALE if model.compute_dtype == "float16" else 1.0
 
-    def gradients(x, y, weight):
+    def gradients(x, y, weight=None):
         with tf.GradientTape() as tape:
             tape.watch([v.value for v in variables])  # frozen ones, too
             value = scale * loss_of(x, y, model(x, training=False), weight)
@@ -51,9 +51,8 @@ def squared_gradients(
 
     @tf.function(reduce_retracing=True)
     def add_batch(parts):
-        x, y, weight = (*parts, None)[:3]
-        count = tf.shape(tf.nest.flatten(x)[0])[0]
-        found = of_examples(parts, count) if method == "fisher" else gradients(x, y, weight)
+        count = tf.shape(tf.nest.flatten(parts)[0])[0]
+        found = of_examples(parts, count) if method == "fisher" else gradients(*parts)
         for total, square in zip(sums, found, strict=True):
             total.assign_add(square)
         return count

@@ -9,7 +9,12 @@ SCOPES = ("layer", "global")
 
 def count_bayesian(rate, size):
     """ceil(rate * size), of a product that rounding may have put just above an integer."""
-    return math.ceil(rate * size * (1 - 1e-12))
+    return rounded_up(rate * size)
+
+
+def rounded_up(number):
+    """The ceiling, of a number that rounding may have put just above an integer."""
+    return math.ceil(number * (1 - 1e-12))
 
 
 def top_indices(saliency, count):

@@ -1,12 +1,13 @@
 """A model that changes while it trains: its training step, and what its optimizer knows."""
 
 import contextlib
+import functools
 import weakref
 
 import keras
 import tensorflow as tf
 
-_STEPS = weakref.WeakKeyDictionary()  # of each model: the train function made here, its wrappers
+_STEPS = weakref.WeakKeyDictionary()  # of each model: whose `fit` it is, and the wrappers
 
 
 def wrap_step(model, owner, wrap):
@@ -14,16 +15,22 @@ def wrap_step(model, owner, wrap):
 
     Each `owner`, a callback, has one wrapper; those that came later stand around those before
     them. What a wrapper changes while the step is traced (or runs eagerly) it has to put back.
-    Wrappers of a train function that is no longer the model's (`compile` drops it) are forgotten.
+    Wrappers that an earlier `fit` left behind, as after an interruption, are forgotten.
     """
-    wraps = _wraps(model)
+    wraps = _wraps(model, owner)
     wraps.pop(owner, None)
     if wrap is not None:
         wraps[owner] = wrap
+    remake_train_function(model, owner, wraps)
+
+
+def remake_train_function(model, owner, wraps=None):
+    """Traces the training step of the `fit` that `owner` is in anew, with the wrappers it has."""
+    wraps = _wraps(model, owner) if wraps is None else wraps
     original, is_set = model.train_step, "train_step" in vars(model)
     step = original
-    for each in wraps.values():
-        step = each(step)
+    for wrap in wraps.values():
+        step = wrap(step)
     model.train_step = step
     try:
         model.make_train_function(force=True)
@@ -32,29 +39,29 @@ def wrap_step(model, owner, wrap):
             model.train_step = original
         else:
             del model.train_step
-    _STEPS[model] = model.train_function, wraps
+    _STEPS[model] = owner.params, wraps
 
 
-def _wraps(model):
-    function, wraps = _STEPS.get(model, (None, {}))
-    is_current = function is not None and function is model.train_function
-    return dict(wraps) if is_current else {}
+def _wraps(model, owner):
+    params, wraps = _STEPS.get(model, (None, {}))
+    return dict(wraps) if params is owner.params else {}  # one `fit`, one dict of parameters
 
 
 def unwrap_step(model, owner):
     """Drops the wrapper of `owner`; with the last one, the train function that `fit` would keep."""
-    wraps = _wraps(model)
+    wraps = _wraps(model, owner)
     wraps.pop(owner, None)
     if wraps:
-        wrap_step(model, owner, None)
+        remake_train_function(model, owner, wraps)
     else:
+        _STEPS.pop(model, None)
         model.train_function = None
 
 
-def forget_functions(model):
+def forget_functions(model, owner):
     """Lets `model` trace all that it has compiled anew, because it has other variables now."""
     model.test_function = model.predict_function = None
-    wrap_step(model, None, None)
+    remake_train_function(model, owner)
 
 
 def optimizer_chain(optimizer):
@@ -65,26 +72,40 @@ def optimizer_chain(optimizer):
     return found
 
 
+class _Interceptor:
+    """Stands for `optimizer.apply` while somebody wants to see what is applied."""
+
+    def __init__(self, original):
+        self.original = original
+        self.handlers = {}  # of each owner: how many have it open, and its function
+
+    def __call__(self, grads, trainable_variables):
+        apply = self.original
+        for _, handler in self.handlers.values():
+            apply = functools.partial(handler, apply)
+        return apply(list(grads), list(trainable_variables))
+
+
 @contextlib.contextmanager
-def intercepted(optimizer, apply):
-    """While it is open, `optimizer.apply(gradients, variables)` calls `apply` instead.
+def intercepted(optimizer, owner, handler):
+    """While it is open, `optimizer.apply(gradients, variables)` calls `handler` instead.
 
-    `apply(original, gradients, variables)` gets what it stands for first.
+    `handler(apply, gradients, variables)` gets what it stands for first. The replicas of a strategy
+    take turns inside one step: an `owner` that is there already is not taken twice.
     """
-    original, own = optimizer.apply, vars(optimizer).get("apply")
-
-    def instead(grads, trainable_variables=None):
-        if trainable_variables is None:
-            trainable_variables = optimizer._trainable_variables
-        return apply(original, list(grads), list(trainable_variables))
-
-    optimizer.apply = instead
+    if not isinstance(optimizer.apply, _Interceptor):
+        optimizer.apply = _Interceptor(optimizer.apply)
+    handlers = optimizer.apply.handlers
+    count, handler = handlers.get(owner, (0, handler))
+    handlers[owner] = count + 1, handler
     try:
         yield
     finally:
-        del optimizer.apply  # behind it is the class's own
-        if own is not None:
-            optimizer.apply = own
+        count, _ = handlers.pop(owner)
+        if count > 1:
+            handlers[owner] = count - 1, handler
+        if not handlers:
+            del optimizer.apply  # behind it is the class's own
 
 
 def build_optimizer(model):
@@ -96,10 +117,15 @@ def build_optimizer(model):
 
 def sum_over_replicas(gradients):
     """Gradients of the whole batch, where each replica has those of its part."""
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
+    if not gradients or not has_replicas():
         return gradients
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+
+
+def has_replicas():
+    """Whether this runs in one of several replicas."""
+    context = tf.distribute.get_replica_context()
+    return context is not None and context.num_replicas_in_sync > 1
 
 
 def rebuild_optimizer(optimizer, variables):

@@ -488,7 +488,8 @@ def _cloned(model, make):
             pairs.append((layer, new))
             return new
         new = layer.__class__.from_config(layer.get_config())
-        copied.append((layer, new))
+        if isinstance(layer, keras.layers.Layer):  # and no operation, as `x * 2` is
+            copied.append((layer, new))
         return new
 
     copied = []

@@ -1,11 +1,19 @@
 """Training steps that average over several draws of the random weights."""
 
+import threading
+
 import keras
 import tensorflow as tf
 
 from tfuq._draws import random_layers
 from tfuq._keras import check_integer
-from tfuq._training import build_optimizer, intercepted, unwrap_step, wrap_step
+from tfuq._training import (
+    build_optimizer,
+    has_replicas,
+    intercepted,
+    unwrap_step,
+    wrap_step,
+)
 
 
 class PosteriorSampling(keras.callbacks.Callback):
@@ -47,6 +55,7 @@ class PosteriorSampling(keras.callbacks.Callback):
         super().__init__()
         check_integer("num_samples", num_samples, 1)
         self.num_samples = num_samples
+        self._caught = {}
 
     def on_train_begin(self, logs=None):
         if not self.model.built or not random_layers(self.model):
@@ -66,28 +75,42 @@ class PosteriorSampling(keras.callbacks.Callback):
             optimizer, variables = self.model.optimizer, self.model.trainable_variables
             reached = set()  # variables that have gradients: not those that wait to be unfrozen
 
-            def add(number, sums):
-                found = {}
-
-                def catch(original, gradients, variables):
-                    found.update(zip(map(id, variables), gradients, strict=True))
-
-                with intercepted(optimizer, catch):
-                    step(data)
-                gradients = [found.get(id(v)) for v in variables]
-                reached.update(i for i, g in enumerate(gradients) if g is not None)
-                summed = [
+            def add(sums):
+                found = self._gradients(optimizer, variables, step, data)
+                reached.update(i for i, g in enumerate(found) if g is not None)
+                return [
                     total if g is None else total + tf.convert_to_tensor(g)
-                    for total, g in zip(sums, gradients, strict=True)
+                    for total, g in zip(sums, found, strict=True)
                 ]
-                return number + 1, summed
 
-            start = [tf.zeros(v.shape, v.dtype) for v in variables]
-            sums = tf.while_loop(
-                lambda number, _: number < self.num_samples, add, [0, start], parallel_iterations=1
-            )[1]
+            sums = self._repeat(add, [tf.zeros(v.shape, v.dtype) for v in variables])
             means = [sums[i] / self.num_samples for i in sorted(reached)]
             optimizer.apply(means, [variables[i] for i in sorted(reached)])
             return self.model.get_metrics_result()
 
         return sampled_step
+
+    def _gradients(self, optimizer, variables, step, data):
+        """What one training step would apply, without applying it."""
+
+        def catch(apply, gradients, variables):
+            self._caught[threading.get_ident()] = dict(
+                zip(map(id, variables), gradients, strict=True)
+            )
+
+        with intercepted(optimizer, self, catch):
+            step(data)
+        found = self._caught.pop(threading.get_ident())  # of this replica
+        return [found.get(id(variable)) for variable in variables]
+
+    def _repeat(self, add, sums):
+        if has_replicas():  # they cannot speak to each other inside a loop of the graph
+            for _ in range(self.num_samples):
+                sums = add(sums)
+            return sums
+        return tf.while_loop(
+            lambda number, _: number < self.num_samples,
+            lambda number, sums: (number + 1, add(sums)),
+            [0, sums],
+            parallel_iterations=1,
+        )[1]

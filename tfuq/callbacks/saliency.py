@@ -185,7 +185,7 @@ class SaliencySelection(keras.callbacks.Callback):
 
         def wrap(step):
             def recorded_step(data):
-                with intercepted(optimizer_chain(self.model.optimizer)[-1], apply):
+                with intercepted(optimizer_chain(self.model.optimizer)[-1], self, apply):
                     return step(data)
 
             return recorded_step
@@ -205,7 +205,7 @@ class SaliencySelection(keras.callbacks.Callback):
             if select_layers(layers, found, self.scope):
                 if self.model.optimizer.built:
                     rebuild_optimizer(self.model.optimizer, self.model.trainable_variables)
-                forget_functions(self.model)
+                forget_functions(self.model, self)
         if self.verbose:
             print(
                 f"\nEpoch {epoch + 1}: SaliencySelection made {self._count()} weights of "

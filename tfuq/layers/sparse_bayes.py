@@ -15,7 +15,13 @@ from tfuq._operations import (
     DenseOperation,
     DepthwiseConvOperation,
 )
-from tfuq._saliency import check_saliency, count_bayesian, global_counts, top_indices
+from tfuq._saliency import (
+    check_saliency,
+    count_bayesian,
+    global_counts,
+    rounded_up,
+    top_indices,
+)
 from tfuq._sampling import split_seed
 from tfuq._variational import GaussianKernelLayer, kl_normal
 
@@ -210,14 +216,15 @@ def sparse_bayes_layers(model):
 def select_layers(layers, saliencies, scope):
     """Selects the random weights of `layers` by `saliencies`, dicts of arrays by weight.
 
-    With scope `"global"` all kernels are ranked together, and so are all biases: each layer gets
-    room for those of its weights that are among the largest of all. Returns whether any variable
-    is new.
+    With scope `"global"` all kernels are ranked together, and so are all biases: as many weights as
+    the layers' shares come to are random, and each layer gets room for those of its own that are
+    among the largest of all. Returns whether any variable is new.
     """
     before = [variable for layer in layers for variable in layer.weights]
     for name in RATES if scope == "global" else ():
         having = [i for i, found in enumerate(saliencies) if name in found]
-        total = sum(layers[i].num_bayesian(name) for i in having)
+        wanted = [getattr(layers[i], RATES[name]) * np.size(saliencies[i][name]) for i in having]
+        total = rounded_up(sum(wanted))
         counts = global_counts([saliencies[i][name] for i in having], total) if having else []
         for i, count in zip(having, counts, strict=True):
             layers[i].resize(count, name)
