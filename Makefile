@@ -10,7 +10,7 @@ SOURCES := setup.py pyproject.toml
 WORKERS ?= 2
 
 .PHONY: demo test test-slow lint format bench-heteroscedastic \
-	bench-import-time bench-label-noise bench-vbll clean
+	bench-import-time bench-label-noise bench-vbll bench-sparse-bayes bench-flops clean
 
 demo: $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py --output demo_output
@@ -41,6 +41,12 @@ bench-label-noise: $(VENV)/.examples
 
 bench-vbll: $(VENV)/.examples .venv-edward2/.done .venv-vbll/.done
 	$(BIN)/python benchmarks/vbll.py
+
+bench-sparse-bayes: $(VENV)/.examples
+	$(BIN)/python benchmarks/sparse_bayes.py
+
+bench-flops: $(VENV)/.examples
+	$(BIN)/python benchmarks/flops.py
 
 clean:
 	rm -rf $(VENV) .venv-edward2 .venv-vbll demo_output build dist *.egg-info

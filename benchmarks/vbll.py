@@ -17,13 +17,11 @@ cores. OMP_NUM_THREADS, TF_NUM_INTRAOP_THREADS and TF_NUM_INTEROP_THREADS set th
 """
 
 import argparse
-import json
 import os
-import resource
-import statistics
-import subprocess
 import sys
-import time
+
+import turns
+from turns import verdict
 
 BATCH, IMAGES, SAMPLES = 64, 4096, 30
 RATE = 1e-6
@@ -246,86 +244,28 @@ CONTESTANTS = {
 # --- Processes ---------------------------------------------------------------------------------
 
 
-def worker(contestant, case, mode):
-    """Says how far memory grew at the first steps; then, for each number read, times so many."""
-    step = CONTESTANTS[contestant](case, mode)
-    before = peak_memory()
-    for _ in range(3):
-        step()
-    say({"grown": peak_memory() - before})
-    for line in sys.stdin:
-        start = time.perf_counter()
-        for _ in range(int(line)):
-            step()
-        say({"ms": (time.perf_counter() - start) / int(line) * 1e3})
-
-
-def say(answer):
-    print("answer " + json.dumps(answer), flush=True)
-
-
-def peak_memory():
-    """Peak memory of this process so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-class Process:
-    """A contestant at work in its own process; `grown` is the growth of its memory, MB."""
-
-    def __init__(self, pythons, contestant, case, mode):
-        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-        if contestant == "flipout":
-            environment["TF_USE_LEGACY_KERAS"] = "1"
-        python = pythons.get(contestant, sys.executable)
-        self.process = subprocess.Popen(
-            [python, __file__, "--worker", contestant, case, mode],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
-        self.grown = self._answer()["grown"]
-
-    def _answer(self):
-        for line in self.process.stdout:
-            if line.startswith("answer "):
-                return json.loads(line[len("answer ") :])
-        raise RuntimeError(f"The worker ended. Command: {self.process.args}")
-
-    def milliseconds(self, repeats):
-        self.process.stdin.write(f"{repeats}\n")
-        self.process.stdin.flush()
-        return self._answer()["ms"]
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
+def start(pythons, contestant, case, mode):
+    python = pythons.get(contestant, sys.executable)
+    legacy = {"TF_USE_LEGACY_KERAS": "1"} if contestant == "flipout" else {}
+    command = (__file__, "--worker", contestant, case, mode)
+    return turns.Process(*command, python=python, environment=legacy)
 
 
 def measure_times(pythons, contestants, case, mode, rounds):
     """Median milliseconds of two contestants in turns, and the second's over the first's."""
-    processes = [Process(pythons, name, case, mode) for name in contestants]
+    processes = [start(pythons, name, case, mode) for name in contestants]
     slow = case.startswith("dense") or contestants[0] == "sample_predictions"
-    times = [[p.milliseconds(1 if slow else 50) for p in processes] for _ in range(rounds)]
-    for process in processes:
-        process.close()
-    medians = [statistics.median(column) for column in zip(*times, strict=True)]
-    # Within a round the machine is the same for both; between rounds of minutes it is not.
-    return *medians, statistics.median(second / first for first, second in times)
+    medians, ratios = turns.take_turns(processes, rounds, 1 if slow else 50)
+    return *medians, ratios[1]
 
 
 def measure_memory(pythons, contestant, case, mode):
-    process = Process(pythons, contestant, case, mode)
+    process = start(pythons, contestant, case, mode)
     process.close()
     return process.grown
 
 
 # --- Report ------------------------------------------------------------------------------------
-
-
-def verdict(reached):
-    return "yes" if reached else "**no**"
 
 
 def report_faster(pythons, rows, rounds):
@@ -378,7 +318,8 @@ def main():
     parser.add_argument("--parts", nargs="*", default=[*FASTER, "costs", "memory"])
     arguments = parser.parse_args()
     if arguments.worker:
-        return worker(*arguments.worker)
+        contestant, case, mode = arguments.worker
+        return turns.serve(CONTESTANTS[contestant](case, mode))
     pythons = {"vbll": arguments.vbll_python, "flipout": arguments.legacy_python}
     for part in arguments.parts:
         if part == "costs":

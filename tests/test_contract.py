@@ -34,6 +34,7 @@ def select(layer):
     layer.select(*[rng.uniform(size=weight.shape) for weight in layer.judged().values()])
 
 
+DICE_OF_LABELS = {"multi_label": True, "aggregate": "pool", "target_class_ids": [0, 2]}
 VARIATIONAL = LayerCase(
     "variational", layers.DenseVariational, {"units": 3, "activation": "softmax", **WEIGHTS}
 )
@@ -144,11 +145,14 @@ METRICS = [
     MetricCase("classwise", metrics.ClasswiseCalibrationError, {"n_bins": 4}),
     MetricCase("maximum", metrics.MaximumCalibrationError, {"n_bins": 2}),
     MetricCase("brier", metrics.BrierScore),
+    MetricCase("entropy", metrics.EntropyOfExpectation),
     MetricCase("nll", metrics.NegativeLogLikelihood),
     MetricCase("nll-logits", metrics.NegativeLogLikelihood, {"from_logits": True}),
     MetricCase("selective", metrics.SelectiveAccuracy, {"threshold": 0.4}),
     MetricCase("coverage", metrics.Coverage, {"threshold": 0.6}),
     MetricCase("rejection", metrics.RejectionRate, {"threshold": 0.6}),
+    MetricCase("dice", metrics.DiceScore),
+    MetricCase("dice-labels", metrics.DiceScore, DICE_OF_LABELS, "labels"),
 ]
 
 CALLBACKS = [

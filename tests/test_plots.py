@@ -11,6 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from tfuq import metrics, plots
+from tfuq.predictive import predictive_entropy
 
 RNG = np.random.default_rng(0)
 PROBS = RNG.dirichlet(np.full(4, 0.5), size=200)
@@ -208,6 +209,169 @@ def test_diagram_counts_are_weights():
 def test_bad_number_of_bins_raises(draw, n_bins):
     with pytest.raises(ValueError, match=r"Argument `n_bins` must .*Received: n_bins="):
         DRAW[draw](Y, PROBS, n_bins=n_bins)
+
+
+# --- error_map and uncertainty_maps ------------------------------------------------------------
+
+BLANK = np.zeros((2, 3, 4))
+TRUE = np.zeros((2, 3, 4), int)
+TRUE[0, 0, :2] = TRUE[1, 2, 2:] = 1
+STACK = np.clip(0.8 * TRUE[None, ..., None] + RNG.uniform(0, 0.4, (6, 2, 3, 4, 1)) - 0.1, 0, 1)
+STACK[:, 0, 1, 1], STACK[:, 0, 0, 0] = 0.9, 0.1  # a false positive and a false negative
+THREE = RNG.dirichlet(np.ones(3), size=(2, 3, 4))
+OF_THREE = RNG.integers(3, size=(2, 3, 4))
+
+
+def shown(ax, layer=0):
+    return np.asarray(ax.get_images()[layer].get_array())
+
+
+def maps(*data, **options):
+    """The Axes of the rows, `(rows, 4)`, and of the colour bar, on a Figure of their own."""
+    *axes, bar = plots.uncertainty_maps(*data, figure=Figure(), **options).axes
+    return np.reshape(axes, (-1, 4)), bar
+
+
+def titles(rows):
+    return [ax.get_title() for ax in rows[0]]
+
+
+def test_errors_are_told_apart():
+    mask, prediction = np.mgrid[:3, :3]
+    expected = [[0, 2, 2], [3, 1, 4], [3, 4, 1]]
+    np.testing.assert_array_equal(plots.error_map(mask, prediction), expected)
+    binary = plots.error_map(mask > 0, prediction > 0)
+    assert [(binary == k).sum() for k in range(5)] == [1, 4, 2, 2, 0]
+
+
+def test_error_map_refuses_what_are_no_classes():
+    for bad in ([[0.5, 1]], [[-1, 0]], [[np.nan, 0]], [[np.inf, 0]], np.zeros((0, 2))):
+        with pytest.raises(ValueError, match=r"Argument `mask` must hold classes.*Received: mask"):
+            plots.error_map(bad, [[0, 1]])
+    with pytest.raises(ValueError, match=r"`prediction` must have the shape of `mask`, \(1, 2\)"):
+        plots.error_map([[0, 1]], [[0, 1, 1]])
+
+
+def test_maps_show_image_mask_prediction_and_entropy():
+    images = RNG.normal(size=(2, 3, 4))
+    rows, bar = maps(images, TRUE, STACK)
+    assert titles(rows) == ["input", "mask", "prediction", "entropy"]
+    assert bar.get_ylabel() == "entropy (nats)"
+    entropies = predictive_entropy(STACK)[..., 0]
+    for image, mask, row, expected in zip(images, TRUE, rows, entropies, strict=True):
+        stretched = (image - image.min()) / np.ptp(image)
+        np.testing.assert_allclose(shown(row[0]), stretched)
+        np.testing.assert_allclose(shown(row[2]), stretched)
+        np.testing.assert_array_equal(shown(row[1]), mask)
+        np.testing.assert_allclose(shown(row[3]), expected)
+        assert row[3].get_images()[0].get_clim() == (0, np.log(2))
+
+
+@pytest.mark.parametrize("palette", ["safe", "paper"])
+def test_overlay_has_the_colours_of_its_errors(palette):
+    rows, _ = maps(BLANK, TRUE, STACK, palette=palette)
+    errors = plots.error_map(TRUE, STACK.mean(0)[..., 0] > 0.5)
+    assert set(errors.ravel()) == {0, 1, 2, 3}
+    legend_of = rows[-1, 2].get_legend()
+    patches = dict(zip(legend(rows[-1, 2]), legend_of.get_patches(), strict=True))
+    assert list(patches) == ["true positive", "false positive", "false negative"]
+    for row, error in zip(rows, errors, strict=True):
+        overlay = shown(row[2], 1)
+        assert np.all(overlay[error == 0] == 0)  # where nothing is, nothing is drawn
+        for code, patch in enumerate(patches.values(), 1):
+            assert np.all(overlay[error == code, :3] == to_rgb(patch.get_facecolor()))
+    strongest = [np.argmax(to_rgb(patch.get_facecolor())) for patch in patches.values()]
+    assert strongest == [1, 2, 0]  # green, blue, red
+
+
+def test_stack_and_its_mean_look_the_same():
+    stacked, _ = maps(BLANK, TRUE, STACK)
+    mean, _ = maps(BLANK, TRUE, STACK.mean(0))
+    for one, other in zip(stacked.flat, mean.flat, strict=True):
+        np.testing.assert_allclose(shown(one, -1), shown(other, -1))
+
+
+def test_maps_of_several_classes():
+    for masks in (OF_THREE, OF_THREE[..., None], np.eye(3)[OF_THREE]):
+        rows, _ = maps(np.zeros((2, 3, 4, 3)), masks, THREE)
+        np.testing.assert_array_equal(shown(rows[1, 1]), OF_THREE[1])
+        error = plots.error_map(OF_THREE, THREE.argmax(-1))[1]
+        overlay = shown(rows[1, 2], 1)
+        np.testing.assert_array_equal(overlay[..., 3] > 0, error > 0)
+        assert len(np.unique(overlay[error > 0], axis=0)) == len(np.unique(error[error > 0]))
+        assert legend(rows[-1, 2])[-1] == "other class"
+        assert rows[0, 3].get_images()[0].get_clim() == (0, np.log(3))
+
+
+def test_maps_of_several_raters():
+    raters = np.stack([TRUE, TRUE, np.zeros_like(TRUE)], axis=-1)
+    rows, _ = maps(BLANK, raters, STACK, raters_axis=-1)
+    assert titles(rows)[1] == "mean of raters"
+    np.testing.assert_allclose(shown(rows[0, 1]), TRUE[0] * 2 / 3)
+    of_majority, _ = maps(BLANK, TRUE, STACK)
+    np.testing.assert_array_equal(shown(rows[0, 2], 1), shown(of_majority[0, 2], 1))
+    votes = np.stack([OF_THREE, OF_THREE, np.zeros_like(OF_THREE)], axis=1)
+    rows, _ = maps(BLANK, votes, THREE, raters_axis=1)
+    assert titles(rows)[1] == "majority of raters"
+    np.testing.assert_array_equal(shown(rows[0, 1]), OF_THREE[0])
+
+
+def test_colour_images_keep_their_colours_and_are_grey_under_the_overlay():
+    images = RNG.uniform(0, 255, size=(2, 3, 4, 3))
+    rows, _ = maps(images, TRUE, STACK)
+    stretched = (images[0] - images[0].min()) / np.ptp(images[0])
+    np.testing.assert_allclose(shown(rows[0, 0]), stretched)
+    np.testing.assert_allclose(shown(rows[0, 2]), stretched.mean(-1))
+
+
+def test_threshold_and_end_of_the_bar():
+    rows, _ = maps(BLANK, TRUE, STACK, threshold=0.95, max_entropy=0.3)
+    error = plots.error_map(TRUE[0], STACK.mean(0)[0, ..., 0] > 0.95)
+    np.testing.assert_array_equal(shown(rows[0, 2], 1)[..., 3] > 0, error > 0)
+    assert rows[0, 3].get_images()[0].get_clim() == (0, 0.3)
+
+
+def test_maps_draw_on_the_given_figure_or_on_one_of_their_own():
+    current = pyplot.figure()
+    figure = Figure()
+    assert plots.uncertainty_maps(BLANK, TRUE, STACK, figure=figure) is figure
+    left, _ = figure.subfigures(1, 2)
+    assert plots.uncertainty_maps(BLANK, TRUE, STACK, figure=left) is left
+    assert pyplot.get_fignums() == [current.number]
+    made = plots.uncertainty_maps(BLANK, TRUE, STACK)
+    assert pyplot.get_fignums() == [current.number, made.number]
+    made.canvas.draw()
+
+
+BAD_MAPS = {
+    "image size": (BLANK[:1], TRUE, STACK, {}, "images"),
+    "image channels": (np.zeros((2, 3, 4, 2)), TRUE, STACK, {}, "images"),
+    "image nan": (np.nan * BLANK, TRUE, STACK, {}, "images"),
+    "mask size": (BLANK, TRUE[:, :2], STACK, {}, "masks"),
+    "mask values": (BLANK, 2 * TRUE, STACK, {}, "masks"),
+    "mask void": (BLANK, TRUE - 1, STACK, {}, "masks"),
+    "mask rows": (BLANK, np.ones((2, 3, 4, 3)), THREE, {}, "masks"),
+    "probs axes": (BLANK, TRUE, STACK[0, ..., 0], {}, "probs"),
+    "probs empty": (BLANK[:0], TRUE[:0], STACK[0, :0], {}, "probs"),
+    "probs range": (BLANK, TRUE, 2 * STACK, {}, "probs"),
+    "probs nan": (BLANK, TRUE, np.nan * STACK, {}, "probs"),
+    "probs sum": (BLANK, TRUE, THREE / 2, {}, "probs"),
+    "raters axis": (BLANK, TRUE, STACK, {"raters_axis": 3}, "raters_axis"),
+    "raters first": (BLANK, TRUE, STACK, {"raters_axis": -3}, "raters_axis"),
+    "threshold": (BLANK, TRUE, STACK, {"threshold": 2}, "threshold"),
+    "threshold of many": (BLANK, OF_THREE, THREE, {"threshold": 0.5}, "threshold"),
+    "palette": (BLANK, TRUE, STACK, {"palette": "grey"}, "palette"),
+    "max entropy": (BLANK, TRUE, STACK, {"max_entropy": 0}, "max_entropy"),
+    "figure": (BLANK, TRUE, STACK, {"figure": 3}, "figure"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_MAPS)
+def test_bad_maps_raise_before_anything_is_drawn(case):
+    *data, options, name = BAD_MAPS[case]
+    with pytest.raises(ValueError, match=f"Argument `{name}` must .*Received: {name}"):
+        plots.uncertainty_maps(*data, **options)
+    assert pyplot.get_fignums() == []
 
 
 # --- Without matplotlib ------------------------------------------------------------------------

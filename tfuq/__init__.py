@@ -1,18 +1,28 @@
 """tfuq: uncertainty for Keras 3 models on TensorFlow.
 
 `tfuq.layers` holds what stands in for Keras' own layers, `tfuq.convert` puts it into a trained
-model, `tfuq.predictive` draws networks and says what their uncertainty is made of, `tfuq.metrics`
-and `tfuq.callbacks` judge, `tfuq.plots` (extra `plots`) shows.
+model, `tfuq.predictive` draws networks and says what their uncertainty is made of,
+`tfuq.ensembles` trains several, `tfuq.metrics` and `tfuq.callbacks` judge, `tfuq.plots` (extra
+`plots`) shows.
 """
 
 import importlib
 
 # Imported here, not on first use: importing registers the classes with Keras, so that `import
 # tfuq` is all that `keras.models.load_model` needs.
-from tfuq import callbacks, convert, layers, metrics, predictive
+from tfuq import callbacks, convert, ensembles, layers, metrics, predictive
 from tfuq._version import __version__
 
-__all__ = ["__version__", "callbacks", "convert", "layers", "metrics", "plots", "predictive"]
+__all__ = [
+    "__version__",
+    "callbacks",
+    "convert",
+    "ensembles",
+    "layers",
+    "metrics",
+    "plots",
+    "predictive",
+]
 
 
 def __getattr__(name):

@@ -75,11 +75,33 @@ def local_reparameterization(op, x, kernel, *, seed, channel_axis=-1):
     convolution, are drawn as if they did not.
     """
     del channel_axis
-    dtype = kernel.loc.dtype
     mean = op(x, tf.cast(kernel.loc, x.dtype))
-    variance = op(tf.square(tf.cast(x, dtype)), kernel.variance())
-    noise = _sampling.normal(tf.shape(mean), seed=seed, dtype=dtype)
-    return mean + tf.cast(tf.sqrt(tf.maximum(variance, MIN_VARIANCE)) * noise, mean.dtype)
+    squares = tf.square(tf.cast(x, kernel.loc.dtype))
+    return mean + tf.cast(_gaussian_noise(op, squares, kernel.variance(), seed), mean.dtype)
+
+
+def _gaussian_noise(op, squares, variance, seed):
+    """sqrt(op(squares, variance)) e, which keeps one tensor for its gradient, e / (2 sqrt(...)).
+
+    Left to itself, TensorFlow would keep four of the outputs' size.
+    """
+
+    @tf.custom_gradient
+    def noise(squares, variance):
+        of_outputs = op(squares, variance)
+        root = tf.sqrt(tf.maximum(of_outputs, MIN_VARIANCE))
+        e = _sampling.normal(tf.shape(root), seed=seed, dtype=root.dtype)
+        derivative = tf.where(of_outputs > MIN_VARIANCE, e / (2 * root), 0)
+
+        def gradients(upstream):
+            with tf.GradientTape() as tape:
+                tape.watch([squares, variance])
+                again = op(squares, variance)  # not computed: its gradients do not ask for it
+            return tape.gradient(again, [squares, variance], upstream * derivative)
+
+        return root * e, gradients
+
+    return noise(squares, variance)
 
 
 def flipout(op, x, kernel, *, seed, channel_axis=-1):

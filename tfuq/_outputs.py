@@ -20,7 +20,7 @@ class Reading(NamedTuple):
     def is_logits(self, model, batch=None):
         """Whether the output holds logits: as told, as the loss says, or as a batch shows."""
         flag = self.from_logits
-        flag = _loss_takes_logits(model, self.output) if flag is None else flag
+        flag = loss_takes_logits(model, self.output) if flag is None else flag
         if flag is not None:
             return bool(flag)
         if batch is None:
@@ -28,7 +28,7 @@ class Reading(NamedTuple):
                 "Argument `from_logits` must be True or False where no compiled loss says it. "
                 f"Received: from_logits=None with {model}"
             )
-        return not self._are_probs(self.select(model, batch).numpy())
+        return not self.are_probs(self.select(model, batch).numpy())
 
     def select(self, model, batch):
         """The output of a batch, float32."""
@@ -45,13 +45,14 @@ class Reading(NamedTuple):
             return scores
         return tf.sigmoid(scores) if self.is_binary(scores.shape) else tf.nn.softmax(scores)
 
-    def _are_probs(self, values):
+    def are_probs(self, values):
+        """Whether `values` `(..., classes)` can be probabilities."""
         inside = np.all((values >= 0) & (values <= 1))
         sums_to_one = self.is_binary(values.shape) or np.allclose(values.sum(-1), 1, atol=5e-3)
         return bool(inside and sums_to_one)
 
 
-def _loss_takes_logits(model, output):
+def loss_takes_logits(model, output):
     """What the compiled loss says of an output: True, False, or None if it says nothing."""
     loss = getattr(model, "loss", None)
     if isinstance(loss, (dict, list, tuple)):

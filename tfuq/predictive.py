@@ -18,6 +18,9 @@ from tfuq._batches import batches as _batches
 from tfuq._draws import one_draw
 from tfuq._keras import check_integer
 from tfuq._labelled import select_output
+from tfuq._outputs import Reading, loss_takes_logits
+
+KEPT_SAMPLERS = 4  # of each model, with what they have traced
 
 __all__ = [
     "Uncertainty",
@@ -240,7 +243,7 @@ def sample_predictions(
         ValueError: If the model holds no random layer, the data are empty, or an argument is out
             of its range.
     """
-    sampler = _Sampler(model, num_samples, output, from_logits, multi_label, seed)
+    sampler = _sampler(model, num_samples, output, from_logits, multi_label, seed)
     batches = [sampler.stack(batch).numpy() for batch, *_ in _batches(x, batch_size, verbose)]
     return np.concatenate(batches, axis=1)
 
@@ -278,7 +281,7 @@ def predict_uncertainty(
     print(found.label, found.mutual_information)
     ```
     """
-    sampler = _Sampler(model, num_samples, output, from_logits, multi_label, seed)
+    sampler = _sampler(model, num_samples, output, from_logits, multi_label, seed)
     parts = [sampler.sums(batch) for batch, *_ in _batches(x, batch_size, verbose)]
     return _uncertainty(_Sums(*_concatenated(parts)), multi_label)
 
@@ -296,7 +299,7 @@ def uncertainty_with_labels(
     verbose=0,
 ):
     """`predict_uncertainty`, and the labels and weights (or None) that stand beside the inputs."""
-    sampler = _Sampler(model, num_samples, output, from_logits, multi_label, seed)
+    sampler = _sampler(model, num_samples, output, from_logits, multi_label, seed)
     parts, beside = [], []
     for batch, *labels in _batches(data, batch_size, verbose):
         parts.append(sampler.sums(batch))
@@ -311,16 +314,32 @@ def _concatenated(rows):
     return [None if part[0] is None else np.concatenate(part) for part in columns]
 
 
+def _sampler(model, *arguments):
+    """A `_Sampler` of `model`, the one of an earlier call if nothing has changed since.
+
+    What it has traced knows the model's variables and whether its loss takes logits, so these are
+    compared. Like Keras' own `predict_function`, it does not see other attributes change.
+    """
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"Argument `model` must be a Keras model. Received: model={model!r}")
+    variables = tuple(id(variable) for variable in model.variables)
+    key = (*arguments, variables, loss_takes_logits(model, arguments[1]))
+    kept = vars(model).get("_tfuq_samplers", {})
+    sampler = kept.get(key) or _Sampler(model, *arguments)
+    latest = [(k, v) for k, v in kept.items() if k != key][1 - KEPT_SAMPLERS :]
+    # Past Keras' own `__setattr__`, which tracks what is set as a part of the model.
+    object.__setattr__(model, "_tfuq_samplers", dict([*latest, (key, sampler)]))
+    return sampler
+
+
 class _Sampler:
     """A model cut in two where randomness enters: a prefix that runs once, and the rest."""
 
     def __init__(self, model, num_samples, output, from_logits, multi_label, seed):
-        if not isinstance(model, keras.Model):
-            raise ValueError(f"Argument `model` must be a Keras model. Received: model={model!r}")
         check_integer("num_samples", num_samples, 1)
         check_integer("seed", seed, 0)
         self.model, self.output, self.multi_label = model, output, multi_label
-        self.from_logits = _loss_takes_logits(model) if from_logits is None else from_logits
+        self.from_logits = loss_takes_logits(model, output) if from_logits is None else from_logits
         numbers = np.arange(num_samples)
         self.seeds = tf.constant(np.stack([np.full_like(numbers, seed), numbers], 1), "int32")
         self._cut = {}
@@ -340,7 +359,8 @@ class _Sampler:
         key = str(spec)
         if key not in self._cut:
             if self.from_logits is None:
-                self.from_logits = not _are_probs(self._predict(batch), self.multi_label)
+                reading = Reading(self.output, None, self.multi_label)
+                self.from_logits = not reading.are_probs(self._predict(batch))
             self._cut[key] = self._make_parts(spec)
         return self._cut[key]
 
@@ -401,22 +421,6 @@ class _Sampler:
 
 def _tensor_entropy(probs):
     return -tf.math.xlogy(probs, probs)
-
-
-def _loss_takes_logits(model):
-    """What the compiled loss says of the outputs: True, False, or None if it says nothing."""
-    loss = getattr(model, "loss", None)
-    flag = getattr(loss, "from_logits", None)
-    if flag is None and hasattr(loss, "get_config"):
-        flag = loss.get_config().get("from_logits")
-    return flag
-
-
-def _are_probs(values, multi_label):
-    inside = np.all((values >= 0) & (values <= 1))
-    if _is_binary(values.shape, multi_label):
-        return bool(inside)
-    return bool(inside and np.allclose(values.sum(-1), 1, atol=5e-3))
 
 
 def _cut_at_randomness(function, spec):

@@ -1,4 +1,4 @@
-"""Metrics of calibration, of probabilities and of rejection: functions and Keras metrics.
+"""Metrics of calibration, probabilities, rejection and masks: functions and Keras metrics.
 
 A function takes whole arrays, computes in float64 and raises on anything that it cannot judge. The
 metric of the same name takes batches, in `compile(metrics=[...])` or by hand, with a state whose
@@ -18,10 +18,13 @@ from tfuq.metrics.classwise import ClasswiseCalibrationError, classwise_calibrat
 from tfuq.metrics.rejection import rejection_table
 from tfuq.metrics.scoring import (
     BrierScore,
+    EntropyOfExpectation,
     NegativeLogLikelihood,
     brier_score,
+    entropy_of_expectation,
     negative_log_likelihood,
 )
+from tfuq.metrics.segmentation import DiceScore, dice_score
 from tfuq.metrics.selective import (
     Coverage,
     RejectionRate,
@@ -36,6 +39,8 @@ __all__ = [
     "BrierScore",
     "ClasswiseCalibrationError",
     "Coverage",
+    "DiceScore",
+    "EntropyOfExpectation",
     "ExpectedCalibrationError",
     "MaximumCalibrationError",
     "NegativeLogLikelihood",
@@ -45,6 +50,8 @@ __all__ = [
     "brier_score",
     "classwise_calibration_error",
     "coverage",
+    "dice_score",
+    "entropy_of_expectation",
     "expected_calibration_error",
     "maximum_calibration_error",
     "negative_log_likelihood",
