@@ -206,6 +206,17 @@ def variational(
     Raises:
         ValueError: If `kl_weight` is missing, `model` cannot be cloned, a name in `layers` is not
             that of a layer that can be converted, or there is none.
+
+    Example:
+
+    ```python
+    import keras
+    from tfuq.convert import variational
+
+    layers = [keras.layers.Dense(16, activation="relu"), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((8,)), *layers])
+    bayesian = variational(model, kl_weight=0.001, moped=True)
+    ```
     """
     check_kl_weight(kl_weight)
     check_positive("moped_delta", moped_delta)
@@ -359,6 +370,19 @@ def saliency(model, data, loss=None, *, method="gradient", batch_size=32, verbos
     Raises:
         ValueError: If an argument is not as described, or the loss gives no gradient for a
             variable, or one that is not finite.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.convert import saliency
+
+    x, y = np.random.rand(64, 8), np.random.rand(64, 3)
+    head = keras.layers.Dense(3, name="head")
+    model = keras.Sequential([keras.Input((8,)), head], name="net")
+    print(saliency(model, (x, y), "mse")["net/head/kernel"].shape)  # (8, 3)
+    ```
     """
     check_choice("method", method, METHODS)
     if not isinstance(model, keras.Model) or not model.built:
@@ -389,6 +413,17 @@ def to_deterministic(model):
 
     Raises:
         ValueError: If `model` cannot be cloned, or holds no such layers.
+
+    Example:
+
+    ```python
+    import keras
+    from tfuq.convert import to_deterministic
+    from tfuq.layers import SparseBayesDense
+
+    model = keras.Sequential([keras.Input((8,)), SparseBayesDense(3, kl_weight=0.001)])
+    print(to_deterministic(model).layers)  # [<Dense name=...>]
+    ```
     """
     if not _leaves(model, (*_TWINS, MCDropout)):
         raise ValueError(
@@ -422,6 +457,16 @@ def mc_dropout(model):
 
     Raises:
         ValueError: If `model` cannot be cloned, or holds no dropout.
+
+    Example:
+
+    ```python
+    import keras
+    from tfuq.convert import mc_dropout
+
+    layers = [keras.layers.Dropout(0.5), keras.layers.Dense(3)]
+    model = mc_dropout(keras.Sequential([keras.Input((8,)), *layers]))
+    ```
     """
     kinds = (keras.layers.Dropout, *_SPATIAL)
     if not _leaves(model, kinds):

@@ -39,6 +39,12 @@ class Uncertainty(NamedTuple):
     """What a stack of predictions says of each example, as arrays `(batch, ...)`.
 
     With `multi_label` or one class, the arrays per example are `(batch, ..., labels)`.
+
+    Example:
+
+    >>> from tfuq.predictive import decompose
+    >>> print(decompose([[[0.9, 0.1]], [[0.7, 0.3]]]).confidence)
+    [0.8]
     """
 
     probs: np.ndarray
@@ -68,6 +74,12 @@ def entropy(probs, multi_label=False):
 
     Returns:
         Array `(...)`; for binary predictions `(..., labels)`.
+
+    Example:
+
+    >>> from tfuq.predictive import entropy
+    >>> print(entropy([[0.5, 0.5], [1.0, 0.0]]).round(3))
+    [0.693 0.   ]
     """
     probs = _checked("probs", probs, 1)
     if _is_binary(probs.shape, multi_label):
@@ -84,12 +96,29 @@ def predictive_entropy(stack, multi_label=False):
 
     Returns:
         Array `(batch, ...)`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from tfuq.predictive import predictive_entropy
+    >>> print(predictive_entropy(np.array([[[0.9, 0.1]], [[0.1, 0.9]]])).round(3))
+    [0.693]
     """
     return entropy(_checked("stack", stack, 2).mean(0), multi_label)
 
 
 def expected_entropy(stack, multi_label=False):
-    """E_w H[p(y | x, w)] in nats: the aleatoric part. Arguments as for `predictive_entropy`."""
+    """E_w H[p(y | x, w)] in nats: the aleatoric part.
+
+    Arguments as for `predictive_entropy`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from tfuq.predictive import expected_entropy
+    >>> print(expected_entropy(np.array([[[0.9, 0.1]], [[0.1, 0.9]]])).round(3))
+    [0.325]
+    """
     return entropy(_checked("stack", stack, 2), multi_label).mean(0)
 
 
@@ -97,6 +126,13 @@ def mutual_information(stack, multi_label=False):
     """I[y, w | x] = H[E_w p(y | x, w)] - E_w H[p(y | x, w)] in nats: the epistemic part.
 
     (BALD, Houlsby et al. 2011.) Arguments as for `predictive_entropy`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from tfuq.predictive import mutual_information
+    >>> print(mutual_information(np.array([[[0.9, 0.1]], [[0.1, 0.9]]])).round(3))
+    [0.368]
     """
     difference = predictive_entropy(stack, multi_label) - expected_entropy(stack, multi_label)
     return np.maximum(difference, 0)
@@ -106,6 +142,13 @@ def variation_ratio(stack, multi_label=False):
     """1 - (votes of the most frequent label) / samples (Freeman 1965).
 
     Each sample votes for its most probable class. Arguments as for `predictive_entropy`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from tfuq.predictive import variation_ratio
+    >>> print(variation_ratio(np.array([[[0.9, 0.1]], [[0.1, 0.9]]])).round(3))
+    [0.5]
     """
     stack = _checked("stack", stack, 2)
     if _is_binary(stack.shape, multi_label):
@@ -242,6 +285,18 @@ def sample_predictions(
     Raises:
         ValueError: If the model holds no random layer, the data are empty, or an argument is out
             of its range.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.layers import VBLLDense
+    from tfuq.predictive import sample_predictions
+
+    model = keras.Sequential([keras.Input((8,)), VBLLDense(3, kl_weight=0.01)])
+    print(sample_predictions(model, np.random.rand(5, 8), num_samples=4).shape)  # (4, 5, 3)
+    ```
     """
     sampler = _sampler(model, num_samples, output, from_logits, multi_label, seed)
     batches = [sampler.stack(batch).numpy() for batch, *_ in _batches(x, batch_size, verbose)]
