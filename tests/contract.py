@@ -54,6 +54,7 @@ class LayerCase:
         target: What the first output is trained on, `CLASSES` or `LABELS`.
         repeats: Whether two predictions of one example are the same.
         idle: Names of trainable weights that no gradient reaches yet.
+        takes_none: Whether it takes an empty batch; Keras' own batch normalization does not.
         prepare: `prepare(layer)` brings a layer that is built into the state to be tested.
     """
 
@@ -65,6 +66,7 @@ class LayerCase:
     target: Target = CLASSES
     repeats: bool = True
     idle: tuple = ()
+    takes_none: bool = True
     prepare: Callable = lambda layer: None
 
     def prepared(self, model):
@@ -85,6 +87,19 @@ class LayerCase:
         x = self.inputs(batch)
         side = x.mean(axis=tuple(range(1, x.ndim))) > 0
         return x, self.target.labels(side, np.shape(model(x)))
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCase(LayerCase):
+    """A whole network in the place of a layer: `build()` makes one, always the same."""
+
+    layer: type = keras.Model
+    kwargs: dict = dataclasses.field(default_factory=dict)
+    takes_none: bool = False
+    build: Callable = None
+
+    def make(self):
+        return self.build()
 
 
 # --- Models -----------------------------------------------------------------------------------

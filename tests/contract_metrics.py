@@ -208,3 +208,17 @@ METRIC_CHECKS = {
     **{name: functools.partial(metric_mixed_precision, name=name) for name in POLICIES},
     **{f"evaluates_{k}": functools.partial(metric_evaluates, jit=v) for k, v in COMPILED.items()},
 }
+
+# What traces for two devices or compiles with XLA: for the first case of each class in which a
+# metric's arithmetic is written. The others run with `make test-slow`.
+SLOW_METRIC_CHECKS = ("two_devices", "evaluates_jit", "mixed_bfloat16")
+
+
+def metric_checks(cases):
+    """Every check to run, as `(case, name, check, whether it is slow)`."""
+    families = set()
+    for case in cases:
+        family = case.metric.__bases__[0]
+        for name, check in METRIC_CHECKS.items():
+            yield case, name, check, family in families and name in SLOW_METRIC_CHECKS
+        families.add(family)

@@ -16,35 +16,64 @@ import tfuq
 LAYER_ARTIFACTS = [
     name for readers in READERS.values() for name in readers if name != "compiled.keras"
 ]
+CLASS_ARTIFACTS = ("functional.keras", "saved_model")
+CASE_ARTIFACTS = ("functional.keras",)
+
+
+def layer_artifacts(cases):
+    """What each case writes, as `[(case, names)]`: all for the first of a family of layers.
+
+    The first case of a class is saved and exported, further ones of a class are saved.
+    """
+    found, layers, families = [], set(), set()
+    for case in cases:
+        family = case.layer.__bases__[0]
+        names = CASE_ARTIFACTS if case.layer in layers else CLASS_ARTIFACTS
+        found.append((case, LAYER_ARTIFACTS if family not in families else names))
+        layers.add(case.layer)
+        families.add(family)
+    return found
 
 
 def expected_answers(model, x):
     return [a for batch in BATCHES for a in arrays(model(x[:batch]))]
 
 
-def write_layer(case, folder):
-    """Writes all artifacts of a layer; returns what each is to answer, by its name."""
-    x = case.inputs()
+def write_layer(case, folder, artifacts=LAYER_ARTIFACTS):
+    """Writes artifacts of a layer; returns what each is to answer, by its name."""
+    x, images = case.inputs(), case.inputs(shape=case.more_shapes[-1])
+    flags = {"repeats": case.repeats, "takes_none": case.takes_none}
+    np.savez(folder / "inputs.npz", x=x, images=images, **flags)
     model = whole(case)
     perturb(model)
-    model.save(folder / "functional.keras")
-    (folder / "weights.json").write_text(model.to_json())
-    model.save_weights(folder / "model.weights.h5")
-    model.export(folder / "saved_model", verbose=False)
-    stack = keras.Sequential([keras.Input(case.shape), case.make()])
-    perturb(stack)
-    stack.save(folder / "sequential.keras")
     expected = dict.fromkeys(
-        ("functional.keras", "model.weights.h5", "saved_model"), expected_answers(model, x)
+        [name for name in artifacts if name in WHOLE], expected_answers(model, x)
     )
-    expected["sequential.keras"] = expected_answers(stack, x)
-    images = case.inputs(shape=case.more_shapes[-1])
-    model = whole(case, (*[None] * (images.ndim - 2), images.shape[-1]))
-    perturb(model)
-    model.export(folder / "images_saved_model", verbose=False)
-    expected["images_saved_model"] = expected_answers(model, images)
-    np.savez(folder / "inputs.npz", x=x, images=images, repeats=case.repeats)
+    for name in expected:
+        WHOLE[name](model, folder / name)
+    if "sequential.keras" in artifacts:
+        stack = case.prepared(keras.Sequential([keras.Input(case.shape), case.make()]))
+        perturb(stack)
+        stack.save(folder / "sequential.keras")
+        expected["sequential.keras"] = expected_answers(stack, x)
+    if "images_saved_model" in artifacts:
+        model = whole(case, (*[None] * (images.ndim - 2), images.shape[-1]))
+        perturb(model)
+        model.export(folder / "images_saved_model", verbose=False)
+        expected["images_saved_model"] = expected_answers(model, images)
     return expected
+
+
+def write_weights(model, path):
+    path.with_name("weights.json").write_text(model.to_json())
+    model.save_weights(path)
+
+
+WHOLE = {
+    "functional.keras": lambda model, path: model.save(path),
+    "model.weights.h5": write_weights,
+    "saved_model": lambda model, path: model.export(path, verbose=False),
+}
 
 
 def write_metric(case, folder):

@@ -1,14 +1,24 @@
 """Runs the contract battery over every part of tfuq. A new part joins with one line here."""
 
+import functools
+
 import numpy as np
 import pytest
-from contract import LABELS, LayerCase
+from architectures import resnet18, unet
+from contract import LABELS, LayerCase, ModelCase
 from contract_callbacks import CALLBACK_CHECKS, CallbackCase
-from contract_layers import layer_checks
-from contract_metrics import METRIC_CHECKS, MetricCase
-from contract_process import LAYER_ARTIFACTS, compare, run_all, write_layer, write_metric
+from contract_layers import layer_checks, model_checks
+from contract_metrics import MetricCase, metric_checks
+from contract_process import (
+    CLASS_ARTIFACTS,
+    compare,
+    layer_artifacts,
+    run_all,
+    write_layer,
+    write_metric,
+)
 
-from tfuq import callbacks, layers, metrics
+from tfuq import callbacks, convert, layers, metrics
 
 FEW = {"num_factors": 2, "train_mc_samples": 16, "test_mc_samples": 16}
 FIVE_CLASSES = {"num_classes": 5, **FEW}
@@ -35,6 +45,16 @@ def select(layer):
 
 
 DICE_OF_LABELS = {"multi_label": True, "aggregate": "pool", "target_class_ids": [0, 2]}
+
+
+def sparse(model):
+    """A trained network, made sparse Bayesian."""
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, model.inputs[0].shape[-1]))
+    return convert.sparse_bayesian(
+        model, (x, np.zeros((2, *model(x).shape[1:]))), "mse", 0.05, kl_weight=0.001
+    )
+
+
 VARIATIONAL = LayerCase(
     "variational", layers.DenseVariational, {"units": 3, "activation": "softmax", **WEIGHTS}
 )
@@ -137,6 +157,22 @@ LAYERS = [
     LayerCase("dropout", layers.MCDropout, {"rate": 0.2, "seed": 1}),
 ]
 
+NETWORKS = [
+    ModelCase(
+        "resnet18",
+        build=lambda: sparse(resnet18(width=4, classes=3)),
+        shape=(8, 8, 3),
+        more_shapes=((16, 8, 3),),
+    ),
+    ModelCase(
+        "unet",
+        build=lambda: sparse(unet()),
+        shape=(8, 8, 1),
+        more_shapes=((16, 8, 1),),
+        target=LABELS,
+    ),
+]
+
 METRICS = [
     MetricCase("ece", metrics.ExpectedCalibrationError),
     MetricCase("ece-binary", metrics.ExpectedCalibrationError, {"n_bins": 5}, "binary"),
@@ -191,7 +227,8 @@ CALLBACKS = [
 ]
 
 
-ALL_LAYER_CHECKS = layer_checks(LAYERS)
+ALL_LAYER_CHECKS = [*layer_checks(LAYERS), *model_checks(NETWORKS)]
+LAYER_FILES = [*layer_artifacts(LAYERS), *((case, CLASS_ARTIFACTS) for case in NETWORKS)]
 
 
 def name_of(case):
@@ -211,13 +248,19 @@ def test_layer(case, check):
     check(case)
 
 
-@pytest.mark.parametrize("check", METRIC_CHECKS)
-@pytest.mark.parametrize("case", METRICS, ids=name_of)
+@pytest.mark.parametrize(
+    "case, check",
+    [
+        pytest.param(case, check, id=f"{case.name}-{name}", marks=[pytest.mark.slow] * slow)
+        for case, name, check, slow in metric_checks(METRICS)
+    ],
+)
 def test_metric(case, check):
-    METRIC_CHECKS[check](case)
+    check(case)
 
 
-SLOW_CALLBACK_CHECKS = ("sequential_jit", "subclassed_jit")  # XLA, beside "functional_jit"
+# XLA, beside what `LAYERS` and `METRICS` run of it.
+SLOW_CALLBACK_CHECKS = ("functional_jit", "sequential_jit", "subclassed_jit")
 
 
 @pytest.mark.parametrize(
@@ -237,14 +280,14 @@ def loaded(tmp_path_factory):
     """`loaded(case, artifact)` compares what a new process answered. One process per world."""
     root = tmp_path_factory.mktemp("artifacts")
     written = {}
-    for write, cases in ((write_layer, LAYERS), (write_metric, METRICS)):
-        for case in cases:
-            folder = root / case.name
-            folder.mkdir()
-            try:
-                written[case.name] = write(case, folder)
-            except Exception as error:  # is raised by the tests of this case alone
-                written[case.name] = error
+    layers = [(case, functools.partial(write_layer, artifacts=a)) for case, a in LAYER_FILES]
+    for case, write in [*layers, *((case, write_metric) for case in METRICS)]:
+        folder = root / case.name
+        folder.mkdir()
+        try:
+            written[case.name] = write(case, folder)
+        except Exception as error:  # is raised by the tests of this case alone
+            written[case.name] = error
     run_all(root)
 
     def check(case, artifact, repeats=True):
@@ -256,8 +299,14 @@ def loaded(tmp_path_factory):
 
 
 @pytest.mark.xdist_group("new_process")
-@pytest.mark.parametrize("artifact", LAYER_ARTIFACTS)
-@pytest.mark.parametrize("case", LAYERS, ids=name_of)
+@pytest.mark.parametrize(
+    "case, artifact",
+    [
+        pytest.param(case, name, id=f"{case.name}-{name}")
+        for case, names in LAYER_FILES
+        for name in names
+    ],
+)
 def test_layer_in_new_process(case, artifact, loaded):
     loaded(case, artifact, case.repeats)
 

@@ -127,6 +127,7 @@ def test_recording_changes_nothing():
 # --- The whole network ------------------------------------------------------------------------
 
 
+FEW = ("nadam-ema", "scaled")  # the others run with `make test-slow`
 OPTIMIZERS = {
     "adam": lambda: keras.optimizers.Adam(0.01),
     "momentum": lambda: keras.optimizers.SGD(0.01, momentum=0.9),
@@ -143,7 +144,15 @@ def state(optimizer):
     return {("product" if k.startswith("variable") else k): v for k, v in named.items()}
 
 
-@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(
+            make, id=name, marks=[pytest.mark.slow] * (name not in ("nadam-ema", "scaled"))
+        )
+        for name, make in OPTIMIZERS.items()
+    ],
+)
 def test_optimizer_keeps_its_state_when_variables_are_made_anew(make):
     made, twin = model(optimizer=make()), model(optimizer=make())
     fit(twin, epochs=2)
