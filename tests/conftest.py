@@ -3,6 +3,8 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# One thread each, as there are as many workers as cores: more only wait for each other.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ["MPLBACKEND"] = "Agg"  # also for the processes that the tests start
 
 import keras

@@ -250,6 +250,7 @@ def load_there(folder, number, logs):
     np.save(folder / f"{number}.npy", DeepEnsemble.load(folder / "ensemble").predict(x_of()))
 
 
+@pytest.mark.slow
 def test_other_processes_train_and_load_the_same_ensemble(tmp_path):
     """Not to the last bit: the processes share the processor's threads, which changes sums."""
     here, there, other = made(), made(), made(make=heteroscedastic)
