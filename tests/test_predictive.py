@@ -7,7 +7,13 @@ import tensorflow as tf
 from scipy import stats
 
 from tfuq import predictive
-from tfuq.layers import DenseVariational, MCDropout, MCSoftmaxDenseFA, VBLLDense
+from tfuq.layers import (
+    DenseVariational,
+    MCDropout,
+    MCSoftmaxDenseFA,
+    SparseBayesDense,
+    VBLLDense,
+)
 from tfuq.predictive import decompose, predict_uncertainty, sample_predictions
 
 
@@ -308,3 +314,50 @@ def test_bad_input(change, message):
     arguments = {"model": MODELS["weights"](), "x": inputs(), **change}
     with pytest.raises(ValueError, match=message):
         sample_predictions(**arguments)
+
+
+# --- What is kept for the next call -----------------------------------------------------------
+
+
+class Counting(keras.Model):
+    """Counts how often it is traced (or called)."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+        self.calls = 0
+
+    def call(self, x):
+        self.calls += 1
+        return self.layer(x)
+
+
+def test_next_call_traces_nothing_and_sees_new_weights():
+    model = Counting(DenseVariational(3, kl_weight=0.01, posterior_scale=0.5, seed=1))
+    model(inputs())
+    before = sample_predictions(model, inputs(), 3, from_logits=True)
+    calls = model.calls
+    again = sample_predictions(model, inputs(5), 3, from_logits=True)
+    np.testing.assert_allclose(again, before[:, :5], rtol=1e-5)
+    assert model.calls == calls
+    model.layer.kernel.assign_add(tf.random.stateless_normal((4, 3), [1, 2]))
+    assert np.abs(sample_predictions(model, inputs(), 3, from_logits=True) - before).max() > 0.01
+    assert model.calls == calls
+    assert sample_predictions(model, inputs(), 4, from_logits=True).shape[0] == 4
+    assert model.calls > calls
+
+
+def test_new_variables_and_another_loss_are_noticed():
+    layer = SparseBayesDense(3, r_bayes=0.5, kl_weight=0.01, posterior_scale=0.5)
+    model = sequential(layer)
+    layer.select(np.arange(12.0).reshape(4, 3))
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    many = sample_predictions(model, inputs(), 8)
+    layer.resize(1)
+    layer.select(np.arange(12.0).reshape(4, 3))
+    one = sample_predictions(model, inputs(), 8)
+    # The last weight alone is random: the odds of the first two classes stand still.
+    odds = [stack[..., 0] / stack[..., 1] for stack in (many, one)]
+    assert odds[0].std(0).max() > 0.01 and odds[1].std(0).max() < 1e-5
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=False))
+    assert not np.allclose(sample_predictions(model, inputs(), 8).sum(-1), 1)

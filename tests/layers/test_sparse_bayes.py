@@ -161,11 +161,16 @@ def test_a_draw_of_the_network_is_one_kernel_of_the_masked_distribution():
     layer = selected(dense(r_bayes=0.4, bias_r_bayes=0.5))
     x = np.concatenate([np.zeros((1, 5)), np.eye(5)]).astype("float32")
     count = 2000
-    found = []
-    for i in range(count):
-        with one_draw(tf.constant([1, i])):
-            found.append(layer(x).numpy())
-    found = np.array(found)
+
+    @tf.function
+    def draws():
+        def draw(i):
+            with one_draw(tf.stack([1, i])):
+                return layer(x)
+
+        return tf.map_fn(draw, tf.range(count), fn_output_signature="float32")
+
+    found = draws().numpy()
     bias, kernel = found[:, 0], found[:, 1:] - found[:, :1]
     reference = masked_distribution(layer)
     fixed = mask(layer) == 0
