@@ -1,5 +1,6 @@
 """What every test starts from: two logical CPUs, no display, a known seed, a float32 policy."""
 
+import fnmatch
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -18,6 +19,37 @@ for name in ("", "_callbacks", "_layers", "_metrics", "_process"):
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
+
+
+# Run by `make test-slow`: what takes seconds, and has a sibling in `make test` that would find most
+# of the same faults.
+SLOW = (
+    "test_heteroscedastic.py::test_probabilities_agree*[[]*True-100]",
+    "test_heteroscedastic.py::test_probabilities_agree*[[]1-False-100]",
+    "test_heteroscedastic.py::test_training_samples_are_unbiased[[]True-*",
+    "test_heteroscedastic.py::test_training_samples_are_unbiased*MCSigmoidDenseFA]",
+    "test_rejection_scores.py::test_accepts_by*[[]predictive_entropy]",
+    "test_rejection_scores.py::test_accepts_by*[[]variation_ratio]",
+    "test_logistic_normal.py::test_noise_beyond*[[]True-sigmoid]",
+    "test_predictive.py::test_samples_are_networks*[[]sequential]",
+    "test_predictive.py::test_uncertainty_is_that*[[]sequential]",
+    "test_saliency.py::test_deterministic_first_then_random[[]False]",
+    "test_saliency.py::test_optimizer_keeps_its_state*[[]nadam-ema]",
+    "test_saliency.py::test_several_steps*",
+    "test_saliency.py::test_with_unfreezing*[[]layer]",
+    "test_saliency.py::test_gradients_over_other_data_select[[]arrays]",
+    "test_sparse_bayes.py::test_outputs_have_the_moments*[[]depthwise-*",
+    "test_sparse_bayes_examples.py::test_segmentation_draws*",
+    "test_posterior_sampling.py::test_step_is_the_mean*[[]options2-1]",
+    "test_unfreezing.py::test_resumes_where_it_was[[]0-*",
+    "test_metric_streaming.py::test_graph_says_the_same*[[]True]",
+)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if any(fnmatch.fnmatchcase(item.nodeid, f"*{pattern}") for pattern in SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

@@ -284,22 +284,24 @@ def model_checks(cases):
         yield from ((case, name, check, True) for name, check in SLOW_MODEL_CHECKS.items())
 
 
+# Of further cases of a class, those that see what its arguments change.
+FURTHER_CASE_CHECKS = ("config", "batches", "gradients", "functional_plain")
+
+
 def layer_checks(cases):
     """Every check to run, as `(case, name, check, whether it is slow)`."""
+    checks = {**LAYER_CHECKS, **FIRST_CASE_CHECKS, **FAMILY_CHECKS, **SLOW_FAMILY_CHECKS}
     layers, families = set(), set()
     for case in cases:
         family = case.layer.__bases__[0]
-        is_first, is_head = case.layer not in layers, family not in families
+        quick = set(FURTHER_CASE_CHECKS)
+        if case.layer not in layers:
+            quick |= {*LAYER_CHECKS, *FIRST_CASE_CHECKS} - {"mixed_bfloat16"}
+        is_head = family not in families
+        if is_head:
+            quick |= {*FAMILY_CHECKS, "mixed_bfloat16"}
         layers.add(case.layer)
         families.add(family)
-        quick = {
-            **LAYER_CHECKS,
-            **(FIRST_CASE_CHECKS if is_first else {}),
-            **(FAMILY_CHECKS if is_head else {}),
-        }
-        slow = {
-            **({} if is_first else FIRST_CASE_CHECKS),
-            **(SLOW_FAMILY_CHECKS if is_head else FAMILY_CHECKS),
-        }
-        yield from ((case, name, check, False) for name, check in quick.items())
-        yield from ((case, name, check, True) for name, check in slow.items())
+        for name, check in checks.items():
+            if is_head or name not in SLOW_FAMILY_CHECKS:
+                yield case, name, check, name not in quick

@@ -211,7 +211,7 @@ METRIC_CHECKS = {
 
 # What traces for two devices or compiles with XLA: for the first case of each class in which a
 # metric's arithmetic is written. The others run with `make test-slow`.
-SLOW_METRIC_CHECKS = ("two_devices", "evaluates_jit", "mixed_bfloat16")
+SLOW_METRIC_CHECKS = ("two_devices", "evaluates_jit", "trains", *POLICIES)
 
 
 def metric_checks(cases):
