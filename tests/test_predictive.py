@@ -301,6 +301,7 @@ def test_progress_is_shown(capsys):
     "change, message",
     [
         ({"model": sequential(keras.layers.Dense(3))}, "layers with random weights"),
+        ({"model": sequential(SparseBayesDense(3, kl_weight=0.1))}, "once weights are selected"),
         ({"model": "resnet"}, "Argument `model` must be a Keras model"),
         ({"num_samples": 0}, "Argument `num_samples` must"),
         ({"batch_size": 0}, "Argument `batch_size` must"),

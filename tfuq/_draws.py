@@ -17,6 +17,10 @@ _CURRENT = contextvars.ContextVar("tfuq_draw", default=None)
 class TakesDraws:
     """Marks a layer that looks for `current_draw()` when it is called."""
 
+    def is_random(self):
+        """Whether draws of the layer differ."""
+        return True
+
 
 def random_layers(model):
     """The layers of `model`, at any depth, that take part in draws of the network."""

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._batches import batches as _batches
-from tfuq._draws import one_draw
+from tfuq._draws import one_draw, random_layers
 from tfuq._keras import check_integer
 from tfuq._labelled import select_output
 from tfuq._outputs import Reading, loss_takes_logits
@@ -453,11 +453,13 @@ class _Sampler:
         """Probabilities of one network."""
         with one_draw(seed) as draw:
             outputs = self.model(batch, training=False)
-        if not draw.layers:
+        taking = [layer for layer in random_layers(self.model) if id(layer) in draw.layers]
+        if not any(layer.is_random() for layer in taking):
             raise ValueError(
                 "Argument `model` must hold layers with random weights, such as "
-                "`tfuq.layers.VBLLDense`, `DenseVariational` or `MCDropout`; its predictions "
-                f"would all be the same. Received: {self.model}"
+                "`tfuq.layers.VBLLDense`, `DenseVariational`, `MCDropout` or, once weights are "
+                "selected, `SparseBayesDense`; its predictions would all be the same. "
+                f"Received: {self.model}"
             )
         outputs = tf.cast(select_output(outputs, self.output), "float32")
         if not self.from_logits:

@@ -102,7 +102,11 @@ class _SparseBayesLayer(GaussianKernelLayer):
 
     def is_selected(self):
         """Whether `select` has said which weights are random."""
-        return self.built and bool(self.selected.numpy())
+        with tf.init_scope():  # also while a graph is built
+            return self.built and bool(self.selected.numpy())
+
+    def is_random(self):
+        return self.is_selected() and bool(self._random())
 
     def select(self, saliency, bias_saliency=None):
         """Makes the most salient weights random, from here on: N(kernel, posterior_scale^2).
