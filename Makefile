@@ -1,5 +1,5 @@
 # make demo   trains, evaluates with rejection, exports: see demo_output/
-# make test   the tests (about 10 minutes on two cores)
+# make test   the tests (about 12 minutes on two cores)
 # Each builds the virtual environment it needs, once.
 
 PYTHON ?= python3.11
