@@ -9,9 +9,10 @@ HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tfuq/_version.py").read_text()).group(1)
 
 PLOTS = ["matplotlib>=3.8"]
+SMOTE = ["imbalanced-learn>=0.14.2"]
 EXAMPLES = [
     *PLOTS,
-    "imbalanced-learn>=0.14.2",
+    *SMOTE,
     "pillow>=10",
     "scikit-image>=0.25",
     "scikit-learn>=1.4",
@@ -19,7 +20,14 @@ EXAMPLES = [
 # tensorflow-datasets 4.9.10 imports importlib_resources without asking for it.
 DATASETS = ["importlib_resources>=6", "tensorflow-datasets>=4.9"]
 # With pytest 9.2, pytest-xdist 3.8 no longer keeps the tests of a group on one worker.
-TEST = [*EXAMPLES, "hypothesis>=6.100", "pytest>=8,<9", "pytest-xdist>=3.5", "tensorboard>=2.18"]
+TEST = [
+    *EXAMPLES,
+    *DATASETS,
+    "hypothesis>=6.100",
+    "pytest>=8,<9",
+    "pytest-xdist>=3.5",
+    "tensorboard>=2.18",
+]
 DEV = [*TEST, "pre-commit>=3.7", "ruff>=0.8"]
 
 setup(
@@ -42,6 +50,7 @@ setup(
     extras_require={
         "datasets": DATASETS,
         "plots": PLOTS,
+        "smote": SMOTE,
         "examples": EXAMPLES,
         "test": TEST,
         "dev": DEV,

@@ -30,9 +30,9 @@ import numpy as np
 import tensorflow as tf
 
 import tfuq
+from tfuq.datasets import smote
 
 try:
-    from imblearn.over_sampling import SMOTE
     from matplotlib.figure import Figure
     from PIL import Image
     from skimage import color, exposure
@@ -179,15 +179,7 @@ def balance(x, y, seed=0):
     counts = collections.Counter(y.tolist())
     least = math.ceil(BALANCE * max(counts.values()))
     wanted = {grade: max(count, least) for grade, count in counts.items()}
-    if min(counts.values()) < 2:
-        raise ValueError(
-            "Argument `y` must hold each grade at least twice, for SMOTE to find a neighbour. "
-            f"Received: y with so many images of each grade: {dict(counts)}"
-        )
-    neighbours = min(5, min(counts.values()) - 1)
-    smote = SMOTE(sampling_strategy=wanted, k_neighbors=neighbours, random_state=seed)
-    flat, labels = smote.fit_resample(x.reshape(len(x), -1).astype("float32"), y)
-    return np.round(flat).astype("uint8").reshape(-1, *x.shape[1:]), labels
+    return smote(x, y, seed=seed, sampling_strategy=wanted)
 
 
 def prepare(parts, official=False, seed=0):

@@ -21,6 +21,8 @@ tf.config.set_logical_device_configuration(
 )
 
 
+FAST_XLA = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
 # Run by `make test-slow`: what takes seconds, and has a sibling in `make test` that would find most
 # of the same faults.
 SLOW = (
@@ -44,6 +46,17 @@ SLOW = (
     "test_unfreezing.py::test_resumes_where_it_was[[]0-*",
     "test_metric_streaming.py::test_graph_says_the_same*[[]True]",
 )
+
+
+def pytest_configure(config):
+    """Leaves the graphs of `make test` as they are traced.
+
+    They have a handful of operations, run a few times, and optimizing them takes a third of the
+    time. `make test-slow` runs TensorFlow and XLA with all that users have.
+    """
+    if config.getoption("markexpr") != "slow":
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+        os.environ["XLA_FLAGS"] = FAST_XLA  # read when XLA is first used
 
 
 def pytest_collection_modifyitems(items):

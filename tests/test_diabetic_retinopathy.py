@@ -223,9 +223,9 @@ def off_segment(point, start, end):
 
 def test_balance_needs_two_images_of_a_grade(example):
     with pytest.raises(
-        ValueError, match=r"`y` must hold each grade at least twice.*\{0: 2, 1: 1\}"
+        ValueError, match=r"`y` must hold each class .* at least twice.*\{0: 3, 1: 1\}"
     ):
-        example.balance(np.zeros((3, 2, 2, 3), "uint8"), np.array([0, 0, 1]))
+        example.balance(np.zeros((4, 2, 2, 3), "uint8"), np.array([0, 0, 0, 1]))
 
 
 def test_only_training_images_are_balanced(example, monkeypatch):

@@ -11,7 +11,18 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-MODULES = ("layers", "metrics", "callbacks", "convert", "predictive", "ensembles", "plots")
+MODULES = (
+    "layers",
+    "metrics",
+    "optimizers",
+    "datasets",
+    "callbacks",
+    "convert",
+    "predictive",
+    "ensembles",
+    "plots",
+    "training",
+)
 FENCE = re.compile(r"^([ \t]*)```(\w*)[^\n]*\n(.*?)^\1```[ \t]*$", re.MULTILINE | re.DOTALL)
 ELLIPSIS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

@@ -2,26 +2,41 @@
 
 `tfuq.layers` holds what stands in for Keras' own layers, `tfuq.convert` puts it into a trained
 model, `tfuq.predictive` draws networks and says what their uncertainty is made of,
-`tfuq.ensembles` trains several, `tfuq.metrics` and `tfuq.callbacks` judge, `tfuq.plots` (extra
-`plots`) shows.
+`tfuq.ensembles` trains several, `tfuq.training`, `tfuq.callbacks` and `tfuq.optimizers` make
+training rapid, `tfuq.metrics` judge, `tfuq.plots` (extra `plots`) shows, `tfuq.datasets` loads.
 """
 
 import importlib
 
 # Imported here, not on first use: importing registers the classes with Keras, so that `import
 # tfuq` is all that `keras.models.load_model` needs.
-from tfuq import callbacks, convert, ensembles, layers, metrics, predictive
+from tfuq import (
+    callbacks,
+    convert,
+    datasets,
+    ensembles,
+    layers,
+    metrics,
+    optimizers,
+    predictive,
+    training,
+)
 from tfuq._version import __version__
+from tfuq.callbacks.lr_range_test import lr_range_test
 
 __all__ = [
     "__version__",
     "callbacks",
     "convert",
+    "datasets",
     "ensembles",
     "layers",
+    "lr_range_test",
     "metrics",
+    "optimizers",
     "plots",
     "predictive",
+    "training",
 ]
 
 

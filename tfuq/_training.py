@@ -64,6 +64,12 @@ def forget_functions(model, owner):
     remake_train_function(model, owner)
 
 
+def recompile(model, optimizer):
+    """Compiles `model` as it was compiled, but with `optimizer`."""
+    with model.distribute_strategy.scope():
+        model.compile(**{**model._compile_config.config, "optimizer": optimizer})
+
+
 def optimizer_chain(optimizer):
     """`optimizer` and, of a `LossScaleOptimizer`, the one inside, which applies the gradients."""
     found = [optimizer]
@@ -166,3 +172,22 @@ def _slots(optimizer):
         and len(value) == len(optimizer._trainable_variables)
         and all(v is None or isinstance(v, keras.Variable) for v in value)
     }
+
+
+_CYCLES = weakref.WeakKeyDictionary()  # of each model that trains in cycles: how it counts them
+
+
+def announce_cycles(model, completed):
+    """Tells who asks `completed_cycles` how many cycles of the learning rate are over.
+
+    `completed(step)` is the number of cycles that have ended once the optimizer has taken `step`
+    steps. `None` takes the announcement back.
+    """
+    _CYCLES.pop(model, None)
+    if completed is not None:
+        _CYCLES[model] = completed
+
+
+def completed_cycles(model):
+    """What `announce_cycles` was told of this model, or None."""
+    return _CYCLES.get(model)

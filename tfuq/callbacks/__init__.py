@@ -1,15 +1,21 @@
 """Keras callbacks."""
 
 from tfuq.callbacks.kl_annealing import KLAnnealing
+from tfuq.callbacks.lr_range_test import LRRangeTest
 from tfuq.callbacks.posterior_sampling import PosteriorSampling
 from tfuq.callbacks.rejection import RejectionEvaluator
 from tfuq.callbacks.saliency import SaliencySelection
+from tfuq.callbacks.schedules import SGDR
+from tfuq.callbacks.snapshot import SnapshotEnsemble
 from tfuq.callbacks.unfreezing import GradualUnfreezing
 
 __all__ = [
+    "SGDR",
     "GradualUnfreezing",
     "KLAnnealing",
+    "LRRangeTest",
     "PosteriorSampling",
     "RejectionEvaluator",
     "SaliencySelection",
+    "SnapshotEnsemble",
 ]

@@ -1,0 +1,104 @@
+"""A training that is killed and resumed is the one that was not, to the bit."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from tfuq.callbacks import SGDR
+
+pytest.importorskip("fcntl", reason="kills and locks are those of POSIX")
+
+SCRIPT = pathlib.Path(__file__).parents[1] / "resume_process.py"
+STEPS, EPOCHS = 4, 24
+ENDS = (3, 9, 21, 45, 93)  # of cycles of 0.75 * 2^i epochs
+
+
+@pytest.fixture(
+    scope="module", params=[4, pytest.param(20, marks=pytest.mark.slow)], ids="{}-kills".format
+)
+def runs(request, tmp_path_factory):
+    """What both trainings left, and how often one was killed."""
+    folder = tmp_path_factory.mktemp("runs")
+    command = [sys.executable, SCRIPT, folder, str(request.param), "0"]
+    done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder, request.param
+
+
+def arrays(path):
+    """All that is in a file of weights, by name."""
+    found = {}
+
+    def note(name, item):
+        if isinstance(item, h5py.Dataset):
+            found[name] = item[()]
+
+    with h5py.File(path) as file:
+        file.visititems(note)
+    return found
+
+
+def assert_same_bits(path, other):
+    found, expected = arrays(path), arrays(other)
+    assert found.keys() == expected.keys()
+    for name, array in found.items():
+        assert array.dtype == expected[name].dtype, name
+        assert array.tobytes() == expected[name].tobytes(), name
+
+
+def rates(folder):
+    """`(step, rate)` of each step that was taken, in their order."""
+    lines = (folder / "rates.txt").read_text().splitlines()
+    return [(int(step), float.fromhex(rate)) for step, rate in map(str.split, lines)]
+
+
+def listed(folder):
+    return [
+        entry["file"] for entry in json.loads((folder / "snapshots.json").read_text())["snapshots"]
+    ]
+
+
+def test_rates(runs):
+    """Every step has the rate of the curve, however often it was taken."""
+    folder, _ = runs
+    whole, killed = rates(folder / "whole"), rates(folder / "killed")
+    schedule = SGDR(0.1, 0.001, cycle_length=0.75, cycle_mult=2, steps_per_epoch=STEPS)
+    expected = schedule.learning_rate_at(np.arange(EPOCHS * STEPS)).astype("float32")
+    assert whole == list(enumerate(expected.tolist(), 1))
+    assert set(killed) == set(whole)
+
+
+def test_last_weights(runs):
+    """Weights, moments, the count of steps and the state of the dropout."""
+    folder, _ = runs
+    assert_same_bits(folder / "killed/last.weights.h5", folder / "whole/last.weights.h5")
+
+
+def test_snapshots(runs):
+    folder, _ = runs
+    whole, killed = folder / "whole/snapshots", folder / "killed/snapshots"
+    assert [int(name.split("_")[3].split(".")[0]) for name in listed(whole)] == list(ENDS)
+    assert listed(killed) == listed(whole)[-3:]
+    assert sorted(os.listdir(killed)) == sorted([*listed(killed), "snapshots.json"])
+    for name in listed(killed):
+        assert_same_bits(killed / name, whole / name)
+
+
+def test_no_snapshot_is_half_written(runs):
+    """Whatever has the name of a snapshot after a kill is whole, listed or not."""
+    folder, kills = runs
+    seen = 0
+    for number in range(kills):
+        left = folder / f"after_{number}"
+        if (left / "snapshots.json").exists():
+            assert set(listed(left)) <= set(os.listdir(left))
+        for path in left.glob("cycle_*"):
+            assert_same_bits(path, folder / "whole/snapshots" / path.name)
+            seen += 1
+    assert seen
