@@ -65,6 +65,15 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
 
 
+@pytest.fixture
+def optimized_graphs():
+    """For a test that counts what runs: Grappler drops what nobody asks for."""
+    before = tf.config.optimizer.get_experimental_options()["disable_meta_optimizer"]
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": before})
+
+
 @pytest.fixture(autouse=True)
 def known_start():
     """Gives every test the same seeds, and the default policy whatever the one before it did."""

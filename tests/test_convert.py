@@ -173,6 +173,20 @@ def test_variational_copy_is_a_copy_and_trains():
     assert np.any(bayesian.get_layer("top").kernel != model.get_layer("top").kernel)
 
 
+def mean_square(y_true, y_pred):
+    """A loss that is not registered with Keras."""
+    return keras.ops.mean(keras.ops.square(y_true - y_pred), axis=-1)
+
+
+@pytest.mark.parametrize("loss", ["mse", mean_square], ids=["keras", "unregistered"])
+def test_copy_of_a_compiled_model_is_not_compiled(loss):
+    model = sequential()
+    model.compile("adam", loss)
+    copy = convert.variational(model, kl_weight=0.01)
+    assert model.compiled and not copy.compiled
+    assert not convert.to_deterministic(copy).compiled
+
+
 def test_shared_layers_stay_shared():
     dense, x = keras.layers.Dense(4), keras.Input((4,))
     bayesian = convert.variational(keras.Model(x, dense(dense(x))), kl_weight=1e-3)

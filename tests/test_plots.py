@@ -3,6 +3,7 @@
 import importlib
 import sys
 
+import keras
 import numpy as np
 import pytest
 from matplotlib import pyplot
@@ -11,6 +12,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from tfuq import metrics, plots
+from tfuq.callbacks import SGDR
+from tfuq.callbacks.lr_range_test import read_sweep
 from tfuq.predictive import predictive_entropy
 
 RNG = np.random.default_rng(0)
@@ -371,6 +374,84 @@ def test_bad_maps_raise_before_anything_is_drawn(case):
     *data, options, name = BAD_MAPS[case]
     with pytest.raises(ValueError, match=f"Argument `{name}` must .*Received: {name}"):
         plots.uncertainty_maps(*data, **options)
+    assert pyplot.get_fignums() == []
+
+
+# --- Learning rates ----------------------------------------------------------------------------
+
+RATES = np.geomspace(1e-4, 10, 40)
+LOSSES = np.concatenate([np.linspace(2, 1, 30), np.geomspace(1, 1e4, 10)])
+FOUND = read_sweep(RATES, LOSSES, smoothing=0.5, diverged=True)
+
+
+def test_range_test_shows_what_was_found():
+    ax = FOUND.plot(free_axes())
+    points, average, lowest, steepest, suggestion = ax.get_lines()
+    np.testing.assert_array_equal(points.get_xydata().T, [RATES, LOSSES])
+    np.testing.assert_array_equal(average.get_xydata().T, [RATES, FOUND.smoothed_losses])
+    assert lowest.get_xydata().tolist() == [[FOUND.minimum, FOUND.smoothed_losses.min()]]
+    at = np.flatnonzero(FOUND.steepest == RATES)
+    np.testing.assert_array_equal(
+        steepest.get_xydata()[0], [FOUND.steepest, *FOUND.smoothed_losses[at]]
+    )
+    np.testing.assert_array_equal(suggestion.get_xdata(), [FOUND.suggestion] * 2)
+    (bracket,) = ax.patches
+    np.testing.assert_allclose(
+        [bracket.get_x(), bracket.get_x() + bracket.get_width()], FOUND.bracket
+    )
+    assert ax.get_xscale() == "log"
+    assert f"suggestion {FOUND.suggestion:.2g}" in legend(ax)
+    low, high = ax.get_ylim()
+    assert 0.8 < low < 1 and 2 < high < 4  # not 10,000
+
+
+def test_range_test_of_a_loss_that_never_falls():
+    ax = read_sweep(RATES, np.linspace(1, 2, 40), 0.5, False).plot()
+    assert isinstance(ax, Axes)
+    assert not any(text.startswith("steepest") for text in legend(ax))
+    assert ax.get_ylim()[1] >= 2
+    constant = read_sweep(RATES, np.ones(40), 0.5, False).plot(free_axes())
+    constant.figure.canvas.draw()
+
+
+def trained_schedule():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", run_eagerly=True)
+    schedule = SGDR(0.1, 0.01, cycle_mult=2)
+    x = np.ones((4, 1))
+    model.fit(x, x, batch_size=1, epochs=4, callbacks=[schedule], verbose=0)
+    return schedule
+
+
+def test_learning_rates_and_the_ends_of_cycles():
+    schedule = trained_schedule()
+    ax = plots.learning_rate_curve(schedule, ax=free_axes())
+    curve, *ends = ax.get_lines()
+    np.testing.assert_array_equal(curve.get_xdata(), np.arange(16))
+    np.testing.assert_array_equal(curve.get_ydata(), schedule.learning_rates)
+    assert [line.get_xdata()[0] for line in ends] == [4, 12]
+    assert legend(ax) == ["learning rate", "end of a cycle"]
+    plain = plots.learning_rate_curve(list(schedule.learning_rates), ax=free_axes())
+    (same,) = plain.get_lines()
+    np.testing.assert_array_equal(same.get_xydata(), curve.get_xydata())
+    assert plain.get_legend() is None
+
+
+def test_learning_rates_on_one_figure_of_their_own():
+    for ax in (plots.learning_rate_curve([0.1, 0.2]), plots.lr_range_test(FOUND)):
+        assert ax.figure.number in pyplot.get_fignums()
+        assert ax.get_xlabel() and ax.get_ylabel()
+
+
+def test_what_holds_no_learning_rates():
+    for rates in ([], [[0.1]], [np.nan], SGDR(0.1)):
+        with pytest.raises(ValueError, match=r"Argument `rates` must .*Received: rates="):
+            plots.learning_rate_curve(rates)
+    with pytest.raises(ValueError, match=r"Argument `result` must .*Received: result="):
+        plots.lr_range_test(LOSSES)
+    for draw in (plots.learning_rate_curve, plots.lr_range_test):
+        with pytest.raises(ValueError, match=r"Argument `ax` must .*Received: ax=3"):
+            draw(FOUND if draw is plots.lr_range_test else [0.1], ax=3)
     assert pyplot.get_fignums() == []
 
 

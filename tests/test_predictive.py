@@ -186,7 +186,7 @@ class Counted(keras.layers.Layer):
 
 
 @pytest.mark.parametrize("summarise", [sample_predictions, predict_uncertainty])
-def test_what_comes_before_randomness_runs_once(summarise):
+def test_what_comes_before_randomness_runs_once(summarise, optimized_graphs):
     x = keras.Input((4,))
     model = keras.Model(x, bayesian_head()(keras.layers.Dense(5)(Counted()(x))))
     model(inputs())

@@ -39,7 +39,7 @@ def test_quick_run_on_a_fresh_machine(example, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TFUQ_DATA", str(tmp_path / "nothing"))
     example.main(["--quick", "--output", str(tmp_path / "new")])
     said = capsys.readouterr().out
-    assert "transfer: 596 training images, 5 classes" in said
+    assert "brain_mri: 596 training images, 5 classes" in said
     for scheme in example.SCHEMES:
         best, accuracy, nll, ece, steps, _, eta = re.search(
             rf"^{re.escape(scheme)} +" + r"([\d.]+) +" * 6 + r"([\d.]+)$", said, re.MULTILINE
@@ -51,7 +51,7 @@ def test_quick_run_on_a_fresh_machine(example, tmp_path, monkeypatch, capsys):
         assert float(eta) >= 0 and (scheme != "SGD" or float(eta) == 1)
     assert re.search(r"^  last +[\d. ]+$", said, re.MULTILINE)
     assert re.search(r"^  ensemble +[\d. ]+$", said, re.MULTILINE)
-    with Image.open(tmp_path / "new" / "rapid_training_transfer.png") as figure:
+    with Image.open(tmp_path / "new" / "rapid_training_brain_mri.png") as figure:
         assert min(figure.size) > 300
 
 
@@ -128,8 +128,9 @@ def test_benchmark_goes_on_where_it_stopped_and_reports(benchmark, tmp_path, mon
         return run, None
 
     monkeypatch.setattr(benchmark.example, "run_scheme", pretend)
-    monkeypatch.setattr(benchmark.example, "load_cifar10", lambda *_: None)
+    monkeypatch.setitem(benchmark.example.LOADERS, "scratch", lambda folder, images: None)
     monkeypatch.setattr(benchmark, "trunk_for", lambda *_: None)
+    monkeypatch.setattr(benchmark.keras.utils, "clear_session", lambda: None)  # takes a second
     command = ["--json", str(tmp_path / "runs.json"), "--tasks", "scratch"]
     with pytest.raises(KeyboardInterrupt):
         benchmark.main(command)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from tfuq._cloning import clone_uncompiled
 from tfuq._gradients import METHODS, squared_gradients
 from tfuq._keras import check_choice, check_positive
 from tfuq._saliency import SCOPES
@@ -538,7 +539,7 @@ def _cloned(model, make):
         return new
 
     copied = []
-    new_model = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    new_model = clone_uncompiled(model, clone_function=clone, recursive=True)
     for layer, new in copied:
         new.trainable = layer.trainable
         new.set_weights(layer.get_weights())

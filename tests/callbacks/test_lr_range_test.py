@@ -249,19 +249,31 @@ def test_everything_is_put_back(kind, trained):
     assert drawn == draws()
 
 
-def test_random_state_that_nobody_seeded():
-    """The sequences of TensorFlow and Keras go on where they were."""
-    keras.utils.set_random_seed(5)
-    expected = [draws()[:4] for _ in range(2)]
-    keras.utils.set_random_seed(5)
-    found = [draws()[:4]]
-    made = linear(**EAGER)
-    weights = made.get_weights()
-    keras.utils.set_random_seed(5)
-    draws()
-    made.set_weights(weights)
-    lr_range_test(made, (X, Y), **SWEEP)
-    assert [*found, draws()[:4]] == expected
+def test_random_sequences_go_on_where_they_were():
+    made, found = linear(**EAGER), []
+    for test in (False, True):
+        tf.random.get_global_generator().reset_from_seed(3)
+        keras.utils.set_random_seed(5)
+        first = draws()
+        if test:
+            made.fit(X, Y, 8, 9, callbacks=[LRRangeTest(1e-3, 0.1, 10)], shuffle=False, verbose=0)
+            lr_range_test(made, (X, Y), **SWEEP)
+        found.append([first, draws()])
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_everything_is_put_back_with_xla(policy):
+    keras.config.set_dtype_policy(policy)
+    made = model(keras.optimizers.Adam(0.05), jit_compile=True)
+    made.fit(X, Y, batch_size=8, verbose=0)
+    before = state(made)
+    function = made.train_function
+    found = lr_range_test(made, (X, Y), **SWEEP)
+    assert len(found.losses) == 10
+    assert_same(state(made), before)
+    assert made.train_function is function
 
 
 def test_optimizer_that_was_not_built_is_as_new():
@@ -360,7 +372,7 @@ class Watch(keras.callbacks.Callback):
 
 @pytest.mark.parametrize(
     "optimizer, options",
-    [(SGD(0.5, use_ema=True), {}), ("adam", {"steps_per_execution": 3})],
+    [(SGD(0.5, use_ema=True), EAGER), ("adam", {"steps_per_execution": 3})],
     ids=["average", "executions"],
 )
 def test_callback_in_fit(optimizer, options):
@@ -402,7 +414,6 @@ def test_callback_beside_one_that_fails_before_a_batch():
 
 
 def test_callback_with_others_that_change_the_step():
-    """The lower layer is frozen in the one epoch; five draws have five times the noise's mean."""
     layers = [keras.layers.Dense(5, name="low"), MCDropout(0.5), keras.layers.Dense(3)]
     made = keras.Sequential([keras.Input((4,)), *layers])
     made.compile("sgd", "mse", jit_compile=False)

@@ -38,7 +38,7 @@ def smooth(losses, smoothing):
     """Exponential moving average without the bias to 0 of its beginning.
 
     ```
-    m_t = smoothing * m_(t-1) + (1 - smoothing) * loss_t;   smoothed_t = m_t / (1 - smoothing^t)
+    m_t = smoothing * m_(t-1) + (1 - smoothing) * loss_t;  smoothed_t = m_t / (1 - smoothing^(t+1))
     ```
     """
 
@@ -232,8 +232,8 @@ class LRRangeTest(keras.callbacks.Callback):
     its seeds and metrics, the optimizer's moments, steps, learning rate and loss scale, and the
     global random state. An optimizer that was not built is built then, with moments as new.
 
-    During the test the model's own callbacks look at it between epochs only, and find it as it was
-    before. To train on, call `fit` again without this callback. `tfuq.lr_range_test` does the same
+    Other callbacks see the model between the test's epochs only, and find it as it was before. To
+    train on, call `fit` again without this callback. `tfuq.lr_range_test` does the same
     in one call, and leaves no trace of `fit` either.
 
     One point of the curve is one step of the optimizer: where it accumulates gradients, the mean
@@ -360,7 +360,8 @@ class LRRangeTest(keras.callbacks.Callback):
         So the model is as before whenever `fit` does something else, which may fail.
         """
         self.model.train_function = self._original
-        if self.model.history.params is not self.params:  # another callback ended that `fit`
+        history = getattr(self.model, "history", None)
+        if history and history.params is not self.params:  # another callback broke that `fit` off
             return self._original(iterator)
         if not self._left:  # `fit` still counts the batches that were taken
             return self._logs
