@@ -96,7 +96,7 @@ def callback_again(case):
     x, y = case.layer.data(model)
     callback = case.make(x, y)
     for each in (model, model, other):
-        history = each.fit(x, y, epochs=2, callbacks=[callback], verbose=0).history
+        history = each.fit(x, y, BATCH, epochs=2, callbacks=[callback], verbose=0).history
         assert_logged(case, history)
 
 

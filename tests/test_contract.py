@@ -1,6 +1,7 @@
 """Runs the contract battery over every part of tfuq. A new part joins with one line here."""
 
 import functools
+import tempfile
 
 import numpy as np
 import pytest
@@ -223,6 +224,18 @@ CALLBACKS = [
         lambda x, y: callbacks.GradualUnfreezing(num_stages=1),
         ("unfreezing_stage",),
         observes=False,
+    ),
+    CallbackCase(
+        "sgdr",
+        lambda x, y: callbacks.SGDR(0.1, cycle_length=0.5, cycle_mult=2),
+        ("learning_rate",),
+        observes=False,
+    ),
+    CallbackCase(
+        "snapshots", lambda x, y: callbacks.SnapshotEnsemble(tempfile.mkdtemp(), every=1), ()
+    ),
+    CallbackCase(
+        "range-test", lambda x, y: callbacks.LRRangeTest(num_steps=12), (), observes=False
     ),
 ]
 

@@ -9,6 +9,8 @@ import textwrap
 
 import pytest
 
+import tfuq
+
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MODULES = (
@@ -38,6 +40,7 @@ def public_objects():
         module = importlib.import_module(f"tfuq.{name}")
         for public in module.__all__:
             yield f"{name}.{public}", getattr(module, public)
+    yield "lr_range_test", tfuq.lr_range_test
 
 
 def documented(thing):

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from contract import two_devices
 
 from tfuq._labelled import Labelled, check_validation_data, predict_with_labels, select_output
 
@@ -106,8 +107,7 @@ def test_as_the_model_was_compiled(kind, compiled):
 
 @pytest.mark.parametrize("kind", [arrays, tensors, Batches])
 def test_two_replicas_see_each_example_once(kind):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
+    with two_devices().scope():
         labelled = Labelled(doubling(), None)
     found = in_order(predict_with_labels(labelled, kind(X, Y)))
     np.testing.assert_array_equal(found["y_true"], Y)

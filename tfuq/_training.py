@@ -174,20 +174,21 @@ def _slots(optimizer):
     }
 
 
-_CYCLES = weakref.WeakKeyDictionary()  # of each model that trains in cycles: how it counts them
+_CYCLES = weakref.WeakKeyDictionary()  # of each model: whose `fit` it is, and how cycles count
 
 
-def announce_cycles(model, completed):
-    """Tells who asks `completed_cycles` how many cycles of the learning rate are over.
+def announce_cycles(model, owner, completed):
+    """Tells the callbacks of a `fit` how many cycles of the learning rate are over.
 
-    `completed(step)` is the number of cycles that have ended once the optimizer has taken `step`
-    steps. `None` takes the announcement back.
+    `owner` is a callback of that `fit`; `completed(step)` is the number of cycles that have ended
+    once the optimizer has taken `step` steps. `None` takes the announcement back.
     """
     _CYCLES.pop(model, None)
     if completed is not None:
-        _CYCLES[model] = completed
+        _CYCLES[model] = owner.params, completed
 
 
-def completed_cycles(model):
-    """What `announce_cycles` was told of this model, or None."""
-    return _CYCLES.get(model)
+def completed_cycles(model, asker):
+    """What was announced in the `fit` that the callback `asker` is in, or None."""
+    params, completed = _CYCLES.get(model, (None, None))
+    return completed if params is asker.params else None

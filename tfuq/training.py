@@ -4,6 +4,7 @@ import contextlib
 import math
 
 import keras
+import tensorflow as tf
 
 from tfuq._keras import check_choice, check_integer
 from tfuq._processes import fit_arguments
@@ -157,6 +158,8 @@ def rapid_fit(
         "epochs": epochs,
         "verbose": verbose,
     }
+    if isinstance(train, tf.data.Dataset):
+        arguments["shuffle"] = False  # it shuffles as it says; Keras warns of its own default
     with _precision(model, mixed_precision):
         recompile(model, _new_optimizer(model, layer_rates, min_factor, groups))
         found = None

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from contract import two_devices
 from scipy.signal import lfilter
 
 from tfuq.callbacks import SGDR, GradualUnfreezing, LRRangeTest, PosteriorSampling
@@ -298,7 +299,7 @@ def test_training_after_it_is_that_without_it():
 
 
 def test_several_devices():
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with two_devices().scope():
         mirrored = linear(SGD(0.05, momentum=0.9))
     single = linear(SGD(0.05, momentum=0.9), **EAGER)
     mirrored.fit(X, Y, 8, verbose=0)

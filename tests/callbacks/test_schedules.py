@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from contract import two_devices
 
 from tfuq import _training
 from tfuq.callbacks import SGDR, GradualUnfreezing, PosteriorSampling
@@ -164,7 +165,7 @@ def test_long_epochs_and_executions_take_further_tables(monkeypatch):
 
 
 def test_several_devices():
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with two_devices().scope():
         made = model()
     history = fit(made, SGDR(0.3, 0.03, **SHAPE))
     rates = expected_rates(4 * STEPS)
@@ -260,7 +261,9 @@ def test_says_where_cycles_end():
 
     class Listener(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
-            counts.append(_training.completed_cycles(self.model)(self.model.optimizer.iterations))
+            counts.append(
+                _training.completed_cycles(self.model, self)(self.model.optimizer.iterations)
+            )
 
     made = model(run_eagerly=True)
     schedule = SGDR(0.3, cycle_length=0.6, cycle_mult=2, warmup=0.2)
@@ -272,15 +275,18 @@ def test_says_where_cycles_end():
     told = [schedule.completed_cycles(step) for step in range(1, 4 * STEPS + 1)]
     assert told == counts
     np.testing.assert_array_equal(schedule.completed_cycles(np.arange(1, 21)), counts)
-    assert _training.completed_cycles(made) is None
+    assert _training.completed_cycles(made, schedule) is None
 
 
 def test_announcement_does_not_keep_the_model():
-    """After an interruption it stands, and must not hold what it stands for."""
-    made = model(run_eagerly=True)
+    """After an interruption it stands, for no other `fit`, and must not hold what it stands for."""
+    made, schedule = model(run_eagerly=True), SGDR(0.3)
     with pytest.raises(RuntimeError):
-        fit(made, SGDR(0.3), Probe(stop=1))
-    announced = _training.completed_cycles(made)
+        fit(made, schedule, Probe(stop=1))
+    announced = _training.completed_cycles(made, schedule)
+    other = keras.callbacks.Callback()
+    other.set_params({"epochs": 1})
+    assert _training.completed_cycles(made, other) is None
     assert announced(2 * STEPS) == 2
     kept = [announced.func, *announced.args, *announced.keywords.values()]
     assert all(callable(thing) or isinstance(thing, (int, float)) for thing in kept)

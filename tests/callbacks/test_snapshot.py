@@ -9,7 +9,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from contract import two_devices
 
 from tfuq._snapshots import MAX_BYTES, Snapshot, snapshot_name
 from tfuq._training import announce_cycles
@@ -41,7 +41,7 @@ def train(callback, model, epochs, *, completed=None, first=0, per_batch=1, logs
     """
     callback.set_model(model)
     callback.on_train_begin()
-    announce_cycles(model, completed)  # last, whatever the order of the callbacks
+    announce_cycles(model, callback, completed)  # last, whatever the order of the callbacks
     step = first * STEPS * per_batch
     for epoch in range(first, epochs):
         reach(model, step)
@@ -179,7 +179,7 @@ def test_says_what_it_writes(tmp_path, capsys):
 
 
 def test_on_two_devices(tmp_path):
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with two_devices().scope():
         model = linear()
     callback = train(SnapshotEnsemble(tmp_path), model, 2, completed=by_thirds)
     assert biases(tmp_path) == files_of((1, 3), (2, 6))

@@ -233,8 +233,8 @@ class LRRangeTest(keras.callbacks.Callback):
     global random state. An optimizer that was not built is built then, with moments as new.
 
     Other callbacks see the model between the test's epochs only, and find it as it was before. To
-    train on, call `fit` again without this callback. `tfuq.lr_range_test` does the same
-    in one call, and leaves no trace of `fit` either.
+    train on, call `fit` again without this callback. `tfuq.lr_range_test` does the same in one
+    call, and leaves no trace of `fit` either.
 
     One point of the curve is one step of the optimizer: where it accumulates gradients, the mean
     over the batches that it accumulates. With `LossScaleOptimizer`, a step that is skipped because

@@ -258,7 +258,7 @@ class SGDR(keras.callbacks.Callback):
             rates = np.zeros(self._table, optimizer.learning_rate.dtype)
             self._rates = tf.Variable(rates, trainable=False)
         wrap_step(self.model, self, self._wrap)
-        announce_cycles(self.model, functools.partial(completed_cycles, **self._lengths()))
+        announce_cycles(self.model, self, functools.partial(completed_cycles, **self._lengths()))
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
@@ -278,7 +278,7 @@ class SGDR(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self._ended = self._step()
-        announce_cycles(self.model, None)
+        announce_cycles(self.model, self, None)
         unwrap_step(self.model, self)
 
     def _batches(self):

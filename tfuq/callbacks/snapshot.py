@@ -291,7 +291,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
 
     def _begin(self):
-        self._completed = None if self.every else completed_cycles(self.model)
+        self._completed = None if self.every else completed_cycles(self.model, self)
         if self.every is None and self._completed is None:
             raise ValueError(
                 "Argument `every` must be a number of epochs, unless the callback "
