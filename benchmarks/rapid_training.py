@@ -1,4 +1,4 @@
-"""Five schemes of training on CIFAR-10, and on medical images with a trunk that has learned that.
+"""Six schemes of training on CIFAR-10, and on medical images with a trunk that has learned that.
 
     python benchmarks/rapid_training.py --json rapid_training.json           # what is not there yet
     python benchmarks/rapid_training.py --json rapid_training.json --report  # tables, in markdown

@@ -1,4 +1,4 @@
-"""Training that is rapid: five schemes side by side, from scratch and after a trunk is trained.
+"""Training that is rapid: six schemes side by side, from scratch and after a trunk is trained.
 
     python examples/rapid_training.py                  # files in --data, TFUQ_DATA, ../shared/data
     python examples/rapid_training.py --task ham10000  # another target
@@ -8,11 +8,11 @@
 A small residual network learns CIFAR-10; its trunk, with a new last layer, then learns to tell
 three kinds of brain tumours and none (MRI), or seven kinds of skin lesions (HAM10000). On each
 task: Adam and SGD with one rate until they stop early (the baselines of Mishra 2020, section
-3.2.1), SGD with warm restarts (SGDR), the same with rates by layer (DLR), and with cycles that
-double (CLM). The last three are one call each, `tfuq.training.rapid_fit`, with the rate that the
-range test suggests. What counts is after how many steps a scheme first reaches the best validation
-accuracy of plain SGD; those of the range test are counted, too. Of the last scheme, the snapshots
-of all cycles together are compared with the last.
+3.2.1), SGD with warm restarts (SGDR), the same with cycles that double (CLM), with rates by layer
+(DLR), and with both. The last four are one call each, `tfuq.training.rapid_fit`, with the rate that
+the range test suggests. What counts is after how many steps a scheme first reaches the best
+validation accuracy of plain SGD; those of the range test are counted, too. Of the last scheme, the
+snapshots of all cycles together are compared with the last.
 
 With `--quick` the trunk learns the digits 0 to 4, and then 5 to 9. It needs the extra `examples`.
 """
@@ -40,6 +40,7 @@ SCHEMES = {  # None: a baseline; otherwise arguments of `rapid_fit`
     "Adam": None,
     "SGD": None,
     "SGDR": {"cycle_mult": 1, "layer_rates": None},
+    "SGDR+CLM": {"cycle_mult": 2, "layer_rates": None},
     "SGDR+DLR": {"cycle_mult": 1, "layer_rates": "log"},
     "SGDR+DLR+CLM": {"cycle_mult": 2, "layer_rates": "log"},
 }

@@ -78,6 +78,7 @@ NAMES = {
         "selective_accuracy",
     ],
     "callbacks": [
+        "BackupAndRestore",
         "GradualUnfreezing",
         "KLAnnealing",
         "LRRangeTest",

@@ -231,6 +231,7 @@ CALLBACKS = [
         ("learning_rate",),
         observes=False,
     ),
+    CallbackCase("backup", lambda x, y: callbacks.BackupAndRestore(tempfile.mkdtemp()), ()),
     CallbackCase(
         "snapshots", lambda x, y: callbacks.SnapshotEnsemble(tempfile.mkdtemp(), every=1), ()
     ),

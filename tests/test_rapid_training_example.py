@@ -114,7 +114,7 @@ def test_benchmark_goes_on_where_it_stopped_and_reports(benchmark, tmp_path, mon
     made = []
 
     def pretend(scheme, trunk, data, settings, seed, snapshots=None):
-        if len(made) == 7 and "stopped" not in made:
+        if len(made) == 8 and "stopped" not in made:
             made.append("stopped")
             raise KeyboardInterrupt
         made.append((scheme, seed))
@@ -143,7 +143,7 @@ def test_benchmark_goes_on_where_it_stopped_and_reports(benchmark, tmp_path, mon
     adam = next(line for line in lines if line.startswith("| Adam |"))
     assert adam.endswith(4 * " reached by 2 of 3 |")
     assert "| ensemble | 0.7000 ± 0.0000 | 0.9000 ± 0.0000 | 0.0500 ± 0.0000 |" in lines
-    assert len(json.loads((tmp_path / "runs.json").read_text())) == 15
+    assert len(json.loads((tmp_path / "runs.json").read_text())) == 18
 
 
 def test_spread_says_what_was_not_reached(benchmark):
@@ -161,6 +161,7 @@ def test_schemes_differ_as_they_say(example, monkeypatch):
         example.train_rapidly(None, example.Data(None, None, None), settings, options, [])
     assert [(kw["num_cycles"], kw["cycle_mult"], kw["layer_rates"]) for kw in asked] == [
         (15, 1, None),
+        (4, 2, None),
         (15, 1, "log"),
         (4, 2, "log"),
     ]

@@ -1,5 +1,6 @@
 """Keras callbacks."""
 
+from tfuq.callbacks.backup import BackupAndRestore
 from tfuq.callbacks.kl_annealing import KLAnnealing
 from tfuq.callbacks.lr_range_test import LRRangeTest
 from tfuq.callbacks.posterior_sampling import PosteriorSampling
@@ -11,6 +12,7 @@ from tfuq.callbacks.unfreezing import GradualUnfreezing
 
 __all__ = [
     "SGDR",
+    "BackupAndRestore",
     "GradualUnfreezing",
     "KLAnnealing",
     "LRRangeTest",

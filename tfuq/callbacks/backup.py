@@ -1,0 +1,178 @@
+"""A training that goes on where it was killed, to the bit."""
+
+import json
+import pathlib
+import zipfile
+
+import keras
+import numpy as np
+
+from tfuq._files import prepare_folder, written_whole
+from tfuq._keras import check_choice, check_integer
+from tfuq._training import build_optimizer
+from tfuq._version import __version__
+
+FILE = "backup.npz"
+FORMAT = 1
+
+
+# --- The file ---------------------------------------------------------------------------------
+
+
+def write_backup(path, variables, epoch):
+    """Replaces the file at `path` at once by one with all variables and the next epoch's number."""
+    arrays = [keras.ops.convert_to_numpy(variable) for variable in variables]
+    state = {
+        "tfuq": __version__,
+        "keras": keras.__version__,
+        "format": FORMAT,
+        "epoch": epoch,
+        "variables": [described(variable) for variable in variables],
+    }
+    stored = {f"variable_{i:06d}": _as_stored(array) for i, array in enumerate(arrays)}
+    text = np.frombuffer(json.dumps(state).encode(), "uint8")
+    with written_whole(path) as unfinished:
+        np.savez(unfinished, state=text, **stored)
+
+
+def read_backup(path, variables):
+    """The arrays of all variables, and the number of the epoch to go on with."""
+    try:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            state = json.loads(bytes(file["state"]))
+            if state["format"] != FORMAT:
+                raise ValueError(f"format {state['format']!r} instead of {FORMAT}")
+            check_integer("epoch", state["epoch"], 0)
+            _check_variables(state["variables"], variables)
+            arrays = [
+                _from_stored(file[f"variable_{i:06d}"], variable)
+                for i, variable in enumerate(variables)
+            ]
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"Argument `backup_dir` must hold a {FILE} of this model and optimizer, or none: "
+            "choose another folder, or remove the file, which begins the training anew. "
+            f"Received: {str(path)!r} ({type(error).__name__}: {error})"
+        ) from error
+    return arrays, state["epoch"]
+
+
+def described(variable):
+    """Shape and dtype; names change when a model is built once more."""
+    return [list(variable.shape), keras.backend.standardize_dtype(variable.dtype)]
+
+
+def _check_variables(stored, variables):
+    expected = [described(variable) for variable in variables]
+    if stored != expected:
+        pairs = zip(stored, expected, strict=False)
+        differ = next((pair for pair in pairs if pair[0] != pair[1]), None)
+        raise ValueError(
+            f"{len(stored)} variables in the file, {len(expected)} here"
+            if differ is None
+            else f"variable {differ[0]} in the file, {differ[1]} here"
+        )
+
+
+def _as_stored(array):
+    """NumPy's files know no bfloat16 and the like: their bits."""
+    return array.view(f"u{array.itemsize}") if array.dtype.kind == "V" else array
+
+
+def _from_stored(array, variable):
+    dtype = keras.ops.convert_to_numpy(variable).dtype
+    return array.view(dtype) if dtype.kind == "V" else array
+
+
+# --- The callback -----------------------------------------------------------------------------
+
+
+class BackupAndRestore(keras.callbacks.Callback):
+    """Goes on with a training that was killed, as if it had not been.
+
+    After each epoch, all that training has changed goes into one file, `backup_dir/backup.npz`: the
+    weights, what the optimizer knows, and the states of random numbers of the layers. The file is
+    replaced at once: a process that is killed at any moment, also while it writes, leaves the last
+    backup or the new one, never a part. The same `fit` called again starts at the epoch after it;
+    what was done of that epoch is done again. With data that come in the same order
+    (`shuffle=False`, or shuffled by the number of the epoch), the weights in the end are the same
+    to the bit as without the interruption.
+
+    How this differs from `keras.callbacks.BackupAndRestore`: that one writes two files, one after
+    the other, so that a kill between them resumes with one epoch too many, and one inside them not
+    at all; and it does not keep the states of random numbers (dropout starts from its seed again).
+
+    What is not in the file: the history of the epochs before, and what other callbacks remember.
+    Those of `tfuq` (`SGDR`, `KLAnnealing`, `GradualUnfreezing`, `SnapshotEnsemble`) need nothing
+    but the epoch and the optimizer's count of steps, whatever the order of the callbacks. Keras'
+    `EarlyStopping` begins to count again.
+
+    Args:
+        backup_dir: Folder for the file, one for each training.
+        every: Epochs between backups.
+        delete_checkpoint: Whether the file goes when training has ended. If it stays, the same
+            `fit` trains no further.
+        verbose: 1 prints a line when a training goes on.
+
+    Raises:
+        ValueError: If an argument is not as described. When training begins: if the model is not
+            built, the folder cannot be written to, or the file is damaged or that of another model.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.callbacks import BackupAndRestore
+
+    x, y = np.random.rand(64, 8), np.random.randint(3, size=64)
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss)
+    model.fit(x, y, epochs=3, callbacks=[BackupAndRestore("backup")], verbose=0)
+    ```
+    """
+
+    def __init__(self, backup_dir, every=1, *, delete_checkpoint=True, verbose=0):
+        super().__init__()
+        check_integer("every", every, 1)
+        check_choice("verbose", verbose, (0, 1))
+        self.backup_dir = backup_dir
+        self.every = every
+        self.delete_checkpoint = delete_checkpoint
+        self.verbose = verbose
+
+    @property
+    def _path(self):
+        return pathlib.Path(self.backup_dir) / FILE
+
+    def on_train_begin(self, logs=None):
+        if not self.model.built:
+            raise ValueError(
+                "Argument `model` must be built before `fit`, for BackupAndRestore: call it on a "
+                f"batch, or give it an `Input`. Received: model={self.model}"
+            )
+        prepare_folder("backup_dir", self.backup_dir)
+        build_optimizer(self.model)
+        if not self._path.exists():
+            return
+        variables = self._variables()
+        arrays, epoch = read_backup(self._path, variables)
+        for variable, array in zip(variables, arrays, strict=True):
+            variable.assign(array)
+        self.model._initial_epoch = epoch  # where `fit` looks, as Keras' own callback sets it
+        if self.verbose:
+            print(f"\nBackupAndRestore: goes on with epoch {epoch + 1}, from {self._path}")
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every == 0:
+            write_backup(self._path, self._variables(), epoch + 1)
+
+    def on_train_end(self, logs=None):
+        if self.delete_checkpoint:
+            self._path.unlink(missing_ok=True)
+
+    def _variables(self):
+        """All that training changes, each once."""
+        variables = [*self.model.variables, *self.model.optimizer.variables]
+        return list({id(variable): variable for variable in variables}.values())
