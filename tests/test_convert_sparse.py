@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from architectures import resnet18, unet
+from contract import two_devices
 
 from tfuq import convert
 from tfuq.layers import MCDropout, SparseBayesConv2D, SparseBayesDense
@@ -344,3 +345,19 @@ def test_subclasses_of_keras_layers_are_left_alone():
     layers += [SparseBayesDense(3, kl_weight=0.1), keras.layers.Dense(3, name="last")]
     copy = converted(keras.Sequential([keras.Input((8, 8, 2)), *layers]))
     assert [layer.is_selected() for layer in sparse_bayes_layers(copy)] == [False, False, True]
+
+
+def test_saliency_under_a_strategy_is_that_without():
+    """On two devices a model outside replicas has the variables of the first."""
+    x, y = np.random.default_rng(0).normal(size=(8, 4)), np.arange(8) % 2
+
+    def found():
+        keras.utils.set_random_seed(0)
+        return convert.saliency(
+            keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]), (x, y), LOSS
+        )
+
+    with two_devices().scope():
+        mirrored = found()
+    for ours, expected in zip(mirrored.values(), found().values(), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5)

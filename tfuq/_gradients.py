@@ -26,13 +26,14 @@ def squared_gradients(
     check_choice("method", method, METHODS)
     loss_of = _loss(model, loss)
     sums = [tf.Variable(tf.zeros(v.shape), trainable=False) for v in variables]
+    values = [_on_first_device(v) for v in variables]
     scale = FLOAT16_SCALE if model.compute_dtype == "float16" else 1.0
 
     def gradients(x, y, weight=None):
         with tf.GradientTape() as tape:
-            tape.watch([v.value for v in variables])  # frozen ones, too
+            tape.watch(values)  # frozen ones, too
             value = scale * loss_of(x, y, model(x, training=False), weight)
-        found = tape.gradient(value, [v.value for v in variables])
+        found = tape.gradient(value, values)
         for variable, gradient in zip(variables, found, strict=True):
             if gradient is None:
                 raise ValueError(
@@ -76,15 +77,24 @@ def squared_gradients(
     return means
 
 
+def _on_first_device(variable):
+    """The TensorFlow variable; of one per device, that which a model outside replicas reads."""
+    return getattr(variable.value, "values", (variable.value,))[0]
+
+
 def _loss(model, loss):
     """`loss_of(x, y, y_pred, weight)`, a scalar: the mean over the batch."""
+    # Under a strategy Keras divides losses by the number of replicas, which add them up.
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
     if loss is None:
         if not model.compiled:
             raise ValueError(
                 "Argument `loss` must be given for a model that is not compiled. "
                 "Received: loss=None"
             )
-        return lambda x, y, y_pred, weight: model.compute_loss(x, y, y_pred, weight, training=False)
+        return lambda x, y, y_pred, weight: (
+            replicas * model.compute_loss(x, y, y_pred, weight, training=False)
+        )
     function = keras.losses.get(loss)
     if not callable(function):
         raise ValueError(
@@ -95,7 +105,7 @@ def _loss(model, loss):
     def of_batch(x, y, y_pred, weight):
         del x
         if isinstance(function, keras.losses.Loss):
-            return function(y, y_pred, sample_weight=weight)
+            return replicas * function(y, y_pred, sample_weight=weight)
         values = tf.convert_to_tensor(function(y, y_pred))
         return tf.reduce_mean(values if weight is None else values * tf.cast(weight, values.dtype))
 
