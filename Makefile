@@ -11,7 +11,8 @@ SOURCES := setup.py pyproject.toml
 WORKERS ?= 2
 
 .PHONY: demo test test-slow lint format bench-heteroscedastic \
-	bench-import-time bench-label-noise bench-vbll bench-sparse-bayes bench-flops clean
+	bench-import-time bench-label-noise bench-vbll bench-sparse-bayes bench-flops \
+	bench-rapid-training bench-ood clean
 
 demo: $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py --output demo_output
@@ -48,6 +49,12 @@ bench-sparse-bayes: $(VENV)/.examples
 
 bench-flops: $(VENV)/.examples
 	$(BIN)/python benchmarks/flops.py
+
+bench-rapid-training: $(VENV)/.examples
+	$(BIN)/python benchmarks/rapid_training.py
+
+bench-ood: $(VENV)/.examples
+	$(BIN)/python benchmarks/ood.py
 
 clean:
 	rm -rf $(VENV) .venv-edward2 .venv-vbll demo_output build dist *.egg-info

@@ -145,7 +145,7 @@ def load_digits(lowest):
 # --- The network ------------------------------------------------------------------------------
 
 
-def block(x, width, strides):
+def block(x, width, strides, name):
     """relu(x + two convolutions of x), as in He et al. 2016."""
     layers = keras.layers
 
@@ -157,18 +157,18 @@ def block(x, width, strides):
     y = conv(y, 3, 1)
     if strides > 1 or x.shape[-1] != width:
         x = conv(x, 1, strides)
-    return layers.ReLU()(layers.Add()([x, y]))
+    return layers.ReLU(name=name)(layers.Add()([x, y]))
 
 
 def build_trunk(shape, settings):
     """A residual network from images to features; its first convolution halves the images."""
     width = settings.width
-    inputs = keras.Input(shape, dtype="uint8")
+    inputs = keras.Input(shape)
     x = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
     x = keras.layers.Conv2D(width, 3, strides=2, padding="same", use_bias=False)(x)
     x = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9)(x))
     for stage in range(settings.stages):
-        x = block(x, width * 2**stage, 2 if stage else 1)
+        x = block(x, width * 2**stage, 2 if stage else 1, f"stage{stage + 1}")
     return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x), name="trunk")
 
 
@@ -176,7 +176,7 @@ def make_model(trunk, classes, optimizer):
     """A copy of the trunk, its weights with it, and a new last layer, compiled."""
     trunk_copy = keras.models.clone_model(trunk)
     trunk_copy.set_weights(trunk.get_weights())
-    inputs = keras.Input(trunk.input_shape[1:], dtype="uint8")
+    inputs = keras.Input(trunk.input_shape[1:])
     model = keras.Model(inputs, keras.layers.Dense(classes, name="head")(trunk_copy(inputs)))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)

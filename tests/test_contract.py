@@ -20,6 +20,7 @@ from contract_process import (
 )
 
 from tfuq import callbacks, convert, layers, metrics
+from tfuq.corruptions import CorruptionLayer
 
 FEW = {"num_factors": 2, "train_mc_samples": 16, "test_mc_samples": 16}
 FIVE_CLASSES = {"num_classes": 5, **FEW}
@@ -102,6 +103,13 @@ LAYERS = [
         layers.Conv2DTransposeVariational,
         {"filters": 3, "kernel_size": 2, **WEIGHTS, **LOCAL, "trainable_prior": True},
         **IMAGES,
+    ),
+    LayerCase(
+        "corruption",
+        CorruptionLayer,
+        {"corruption": "gaussian_noise", "severity": 5, "seed": 1},
+        shape=(4, 4, 3),
+        more_shapes=((7, 6, 3),),
     ),
     LayerCase("sparse-dense", layers.SparseBayesDense, SPARSE_BIAS, prepare=select),
     LayerCase(
@@ -189,6 +197,12 @@ METRICS = [
     MetricCase("coverage", metrics.Coverage, {"threshold": 0.6}),
     MetricCase("rejection", metrics.RejectionRate, {"threshold": 0.6}),
     MetricCase("dice", metrics.DiceScore),
+    MetricCase("auroc", metrics.AUROC, {}, "binary"),
+    MetricCase("auroc-maps", metrics.AUROC, {"multi_label": True, "n_bins": 512}, "labels"),
+    MetricCase("aupr-in", metrics.AUPRIn, {"from_logits": True}, "binary"),
+    MetricCase("aupr-out", metrics.AUPROut, {}, "binary"),
+    MetricCase("fpr-at-tpr", metrics.FPRAtTPR, {"tpr": 0.8, "positive": "out"}, "binary"),
+    MetricCase("detection", metrics.DetectionAccuracy, {}, "binary"),
     MetricCase("dice-labels", metrics.DiceScore, DICE_OF_LABELS, "labels"),
 ]
 

@@ -18,6 +18,8 @@ MODULES = (
     "metrics",
     "optimizers",
     "datasets",
+    "ood",
+    "corruptions",
     "callbacks",
     "convert",
     "predictive",

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from tfuq import metrics, plots
 from tfuq.callbacks import SGDR
 from tfuq.callbacks.lr_range_test import read_sweep
+from tfuq.corruptions import CorruptionReport
 from tfuq.predictive import predictive_entropy
 
 RNG = np.random.default_rng(0)
@@ -452,6 +453,130 @@ def test_what_holds_no_learning_rates():
     for draw in (plots.learning_rate_curve, plots.lr_range_test):
         with pytest.raises(ValueError, match=r"Argument `ax` must .*Received: ax=3"):
             draw(FOUND if draw is plots.lr_range_test else [0.1], ax=3)
+    assert pyplot.get_fignums() == []
+
+
+# --- Corruptions -------------------------------------------------------------------------------
+
+FIGURES = ("accuracy", "nll", "ece", "coverage", "selective_accuracy")
+
+
+def corruption_report(values):
+    corrupted, clean = dict.fromkeys(FIGURES, np.array(values)), dict.fromkeys(FIGURES, 0.95)
+    return CorruptionReport(("fog", "snow"), (1, 3, 5), clean, **corrupted, threshold=0.5)
+
+
+def test_heat_map_shows_the_report():
+    values = [[0.9, 0.8, 0.7], [0.6, 0.5, np.nan]]
+    ax = plots.corruption_heat_map(corruption_report(values), ax=free_axes())
+    (image,) = ax.get_images()
+    drawn = np.ma.filled(image.get_array(), np.nan)
+    np.testing.assert_array_equal(drawn, [[0.95, *values[0]], [0.95, *values[1]]])
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["clean", "1", "3", "5"]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["fog", "snow"]
+    texts = {text.get_position(): text for text in ax.texts}
+    assert texts[2, 0].get_text() == "0.80" and texts[3, 1].get_text() == "nan"
+    assert (texts[0, 0].get_color(), texts[2, 1].get_color()) == ("black", "white")
+    assert pyplot.get_fignums() == []
+    ax.figure.canvas.draw()
+
+
+def test_heat_map_names_the_unit():
+    report = corruption_report([[0.9, 0.8, 0.7], [0.6, 0.5, 0.4]])
+    for figure, label in (("nll", "nll (nats)"), ("coverage", "coverage (fraction)")):
+        ax = plots.corruption_heat_map(report, figure)
+        assert ax.get_images()[0].colorbar.ax.get_ylabel() == label
+
+
+def test_heat_map_refuses_what_it_cannot_draw():
+    report = corruption_report([[0.9, 0.8, 0.7], [0.6, 0.5, 0.4]])
+    with pytest.raises(ValueError, match=r"Argument `report` must .*Received: report=3"):
+        plots.corruption_heat_map(3)
+    with pytest.raises(ValueError, match=r"Argument `figure` must .*Received: figure='auroc'"):
+        plots.corruption_heat_map(report, "auroc")
+    with pytest.raises(ValueError, match=r"Argument `ax` must .*Received: ax=3"):
+        plots.corruption_heat_map(report, ax=3)
+    assert pyplot.get_fignums() == []
+
+
+# --- Gradients ---------------------------------------------------------------------------------
+
+NORMS = {
+    "in": np.exp(RNG.normal(size=(150, 8)) * 2),
+    "out": np.exp(RNG.normal(2, size=(90, 8))),
+    "far": np.exp(RNG.normal(4, size=(40, 8))),
+}
+
+
+def distributions(*args, **options):
+    return plots.gradient_distributions(*args, figure=Figure(), **options).axes
+
+
+def test_distributions_are_histograms_of_each_set():
+    axes = distributions(NORMS, columns=[2, -1])
+    assert [ax.get_title() for ax in axes] == ["column 2", "column 7"]
+    for ax, column in zip(axes, (2, 7), strict=True):
+        logs = {name: np.log(norms[:, column]) for name, norms in NORMS.items()}
+        ends = min(map(np.min, logs.values())), max(map(np.max, logs.values()))
+        for name, drawn in zip(NORMS, ax.get_lines(), strict=True):
+            counts, edges = np.histogram(logs[name], 25, ends)
+            assert drawn.get_label() == name
+            np.testing.assert_allclose(np.log(drawn.get_xdata()), (edges[1:] + edges[:-1]) / 2)
+            np.testing.assert_allclose(drawn.get_ydata(), counts / len(NORMS[name]))
+            assert drawn.get_ydata().sum() == pytest.approx(1)
+        (filled,) = ax.collections
+        outline = {tuple(point) for point in filled.get_paths()[0].vertices}
+        assert outline >= {tuple(point) for point in ax.get_lines()[0].get_xydata()}
+        assert ax.get_xscale() == "log"
+    (legend_of,) = axes[0].figure.legends
+    assert [text.get_text() for text in legend_of.get_texts()] == list(NORMS)
+
+
+def test_sets_are_told_apart_in_grey():
+    (ax,) = distributions(dict(enumerate([NORMS["in"]] * 6)), columns=0)
+    lines = ax.get_lines()
+    assert len({line.get_marker() for line in lines}) == 6
+    assert len({line.get_color() for line in lines}) == 6
+
+
+def test_columns_are_chosen_by_name_or_spread_over_the_model():
+    names = [f"layer_{i}/kernel" for i in range(8)]
+    axes = distributions(NORMS, names, columns="layer_3/kernel")
+    assert [ax.get_title() for ax in axes] == ["layer_3/kernel"]
+    titles_of = [ax.get_title() for ax in distributions(NORMS, names)]
+    assert titles_of == [names[i] for i in (0, 1, 3, 4, 6, 7)]
+    few = {name: norms[:, :4] for name, norms in NORMS.items()}
+    assert len(distributions(few)) == 4
+
+
+def test_norms_of_zero_and_equal_norms():
+    norms = np.array([[0.0, 0.0, 3.0], [2.0, 0.0, 3.0], [8.0, 0.0, 3.0]])
+    for column, ends in ((0, (2, 8)), (1, (0.5, 2)), (2, (1.5, 6))):
+        (ax,) = distributions({"in": norms}, columns=column)
+        (line,) = ax.get_lines()
+        edges = np.geomspace(*ends, 26)
+        np.testing.assert_allclose(line.get_xdata(), np.sqrt(edges[1:] * edges[:-1]))
+        assert line.get_ydata().sum() == pytest.approx(1)
+        ax.figure.canvas.draw()
+
+
+def test_distributions_draw_on_a_figure_of_their_own():
+    figure = plots.gradient_distributions(NORMS)
+    assert figure.number in pyplot.get_fignums()
+    figure.canvas.draw()
+
+
+def test_distributions_refuse_what_they_cannot_draw():
+    nan = NORMS["in"] * np.nan
+    sets = (None, {}, {"in": NORMS["in"][0]}, {"in": -NORMS["in"]}, {"in": nan}, {"in": nan[:0]})
+    for bad in (*sets, {**NORMS, "other": NORMS["in"][:, :3]}):
+        with pytest.raises(ValueError, match=r"`features_by_set` must .*Received: features_by_set"):
+            plots.gradient_distributions(bad)
+    bad = {"names": (["a"],), "columns": ([], [8], ["a"], -9, [1.5]), "figure": (3,)}
+    for argument, values in bad.items():
+        for value in values:
+            with pytest.raises(ValueError, match=f"`{argument}` must .*Received: {argument}="):
+                plots.gradient_distributions(NORMS, **{argument: value})
     assert pyplot.get_fignums() == []
 
 

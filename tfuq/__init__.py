@@ -3,7 +3,8 @@
 `tfuq.layers` holds what stands in for Keras' own layers, `tfuq.convert` puts it into a trained
 model, `tfuq.predictive` draws networks and says what their uncertainty is made of,
 `tfuq.ensembles` trains several, `tfuq.training`, `tfuq.callbacks` and `tfuq.optimizers` make
-training rapid, `tfuq.metrics` judge, `tfuq.plots` (extra `plots`) shows, `tfuq.datasets` loads.
+training rapid, `tfuq.ood` finds what a model does not know, `tfuq.corruptions` spoils images,
+`tfuq.metrics` judges, `tfuq.plots` (extra `plots`) shows, `tfuq.datasets` loads.
 """
 
 import importlib
@@ -13,10 +14,12 @@ import importlib
 from tfuq import (
     callbacks,
     convert,
+    corruptions,
     datasets,
     ensembles,
     layers,
     metrics,
+    ood,
     optimizers,
     predictive,
     training,
@@ -28,11 +31,13 @@ __all__ = [
     "__version__",
     "callbacks",
     "convert",
+    "corruptions",
     "datasets",
     "ensembles",
     "layers",
     "lr_range_test",
     "metrics",
+    "ood",
     "optimizers",
     "plots",
     "predictive",

@@ -1,4 +1,4 @@
-"""Metrics of calibration, probabilities, rejection and masks: functions and Keras metrics.
+"""Metrics of calibration, rejection, masks and detection: functions and Keras metrics.
 
 A function takes whole arrays, computes in float64 and raises on anything that it cannot judge. The
 metric of the same name takes batches, in `compile(metrics=[...])` or by hand, with a state whose
@@ -15,6 +15,16 @@ from tfuq.metrics.calibration import (
     reliability_curve,
 )
 from tfuq.metrics.classwise import ClasswiseCalibrationError, classwise_calibration_error
+from tfuq.metrics.ood import (
+    aupr_in,
+    aupr_out,
+    auroc,
+    bootstrap_interval,
+    detection_accuracy,
+    fpr_at_tpr,
+    ood_metrics,
+)
+from tfuq.metrics.ood_streaming import AUROC, AUPRIn, AUPROut, DetectionAccuracy, FPRAtTPR
 from tfuq.metrics.rejection import rejection_table
 from tfuq.metrics.scoring import (
     BrierScore,
@@ -35,26 +45,38 @@ from tfuq.metrics.selective import (
 )
 
 __all__ = [
+    "AUROC",
+    "AUPRIn",
+    "AUPROut",
     "AdaptiveCalibrationError",
     "BrierScore",
     "ClasswiseCalibrationError",
     "Coverage",
+    "DetectionAccuracy",
     "DiceScore",
     "EntropyOfExpectation",
     "ExpectedCalibrationError",
+    "FPRAtTPR",
     "MaximumCalibrationError",
     "NegativeLogLikelihood",
     "RejectionRate",
     "SelectiveAccuracy",
     "adaptive_calibration_error",
+    "aupr_in",
+    "aupr_out",
+    "auroc",
+    "bootstrap_interval",
     "brier_score",
     "classwise_calibration_error",
     "coverage",
+    "detection_accuracy",
     "dice_score",
     "entropy_of_expectation",
     "expected_calibration_error",
+    "fpr_at_tpr",
     "maximum_calibration_error",
     "negative_log_likelihood",
+    "ood_metrics",
     "rejection_rate",
     "rejection_table",
     "reliability_curve",

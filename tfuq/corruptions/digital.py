@@ -1,0 +1,379 @@
+"""Exposure, colour, and what processing does: brightness, contrast, colour, warps, blocks, JPEG."""
+
+import functools
+import numbers
+
+import numpy as np
+import tensorflow as tf
+from scipy import ndimage
+
+from tfuq._corruptions import applied, constant, listed, strength
+from tfuq._images import box_average, grey, sides, warped
+from tfuq._keras import check_fraction, check_integer
+
+
+@listed
+def brightness(images, severity=None, *, amount=None, seed=0):
+    """Exposure: too bright, or with a negative `amount` too dark.
+
+    Formula:
+        V' = clip(V + amount, 0, 1),   x' = x V' / V,   V = the largest channel
+    that is, the value of HSV is moved, with hue and saturation kept. The amount is 0.05, 0.1, 0.15,
+    0.2, 0.3 at severities 1 to 5.
+
+    Args:
+        images: `(batch, height, width, 1 or 3)`, uint8, or floating point in [0, 1].
+        severity: Integer from 1 to 5; None if `amount` is given.
+        amount: What is added, in [-1, 1].
+        seed: Not used: nothing is random here.
+
+    Returns:
+        Tensor of the shape and dtype of `images`.
+
+    Raises:
+        ValueError: If `images` are none, or an argument is out of its range.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from tfuq.corruptions import brightness
+
+    images = np.random.rand(2, 32, 32, 3)
+    bright = brightness(images, 3)
+    dark = brightness(images, amount=-0.3)
+    ```
+
+    References:
+        Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and
+        Perturbations, ICLR 2019 (CIFAR-10-C).
+    """
+    amount = strength(severity, (0.05, 0.1, 0.15, 0.2, 0.3), amount=amount)
+    if not isinstance(amount, numbers.Real) or not -1 <= amount <= 1:
+        raise ValueError(f"Argument `amount` must be in [-1, 1]. Received: amount={amount!r}")
+
+    def body(x, noise):
+        value = tf.reduce_max(x, axis=-1, keepdims=True)
+        new = tf.clip_by_value(value + amount, 0.0, 1.0)
+        return tf.where(value > 0, x * tf.math.divide_no_nan(new, value), new)
+
+    return applied(body, images, seed)
+
+
+@listed
+def contrast(images, severity=None, *, factor=None, seed=0):
+    """Less contrast: values move towards the image's mean of their channel.
+
+    Formula:
+        x' = mean + factor (x - mean)
+    with factor 0.75, 0.5, 0.4, 0.3, 0.15 at severities 1 to 5.
+
+    Args:
+        images: `(batch, height, width, 1 or 3)`, uint8, or floating point in [0, 1].
+        severity: Integer from 1 to 5; None if `factor` is given.
+        factor: Fraction of the contrast that is left, in [0, 1].
+        seed: Not used: nothing is random here.
+
+    Returns:
+        Tensor of the shape and dtype of `images`.
+
+    Raises:
+        ValueError: If `images` are none, or an argument is out of its range.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from tfuq.corruptions import contrast
+
+    flat = contrast(np.random.rand(2, 32, 32, 3), 3)
+    ```
+
+    References:
+        Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
+    """
+    factor = strength(severity, (0.75, 0.5, 0.4, 0.3, 0.15), factor=factor)
+    check_fraction("factor", factor)
+
+    def body(x, noise):
+        mean = tf.reduce_mean(x, axis=(1, 2), keepdims=True)
+        return mean + factor * (x - mean)
+
+    return applied(body, images, seed)
+
+
+@listed
+def decolor(images, severity=None, *, amount=None, seed=0):
+    """Less colour, down to none; grey images stay as they are.
+
+    Formula:
+        x' = x + amount (grey - x),   grey = 0.299 red + 0.587 green + 0.114 blue
+    with amount 0.2, 0.4, 0.6, 0.8, 1 at severities 1 to 5. The numbers are our own: CIFAR-10-C has
+    `saturate`, which takes colour away at severities 1 and 2 and adds some above.
+
+    Args:
+        images: `(batch, height, width, 1 or 3)`, uint8, or floating point in [0, 1].
+        severity: Integer from 1 to 5; None if `amount` is given.
+        amount: Fraction of the colour that goes, in [0, 1].
+        seed: Not used: nothing is random here.
+
+    Returns:
+        Tensor of the shape and dtype of `images`.
+
+    Raises:
+        ValueError: If `images` are none, or an argument is out of its range.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from tfuq.corruptions import decolor
+
+    images = np.random.rand(2, 32, 32, 3)
+    print(np.ptp(decolor(images, 5), axis=-1).max())  # no colour is left
+    ```
+
+    References:
+        Temel et al., CURE-TSR: Challenging Unreal and Real Environments for Traffic Sign
+        Recognition, NIPS workshop on machine learning for intelligent transportation systems, 2017.
+    """
+    amount = strength(severity, (0.2, 0.4, 0.6, 0.8, 1.0), amount=amount)
+    check_fraction("amount", amount)
+    return applied(lambda x, noise: x + amount * (grey(x) - x), images, seed)
+
+
+@listed
+def saturate(images, severity, *, seed=0):
+    """Another saturation: colours too weak or too strong; grey images stay as they are.
+
+    Formula:
+        S' = clip(a S + b, 0, 1),   x' = V - (V - x) S' / S
+    with the saturation S and value V of HSV, and (a, b) = (0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1),
+    (2.5, 0.2) at severities 1 to 5. As in CIFAR-10-C, a grey pixel of a colour image counts as red.
+
+    Args:
+        images: `(batch, height, width, 1 or 3)`, uint8, or floating point in [0, 1].
+        severity: Integer from 1 to 5.
+        seed: Not used: nothing is random here.
+
+    Returns:
+        Tensor of the shape and dtype of `images`.
+
+    Raises:
+        ValueError: If `images` are none, or an argument is out of its range.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from tfuq.corruptions import saturate
+
+    gaudy = saturate(np.random.rand(2, 32, 32, 3), 5)
+    ```
+
+    References:
+        Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
+    """
+    factor, added = constant(severity, ((0.3, 0.0), (0.1, 0.0), (1.5, 0.0), (2.0, 0.1), (2.5, 0.2)))
+
+    def body(x, noise):
+        if x.shape[-1] == 1:
+            return x
+        value = tf.reduce_max(x, axis=-1, keepdims=True)
+        # V - x is proportional to V S, and of red with S = 1 it is (0, V, V).
+        away = value - x
+        spread = tf.reduce_max(away, axis=-1, keepdims=True)
+        red = tf.constant([0.0, 1.0, 1.0]) * value
+        unit = tf.where(spread > 0, value * tf.math.divide_no_nan(away, spread), red)
+        saturation = tf.math.divide_no_nan(spread, value)
+        return value - unit * tf.clip_by_value(factor * saturation + added, 0.0, 1.0)
+
+    return applied(body, images, seed)
+
+
+# --- Geometry ---------------------------------------------------------------------------------
+
+
+@listed
+def elastic_transform(images, severity, *, seed=0):
+    """Pulls the image about like rubber, each image its own way.
+
+    A random affine map moves three points by up to r, and a smooth random field, uniform noise
+    smoothed by a Gaussian of width sigma, times alpha, moves every pixel. With s the shorter side,
+    (alpha, sigma, r) / s = (0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05),
+    (0.1, 0.03, 0.03) at severities 1 to 5. (CIFAR-10-C interpolates for the affine map and then
+    again for the field, here once for both.)
+
+    Args:
+        images: `(batch, height, width, 1 or 3)`, uint8, or floating point in [0, 1]; in a graph,
+            height and width must be known.
+        severity: Integer from 1 to 5.
+        seed: Integer of at least 0, or integer tensor of shape `(2,)`.
+
+    Returns:
+        Tensor of the shape and dtype of `images`. Images are mirrored at the border.
+
+    Raises:
+        ValueError: If `images` are none, or an argument is out of its range.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from tfuq.corruptions import elastic_transform
+
+    bent = elastic_transform(np.random.rand(2, 32, 32, 3), 4, seed=1)
+    ```
+
+    References:
+        - Simard et al., Best Practices for Convolutional Neural Networks, ICDAR 2003.
+        - Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
+    """
+    numbers = constant(
+        severity,
+        ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
+    )
+
+    def body(x, noise):
+        size = sides(x)
+        alpha, sigma, reach = (min(size) * number for number in numbers)
+        moves = noise.uniform(3, 2, low=-reach, high=reach)
+        shift = tf.einsum("hwp,bpa->bhwa", barycentric(*size), moves)
+        if alpha:
+            shift += alpha * smooth_field(noise, *size, sigma)
+        rows, columns = (tf.range(float(side)) for side in size)
+        return warped(x, rows[:, None] + shift[..., 0], columns + shift[..., 1], "reflect")
+
+    return applied(body, images, seed)
+
+
+def barycentric(height, width):
+    """Weights `(height, width, 3)` of three points around the middle, in which each pixel lies.
+
+    An affine map that moves the points by u moves a pixel by its weighted sum of u.
+    """
+    middle, arm = np.array([height // 2, width // 2]), max(1, min(height, width) // 3)
+    points = middle + arm * np.array([[1, 1], [-1, 1], [-1, -1]])
+    system = np.concatenate([points.T, np.ones((1, 3))])
+    rows, columns = np.mgrid[:height, :width]
+    pixels = np.stack([rows, columns, np.ones_like(rows)], axis=-1)
+    return (pixels @ np.linalg.inv(system).T).astype("float32")
+
+
+def smooth_field(noise, height, width, sigma):
+    """Uniform noise in [-1, 1) `(batch, height, width, 2)`, smoothed to 3 sigma."""
+    field = noise.uniform(height, width, 2, low=-1.0, high=1.0)
+    return tf.einsum("ih,jw,bhwa->bija", smoothing(height, sigma), smoothing(width, sigma), field)
+
+
+@functools.lru_cache(16)
+def smoothing(size, sigma):
+    """The Gaussian filter of SciPy as a matrix `(size, size)`."""
+    matrix = ndimage.gaussian_filter1d(np.eye(size), sigma, axis=0, mode="reflect", truncate=3)
+    return matrix.astype("float32")
+
+
+@listed
+def pixelate(images, severity=None, *, scale=None, seed=0):
+    """Shrinks the images and enlarges them again, both with a box filter.
+
+    The smaller side is 0.95, 0.9, 0.85, 0.75, 0.65 of the original at severities 1 to 5, rounded
+    down to whole pixels.
+
+    Args:
+        images: `(batch, height, width, 1 or 3)`, uint8, or floating point in [0, 1]; in a graph,
+            height and width must be known.
+        severity: Integer from 1 to 5; None if `scale` is given.
+        scale: Size of the small image relative to the original, in (0, 1].
+        seed: Not used: nothing is random here.
+
+    Returns:
+        Tensor of the shape and dtype of `images`.
+
+    Raises:
+        ValueError: If `images` are none, or an argument is out of its range.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from tfuq.corruptions import pixelate
+
+    images = np.random.rand(2, 32, 32, 3)
+    coarse = pixelate(images, 5)
+    coarser = pixelate(images, scale=0.25)
+    ```
+
+    References:
+        Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
+    """
+    scale = strength(severity, (0.95, 0.9, 0.85, 0.75, 0.65), scale=scale)
+    check_fraction("scale", scale)
+    if scale == 0:
+        raise ValueError(f"Argument `scale` must be in (0, 1]. Received: scale={scale!r}")
+
+    def body(x, noise):
+        rows, columns = (blocks(side, max(1, int(scale * side))) for side in sides(x))
+        return tf.einsum("ij,kl,bjlc->bikc", rows, columns, x)
+
+    return applied(body, images, seed)
+
+
+def blocks(size, new_size):
+    """Matrix `(size, size)` that shrinks a line of pixels to `new_size` and enlarges it again."""
+    nearest = ((np.arange(size) + 0.5) * new_size / size).astype("int32")
+    return box_average(size, new_size)[nearest]
+
+
+# --- Compression ------------------------------------------------------------------------------
+
+
+@listed
+def jpeg_compression(images, severity=None, *, quality=None, seed=0):
+    """JPEG and back, image by image, with colour at half the resolution.
+
+    The quality is 80, 65, 58, 50, 40 at severities 1 to 5. It passes no gradient on, and XLA has
+    no kernel for it.
+
+    Args:
+        images: `(batch, height, width, 1 or 3)`, uint8, or floating point in [0, 1], which is
+            rounded to 8 bits.
+        severity: Integer from 1 to 5; None if `quality` is given.
+        quality: Integer from 1 to 100.
+        seed: Not used: nothing is random here.
+
+    Returns:
+        Tensor of the shape and dtype of `images`.
+
+    Raises:
+        ValueError: If `images` are none, or an argument is out of its range.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from tfuq.corruptions import jpeg_compression
+
+    compressed = jpeg_compression(np.random.rand(2, 32, 32, 3), 5)
+    ```
+
+    References:
+        Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
+    """
+    quality = strength(severity, (80, 65, 58, 50, 40), quality=quality)
+    check_integer("quality", quality, 1)
+    if quality > 100:
+        raise ValueError(f"Argument `quality` must be at most 100. Received: quality={quality!r}")
+
+    def body(x, noise):
+        channels = x.shape[-1]
+
+        def there_and_back(image):
+            packed = tf.io.encode_jpeg(image, quality=quality)
+            return tf.io.decode_jpeg(packed, channels, dct_method="INTEGER_ACCURATE")
+
+        pixels = tf.cast(tf.round(255.0 * x), "uint8")
+        pixels = tf.reshape(tf.map_fn(there_and_back, pixels), tf.shape(x))
+        return tf.cast(pixels, "float32") / 255.0
+
+    return applied(body, images, seed)

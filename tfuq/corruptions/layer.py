@@ -1,0 +1,146 @@
+"""A corruption as a Keras layer, for pipelines and models."""
+
+import keras
+import tensorflow as tf
+
+from tfuq import _sampling
+from tfuq._corruptions import CORRUPTIONS, Shared, names
+from tfuq._keras import check_choice, check_fraction, check_integer, register
+from tfuq._predictions import check_flags
+
+
+@register
+class CorruptionLayer(keras.layers.Layer):
+    """Corrupts images: as augmentation, in a `tf.data` pipeline, or inside a model.
+
+    In training each call draws anew, for each image by itself. A prediction repeats: its noise
+    follows from `seed` alone, and is the same for all images, so that an image's answer does not
+    depend on its batch. For independent noise outside training say `training=True` in the call, or
+    `resample=True`.
+
+    Values outside `value_range` are clipped, not refused: a graph cannot look at them. Shot noise
+    and JPEG pass no gradient on to layers before, and need `jit_compile=False`.
+
+    Args:
+        corruption: One of `tfuq.corruptions.names()`.
+        severity: Integer from 1 to 5; None if `options` say how strong the corruption is.
+        options: Dict of further arguments of that corruption, such as `{"amount": 0.05}`.
+        rate: Probability in [0, 1] with which a call that draws anew corrupts an image.
+        training_only: Whether predictions leave images as they are.
+        resample: Whether predictions draw anew as well.
+        value_range: Black and white of floating-point images, such as `(0, 255)`. That of uint8
+            is known.
+        seed: Integer of at least 0, from which all noise follows.
+
+    Call arguments:
+        inputs: `(batch, height, width, 1 or 3)`, uint8 or floating point.
+        training: Boolean.
+
+    Returns:
+        Tensor of the shape and dtype of `inputs`.
+
+    Raises:
+        ValueError: If an argument is out of its range, or the corruption refuses it.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    import tensorflow as tf
+    from tfuq.corruptions import CorruptionLayer
+
+    x, y = np.random.rand(8, 32, 32, 3), np.zeros(8)
+    specks = CorruptionLayer("impulse_noise", options={"amount": 0.05, "salt": 0.25}, seed=1)
+    train = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
+    train = train.map(lambda x, y: (specks(x, training=True), y))
+
+    augment = CorruptionLayer("gaussian_noise", 2, rate=0.5, training_only=True)
+    model = keras.Sequential([keras.Input((32, 32, 3)), augment, keras.layers.Flatten()])
+    ```
+    """
+
+    def __init__(
+        self,
+        corruption,
+        severity=None,
+        options=None,
+        rate=1.0,
+        training_only=False,
+        resample=False,
+        value_range=(0.0, 1.0),
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_choice("corruption", corruption, names())
+        check_fraction("rate", rate)
+        check_flags(training_only=training_only, resample=resample)
+        if seed is not None:
+            check_integer("seed", seed, 0)
+        self.corruption = corruption
+        self.severity = severity
+        self.options = options
+        self.rate = rate
+        self.training_only = training_only
+        self.resample = resample
+        self.value_range = _checked_range(value_range)
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        with tf.init_scope():  # what the corruption refuses is refused here
+            self._corrupt(tf.zeros((1, 8, 8, 3)), 0)
+
+    def _corrupt(self, images, seed):
+        function = CORRUPTIONS[self.corruption]
+        return function(images, self.severity, seed=seed, **(self.options or {}))
+
+    def call(self, inputs, training=False):
+        if self.training_only and not training:
+            return inputs
+        if not (training or self.resample):
+            return self._scaled(inputs, Shared(self.seed or 0))
+        noise, choice = _sampling.split_seed(self.seed_generator.next(), 2)
+        corrupted = self._scaled(inputs, noise)
+        if self.rate == 1:
+            return corrupted
+        shape = (tf.shape(inputs)[0], 1, 1, 1)
+        kept = _sampling.keep_mask(shape, 1 - self.rate, seed=choice)
+        return tf.where(kept > 0, corrupted, inputs)
+
+    def _scaled(self, inputs, seed):
+        """The corruption of images in `value_range`, instead of [0, 1]."""
+        if not inputs.dtype.is_floating:
+            return self._corrupt(inputs, seed)
+        low, high = self.value_range
+        images = (tf.cast(inputs, "float32") - low) / (high - low)
+        images = self._corrupt(tf.clip_by_value(images, 0.0, 1.0), seed)
+        return tf.cast(low + (high - low) * images, inputs.dtype)
+
+    def compute_output_spec(self, inputs, training=False):
+        return keras.KerasTensor(inputs.shape, inputs.dtype)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "corruption": self.corruption,
+            "severity": self.severity,
+            "options": self.options,
+            "rate": self.rate,
+            "training_only": self.training_only,
+            "resample": self.resample,
+            "value_range": self.value_range,
+            "seed": self.seed,
+        }
+
+
+def _checked_range(value_range):
+    try:
+        low, high = (float(value) for value in value_range)
+        if low < high:
+            return low, high
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(
+        "Argument `value_range` must be a pair (black, white) of numbers that increase. "
+        f"Received: value_range={value_range!r}"
+    )

@@ -1,0 +1,286 @@
+"""Gradients of a trained network as a measure of how little it knows an input."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfuq._batches import batches
+from tfuq._gradients import FLOAT16_SCALE
+from tfuq._keras import check_choice, check_integer
+from tfuq._labelled import select_output
+from tfuq._layer_uses import find_units, gradient_norms
+from tfuq._outputs import Reading, loss_takes_logits
+
+
+def binary_crossentropy(label, logits):
+    """-(y log p + (1 - y) log(1 - p)) of each class, with p = sigmoid(logits)."""
+    return tf.nn.sigmoid_cross_entropy_with_logits(label, logits)
+
+
+def categorical_crossentropy(label, logits):
+    """-sum_c y_c log p_c, with p = softmax(logits)."""
+    return -tf.reduce_sum(label * tf.nn.log_softmax(logits), axis=-1)
+
+
+LOSSES = {
+    "binary_crossentropy": binary_crossentropy,
+    "categorical_crossentropy": categorical_crossentropy,
+}
+
+
+class GradientFeatures:
+    """Squared norms of each example's gradients under a label that confounds the model.
+
+    A label that no training example had (all classes at once, or none) asks for a change of the
+    weights. For an input like those of the training data, the model has the features, and the
+    change is small; for others it is large, and at which layers it is large says more than the
+    loss does. `GradientDetector` learns from these features to tell one from the other.
+
+    Every weight and every bias is one feature. The model runs as when it predicts: no dropout,
+    batch statistics frozen; regularization and what layers add to the loss do not count. It has to
+    treat each example on its own, as models do when they predict. Layers with random weights or
+    `MCDropout` are the one network that they predict with.
+
+    All examples of a batch take one forward and one backward pass. Norms of dense, convolutional,
+    normalization and embedding layers, shared ones, too, come from what the layer takes and the
+    gradient of what it gives. Other layers run once more, for all examples side by side, which
+    takes longer. The first batch of each shape is slow, because it is traced. Beside what
+    the passes need, about 32 MB hold what is computed at a time, or what one example needs.
+
+    Formula:
+
+    ```
+    feature_k(x) = | d J(f(x), y) / d w_k |^2,   k = 1 ... number of weights and biases
+    J = -1/C sum_c [y_c log p_c + (1 - y_c) log(1 - p_c)],   p = sigmoid(f(x))
+    ```
+
+    Paper 003, equation 2 (Lee and AlRegib 2020), printed there without the minus sign; y is the
+    confounding label, f(x) are the logits. Of outputs `(batch, ..., C)` J is the mean over all
+    but the batch.
+
+    Args:
+        model: Built Keras model of any style. Its output holds logits, or the result of a Keras
+            soft-max or sigmoid, before which the logits are taken.
+        confounding_label: `"all"`: ones for all classes; `"none"`: zeros; or a vector of a number
+            in [0, 1] for each class.
+        loss: `"binary_crossentropy"`, `"categorical_crossentropy"` (-sum_c y_c log p_c of the
+            soft-max), or a function of label and logits, both `(batch, ..., C)`, that returns a
+            tensor `(batch, ...)`, of which each example's mean is taken.
+        layers: List of layers, or their names, at any depth, whose weights are wanted; all by
+            default. A model inside the model stands for all that it holds.
+        output: Which output, when the model has several: an index, a key, a field of a named
+            tuple, or a function of the outputs.
+        from_logits: Whether the output holds logits. By default what the compiled loss says; of a
+            model without, probabilities are what lies in [0, 1] and sums to 1.
+        batch_size: Examples at a time, for arrays; datasets have their own.
+        verbose: 1 shows a progress bar.
+
+    Call arguments:
+        x: Inputs: an array (or what the model takes), `(x, y)`, a `tf.data.Dataset` or a
+            `keras.utils.PyDataset` of batches of inputs or of pairs. Labels are not looked at.
+
+    Returns:
+        Array `(examples, features)`, float32, at least 0, larger for what the model knows less. A
+        weight that the output does not depend on has 0. The columns are in the order of
+        `model.trainable_variables` when the object was made; `names` holds the paths.
+
+    Raises:
+        ValueError: If an argument is not as described, the model is not built or has no trainable
+            weights among `layers`. When called: if the data are empty, or give gradients that are
+            not finite; if the label has not as many numbers as there are classes; if the output
+            holds probabilities whose logits are not known.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.ood import GradientFeatures
+
+    model = keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(3)]
+    )
+    features = GradientFeatures(model, confounding_label="all")
+    print(features(np.random.rand(5, 8)).shape)  # (5, 4)
+    print(features.names)  # kernel and bias of both layers
+    ```
+
+    References:
+        - Lee and AlRegib, "Gradients as a Measure of Uncertainty in Neural Networks", ICIP 2020.
+    """
+
+    def __init__(
+        self,
+        model,
+        confounding_label="all",
+        loss="binary_crossentropy",
+        layers=None,
+        *,
+        output=None,
+        from_logits=None,
+        batch_size=32,
+        verbose=0,
+    ):
+        if not isinstance(model, keras.Model) or not model.built:
+            raise ValueError(
+                "Argument `model` must be a Keras model that is built: call it on a batch, or give "
+                f"it an `Input`. Received: model={model!r}"
+            )
+        if not callable(loss):
+            check_choice("loss", loss, tuple(LOSSES))
+        check_integer("batch_size", batch_size, 1)
+        self.model = model
+        self.confounding_label = confounding_label
+        self.loss = loss
+        self.layers = layers
+        self.output = output
+        self.from_logits = from_logits
+        self.batch_size = batch_size
+        self.verbose = verbose
+        self._label = _label(confounding_label, loss)
+        self._variables = _variables(model, layers)
+        self._units = None
+        self._is_logits = None
+        self._sizes = []  # of batches that are traced
+        self._norms = tf.function(self._traced_norms, autograph=False)
+
+    @property
+    def names(self):
+        """Paths of the weights that the columns belong to."""
+        return [variable.path for variable in self._variables]
+
+    def __call__(self, x):
+        found = [
+            self._of_batch(batch).numpy() for batch, *_ in batches(x, self.batch_size, self.verbose)
+        ]
+        features = np.concatenate(found)
+        is_finite = np.isfinite(features).all(axis=1)
+        if not is_finite.all():
+            raise ValueError(
+                "Argument `x` must give finite gradients. Received: NaN or infinity for "
+                f"{np.count_nonzero(~is_finite)} examples, the first of which is number "
+                f"{np.argmin(is_finite)}"
+            )
+        return features
+
+    def _of_batch(self, batch):
+        if self._is_logits is None:
+            self._is_logits = self._reads_logits(batch)
+        if self._units is None:
+            self._units = find_units(self.model, self._variables, batch, self._losses)
+        count = tf.nest.flatten(batch)[0].shape[0]
+        size = self._traced_size(count)
+        rows = tf.minimum(tf.range(size), count - 1)
+        if size > count:
+            batch = tf.nest.map_structure(lambda tensor: tf.gather(tensor, rows), batch)
+        return self._norms(batch)[:count]
+
+    def _traced_size(self, count):
+        """The number of examples to fill a batch up to, so that few sizes are traced."""
+        known = [size for size in self._sizes if count <= size <= 2 * count]
+        if not known:
+            self._sizes.append(count)
+        return min(known, default=count)
+
+    def _traced_norms(self, batch):
+        scale = FLOAT16_SCALE if self.model.compute_dtype == "float16" else 1.0
+        arguments = self._units, self._variables, batch
+        norms = gradient_norms(self.model, *arguments, lambda y: scale * self._losses(y))
+        return norms / scale**2
+
+    def _losses(self, outputs):
+        """The loss of each example."""
+        logits = self._logits(select_output(outputs, self.output))
+        label = self._label
+        if label.ndim and label.shape != logits.shape[-1:]:
+            raise ValueError(
+                f"Argument `confounding_label` must have a number for each of {logits.shape[-1]} "
+                f"classes. Received: confounding_label={self.confounding_label!r}"
+            )
+        losses = LOSSES.get(self.loss, self.loss)(tf.broadcast_to(label, logits.shape), logits)
+        if losses.shape[:1] != logits.shape[:1]:
+            raise ValueError(
+                "Argument `loss` must return a number for each example, and not their mean. "
+                f"Received: loss={self.loss!r}, which returns the shape {losses.shape}"
+            )
+        return tf.reduce_mean(tf.reshape(losses, (losses.shape[0], -1)), axis=1)
+
+    def _logits(self, scores):
+        if not self._is_told_logits():
+            otherwise = scores if self._is_logits else None
+            scores = getattr(scores, "_keras_logits", otherwise)  # where Keras' losses find them
+        if scores is None:
+            raise ValueError(
+                "Argument `model` must give logits, or the result of a Keras soft-max or sigmoid; "
+                "say `from_logits=True` if its output only looks like probabilities. Received: "
+                f"{self.model}, of which the logits are not known"
+            )
+        return tf.cast(scores, "float32")
+
+    def _is_told_logits(self):
+        told = self.from_logits
+        return loss_takes_logits(self.model, self.output) if told is None else told
+
+    def _reads_logits(self, batch):
+        reading = Reading(self.output, self.from_logits, multi_label=False)
+        return reading.is_logits(self.model, batch)
+
+
+def _label(label, loss):
+    """The confounding label as an array: a scalar for all classes, or a vector."""
+    if isinstance(label, str):
+        check_choice("confounding_label", label, ("all", "none"))
+        values = np.float32(label == "all")
+    else:
+        values = np.asarray(label)
+        if values.dtype.kind not in "biuf" or values.ndim != 1 or not values.size:
+            raise _label_error(label)
+        values = values.astype("float32")
+    if not np.all((values >= 0) & (values <= 1)):
+        raise _label_error(label)
+    if loss == "categorical_crossentropy" and not np.any(values):
+        raise ValueError(
+            "Argument `confounding_label` must have a class for loss='categorical_crossentropy', "
+            f"which is 0 without. Received: confounding_label={label!r}"
+        )
+    return values
+
+
+def _label_error(label):
+    return ValueError(
+        "Argument `confounding_label` must be 'all', 'none' or a vector of numbers in [0, 1]. "
+        f"Received: confounding_label={label!r}"
+    )
+
+
+def _variables(model, layers):
+    """The trainable variables of `layers`, in the order of the model's."""
+    held = model.trainable_variables
+    if layers is not None:
+        chosen = [layer for layer in _chosen(model, layers) for layer in layer.trainable_variables]
+        held = [v for v in held if any(v is other for other in chosen)]
+    if not held:
+        raise ValueError(
+            "Argument `layers` must hold trainable weights. "
+            f"Received: layers={layers!r} of {model}, without any"
+        )
+    return held
+
+
+def _chosen(model, layers):
+    """The layers of the model that `layers` lists or names."""
+    if not isinstance(layers, (list, tuple)):
+        raise ValueError(
+            f"Argument `layers` must be a list of layers or names. Received: layers={layers!r}"
+        )
+    found = []
+    for wanted in layers:
+        held = model._flatten_layers()
+        chosen = [layer for layer in held if layer is wanted or layer.name == wanted]
+        if not chosen:
+            raise ValueError(
+                "Argument `layers` must be among the layers of the model, "
+                f"{sorted(layer.name for layer in held)}. Received: {wanted!r} in layers={layers!r}"
+            )
+        found += chosen
+    return found

@@ -1,0 +1,383 @@
+"""Detectors that need the last layer of a classifier beside the features that it takes."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from scipy.special import softmax
+
+from tfuq._detectors import Detector, check_layer
+from tfuq._feature_arrays import check_rows, in_blocks
+from tfuq._features import linear
+from tfuq._gaussians import scatter
+from tfuq._keras import check_choice, check_integer, check_positive, register
+from tfuq._logit_scores import LOGIT_SCORES, energy
+
+HEAD_SHAPES = {"kernel": ("features_0", "classes"), "bias": ("classes",)}
+
+
+def residual_space(features, origin, dim):
+    """Orthonormal `(d, d - dim)`: where features less `origin` vary least, but for `dim` axes."""
+    index = np.zeros(len(features), "int64")
+    total, _ = scatter(features, origin[None], index)
+    return np.linalg.eigh(total)[1][:, : len(origin) - dim]  # eigenvalues ascend
+
+
+def virtual_logit(features, origin, residual):
+    """||R^T (f - o)||_2 of each row."""
+    return np.linalg.norm((features - origin) @ residual, axis=1)
+
+
+def grad_norm(features, logits, temperature=1.0):
+    """||d KL(u || softmax(z / T)) / d W||_1 = ||f||_1 ||softmax(z / T) - u||_1 / T, per row."""
+    gap = softmax(logits / temperature, axis=1) - 1 / logits.shape[1]
+    return np.abs(features).sum(1) * np.abs(gap).sum(1) / temperature
+
+
+def check_head(head):
+    """`Linear` from a built `Dense` or a pair of arrays, or a ValueError."""
+    if isinstance(head, keras.layers.Dense) and head.built:
+        head = (head.kernel, head.bias)
+    error = ValueError(
+        "Argument `head` must be a built Dense layer, or a pair (kernel, bias): a kernel "
+        "(features, classes), and a bias (classes,) or None, both finite. "
+        f"Received: head={head!r}"
+    )
+    if not isinstance(head, (list, tuple)) or len(head) != 2:
+        raise error
+    kernel, bias = (None if w is None else keras.ops.convert_to_numpy(w) for w in head)
+    kernel = check_rows("head", kernel).astype("float64")
+    bias = np.zeros(kernel.shape[1]) if bias is None else check_rows("head", bias, ndim=1)
+    if bias.shape != kernel.shape[1:] or not np.all(np.isfinite(np.vstack([kernel, bias]))):
+        raise error
+    return linear(kernel, bias.astype("float64"))
+
+
+class _LastLayerDetector(Detector):
+    """Base of the detectors that take penultimate features `(n, d)`, and fit to the last layer."""
+
+    def _tapped(self):
+        return {"layers": (None,)}
+
+    def _read(self, batch):
+        return self._tap(batch).features
+
+    def _check(self, features):
+        return (check_rows("features", features),)
+
+    def _from_model(self):
+        head = self._tap.last_layer()
+        if head is None:
+            raise ValueError(
+                "Argument `model` must end in a Dense layer, and perhaps its activation, for "
+                f"{type(self).__name__}. Received: model={self.model!r}"
+            )
+        return {"head": head}
+
+    def fit_features(self, features, y=None, *, head):
+        """Fits to arrays instead of a model and its inputs.
+
+        Args:
+            features: Penultimate features `(n, d)`.
+            y: Not looked at.
+            head: The last layer that takes them: a built `Dense`, or a pair `(kernel, bias)` of
+                arrays `(d, classes)` and `(classes,)` or None.
+
+        Returns:
+            The detector. `score` needs a model: assign `detector.model`.
+
+        Raises:
+            ValueError: If arrays are empty, not finite, or of a wrong shape.
+        """
+        return self._learn("features", self._check(features), y, head=check_head(head))
+
+    def _shapes(self):
+        return HEAD_SHAPES
+
+    def _fit(self, arrays, y, head):
+        if head.kernel.shape[0] != arrays[0].shape[1]:
+            raise ValueError(
+                f"Argument `head` must take {arrays[0].shape[1]} features. "
+                f"Received: a kernel of shape {head.kernel.shape}"
+            )
+        return head._asdict()
+
+    def _logits(self, features):
+        return features @ self._state["kernel"] + self._state["bias"]
+
+
+@register
+class ViM(_LastLayerDetector):
+    """Virtual-logit matching: what of the features the classes do not explain, as one more logit.
+
+    The virtual logit is the length of the features outside the subspace of `dim` axes that the
+    training data take up, scaled to be as large as their largest logits.
+
+    Formula:
+
+    ```
+    v(x)  = alpha ||R^T (f(x) - o)||,   o = -(W^T)^+ b
+    alpha = sum_i max_c z_c(x_i) / sum_i ||R^T (f(x_i) - o)||
+    score = v(x) - log sum_c exp(z_c(x))                         (Wang et al. 2022, section 4)
+    ```
+
+    R holds the eigenvectors of sum_i (f(x_i) - o)(f(x_i) - o)^T past the `dim` largest. The paper's
+    score is the soft-max of the virtual logit among the others, sigmoid of this one, and orders
+    inputs the same way.
+
+    `fit_features(features, head=...)` and `score_features` take penultimate features `(n, d)`.
+    Labels are not needed.
+
+    Args:
+        dim: Dimension of the subspace, below d. By default that of the authors' code, 1000 for
+            d >= 2048 and 512 below, or d // 2 if d < 768.
+        output: Which output of the model is the classification, as for `MaxSoftmax`.
+        from_logits: Whether that holds logits, as for `MaxSoftmax`.
+
+    Raises:
+        ValueError: If an argument is not as described; in `fit`, if `dim` is not below d, or the
+            model does not end in a `Dense` layer.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.ood import ViM
+
+    x = np.random.normal(size=(64, 8))
+    layers = [keras.layers.Dense(6, activation="relu"), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((8,)), *layers])
+    detector = ViM(dim=4).fit(model, x)
+    print(detector.score(x).shape)
+    ```
+
+    References:
+        - Wang, Li, Feng and Zhang, "ViM: Out-Of-Distribution with Virtual-logit Matching", CVPR
+          2022.
+    """
+
+    def __init__(self, dim=None, *, output=None, from_logits=None):
+        super().__init__(output=output, from_logits=from_logits)
+        if dim is not None:
+            check_integer("dim", dim, 1)
+        self.dim = dim
+
+    def get_config(self):
+        return {**super().get_config(), "dim": self.dim}
+
+    def _shapes(self):
+        own = {"origin": ("features_0",), "residual": ("features_0", "rest"), "alpha": ()}
+        return {**super()._shapes(), **own}
+
+    def _fit(self, arrays, y, head):
+        state, features = super()._fit(arrays, y, head), arrays[0]
+        origin = -np.linalg.pinv(head.kernel.T) @ head.bias
+        residual = residual_space(features, origin, self._dim_of(features.shape[1]))
+        largest = in_blocks(lambda rows: (rows @ head.kernel + head.bias).max(1), features)
+        length = in_blocks(lambda rows: virtual_logit(rows, origin, residual), features).mean()
+        if length == 0:
+            raise ValueError(
+                "Argument `dim` must be below the dimension that the features take up. "
+                f"Received: dim={self.dim!r}"
+            )
+        own = {"origin": origin, "residual": residual, "alpha": np.array(largest.mean() / length)}
+        return {**state, **own}
+
+    def _dim_of(self, width):
+        dim = self.dim
+        if dim is None:
+            dim = 1000 if width >= 2048 else 512 if width >= 768 else width // 2
+        if dim >= width:
+            raise ValueError(
+                f"Argument `dim` must be below the number of features, {width}. Received: dim={dim}"
+            )
+        return dim
+
+    def _score(self, arrays):
+        state = self._state
+        virtual = virtual_logit(arrays[0], state["origin"], state["residual"])
+        return state["alpha"] * virtual + energy(self._logits(arrays[0]))
+
+
+@register
+class GradNorm(_LastLayerDetector):
+    """How large the gradient of the last layer is when it is asked to know nothing.
+
+    The gradient of the divergence of the prediction from the uniform distribution is larger for
+    inputs in distribution, so the score is minus its norm. It has a closed form.
+
+    Formula:
+
+    ```
+    score = -|| d KL(u || softmax(z / T)) / d W ||_1
+          = -||f(x)||_1 ||softmax(z(x) / T) - u||_1 / T          (Huang et al. 2021, section 4)
+    ```
+
+    `fit_features(features, head=...)` and `score_features` take penultimate features `(n, d)`.
+    Labels are not needed. A last layer of one column z counts as one of (-z / 2, z / 2).
+
+    Args:
+        temperature: T, above 0; 1 in the paper.
+        output: Which output of the model is the classification, as for `MaxSoftmax`.
+        from_logits: Whether that holds logits, as for `MaxSoftmax`.
+
+    Raises:
+        ValueError: If an argument is not as described; in `fit`, if the model does not end in a
+            `Dense` layer.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from tfuq.ood import GradNorm
+
+    features, kernel = np.random.normal(size=(64, 8)), np.random.normal(size=(8, 3))
+    detector = GradNorm().fit_features(features, head=(kernel, None))
+    print(detector.score_features(features).shape)
+    ```
+
+    References:
+        - Huang, Geng and Li, "On the Importance of Gradients for Detecting Distributional Shifts
+          in the Wild", NeurIPS 2021.
+    """
+
+    def __init__(self, temperature=1.0, *, output=None, from_logits=None):
+        super().__init__(output=output, from_logits=from_logits)
+        check_positive("temperature", temperature)
+        self.temperature = temperature
+
+    def get_config(self):
+        return {**super().get_config(), "temperature": self.temperature}
+
+    def _score(self, arrays):
+        return -grad_norm(arrays[0], self._logits(arrays[0]), self.temperature)
+
+
+@register
+class ReAct(_LastLayerDetector):
+    """A score of the logits, once features are cut off where the training data rarely go.
+
+    Inputs out of distribution make single units fire strongly; cut off, they score further out.
+    The rest of the network runs on the rectified features, whatever it is.
+
+    Formula:
+
+    ```
+    f'(x) = min(f(x), c),   c = the percentile of all f_j(x_i)   (Sun et al. 2021, section 3)
+    score = that of the logits the network makes of f'(x)
+    ```
+
+    `fit_features(features, head=...)` and `score_features` take features `(n, d)`; without `head`,
+    features can be fitted to, and inputs be scored. Labels are not needed.
+
+    Args:
+        percentile: In (0, 100]; 90 in the paper.
+        base: `"energy"`, `"max_softmax"`, `"max_logit"` or `"entropy"`, as the detectors of these
+            names.
+        layer: Name (or path) of the layer whose outputs are rectified, at any depth; None for what
+            the last layer takes. Of a layer with more axes, all activations of the training data
+            are held in memory.
+        output: Which output of the model is the classification, as for `MaxSoftmax`.
+        from_logits: Whether that holds logits, as for `MaxSoftmax`.
+
+    Raises:
+        ValueError: If an argument is not as described; in `fit`, if the model has no layer of this
+            name, or the score is one of logits and it has none.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.ood import ReAct
+
+    x = np.random.normal(size=(64, 8))
+    layers = [keras.layers.Dense(6, activation="relu"), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((8,)), *layers])
+    detector = ReAct(percentile=90).fit(model, x)
+    detector.threshold_at(0.95, x)
+    print(detector.detect(10 * x).mean())
+    ```
+
+    References:
+        - Sun, Guo and Li, "ReAct: Out-of-distribution Detection With Rectified Activations",
+          NeurIPS 2021.
+    """
+
+    def __init__(self, percentile=90, base="energy", layer=None, *, output=None, from_logits=None):
+        super().__init__(output=output, from_logits=from_logits)
+        check_positive("percentile", percentile)
+        if percentile > 100:
+            raise ValueError(
+                f"Argument `percentile` must be at most 100. Received: percentile={percentile!r}"
+            )
+        check_choice("base", base, tuple(LOGIT_SCORES))
+        check_layer("layer", layer)
+        self.percentile = percentile
+        self.base = base
+        self.layer = layer
+
+    def get_config(self):
+        config = {"percentile": self.percentile, "base": self.base, "layer": self.layer}
+        return {**super().get_config(), **config}
+
+    def _tapped(self):
+        return {"layers": (self.layer,), "pool": False}
+
+    def _bind(self, model):
+        super()._bind(model)
+        self._rectified = self._tap.compiled(self._find_rectified)
+
+    def _find_rectified(self, batch, limit):
+        def rectify(features):
+            return tf.minimum(features, tf.cast(limit, features.dtype))
+
+        return self._tap.forward(batch, rectify)
+
+    def _from_model(self):
+        if self.base in ("energy", "max_logit"):
+            self._tap.check_knows_logits()
+        return {"head": self._tap.last_layer() if self.layer is None else None}
+
+    def fit_features(self, features, y=None, *, head=None):
+        """Fits to arrays instead of a model and its inputs.
+
+        Args:
+            features: Features `(n, d)` of the layer that is rectified.
+            y: Not looked at.
+            head: The last layer that takes them: a built `Dense`, or a pair `(kernel, bias)`. None
+                if it is not that, or only inputs are to be scored.
+
+        Returns:
+            The detector. `score` needs a model: assign `detector.model`.
+
+        Raises:
+            ValueError: If arrays are empty, not finite, or of a wrong shape.
+        """
+        head = None if head is None else check_head(head)
+        return self._learn("features", self._check(features), y, head=head)
+
+    def _shapes(self):
+        return {"limit": ()} | (HEAD_SHAPES if "kernel" in self._state else {})
+
+    def _fit(self, arrays, y, head):
+        limit = np.array(np.percentile(arrays[0], self.percentile), "float64")
+        return {"limit": limit} | ({} if head is None else super()._fit(arrays, y, head))
+
+    def _score_batch(self, batch):
+        self._tap.prepare(batch)
+        found = self._rectified(batch, tf.constant(self._state["limit"]))
+        arrays = (found.features[0].numpy(), found.logits.numpy())
+        self._check_widths(arrays[:1])
+        return self._guarded(arrays, lambda arrays: LOGIT_SCORES[self.base](arrays[1]))
+
+    def _scores_of_fit(self, arrays):
+        return super()._scores_of_fit(arrays) if "kernel" in self._state else None
+
+    def _score(self, arrays):
+        if "kernel" not in self._state:
+            raise ValueError(
+                "Argument `head` must be given to `fit_features`, or the model end in a Dense "
+                "layer whose inputs are rectified, to score features. Received: none"
+            )
+        return LOGIT_SCORES[self.base](self._logits(np.minimum(arrays[0], self._state["limit"])))

@@ -1,0 +1,405 @@
+"""Detectors that fit Gaussians to features: Mahalanobis distances."""
+
+import numpy as np
+import tensorflow as tf
+from scipy.optimize import minimize
+
+from tfuq._batches import batches
+from tfuq._detectors import FeatureDetector, check_layer
+from tfuq._feature_arrays import check_labels, check_rows, in_blocks
+from tfuq._gaussians import class_means, scatter, squared_distances, whitener
+from tfuq._input_processing import check_epsilon, descended
+from tfuq._keras import check_fraction, register
+
+
+def fit_gaussians(features, labels, shrinkage=None):
+    """Means `(classes, d)` of the classes that occur, and the whitening of their covariance."""
+    means, index = class_means(features, labels)
+    if len(features) <= len(means):
+        raise ValueError(
+            "Argument `features` must hold more examples than classes. "
+            f"Received: {len(features)} examples of {len(means)} classes"
+        )
+    return means, whitener(*scatter(features, means, index), len(features), shrinkage)
+
+
+def fit_background(features, shrinkage=None):
+    """Mean `(1, d)` of all features, and the whitening of their covariance."""
+    return fit_gaussians(features, np.zeros(len(features), "int64"), shrinkage)
+
+
+def closest(features, means, whitening):
+    """min_c (f - mu_c)^T S^-1 (f - mu_c) of each row, `(n,)`."""
+    return in_blocks(lambda rows: squared_distances(rows, means, whitening).min(1), features)
+
+
+def logistic_regression(features, targets):
+    """Weights and bias of 0/1 targets: min 1/2 ||w||^2 + sum_i log(1 + exp(-t_i (w . f_i + b))).
+
+    t_i is -1 or 1. This is scikit-learn's `LogisticRegression` with `C=1`.
+    """
+    signs = 2.0 * np.asarray(targets) - 1
+
+    def loss(parameters):
+        margins = signs * (features @ parameters[:-1] + parameters[-1])
+        pull = -signs * np.exp(-np.logaddexp(0, margins))
+        value = parameters[:-1] @ parameters[:-1] / 2 + np.logaddexp(0, -margins).sum()
+        return value, np.append(parameters[:-1] + features.T @ pull, pull.sum())
+
+    start = np.zeros(features.shape[1] + 1)
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"gtol": 1e-9, "ftol": 0})
+    return found.x[:-1], found.x[-1]
+
+
+@register
+class Mahalanobis(FeatureDetector):
+    """The distance of features to the closest class, in units of the spread within classes.
+
+    Class-conditional Gaussians with one covariance are fitted to features of the training data.
+    Vanilla, these are the penultimate ones. The paper adds two things: with `epsilon` each input
+    takes a small step towards its closest class before it is scored; with `layers` the distances of
+    several layers are weighed against each other.
+
+    Formula:
+
+    ```
+    mu_c = mean of f(x_i) with y_i = c,   S = 1/n sum_i (f(x_i) - mu_yi)(f(x_i) - mu_yi)^T
+    M(x) = min_c (f(x) - mu_c)^T S^-1 (f(x) - mu_c)              (Lee et al. 2018, equation 2)
+    x'   = x - epsilon sign(grad_x M(x))                         (equation 4)
+    score = M(x'), or of several layers sum_l a_l (M_l(x'_l) - m_l) / s_l + b
+    ```
+
+    m_l and s_l are the mean and the standard deviation of M_l. The weights a_l are equal until
+    `fit_weights` finds them by logistic regression, which needs examples out of distribution. (The
+    paper does this always.) Then the score is a log-odds.
+
+    `fit_features` and `score_features` take features `(n, d)`, those of more axes are averaged over
+    the axes between; with `layers` a list of them. They need `epsilon=0` to score. Labels are
+    needed to fit.
+
+    Args:
+        layer: Name (or path) of the layer whose outputs are the features, at any depth; None for
+            what the last layer takes.
+        layers: Names of several layers instead, None among them standing for the same.
+        epsilon: Size of the step of the inputs, at least 0, in their units.
+        shrinkage: s in [0, 1] of S = (1 - s) S + s (tr S / d) I. By default 0 where S has full
+            rank, and that of Ledoit and Wolf (2004), at least 1e-6, where it has not: with few
+            examples, or units that never fire.
+        output: Which output of the model is the classification, as for `MaxSoftmax`.
+        from_logits: Whether that holds logits, as for `MaxSoftmax`.
+
+    Raises:
+        ValueError: If an argument is not as described; in `fit`, if labels are missing, or not more
+            examples than classes, or the model has no layer of this name.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.ood import Mahalanobis
+
+    x, y = np.random.normal(size=(64, 8)), np.random.randint(3, size=64)
+    hidden = keras.layers.Dense(5, activation="tanh", name="hidden")
+    model = keras.Sequential([keras.Input((8,)), hidden, keras.layers.Dense(3)])
+    detector = Mahalanobis().fit(model, x, y)
+    print(detector.score(x + 5) > detector.score(x))
+
+    ensemble = Mahalanobis(layers=["hidden", None], epsilon=0.001).fit(model, x, y)
+    ensemble.fit_weights(x, 3 * x)  # better: data that it was not fitted on
+    print(ensemble.score(x).mean())
+    ```
+
+    References:
+        - Lee, Lee, Lee and Shin, "A Simple Unified Framework for Detecting Out-of-Distribution
+          Samples and Adversarial Attacks", NeurIPS 2018.
+        - Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance
+          matrices", Journal of Multivariate Analysis 2004.
+    """
+
+    def __init__(
+        self,
+        layer=None,
+        *,
+        layers=None,
+        epsilon=0.0,
+        shrinkage=None,
+        output=None,
+        from_logits=None,
+    ):
+        super().__init__(layer, output=output, from_logits=from_logits)
+        check_epsilon(epsilon)
+        if shrinkage is not None:
+            check_fraction("shrinkage", shrinkage)
+        if layers is not None:
+            if isinstance(layers, str) or not np.iterable(layers) or not list(layers):
+                raise ValueError(
+                    "Argument `layers` must be a list of names of layers, or None. "
+                    f"Received: layers={layers!r}"
+                )
+            for name in layers:
+                check_layer("layers", name)
+        if layer is not None and layers is not None:
+            raise ValueError(
+                "Argument `layer` must be None where `layers` are given. "
+                f"Received: layer={layer!r} with layers={layers!r}"
+            )
+        self.layers = None if layers is None else list(layers)
+        self.epsilon = epsilon
+        self.shrinkage = shrinkage
+
+    def get_config(self):
+        config = {"layers": self.layers, "epsilon": self.epsilon, "shrinkage": self.shrinkage}
+        return {**super().get_config(), **config}
+
+    def _tapped(self):
+        return super()._tapped() if self.layers is None else {"layers": self.layers}
+
+    def _bind(self, model):
+        super()._bind(model)
+        self._moved = self._tap.compiled(self._features_of_moved)
+
+    def _check(self, features):
+        if self.layers is None:
+            return super()._check(features)
+        if not isinstance(features, (list, tuple)) or len(features) != len(self.layers):
+            raise ValueError(
+                f"Argument `features` must be a list of {len(self.layers)} arrays, one per layer. "
+                f"Received: {type(features).__name__}"
+            )
+        arrays = tuple(check_rows("features", array, pool=True) for array in features)
+        if len({len(array) for array in arrays}) > 1:
+            raise ValueError(
+                "Argument `features` must hold arrays of one length. "
+                f"Received: {[len(array) for array in arrays]}"
+            )
+        return arrays
+
+    def _shapes(self):
+        count = 1 if self.layers is None else len(self.layers)
+        shapes = {}
+        for i in range(count):
+            shapes[f"means_{i}"] = ("classes", f"features_{i}")
+            shapes[f"whitening_{i}"] = (f"features_{i}", f"features_{i}")
+        if self.layers is not None:
+            shapes |= {"center": ("layers",), "scale": ("layers",), "weights": ("layers",)}
+            shapes["bias"] = ()
+        return shapes
+
+    def _gaussians(self):
+        """Means and whitening of each layer."""
+        count = 1 if self.layers is None else len(self.layers)
+        return [(self._state[f"means_{i}"], self._state[f"whitening_{i}"]) for i in range(count)]
+
+    def _fit(self, arrays, y):
+        labels = check_labels(y, len(arrays[0]))
+        found = [fit_gaussians(array, labels, self.shrinkage) for array in arrays]
+        state = {}
+        for i, (means, whitening) in enumerate(found):
+            state |= {f"means_{i}": means, f"whitening_{i}": whitening}
+        if self.layers is not None:
+            pairs = zip(arrays, found, strict=True)
+            state |= _equal_weights(np.stack([closest(a, *g) for a, g in pairs], axis=1))
+        return state
+
+    def _distances(self, arrays):
+        """M_l of each row and layer, `(n, layers)`."""
+        pairs = zip(arrays, self._gaussians(), strict=True)
+        return np.stack([closest(array, *gaussians) for array, gaussians in pairs], axis=1)
+
+    def _score(self, arrays):
+        distances = self._distances(arrays)
+        if self.layers is None:
+            return distances[:, 0]
+        standard = (distances - self._state["center"]) / self._state["scale"]
+        return standard @ self._state["weights"] + self._state["bias"]
+
+    # Input processing: each layer has inputs of its own, moved along its own gradient.
+
+    def _features_of_moved(self, batch, gaussians):
+        def features(i):
+            centers, whitening = gaussians[i]
+
+            def distance(batch):
+                white = tf.cast(self._tap.forward(batch).features[i], "float64") @ whitening
+                products = tf.matmul(white, centers, transpose_b=True)
+                nearest = tf.argmin(tf.reduce_sum(centers**2, 1) - 2 * products, axis=1)
+                return tf.reduce_sum((white - tf.gather(centers, nearest)) ** 2, axis=1)
+
+            moved = descended(self.model, batch, distance, self.epsilon)
+            return self._tap.forward(moved).features[i]
+
+        return tuple(features(i) for i in range(len(gaussians)))
+
+    def _read_to_score(self, batch):
+        if self.epsilon == 0:
+            return self._read(batch)
+        self._tap.prepare(batch)
+        gaussians = [(tf.constant(m @ w), tf.constant(w)) for m, w in self._gaussians()]
+        return tuple(array.numpy() for array in self._moved(batch, gaussians))
+
+    def _score_batch(self, batch):
+        return self._scores_of(self._read_to_score(batch))
+
+    def _scores_of_fit(self, arrays):
+        return super()._scores_of_fit(arrays) if self.epsilon == 0 else None
+
+    def score_features(self, features):
+        if self.epsilon != 0:
+            raise ValueError(
+                "Argument `epsilon` must be 0 to score features: inputs are moved with the model. "
+                f"Received: epsilon={self.epsilon!r}"
+            )
+        return super().score_features(features)
+
+    # Weights of layers.
+
+    def fit_weights(self, x_in, x_ood, *, batch_size=32, verbose=0):
+        """Finds the weights of the layers by logistic regression, after `fit`.
+
+        Args:
+            x_in: In-distribution inputs, best ones that it was not fitted on: those it was fitted
+                on are closer than others.
+            x_ood: Inputs out of distribution.
+            batch_size: Examples at a time, for arrays.
+            verbose: 1 shows a progress bar.
+
+        Returns:
+            The detector. `threshold_at` without data takes the scores of `x_in` from now on.
+
+        Raises:
+            ValueError: If there are no `layers`, it is not fitted, or data are empty or not finite.
+        """
+        self._check_layers()
+        found = []
+        for data, name in ((x_in, "x_in"), (x_ood, "x_ood")):
+            parts = [
+                self._distances(self._read_to_score(batch))
+                for batch, *_ in batches(data, batch_size, verbose, name)
+            ]
+            found.append(np.concatenate(parts))
+        return self._learn_weights(*found)
+
+    def fit_weights_features(self, features_in, features_ood):
+        """As `fit_weights`, of lists of features.
+
+        Args:
+            features_in: In-distribution features, a list of arrays `(n, d)`, one per layer.
+            features_ood: Features out of distribution.
+
+        Returns:
+            The detector.
+
+        Raises:
+            ValueError: As `fit_weights`.
+        """
+        self._check_layers()
+        pair = (self._check(features) for features in (features_in, features_ood))
+        return self._learn_weights(*map(self._distances, pair))
+
+    def _check_layers(self):
+        if self.layers is None:
+            raise ValueError("Argument `layers` must be given to weigh them. Received: layers=None")
+        self._check_fitted()
+
+    def _learn_weights(self, inside, outside):
+        distances = np.concatenate([inside, outside])
+        if not np.all(np.isfinite(distances)):
+            raise ValueError("Argument `x_in` must give finite features. Received: NaN or inf")
+        state = _equal_weights(distances)
+        standard = (distances - state["center"]) / state["scale"]
+        is_outside = np.arange(len(distances)) >= len(inside)
+        state["weights"], state["bias"] = logistic_regression(standard, is_outside)
+        self._state |= {**state, "bias": np.array(state["bias"])}
+        self._fit_scores = standard[: len(inside)] @ state["weights"] + state["bias"]
+        self.threshold = None
+        return self
+
+
+def _equal_weights(distances):
+    """What standardizes distances `(n, layers)`, and the same weight for each layer."""
+    count, scale = distances.shape[1], distances.std(axis=0)
+    return {
+        "center": distances.mean(axis=0),
+        "scale": np.where(scale > 0, scale, 1.0),
+        "weights": np.full(count, 1 / count),
+        "bias": np.zeros(()),
+    }
+
+
+@register
+class RelativeMahalanobis(FeatureDetector):
+    """The Mahalanobis distance to the closest class, less that to the data as a whole.
+
+    What all classes share says nothing about being in or out of distribution, and drops out.
+
+    Formula:
+
+    ```
+    score = min_c d_c(x) - d_0(x),   d_k(x) = (f(x) - mu_k)^T S_k^-1 (f(x) - mu_k)
+    ```
+
+    with the class means and their common covariance as in `Mahalanobis`, and k = 0 for the mean and
+    covariance of all features (Ren et al. 2021, equation 2).
+
+    `fit_features` and `score_features` take features `(n, d)`. Labels are needed to fit.
+
+    Args:
+        layer: Name of the layer whose outputs are the features, as for `Mahalanobis`.
+        shrinkage: Of both covariances, as for `Mahalanobis`.
+        output: Which output of the model is the classification, as for `MaxSoftmax`.
+        from_logits: Whether that holds logits, as for `MaxSoftmax`.
+
+    Raises:
+        ValueError: As `Mahalanobis`.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from tfuq.ood import RelativeMahalanobis
+
+    features, labels = np.random.normal(size=(99, 4)), np.arange(99) % 3
+    detector = RelativeMahalanobis().fit_features(features, labels)
+    print(detector.score_features(5 * features).mean())
+    ```
+
+    References:
+        - Ren, Fort, Liu, Roy, Padhy and Lakshminarayanan, "A Simple Fix to Mahalanobis Distance
+          for Improving Near-OOD Detection", arXiv 2106.09022, 2021.
+    """
+
+    def __init__(self, layer=None, *, shrinkage=None, output=None, from_logits=None):
+        super().__init__(layer, output=output, from_logits=from_logits)
+        if shrinkage is not None:
+            check_fraction("shrinkage", shrinkage)
+        self.shrinkage = shrinkage
+
+    def get_config(self):
+        return {**super().get_config(), "shrinkage": self.shrinkage}
+
+    def _shapes(self):
+        return {
+            "means": ("classes", "features_0"),
+            "whitening": ("features_0", "features_0"),
+            "background_means": ("one", "features_0"),
+            "background_whitening": ("features_0", "features_0"),
+        }
+
+    def _fit(self, arrays, y):
+        labels = check_labels(y, len(arrays[0]))
+        means, whitening = fit_gaussians(arrays[0], labels, self.shrinkage)
+        all_means, all_whitening = fit_background(arrays[0], self.shrinkage)
+        return {
+            "means": means,
+            "whitening": whitening,
+            "background_means": all_means,
+            "background_whitening": all_whitening,
+        }
+
+    def _score(self, arrays):
+        state = self._state
+        to_class = closest(arrays[0], state["means"], state["whitening"])
+        return to_class - closest(
+            arrays[0], state["background_means"], state["background_whitening"]
+        )

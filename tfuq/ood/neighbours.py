@@ -1,0 +1,99 @@
+"""A detector that measures how far features are from those of the nearest training data."""
+
+import numpy as np
+
+from tfuq._detectors import FeatureDetector
+from tfuq._feature_arrays import BLOCK, in_blocks
+from tfuq._keras import check_integer, register
+
+
+def unit_length(features):
+    """Rows divided by their length; rows of zeros stay."""
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.where(norms > 0, norms, 1)
+
+
+def kth_distance(queries, bank, k):
+    """Distance `(n,)` of each row to the k-th nearest row of `bank`, with memory for a block."""
+    queries = np.asarray(queries, "float64")
+    nearest = np.zeros((len(queries), 0))
+    for start in range(0, len(bank), BLOCK):
+        block = np.asarray(bank[start : start + BLOCK], "float64")
+        squares = np.sum(queries**2, 1)[:, None] + np.sum(block**2, 1) - 2 * queries @ block.T
+        nearest = np.concatenate([nearest, squares], axis=1)
+        if nearest.shape[1] > k:
+            nearest = np.partition(nearest, k - 1, axis=1)[:, :k]
+    return np.sqrt(np.maximum(nearest.max(1), 0))
+
+
+@register
+class KNN(FeatureDetector):
+    """The distance to the k-th nearest neighbour among the training data.
+
+    Formula:
+        score = ||z - z_(k)||_2,   z = f(x) / ||f(x)||_2         (Sun et al. 2022)
+    with z_(k) the k-th nearest of the normalized features that it was fitted on. It keeps all of
+    these, and scores them a block at a time.
+
+    `fit_features` and `score_features` take features `(n, d)`. Labels are not needed. The data of
+    `fit`, where `threshold_at` is given no other, are scored without each example itself.
+
+    Args:
+        k: Which neighbour; 50 is the paper's choice for 50,000 images of 10 classes.
+        layer: Name of the layer whose outputs are the features, as for `Mahalanobis`.
+        output: Which output of the model is the classification, as for `MaxSoftmax`.
+        from_logits: Whether that holds logits, as for `MaxSoftmax`.
+
+    Raises:
+        ValueError: If an argument is not as described; in `fit`, if there are fewer examples than
+            `k`.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from tfuq.ood import KNN
+
+    features = 1 + np.random.normal(size=(99, 4))
+    detector = KNN(k=5).fit_features(features)
+    print(detector.score_features(-features).mean(), detector.threshold_at(0.95).value)
+    ```
+
+    References:
+        - Sun, Ming, Zhu and Li, "Out-of-Distribution Detection with Deep Nearest Neighbors",
+          ICML 2022.
+    """
+
+    def __init__(self, k=50, layer=None, *, output=None, from_logits=None):
+        super().__init__(layer, output=output, from_logits=from_logits)
+        check_integer("k", k, 1)
+        self.k = k
+
+    def get_config(self):
+        return {**super().get_config(), "k": self.k}
+
+    def _shapes(self):
+        return {"bank": ("examples", "features_0")}
+
+    def _fit(self, arrays, y):
+        if len(arrays[0]) < self.k:
+            raise ValueError(
+                "Argument `k` must not be above the number of examples. "
+                f"Received: k={self.k!r} with {len(arrays[0])} examples"
+            )
+        return {"bank": unit_length(arrays[0])}
+
+    def _score(self, arrays):
+        return kth_distance(unit_length(arrays[0]), self._state["bank"], self.k)
+
+    def _scores_of_fit(self, arrays):
+        return None  # `_own_scores` finds them, if somebody asks
+
+    def _own_scores(self):
+        bank = self._state["bank"]
+        if len(bank) == self.k:
+            raise ValueError(
+                "Argument `x` must be given, or `scores`: each example has fewer than `k` others. "
+                f"Received: neither, with k={self.k!r} and {len(bank)} examples"
+            )
+        return in_blocks(lambda rows: kth_distance(rows, bank, self.k + 1), bank)  # 1st is itself

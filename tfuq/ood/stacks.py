@@ -1,0 +1,118 @@
+"""A detector that looks at how much networks disagree."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfuq._detectors import Detector
+from tfuq._feature_arrays import check_rows
+from tfuq._keras import check_integer, register
+from tfuq.ensembles import DeepEnsemble
+from tfuq.predictive import mutual_information, sample_predictions
+
+
+@register
+class MutualInformation(Detector):
+    """How much the predictions of several networks differ: the epistemic part of uncertainty.
+
+    The networks are draws of a Bayesian model or of dropout, the members of an ensemble, or
+    whatever makes a stack of predictions.
+
+    Formula:
+        score = I[y, w | x] = H[E_w p(y | x, w)] - E_w H[p(y | x, w)]   (Houlsby et al. 2011)
+    in nats, of the samples w.
+
+    `fit_features` and `score_features` take a stack of probabilities `(samples, n, classes)`; of
+    one class, that of class 1 of two. Labels are not needed.
+
+    Args:
+        num_samples: Number of networks to draw from a model with random layers.
+        seed: Integer from which they are drawn.
+        output: Which output of the model is the classification, as for `MaxSoftmax`.
+        from_logits: Whether that holds logits, as for `MaxSoftmax`.
+
+    Raises:
+        ValueError: If an argument is not as described.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.layers import VBLLDense
+    from tfuq.ood import MutualInformation
+
+    x = np.random.normal(size=(64, 8))
+    model = keras.Sequential([keras.Input((8,)), VBLLDense(3, kl_weight=1 / 64)])
+    detector = MutualInformation(num_samples=10).fit(model, x)
+    print(detector.score(10 * x).shape)
+
+    stack = np.random.dirichlet(np.ones(3), size=(10, 64))  # of whatever networks
+    print(MutualInformation().score_features(stack).shape)
+    ```
+
+    References:
+        - Houlsby, Huszar, Ghahramani and Lengyel, "Bayesian Active Learning for Classification and
+          Preference Learning", arXiv 1112.5745, 2011.
+    """
+
+    def __init__(self, num_samples=30, seed=0, *, output=None, from_logits=None):
+        super().__init__(output=output, from_logits=from_logits)
+        check_integer("num_samples", num_samples, 1)
+        check_integer("seed", seed, 0)
+        self.num_samples = num_samples
+        self.seed = seed
+
+    def get_config(self):
+        return {**super().get_config(), "num_samples": self.num_samples, "seed": self.seed}
+
+    def fit(self, model, x, y=None, *, batch_size=32, verbose=0):
+        """Takes the networks, and the scores of in-distribution examples.
+
+        Args:
+            model: A Keras model with random layers of `tfuq.layers`, a
+                `tfuq.ensembles.DeepEnsemble`, or a function that makes a stack of probabilities
+                `(samples, batch, classes)` of a batch of inputs, as an array.
+            x: Inputs, as for the other detectors.
+            y: Not looked at.
+            batch_size: Examples at a time, for arrays.
+            verbose: 1 shows a progress bar.
+
+        Returns:
+            The detector.
+
+        Raises:
+            ValueError: If data are empty or not finite, or the model holds no random layer.
+        """
+        self._bind(model)
+        self._widths = self.threshold = None
+        self._fit_scores = self.score(x, batch_size=batch_size, verbose=verbose)
+        if not np.all(np.isfinite(self._fit_scores)):
+            raise ValueError("Argument `x` must be finite. Received: NaN or infinity in x")
+        return self
+
+    def _bind(self, model):
+        if not isinstance(model, (keras.Model, DeepEnsemble)) and not callable(model):
+            raise ValueError(
+                "Argument `model` must be a Keras model, a DeepEnsemble, or a function that makes "
+                f"a stack of predictions. Received: model={model!r}"
+            )
+        self._model = model
+
+    def _read(self, batch):
+        count = tf.nest.flatten(batch)[0].shape[0]
+        reading = {"output": self.output, "from_logits": self.from_logits}
+        if isinstance(self.model, DeepEnsemble):
+            stack = self.model.predict((batch,), count, **reading)
+        elif isinstance(self.model, keras.Model):
+            draws = {"num_samples": self.num_samples, "seed": self.seed}
+            stack = sample_predictions(self.model, (batch,), batch_size=count, **draws, **reading)
+        else:
+            stack = self.model(tf.nest.map_structure(np.asarray, batch))
+        return self._check(stack)
+
+    def _check(self, features):
+        return (np.moveaxis(check_rows("features", features, ndim=3), 0, 1),)
+
+    def _score(self, arrays):
+        return mutual_information(np.moveaxis(arrays[0], 1, 0)).reshape(len(arrays[0]))
