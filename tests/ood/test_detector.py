@@ -169,7 +169,7 @@ def test_threshold_comes_from_the_validation_part(trained):
 def test_threshold_of_the_density_holds_on_new_data():
     rates, naive = [], []
     for seed in range(20):
-        features = norms(60, seed=seed) ** RNG.uniform(0.9, 1.1)
+        features = norms(60, seed=seed)
         wide = np.concatenate([features, norms(60, seed=100 + seed), norms(60, seed=200 + seed)], 1)
         density = GradientDensity().fit_features(wide)
         new = np.concatenate([norms(900, seed=s + seed) for s in (300, 400, 500)], 1)

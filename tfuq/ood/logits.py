@@ -52,7 +52,8 @@ class MaxSoftmax(_LogitDetector):
 
     ```python
     import keras
-        from tfuq.ood import MaxSoftmax
+    import numpy as np
+    from tfuq.ood import MaxSoftmax
 
     x = np.random.normal(size=(64, 8))
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, activation="softmax")])
@@ -205,7 +206,8 @@ class ODIN(_LogitDetector):
 
     ```python
     import keras
-        from tfuq.ood import ODIN
+    import numpy as np
+    from tfuq.ood import ODIN
 
     x = np.random.normal(size=(64, 8))
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
