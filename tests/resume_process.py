@@ -55,7 +55,7 @@ def train(folder, keep):
         Rates(folder / "rates.txt"),
         SnapshotEnsemble(folder / "snapshots", keep),
         SGDR(0.1, 0.001, **CYCLES),
-        BackupAndRestore(folder / "backup", delete_checkpoint=False),
+        BackupAndRestore(folder / "backup"),
     ]
     model.fit(x, y, 8, epochs=EPOCHS, shuffle=False, callbacks=callbacks, verbose=0)
     model.save_weights(folder / "last.weights.h5")
