@@ -121,7 +121,14 @@ LAYERS = [
     LayerCase(
         "sparse-fresh",
         layers.SparseBayesDense,
-        {"units": 3, **SPARSE, **MADE_ANEW, "r_bayes": 1.0, "use_bias": False},
+        {
+            "units": 3,
+            **SPARSE,
+            **MADE_ANEW,
+            "r_bayes": 1.0,
+            "use_bias": False,
+            "posterior_scale": 0.1,
+        },
         repeats=False,
         prepare=select,
     ),

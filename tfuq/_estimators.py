@@ -76,32 +76,37 @@ def local_reparameterization(op, x, kernel, *, seed, channel_axis=-1):
     """
     del channel_axis
     mean = op(x, tf.cast(kernel.loc, x.dtype))
-    squares = tf.square(tf.cast(x, kernel.loc.dtype))
-    return mean + tf.cast(_gaussian_noise(op, squares, kernel.variance(), seed), mean.dtype)
+    return mean + tf.cast(_gaussian_noise(op, x, kernel.variance(), seed), mean.dtype)
 
 
-def _gaussian_noise(op, squares, variance, seed):
-    """sqrt(op(squares, variance)) e, which keeps one tensor for its gradient, e / (2 sqrt(...)).
+def _gaussian_noise(op, x, variance, seed):
+    """sqrt(op(x^2, variance)) e, which keeps one tensor for its gradient, e / (2 sqrt(...)).
 
-    Left to itself, TensorFlow would keep four of the outputs' size.
+    Left to itself, TensorFlow would keep five of the outputs' size. The squares are made again.
     """
 
     @tf.custom_gradient
-    def noise(squares, variance):
-        of_outputs = op(squares, variance)
+    def noise(x, variance):
+        of_outputs = op(tf.square(tf.cast(x, variance.dtype)), variance)
         root = tf.sqrt(tf.maximum(of_outputs, MIN_VARIANCE))
         e = _sampling.normal(tf.shape(root), seed=seed, dtype=root.dtype)
         derivative = tf.where(of_outputs > MIN_VARIANCE, e / (2 * root), 0)
 
         def gradients(upstream):
+            with tf.control_dependencies([upstream]):  # or both squares would be one, and kept
+                wide = tf.cast(x, variance.dtype)
+                squares = tf.square(wide)
             with tf.GradientTape() as tape:
                 tape.watch([squares, variance])
                 again = op(squares, variance)  # not computed: its gradients do not ask for it
-            return tape.gradient(again, [squares, variance], upstream * derivative)
+            of_squares, of_variance = tape.gradient(
+                again, [squares, variance], upstream * derivative
+            )
+            return tf.cast(2 * wide * of_squares, x.dtype), of_variance
 
         return root * e, gradients
 
-    return noise(squares, variance)
+    return noise(tf.identity(x), variance)  # an input of a branch cannot be asked for twice
 
 
 def flipout(op, x, kernel, *, seed, channel_axis=-1):
