@@ -12,7 +12,7 @@ WORKERS ?= 2
 
 .PHONY: demo test test-slow lint format bench-heteroscedastic \
 	bench-import-time bench-label-noise bench-vbll bench-sparse-bayes bench-flops \
-	bench-rapid-training bench-ood clean
+	bench-rapid-training bench-gradient-features bench-ood bench-selective clean
 
 demo: $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py --output demo_output
@@ -52,6 +52,12 @@ bench-flops: $(VENV)/.examples
 
 bench-rapid-training: $(VENV)/.examples
 	$(BIN)/python benchmarks/rapid_training.py
+
+bench-gradient-features: $(VENV)/.examples
+	$(BIN)/python benchmarks/gradient_features.py
+
+bench-selective: $(VENV)/.examples
+	$(BIN)/python benchmarks/selective.py
 
 bench-ood: $(VENV)/.examples
 	$(BIN)/python benchmarks/ood.py

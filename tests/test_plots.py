@@ -585,6 +585,7 @@ def test_distributions_refuse_what_they_cannot_draw():
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
-    monkeypatch.delitem(sys.modules, "tfuq.plots")
+    for name in [name for name in sys.modules if name.startswith(("tfuq.plots", "tfuq._drawing"))]:
+        monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ImportError, match=r'pip install "tfuq\[plots\]"'):
         importlib.import_module("tfuq.plots")

@@ -43,7 +43,8 @@ def _count_and_batches(x, batch_size, name):
 
     def rows(start):
         return tf.nest.map_structure(
-            lambda array: None if array is None else array[start : start + batch_size], parts
+            lambda array: None if array is None else _in_floatx(array[start : start + batch_size]),
+            parts,
         )
 
     return len(starts), map(rows, starts)
@@ -57,10 +58,14 @@ def _unpacked(element):
 
 
 def _as_array(array, name):
-    """Arrays as `model.predict` takes them: float64 as Keras' floatx."""
     if array is None:
         return None
     array = np.asarray(array)
     if array.ndim == 0:
         raise ValueError(f"Argument `{name}` must hold arrays. Received: {name}={array!r}")
-    return array.astype(keras.backend.floatx()) if array.dtype.kind == "f" else array
+    return array
+
+
+def _in_floatx(array):
+    """Real numbers as `model.predict` takes them; a batch at a time, so that memory is bounded."""
+    return array.astype(keras.backend.floatx(), copy=False) if array.dtype.kind == "f" else array

@@ -6,6 +6,7 @@ channels last, of known shapes. The gradient of a weight is the sum over positio
 never exists for more than a few examples at a time.
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -13,9 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 MAX_ELEMENTS = 2**23  # of what is computed at a time, 32 MB; a single example may need more
-MIN_WIDTH = 64  # columns from which a product of matrices is worth its call
-MAX_USES = 4  # of a layer, for Gram matrices of all pairs
-COPY_COST = 200  # of copying a number into place, in multiplications
+MIN_WIDTH = 16  # columns from which a product of matrices is worth its call
 
 
 class Window(NamedTuple):
@@ -28,13 +27,24 @@ class Window(NamedTuple):
     def offsets(self):
         return list(np.ndindex(*self.size))
 
-    def slices(self, offset, outputs):
-        """The inputs under one entry of the kernel, for `outputs` positions along each axis."""
-        starts = [o * d for o, d in zip(offset, self.dilation, strict=True)]
-        return tuple(
-            slice(start, start + (count - 1) * stride + 1, stride)
-            for start, count, stride in zip(starts, outputs, self.strides, strict=True)
-        )
+    def split(self, inputs):
+        """`inputs` with each axis in two, the steps and the places within a step, zeros at the end.
+
+        What a kernel meets is then one slice along the steps; slices that skip are far slower.
+        """
+        batch, *counts, channels = inputs.shape
+        missing = [[0, -n % s] for n, s in zip(counts, self.strides, strict=True)]
+        padded = tf.pad(inputs, [[0, 0], *missing, [0, 0]]) if np.any(missing) else inputs
+        steps = [(-(-n // s), s) for n, s in zip(counts, self.strides, strict=True)]
+        return tf.reshape(padded, (batch, *itertools.chain(*steps), channels))
+
+    def met(self, inputs, offset, outputs):
+        """The split inputs under one entry of the kernel, for `outputs` positions on each axis."""
+        index = [slice(None)]
+        for o, d, s, count in zip(offset, self.dilation, self.strides, outputs, strict=True):
+            step, place = divmod(o * d, s)
+            index += [slice(step, step + count), place]
+        return inputs[tuple(index)]
 
 
 POINTWISE = Window((1,), (1,), (1,))
@@ -60,6 +70,15 @@ def in_chunks(function, tensors, elements):
         parallel_iterations=1,
     )
     return tf.reshape(found, (parts * size, *found.shape[2:]))[:count]
+
+
+def _sum_in_turn(function, parts):
+    """The sum of `function(part)`; none begins before the last has ended, to save memory."""
+    total = tf.constant(0.0)
+    for part in parts:
+        with tf.control_dependencies([total]):
+            total += function(part)
+    return total
 
 
 def squared_norms(values):
@@ -100,21 +119,11 @@ def kernel_norms(uses, window=POINTWISE, groups=1):
         Tensor `(batch,)`.
     """
     batch = uses[0][0].shape[0]
-    if math.prod(window.size) == 1:
-        uses, window = [_in_sequence(uses, window)], POINTWISE
-    uses = [(_grouped(x, groups), _grouped(g, groups)) for x, g in uses]
-    if len(uses) > MAX_USES or outer_cost(uses, window) <= gram_cost(uses, window):
-        found = _outer_norms(uses, window)
-    else:
-        found = _gram_norms(uses, window)
+    uses = [(window.split(_grouped(x, groups)), _grouped(g, groups)) for x, g in uses]
+    width, filters = _width(uses, window), uses[0][1].shape[-1]
+    is_gram_cheaper = _positions(uses) * (width + filters) < width * filters
+    found = (_gram_norms if is_gram_cheaper else _outer_norms)(uses, window)
     return tf.reduce_sum(tf.reshape(found, (batch, groups)), axis=1)
-
-
-def _in_sequence(uses, window):
-    """The positions of all uses one after the other, where a kernel looks at one at a time."""
-    start = window.offsets()[0]
-    inputs = [_flat(_shifted(x, g, start, window)) for x, g in uses]
-    return tf.concat(inputs, axis=1), tf.concat([_flat(g) for _, g in uses], axis=1)
 
 
 def _grouped(values, groups):
@@ -128,111 +137,89 @@ def _grouped(values, groups):
     return tf.reshape(moved, (batch * groups, *positions, channels // groups))
 
 
-def outer_cost(uses, window):
-    """Multiplications for one example, by way of the gradient itself."""
-    return sum(_area(g) * x.shape[-1] * g.shape[-1] for x, g in uses) * len(window.offsets())
+def _positions(uses):
+    """How many patches an example has in all uses."""
+    return sum(math.prod(g.shape[1:-1]) for _, g in uses)
 
 
-def gram_cost(uses, window):
-    """Multiplications for one example, by way of Gram matrices."""
-    copies = 0 if window == POINTWISE else COPY_COST * len(window.offsets())
-    return sum(
-        _area(x) * _area(y) * x.shape[-1] + _area(g) * _area(h) * (g.shape[-1] + copies)
-        for x, g, y, h, _ in _pairs(uses)
-    )
+def _width(uses, window):
+    """How many numbers a patch holds."""
+    return uses[0][0].shape[-1] * math.prod(window.size)
 
 
 def _outer_norms(uses, window):
+    """By way of the gradient itself, some rows of it at a time."""
     channels, filters = uses[0][0].shape[-1], uses[0][1].shape[-1]
     offsets = window.offsets()
     together = min(len(offsets), max(1, MIN_WIDTH // channels))
     runs = [offsets[i : i + together] for i in range(0, len(offsets), together)]
 
     def norms(uses):
-        def gradient(run):
-            products = [
-                tf.matmul(_columns(x, g, run, window), _flat(g), transpose_a=True) for x, g in uses
-            ]
-            return tf.add_n(products)
+        gradients = _gradients(uses)
 
-        return tf.add_n([squared_norms(gradient(run)) for run in runs])
+        def of_rows(run):
+            patches = _patches(uses, run, window)
+            return squared_norms(tf.matmul(patches, gradients, transpose_a=True))
 
-    area = max(_area(g) for _, g in uses)
-    return in_chunks(norms, uses, together * channels * (area + filters))
+        return _sum_in_turn(of_rows, runs)
 
-
-def _columns(inputs, gradients, offsets, window):
-    """The columns of the patches that belong to `offsets`: `(batch, positions, columns)`."""
-    columns = [_flat(_shifted(inputs, gradients, offset, window)) for offset in offsets]
-    return columns[0] if len(columns) == 1 else tf.concat(columns, axis=-1)
-
-
-def _shifted(inputs, gradients, offset, window):
-    """The inputs that one entry of the kernel meets, at the positions of `gradients`."""
-    return inputs[(slice(None), *window.slices(offset, gradients.shape[1:-1]))]
+    return in_chunks(norms, uses, together * channels * (_positions(uses) + filters))
 
 
 def _gram_norms(uses, window):
+    """By way of the products of all positions with one another."""
+
     def norms(uses):
-        found = []
-        for x, g, y, h, weight in _pairs(uses):
-            products = _patch_gram(x, g, y, h, window) * _gram(g, h)
-            found.append(weight * tf.reduce_sum(products, axis=(1, 2)))
-        return tf.add_n(found)
+        patches, gradients = _patches(uses, window.offsets(), window), _gradients(uses)
+        return tf.reduce_sum(_gram(patches) * _gram(gradients), axis=(1, 2))
 
-    return in_chunks(norms, uses, max(_area(x) for x, _ in uses) ** 2)
+    positions = _positions(uses)
+    return in_chunks(norms, uses, positions * (positions + _width(uses, window)))
 
 
-def _pairs(uses):
-    """Uses two by two, each couple once, with the weight of what is symmetric."""
-    for i, (x, g) in enumerate(uses):
-        for j, (y, h) in enumerate(uses[i:]):
-            yield x, g, y, h, 2.0 if j else 1.0
+def _gram(rows):
+    return tf.matmul(rows, rows, transpose_b=True)
 
 
-def _patch_gram(x, g, y, h, window):
-    """<p_t, q_s> of the patches p of `x` and q of `y`, from the Gram matrix of their pixels."""
-    gram = _gram(x, y)
-    if window == POINTWISE:
-        return gram
-    gram = tf.reshape(gram, (-1, *x.shape[1:-1], *y.shape[1:-1]))
-    rows, columns = g.shape[1:-1], h.shape[1:-1]
-    parts = [
-        gram[(slice(None), *window.slices(offset, rows), *window.slices(offset, columns))]
-        for offset in window.offsets()
+def _patches(uses, offsets, window):
+    """The columns of the patches that belong to `offsets`: `(batch, positions, columns)`."""
+    found = [
+        _joined([_flat(window.met(x, offset, g.shape[1:-1])) for offset in offsets], axis=-1)
+        for x, g in uses
     ]
-    return tf.reshape(tf.add_n(parts), (-1, _area(g), _area(h)))
+    return _joined(found, axis=1)
 
 
-def _gram(x, y):
-    return tf.matmul(_flat(x), _flat(y), transpose_b=True)
+def _gradients(uses):
+    return _joined([_flat(g) for _, g in uses], axis=1)
 
 
-def _area(values):
-    return math.prod(values.shape[1:-1])
+def _joined(tensors, axis):
+    return tensors[0] if len(tensors) == 1 else tf.concat(tensors, axis)
 
 
 def _flat(values):
     """`(batch, positions, channels)`, the batch of any size."""
-    return tf.reshape(values, (-1, _area(values), values.shape[-1]))
+    return tf.reshape(values, (-1, math.prod(values.shape[1:-1]), values.shape[-1]))
 
 
 def depthwise_norms(uses, window):
     """Of a kernel that looks at each channel alone; its filters stand beside their channel."""
     channels, filters = uses[0][0].shape[-1], uses[0][1].shape[-1]
+    uses = [(window.split(x), g) for x, g in uses]
 
     def product(x, g, offset):
-        met = _flat(_shifted(x, g, offset, window))[..., None]
-        beside = tf.reshape(g, (-1, _area(g), channels, filters // channels))
+        met = _flat(window.met(x, offset, g.shape[1:-1]))[..., None]
+        beside = tf.reshape(g, (-1, met.shape[1], channels, filters // channels))
         return tf.reduce_sum(met * beside, axis=1)
 
     def norms(uses):
-        def gradient(offset):
-            return tf.add_n([product(x, g, offset) for x, g in uses])
+        def of_entry(offset):
+            return squared_norms(tf.add_n([product(x, g, offset) for x, g in uses]))
 
-        return tf.add_n([squared_norms(gradient(offset)) for offset in window.offsets()])
+        return _sum_in_turn(of_entry, window.offsets())
 
-    return in_chunks(norms, uses, max(_area(g) for _, g in uses) * filters)
+    return in_chunks(norms, uses, _positions(uses) * filters)
 
 
 def row_norms(uses):

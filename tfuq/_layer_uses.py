@@ -36,11 +36,14 @@ def gradient_norms(model, units, variables, x, loss_of):
         loss_of: Function from the model's outputs to losses `(batch,)`.
     """
     uses, _ = _uses(model, units, x, loss_of)
-    norms = {}
-    for unit, found in zip(units, uses, strict=True):
+    norms, last = {}, []
+    for unit, found in reversed(list(zip(units, uses, strict=True))):  # as gradients become known
         found = [use._replace(rows=r) for use, r in zip(found, unit.rows, strict=True)]
         found = [use for use in found if use.gradients]
-        norms.update(zip(map(id, unit.variables), _unit_norms(unit, found), strict=True))
+        with tf.control_dependencies(last):  # one layer after the other, to save memory
+            columns = _unit_norms(unit, found)
+        last = [column for column in columns if column is not None] or last
+        norms.update(zip(map(id, unit.variables), columns, strict=True))
     zeros = tf.zeros(tf.nest.flatten(x)[0].shape[:1])
     columns = [norms[id(variable)] for variable in variables]
     return tf.stack([zeros if column is None else column for column in columns], axis=1)

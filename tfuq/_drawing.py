@@ -1,0 +1,49 @@
+"""What all pictures share: Axes and Figures, and colours that any eye tells apart.
+
+The colours are those of Okabe and Ito (2008), for colour-blind eyes; line styles, markers and
+hatches are for those who print in grey.
+"""
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import FigureBase
+except ImportError as error:
+    raise ImportError(
+        'tfuq.plots draws with matplotlib. Install it with: pip install "tfuq[plots]"'
+    ) from error
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+RED, PALE_BLUE, GREY = "#D55E00", "#8DC0E0", "#595959"
+
+
+def line_style(i):
+    """Colour, line and marker of the i-th of several curves."""
+    styles = {"color": COLOURS, "linestyle": LINES, "marker": MARKERS}
+    return {name: values[i % len(values)] for name, values in styles.items()}
+
+
+def axes_of(ax):
+    """`ax` itself, or the Axes of a new pyplot figure."""
+    if ax is None:
+        from matplotlib import pyplot  # chooses a backend: only when a figure is asked for
+
+        return pyplot.subplots(figsize=(5.5, 4), layout="constrained")[1]
+    if not isinstance(ax, Axes):
+        raise ValueError(f"Argument `ax` must be matplotlib Axes or None. Received: ax={ax!r}")
+    return ax
+
+
+def figure_of(figure, rows):
+    """`figure` itself, or a new pyplot figure."""
+    if figure is None:
+        from matplotlib import pyplot
+
+        return pyplot.figure(figsize=(9, 2.2 * rows + 0.8), layout="constrained")
+    if not isinstance(figure, FigureBase):
+        raise ValueError(
+            "Argument `figure` must be a matplotlib Figure, SubFigure or None. "
+            f"Received: figure={figure!r}"
+        )
+    return figure

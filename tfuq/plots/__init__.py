@@ -1,0 +1,26 @@
+"""Pictures of rejection, calibration, masks, learning rates and detection (extra `plots`).
+
+Each function draws with matplotlib on the Axes it is given, or on those of a new figure, and
+returns them; those of several panels do the same with a Figure. The colours are told apart by
+colour-blind eyes (Okabe and Ito 2008), and line styles, markers and hatches by those who print in
+grey.
+"""
+
+from tfuq._masks import error_map
+from tfuq.plots.calibration import reliability_diagram
+from tfuq.plots.detection import corruption_heat_map, gradient_distributions
+from tfuq.plots.rejection import confidence_histogram, rejection_curve
+from tfuq.plots.segmentation import uncertainty_maps
+from tfuq.plots.training import learning_rate_curve, lr_range_test
+
+__all__ = [
+    "confidence_histogram",
+    "corruption_heat_map",
+    "error_map",
+    "gradient_distributions",
+    "learning_rate_curve",
+    "lr_range_test",
+    "rejection_curve",
+    "reliability_diagram",
+    "uncertainty_maps",
+]

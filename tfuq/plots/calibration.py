@@ -1,0 +1,69 @@
+"""Pictures of how far a confidence is right."""
+
+from tfuq._drawing import GREY, PALE_BLUE, RED, axes_of
+from tfuq.metrics import expected_calibration_error, reliability_curve
+
+
+def reliability_diagram(
+    y_true,
+    y_pred,
+    *,
+    n_bins=15,
+    from_logits=False,
+    multi_label=False,
+    sample_weight=None,
+    ax=None,
+):
+    """Draws the accuracy of the predictions made with each confidence, and how many they are.
+
+    A calibrated model's bars end on the diagonal; bars below it are over-confident. The hatched
+    piece of a bin is its gap between accuracy and mean confidence, the number is its count.
+
+    Args:
+        y_true: Labels, as `tfuq.metrics.reliability_curve` takes them.
+        y_pred: Predicted probabilities (or logits).
+        n_bins: Number of bins of equal width on [0, 1].
+        from_logits: Whether `y_pred` holds logits.
+        multi_label: Whether each entry of `y_pred` is a binary prediction of its own.
+        sample_weight: Weights of the examples, or `None`. The counts are sums of them.
+        ax: Axes to draw on, or `None` for a new figure.
+
+    Returns:
+        The Axes; the legend gives the expected calibration error (fraction).
+
+    Raises:
+        ValueError: If the metric refuses the data.
+
+    Example:
+
+    >>> import numpy as np, tfuq
+    >>> probs = np.array([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]])
+    >>> ax = tfuq.plots.reliability_diagram([0, 1, 1], probs, n_bins=5)
+    >>> ax.get_ylabel()
+    'accuracy (fraction correct)'
+    """
+    options = {"n_bins": n_bins, "from_logits": from_logits, "multi_label": multi_label}
+    options["sample_weight"] = sample_weight
+    curve = reliability_curve(y_true, y_pred, **options)
+    error = expected_calibration_error(y_true, y_pred, **options)
+    ax = axes_of(ax)
+    _draw_reliability(ax, curve, f"gap to confidence (ECE {error:.3f})")
+    ax.plot([0, 1], [0, 1], "--", color=GREY, label="perfectly calibrated")
+    ax.set(xlabel="confidence (probability of the predicted class)", xlim=(0, 1), ylim=(0, 1.02))
+    ax.set_ylabel("accuracy (fraction correct)")
+    ax.legend(loc="upper left")
+    return ax
+
+
+def _draw_reliability(ax, curve, gap_label):
+    curve = {name: values[curve["count"] > 0] for name, values in curve.items()}
+    left, accuracy, count = curve["lower"], curve["accuracy"], curve["count"]
+    width = curve["upper"] - left
+    style = {"width": width, "align": "edge", "edgecolor": "white", "linewidth": 0.5}
+    ax.bar(left, accuracy, color=PALE_BLUE, label="accuracy", **style)
+    style.update(color="none", edgecolor=RED, hatch="////")
+    ax.bar(left, curve["confidence"] - accuracy, bottom=accuracy, label=gap_label, **style)
+    box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}
+    style = {"rotation": 90, "ha": "center", "va": "bottom", "size": "small", "bbox": box}
+    for x, n in zip(left + width / 2, count, strict=True):
+        ax.text(x, 0.02, f"{n:,.1f}".removesuffix(".0"), **style)
