@@ -1,4 +1,4 @@
-"""Pictures of rejection, calibration, masks, learning rates and detection (extra `plots`).
+"""Pictures of rejection, calibration, errors, masks, learning rates, detection (extra `plots`).
 
 Each function draws with matplotlib on the Axes it is given, or on those of a new figure, and
 returns them; those of several panels do the same with a Figure. The colours are told apart by
@@ -9,12 +9,17 @@ grey.
 from tfuq._masks import error_map
 from tfuq.plots.calibration import reliability_diagram
 from tfuq.plots.detection import corruption_heat_map, gradient_distributions
+from tfuq.plots.errors import confusion_difference, confusion_matrix, roc_curves
+from tfuq.plots.examples import accept_reject_grid, uncertainty_against_error
 from tfuq.plots.rejection import confidence_histogram, rejection_curve
 from tfuq.plots.segmentation import uncertainty_maps
 from tfuq.plots.training import learning_rate_curve, lr_range_test
 
 __all__ = [
+    "accept_reject_grid",
     "confidence_histogram",
+    "confusion_difference",
+    "confusion_matrix",
     "corruption_heat_map",
     "error_map",
     "gradient_distributions",
@@ -22,5 +27,7 @@ __all__ = [
     "lr_range_test",
     "rejection_curve",
     "reliability_diagram",
+    "roc_curves",
+    "uncertainty_against_error",
     "uncertainty_maps",
 ]
