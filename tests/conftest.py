@@ -44,6 +44,11 @@ SLOW = (
     "test_sparse_bayes_examples.py::test_segmentation_draws*",
     "test_posterior_sampling.py::test_step_is_the_mean*[[]options2-1]",
     "test_unfreezing.py::test_resumes_where_it_was[[]0-*",
+    "test_contract.py::test_layer[[]clahe-functional_plain]",
+    "test_contract.py::test_layer[[]clahe-mixed_float16]",
+    "test_contract.py::test_layer[[]confounders-functional_plain]",
+    "test_contract.py::test_layer[[]confounders-mixed_float16]",
+    "test_contract.py::test_layer[[]gamma-two_devices]",
     "test_metric_streaming.py::test_graph_says_the_same*[[]True]",
 )
 

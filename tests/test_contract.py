@@ -19,7 +19,7 @@ from contract_process import (
     write_metric,
 )
 
-from tfuq import callbacks, convert, layers, metrics
+from tfuq import callbacks, convert, layers, metrics, preprocessing
 from tfuq.corruptions import CorruptionLayer
 
 FEW = {"num_factors": 2, "train_mc_samples": 16, "test_mc_samples": 16}
@@ -35,6 +35,8 @@ LABELLED = {**LAST, "likelihood": "bernoulli", "objective": "monte_carlo", "samp
 WEIGHTS = {"kl_weight": 0.01, "prior_scale": 0.5, "posterior_scale": 0.1}
 LOCAL = {"estimator": "local_reparameterization"}
 IMAGES = {"shape": (5, 5, 2), "more_shapes": ((7, 6, 2),)}
+PICTURES = {"shape": (4, 4, 3), "more_shapes": ((7, 6, 3),)}
+PAIRS = {"shape": (4, 4, 6), "more_shapes": ((7, 6, 6),)}  # ambient and flash
 SPARSE = {"r_bayes": 0.3, **WEIGHTS, "posterior_scale": 0.4}
 SPARSE_BIAS = {"units": 3, **SPARSE, "bias_r_bayes": 0.5}
 MADE_ANEW = {"estimator": "reparameterization", "resample": True}
@@ -171,6 +173,12 @@ LAYERS = [
         prepare=select,
     ),
     LayerCase("dropout", layers.MCDropout, {"rate": 0.2, "seed": 1}),
+    LayerCase("gamma", preprocessing.Gamma, {"gamma": 1.5}, **PICTURES),
+    LayerCase("clahe", preprocessing.CLAHE, {"kernel_size": 4, "clip_limit": 0.1}, **PICTURES),
+    LayerCase("illumination", preprocessing.IlluminationCorrection, {"sigma": 1.0}, **PAIRS),
+    LayerCase("field-of-view", preprocessing.CenterFieldOfView, {"fraction": 0.5}, **PICTURES),
+    LayerCase("fundus", preprocessing.FundusCrop, {"size": 4}, **PICTURES),
+    LayerCase("confounders", preprocessing.ConfounderRemoval, {"num_colors": 2}, **PICTURES),
 ]
 
 NETWORKS = [

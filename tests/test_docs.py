@@ -20,6 +20,7 @@ MODULES = (
     "datasets",
     "ood",
     "corruptions",
+    "preprocessing",
     "callbacks",
     "convert",
     "predictive",

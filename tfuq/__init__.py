@@ -4,7 +4,7 @@
 model, `tfuq.predictive` draws networks and says what their uncertainty is made of,
 `tfuq.ensembles` trains several, `tfuq.training`, `tfuq.callbacks` and `tfuq.optimizers` make
 training rapid, `tfuq.ood` finds what a model does not know, `tfuq.corruptions` spoils images,
-`tfuq.metrics` judges, `tfuq.plots` (extra `plots`) shows, `tfuq.datasets` loads.
+`tfuq.preprocessing` prepares them, `tfuq.metrics` judges, `tfuq.plots` (extra `plots`) shows, `tfuq.datasets` loads.
 """
 
 import importlib
@@ -22,6 +22,7 @@ from tfuq import (
     ood,
     optimizers,
     predictive,
+    preprocessing,
     training,
 )
 from tfuq._version import __version__
@@ -41,6 +42,7 @@ __all__ = [
     "optimizers",
     "plots",
     "predictive",
+    "preprocessing",
     "training",
 ]
 

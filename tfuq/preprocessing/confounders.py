@@ -1,0 +1,368 @@
+"""Removal of coloured marks, such as pen on skin, by k-means of colours."""
+
+import numpy as np
+import tensorflow as tf
+
+from tfuq._image_layers import ImageLayer, computed
+from tfuq._images import tint
+from tfuq._keras import check_fraction, check_integer, check_positive, register
+from tfuq._predictions import check_flags
+
+LEVELS = 8  # of each channel of quantized colours
+ITERATIONS = 10  # of k-means, which here has settled before
+
+
+def remove_confounders(
+    images,
+    marker_colors=None,
+    tolerance=0.2,
+    grid=8,
+    num_colors=4,
+    min_share=0.1,
+    keep_shades=True,
+    margin=1,
+):
+    """Images with marks painted over in the colour that dominates around them.
+
+    After Mishra (2020, section 4.4), who sets thresholds by hand: a mask finds the marks (see
+    `confounder_mask`); the image is parted by a grid, and masked pixels get the dominant colour of
+    their cell: the largest cluster of k-means, in quantized RGB, of the cell's pixels outside the
+    mask. A cell without such pixels takes the dominant colour of the image, and an image that is
+    masked throughout stays as it is.
+
+    K-means starts from the most frequent colour, adding each time the colour that contributes most
+    to the squared distances; nothing is random. No gradient passes to what is painted over.
+
+    Args:
+        images: `(batch, height, width, 1 or 3)` or `(height, width, 1 or 3)`, uint8, or floating
+            point in [0, 1].
+        marker_colors: Colours (red, green, blue) in [0, 1] of the marks, a sequence of at least
+            one; None for colours that are rare and unlike the others.
+        tolerance: Euclidean distance of colours, above 0: for `marker_colors`, up to which a pixel
+            belongs to a mark; without them, from which it is unlike the others.
+        grid: Cells along height and along width.
+        num_colors: Clusters of k-means, in the image and in a cell.
+        min_share: Fraction of the image from which a cluster is no mark; the largest never is.
+        keep_shades: Whether shades of a frequent colour, such as shadows and dark lesions, are no
+            marks. Of no effect on `marker_colors`; without these, it must be False for grey images,
+            which differ in their shade only.
+        margin: Pixels around what is found that are masked too, as an edge is blurred.
+
+    Returns:
+        Tensor of the shape and dtype of `images`.
+
+    Raises:
+        ValueError: If the images are none, or an argument is not as described.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from tfuq.preprocessing import remove_confounders
+
+    skin = np.random.normal((0.8, 0.6, 0.5), 0.02, (64, 64, 3)).clip(0, 1)
+    marked = skin.copy()
+    marked[20:30, 10:14] = (0.2, 0.2, 0.7)  # blue ink
+    clean = remove_confounders(marked)
+    print(np.abs(clean - skin).max())  # about 0.1, the grain of the skin
+    ```
+
+    References:
+        Mishra, "Rapid and Robust Learning for Homogeneous Image Data", 2020.
+    """
+    options = marker_colors, tolerance, num_colors, min_share, keep_shades, margin
+    marker_colors = _checked(*options, grid)
+
+    def body(images):
+        _check_shades(images, marker_colors, keep_shades)
+        masked = _masked(images, marker_colors, *options[1:])
+        return _painted(images, masked, grid, num_colors)
+
+    return computed(body, images)
+
+
+def confounder_mask(
+    images,
+    marker_colors=None,
+    tolerance=0.2,
+    num_colors=4,
+    min_share=0.1,
+    keep_shades=True,
+    margin=1,
+):
+    """Where images hold marks: what `remove_confounders` paints over.
+
+    With `marker_colors`: pixels with |x - m| <= tolerance for one of these colours m. Without:
+    pixels that are far, by more than `tolerance`, from all colours that are frequent, the centres c
+    of those clusters that hold `min_share` of the image. Their distance is |x - c|, or, to keep
+    shades, that to the line through black and c, on which the shades of c lie:
+
+        |x - c (x . c) / (c . c)|
+
+    A mark of the hue of a frequent colour, or a black one, is not found that way: name its colour.
+    A lesion that is small and of a hue of its own is taken for one: name the colours there too.
+
+    Args:
+        images: `(batch, height, width, 1 or 3)` or `(height, width, 1 or 3)`, uint8, or floating
+            point in [0, 1].
+        marker_colors: As all further arguments, as for `remove_confounders`.
+        tolerance: Distance of colours, above 0.
+        num_colors: Clusters of k-means.
+        min_share: Fraction of the image from which a cluster is no mark.
+        keep_shades: Whether shades of frequent colours are no marks.
+        margin: Pixels around what is found that are masked too.
+
+    Returns:
+        Boolean tensor, of the shape of `images` without the last axis.
+
+    Raises:
+        ValueError: If the images are none, or an argument is not as described.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from tfuq.preprocessing import confounder_mask
+    >>> image = np.full((4, 5, 3), 200, "uint8")
+    >>> image[1, 2] = 0, 0, 255
+    >>> confounder_mask(image, margin=0).numpy().astype(int)
+    array([[0, 0, 0, 0, 0],
+           [0, 0, 1, 0, 0],
+           [0, 0, 0, 0, 0],
+           [0, 0, 0, 0, 0]])
+    """
+    options = marker_colors, tolerance, num_colors, min_share, keep_shades, margin
+    marker_colors = _checked(*options)
+
+    def body(images):
+        _check_shades(images, marker_colors, keep_shades)
+        return tf.cast(_masked(images, marker_colors, *options[1:]), "float32")
+
+    return computed(body, images)[..., 0] > 0
+
+
+@register
+class ConfounderRemoval(ImageLayer):
+    """Marks painted over in the colour that dominates around them: `remove_confounders`.
+
+    Args:
+        marker_colors: Colours (red, green, blue) in [0, 1] of the marks, whatever `value_range` is,
+            a sequence of at least one; None for colours that are rare and unlike the others.
+        tolerance: Euclidean distance of colours in [0, 1], above 0: for `marker_colors`, up to
+            which a pixel belongs to a mark; without them, from which it is unlike the others.
+        grid: Cells along height and along width.
+        num_colors: Clusters of k-means, in the image and in a cell.
+        min_share: Fraction of the image from which a cluster is no mark; the largest never is.
+        keep_shades: Whether shades of a frequent colour, such as shadows and dark lesions, are no
+            marks; for grey images without `marker_colors` it must be False.
+        margin: Pixels around what is found that are masked too.
+        value_range: Black and white of floating-point images, such as `(0, 255)`.
+
+    Call arguments:
+        inputs: `(batch, height, width, 1 or 3)` or `(height, width, 1 or 3)`, uint8 or floating
+            point.
+
+    Returns:
+        Tensor of the shape and dtype of `inputs`.
+
+    Raises:
+        ValueError: If the inputs are no images, or an argument is not as described.
+
+    Example:
+
+    ```python
+    import numpy as np
+    import tensorflow as tf
+    from tfuq.preprocessing import ConfounderRemoval
+
+    images = np.random.randint(150, 200, size=(4, 32, 32, 3), dtype="uint8")
+    images[:2, 5:9, 5:20] = 60, 20, 140  # violet ink
+    without_ink = ConfounderRemoval(marker_colors=[(0.24, 0.08, 0.55)])
+    data = tf.data.Dataset.from_tensor_slices(images).batch(2).map(without_ink)
+    print([int(batch[..., 0].numpy().min()) for batch in data])
+    ```
+    """
+
+    def __init__(
+        self,
+        marker_colors=None,
+        tolerance=0.2,
+        grid=8,
+        num_colors=4,
+        min_share=0.1,
+        keep_shades=True,
+        margin=1,
+        value_range=(0.0, 1.0),
+        **kwargs,
+    ):
+        super().__init__(value_range, **kwargs)
+        options = marker_colors, tolerance, num_colors, min_share, keep_shades, margin
+        self.marker_colors = _checked(*options, grid)
+        self.tolerance = tolerance
+        self.grid = grid
+        self.num_colors = num_colors
+        self.min_share = min_share
+        self.keep_shades = keep_shades
+        self.margin = margin
+
+    def prepare(self, images):
+        return remove_confounders(images, **self._options())
+
+    def _options(self):
+        return {
+            "marker_colors": self.marker_colors,
+            "tolerance": self.tolerance,
+            "grid": self.grid,
+            "num_colors": self.num_colors,
+            "min_share": self.min_share,
+            "keep_shades": self.keep_shades,
+            "margin": self.margin,
+        }
+
+    def get_config(self):
+        return {**super().get_config(), **self._options()}
+
+
+# --- Checks -----------------------------------------------------------------------------------
+
+
+def _checked(marker_colors, tolerance, num_colors, min_share, keep_shades, margin, grid=1):
+    """The colours as tuples, or a ValueError for any of the arguments."""
+    check_positive("tolerance", tolerance)
+    check_integer("grid", grid, 1)
+    check_integer("num_colors", num_colors, 1)
+    check_fraction("min_share", min_share)
+    check_flags(keep_shades=keep_shades)
+    check_integer("margin", margin, 0)
+    if marker_colors is None:
+        return None
+    try:
+        colours = np.asarray(marker_colors, "float64")
+    except (TypeError, ValueError):
+        colours = np.zeros(0)
+    inside = (colours >= 0) & (colours <= 1)
+    if colours.ndim != 2 or colours.shape[1] != 3 or not len(colours) or not inside.all():
+        raise ValueError(
+            "Argument `marker_colors` must be a sequence of at least one colour (red, green, blue) "
+            f"in [0, 1]. Received: marker_colors={marker_colors!r}"
+        )
+    return tuple(tuple(colour) for colour in colours.tolist())
+
+
+def _check_shades(images, marker_colors, keep_shades):
+    if images.shape[-1] == 1 and marker_colors is None and keep_shades:
+        raise ValueError(
+            "Argument `keep_shades` must be False for grey images, which differ in their shade "
+            "only, unless there are `marker_colors`. Received: keep_shades=True"
+        )
+
+
+# --- Masks ------------------------------------------------------------------------------------
+
+
+def _masked(images, marker_colors, tolerance, num_colors, min_share, keep_shades, margin):
+    """Booleans `(batch, height, width, 1)`."""
+    if marker_colors is None:
+        distance = _squared_to_frequent(images, num_colors, min_share, keep_shades)
+        masked = distance > tolerance**2
+    else:
+        distances = (tf.square(images - tint(each, images)) for each in marker_colors)
+        nearest = tf.reduce_min([tf.reduce_sum(each, axis=-1) for each in distances], axis=0)
+        masked = nearest <= tolerance**2
+    masked = masked[..., None]
+    if not margin:
+        return masked
+    grown = tf.nn.max_pool2d(tf.cast(masked, "float32"), 2 * margin + 1, 1, "SAME")
+    return tf.reshape(grown, tf.shape(masked)) > 0
+
+
+def _squared_to_frequent(images, num_colors, min_share, keep_shades):
+    """Squared distance `(batch, height, width)` to the nearest of the frequent colours."""
+    centres, shares = _clusters(*_quantized(images, tf.ones(tf.shape(images)[:3])), num_colors)
+    largest = tf.reduce_max(shares, axis=-1, keepdims=True)
+    frequent = shares >= tf.minimum(min_share, largest)
+    along = tf.einsum("nhwc,nkc->nhwk", images, centres)
+    length = tf.reduce_sum(tf.square(centres), axis=-1)[:, None, None]
+    own = tf.reduce_sum(tf.square(images), axis=-1, keepdims=True)
+    if keep_shades:
+        squared = own - tf.math.divide_no_nan(tf.square(along), length)
+    else:
+        squared = own - 2 * along + length
+    return tf.reduce_min(tf.where(frequent[:, None, None], squared, np.inf), axis=-1)
+
+
+def _painted(images, masked, grid, num_colors):
+    """Images whose masked pixels have the dominant colour of their cell of the grid."""
+    batch, height, width = tf.unstack(tf.shape(images)[:3])
+    row, column = (tf.range(size) * grid // size for size in (height, width))
+    cell = (tf.range(batch) * grid**2)[:, None, None] + row[:, None] * grid + column
+    counts, sums = _quantized(images, tf.cast(~masked[..., 0], "float32"), cell, grid**2)
+    tables = ((each, _joined(each, grid**2)) for each in (counts, sums))
+    centres, _ = _clusters(*(tf.concat(each, axis=0) for each in tables), num_colors)
+    of_cells, of_image = tf.split(centres[:, 0], [batch * grid**2, batch])
+    is_empty = tf.reduce_sum(counts, axis=-1, keepdims=True) == 0
+    colours = tf.where(is_empty, tf.repeat(of_image, grid**2, axis=0), of_cells)
+    some = ~tf.reduce_all(masked, axis=(1, 2), keepdims=True)
+    painted = tf.gather(tf.stop_gradient(colours), cell)
+    return tf.ensure_shape(tf.where(masked & some, painted, images), images.shape)
+
+
+def _joined(table, cells):
+    """Sums over the cells of each image."""
+    shape = (tf.shape(table)[0] // cells, cells, *table.shape[1:])
+    return tf.reduce_sum(tf.reshape(table, shape), axis=1)
+
+
+# --- K-means ----------------------------------------------------------------------------------
+
+
+def _quantized(images, weight, cell=None, cells=1):
+    """Weights `(groups, bins)` and sums `(groups, bins, channels)` of quantized colours.
+
+    A group is a cell of an image, numbered through the batch, or by default the image.
+    """
+    batch, channels = tf.shape(images)[0], images.shape[-1]
+    if cell is None:
+        cell = tf.range(batch)[:, None, None]
+    level = tf.cast(tf.minimum(images * LEVELS, LEVELS - 1), "int32")
+    bins = LEVELS**channels
+    index = cell * bins + tf.reduce_sum(level * LEVELS ** np.arange(channels), axis=-1)
+    groups = batch * cells
+    counts = tf.math.unsorted_segment_sum(weight, index, groups * bins)
+    sums = tf.math.unsorted_segment_sum(weight[..., None] * images, index, groups * bins)
+    return tf.reshape(counts, (groups, bins)), tf.reshape(sums, (groups, bins, channels))
+
+
+def _clusters(counts, sums, k):
+    """Centres `(groups, k, channels)` of k-means and their shares `(groups, k)`, largest first."""
+    counts, sums = tf.stop_gradient(counts), tf.stop_gradient(sums)
+    colours = tf.math.divide_no_nan(sums, counts[..., None])
+    centres = _first_centres(colours, counts, k)
+
+    def assigned(centres):
+        along = tf.matmul(colours, centres, transpose_b=True)
+        distance = tf.reduce_sum(tf.square(centres), axis=-1)[:, None] - 2 * along
+        return tf.one_hot(tf.argmin(distance, axis=-1), k) * counts[..., None]
+
+    def moved(centres):
+        members = assigned(centres)
+        sizes = tf.reduce_sum(members, axis=1)[..., None]
+        means = tf.math.divide_no_nan(tf.matmul(members, colours, transpose_a=True), sizes)
+        return (tf.where(sizes > 0, means, centres),)
+
+    (centres,) = tf.while_loop(lambda _: True, moved, (centres,), maximum_iterations=ITERATIONS)
+    sizes = tf.reduce_sum(assigned(centres), axis=1)
+    order = tf.argsort(sizes, axis=-1, direction="DESCENDING", stable=True)
+    shares = tf.math.divide_no_nan(sizes, tf.reduce_sum(counts, axis=-1, keepdims=True))
+    return tuple(tf.gather(each, order, axis=1, batch_dims=1) for each in (centres, shares))
+
+
+def _first_centres(colours, counts, k):
+    """Centres `(groups, k, channels)`: the most frequent, then what adds most to the distances."""
+    chosen, squared = [], tf.ones_like(counts)
+    for number in range(k):
+        index = tf.argmax(counts * squared, axis=-1)
+        centre = tf.gather(colours, index, axis=1, batch_dims=1)[:, None]
+        distance = tf.reduce_sum(tf.square(colours - centre), axis=-1)
+        squared = tf.minimum(squared, distance) if number else distance
+        chosen.append(centre)
+    return tf.concat(chosen, axis=1)
