@@ -6,6 +6,7 @@ import math
 import pathlib
 import re
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -46,8 +47,8 @@ def test_quick_run_on_a_fresh_machine(example, tmp_path, monkeypatch, capsys):
         ).groups()
         assert 0 < float(best) <= 1 and 0 < float(accuracy) <= 1
         assert float(nll) > 0 and 0 <= float(ece) <= 1
-        rapid = example.SCHEMES[scheme] is not None  # 20 steps of the range test, 3 epochs of 10
-        assert int(steps) == (50 if rapid else 20)
+        rapid = example.SCHEMES[scheme] is not None  # 25 steps of the range test, 3 epochs of 10
+        assert int(steps) == (55 if rapid else 20)
         assert float(eta) >= 0 and (scheme != "SGD" or float(eta) == 1)
     assert re.search(r"^  last +[\d. ]+$", said, re.MULTILINE)
     assert re.search(r"^  ensemble +[\d. ]+$", said, re.MULTILINE)
@@ -135,6 +136,9 @@ def test_benchmark_goes_on_where_it_stopped_and_reports(benchmark, tmp_path, mon
     with pytest.raises(KeyboardInterrupt):
         benchmark.main(command)
     benchmark.main(command)
+    monkeypatch.setattr(benchmark.tfuq, "__version__", "another")
+    with pytest.raises(ValueError, match=r"`--json` must be a new file.*runs\.json"):
+        benchmark.main(command)
     made.remove("stopped")
     assert made == [(scheme, seed) for seed in (0, 1, 2) for scheme in benchmark.example.SCHEMES]
     lines = capsys.readouterr().out.splitlines()
@@ -167,3 +171,38 @@ def test_schemes_differ_as_they_say(example, monkeypatch):
     ]
     epochs_of = example.tfuq.training.epochs_of
     assert {epochs_of(kw["num_cycles"], 1, kw["cycle_mult"]) for kw in asked} == {15}
+
+
+def test_transfer_begins_with_the_lower_end_of_the_bracket(example, monkeypatch):
+    """After a test of its own, which is counted; lesions alone are flipped."""
+    asked, found = [], types.SimpleNamespace(bracket=(0.1, 1.0))
+    history = types.SimpleNamespace(range_test=None)
+    monkeypatch.setattr(
+        example.tfuq.training, "rapid_fit", lambda *_, **kw: asked.append(kw) or history
+    )
+    monkeypatch.setattr(example.tfuq, "lr_range_test", lambda *_, **kw: asked.append(kw) or found)
+    assert example.settings_for("scratch", example.QUICK) == example.QUICK
+    assert example.settings_for("ham10000", example.QUICK).is_flipped
+    settings = example.settings_for("brain_mri", example.QUICK)
+    assert not settings.is_flipped
+    options = example.SCHEMES["SGDR+DLR"]
+    data = example.Data(None, None, None)
+    assert example.train_rapidly(None, data, settings, options, [], seed=3) is history
+    assert history.range_test is found
+    test, fit = asked
+    assert test == {**dict(example.TRANSFER["range_test"]), "batch_size": 64, "seed": 3}
+    assert (fit["max_learning_rate"], fit["min_factor"], fit["seed"]) == (0.1, 0.3, 3)
+
+
+def test_flips_are_of_training_alone(example):
+    trunk = example.build_trunk((8, 8, 3), example.QUICK)
+    x = np.random.default_rng(0).integers(256, size=(4, 8, 8, 3)).astype("uint8")
+    model = example.make_model(trunk, 3, example.sgd(), is_flipped=True)
+    plain = example.make_model(trunk, 3, example.sgd())
+    plain.set_weights(model.get_weights()[: len(plain.get_weights())])
+    np.testing.assert_array_equal(model(x, training=False), plain(x, training=False))
+    flip = next(n for n in model.layers if isinstance(n, example.keras.layers.RandomFlip))
+    flipped = np.asarray(flip(x, training=True))
+    ways = [x, x[:, ::-1], x[:, :, ::-1], x[:, ::-1, ::-1]]
+    for i, image in enumerate(flipped):
+        assert any(np.array_equal(image, way[i]) for way in ways)
