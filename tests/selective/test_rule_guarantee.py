@@ -1,0 +1,172 @@
+"""What a rejection rule promises holds: for thousands of calibration sets, and by somebody else."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tfuq._bounds import (
+    binomial_p_value,
+    clopper_pearson_interval,
+    hoeffding_bentkus_p_value,
+    wilson_interval,
+)
+from tfuq._guarantees import METHODS, ImageSums, Sums
+from tfuq.selective import RejectionRule, UnattainableRisk
+
+CONFIDENCE = 0.95
+SETS = 2000
+# A binomial deviation that 2,000 sets of a probability of 5 % exceed once in 10,000 runs.
+MOST = stats.binom.ppf(1 - 1e-4, SETS, 1 - CONFIDENCE) / SETS
+WORLDS = {
+    # Scores in [0, 1], and P(wrong | score): falling, flat (no threshold helps), rising (useless).
+    "good": lambda s: 0.6 * (1 - s) ** 1.5,
+    "flat": lambda s: np.full_like(s, 0.105),
+    "rising": lambda s: 0.05 + 0.1 * s,
+}
+
+
+# --- Bounds ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("errors, n", [(0, 7), (3, 7), (7, 7), (40, 1000)])
+def test_intervals_are_those_of_scipy(errors, n):
+    for ours, method in ((clopper_pearson_interval, "exact"), (wilson_interval, "wilson")):
+        expected = stats.binomtest(errors, n).proportion_ci(0.9, method)
+        np.testing.assert_allclose(ours(errors, n, 0.9), expected, atol=1e-12)
+
+
+def test_intervals_of_nothing_are_everything():
+    assert clopper_pearson_interval(0, 0) == (0, 1)
+    np.testing.assert_allclose(wilson_interval(0, 0), (0, 1))
+
+
+def test_p_values():
+    assert binomial_p_value(2, 50, 0.1) == stats.binomtest(2, 50, 0.1, "less").pvalue
+    mean, n, risk = 0.04, 50, 0.1
+    divergence = mean * np.log(mean / risk) + (1 - mean) * np.log((1 - mean) / (1 - risk))
+    hoeffding = np.exp(-n * divergence)
+    bentkus = np.e * stats.binom.cdf(2, n, risk)
+    found = hoeffding_bentkus_p_value(mean, n, risk)
+    np.testing.assert_allclose(found, min(hoeffding, bentkus))
+    assert hoeffding_bentkus_p_value(0.5, n, risk) == 1
+    np.testing.assert_allclose(hoeffding_bentkus_p_value(0.0, n, risk), 0.9**n)
+
+
+# --- Guarantees --------------------------------------------------------------------------------
+
+
+def levels_of(score, loss):
+    """Levels from the most trusted down, and sums over them."""
+    values, level = np.unique(-score, return_inverse=True)
+    accepted = np.cumsum(np.bincount(level))
+    return -values, Sums(accepted, np.cumsum(np.bincount(level, loss)), True)
+
+
+def true_risks(world, grid):
+    """P(wrong | score >= t) for each t of a fine grid of scores, `grid` values if discrete."""
+    cells = np.arange(grid or 20000) / (grid or 20000)
+    wrong = WORLDS[world](cells)
+    return cells, np.cumsum(wrong[::-1])[::-1] / np.arange(len(cells), 0, -1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "world, grid, n, target",
+    [
+        ("good", None, 80, 0.2),
+        ("good", None, 300, 0.1),
+        ("good", 5, 150, 0.1),  # heavy ties
+        ("flat", None, 200, 0.1),
+        ("flat", 10, 120, 0.1),
+        ("rising", None, 200, 0.09),
+        ("rising", 20, 400, 0.1),
+    ],
+)
+def test_target_is_exceeded_in_no_more_sets_than_promised(method, world, grid, n, target):
+    """At most 5 % of 2,000 sets, and the deviation of MOST: fails a right rule once in 10,000."""
+    rng = np.random.default_rng(0)
+    cells, risks = true_risks(world, grid)
+    exceeded = found = 0
+    for _ in range(SETS):
+        index = rng.integers(len(cells), size=n)
+        wrong = rng.random(n) < WORLDS[world](cells[index])
+        values, sums = levels_of(cells[index], wrong.astype("float64"))
+        level = METHODS[method](sums, target, 1 - CONFIDENCE)
+        if level is not None:
+            found += 1
+            exceeded += risks[np.searchsorted(cells, values[level])] > target
+    assert exceeded / SETS <= MOST
+    if world == "good" and grid is None and method == "ltt":
+        assert found > SETS / 5  # a rule that promises nothing would hold, too
+
+
+def test_promise_over_images_holds_for_entries_that_depend_on_each_other():
+    """All 25 entries of an image are right or wrong together with its own quality."""
+    rng = np.random.default_rng(1)
+    target, images, entries, sets = 0.15, 200, 25, 300
+    most = stats.binom.ppf(1 - 1e-4, sets, 0.05) / sets
+    grid = np.linspace(0, 1, 11)[:-1]
+    exceeded = found = 0
+
+    def draw(count):
+        quality = rng.choice([0.02, 0.5], size=(count, 1), p=[0.6, 0.4])
+        wrong = rng.random((count, entries)) < quality
+        score = (
+            np.floor(10 * np.clip(1 - quality - 0.4 * rng.random((count, entries)), 0, 0.99)) / 10
+        )
+        return score, wrong
+
+    score, wrong = draw(40_000)
+    risks = np.array([wrong[score >= t].mean() if (score >= t).any() else 0 for t in grid])
+    for _ in range(sets):
+        score, wrong = draw(images)
+        above = score[None] >= grid[::-1, None, None]
+        table = ImageSums(above.mean(-1).T, (above & wrong).mean(-1).T)
+        level = METHODS["ltt"](table, target, 0.05)
+        if level is not None:
+            found += 1
+            exceeded += risks[::-1][level] > target
+    assert exceeded / sets <= most
+    assert found > sets / 4
+
+
+@pytest.mark.filterwarnings("ignore:No threshold keeps")
+def test_rules_for_false_negatives_and_for_each_group_keep_their_promises():
+    """The same over 200 sets, through the whole of `fit`; a right rule fails once in 10,000."""
+    rng = np.random.default_rng(2)
+    sets = 200
+    most = stats.binom.ppf(1 - 1e-4, sets, 0.05) / sets
+
+    def draw(count):
+        p = rng.beta(0.6, 0.6, size=count)
+        group = rng.integers(2, size=count)
+        labels = rng.random(count) < np.where(group, 0.15 + 0.7 * p, p)  # group 1 is overconfident
+        return np.stack([1 - p, p], axis=-1), labels.astype(int), group
+
+    probs, labels, group = draw(100_000)
+    wrong, top = probs.argmax(-1) != labels, probs.max(-1).astype("float32")
+    missed = of_group = 0
+    for _ in range(sets):
+        p, y, g = draw(400)
+        rule = RejectionRule.fit(p, y, target_risk=0.35, loss="false_negative")
+        accepted = (top >= rule.threshold) & (labels == 1)
+        missed += wrong[accepted].mean() > 0.35
+        rule = RejectionRule.fit(p, y, target_risk=0.25, by="group", groups=g)
+        accepted = (top >= rule.threshold[1]) & (group == 1)
+        of_group += accepted.any() and wrong[accepted].mean() > 0.25
+    assert missed / sets <= most
+    assert of_group / sets <= most
+
+
+def test_what_cannot_be_promised_is_refused_with_what_can():
+    probs = np.tile([[0.1, 0.9]], (40, 1))
+    with pytest.raises(UnattainableRisk, match="At least 59 examples") as caught:
+        RejectionRule.fit(probs, np.ones(40, int), target_risk=0.05)
+    assert caught.value.examples_needed == 59
+    np.testing.assert_allclose(caught.value.best_risk, 1 - 0.05 ** (1 / 40), atol=1e-6)
+    rule = RejectionRule.fit(probs, np.ones(40, int), target_risk=caught.value.best_risk + 1e-6)
+    assert rule.accept(probs).all()
+    with pytest.raises(UnattainableRisk, match="the lowest that these 40"):
+        RejectionRule.fit(probs, np.arange(40) % 2, target_risk=0.1)
+    probs = np.tile(probs, (2, 1))
+    RejectionRule.fit(probs[:59], np.ones(59, int), target_risk=0.05)  # 59 are enough

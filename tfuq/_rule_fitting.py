@@ -1,0 +1,263 @@
+"""What fits a rejection rule: targets, losses, and the threshold of each part of the examples."""
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+
+from tfuq._guarantees import METHODS, ImageSums, Sums, best_risk, fewest_examples
+from tfuq._keras import check_choice, check_fraction, check_integer
+from tfuq._predictions import from_arrays, to_float64
+
+LOSSES = ("error", "false_negative")
+IMAGE_LEVELS = 200  # thresholds that are looked at where an image has many entries
+REJECT_ALL = {True: np.inf, False: -np.inf}  # by whether the score grows with trust
+
+
+class UnattainableRisk(ValueError):
+    """No threshold keeps the risk under the target with the confidence that was asked for.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from tfuq.selective import RejectionRule, UnattainableRisk
+    >>> probs = np.tile([[0.9, 0.1]], (30, 1))
+    >>> try:
+    ...     RejectionRule.fit(probs, np.zeros(30, int), target_risk=0.05)
+    ... except UnattainableRisk as refusal:
+    ...     print(refusal.examples_needed, round(refusal.best_risk, 2))
+    59 0.1
+    """
+
+    def __init__(self, message, best_risk, examples_needed):
+        super().__init__(message)
+        self.best_risk = best_risk
+        """The lowest risk that can be promised from these examples with that confidence."""
+        self.examples_needed = examples_needed
+        """The fewest examples that can show the target, if all are right."""
+
+
+class Read(NamedTuple):
+    """Predictions with labels, an entry for each decision."""
+
+    score: np.ndarray  # (entries,), in the score's own direction
+    loss: np.ndarray  # (entries,), in [0, 1]
+    counts: np.ndarray  # (entries,), whether the entry belongs to the risk
+    right: np.ndarray
+    predicted: np.ndarray
+    labels: np.ndarray
+    images: int
+
+
+class Goal(NamedTuple):
+    wanted: str  # "risk", "coverage" or "cost"
+    target_risk: float | None
+    target_coverage: float | None
+    costs: dict | None
+    confidence: float
+    method: str
+
+    def said(self):
+        """What was asked for, for the record."""
+        if self.wanted == "risk":
+            names = ("target_risk", "confidence", "method")
+            return {name: getattr(self, name) for name in names}
+        if self.wanted == "coverage":
+            return {"target_coverage": self.target_coverage}
+        return {"costs": dict(self.costs)}
+
+
+class Part(NamedTuple):
+    threshold: float
+    sums: dict
+
+
+def check_targets(target_risk, target_coverage, costs, confidence):
+    given = {"risk": target_risk, "coverage": target_coverage, "cost": costs}
+    given = {name: value for name, value in given.items() if value is not None}
+    if len(given) != 1:
+        raise ValueError(
+            "One of the arguments `target_risk`, `target_coverage` and `costs` must be given. "
+            f"Received: target_risk={target_risk!r}, target_coverage={target_coverage!r}, "
+            f"costs={costs!r}"
+        )
+    for name, value in (("target_risk", target_risk), ("confidence", confidence)):
+        if value is not None:
+            check_fraction(name, value)
+            if value in (0, 1):
+                raise ValueError(f"Argument `{name}` must be in (0, 1). Received: {name}={value!r}")
+    if target_coverage is not None:
+        check_fraction("target_coverage", target_coverage)
+        if target_coverage == 0:
+            raise ValueError(
+                "Argument `target_coverage` must be in (0, 1]. Received: target_coverage=0"
+            )
+    if costs is not None:
+        _check_costs(costs)
+    return next(iter(given))
+
+
+def _check_costs(costs):
+    known = ("error", "rejection", "review")
+    fine = isinstance(costs, dict) and set(costs) <= set(known) and costs.get("error")
+    if fine:
+        values = np.array([costs.get(name, 0) for name in known], "float64")
+        fine = np.all(np.isfinite(values)) and np.all(values >= 0)
+    if not fine:
+        raise ValueError(
+            'Argument `costs` must be a dict of finite numbers >= 0, "error" above 0 among '
+            f"{known}. Received: costs={costs!r}"
+        )
+
+
+def rank_of(probs, labels, multi_label):
+    """Axes of a single prediction, from predictions and labels."""
+    shape, of_labels = np.shape(probs), np.shape(labels)
+    for rank, single in ((len(shape), shape), (len(shape) - 1, shape[1:])):
+        if rank < 1 or (rank < len(shape) and len(shape) < 3):
+            break
+        entries = single if multi_label or rank == 1 else single[:-1]
+        if of_labels in (entries, (*entries, 1), single):
+            return rank
+    raise ValueError(
+        "Argument `labels` must have the shape of `probs` without the classes, or that of one of "
+        f"its samples. Received: labels of shape {of_labels}, probs of shape {shape}"
+    )
+
+
+def read_examples(mean, labels, rule):
+    """`Examples` of mean probabilities `(n, ..., classes)`, two classes for each binary one."""
+    shape = mean.shape[:-1]
+    if labels.ndim == len(shape) + 1 and labels.shape[-1] == 1:
+        labels = labels[..., 0]
+    try:
+        return from_arrays(labels, mean)
+    except ValueError as error:
+        text = str(error).replace("y_pred", "probs").replace("y_true", "labels")
+        raise ValueError(text) from None
+
+
+def losses_of(loss, probs, labels, wrong, positive_class):
+    """Losses in [0, 1] and whether an entry belongs to the risk."""
+    everywhere = np.ones(len(labels), bool)
+    if callable(loss):
+        values = to_float64("loss", loss(probs, labels))
+        if values.shape != labels.shape or not np.all((values >= 0) & (values <= 1)):
+            raise ValueError(
+                f"Argument `loss` must return {len(labels)} numbers in [0, 1]. "
+                f"Received: {values.shape} from {values.min(initial=0)} to {values.max(initial=0)}"
+            )
+        return values, everywhere
+    check_choice("loss", loss, LOSSES)
+    if loss == "error":
+        return wrong.astype("float64"), everywhere
+    check_integer("positive_class", positive_class, 0)
+    counts = labels == positive_class
+    if not counts.any():
+        raise ValueError(
+            "Argument `positive_class` must be a class that the labels hold. "
+            f"Received: positive_class={positive_class!r} with labels of {np.unique(labels)}"
+        )
+    return wrong.astype("float64"), counts
+
+
+def parts_of(read, by, groups):
+    """Rows of each class or group, or of all."""
+    if by is None:
+        if groups is not None:
+            raise ValueError(
+                'Argument `groups` must be None unless by="group". Received: groups with by=None'
+            )
+        return {None: np.arange(len(read.score))}
+    if by == "class":
+        return {int(k): np.flatnonzero(read.predicted == k) for k in np.unique(read.predicted)}
+    names = np.asarray(groups if groups is not None else [], dtype=str)
+    if names.shape != (read.images,):
+        raise ValueError(
+            f"Argument `groups` must name the group of each of {read.images} examples. "
+            f"Received: groups={groups!r}"
+        )
+    names = np.repeat(names, len(read.score) // read.images)
+    return {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
+
+
+def fit_part(rule, read, rows, goal, by):
+    """The threshold for some of the entries, and what it was found from."""
+    sign = 1 if rule.grows_with_trust else -1
+    values, level = np.unique(-sign * read.score[rows], return_inverse=True)  # most trusted first
+    accepted = np.cumsum(np.bincount(level, minlength=len(values)))
+    counts, loss = read.counts[rows], read.loss[rows] * read.counts[rows]
+    weight = np.cumsum(np.bincount(level, counts, len(values)))
+    total = np.cumsum(np.bincount(level, loss, len(values)))
+    if goal.wanted == "coverage":
+        index = int(np.searchsorted(accepted, goal.target_coverage * len(rows) * (1 - 1e-12)))
+    elif goal.wanted == "cost":
+        index = _cheapest(accepted, total, len(rows), goal.costs)
+    else:
+        index = _safe(read, rows, values, level, weight, total, goal, by)
+    bound = None
+    if index is None:
+        threshold, kept, risk = REJECT_ALL[rule.grows_with_trust], 0, None
+    else:
+        threshold, kept = float(-sign * values[index]), int(accepted[index])
+        risk = float(total[index] / weight[index]) if weight[index] else None
+        bound = goal.target_risk
+    sums = {"examples": len(rows), "accepted": kept, "risk": risk, "risk_bound": bound}
+    return Part(threshold, sums)
+
+
+def _cheapest(accepted, total, count, costs):
+    """The level of the lowest mean cost, the most lenient of several; None for no acceptance."""
+    of_rejection = costs.get("rejection", 0) + costs.get("review", 0)
+    found = costs["error"] * total + of_rejection * (count - accepted)
+    best = len(found) - 1 - int(np.argmin(found[::-1]))
+    return best if found[best] <= of_rejection * count else None
+
+
+def _safe(read, rows, values, level, weight, total, goal, by):
+    """The most lenient level that keeps the target, or an error, or None if it has siblings."""
+    delta = 1 - goal.confidence
+    entries = len(read.score) // read.images
+    if entries > 1:
+        sums, back = _image_sums(read, rows, level, len(values))
+    else:
+        binary = bool(np.isin(read.loss[rows], (0, 1)).all())
+        kept = np.flatnonzero(np.diff(weight, prepend=0) > 0)  # a level without any is no test
+        sums, back = Sums(weight[kept], total[kept], binary), kept
+    index = METHODS[goal.method](sums, goal.target_risk, delta) if sums.loss.size else None
+    if index is not None:
+        return int(back[index])
+    best = best_risk(sums, delta, goal.method) if sums.loss.size else 1.0
+    count = read.images if entries > 1 else int(weight[-1])
+    message = _refusal(goal, best, count, entries)
+    if by is None:
+        raise UnattainableRisk(message, best, fewest_examples(goal.target_risk, delta))
+    warnings.warn(f"{message} Its predictions are all rejected.", stacklevel=5)
+    return None
+
+
+def _refusal(goal, best, count, entries):
+    needed = fewest_examples(goal.target_risk, 1 - goal.confidence)
+    text = (
+        f"No threshold keeps the risk under target_risk={goal.target_risk} with "
+        f"confidence={goal.confidence}: the lowest that these {count} examples can promise is "
+        f"{best:.3f}."
+    )
+    if entries == 1 and count < needed:
+        text += f" At least {needed} examples are needed, all of them right."
+    return text
+
+
+def _image_sums(read, rows, level, count):
+    """`ImageSums` at up to 200 levels, and which level each is."""
+    entries = len(read.score) // read.images
+    image = rows // entries
+    back = np.unique(np.linspace(0, count - 1, min(count, IMAGE_LEVELS)).astype(int))
+    place = np.searchsorted(back, level)
+    shape = (read.images, len(back))
+    cell = image * len(back) + place
+    tables = [
+        np.bincount(cell, values[rows], shape[0] * shape[1]).reshape(shape).cumsum(axis=1) / entries
+        for values in (read.counts.astype("float64"), read.loss * read.counts)
+    ]
+    return ImageSums(*tables), back

@@ -1,0 +1,503 @@
+"""Which answers to accept: a threshold of a score, and what was promised when it was chosen."""
+
+from typing import NamedTuple
+
+import numpy as np
+from keras import ops
+
+from tfuq._bounds import clopper_pearson_interval
+from tfuq._fitted import Fitted, numbers, plain, with_outputs
+from tfuq._guarantees import METHODS
+from tfuq._keras import check_choice, check_integer, register
+from tfuq._labelled import Labelled, check_validation_data, predict_with_labels
+from tfuq._outputs import loss_takes_logits
+from tfuq._predictions import check_flags, to_float64
+from tfuq._rule_fitting import (
+    REJECT_ALL,
+    Goal,
+    Read,
+    UnattainableRisk,
+    check_targets,
+    fit_part,
+    losses_of,
+    parts_of,
+    rank_of,
+    read_examples,
+)
+from tfuq._scores import CONFIDENCES, OF_STACKS, SCORES, probabilities, score_of
+from tfuq.layers import PostProcessing
+
+__all__ = ["Evaluation", "RejectionRule", "UnattainableRisk"]
+
+
+class Evaluation(NamedTuple):
+    """What a rule accepts of labelled data, and how much of that is wrong.
+
+    Example:
+
+    >>> from tfuq.selective import RejectionRule
+    >>> rule = RejectionRule("confidence", 0.7)
+    >>> print(rule.evaluate([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], [0, 0, 1]).risk)
+    0.5
+    """
+
+    examples: int
+    """Decisions, accepted or not."""
+    accepted: int
+    coverage: float
+    """Accepted fraction."""
+    risk: float
+    """Mean loss of the accepted; NaN if there are none."""
+    risk_lower: float
+    """Lower end of its interval at 95 % (Clopper and Pearson), for losses of 0 and 1; else NaN."""
+    risk_upper: float
+    """Upper end."""
+    accuracy: float
+    """Accuracy over all, accepted or not."""
+
+
+@register
+class RejectionRule(Fitted):
+    """Accepts a prediction where its score says that it can be trusted.
+
+    Made by `RejectionRule.fit`, or by hand from a threshold that is known. Equal scores have equal
+    fates. A prediction that holds NaN or infinity is never accepted.
+
+    Args:
+        score: `"confidence"`, the largest probability; `"margin"`, its distance from the second;
+            `"entropy"` of the mean prediction in nats; and, of stacks of predictions alone,
+            `"expected_entropy"`, `"mutual_information"` in nats and `"variation_ratio"`.
+        threshold: Accepted is a confidence or margin of at least this, an uncertainty of at most
+            this, compared in float32. With `by`, one for each of `keys`.
+        by: None for one threshold; `"class"` for one for each predicted class; `"group"` for one
+            for each group of examples, such as a hospital.
+        keys: The classes or the names of the groups, in the order of `threshold`.
+        rank: Axes of a single prediction: 2 for `(n, classes)`, 1 for binary `(n,)`, 4 for images
+            of pixels. An array with one axis more is a stack.
+        from_logits: Whether predictions are logits.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own, decided
+            on by itself.
+        fitted_to: What the rule was fitted to, a dict.
+
+    Raises:
+        ValueError: If an argument is none of those said.
+
+    Example:
+
+    >>> from tfuq.selective import RejectionRule
+    >>> RejectionRule("confidence", 0.7).accept([[0.9, 0.1], [0.4, 0.6]])
+    array([ True, False])
+    """
+
+    def __init__(
+        self,
+        score="confidence",
+        threshold=0.5,
+        *,
+        by=None,
+        keys=None,
+        rank=2,
+        from_logits=False,
+        multi_label=False,
+        fitted_to=None,
+    ):
+        check_choice("score", score, SCORES)
+        check_choice("by", by, (None, "class", "group"))
+        check_integer("rank", rank, 1)
+        check_flags(from_logits=from_logits, multi_label=multi_label)
+        found = numbers("threshold", threshold)
+        if found.shape != (() if by is None else (len(keys or ()),)) or found.size == 0:
+            raise ValueError(
+                "Argument `threshold` must be a number or, with `by`, one for each of `keys`. "
+                f"Received: threshold={threshold!r} with by={by!r}, keys={keys!r}"
+            )
+        self.score = score
+        self.threshold = float(found) if by is None else found
+        self.by = by
+        self.keys = None if by is None else [int(k) if by == "class" else str(k) for k in keys]
+        self.rank = rank
+        self.from_logits = from_logits
+        self.multi_label = multi_label
+        self.fitted_to = dict(fitted_to or {})
+
+    def get_config(self):
+        names = ("score", "threshold", "by", "keys", "rank", "from_logits", "multi_label")
+        return plain({name: getattr(self, name) for name in (*names, "fitted_to")})
+
+    @property
+    def grows_with_trust(self):
+        """Whether a larger score is trusted more: of `"confidence"` and `"margin"`."""
+        return self.score in CONFIDENCES
+
+    # --- Fitting ------------------------------------------------------------------------------
+
+    @classmethod
+    def fit(
+        cls,
+        probs,
+        labels,
+        score="confidence",
+        target_risk=None,
+        confidence=0.95,
+        *,
+        target_coverage=None,
+        costs=None,
+        method="ltt",
+        loss="error",
+        positive_class=1,
+        by=None,
+        groups=None,
+        simultaneous=False,
+        from_logits=False,
+        multi_label=False,
+    ):
+        """The rule that accepts the most while it keeps what is asked for; one of three is given.
+
+        `target_risk`: on new data like these, the mean loss of the accepted is above it with a
+        probability of at most 1 - `confidence`, for any number of examples and any distribution.
+        Thresholds are tested with binomial p-values, for other losses than 0 and 1 with those of
+        Hoeffding and Bentkus; `method="ltt"` (Learn then Test) tests from strict to lenient from
+        eight starts, `"sgr"` (selection with guaranteed risk) by a binary search. Both count each
+        example as drawn by itself; the first accepts more in most cases, and is the default. Where
+        one example has many entries (pixels, labels) the examples are what is drawn: the promise is
+        of E[loss of accepted entries] / E[accepted entries], its test of means over images.
+
+        `target_coverage`: the strictest threshold that accepts at least this fraction of the
+        examples; equal scores are accepted together. Nothing is promised of the risk.
+
+        `costs`: the threshold of the lowest mean cost on these examples (Chow 1970).
+
+        Args:
+            probs: Predictions that the model has not been trained on: `(n, ..., classes)`; binary
+                `(n,)` or `(n, ..., 1)`; multi-label `(n, ..., labels)`; or a stack of them,
+                `(samples, n, ..., classes)`, whose mean is the answer.
+            labels: Labels, sparse `(n, ...)` or one-hot.
+            score: As in the constructor.
+            target_risk: Risk in (0, 1) that is kept.
+            confidence: Probability in (0, 1) with which it is.
+            target_coverage: Fraction in (0, 1].
+            costs: Dict of what an accepted wrong answer costs, `"error"`, what a rejection costs,
+                `"rejection"`, and what somebody's look at a rejected example costs on top,
+                `"review"`; what is missing costs 0.
+            method: `"ltt"` or `"sgr"`.
+            loss: `"error"`: the answer is not the true class. `"false_negative"`: of the accepted
+                examples of `positive_class` alone, the answer is another class. Or a function
+                `loss(probs, labels)` of mean probabilities `(entries, classes)` and labels
+                `(entries,)` that returns numbers in [0, 1], such as the entries of a cost matrix.
+            positive_class: The class whose misses are counted by `loss="false_negative"`.
+            by: None, `"class"` for a threshold for each predicted class, or `"group"`.
+            groups: For `by="group"`, the group of each example `(n,)`, texts or numbers.
+            simultaneous: With `by`: whether all promises hold together with the confidence
+                (Bonferroni), not each by itself.
+            from_logits: Whether `probs` are logits.
+            multi_label: Whether each entry of `probs` is a binary prediction of its own.
+
+        Returns:
+            The rule; `rule.fitted_to` says what it was fitted to. A class or group for which
+            nothing can be promised is never accepted, and a warning says so.
+
+        Raises:
+            UnattainableRisk: If no threshold keeps the target: it tells the best attainable risk
+                and, where there are too few examples, how many are needed.
+            ValueError: If not exactly one target is given, a number is out of its range, arrays are
+                empty or do not fit together, hold NaN or labels that are no class.
+
+        Example:
+
+        >>> import numpy as np
+        >>> from tfuq.selective import RejectionRule
+        >>> p = np.linspace(0.5, 1, 500)
+        >>> labels = (np.arange(500) % 10 < 9 * (p > 0.7)).astype(int)
+        >>> rule = RejectionRule.fit(np.stack([1 - p, p], -1), labels, target_risk=0.2)
+        >>> rule.fitted_to["accepted"], bool(rule.threshold > 0.6)
+        (318, True)
+
+        References:
+            - Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks", 2017.
+            - Angelopoulos et al., "Learn then Test", 2021.
+            - Chow, "On optimum recognition error and reject tradeoff", 1970.
+        """
+        wanted = check_targets(target_risk, target_coverage, costs, confidence)
+        check_choice("method", method, tuple(METHODS))
+        check_choice("by", by, (None, "class", "group"))
+        check_flags(simultaneous=simultaneous)
+        rule = cls(
+            score,
+            0.0,
+            rank=rank_of(probs, labels, multi_label),
+            from_logits=from_logits,
+            multi_label=multi_label,
+        )
+        read = rule._read(probs, labels, loss, positive_class)
+        goal = Goal(wanted, target_risk, target_coverage, costs, confidence, method)
+        parts = parts_of(read, by, groups)
+        if simultaneous and by is not None:
+            goal = goal._replace(confidence=1 - (1 - confidence) / len(parts))
+        found = {key: fit_part(rule, read, rows, goal, by) for key, rows in parts.items()}
+        return rule._fitted(found, read, goal, by, loss, positive_class)
+
+    @classmethod
+    def fit_model(cls, model, data, *, output=None, batch_size=32, verbose=0, **options):
+        """As `fit`, of the predictions that a model makes for `data`, in one pass over it.
+
+        Args:
+            model: A Keras model.
+            data: `(x, y)` arrays, a `tf.data.Dataset` of such pairs, or a `PyDataset`.
+            output: Which output, if there are several: an index, a key or a function.
+            batch_size: Examples in a batch of arrays.
+            verbose: As in Keras' `predict`.
+            **options: Arguments of `fit`. `from_logits` is by default what the compiled loss says.
+
+        Returns:
+            The rule.
+
+        Raises:
+            ValueError: As `fit`; if the data are of another kind or have no labels.
+
+        Example:
+
+        ```python
+        import keras, numpy as np
+        from tfuq.selective import RejectionRule
+
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Softmax()])
+        x = np.random.default_rng(0).normal(size=(400, 2))
+        rule = RejectionRule.fit_model(model, (x, x.argmax(-1)), target_risk=0.05)
+        ```
+        """
+        check_validation_data(data)
+        found = predict_with_labels(
+            Labelled(model, output), data, batch_size=batch_size, verbose=verbose
+        )
+        options.setdefault("from_logits", bool(loss_takes_logits(model, output)))
+        return cls.fit(found["y_pred"], found["y_true"], **options)
+
+    def _fitted(self, found, read, goal, by, loss, positive_class):
+        """The rule of the thresholds that were found, one for each part."""
+        sums = [part.sums for part in found.values()]
+        report = {
+            "goal": goal.wanted,
+            "loss": loss if isinstance(loss, str) else getattr(loss, "__name__", "function"),
+            "examples": int(read.images),
+            "decisions": len(read.score),
+            "accepted": int(sum(part["accepted"] for part in sums)),
+            "classes": np.unique(read.labels).tolist(),
+        }
+        report["coverage"] = report["accepted"] / len(read.score)
+        if loss == "false_negative":
+            report["positive_class"] = positive_class
+        report |= goal.said()
+        if by is None:
+            (only,) = found.values()
+            report |= {name: only.sums[name] for name in ("risk", "risk_bound")}
+            threshold, keys = only.threshold, None
+        else:
+            report["parts"] = {str(key): part.sums for key, part in found.items()}
+            threshold, keys = [part.threshold for part in found.values()], list(found)
+        return type(self)(
+            self.score,
+            threshold,
+            by=by,
+            keys=keys,
+            rank=self.rank,
+            from_logits=self.from_logits,
+            multi_label=self.multi_label,
+            fitted_to=report,
+        )
+
+    def _read(self, probs, labels, loss, positive_class):
+        """Scores, losses and all else that fitting and judging ask for."""
+        stack = self._stack(to_float64("probs", probs))
+        mean = np.asarray(ops.mean(stack, axis=0), "float64")
+        labels = to_float64("labels", labels)
+        examples = read_examples(mean, labels, self)
+        score = np.asarray(score_of(self.score, stack), "float64").ravel()
+        flat, true = np.asarray(examples.scores), np.asarray(examples.labels)
+        predicted = flat.argmax(-1)
+        right = predicted == true
+        losses, counts = losses_of(loss, flat, true, ~right, positive_class)
+        images = mean.shape[0]
+        return Read(score, losses, counts, right, predicted, true, images)
+
+    # --- Use ----------------------------------------------------------------------------------
+
+    def _stack(self, predictions):
+        """Probabilities `(samples, n, ..., classes)` of float32, eagerly or in a graph."""
+        rank = len(predictions.shape)
+        if rank not in (self.rank, self.rank + 1):
+            raise ValueError(
+                f"Argument `probs` must have {self.rank} axes, or {self.rank + 1} if it is a stack "
+                f"of samples. Received: probs of shape {tuple(predictions.shape)}"
+            )
+        if self.score in OF_STACKS and rank == self.rank:
+            raise ValueError(
+                f"Argument `probs` must be a stack (samples, n, ..., classes) for the score "
+                f"{self.score!r}. Received: probs of shape {tuple(predictions.shape)}"
+            )
+        is_column = self.rank > 1 and not self.multi_label and predictions.shape[-1] == 1
+        predictions = predictions[..., 0] if is_column else predictions
+        is_binary = self.multi_label or self.rank == 1 or is_column
+        stack = probabilities(predictions, self.from_logits, is_binary)
+        return stack if rank > self.rank else stack[None]
+
+    def score_of(self, probs):
+        """The score of each prediction, `(n, ...)`, in its own direction and unit; NaN for NaN.
+
+        Args:
+            probs: Predictions or a stack of them, of the kind that the rule was fitted to.
+        """
+        probs = to_float64("probs", probs)
+        return ops.convert_to_numpy(score_of(self.score, self._stack(probs)))
+
+    def accept(self, probs, groups=None, *, unknown_group="error"):
+        """Which predictions are accepted, bool `(n, ...)`.
+
+        Args:
+            probs: Predictions or a stack of them, of the kind that the rule was fitted to.
+            groups: With `by="group"`: the group of each example, `(n,)`.
+            unknown_group: What to do with a group that fitting never saw: `"error"` or `"reject"`.
+
+        Raises:
+            ValueError: If shapes do not fit, groups are missing, or one is unknown.
+        """
+        check_choice("unknown_group", unknown_group, ("error", "reject"))
+        stack = self._stack(to_float64("probs", probs))
+        score = ops.convert_to_numpy(score_of(self.score, stack))
+        if self.by is None:
+            return self._passes(score, self.threshold)
+        if self.by == "class":
+            predicted = ops.convert_to_numpy(ops.argmax(ops.mean(stack, axis=0), axis=-1))
+            return self._passes(score, self._table(predicted.max(initial=0) + 1)[predicted])
+        thresholds = self._of_groups(groups, len(score), unknown_group)
+        return self._passes(score, thresholds.reshape(-1, *[1] * (score.ndim - 1)))
+
+    def _passes(self, score, threshold):
+        threshold = np.asarray(threshold, "float32")
+        with np.errstate(invalid="ignore"):
+            found = score >= threshold if self.grows_with_trust else score <= threshold
+        return found & ~np.isnan(score)
+
+    def _table(self, count):
+        """The threshold of each class; one that fitting never saw is rejected."""
+        table = np.full(
+            max(count, *[key + 1 for key in self.keys]), REJECT_ALL[self.grows_with_trust]
+        )
+        table[self.keys] = self.threshold
+        return table
+
+    def _of_groups(self, groups, count, unknown_group):
+        names = np.asarray(groups if groups is not None else [], dtype=str)
+        if names.shape != (count,):
+            raise ValueError(
+                f"Argument `groups` must name the group of each of {count} examples. "
+                f"Received: groups={groups!r}"
+            )
+        known = dict(zip(self.keys, self.threshold, strict=True))
+        unknown = sorted(set(names.tolist()) - set(known))
+        if unknown and unknown_group == "error":
+            raise ValueError(
+                f"Argument `groups` must hold groups that the rule was fitted to, {self.keys}, or "
+                f'pass unknown_group="reject". Received: {unknown[:5]}'
+            )
+        return np.array([known.get(name, REJECT_ALL[self.grows_with_trust]) for name in names])
+
+    def evaluate(self, probs, labels, groups=None, *, loss="error", positive_class=1):
+        """What is accepted of labelled data, and how much of that is wrong: an `Evaluation`.
+
+        Args:
+            probs: Predictions or a stack of them.
+            labels: Labels, sparse or one-hot.
+            groups: With `by="group"`: the group of each example; unknown groups are rejected.
+            loss: As in `fit`.
+            positive_class: As in `fit`.
+
+        Raises:
+            ValueError: If arrays do not fit together, or hold a label that is no class.
+        """
+        read = self._read(probs, labels, loss, positive_class)
+        accepted = self.accept(probs, groups, unknown_group="reject").ravel()
+        chosen = accepted & read.counts
+        losses = read.loss[chosen]
+        lower = upper = np.nan
+        if np.isin(losses, (0, 1)).all():
+            lower, upper = clopper_pearson_interval(losses.sum(), len(losses))
+        return Evaluation(
+            len(accepted),
+            int(accepted.sum()),
+            float(accepted.mean()),
+            float(losses.mean()) if len(losses) else np.nan,
+            float(lower),
+            float(upper),
+            float(read.right.mean()),
+        )
+
+    def transform(self, predictions):
+        """Tensors `"probabilities"`, `"score"` and `"accept"` for tensors of predictions.
+
+        Probabilities are means over the samples of a stack, in the form of the predictions.
+        """
+        if self.by == "group":
+            raise ValueError(
+                "A rule with a threshold for each group cannot be part of a model, which does not "
+                "know the groups. Received: by='group'"
+            )
+        predictions = ops.cast(predictions, "float32")
+        stack = self._stack(predictions)
+        mean = ops.mean(stack, axis=0)
+        score = score_of(self.score, stack)
+        threshold = np.float32(self.threshold) if self.by is None else None
+        if self.by == "class":
+            table = ops.convert_to_tensor(self._table(mean.shape[-1]), "float32")
+            threshold = ops.take(table, ops.argmax(mean, axis=-1), axis=0)
+        passes = score >= threshold if self.grows_with_trust else score <= threshold
+        if mean.shape[-1] != predictions.shape[-1] or self.multi_label or self.rank == 1:
+            mean = mean[..., 1]
+            mean = mean[..., None] if len(mean.shape) < self.rank else mean
+        return {"probabilities": mean, "score": score, "accept": passes}
+
+    def append_to(self, model, output=None):
+        """A functional model of the same inputs whose outputs are those of `transform`.
+
+        Args:
+            model: A functional or `Sequential` model, or a subclassed one called in such; weights
+                are shared.
+            output: Which of several outputs: an index, a key or a function.
+
+        Example:
+
+        ```python
+                from tfuq.selective import RejectionRule
+
+        model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, "softmax")])
+        whole = RejectionRule("confidence", 0.7).append_to(model)
+        print(sorted(whole.output))  # ['accept', 'probabilities', 'score']
+        ```
+        """
+        return with_outputs(model, PostProcessing(self, name="rejection"), output)
+
+    def describe(self):
+        """What the rule does and what was promised, in a sentence for who has to rely on it."""
+        report = self.fitted_to
+        if not report:
+            verb = "at least" if self.grows_with_trust else "at most"
+            return f"The model answers where its {self.score} is {verb} {self.threshold}."
+        answered = round(100 * report["coverage"])
+        text = (
+            f"Of 100 cases like these the model answers about {answered} and refers "
+            f"{100 - answered} to a person"
+        )
+        if report["goal"] != "risk":
+            risk = report.get("risk")
+            said = f"; of its answers to {report['examples']} known cases {risk:.1%} were wrong"
+            return text + (said if risk is not None and np.isfinite(risk) else "") + "."
+        sure, kept = report["confidence"], 100 * report["target_risk"]
+        wrong = "are wrong"
+        if report["loss"] == "false_negative":
+            wrong = f"to true cases of class {report['positive_class']} miss it"
+        elif report["loss"] != "error":
+            wrong = "are lost (by the chosen loss)"
+        return (
+            f"{text}; of its answers at most {kept:g} in 100 {wrong}, which is "
+            f"{100 * sure:g} % sure for cases like the {report['examples']} that this was checked "
+            "on."
+        )
