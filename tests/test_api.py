@@ -52,6 +52,10 @@ NAMES = {
     ],
     "ensembles": ["DeepEnsemble"],
     "metrics": [
+        "AUGRC",
+        "AURC",
+        "CoverageAtRisk",
+        "RiskAtCoverage",
         "AUPRIn",
         "AUPROut",
         "AUROC",

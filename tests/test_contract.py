@@ -219,6 +219,11 @@ METRICS = [
     MetricCase("fpr-at-tpr", metrics.FPRAtTPR, {"tpr": 0.8, "positive": "out"}, "binary"),
     MetricCase("detection", metrics.DetectionAccuracy, {}, "binary"),
     MetricCase("dice-labels", metrics.DiceScore, DICE_OF_LABELS, "labels"),
+    MetricCase("aurc", metrics.AURC),
+    MetricCase("augrc", metrics.AUGRC, {}, "binary"),
+    MetricCase("coverage-at-risk", metrics.CoverageAtRisk, {"risk": 0.7}),
+    MetricCase("risk-at-coverage", metrics.RiskAtCoverage, {"coverage": 0.6, "attainable": True}),
+    MetricCase("risk-at-coverage-labels", metrics.RiskAtCoverage, {"multi_label": True}, "labels"),
 ]
 
 CALLBACKS = [

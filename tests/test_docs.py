@@ -26,6 +26,7 @@ MODULES = (
     "predictive",
     "ensembles",
     "plots",
+    "selective",
     "training",
 )
 FENCE = re.compile(r"^([ \t]*)```(\w*)[^\n]*\n(.*?)^\1```[ \t]*$", re.MULTILINE | re.DOTALL)

@@ -4,7 +4,8 @@
 model, `tfuq.predictive` draws networks and says what their uncertainty is made of,
 `tfuq.ensembles` trains several, `tfuq.training`, `tfuq.callbacks` and `tfuq.optimizers` make
 training rapid, `tfuq.ood` finds what a model does not know, `tfuq.corruptions` spoils images,
-`tfuq.preprocessing` prepares them, `tfuq.metrics` judges, `tfuq.plots` (extra `plots`) shows, `tfuq.datasets` loads.
+`tfuq.preprocessing` prepares them, `tfuq.metrics` judges, `tfuq.selective` decides, `tfuq.plots`
+(extra `plots`) shows, `tfuq.datasets` loads.
 """
 
 import importlib
@@ -23,6 +24,7 @@ from tfuq import (
     optimizers,
     predictive,
     preprocessing,
+    selective,
     training,
 )
 from tfuq._version import __version__
@@ -43,6 +45,7 @@ __all__ = [
     "plots",
     "predictive",
     "preprocessing",
+    "selective",
     "training",
 ]
 

@@ -1,5 +1,7 @@
 """What a rejection rule promises holds: for thousands of calibration sets, and by somebody else."""
 
+import contextlib
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -145,15 +147,18 @@ def test_rules_for_false_negatives_and_for_each_group_keep_their_promises():
 
     probs, labels, group = draw(100_000)
     wrong, top = probs.argmax(-1) != labels, probs.max(-1).astype("float32")
-    missed = of_group = 0
+    missed = of_group = found = 0
     for _ in range(sets):
         p, y, g = draw(400)
-        rule = RejectionRule.fit(p, y, target_risk=0.35, loss="false_negative")
-        accepted = (top >= rule.threshold) & (labels == 1)
-        missed += wrong[accepted].mean() > 0.35
-        rule = RejectionRule.fit(p, y, target_risk=0.25, by="group", groups=g)
-        accepted = (top >= rule.threshold[1]) & (group == 1)
-        of_group += accepted.any() and wrong[accepted].mean() > 0.25
+        with contextlib.suppress(UnattainableRisk):
+            rule = RejectionRule.fit(p, y, target_risk=0.3, loss="false_negative")
+            found += 1
+            missed += wrong[(top >= rule.threshold) & (labels == 1)].mean() > 0.3
+        with contextlib.suppress(UnattainableRisk):
+            rule = RejectionRule.fit(p, y, target_risk=0.25, by="group", groups=g)
+            accepted = (top >= rule.threshold[1]) & (group == 1)
+            of_group += accepted.any() and wrong[accepted].mean() > 0.25
+    assert found > sets / 2
     assert missed / sets <= most
     assert of_group / sets <= most
 

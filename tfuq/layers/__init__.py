@@ -2,6 +2,7 @@
 
 from tfuq.layers.heteroscedastic import MCSigmoidDenseFA, MCSoftmaxDenseFA
 from tfuq.layers.mc_dropout import MCDropout
+from tfuq.layers.post_processing import PostProcessing
 from tfuq.layers.sparse_bayes import (
     SparseBayesConv1D,
     SparseBayesConv2D,
@@ -26,6 +27,7 @@ __all__ = [
     "MCDropout",
     "MCSigmoidDenseFA",
     "MCSoftmaxDenseFA",
+    "PostProcessing",
     "SparseBayesConv1D",
     "SparseBayesConv2D",
     "SparseBayesConv2DTranspose",

@@ -26,6 +26,7 @@ from tfuq.metrics.ood import (
 )
 from tfuq.metrics.ood_streaming import AUROC, AUPRIn, AUPROut, DetectionAccuracy, FPRAtTPR
 from tfuq.metrics.rejection import rejection_table
+from tfuq.metrics.risk_coverage import AUGRC, AURC, CoverageAtRisk, RiskAtCoverage
 from tfuq.metrics.scoring import (
     BrierScore,
     EntropyOfExpectation,
@@ -45,6 +46,8 @@ from tfuq.metrics.selective import (
 )
 
 __all__ = [
+    "AUGRC",
+    "AURC",
     "AUROC",
     "AUPRIn",
     "AUPROut",
@@ -52,6 +55,7 @@ __all__ = [
     "BrierScore",
     "ClasswiseCalibrationError",
     "Coverage",
+    "CoverageAtRisk",
     "DetectionAccuracy",
     "DiceScore",
     "EntropyOfExpectation",
@@ -60,6 +64,7 @@ __all__ = [
     "MaximumCalibrationError",
     "NegativeLogLikelihood",
     "RejectionRate",
+    "RiskAtCoverage",
     "SelectiveAccuracy",
     "adaptive_calibration_error",
     "aupr_in",

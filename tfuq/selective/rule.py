@@ -466,7 +466,8 @@ class RejectionRule(Fitted):
         Example:
 
         ```python
-                from tfuq.selective import RejectionRule
+        import keras
+        from tfuq.selective import RejectionRule
 
         model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, "softmax")])
         whole = RejectionRule("confidence", 0.7).append_to(model)

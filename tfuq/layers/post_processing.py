@@ -1,0 +1,57 @@
+"""What was fitted to a model's predictions, as its last layer."""
+
+import keras
+
+from tfuq._keras import register
+
+
+@register
+class PostProcessing(keras.layers.Layer):
+    """Applies what was fitted after training: a calibration, a rejection rule, conformal sets.
+
+    The layer has no weights to train. What it applies is part of its configuration, so that it is
+    saved, loaded and exported with the model. It computes in float32 whatever the policy.
+
+    Args:
+        method: An object of `tfuq.selective` that has been fitted: a scaling, `RejectionRule`,
+            `ConformalPredictor`; any object registered with Keras that has
+            `transform(tensor) -> tensors` and `get_config`.
+
+    Call arguments:
+        inputs: Predictions of the kind that `method` was fitted to: `(batch, ..., classes)`, or a
+            stack of them `(samples, batch, ..., classes)`.
+
+    Returns:
+        What `method.transform` gives: calibrated predictions, or a dict of tensors.
+
+    Raises:
+        ValueError: If `method` has no `transform`.
+
+    Example:
+
+    ```python
+    import keras
+    from tfuq.layers import PostProcessing
+    from tfuq.selective import TemperatureScaling
+
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
+    model.add(PostProcessing(TemperatureScaling(temperature=1.5, from_logits=True)))
+    ```
+    """
+
+    def __init__(self, method, **kwargs):
+        super().__init__(**{"dtype": "float32", "trainable": False, **kwargs})
+        if isinstance(method, dict):
+            method = keras.saving.deserialize_keras_object(method)
+        if not callable(getattr(method, "transform", None)):
+            raise ValueError(
+                f"Argument `method` must have a method `transform`. Received: method={method!r}"
+            )
+        self.method = method
+
+    def call(self, inputs):
+        return self.method.transform(inputs)
+
+    def get_config(self):
+        method = keras.saving.serialize_keras_object(self.method)
+        return {**super().get_config(), "method": method}

@@ -1,0 +1,251 @@
+"""Risk against coverage in batches: Keras metrics, whose state is of fixed size.
+
+They agree with the functions of `tfuq.selective` but for confidences that share a bin, which count
+as equal.
+"""
+
+from tfuq._keras import check_fraction, check_integer, register
+from tfuq._math import fine_index
+from tfuq._predictions import PredictionMetric, check_flags
+from tfuq._rankings import check_rate
+from tfuq._risk_coverage import (
+    generalized_area,
+    largest_coverage,
+    loss_table,
+    risk_at,
+    selective_area,
+)
+
+N_BINS = 8192
+
+
+class _RiskCoverageMetric(PredictionMetric):
+    """Base of the streaming metrics of a table `(n_bins, 2)`; a child names `compute(table)`."""
+
+    def __init__(self, n_bins, from_logits, multi_label, name, dtype):
+        check_integer("n_bins", n_bins, 2)
+        super().__init__(
+            (n_bins, 2), from_logits=from_logits, multi_label=multi_label, name=name, dtype=dtype
+        )
+        self.n_bins = n_bins
+
+    def measure(self, examples):
+        confidence, correct = examples.top_label()
+        level = self.n_bins - 1 - fine_index(confidence, self.n_bins)
+        return loss_table(level, self.n_bins, examples.weight, ~correct)
+
+    def get_config(self):
+        return {"n_bins": self.n_bins, **super().get_config()}
+
+
+@register
+class AURC(_RiskCoverageMetric):
+    """Area under the risk-coverage curve of the errors, by confidence; streaming.
+
+    The formula is that of the function `tfuq.selective.aurc`, for predictions that are equal if
+    their confidences share a bin of equal width in log-odds: by default what differs by less than
+    0.42 % in the odds. A bin in which all are right, or all are wrong, changes nothing inside it.
+
+    Args:
+        n_bins: Number of bins, at least 2. The state has twice as many numbers.
+        from_logits: Whether predictions are logits, not probabilities.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+        name: Name in the logs.
+        dtype: Dtype of the result. Probabilities are float32, or float64 if it is; sums float64.
+
+    Call arguments:
+        y_true: Labels, sparse `(batch, ...)` or one-hot.
+        y_pred: Predictions `(batch, ..., classes)`, binary `(batch,)` or `(batch, ..., 1)`.
+        sample_weight: Weights `(batch,)`, or with more of the leading axes. They count equal
+            examples, and should be about 1 on average.
+
+    Returns:
+        A scalar in [0, 1], less is better. NaN before any data, and for good after a prediction
+        that cannot be judged: NaN, no probabilities, a label that is no class. A graph cannot
+        raise.
+
+    Raises:
+        ValueError: If `n_bins` is below 2, or shapes do not fit together.
+
+    Example:
+
+    >>> import tfuq
+    >>> metric = tfuq.metrics.AURC()
+    >>> metric.update_state([0, 1, 1], [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+    >>> round(float(metric.result()), 4)
+    0.1111
+    """
+
+    def __init__(
+        self, n_bins=N_BINS, from_logits=False, multi_label=False, name="aurc", dtype=None
+    ):
+        super().__init__(n_bins, from_logits, multi_label, name, dtype)
+
+    def compute(self, sums):
+        return selective_area(sums)
+
+
+@register
+class AUGRC(_RiskCoverageMetric):
+    """Area under the generalized risk-coverage curve of the errors, by confidence; streaming.
+
+    The formula is that of the function `tfuq.selective.augrc`; the confidences of one bin count as
+    equal.
+
+    Args:
+        n_bins: Number of bins. All arguments are as for `AURC`.
+        from_logits: Whether predictions are logits.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+        name: Name in the logs.
+        dtype: Dtype of the result.
+
+    Call arguments:
+        y_true: Labels, sparse `(batch, ...)` or one-hot.
+        y_pred: Predictions `(batch, ..., classes)`, binary `(batch,)` or `(batch, ..., 1)`.
+        sample_weight: Weights `(batch,)`, or with more of the leading axes; only ratios count.
+
+    Returns:
+        A scalar in [0, 0.5], less is better, or NaN as for `AURC`.
+
+    Raises:
+        ValueError: As `AURC`.
+
+    Example:
+
+    >>> import tfuq
+    >>> metric = tfuq.metrics.AUGRC()
+    >>> metric.update_state([0, 1, 1], [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+    >>> round(float(metric.result()), 4)
+    0.0556
+    """
+
+    def __init__(
+        self, n_bins=N_BINS, from_logits=False, multi_label=False, name="augrc", dtype=None
+    ):
+        super().__init__(n_bins, from_logits, multi_label, name, dtype)
+
+    def compute(self, sums):
+        return generalized_area(sums)
+
+
+@register
+class CoverageAtRisk(_RiskCoverageMetric):
+    """The largest coverage whose error rate is at most `risk`, by confidence; streaming.
+
+    The formula is that of the function `tfuq.selective.coverage_at_risk`; the confidences of one
+    bin count as equal. With `attainable`, thresholds are the ends of the bins, so the coverage is
+    never above the exact one.
+
+    Args:
+        risk: The error rate in [0, 1] that is allowed.
+        attainable: Whether a bin is accepted as a whole or not at all. Otherwise some of the
+            predictions in it may be, at random.
+        n_bins: Number of bins. The other arguments are as for `AURC`.
+        from_logits: Whether predictions are logits.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+        name: Name in the logs.
+        dtype: Dtype of the result.
+
+    Call arguments:
+        y_true: Labels, sparse `(batch, ...)` or one-hot.
+        y_pred: Predictions `(batch, ..., classes)`, binary `(batch,)` or `(batch, ..., 1)`.
+        sample_weight: Weights `(batch,)`, or with more of the leading axes.
+
+    Returns:
+        A scalar in [0, 1], 0 if no coverage has so small a risk; NaN as for `AURC`.
+
+    Raises:
+        ValueError: As `AURC`; if `risk` is outside [0, 1] or `attainable` not True or False.
+
+    Example:
+
+    >>> import tfuq
+    >>> metric = tfuq.metrics.CoverageAtRisk(0.25)
+    >>> metric.update_state([1, 1, 0, 0], [[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.4]])
+    >>> float(metric.result())
+    1.0
+    """
+
+    _direction = "up"
+
+    def __init__(
+        self,
+        risk=0.05,
+        attainable=False,
+        n_bins=N_BINS,
+        from_logits=False,
+        multi_label=False,
+        name="coverage_at_risk",
+        dtype=None,
+    ):
+        check_fraction("risk", risk)
+        check_flags(attainable=attainable)
+        super().__init__(n_bins, from_logits, multi_label, name, dtype)
+        self.risk = float(risk)
+        self.attainable = attainable
+
+    def compute(self, sums):
+        return largest_coverage(sums, self.risk, self.attainable)
+
+    def get_config(self):
+        return {"risk": self.risk, "attainable": self.attainable, **super().get_config()}
+
+
+@register
+class RiskAtCoverage(_RiskCoverageMetric):
+    """The error rate of the most confident predictions, a fraction `coverage` of all; streaming.
+
+    The formula is that of the function `tfuq.selective.risk_at_coverage`; the confidences of one
+    bin count as equal.
+
+    Args:
+        coverage: The fraction in (0, 1] that is accepted at least.
+        attainable: Whether a bin is accepted as a whole. Otherwise as many predictions in it are,
+            at random, as the coverage needs.
+        n_bins: Number of bins. The other arguments are as for `AURC`.
+        from_logits: Whether predictions are logits.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+        name: Name in the logs.
+        dtype: Dtype of the result.
+
+    Call arguments:
+        y_true: Labels, sparse `(batch, ...)` or one-hot.
+        y_pred: Predictions `(batch, ..., classes)`, binary `(batch,)` or `(batch, ..., 1)`.
+        sample_weight: Weights `(batch,)`, or with more of the leading axes.
+
+    Returns:
+        A scalar in [0, 1], less is better, or NaN as for `AURC`.
+
+    Raises:
+        ValueError: As `AURC`; if `coverage` is not in (0, 1] or `attainable` not True or False.
+
+    Example:
+
+    >>> import tfuq
+    >>> metric = tfuq.metrics.RiskAtCoverage(0.5)
+    >>> metric.update_state([0, 1, 0, 0], [[0.9, 0.1], [0.2, 0.8], [0.2, 0.8], [0.6, 0.4]])
+    >>> float(metric.result())
+    0.25
+    """
+
+    def __init__(
+        self,
+        coverage=0.8,
+        attainable=False,
+        n_bins=N_BINS,
+        from_logits=False,
+        multi_label=False,
+        name="risk_at_coverage",
+        dtype=None,
+    ):
+        check_rate("coverage", coverage)
+        check_flags(attainable=attainable)
+        super().__init__(n_bins, from_logits, multi_label, name, dtype)
+        self.coverage = float(coverage)
+        self.attainable = attainable
+
+    def compute(self, sums):
+        return risk_at(sums, self.coverage, self.attainable)
+
+    def get_config(self):
+        return {"coverage": self.coverage, "attainable": self.attainable, **super().get_config()}

@@ -1,0 +1,504 @@
+"""Risk against coverage over whole arrays: exact curves, their areas, and points on them.
+
+Predictions are accepted from the most trusted down. Where several have the same score no threshold
+comes between them, and each figure is what is expected over their random orders, so none depends
+on the order of the data. The Keras metrics of the same names (`tfuq.metrics.AURC` and kin) count in
+bins instead.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tfuq._judged import judge
+from tfuq._predictions import check_flags
+from tfuq._rankings import check_rate
+from tfuq._risk_coverage import (
+    generalized_area,
+    largest_coverage,
+    loss_table,
+    risk_at,
+    selective_area,
+)
+
+_LEAST_MEAN_WEIGHT = 0.1
+
+
+class RiskCoverageCurve(NamedTuple):
+    """Points of a risk-coverage curve, one for each number of accepted predictions.
+
+    Example:
+
+    >>> import tfuq
+    >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]
+    >>> curve = tfuq.selective.risk_coverage_curve(probs, [0, 1, 1])
+    >>> curve.risk.round(4)
+    array([0.    , 0.    , 0.3333])
+    """
+
+    coverage: np.ndarray
+    """Accepted fraction, ascending to 1."""
+    risk: np.ndarray
+    """Mean loss of the accepted."""
+    generalized_risk: np.ndarray
+    """Loss of the accepted per prediction, accepted or not: risk times coverage."""
+    threshold: np.ndarray
+    """Score of the last prediction accepted, in the units of the score."""
+    attainable: np.ndarray
+    """Whether a threshold gives this point: False between predictions of the same score."""
+
+
+class GeneralizedCurve(NamedTuple):
+    """Points of a generalized risk-coverage curve, which begins at coverage 0.
+
+    Example:
+
+    >>> import tfuq
+    >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]
+    >>> curve = tfuq.selective.generalized_risk_coverage_curve(probs, [0, 1, 1])
+    >>> curve.coverage.round(4)
+    array([0.    , 0.3333, 0.6667, 1.    ])
+    """
+
+    coverage: np.ndarray
+    """Accepted fraction, from 0 to 1."""
+    generalized_risk: np.ndarray
+    """Loss of the accepted per prediction, accepted or not."""
+    attainable: np.ndarray
+    """Whether a threshold gives this point: False between predictions of the same score."""
+
+
+class _Ranked(NamedTuple):
+    """What is left of the data once they are in order of trust."""
+
+    loss: np.ndarray  # (n,)
+    weight: np.ndarray  # (n,)
+    threshold: np.ndarray  # (levels,), in the units of the score
+    level: np.ndarray  # (n,), 0 for the most trusted
+    table: np.ndarray  # (levels, 2)
+
+
+def risk_coverage_curve(
+    probs,
+    labels,
+    *,
+    score="confidence",
+    loss=None,
+    sample_weight=None,
+    from_logits=False,
+    multi_label=False,
+):
+    """Risk against coverage, a point for each number k of the most trusted that are accepted.
+
+    Formula:
+        coverage_k = k / n,  risk_k = (1 / k) sum_{i <= k} loss_i   (Geifman and El-Yaniv 2017)
+    for predictions i in order of trust. Within a group of m equal scores, with a predictions and
+    their loss A above it and the mean loss l in it, the risk of a + j is (A + j l) / (a + j), its
+    expectation over the random orders of the group; only its end is attainable by a threshold.
+    With weights the group's weight is shared evenly by its members.
+
+    Args:
+        probs: Predictions, `(n, ..., classes)`; binary `(n,)` or `(n, ..., 1)`, for class 1;
+            multi-label `(n, ..., labels)`; or a stack `(samples, n, ..., classes)`, whose average
+            is the prediction. The number of axes of `labels` tells which.
+        labels: Labels, sparse `(n, ...)` or one-hot; 0 or 1 if binary or multi-label.
+        score: What ranks the predictions: `"confidence"` (the largest probability), `"margin"` (how
+            far it is ahead of the next) or `"entropy"`; of a stack also `"expected_entropy"`,
+            `"mutual_information"` or `"variation_ratio"`. They are compared in float32. Or an array
+            that **grows with uncertainty**, as every score of tfuq does, with one or more leading
+            axes of the labels. For an array of confidences give its negative.
+        loss: What accepting a prediction costs; None for 1 if the class of the largest probability
+            is wrong and 0 if it is right. An array like that of scores, or a function `loss(probs,
+            labels)` of flat probabilities `(n, classes)` and labels `(n,)` that returns `(n,)`,
+            for binary and multi-label predictions with the classes 0 and 1. Finite, at least 0.
+        sample_weight: Weights `(n,)`, or with more of the leading axes. A weight counts equal
+            examples; what has weight 0 is left out, whatever it holds.
+        from_logits: Whether `probs` are logits.
+        multi_label: Whether each entry of `probs` is a binary prediction of its own.
+
+    Returns:
+        A `RiskCoverageCurve`. Nothing in it is NaN.
+
+    Raises:
+        ValueError: If arrays are empty or do not fit together; if they hold NaN, no probabilities,
+            labels that are no class, or negative weights or losses; if a score is unknown.
+
+    Example:
+
+    >>> import tfuq
+    >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.2, 0.8], [0.6, 0.4]]
+    >>> curve = tfuq.selective.risk_coverage_curve(probs, [0, 1, 0, 0])
+    >>> curve.risk.round(4)
+    array([0.    , 0.25  , 0.3333, 0.25  ])
+    >>> curve.attainable
+    array([ True, False,  True,  True])
+
+    References:
+        - Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks", NeurIPS 2017.
+    """
+    ranked = _rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
+    coverage, generalized, attainable = _points(ranked)
+    threshold = np.repeat(ranked.threshold, np.bincount(ranked.level))
+    return RiskCoverageCurve(coverage, generalized / coverage, generalized, threshold, attainable)
+
+
+def generalized_risk_coverage_curve(
+    probs,
+    labels,
+    *,
+    score="confidence",
+    loss=None,
+    sample_weight=None,
+    from_logits=False,
+    multi_label=False,
+):
+    """Generalized risk against coverage: the loss of what is accepted, per prediction made.
+
+    Formula:
+        coverage_k = k / n,  generalized_risk_k = (1 / n) sum_{i <= k} loss_i   (Traub et al. 2024)
+    the probability of a silent failure, for k = 0 to n. It is straight between attainable points,
+    and `augrc` is the area under it.
+
+    Args:
+        probs: Predictions. All arguments are as for `risk_coverage_curve`.
+        labels: Labels.
+        score: What ranks the predictions, a name or an array that grows with uncertainty.
+        loss: None for the error, an array, or a function of probabilities and labels.
+        sample_weight: Weights.
+        from_logits: Whether `probs` are logits.
+        multi_label: Whether each entry of `probs` is a binary prediction of its own.
+
+    Returns:
+        A `GeneralizedCurve`.
+
+    Raises:
+        ValueError: As `risk_coverage_curve`.
+
+    Example:
+
+    >>> import tfuq
+    >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.2, 0.8], [0.6, 0.4]]
+    >>> curve = tfuq.selective.generalized_risk_coverage_curve(probs, [0, 1, 0, 0])
+    >>> curve.generalized_risk
+    array([0.   , 0.   , 0.125, 0.25 , 0.25 ])
+
+    References:
+        - Traub et al., "Overcoming Common Flaws in the Evaluation of Selective Classification
+          Systems", NeurIPS 2024.
+    """
+    ranked = _rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
+    coverage, generalized, attainable = _points(ranked)
+    start = [np.concatenate([[first], rest]) for first, rest in ((0, coverage), (0, generalized))]
+    return GeneralizedCurve(*start, np.concatenate([[True], attainable]))
+
+
+def aurc(
+    probs,
+    labels,
+    *,
+    score="confidence",
+    loss=None,
+    sample_weight=None,
+    from_logits=False,
+    multi_label=False,
+):
+    """Area under the risk-coverage curve.
+
+    Formula:
+        (1 / n) sum_{k=1}^n risk_k   (Geifman et al. 2019)
+    of `risk_coverage_curve`, ties expected over their orders. Trapezoids between the same points
+    (torch-uncertainty) differ by a term of order 1 / n. A weight of w stands for w equal examples
+    here, also in what n is: weights should be about 1 on average.
+
+    Args:
+        probs: Predictions. All arguments are as for `risk_coverage_curve`.
+        labels: Labels.
+        score: What ranks the predictions, a name or an array that grows with uncertainty.
+        loss: None for the error, an array, or a function of probabilities and labels.
+        sample_weight: Weights.
+        from_logits: Whether `probs` are logits.
+        multi_label: Whether each entry of `probs` is a binary prediction of its own.
+
+    Returns:
+        A float, less is better; with errors for losses in [0, 1], their rate for a random score.
+
+    Raises:
+        ValueError: As `risk_coverage_curve`; if the weights are far below 1 on average, so that
+            they cannot count examples.
+
+    Example:
+
+    >>> import tfuq
+    >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]
+    >>> round(tfuq.selective.aurc(probs, [0, 1, 1]), 4)
+    0.1111
+
+    References:
+        - Geifman, Uziel and El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural
+          Classifiers", ICLR 2019.
+    """
+    ranked = _rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
+    _check_counts(ranked.weight)
+    return float(selective_area(ranked.table))
+
+
+def augrc(
+    probs,
+    labels,
+    *,
+    score="confidence",
+    loss=None,
+    sample_weight=None,
+    from_logits=False,
+    multi_label=False,
+):
+    """Area under the generalized risk-coverage curve: how many failures go unnoticed on average.
+
+    Formula:
+        int_0^1 generalized_risk(c) dc = (1 - auroc) acc (1 - acc) + (1 - acc)^2 / 2
+    the left side for any loss, by trapezoids, which is exact; the right side for errors, with the
+    area `auroc` of the score that tells errors from right answers, ties counted half (Traub et al.
+    2024).
+
+    Args:
+        probs: Predictions. All arguments are as for `risk_coverage_curve`.
+        labels: Labels.
+        score: What ranks the predictions, a name or an array that grows with uncertainty.
+        loss: None for the error, an array, or a function of probabilities and labels.
+        sample_weight: Weights; only their ratios count.
+        from_logits: Whether `probs` are logits.
+        multi_label: Whether each entry of `probs` is a binary prediction of its own.
+
+    Returns:
+        A float, less is better; with errors for losses in [0, 0.5], half their rate for a random
+        score.
+
+    Raises:
+        ValueError: As `risk_coverage_curve`.
+
+    Example:
+
+    >>> import tfuq
+    >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]
+    >>> round(tfuq.selective.augrc(probs, [0, 1, 1]), 4)
+    0.0556
+
+    References:
+        - Traub et al., "Overcoming Common Flaws in the Evaluation of Selective Classification
+          Systems", NeurIPS 2024.
+    """
+    ranked = _rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
+    return float(generalized_area(ranked.table))
+
+
+def eaurc(
+    probs,
+    labels,
+    *,
+    score="confidence",
+    loss=None,
+    sample_weight=None,
+    from_logits=False,
+    multi_label=False,
+):
+    """Excess area under the risk-coverage curve: `aurc` less that of the best order.
+
+    Formula:
+        aurc - (1 / n) sum_{k=1}^n (1 / k) sum_{i <= k} loss_(i),  loss_(1) <= ... <= loss_(n)
+    (Geifman et al. 2019), which for e errors among n is (e - (n - e) (H_n - H_{n-e})) / n with the
+    harmonic numbers H. It is this exact sum, not the limit r + (1 - r) log(1 - r) for large n.
+
+    Args:
+        probs: Predictions. All arguments are as for `risk_coverage_curve`.
+        labels: Labels.
+        score: What ranks the predictions, a name or an array that grows with uncertainty.
+        loss: None for the error, an array, or a function of probabilities and labels.
+        sample_weight: Weights, as for `aurc`.
+        from_logits: Whether `probs` are logits.
+        multi_label: Whether each entry of `probs` is a binary prediction of its own.
+
+    Returns:
+        A float of at least 0; 0 if every error is trusted less than every right answer.
+
+    Raises:
+        ValueError: As `aurc`.
+
+    Example:
+
+    >>> import tfuq
+    >>> tfuq.selective.eaurc([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], [0, 1, 1])
+    0.0
+    >>> round(tfuq.selective.eaurc([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], [1, 1, 0]), 4)
+    0.5
+
+    References:
+        - Geifman, Uziel and El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural
+          Classifiers", ICLR 2019.
+    """
+    ranked = _rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
+    _check_counts(ranked.weight)
+    losses, level = np.unique(ranked.loss, return_inverse=True)
+    best = loss_table(level, len(losses), ranked.weight, ranked.loss)
+    return max(0.0, float(selective_area(ranked.table)) - float(selective_area(best)))
+
+
+def coverage_at_risk(
+    probs,
+    labels,
+    risk=0.05,
+    *,
+    attainable=False,
+    score="confidence",
+    loss=None,
+    sample_weight=None,
+    from_logits=False,
+    multi_label=False,
+):
+    """The largest coverage whose risk is at most `risk`, on these data.
+
+    It is the largest, whatever happens at less coverage: one confident error does not end the
+    search, and the answer is 1 if the risk of everything is small enough. On new data the risk may
+    be larger: `RejectionRule.fit(..., target_risk=...)` guarantees it.
+
+    Args:
+        probs: Predictions. Arguments that are not described are as for `risk_coverage_curve`.
+        labels: Labels.
+        risk: The risk that is allowed, at least 0.
+        attainable: Whether only what a threshold can reach counts, ties as a whole. Otherwise some
+            of several predictions with the same score may be accepted, at random.
+        score: What ranks the predictions, a name or an array that grows with uncertainty.
+        loss: None for the error, an array, or a function of probabilities and labels.
+        sample_weight: Weights, in whole examples.
+        from_logits: Whether `probs` are logits.
+        multi_label: Whether each entry of `probs` is a binary prediction of its own.
+
+    Returns:
+        A float in [0, 1]; 0 if no coverage has so small a risk.
+
+    Raises:
+        ValueError: As `risk_coverage_curve`; if `risk` is negative, infinite or NaN.
+
+    Example:
+
+    >>> import tfuq
+    >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.4]]
+    >>> tfuq.selective.coverage_at_risk(probs, [1, 1, 0, 0], risk=0.25)
+    1.0
+    >>> tfuq.selective.coverage_at_risk(probs, [1, 1, 0, 0], risk=0.2)
+    0.0
+    """
+    _check_risk(risk)
+    check_flags(attainable=attainable)
+    ranked = _rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
+    return float(largest_coverage(ranked.table, risk, attainable))
+
+
+def risk_at_coverage(
+    probs,
+    labels,
+    coverage=0.8,
+    *,
+    attainable=False,
+    score="confidence",
+    loss=None,
+    sample_weight=None,
+    from_logits=False,
+    multi_label=False,
+):
+    """The risk if at least a fraction `coverage` is accepted, and no more than needed.
+
+    Args:
+        probs: Predictions. Arguments that are not described are as for `risk_coverage_curve`.
+        labels: Labels.
+        coverage: The fraction in (0, 1]: the first ceil(coverage n) predictions are accepted.
+        attainable: Whether a threshold must reach it, so that all with the score of the last one
+            are accepted. Otherwise some of these are, at random, and the risk is expected.
+        score: What ranks the predictions, a name or an array that grows with uncertainty.
+        loss: None for the error, an array, or a function of probabilities and labels.
+        sample_weight: Weights, in whole examples.
+        from_logits: Whether `probs` are logits.
+        multi_label: Whether each entry of `probs` is a binary prediction of its own.
+
+    Returns:
+        A float.
+
+    Raises:
+        ValueError: As `risk_coverage_curve`; if `coverage` is not in (0, 1].
+
+    Example:
+
+    >>> import tfuq
+    >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.2, 0.8], [0.6, 0.4]]
+    >>> tfuq.selective.risk_at_coverage(probs, [0, 1, 0, 0], coverage=0.5)
+    0.25
+    >>> round(tfuq.selective.risk_at_coverage(probs, [0, 1, 0, 0], 0.5, attainable=True), 4)
+    0.3333
+    """
+    check_rate("coverage", coverage)
+    check_flags(attainable=attainable)
+    ranked = _rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
+    return float(risk_at(ranked.table, coverage, attainable))
+
+
+# --- Reading ------------------------------------------------------------------------------------
+
+
+def _rank(probs, labels, score, loss, sample_weight, from_logits, multi_label):
+    flags = {"from_logits": from_logits, "multi_label": multi_label}
+    judged = judge(probs, labels, sample_weight, **flags)
+    used = judged.weight > 0
+    weight, loss = judged.weight[used], _read_loss(loss, judged)[used]
+    level, threshold = judged.doubt(score).levels(used)
+    table = np.asarray(loss_table(level, len(threshold), weight, loss))
+    return _Ranked(loss, weight, threshold, level, table)
+
+
+def _read_loss(loss, judged):
+    if loss is None:
+        return judged.error
+    if callable(loss):
+        examples = judged.examples
+        found = np.asarray(loss(np.asarray(examples.probs()), np.asarray(examples.labels)))
+        if found.shape != judged.weight.shape:
+            raise ValueError(
+                f"Argument `loss` must return an array of shape {judged.weight.shape}. "
+                f"Received: one of shape {found.shape}"
+            )
+        loss = found.reshape(judged.shape)
+    loss = judged.spread("loss", loss)
+    outside = ~(np.isfinite(loss) & (loss >= 0)) & (judged.weight > 0)
+    if np.any(outside):
+        raise ValueError(
+            "Argument `loss` must hold finite numbers of at least 0. "
+            f"Received: loss={loss[outside][0]} ({outside.sum()} such)"
+        )
+    return np.where(judged.weight > 0, loss, 0.0)
+
+
+def _points(ranked):
+    """Coverage and generalized risk of each point, and whether a threshold reaches it."""
+    members = np.bincount(ranked.level)
+    group = np.repeat(np.arange(len(members)), members)
+    place = np.arange(1, len(group) + 1) - np.repeat(np.cumsum(members) - members, members)
+    share = (place / members[group])[:, None]
+    down_to = np.cumsum(ranked.table, axis=0)
+    above = np.concatenate([np.zeros((1, 2)), down_to[:-1]])
+    points = np.where(share == 1, down_to[group], above[group] + share * ranked.table[group])
+    coverage, generalized = (points / down_to[-1, 0]).T
+    return coverage, generalized, share[:, 0] == 1
+
+
+def _check_counts(weight):
+    if weight.mean() < _LEAST_MEAN_WEIGHT:
+        raise ValueError(
+            "Argument `sample_weight` must count examples, 1 on average: divide by its mean. "
+            f"Received: sample_weight of mean {weight.mean():.3g}"
+        )
+
+
+def _check_risk(risk):
+    is_number = isinstance(risk, (int, float, np.integer, np.floating))
+    if not is_number or isinstance(risk, bool) or not 0 <= risk < np.inf:
+        raise ValueError(
+            f"Argument `risk` must be a finite number of at least 0. Received: risk={risk!r}"
+        )

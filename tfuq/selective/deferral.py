@@ -1,0 +1,490 @@
+"""What a model and an expert achieve together, if the expert sees what the model refuses."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tfuq._experts import judge_answers, judge_expert, read_costs, top
+from tfuq._judged import Doubt, judge
+from tfuq._keras import check_fraction
+from tfuq._predictions import to_float64
+from tfuq._scores import CONFIDENCES
+
+_ROUNDING = 1e-12  # costs that are equal in exact arithmetic are equal here
+
+
+class DeferralPoint(NamedTuple):
+    """What becomes of predictions if some are accepted and the others go to an expert.
+
+    Example:
+
+    >>> import tfuq
+    >>> probs, labels = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], [0, 1, 1]
+    >>> tfuq.selective.simulate_deferral(0.7, probs, labels, expert=0.9).own.team_accuracy
+    0.9666666666666667
+    """
+
+    threshold: float
+    """Where the score is cut, in its own units; None if there is no single threshold."""
+    coverage: float
+    """Fraction that the model answers."""
+    model_accuracy: float
+    """Of what it answers; NaN if that is nothing."""
+    expert_accuracy: float
+    """Expected of the rest; NaN if that is nothing."""
+    team_accuracy: float
+    """Expected of all."""
+    model_cost: float
+    """Mean cost of an answer of the model; NaN if there is none."""
+    expert_cost: float
+    """Expected cost of a referral: rejection, review and the expert's errors; NaN if none."""
+    team_cost: float
+    """Expected cost of an example, whoever answers it."""
+
+
+class Deferral(NamedTuple):
+    """Model, expert and both over the threshold: arrays `(thresholds,)`, and four points.
+
+    The arrays are as in `DeferralPoint`.
+
+    Example:
+
+    >>> import tfuq
+    >>> probs, labels = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], [0, 1, 1]
+    >>> team = tfuq.selective.simulate_deferral(0.7, probs, labels, expert=0.9)
+    >>> team.coverage.round(4)
+    array([0.    , 0.3333, 0.6667, 1.    ])
+    >>> team.team_accuracy.round(4)
+    array([0.9   , 0.9333, 0.9667, 0.6667])
+    """
+
+    threshold: np.ndarray
+    coverage: np.ndarray
+    model_accuracy: np.ndarray
+    expert_accuracy: np.ndarray
+    team_accuracy: np.ndarray
+    model_cost: np.ndarray
+    expert_cost: np.ndarray
+    team_cost: np.ndarray
+    own: DeferralPoint | None
+    """At the rule's own threshold; None without a rule."""
+    best: DeferralPoint
+    """Where the team costs least, among the thresholds; of several, with the largest coverage."""
+    model_alone: DeferralPoint
+    """All answered by the model."""
+    expert_alone: DeferralPoint
+    """All referred to the expert."""
+
+    def to_markdown(self):
+        """A table of the four points, a row each."""
+        points = {
+            "model alone": self.model_alone,
+            "expert alone": self.expert_alone,
+            "the rule": self.own,
+            "least cost": self.best,
+        }
+        names = "threshold", "coverage", "model", "expert", "team", "cost"
+        head = f"| | {' | '.join(names)} |\n|---|{'--:|' * len(names)}"
+        rows = [_row(name, point) for name, point in points.items() if point is not None]
+        return "\n".join([head, *rows])
+
+
+class CascadeStage(NamedTuple):
+    """One stage of a cascade: a model, or the expert at its end.
+
+    Example:
+
+    >>> import tfuq
+    >>> probs, labels = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], [0, 1, 1]
+    >>> tfuq.selective.cascade([(probs, 0.7)], labels, expert=0.9).stages[0].accuracy
+    1.0
+    """
+
+    reached: float
+    """Fraction of all examples that come to this stage."""
+    answered: float
+    """Fraction of all examples that it answers."""
+    accuracy: float
+    """Of what it answers, expected if it is the expert; NaN if that is nothing."""
+    cost: float
+    """What it adds to the cost of an example, on average over all."""
+
+
+class Cascade(NamedTuple):
+    """What several models and an expert achieve, each answering what those before it refuse.
+
+    Example:
+
+    >>> import tfuq
+    >>> probs, labels = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], [0, 1, 1]
+    >>> found = tfuq.selective.cascade([(probs, 0.85), (probs, 0.7)], labels, expert=1.0)
+    >>> [round(stage.answered, 4) for stage in found.stages], found.accuracy
+    ([0.3333, 0.3333, 0.3333], 1.0)
+    """
+
+    stages: tuple
+    """A `CascadeStage` for each model in order, and the last one for the expert."""
+    coverage: float
+    """Fraction that the models answer."""
+    accuracy: float
+    """Expected of all."""
+    cost: float
+    """Expected of an example."""
+
+    def to_markdown(self):
+        """A table with a row for each stage, and one for all."""
+        head = "| | reached | answered | accuracy | cost |\n|---|--:|--:|--:|--:|"
+        names = [f"model {i + 1}" for i in range(len(self.stages) - 1)] + ["expert"]
+        rows = [
+            f"| {name} | {_percent(stage.reached)} | {_percent(stage.answered)} "
+            f"| {_percent(stage.accuracy)} | {stage.cost:.4g} |"
+            for name, stage in zip(names, self.stages, strict=True)
+        ]
+        total = f"| all | 100.0 % | 100.0 % | {_percent(self.accuracy)} | {self.cost:.4g} |"
+        return "\n".join([head, *rows, total])
+
+
+def _row(name, point):
+    threshold = "" if point.threshold is None else f"{point.threshold:.4g}"
+    shares = point.coverage, point.model_accuracy, point.expert_accuracy, point.team_accuracy
+    cells = [name, threshold, *map(_percent, shares), f"{point.team_cost:.4g}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def _percent(share):
+    return "" if np.isnan(share) else f"{share:.1%}".replace("%", " %")
+
+
+# --- Functions ----------------------------------------------------------------------------------
+
+
+def simulate_deferral(
+    rule,
+    probs,
+    labels,
+    *,
+    expert,
+    costs=None,
+    thresholds=None,
+    score=None,
+    groups=None,
+    sample_weight=None,
+    from_logits=False,
+    multi_label=False,
+):
+    """Accuracy and cost of model, expert and both together, over the threshold of rejection.
+
+    The model answers what the rule accepts, the expert the rest. Nothing is drawn at random: with
+    an accuracy or a confusion matrix the figures are what is expected of such an expert.
+
+    Formula:
+        team_accuracy = coverage model_accuracy + (1 - coverage) expert_accuracy
+        team_cost = mean_i (C[y_i, answer_i] if accepted_i, else
+                            rejection + review + E[C[y_i, expert's answer]])
+    with the cost C of the argument `costs["error"]`.
+
+    Args:
+        rule: A `RejectionRule`; or a number, the threshold of `score`; or None for no rule of one's
+            own.
+        probs: Predictions, `(n, ..., classes)`; binary `(n,)` or `(n, ..., 1)`, for class 1;
+            multi-label `(n, ..., labels)`; or a stack `(samples, n, ..., classes)`.
+        labels: Labels, sparse `(n, ...)` or one-hot.
+        expert: A number in [0, 1], the accuracy on any example; or a confusion matrix `(classes,
+            classes)`, rows for the true class, of counts or probabilities; or the expert's answers
+            themselves, classes `(n, ...)` of the shape of sparse labels. (What has both shapes is
+            taken for answers.)
+        costs: A dict of `"error"`, what a wrong answer costs (default 1), or a matrix `(classes,
+            classes)` of the cost of each answer (column) for each true class (row); `"rejection"`
+            and `"review"`, both paid for each referral (default 0).
+        thresholds: Thresholds to look at, in the units of the score; None for every one that
+            makes a difference, from none accepted to all.
+        score: Where `rule` has no score of its own: a name (default `"confidence"`), or an array
+            that grows with uncertainty, as for `risk_coverage_curve`.
+        groups: For a rule by group, handed to `rule.accept`; only `own` depends on it.
+        sample_weight: Weights `(n,)`, or with more of the leading axes.
+        from_logits: Whether `probs` are logits.
+        multi_label: Whether each entry of `probs` is a binary prediction of its own.
+
+    Returns:
+        A `Deferral`. Its best threshold is chosen on the very data it is judged by, which flatters
+        it if these are few.
+
+    Raises:
+        ValueError: If arrays do not fit together or hold what cannot be judged; if the expert or
+            the costs are none of those said; if a cost matrix comes with an accuracy, which does
+            not say which wrong answers the expert gives; if an option does not go with the rule.
+
+    Example:
+
+    >>> import tfuq
+    >>> probs, labels = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], [0, 1, 1]
+    >>> costs = {"error": 10, "review": 2}
+    >>> team = tfuq.selective.simulate_deferral(0.85, probs, labels, expert=0.9, costs=costs)
+    >>> print(team.to_markdown())
+    | | threshold | coverage | model | expert | team | cost |
+    |---|--:|--:|--:|--:|--:|--:|
+    | model alone | 0.6 | 100.0 % | 66.7 % |  | 66.7 % | 3.333 |
+    | expert alone | inf | 0.0 % |  | 90.0 % | 90.0 % | 3 |
+    | the rule | 0.85 | 33.3 % | 100.0 % | 90.0 % | 93.3 % | 2 |
+    | least cost | 0.8 | 66.7 % | 100.0 % | 90.0 % | 96.7 % | 1 |
+    """
+    flags = {"from_logits": from_logits, "multi_label": multi_label}
+    _check_rule(rule, score, groups, flags)
+    judged = judge(probs, labels, sample_weight, **flags)
+    doubt = _doubt(rule, probs, judged, score)
+    used = judged.weight > 0
+    costs = read_costs(costs, judged)
+    sums = _sums(judged, expert, costs)[used]
+    keys, level = np.unique(doubt.key[used], return_inverse=True)
+    table = np.stack([np.bincount(level, column, len(keys)) for column in sums.T], axis=-1)
+    count, cuts = _read_thresholds(thresholds, doubt, used, keys)
+    nothing = np.zeros((1, table.shape[1]))
+    accepted = np.concatenate([nothing, np.cumsum(table, axis=0)])
+    referred = np.concatenate([np.cumsum(table[::-1], axis=0)[::-1], nothing])
+    fields = _fields(accepted[count], referred[count])
+    every = DeferralPoint(cuts, *fields)
+    ends = _fields(accepted[[-1, 0]], referred[[-1, 0]])
+    outside = doubt.levels(used)[1][-1], -doubt.sign * np.inf
+    alone = DeferralPoint(np.array(outside), *ends)
+    own = _own(rule, probs, judged, doubt, groups, sums, used)
+    return Deferral(*every, own, _at(every, _cheapest(every)), _at(alone, 0), _at(alone, 1))
+
+
+def cascade(
+    stages,
+    labels,
+    *,
+    expert,
+    costs=None,
+    sample_weight=None,
+    from_logits=False,
+    multi_label=False,
+):
+    """Accuracy, coverage and cost of models that follow each other, with an expert at the end.
+
+    Each model answers what its rule accepts; what it rejects goes to the next, a second opinion,
+    and what the last one rejects to the expert. With one model this is `simulate_deferral` at one
+    threshold.
+
+    Args:
+        stages: A sequence of pairs `(probs, rule)`, in order, with the predictions of a model for
+            all examples (what does not reach it may be NaN), and a `RejectionRule`, a number (the
+            least confidence that is accepted) or an array of True and False, one for each label.
+            Predictions are as for `simulate_deferral`.
+        labels: Labels.
+        expert: An accuracy, a confusion matrix or answers, as for `simulate_deferral`.
+        costs: A dict as for `simulate_deferral`; with `"model"`, what asking a model costs for each
+            example that comes to it: a number, or one for each stage (default 0). `"rejection"` and
+            `"review"` are paid for what comes to the expert.
+        sample_weight: Weights `(n,)`, or with more of the leading axes.
+        from_logits: Whether all predictions are logits.
+        multi_label: Whether each entry of the predictions is a binary prediction of its own.
+
+    Returns:
+        A `Cascade`.
+
+    Raises:
+        ValueError: As `simulate_deferral`; if there is no stage, or a stage is no such pair.
+
+    Example:
+
+    >>> import tfuq
+    >>> labels = [0, 1, 1, 0]
+    >>> fast = [[0.9, 0.1], [0.4, 0.6], [0.6, 0.4], [0.5, 0.5]]
+    >>> slow = [[0.9, 0.1], [0.1, 0.9], [0.2, 0.8], [0.6, 0.4]]
+    >>> costs = {"error": 10, "review": 5, "model": [0.1, 1]}
+    >>> found = tfuq.selective.cascade([(fast, 0.8), (slow, 0.7)], labels, expert=0.9, costs=costs)
+    >>> print(found.to_markdown())
+    | | reached | answered | accuracy | cost |
+    |---|--:|--:|--:|--:|
+    | model 1 | 100.0 % | 25.0 % | 100.0 % | 0.1 |
+    | model 2 | 75.0 % | 50.0 % | 100.0 % | 0.75 |
+    | expert | 25.0 % | 25.0 % | 90.0 % | 1.5 |
+    | all | 100.0 % | 100.0 % | 97.5 % | 2.35 |
+    """
+    flags = {"from_logits": from_logits, "multi_label": multi_label}
+    stages, costs, prices = _read_stages(stages, costs)
+    first = judge(stages[0][0], labels, sample_weight, **flags)
+    left, total = first.weight, first.weight.sum()
+    costs, rows, right = read_costs(costs, first), [], 0.0
+    for (probs, rule), price in zip(stages, prices, strict=True):
+        reached = left.sum()
+        if not reached:
+            rows.append(CascadeStage(0.0, 0.0, np.nan, 0.0))
+            continue
+        _check_rule(rule, None, None, flags)
+        judged = judge(probs, labels, left.reshape(first.shape), **flags)
+        _check_alike(judged, first)
+        answered = left * _accepted(rule, probs, judged)
+        correct, paid = judge_answers(judged, top(judged), costs)
+        rows.append(_stage(reached, answered, correct, paid, price * reached, total))
+        right, left = right + answered @ correct, left - answered
+    correct, paid = judge_expert(first, expert, costs)
+    rows.append(_stage(left.sum(), left, correct, paid + costs["referral"], 0.0, total))
+    accuracy = float((right + left @ correct) / total)
+    coverage = float(1 - left.sum() / total) if left.any() else 1.0
+    return Cascade(tuple(rows), coverage, accuracy, sum(row.cost for row in rows))
+
+
+# --- Arithmetic ---------------------------------------------------------------------------------
+
+
+def _sums(judged, expert, costs):
+    """Columns of each entry: weight; right and cost of the model's answer; of a referral."""
+    model = judge_answers(judged, top(judged), costs)
+    right, paid = judge_expert(judged, expert, costs)
+    columns = [np.ones_like(judged.weight), *model, right, paid + costs["referral"]]
+    return judged.weight[:, None] * np.stack(columns, axis=-1)
+
+
+def _fields(accepted, referred):
+    """All of a `DeferralPoint` but the threshold, from sums `(..., 5)` of both parts."""
+    total = accepted[..., 0] + referred[..., 0]
+
+    def mean(sums, weight):
+        return np.divide(sums, weight, out=np.full(sums.shape, np.nan), where=weight > 0)
+
+    return (
+        accepted[..., 0] / total,
+        mean(accepted[..., 1], accepted[..., 0]),
+        mean(referred[..., 3], referred[..., 0]),
+        (accepted[..., 1] + referred[..., 3]) / total,
+        mean(accepted[..., 2], accepted[..., 0]),
+        mean(referred[..., 4], referred[..., 0]),
+        (accepted[..., 2] + referred[..., 4]) / total,
+    )
+
+
+def _at(every, index):
+    return DeferralPoint(*(float(field[index]) for field in every))
+
+
+def _cheapest(every):
+    cost = every.team_cost
+    equal = cost <= cost.min() * (1 + _ROUNDING)
+    return np.argmax(np.where(equal, every.coverage, -1))
+
+
+def _own(rule, probs, judged, doubt, groups, sums, used):
+    """The `DeferralPoint` at the rule's own threshold."""
+    if rule is None:
+        return None
+    if hasattr(rule, "accept"):
+        accepted = _accepted(rule, probs, judged, groups)[used] > 0
+        threshold = rule.threshold
+    else:
+        accepted = doubt.key[used] <= np.asarray(doubt.sign * rule, doubt.key.dtype)
+        threshold = rule
+    parts = sums[accepted].sum(axis=0), sums[~accepted].sum(axis=0)
+    threshold = float(threshold) if _is_number(threshold) else None
+    return DeferralPoint(threshold, *map(float, _fields(*parts)))
+
+
+def _stage(reached, answered, correct, paid, price, total):
+    share = answered.sum()
+    accuracy = float(answered @ correct / share) if share else np.nan
+    cost = float((answered @ paid + price) / total)
+    return CascadeStage(float(reached / total), float(share / total), accuracy, cost)
+
+
+# --- Reading ------------------------------------------------------------------------------------
+
+
+def _read_stages(stages, costs):
+    """Pairs of predictions and rule, the costs without `"model"`, and these, one for each pair."""
+    is_sequence = isinstance(stages, (list, tuple)) and len(stages) > 0
+    if not is_sequence or not all(isinstance(s, (list, tuple)) and len(s) == 2 for s in stages):
+        raise ValueError(
+            "Argument `stages` must be a sequence of at least one pair (probs, rule). "
+            f"Received: stages={stages!r}"
+        )
+    if not isinstance(costs, dict):
+        return stages, costs, np.zeros(len(stages))
+    rest = {name: value for name, value in costs.items() if name != "model"}
+    prices = to_float64("costs", costs.get("model", 0.0))
+    fits = prices.shape in ((), (len(stages),))
+    if not fits or not np.all(np.isfinite(prices) & (prices >= 0)):
+        raise ValueError(
+            "Argument `costs` must have for 'model' a number or one for each stage, finite and at "
+            f"least 0. Received: costs['model']={prices}"
+        )
+    return stages, rest, np.broadcast_to(prices, len(stages))
+
+
+def _check_alike(judged, first):
+    classes = [j.examples.scores.shape[-1] for j in (judged, first)]
+    if classes[0] != classes[1] or judged.shape != first.shape:
+        raise ValueError(
+            "Argument `stages` must have predictions of the same classes for the same examples. "
+            f"Received: {classes[1]} classes for {first.shape}, then {classes[0]} for "
+            f"{judged.shape}"
+        )
+
+
+def _read_thresholds(thresholds, doubt, used, keys):
+    """How many levels each threshold accepts, and the thresholds."""
+    if thresholds is None:
+        last = doubt.levels(used)[1]
+        return np.arange(len(keys) + 1), np.concatenate([[-doubt.sign * np.inf], last])
+    thresholds = np.atleast_1d(to_float64("thresholds", thresholds))
+    if thresholds.ndim != 1 or not thresholds.size or np.any(np.isnan(thresholds)):
+        raise ValueError(
+            "Argument `thresholds` must be a sequence of at least one number, no NaN. "
+            f"Received: thresholds={thresholds}"
+        )
+    cuts = (doubt.sign * thresholds).astype(doubt.key.dtype)
+    return np.searchsorted(keys, cuts, side="right"), thresholds
+
+
+def _is_number(value):
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, (bool, np.bool_))
+
+
+def _check_rule(rule, score, groups, flags):
+    """Raises ValueError if the arguments do not go with the rule."""
+    has_score = hasattr(rule, "accept")
+    if has_score and score is not None:
+        raise ValueError(
+            f"Argument `score` must be None with a rule that has one. Received: score={score!r}"
+        )
+    if groups is not None and not has_score:
+        raise ValueError(
+            "Argument `groups` must be None without a rule by group. Received: groups of some kind"
+        )
+    for name, value in flags.items():
+        if getattr(rule, name, value) != value:
+            raise ValueError(
+                f"Argument `{name}` must be that of the rule, {getattr(rule, name)}. "
+                f"Received: {name}={value!r}"
+            )
+
+
+def _doubt(rule, probs, judged, score):
+    """How little each entry is trusted, by the rule's score or the argument `score`."""
+    if hasattr(rule, "score_of"):
+        sign = -1 if rule.score in CONFIDENCES else 1
+        values = sign * judged.spread("probs", np.asarray(rule.score_of(probs)))
+        return Doubt(values, values.astype("float32"), sign)
+    if rule is not None and not (_is_number(rule) and np.isfinite(rule)):
+        raise ValueError(
+            f"Argument `rule` must be a RejectionRule, a finite number or None. Received: {rule=}"
+        )
+    return judged.doubt("confidence" if score is None else score)
+
+
+def _accepted(rule, probs, judged, groups=None):
+    """1.0 for each entry that the rule accepts, 0.0 for the others."""
+    if hasattr(rule, "accept"):
+        accepted = rule.accept(probs) if groups is None else rule.accept(probs, groups=groups)
+        return judged.spread("rule", accepted)
+    if _is_number(rule):
+        check_fraction("rule", rule)
+        doubt = judged.doubt("confidence")
+        return (doubt.key <= np.float32(-rule)).astype(float)
+    accepted = np.asarray(rule)
+    if accepted.dtype != bool:
+        raise ValueError(
+            "Argument `stages` must have a RejectionRule, a number in [0, 1] or an array of True "
+            f"and False beside each model's predictions. Received: rule={rule!r}"
+        )
+    return judged.spread("rule", accepted)
