@@ -172,6 +172,8 @@ NAMES = {
     ],
     "plots": [
         "accept_reject_grid",
+        "detection_histograms",
+        "risk_coverage",
         "confidence_histogram",
         "confusion_difference",
         "confusion_matrix",

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
 from tfuq import plots
+from tfuq.selective import RejectionRule, risk_coverage_curve
 
 RNG = np.random.default_rng(1)
 PROBS = RNG.dirichlet(np.full(3, 0.6), size=120)
@@ -130,6 +131,34 @@ def test_uncertainty_against_error_counts_in_equal_bins():
     np.testing.assert_allclose(ax.lines[0].get_xdata(), np.median(score[order], axis=-1))
     ax = plots.uncertainty_against_error(np.zeros(9), np.arange(9) < 3, ax=free_axes())
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [1 / 3])
+
+
+def test_risk_coverage_shows_curve_and_rule():
+    rule = RejectionRule.fit(PROBS, Y, target_risk=0.5)
+    ax = plots.risk_coverage(PROBS, Y, rule=rule, ax=free_axes())
+    curve = risk_coverage_curve(PROBS, Y)
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), curve.risk)
+    found = rule.evaluate(PROBS, Y)
+    assert (ax.lines[1].get_xdata()[0], ax.lines[1].get_ydata()[0]) == (found.coverage, found.risk)
+    assert ax.lines[2].get_ydata()[0] == 0.5
+    ax = plots.risk_coverage({"a": PROBS, "b": OTHER}, Y, ax=free_axes())
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    for probs, given in (({}, None), ({"a": PROBS, "b": OTHER}, rule)):
+        with pytest.raises(ValueError, match="Argument `probs` must hold at least one model"):
+            plots.risk_coverage(probs, Y, rule=given)
+
+
+def test_histograms_say_what_is_detected():
+    sets = {"known": RNG.normal(size=50), "unknown": np.append(RNG.normal(3, size=20), np.inf)}
+    ax = plots.detection_histograms(sets, threshold=2.0, n_bins=8, ax=free_axes())
+    said = [text.get_text() for text in ax.get_legend().get_texts()]
+    shares = [100 * np.mean(values > 2) for values in sets.values()]
+    assert said[:2] == [f"{n}: {s:.1f} % detected" for n, s in zip(sets, shares, strict=True)]
+    heights = [patch.get_data().values for patch in ax.patches]
+    np.testing.assert_allclose([h.sum() for h in heights[1:]], [1, 20 / 21])
+    for scores in ({}, [1.0], {"known": []}, {"known": [np.nan]}):
+        with pytest.raises(ValueError, match="Argument `scores` must"):
+            plots.detection_histograms(scores)
 
 
 def test_colours_differ_in_grey():

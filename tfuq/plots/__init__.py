@@ -8,6 +8,7 @@ grey.
 
 from tfuq._masks import error_map
 from tfuq.plots.calibration import reliability_diagram
+from tfuq.plots.decisions import detection_histograms, risk_coverage
 from tfuq.plots.detection import corruption_heat_map, gradient_distributions
 from tfuq.plots.errors import confusion_difference, confusion_matrix, roc_curves
 from tfuq.plots.examples import accept_reject_grid, uncertainty_against_error
@@ -21,12 +22,14 @@ __all__ = [
     "confusion_difference",
     "confusion_matrix",
     "corruption_heat_map",
+    "detection_histograms",
     "error_map",
     "gradient_distributions",
     "learning_rate_curve",
     "lr_range_test",
     "rejection_curve",
     "reliability_diagram",
+    "risk_coverage",
     "roc_curves",
     "uncertainty_against_error",
     "uncertainty_maps",

@@ -1,0 +1,159 @@
+"""Pictures of what rejection costs and gains, and of what a rule promises."""
+
+import numpy as np
+
+from tfuq._bounds import clopper_pearson_interval
+from tfuq._drawing import RED, axes_of, line_style
+from tfuq.selective import risk_coverage_curve
+
+CONFIDENCE = 0.95  # of the band around a curve
+MARKED = 10  # markers along a curve
+
+
+def risk_coverage(
+    probs, labels, *, score="confidence", rule=None, from_logits=False, multi_label=False, ax=None
+):
+    """Draws the share of wrong answers among the accepted over the share that is accepted.
+
+    The band around the curve is the Clopper-Pearson interval of each point by itself, at 95 %. With
+    a rule, a star marks what it accepts of these predictions and a dashed line the risk that it
+    promises: a star below the line keeps the promise.
+
+    Args:
+        probs: Predictions or a stack of them, as `tfuq.selective.risk_coverage_curve` takes them;
+            or a dict from a model's name to its.
+        labels: Labels, sparse or one-hot.
+        score: What ranks the predictions, as in `risk_coverage_curve`.
+        rule: A `tfuq.selective.RejectionRule`, or None.
+        from_logits: Whether `probs` hold logits.
+        multi_label: Whether each entry of `probs` is a binary prediction of its own.
+        ax: Axes to draw on, or None for a new figure.
+
+    Returns:
+        The Axes. Both are fractions.
+
+    Raises:
+        ValueError: If `risk_coverage_curve` or the rule refuses the data, there is no model to
+            draw, or a rule is given for several models.
+
+    Example:
+
+    >>> import tfuq
+    >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]
+    >>> rule = tfuq.selective.RejectionRule("confidence", 0.7)
+    >>> ax = tfuq.plots.risk_coverage(probs, [0, 1, 1], rule=rule)
+    >>> ax.get_xlabel(), ax.get_ylabel()
+    ('coverage (fraction accepted)', 'risk (fraction wrong of the accepted)')
+    """
+    models = probs if isinstance(probs, dict) else {None: probs}
+    if not models or (rule is not None and len(models) > 1):
+        raise ValueError(
+            "Argument `probs` must hold at least one model, and one alone with a rule. "
+            f"Received: probs of {list(models)} with rule={rule!r}"
+        )
+    options = {"score": score, "from_logits": from_logits, "multi_label": multi_label}
+    curves = {k: risk_coverage_curve(values, labels, **options) for k, values in models.items()}
+    found = None if rule is None else rule.evaluate(probs, labels)
+    ax = axes_of(ax)
+    for i, (name, curve) in enumerate(curves.items()):
+        _draw_curve(ax, curve, "risk" if name is None else name, i)
+    if found is not None:
+        _draw_rule(ax, rule, found)
+    ax.set(xlabel="coverage (fraction accepted)", xlim=(0, 1.01))
+    ax.set_ylabel("risk (fraction wrong of the accepted)")
+    ax.set_ylim(bottom=0)
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize="small")
+    return ax
+
+
+def _draw_curve(ax, curve, label, i):
+    count = np.arange(1, len(curve.risk) + 1)
+    lower, upper = clopper_pearson_interval(curve.risk * count, count, CONFIDENCE)
+    style = line_style(i)
+    ax.fill_between(curve.coverage, lower, upper, color=style["color"], alpha=0.15, linewidth=0)
+    every = max(1, len(count) // MARKED)
+    ax.plot(curve.coverage, curve.risk, label=label, markevery=every, markersize=4, **style)
+
+
+def _draw_rule(ax, rule, found):
+    risk = 0.0 if np.isnan(found.risk) else found.risk
+    label = f"the rule: coverage {found.coverage:.2f}, risk {risk:.3f}"
+    style = {"markersize": 14, "markeredgecolor": "white", "linestyle": "none", "zorder": 5}
+    ax.plot(found.coverage, risk, "*", color=RED, label=label, **style)
+    target = rule.fitted_to.get("target_risk")
+    if target is not None:
+        sure = rule.fitted_to["confidence"]
+        label = f"promised: at most {target:g} ({100 * sure:g} % sure)"
+        ax.axhline(target, color=RED, linestyle="--", label=label)
+
+
+def detection_histograms(scores, *, threshold=None, n_bins=40, xlabel="score", ax=None):
+    """Draws how a score is distributed over several sets, such as known and unknown images.
+
+    Args:
+        scores: Dict from a set's name to its scores `(n,)`, larger for what is more out of
+            distribution; the first set is filled.
+        threshold: A number, or the `Threshold` that `threshold_at` of a detector gives; scores
+            above it are detected. The legend says which share of each set is.
+        n_bins: Number of bins, of equal width over all sets.
+        xlabel: Name of the score.
+        ax: Axes to draw on, or None for a new figure.
+
+    Returns:
+        The Axes. Heights are fractions of each set; scores of infinity, of what could not be read,
+        count as detected but have no bar.
+
+    Raises:
+        ValueError: If there is no set, a set is empty, or holds NaN.
+
+    Example:
+
+    >>> import numpy as np, tfuq
+    >>> sets = {"known": np.arange(10.0), "unknown": np.arange(5.0, 15.0)}
+    >>> ax = tfuq.plots.detection_histograms(sets, threshold=8.5)
+    >>> [text.get_text() for text in ax.get_legend().get_texts()][:2]
+    ['known: 10.0 % detected', 'unknown: 60.0 % detected']
+    """
+    sets = _sets_of(scores)
+    every = np.concatenate(list(sets.values()))
+    finite = every[np.isfinite(every)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    edges = np.linspace(low, high if high > low else low + 1, n_bins + 1)
+    limit = getattr(threshold, "value", threshold)
+    ax = axes_of(ax)
+    for i, (name, values) in enumerate(sets.items()):
+        shares = np.histogram(values[np.isfinite(values)], edges)[0] / len(values)
+        label = name if limit is None else f"{name}: {np.mean(values > limit):.1%} detected"
+        style = line_style(i)
+        if i == 0:
+            ax.stairs(shares, edges, fill=True, color=style["color"], alpha=0.3)
+        ax.stairs(
+            shares,
+            edges,
+            label=label.replace("%", " %"),
+            color=style["color"],
+            linestyle=style["linestyle"],
+            linewidth=2,
+        )
+    if limit is not None:
+        ax.axvline(limit, color=RED, linestyle="--", linewidth=2, label=f"threshold {limit:.3g}")
+    ax.set(xlabel=xlabel, ylabel="fraction of the set")
+    ax.grid(alpha=0.3)
+    ax.legend()
+    return ax
+
+
+def _sets_of(scores):
+    if not isinstance(scores, dict) or not scores:
+        raise ValueError(
+            f"Argument `scores` must be a dict from names to scores. Received: scores={scores!r}"
+        )
+    sets = {name: np.asarray(values, "float64").ravel() for name, values in scores.items()}
+    for name, values in sets.items():
+        if not values.size or np.any(np.isnan(values)):
+            raise ValueError(
+                "Argument `scores` must hold numbers, no NaN, for each set. "
+                f"Received: {values.size} for {name!r}, {np.isnan(values).sum()} of them NaN"
+            )
+    return sets
