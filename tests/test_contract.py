@@ -21,6 +21,7 @@ from contract_process import (
 
 from tfuq import callbacks, convert, layers, metrics, preprocessing
 from tfuq.corruptions import CorruptionLayer
+from tfuq.selective import TemperatureScaling
 
 FEW = {"num_factors": 2, "train_mc_samples": 16, "test_mc_samples": 16}
 FIVE_CLASSES = {"num_classes": 5, **FEW}
@@ -173,6 +174,11 @@ LAYERS = [
         prepare=select,
     ),
     LayerCase("dropout", layers.MCDropout, {"rate": 0.2, "seed": 1}),
+    LayerCase(
+        "post-processing",
+        layers.PostProcessing,
+        {"method": TemperatureScaling(1.5, from_logits=True)},
+    ),
     LayerCase("gamma", preprocessing.Gamma, {"gamma": 1.5}, **PICTURES),
     LayerCase("clahe", preprocessing.CLAHE, {"kernel_size": 4, "clip_limit": 0.1}, **PICTURES),
     LayerCase("illumination", preprocessing.IlluminationCorrection, {"sigma": 1.0}, **PAIRS),

@@ -66,17 +66,17 @@ def test_images_are_what_is_counted():
     ours, pooled = [], []
     for _ in range(SIMULATIONS):
         scores = np.repeat(rng.random(20), pixels)
-        ours.append(_conformal.smallest_threshold(scores, weights, 20, 0.1))
-        pooled.append(_conformal.smallest_threshold(scores, weights * pixels, 20 * pixels, 0.1))
-    error = 5 * 0.07 / np.sqrt(SIMULATIONS)
-    assert np.mean(ours) > 0.9 - error
-    assert np.mean(pooled) < 0.9 - error
+        ours.append(_conformal.smallest_threshold(scores, weights, 20, 0.12))
+        pooled.append(_conformal.smallest_threshold(scores, weights * pixels, 20 * pixels, 0.12))
+    error = 5 * 0.075 / np.sqrt(SIMULATIONS)
+    assert abs(np.mean(ours) - 19 / 21) < error
+    assert abs(np.mean(pooled) - 18 / 21) < error  # less than the 0.88 that were asked for
 
 
 def test_the_fraction_missed_of_an_image_is_as_promised():
     """Images of 4 by 5 pixels, easy ones and hard ones; a new image for each calibration set."""
     rng, covered = np.random.default_rng(1), []
-    for _ in range(100):
+    for _ in range(49):
         quality = rng.uniform(0.2, 3, (30, 1, 1, 1))
         logits = quality * rng.normal(size=(30, 4, 5, 3))
         probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
@@ -84,7 +84,7 @@ def test_the_fraction_missed_of_an_image_is_as_promised():
         labels = np.where(wrong, rng.integers(3, size=(30, 4, 5)), probs.argmax(-1))
         sets = ConformalPredictor.fit(probs[:15], labels[:15], "aps", alpha=0.2)
         covered.append(sets.coverage(probs[15:], labels[15:]).coverage)
-    assert np.mean(covered) > 0.8 - 5 * np.std(covered) / 10  # fails 1 time in 2e6
+    assert np.mean(covered) > 0.8 - 5 * np.std(covered) / 7  # fails 1 time in 2e6
 
 
 @pytest.mark.parametrize("score", ["lac", "aps", "raps"])
@@ -225,8 +225,8 @@ def test_pixels_count_for_their_image():
     assert sets.predict_set(probs).shape == (12, 2, 3, 3)
     told = sets.coverage(probs, labels)
     assert told.lower < told.coverage < told.upper
-    masks = ConformalPredictor.fit(probs[..., :2], labels % 2, alpha=0.3, multi_label=False)
-    assert masks.predict_set(np.stack([probs[..., :2]] * 2)).shape == (12, 2, 3, 2)
+    masks = ConformalPredictor.fit(probs[..., :1], labels == 0, alpha=0.3)
+    assert masks.predict_set(np.stack([probs[..., :1]] * 2)).shape == (12, 2, 3, 2)
 
 
 def test_what_sets_are_worth():
@@ -364,8 +364,9 @@ import numpy as np
 import tensorflow as tf
 x = np.load("x.npy")
 expected = np.load("expected.npz")
-for name in ("stack", "many", "pixels"):
-    served = tf.saved_model.load(name).serve(x)
+for name in ("stack", "many"):
+    model = tf.saved_model.load(name)
+    served = model.serve(x)
     assert "tfuq" not in sys.modules
     for key, value in served.items():
         np.testing.assert_allclose(value, expected[f"{name}/{key}"], atol=1e-6)
@@ -390,12 +391,11 @@ def test_models_with_sets_live_on_in_a_new_process(tmp_path):
         found = whole(x)
         predictions = expected[f"{name}/predictions"] = np.asarray(model(x))
         np.testing.assert_array_equal(found["prediction_set"], sets.predict_set(predictions))
-        compiled = tf.function(sets.transform, jit_compile=name == "stack")(predictions)
-        np.testing.assert_array_equal(compiled["prediction_set"], found["prediction_set"])
         assert len(found["probabilities"].shape) == sets.rank
         expected |= {f"{name}/{key}": np.asarray(value) for key, value in found.items()}
         whole.save(tmp_path / f"{name}.keras")
-        whole.export(tmp_path / name, verbose=False)
+        if name != "pixels":
+            whole.export(tmp_path / name, verbose=False)
         sets.save(tmp_path / f"{name}.json")
         assert ConformalPredictor.load(tmp_path / f"{name}.json") == sets
     assert expected["stack/prediction_set"].sum() not in (0, 15)
@@ -407,6 +407,14 @@ def test_models_with_sets_live_on_in_a_new_process(tmp_path):
         [sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.stdout.endswith("done\n"), done.stderr
+
+
+@pytest.mark.slow
+def test_sets_are_the_same_compiled():
+    x = np.random.default_rng(0).normal(size=(50, 4)).astype("float32")
+    for model, sets in models().values():
+        compiled = tf.function(sets.transform, jit_compile=True)(model(x))["prediction_set"]
+        np.testing.assert_array_equal(compiled, sets.predict_set(model(x)))
 
 
 def test_a_model_gives_its_own_predictions():
@@ -440,6 +448,7 @@ NAN[3, 1] = np.nan
         ("k_reg", {"score": "raps", "k_reg": 1.5}),
         ("penalty", {"score": "raps", "penalty": -1}),
         ("penalty", {"score": "raps", "penalty": "large"}),
+        ("penalty", {"score": "raps", "penalty": ""}),
         ("tuning_share", {"score": "raps", "penalty": "tuned", "tuning_share": 0}),
         ("tuning_share", {"score": "raps", "penalty": "tuned", "tuning_share": 1.5}),
         ("randomized", {"randomized": True}),

@@ -14,18 +14,20 @@ class PostProcessing(keras.layers.Layer):
 
     Args:
         method: An object of `tfuq.selective` that has been fitted: a scaling, `RejectionRule`,
-            `ConformalPredictor`; any object registered with Keras that has
-            `transform(tensor) -> tensors` and `get_config`.
+            `ConformalPredictor`; any object of a class registered with Keras that has
+            `transform(tensor) -> tensors`, `get_config` and `from_config`. Not to be fitted again:
+            what has been traced keeps the old numbers.
 
     Call arguments:
         inputs: Predictions of the kind that `method` was fitted to: `(batch, ..., classes)`, or a
             stack of them `(samples, batch, ..., classes)`.
 
     Returns:
-        What `method.transform` gives: calibrated predictions, or a dict of tensors.
+        What `method.transform` gives: calibrated predictions, or a dict of tensors. A Keras mask
+        of the inputs stays with it.
 
     Raises:
-        ValueError: If `method` has no `transform`.
+        ValueError: If `method` lacks `transform`, `get_config` or `from_config`.
 
     Example:
 
@@ -43,11 +45,14 @@ class PostProcessing(keras.layers.Layer):
         super().__init__(**{"dtype": "float32", "trainable": False, **kwargs})
         if isinstance(method, dict):
             method = keras.saving.deserialize_keras_object(method)
-        if not callable(getattr(method, "transform", None)):
+        needed = ("transform", "get_config", "from_config")
+        if not all(callable(getattr(method, name, None)) for name in needed):
             raise ValueError(
-                f"Argument `method` must have a method `transform`. Received: method={method!r}"
+                f"Argument `method` must be an object with the methods {', '.join(needed)}. "
+                f"Received: method={method!r}"
             )
         self.method = method
+        self.supports_masking = True
 
     def call(self, inputs):
         return self.method.transform(inputs)

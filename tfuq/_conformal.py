@@ -1,0 +1,138 @@
+"""What conformal sets are made of: scores of how strange a label is, and their threshold."""
+
+import numpy as np
+from keras import ops
+
+from tfuq._scores import probabilities
+
+SCORES = ("lac", "aps", "raps")
+PENALTIES = (0.001, 0.01, 0.1, 0.2, 0.5)  # among which Angelopoulos et al. 2021 choose
+ROUNDING = 1e-6  # by which a sum of float32 may differ from one machine to the next
+
+
+def mean_probabilities(predictions, rank, from_logits, multi_label):
+    """Mean over a stack, `(n, ..., classes)`, or `(n, ..., labels, 2)`; float32, in graphs too."""
+    shape = tuple(predictions.shape)
+    if len(shape) not in (rank, rank + 1):
+        raise ValueError(
+            f"Argument `probs` must have {rank} axes, or {rank + 1} if it is a stack of samples. "
+            f"Received: probs of shape {shape}"
+        )
+    is_column = rank > 1 and not multi_label and shape[-1] == 1
+    predictions = predictions[..., 0] if is_column else predictions
+    probs = probabilities(predictions, from_logits, multi_label or rank == 1 or is_column)
+    return ops.mean(probs, axis=0) if len(shape) > rank else probs
+
+
+def strangeness(probs, score, penalty=0.0, k_reg=0, share=None):
+    """How strange each class is, `(..., classes)`, beside what was predicted, same shape.
+
+    "lac": 1 - p_y. "aps": the probability of y and of all that is likelier, of which p_y counts by
+    `share` `(...)`, 1 if None. "raps": the same plus `penalty` for each rank of y beyond `k_reg`.
+    Of equal probabilities that of the lower class is taken for the larger.
+    """
+    if score == "lac":
+        return 1 - probs
+    order = ops.argsort(-probs, axis=-1)
+    ranks = ops.argsort(order, axis=-1)
+    running = ops.cumsum(ops.take_along_axis(probs, order, axis=-1), axis=-1)
+    running = ops.take_along_axis(running, ranks, axis=-1)
+    if share is not None:
+        running = running - (1 - share[..., None]) * probs
+    if score == "raps":
+        beyond = ops.cast(ranks, probs.dtype) + 1.0 - k_reg
+        running = running + penalty * ops.maximum(beyond, 0.0)
+    return running
+
+
+def uniform_of(probs, seed):
+    """A number in [0, 1) for each prediction `(...)`, a hash of its probabilities `(..., classes)`.
+
+    The same prediction gets the same number wherever it stands, so that a score that uses it is a
+    function of prediction and label alone, as conformal prediction asks.
+    """
+    bits = np.ascontiguousarray(probs, "float32").view("uint32").astype("uint64")
+    factors = np.random.default_rng(seed).integers(0, 2**64, bits.shape[-1], "uint64")
+    mixed = (bits * (factors | np.uint64(1))).sum(axis=-1)  # modulo 2^64
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    mixed = mixed ^ (mixed >> np.uint64(31))
+    return ((mixed >> np.uint64(40)) / 2.0**24).astype("float32")
+
+
+def fewest_examples(alpha):
+    """The fewest calibration examples for which a threshold exists: ceil(1 / alpha) - 1."""
+    return int(np.ceil(1 / alpha - 1e-9)) - 1
+
+
+def smallest_threshold(scores, weights, examples, alpha):
+    """The smallest score t with sum_i w_i [s_i > t] <= alpha (n + 1) - 1; inf if there is none.
+
+    Of `examples` n whose entries' weights sum to 1 each, this is conformal risk control
+    (Angelopoulos et al. 2024) of the fraction of an example that is missed; with one entry for
+    each it is the score of rank ceil((n + 1) (1 - alpha)), split conformal prediction.
+    """
+    budget = alpha * (examples + 1) - 1 + 1e-9 * (examples + 1)
+    if budget < 0 or not len(scores):
+        return np.inf
+    values, level = np.unique(scores, return_inverse=True)
+    mass = np.bincount(level, weights, len(values))
+    above = np.append(np.cumsum(mass[:0:-1])[::-1], 0.0)
+    return float(values[np.argmax(above <= budget)])
+
+
+def true_scores(scores, labels):
+    """Of scores `(..., classes)` those of the true classes `(...)`."""
+    return np.take_along_axis(scores, labels[..., None], axis=-1)[..., 0]
+
+
+def rounded_up(limits):
+    """Thresholds in float32 that equal scores pass whichever way they were rounded."""
+    limits = np.asarray(limits, "float64")
+    return (limits + ROUNDING * np.maximum(1, limits)).astype("float32")
+
+
+def thresholds(scores, labels, alpha, classes=None):
+    """Threshold and number of examples of each label, or of each label and class.
+
+    Args:
+        scores: Of the true classes, `(n, entries, labels)`.
+        labels: The true classes, of the same shape.
+        alpha: Fraction to miss.
+        classes: None, or how many classes have a threshold of their own.
+
+    Returns:
+        Two arrays `(labels, 1)` or `(labels, classes)`.
+    """
+    keys = [None] if classes is None else range(classes)
+    shape = (scores.shape[-1], len(keys))
+    found, counts = np.full(shape, np.inf), np.zeros(shape, int)
+    for row in range(shape[0]):
+        for column, key in enumerate(keys):
+            chosen = np.ones(scores.shape[:2], bool) if key is None else labels[..., row] == key
+            each = chosen.sum(axis=1)
+            weights = np.broadcast_to(1 / np.maximum(each, 1)[:, None], chosen.shape)[chosen]
+            counts[row, column] = np.count_nonzero(each)
+            found[row, column] = smallest_threshold(
+                scores[..., row][chosen], weights, counts[row, column], alpha
+            )
+    return found, counts
+
+
+def tuned_rank(ranks, alpha):
+    """`k_reg` by Angelopoulos et al. 2021, algorithm 4: the rank that true classes seldom pass."""
+    ones = np.full(ranks.shape, 1 / ranks.shape[1])
+    return smallest_threshold(ranks.ravel(), ones.ravel(), len(ranks), alpha)
+
+
+def tuned_penalty(scores_of, labels, alpha):
+    """The penalty with the smallest sets (the same, algorithm 5); of several, the least.
+
+    `scores_of(penalty)` are the scores `(n, entries, labels, classes)` of the tuning examples.
+    """
+    sizes = []
+    for penalty in PENALTIES:
+        scores = scores_of(penalty)
+        limit, _ = thresholds(true_scores(scores, labels), labels, alpha)
+        sizes.append(np.mean(scores <= rounded_up(limit)))
+    return PENALTIES[int(np.argmin(np.round(sizes, 9)))]

@@ -1,0 +1,214 @@
+"""Arithmetic of calibration after training: logits of probabilities, and what is fitted to them.
+
+A binary prediction is a softmax over the logits (0, z). Fitting takes logits `(samples, n,
+classes)` in float64, labels `(n,)` and weights `(n,)` that sum to 1.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from keras import ops
+from scipy.optimize import brentq, isotonic_regression, minimize
+from scipy.special import log_softmax, logsumexp
+
+# A model in float32 gives no probability between 0 and the first, none between 1 and 1 - 2 * the
+# second.
+LEAST = 2.0**-126
+LEAST_REST = 2.0**-25
+LOWEST_LOGIT = -1e6  # what -inf, a class that is ruled out, counts as
+TEMPERATURES = (1e-3, 1e3)
+LARGEST_WEIGHT = 1e3  # of vector scaling, for logits of standard deviation 1
+SEPARATED = 1e-6  # nats; no larger loss than this means that the parameters grow for ever
+
+
+# --- What is fitted to ----------------------------------------------------------------------
+
+
+class Entries(NamedTuple):
+    """What is fitted to: entries of weight above 0, the weights summing to 1."""
+
+    values: np.ndarray  # (samples, entries, classes), or (samples, entries) if binary
+    labels: np.ndarray  # (entries,)
+    weight: np.ndarray
+    column: np.ndarray  # which label of multi-label predictions, else 0
+    num_columns: int
+    is_binary: bool
+
+    def rows(self, chosen):
+        weight = self.weight[chosen] / self.weight[chosen].sum()
+        return self._replace(
+            values=self.values[:, chosen],
+            labels=self.labels[chosen],
+            weight=weight,
+            column=self.column[chosen],
+        )
+
+    def columns(self):
+        """`Entries` of each label of multi-label predictions; else of all."""
+        found = np.bincount(self.column, minlength=self.num_columns)
+        if not found.all():
+            raise ValueError(
+                "Argument `sample_weight` must leave an entry to each label. "
+                f"Received: none for label {np.flatnonzero(found == 0).tolist()}"
+            )
+        return [self.rows(self.column == k) for k in range(self.num_columns)]
+
+    def problem(self):
+        """Logits `(samples, entries, classes)`, labels and weights."""
+        logits = self.values
+        if self.is_binary:
+            logits = np.stack([np.zeros_like(logits), logits], axis=-1)
+        return logits, self.labels, self.weight
+
+    def check_all_seen(self):
+        """Raises ValueError unless every class occurs, in each label of multi-label predictions."""
+        for column, data in enumerate(self.columns()):
+            classes = 2 if self.is_binary else self.values.shape[-1]
+            unseen = np.flatnonzero(np.bincount(data.labels, minlength=classes) == 0)
+            if unseen.size:
+                where = f" of label {column}" if self.num_columns > 1 else ""
+                raise ValueError(
+                    "Argument `labels` must hold every class: nothing can be learned of the others "
+                    "(`TemperatureScaling` needs no more than one). "
+                    f"Received: labels without class {unseen.tolist()}{where}"
+                )
+
+
+# --- On tensors and on arrays -----------------------------------------------------------------
+
+
+def to_logits(probs, is_binary):
+    """log p, or log p - log(1 - p) if `is_binary`; finite for 0 and 1, NaN for what is not."""
+    value = ops.log(ops.where(probs < LEAST, LEAST, probs))
+    if is_binary:
+        rest = 1 - probs
+        value = value - ops.log(ops.where(rest < LEAST_REST, LEAST_REST, rest))
+    return ops.where(ops.isfinite(probs), value, np.nan)
+
+
+def to_probs(logits, is_binary):
+    """Softmax over the last axis, or the sigmoid if `is_binary`."""
+    return ops.sigmoid(logits) if is_binary else ops.softmax(logits)
+
+
+def bounded(logits):
+    """Logits with a large negative number for -inf, so that 0 times them is 0."""
+    return ops.where(logits < LOWEST_LOGIT, LOWEST_LOGIT, logits)
+
+
+def log_probabilities(logits):
+    """log softmax(z), no less than `to_logits` gives for 0."""
+    values = ops.log_softmax(logits)
+    least = -126 * math.log(2)
+    return ops.where(values < least, least, values)
+
+
+def interpolate(values, knots, heights):
+    """Piecewise linear curves, one for each column of `values` `(n, columns)`, float32.
+
+    Curve `c` goes through `(knots[c], heights[c])`, sequences that ascend, and is constant outside;
+    it is NaN where the value is not finite.
+    """
+    size = max(2, *map(len, knots))
+    table = [[(*row, *[row[-1]] * (size - len(row))) for row in rows] for rows in (knots, heights)]
+    knots, heights = (ops.convert_to_tensor(np.array(rows, "float32")) for rows in table)
+    x = ops.transpose(ops.where(ops.isfinite(values), values, 0))
+    x = ops.clip(x, knots[:, :1], knots[:, -1:])
+    # The operation of `tf.searchsorted`, which takes no empty batch.
+    upper = ops.clip(tf.raw_ops.UpperBound(sorted_inputs=knots, values=x), 1, size - 1)
+    upper = upper + size * np.arange(len(table[0]), dtype="int32")[:, None]
+    left, low = ops.take(knots, upper - 1), ops.take(heights, upper - 1)
+    width, step = ops.take(knots, upper) - left, ops.take(heights, upper) - low
+    found = ops.transpose(low + step * ops.divide_no_nan(x - left, width))
+    return ops.where(ops.isfinite(values), found, np.nan)
+
+
+# --- Fitting ----------------------------------------------------------------------------------
+
+
+def loss_and_gradient(logits, labels, weight):
+    """-sum_i w_i log mean_s p_si(y_i), and its gradient in the logits `(samples, n, classes)`."""
+    log_probs, rows = log_softmax(logits, axis=-1), np.arange(len(labels))
+    of_label = log_probs[:, rows, labels]
+    total = logsumexp(of_label, axis=0)
+    share = weight * np.exp(of_label - total)
+    gradient = share[..., None] * np.exp(log_probs)
+    gradient[:, rows, labels] -= share
+    return weight @ (np.log(len(logits)) - total), gradient
+
+
+def fit_temperature(logits, labels, weight):
+    """The T in `TEMPERATURES` of the least loss of logits / T.
+
+    The root of the loss' derivative in b = 1 / T. For one sample the loss is convex in b, and there
+    is no more than one; for several, all between the points of a grid are compared.
+    """
+    logits = logits - logits.max(axis=-1, keepdims=True)
+
+    def loss(temperature):
+        return loss_and_gradient(logits / temperature, labels, weight)[0]
+
+    def slope(log_b):
+        return np.sum(logits * loss_and_gradient(np.exp(log_b) * logits, labels, weight)[1])
+
+    least, most = TEMPERATURES
+    grid = np.linspace(-np.log(most), -np.log(least), 2 if len(logits) == 1 else 61)
+    slopes = np.array([slope(log_b) for log_b in grid])
+    if not np.any(slopes):  # predictions that no temperature changes
+        return 1.0
+    found = [most] * int(slopes[0] >= 0) + [least] * int(slopes[-1] <= 0)
+    for i in np.flatnonzero((slopes[:-1] < 0) & (slopes[1:] >= 0)):
+        found.append(float(np.exp(-brentq(slope, grid[i], grid[i + 1], xtol=1e-12))))
+    return found[0] if len(found) == 1 else min(found, key=loss)
+
+
+def fit_vector(logits, labels, weight, is_binary):
+    """Weights and biases, of class 1 alone if `is_binary`, and whether a finite optimum was found.
+
+    The logits are brought to mean 0 and standard deviation 1 first, where L-BFGS converges fast.
+    """
+    free = logits[..., 1:] if is_binary else logits
+    mean = np.einsum("snc,n->c", free, weight) / len(free)
+    spread = np.sqrt(np.einsum("snc,n->c", (free - mean) ** 2, weight) / len(free))
+    spread[spread == 0] = 1
+    free = (free - mean) / spread
+    scaled = np.zeros_like(logits)
+
+    def objective(parameters):
+        scale, bias = np.split(parameters, 2)
+        scaled[..., -len(scale) :] = scale * free + bias
+        loss, gradient = loss_and_gradient(scaled, labels, weight)
+        gradient = gradient[..., -len(scale) :]
+        of_scale, of_bias = np.sum(gradient * free, axis=(0, 1)), np.sum(gradient, axis=(0, 1))
+        return loss, np.concatenate([of_scale, of_bias])
+
+    start = np.concatenate([spread, mean if is_binary else mean - mean.mean()])
+    start = np.clip(start, -LARGEST_WEIGHT, LARGEST_WEIGHT)  # no scaling
+    found = minimize(
+        objective,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(-LARGEST_WEIGHT, LARGEST_WEIGHT)] * len(start),
+        options={"maxiter": 5000, "maxfun": 20_000, "maxcor": 20, "ftol": 1e-16, "gtol": 1e-10},
+    )
+    scale, bias = np.split(found.x, 2)
+    is_finite = found.fun > SEPARATED and np.all(np.abs(found.x) < LARGEST_WEIGHT)
+    scale, bias = scale / spread, bias - scale * mean / spread
+    return scale, bias if is_binary else bias - bias.mean(), bool(is_finite)
+
+
+def fit_isotonic(values, targets, weight):
+    """Knots and heights of the isotonic least squares of 0/1 `targets` on `values`, all `(n,)`.
+
+    Equal values are averaged first, and knots inside of constant stretches are left out.
+    """
+    knots, index = np.unique(values, return_inverse=True)
+    mass = np.bincount(index, weight)
+    rate = np.bincount(index, weight * targets) / mass
+    heights = np.clip(isotonic_regression(rate, weights=mass).x, 0, 1)
+    moves = heights[1:] != heights[:-1]
+    kept = np.r_[True, moves] | np.r_[moves, True]
+    return knots[kept], heights[kept]

@@ -1,0 +1,93 @@
+"""From a score to a decision: rejection, deferral, calibration, conformal sets, shift."""
+
+from tfuq.selective.calibration import (
+    IsotonicCalibration,
+    TemperatureScaling,
+    VectorScaling,
+)
+from tfuq.selective.conformal import ConformalPredictor, SetCoverage, SetEvaluation
+from tfuq.selective.curves import (
+    GeneralizedCurve,
+    RiskCoverageCurve,
+    augrc,
+    aurc,
+    coverage_at_risk,
+    eaurc,
+    generalized_risk_coverage_curve,
+    risk_at_coverage,
+    risk_coverage_curve,
+)
+from tfuq.selective.deferral import (
+    Cascade,
+    CascadeStage,
+    Deferral,
+    DeferralPoint,
+    cascade,
+    simulate_deferral,
+)
+from tfuq.selective.groups import GroupRow, SubgroupReport, subgroup_report
+from tfuq.selective.ordinal import (
+    KappaCurve,
+    expected_cost,
+    kappa_referral_curve,
+    minimum_cost_decision,
+    quadratic_weighted_kappa,
+)
+from tfuq.selective.rule import Evaluation, RejectionRule, UnattainableRisk
+from tfuq.selective.shift import (
+    AccuracyEstimate,
+    LabelShift,
+    ShiftReport,
+    TwoSampleTest,
+    average_thresholded_confidence,
+    black_box_shift_estimation,
+    classifier_two_sample_test,
+    correct_label_shift,
+    difference_of_confidences,
+    shift_report,
+)
+
+__all__ = [
+    "AccuracyEstimate",
+    "Cascade",
+    "CascadeStage",
+    "ConformalPredictor",
+    "Deferral",
+    "DeferralPoint",
+    "Evaluation",
+    "GeneralizedCurve",
+    "GroupRow",
+    "IsotonicCalibration",
+    "KappaCurve",
+    "LabelShift",
+    "RejectionRule",
+    "RiskCoverageCurve",
+    "SetCoverage",
+    "SetEvaluation",
+    "ShiftReport",
+    "SubgroupReport",
+    "TemperatureScaling",
+    "TwoSampleTest",
+    "UnattainableRisk",
+    "VectorScaling",
+    "augrc",
+    "aurc",
+    "average_thresholded_confidence",
+    "black_box_shift_estimation",
+    "cascade",
+    "classifier_two_sample_test",
+    "correct_label_shift",
+    "coverage_at_risk",
+    "difference_of_confidences",
+    "eaurc",
+    "expected_cost",
+    "generalized_risk_coverage_curve",
+    "kappa_referral_curve",
+    "minimum_cost_decision",
+    "quadratic_weighted_kappa",
+    "risk_at_coverage",
+    "risk_coverage_curve",
+    "shift_report",
+    "simulate_deferral",
+    "subgroup_report",
+]

@@ -1,0 +1,616 @@
+"""Sets of labels that hold the true one as often as was asked, whatever the model."""
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from keras import ops
+
+from tfuq._bounds import clopper_pearson_interval, hoeffding_bentkus_p_value
+from tfuq._conformal import (
+    SCORES,
+    fewest_examples,
+    mean_probabilities,
+    rounded_up,
+    strangeness,
+    thresholds,
+    true_scores,
+    tuned_penalty,
+    tuned_rank,
+    uniform_of,
+)
+from tfuq._fitted import Fitted, numbers, plain, with_outputs
+from tfuq._guarantees import smallest_where
+from tfuq._keras import check_choice, check_fraction, check_integer, check_positive, register
+from tfuq._labelled import Labelled, check_validation_data, predict_with_labels
+from tfuq._outputs import loss_takes_logits
+from tfuq._predictions import check_flags, to_float64
+from tfuq._rule_fitting import rank_of, read_examples
+from tfuq.layers import PostProcessing
+
+__all__ = ["ConformalPredictor", "SetCoverage", "SetEvaluation"]
+
+_PENALTY, _K_REG = 0.1, 2  # of "raps", where nothing is said
+_CONFIDENCE = 0.95  # of intervals
+
+
+class SetCoverage(NamedTuple):
+    """How often sets hold the true class, with an interval at 95 %.
+
+    Example:
+
+    >>> from tfuq.selective import ConformalPredictor
+    >>> sets = ConformalPredictor("lac", 0.4)
+    >>> sets.coverage([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]], [0, 1, 0]).coverage
+    0.6666666666666666
+    """
+
+    coverage: float
+    lower: float
+    """By Clopper and Pearson; by Hoeffding and Bentkus, of means over examples, where an example
+    has several entries."""
+    upper: float
+
+
+class SetEvaluation(NamedTuple):
+    """What prediction sets achieve on labelled data.
+
+    Example:
+
+    >>> from tfuq.selective import ConformalPredictor
+    >>> sets = ConformalPredictor("lac", 0.6)
+    >>> found = sets.evaluate([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]], [0, 1, 0])
+    >>> found.coverage, found.mean_size, found.class_coverage
+    (1.0, 1.3333333333333333, array([1., 1.]))
+    """
+
+    examples: int
+    coverage: float
+    coverage_lower: float
+    """Lower end of its interval, as in `SetCoverage`."""
+    coverage_upper: float
+    mean_size: float
+    """Labels in a set."""
+    singletons: float
+    """Fraction of the sets that have one label, those that `accept` accepts."""
+    empty: float
+    """Fraction of the sets that have none."""
+    singleton_accuracy: float
+    """How often that one label is the true one; NaN if there are no such sets."""
+    class_coverage: np.ndarray
+    """Coverage of each true class, `(classes,)`, of multi-label data `(labels, 2)`; NaN where there
+    is none."""
+
+
+@register
+class ConformalPredictor(Fitted):
+    """Predicts a set of labels that holds the true one with a probability that is promised.
+
+    Made by `ConformalPredictor.fit` from labelled examples that the model was not trained on. The
+    set of a prediction holds all labels whose score of strangeness is at most a threshold:
+
+    ```
+    "lac"   1 - p_y                                              (Sadinle et al. 2019)
+    "aps"   sum of all p_j > p_y, plus p_y                       (Romano et al. 2020)
+    "raps"  the same + penalty max(0, rank of y - k_reg)         (Angelopoulos et al. 2021)
+    ```
+
+    A prediction that holds NaN or infinity gets the set of all labels, and is not accepted.
+
+    Args:
+        score: `"lac"` makes the smallest sets; `"aps"` sets that are larger where the model is less
+            sure; `"raps"` these without their long tails of unlikely labels.
+        threshold: The largest score in a set, `inf` for all labels: a number; with
+            `class_conditional` one for each class, `(classes,)`; of multi-label predictions one for
+            each label, `(labels,)`, or for its absence and presence, `(labels, 2)`.
+        class_conditional: Whether classes have thresholds of their own.
+        randomized: For "aps" and "raps": whether p_y counts by a fraction, uniform on [0, 1), which
+            is a hash of the prediction. Sets are smaller, but depend on the last bit of it.
+        penalty: Of "raps", by default 0.1.
+        k_reg: Of "raps", labels without penalty, by default 2.
+        allow_empty: Whether a set may be empty; otherwise the most likely label is put in. By
+            default so for "lac", whose sets are empty where no label is likely, and not so for
+            "aps" and "raps", whose sets would be empty where one label is nearly certain.
+        seed: Of the hash.
+        rank: Axes of a single prediction: 2 for `(n, classes)`, 1 for binary `(n,)`, 4 for images
+            of pixels. An array with one axis more is a stack.
+        from_logits: Whether predictions are logits.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own. Its set
+            is one of {}, {0}, {1} and {0, 1}.
+        fitted_to: What the threshold was fitted to, a dict.
+
+    Raises:
+        ValueError: If an argument is none of those said, or is not for this score.
+
+    Example:
+
+    >>> from tfuq.selective import ConformalPredictor
+    >>> ConformalPredictor("lac", 0.7).predict_set([[0.9, 0.06, 0.04], [0.5, 0.4, 0.1]])
+    array([[ True, False, False],
+           [ True,  True, False]])
+    """
+
+    def __init__(
+        self,
+        score="lac",
+        threshold=0.9,
+        *,
+        class_conditional=False,
+        randomized=False,
+        penalty=None,
+        k_reg=None,
+        allow_empty=None,
+        seed=0,
+        rank=2,
+        from_logits=False,
+        multi_label=False,
+        fitted_to=None,
+    ):
+        check_choice("score", score, SCORES)
+        check_flags(
+            class_conditional=class_conditional,
+            randomized=randomized,
+            allow_empty=False if allow_empty is None else allow_empty,
+            from_logits=from_logits,
+            multi_label=multi_label,
+        )
+        check_integer("seed", seed, 0)
+        check_integer("rank", rank, 1)
+        _check_options(score, randomized, penalty, k_reg)
+        self.threshold = numbers("threshold", threshold)
+        if self.threshold.ndim != class_conditional + multi_label or self.threshold.size == 0:
+            raise ValueError(
+                f"Argument `threshold` must have {class_conditional + multi_label} axes with "
+                f"class_conditional={class_conditional} and multi_label={multi_label}. "
+                f"Received: threshold={threshold!r}"
+            )
+        self.score = score
+        self.class_conditional = class_conditional
+        self.randomized = randomized
+        self.penalty = _PENALTY if penalty is None and score == "raps" else penalty
+        self.k_reg = _K_REG if k_reg is None and score == "raps" else k_reg
+        self.allow_empty = bool(score == "lac" if allow_empty is None else allow_empty)
+        self.seed = seed
+        self.rank = rank
+        self.from_logits = from_logits
+        self.multi_label = multi_label
+        self.fitted_to = dict(fitted_to or {})
+
+    def get_config(self):
+        names = ("score", "threshold", "class_conditional", "randomized", "penalty", "k_reg")
+        names += ("allow_empty", "seed", "rank", "from_logits", "multi_label", "fitted_to")
+        return plain({name: getattr(self, name) for name in names})
+
+    # --- Fitting ------------------------------------------------------------------------------
+
+    @classmethod
+    def fit(
+        cls,
+        probs,
+        labels,
+        score="lac",
+        alpha=None,
+        *,
+        target_coverage=None,
+        class_conditional=False,
+        randomized=False,
+        penalty=None,
+        k_reg=None,
+        tuning_share=0.2,
+        allow_empty=None,
+        seed=0,
+        from_logits=False,
+        multi_label=False,
+    ):
+        """The predictor whose sets miss the true label with a probability of at most `alpha`.
+
+        For n examples and a new one that are exchangeable (independent draws, say), whatever the
+        model and the distribution:
+
+        ```
+        1 - alpha <= P(true label in set) <= 1 - alpha + 1 / (n + 1)
+        threshold = score of rank ceil((n + 1) (1 - alpha)) among the n true labels
+        ```
+
+        The upper bound needs scores without ties, and sets that may be empty. The probability is
+        over the calibration examples too: the coverage that one such set of examples leads to
+        is Beta(k, n + 1 - k), k the rank. With `class_conditional` the lower bound holds for the
+        examples of each class by themselves.
+
+        What is promised of multi-label predictions is the same for each label by itself; with
+        `class_conditional`, for its presence and its absence each. Entries of an image are not
+        exchangeable, images are: of per-pixel predictions n counts images, and the expected
+        fraction of a new image's pixels whose set misses their class is at most `alpha` (conformal
+        risk control), with `class_conditional` the fraction of its pixels of that class, if it
+        has any.
+
+        Args:
+            probs: Predictions that the model has not been trained on: `(n, ..., classes)`; binary
+                `(n,)` or `(n, ..., 1)`; multi-label `(n, ..., labels)`; or a stack of them,
+                `(samples, n, ..., classes)`, whose mean is the prediction.
+            labels: Labels, sparse `(n, ...)` or one-hot.
+            score: As in the constructor.
+            alpha: Fraction in (0, 1) to miss, by default 0.1.
+            target_coverage: 1 - `alpha`, instead of it.
+            class_conditional: As in the constructor. A class with too few examples, or none, is in
+                every set, and a warning says so.
+            randomized: As in the constructor.
+            penalty: As in the constructor, or `"tuned"`: that of 0.001, 0.01, 0.1, 0.2, 0.5 which
+                gives the smallest sets.
+            k_reg: As in the constructor, or `"tuned"`: the rank that a true label passes with a
+                probability of `alpha`.
+            tuning_share: Fraction of the examples, drawn at random, that is set aside to tune and
+                does not calibrate; only if something is tuned.
+            allow_empty: As in the constructor.
+            seed: Of the examples to tune with, and of the hash.
+            from_logits: Whether `probs` are logits.
+            multi_label: Whether each entry of `probs` is a binary prediction of its own.
+
+        Returns:
+            The predictor; `fitted_to` says what it was fitted to.
+
+        Raises:
+            ValueError: If there are fewer than ceil(1 / alpha) - 1 examples (of each class, with
+                `class_conditional`): it tells that number. If an argument is out of its range or
+                not for this score; if arrays are empty or do not fit together, hold NaN or labels
+                that are no class.
+
+        Example:
+
+        >>> import numpy as np
+        >>> from tfuq.selective import ConformalPredictor
+        >>> rng = np.random.default_rng(0)
+        >>> probs = rng.dirichlet(np.ones(3), size=400)
+        >>> labels = (rng.random((400, 1)) > probs.cumsum(axis=1)).sum(axis=1)
+        >>> sets = ConformalPredictor.fit(probs[:200], labels[:200], alpha=0.1)
+        >>> bool(0.85 < sets.coverage(probs[200:], labels[200:]).coverage < 0.95)
+        True
+
+        References:
+            - Sadinle, Lei and Wasserman, "Least ambiguous set-valued classifiers", 2019.
+            - Romano, Sesia and Candes, "Classification with valid and adaptive coverage", 2020.
+            - Angelopoulos et al., "Uncertainty sets for image classifiers using conformal
+              prediction", 2021.
+            - Angelopoulos et al., "Conformal risk control", 2024.
+        """
+        alpha = _check_alpha(alpha, target_coverage)
+        tuned = [name for name, x in (("penalty", penalty), ("k_reg", k_reg)) if _is_tuned(x)]
+        options = {"class_conditional": class_conditional, "randomized": randomized}
+        options |= {"allow_empty": allow_empty, "seed": seed}
+        options |= {"from_logits": from_logits, "multi_label": multi_label}
+        draft = cls(
+            score,
+            np.full((1,) * (bool(class_conditional) + bool(multi_label)), np.inf),
+            penalty=None if "penalty" in tuned else penalty,
+            k_reg=None if "k_reg" in tuned else k_reg,
+            rank=rank_of(probs, labels, multi_label),
+            **options,
+        )
+        if tuned and score != "raps":
+            _check_options(score, randomized, penalty, k_reg)
+        probs, labels = draft._read(probs, labels)
+        rows = np.arange(len(probs))
+        tuning = rows[:0]
+        if tuned:
+            tuning, rows = _split(len(probs), tuning_share, seed)
+            draft._tune(probs[tuning], labels[tuning], alpha, tuned)
+        return draft._calibrated(probs[rows], labels[rows], alpha, len(tuning))
+
+    @classmethod
+    def fit_model(cls, model, data, *, output=None, batch_size=32, verbose=0, **options):
+        """As `fit`, of the predictions that a model makes for `data`, in one pass over it.
+
+        Args:
+            model: A Keras model.
+            data: `(x, y)` arrays, a `tf.data.Dataset` of such pairs, or a `PyDataset`.
+            output: Which output, if there are several: an index, a key or a function.
+            batch_size: Examples in a batch of arrays.
+            verbose: As in Keras' `predict`.
+            **options: Arguments of `fit`. `from_logits` is by default what the compiled loss says.
+
+        Returns:
+            The predictor.
+
+        Raises:
+            ValueError: As `fit`; if the data are of another kind or have no labels.
+
+        Example:
+
+        ```python
+        import keras, numpy as np
+        from tfuq.selective import ConformalPredictor
+
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Softmax()])
+        x = np.random.default_rng(0).normal(size=(100, 3))
+        sets = ConformalPredictor.fit_model(model, (x, x.argmax(-1)), alpha=0.05)
+        ```
+        """
+        check_validation_data(data)
+        found = predict_with_labels(
+            Labelled(model, output), data, batch_size=batch_size, verbose=verbose
+        )
+        options.setdefault("from_logits", bool(loss_takes_logits(model, output)))
+        return cls.fit(found["y_pred"], found["y_true"], **options)
+
+    def _tune(self, probs, labels, alpha, tuned):
+        probs, labels = self._by_example(probs), self._by_example(labels, classes=False)
+        if "k_reg" in tuned:
+            ranks = np.argsort(np.argsort(-probs, axis=-1, kind="stable"), axis=-1) + 1
+            self.k_reg = tuned_rank(true_scores(ranks, labels), alpha)
+            self.k_reg = int(min(self.k_reg, probs.shape[-1]))
+        if "penalty" in tuned:
+
+            def scores_of(penalty):
+                self.penalty = penalty
+                return self._scores(probs)
+
+            self.penalty = tuned_penalty(scores_of, labels, alpha)
+
+    def _calibrated(self, probs, labels, alpha, tuned_on):
+        """The predictor with the thresholds of these examples, and what they promise."""
+        scores = true_scores(self._scores(probs), labels)
+        scores = self._by_example(scores, classes=False)
+        classes = probs.shape[-1] if self.class_conditional else None
+        true = self._by_example(labels, classes=False)
+        found, counts = thresholds(scores, true, alpha, classes)
+        _check_counts(counts, alpha, self.class_conditional)
+        shape = found.shape[0 if self.multi_label else 1 : 2 if self.class_conditional else 1]
+        report = {"alpha": alpha, "examples": len(probs), "classes": np.unique(labels).tolist()}
+        if self.class_conditional:
+            report["examples_of_class"] = counts.reshape(shape).tolist()
+        if tuned_on:
+            report["tuned_on"] = tuned_on
+        config = {**self.get_config(), "threshold": found.reshape(shape), "fitted_to": report}
+        return type(self)(**config)
+
+    # --- Use ----------------------------------------------------------------------------------
+
+    def _mean(self, predictions):
+        return mean_probabilities(predictions, self.rank, self.from_logits, self.multi_label)
+
+    def _read(self, probs, labels):
+        """Mean probabilities `(n, ..., classes)` and labels `(n, ...)`, checked."""
+        mean = ops.convert_to_numpy(self._mean(to_float64("probs", probs)))
+        examples = read_examples(mean.astype("float64"), to_float64("labels", labels), self)
+        return mean, np.asarray(examples.labels).reshape(mean.shape[:-1])
+
+    def _by_example(self, values, classes=True):
+        """`(n, ..., labels, classes)` as `(n, entries, labels, classes)`; labels 1 if there is one.
+
+        Without `classes`, values have not that axis.
+        """
+        kept = values.shape[values.ndim - classes - self.multi_label :]
+        return values.reshape(len(values), -1, *(() if self.multi_label else (1,)), *kept)
+
+    def _scores(self, probs):
+        """Scores of all classes, as an array."""
+        share = uniform_of(probs, self.seed) if self.randomized else None
+        return ops.convert_to_numpy(self._strangeness(ops.convert_to_tensor(probs), share))
+
+    def _strangeness(self, probs, share=None):
+        return strangeness(probs, self.score, self.penalty, self.k_reg, share)
+
+    def _set(self, probs, scores):
+        """Sets, a bool for each class, of mean probabilities and scores, as tensors."""
+        limits = self.threshold
+        classes = tuple(probs.shape)[-2:] if self.multi_label else tuple(probs.shape)[-1:]
+        expected = classes[: self.multi_label] + classes[-1:] * self.class_conditional
+        if limits.shape != expected:
+            raise ValueError(
+                f"Argument `probs` must have as many classes or labels as there are thresholds, "
+                f"{limits.shape}. Received: probs with {expected}"
+            )
+        limits = limits if self.class_conditional or not self.multi_label else limits[:, None]
+        found = scores <= rounded_up(limits)
+        if not self.allow_empty:
+            top = ops.one_hot(ops.argmax(probs, axis=-1), probs.shape[-1], dtype="bool")
+            found = ops.logical_or(found, top)
+        known = ops.all(ops.isfinite(probs), axis=-1, keepdims=True)
+        return ops.logical_or(found, ops.logical_not(known))
+
+    def _sets(self, mean):
+        return ops.convert_to_numpy(self._set(ops.convert_to_tensor(mean), self._scores(mean)))
+
+    def predict_set(self, probs):
+        """Which labels are in each set, bool `(n, ..., classes)`.
+
+        Binary predictions have two classes; the last axes of multi-label ones are `(labels, 2)`.
+
+        Args:
+            probs: Predictions or a stack of them, of the kind that the predictor was fitted to.
+
+        Raises:
+            ValueError: If shapes do not fit.
+        """
+        return self._sets(ops.convert_to_numpy(self._mean(to_float64("probs", probs))))
+
+    def set_size(self, probs):
+        """How many labels are in each set, int `(n, ...)`.
+
+        Args:
+            probs: As in `predict_set`.
+        """
+        return self.predict_set(probs).sum(axis=-1)
+
+    def accept(self, probs):
+        """Which predictions are accepted, bool `(n, ...)`: those whose set has one label.
+
+        An empty set is rejected as well: no label is likely enough.
+
+        Args:
+            probs: As in `predict_set`.
+        """
+        mean = ops.convert_to_numpy(self._mean(to_float64("probs", probs)))
+        return (self._sets(mean).sum(axis=-1) == 1) & np.isfinite(mean).all(axis=-1)
+
+    def coverage(self, probs, labels):
+        """How often sets hold the true class, a `SetCoverage`.
+
+        Args:
+            probs: As in `predict_set`.
+            labels: Labels, sparse or one-hot.
+
+        Raises:
+            ValueError: If arrays do not fit together, or hold NaN or a label that is no class.
+        """
+        mean, labels = self._read(probs, labels)
+        return _coverage(true_scores(self._sets(mean), labels))
+
+    def evaluate(self, probs, labels):
+        """Coverage, sizes and singletons of the sets on labelled data, a `SetEvaluation`.
+
+        Args:
+            probs: As in `predict_set`.
+            labels: Labels, sparse or one-hot.
+
+        Raises:
+            ValueError: If arrays do not fit together, or hold NaN or a label that is no class.
+        """
+        mean, labels = self._read(probs, labels)
+        sets = self._sets(mean)
+        covered, sizes = true_scores(sets, labels), sets.sum(axis=-1)
+        single = sizes == 1
+        of_class = self._by_example(labels, classes=False)[..., None] == np.arange(mean.shape[-1])
+        counts = of_class.sum(axis=(0, 1))
+        hits = (of_class & self._by_example(covered, classes=False)[..., None]).sum(axis=(0, 1))
+        by_class = np.divide(hits, counts, out=np.full(hits.shape, np.nan), where=counts > 0)
+        return SetEvaluation(
+            len(mean),
+            *_coverage(covered),
+            float(sizes.mean()),
+            float(single.mean()),
+            float((sizes == 0).mean()),
+            float(covered[single].mean()) if single.any() else np.nan,
+            by_class if self.multi_label else by_class[0],
+        )
+
+    def transform(self, predictions):
+        """Tensors `"probabilities"` and `"prediction_set"` for tensors of predictions.
+
+        Probabilities are means over the samples of a stack, in the form of the predictions; sets
+        are as `predict_set` gives them.
+
+        Raises:
+            ValueError: If the predictor is randomized: rounding differs from graph to graph, and
+                would change its sets.
+        """
+        if self.randomized:
+            raise ValueError(
+                "A randomized predictor cannot be part of a model: fit one with randomized=False. "
+                "Received: randomized=True"
+            )
+        probs = self._mean(predictions)
+        found = self._set(probs, self._strangeness(probs))
+        if self.multi_label or self.rank == 1:
+            probs = probs[..., 1]
+        elif predictions.shape[-1] == 1:
+            probs = probs[..., 1:]
+        return {"probabilities": probs, "prediction_set": found}
+
+    def append_to(self, model, output=None):
+        """A functional model of the same inputs whose outputs are those of `transform`.
+
+        Args:
+            model: A functional or `Sequential` model, or a subclassed one called in such; weights
+                are shared.
+            output: Which of several outputs: an index, a key or a function.
+
+        Raises:
+            ValueError: If the model does not know its inputs, or the predictor is randomized.
+
+        Example:
+
+        ```python
+        import keras
+        from tfuq.selective import ConformalPredictor
+
+        model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, "softmax")])
+        whole = ConformalPredictor("lac", 0.7).append_to(model)
+        print(sorted(whole.output))  # ['prediction_set', 'probabilities']
+        ```
+        """
+        return with_outputs(model, PostProcessing(self, name="conformal"), output)
+
+
+def _check_options(score, randomized, penalty, k_reg):
+    """Raises ValueError unless the options of the scores are of their kind, and for this score."""
+    if score == "lac" and randomized:
+        raise ValueError('Argument `randomized` must be False with score="lac". Received: True')
+    for name, value in (("penalty", penalty), ("k_reg", k_reg)):
+        if value is not None and score != "raps":
+            raise ValueError(
+                f'Argument `{name}` must be None unless score="raps". Received: {name}={value!r}'
+            )
+    if k_reg is not None:
+        check_integer("k_reg", k_reg, 0)
+    if penalty not in (None, 0):
+        check_positive("penalty", penalty)
+
+
+def _is_tuned(value):
+    return isinstance(value, str) and value == "tuned"
+
+
+def _check_alpha(alpha, target_coverage):
+    """The fraction to miss, of the one argument that is given or of neither."""
+    if alpha is not None and target_coverage is not None:
+        raise ValueError(
+            "Argument `target_coverage` must be None if `alpha` is given. "
+            f"Received: alpha={alpha!r}, target_coverage={target_coverage!r}"
+        )
+    given = {"alpha": alpha, "target_coverage": target_coverage}
+    for name, value in given.items():
+        if value is not None:
+            check_fraction(name, value)
+            if value in (0, 1):
+                raise ValueError(f"Argument `{name}` must be in (0, 1). Received: {name}={value!r}")
+    if target_coverage is not None:
+        return round(1 - float(target_coverage), 12)
+    return 0.1 if alpha is None else float(alpha)
+
+
+def _split(count, share, seed):
+    """Rows to tune with, and rows to calibrate with."""
+    check_fraction("tuning_share", share)
+    tuned_on = round(share * count)
+    if not 0 < tuned_on < count:
+        raise ValueError(
+            f"Argument `tuning_share` must leave some of {count} examples on both sides. "
+            f"Received: tuning_share={share!r}"
+        )
+    rows = np.random.default_rng(seed).permutation(count)
+    return np.sort(rows[:tuned_on]), np.sort(rows[tuned_on:])
+
+
+def _check_counts(counts, alpha, class_conditional):
+    """Raises ValueError, or warns of some classes, if there are too few examples."""
+    needed = fewest_examples(alpha)
+    few = counts < needed
+    if few.all():
+        of_each = " of a class" if class_conditional else ""
+        raise ValueError(
+            f"Argument `probs` must hold at least {needed} examples{of_each} to miss at most "
+            f"alpha={alpha:g}. Received: {counts.max()} examples{of_each}"
+        )
+    if few.any():
+        names = [c[1] if len(counts) == 1 else tuple(c) for c in np.argwhere(few).tolist()]
+        warnings.warn(
+            f"Classes with fewer than {needed} calibration examples are in every set: "
+            f"{names} with {counts[few].tolist()}.",
+            stacklevel=4,
+        )
+
+
+def _coverage(covered):
+    """`SetCoverage` of what is covered, bool `(n, ...)`."""
+    of_example = covered.reshape(len(covered), -1)
+    mean, count = float(covered.mean()), len(covered)
+    if of_example.shape[1] == 1:
+        lower, upper = clopper_pearson_interval(covered.sum(), count, _CONFIDENCE)
+        return SetCoverage(mean, float(lower), float(upper))
+    side = (1 - _CONFIDENCE) / 2
+
+    def bound(value):
+        return smallest_where(lambda risk: hoeffding_bentkus_p_value(value, count, risk) <= side)
+
+    return SetCoverage(mean, 1 - bound(1 - mean), bound(mean))

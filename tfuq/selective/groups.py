@@ -1,0 +1,394 @@
+"""How a model and its rule fare in each group of examples, a hospital or a device."""
+
+import csv
+import dataclasses
+import io
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from tfuq._bounds import binomial_p_value, hoeffding_bentkus_p_value, wilson_interval
+from tfuq._files import written_whole
+from tfuq._judged import judge
+from tfuq._keras import check_choice, check_fraction, check_integer
+from tfuq._math import width_index
+from tfuq._rule_fitting import LOSSES, losses_of
+
+__all__ = ["GroupRow", "SubgroupReport", "subgroup_report"]
+
+ALL, NOTHING = "all", "nothing accepted"
+_CORRECTIONS = ("holm", "bonferroni", None)
+
+
+class GroupRow(NamedTuple):
+    """What a model and its rule achieve in one group; intervals are Wilson's.
+
+    Example:
+
+    >>> from tfuq.selective import subgroup_report
+    >>> probs, labels = [[0.9, 0.1], [0.2, 0.8], [0.4, 0.6]], [0, 1, 0]
+    >>> report = subgroup_report(None, probs, labels, ["A", "B", "B"], target_risk=0.3)
+    >>> [(row.group, row.n, row.accuracy, row.verdict) for row in report.rows[1:]]
+    [('A', 1, 1.0, 'not shown'), ('B', 2, 0.5, 'not shown')]
+    """
+
+    column: str
+    group: str
+    n: int
+    """Examples."""
+    accuracy: float
+    """Of all decisions, accepted or not."""
+    accuracy_lower: float
+    accuracy_upper: float
+    coverage: float
+    """Accepted fraction."""
+    coverage_lower: float
+    coverage_upper: float
+    accepted: int
+    """Decisions that are accepted and belong to the risk."""
+    risk: float
+    """Their mean loss, 1 - selective accuracy for errors; NaN if there are none."""
+    risk_lower: float
+    risk_upper: float
+    ece: float
+    """Expected calibration error of all decisions."""
+    verdict: str
+    """Of the target risk: `"holds"`, `"fails"`, `"not shown"` where there are too few examples to
+    tell, `"nothing accepted"`, or `"no target"`."""
+
+    @property
+    def fails(self):
+        """Whether the risk is shown to be above the target."""
+        return self.verdict == "fails"
+
+
+@dataclasses.dataclass(frozen=True)
+class SubgroupReport:
+    """The rows of all groups, `GroupRow` each; the first is of all examples.
+
+    Example:
+
+    >>> from tfuq.selective import subgroup_report
+    >>> probs, labels = [[0.9, 0.1], [0.2, 0.8], [0.4, 0.6]], [0, 1, 0]
+    >>> report = subgroup_report(None, probs, labels, ["A", "B", "B"], target_risk=0.3)
+    >>> [row.group for row in report], report.failing
+    (['all', 'A', 'B'], [])
+    """
+
+    rows: tuple
+    target_risk: float | None
+    confidence: float
+    correction: str | None
+
+    def __iter__(self):
+        return iter(self.rows)
+
+    def __len__(self):
+        return len(self.rows)
+
+    @property
+    def failing(self):
+        """The rows of the groups whose risk is shown to be above the target."""
+        return [row for row in self.rows if row.fails]
+
+    def to_markdown(self):
+        """A table with a row for each group, and a line that says what the verdicts mean."""
+        names = "group | n | accuracy | coverage | risk of accepted | ECE | verdict"
+        lines = [f"| {names} |", "|---|--:|--:|--:|--:|--:|---|"]
+        lines += [_markdown_row(row) for row in self.rows]
+        if self.target_risk is not None:
+            tests = (
+                f"{self.correction.title()}'s correction" if self.correction else "no correction"
+            )
+            lines += ["", f"Target risk {self.target_risk:g}, confidence {self.confidence:g}, "]
+            lines[-1] += f"{tests} for {len(self.rows) - 1} groups."
+        return "\n".join(lines)
+
+    def to_csv(self, path):
+        """Writes a line for each row, and one with their names, to the file `path`.
+
+        Args:
+            path: Name of the file.
+        """
+        text = io.StringIO()
+        csv.writer(text).writerows([GroupRow._fields, *self.rows])
+        with written_whole(pathlib.Path(path)) as unfinished:
+            unfinished.write_text(text.getvalue(), encoding="utf-8", newline="")
+
+
+def subgroup_report(
+    rule,
+    probs,
+    labels,
+    groups,
+    *,
+    target_risk=None,
+    confidence=0.95,
+    correction="holm",
+    loss=None,
+    positive_class=1,
+    rule_groups=None,
+    n_bins=15,
+    from_logits=None,
+    multi_label=None,
+):
+    """Accuracy, coverage, risk and calibration of each group, and whether a target risk is kept.
+
+    A group fails if a test shows its risk to be above the target, and holds if one shows it to be
+    below. For errors these are exact binomial tests of the accepted; for other losses, and where an
+    example has several decisions (pixels, labels), tests of means over examples by Hoeffding and
+    Bentkus. With a correction the probability that any of the groups is said to fail though its
+    risk is within the target is at most 1 - `confidence`; the same for groups that are said to
+    hold. The row of all examples is a test of its own.
+
+    Args:
+        rule: What accepts: a `RejectionRule`, a `ConformalPredictor`, any object with
+            `accept(probs) -> bool (n, ...)`. None accepts all.
+        probs: Predictions, or a stack of them whose mean is the prediction, as the rule takes them.
+        labels: Labels, sparse or one-hot.
+        groups: The group of each example, `(n,)` texts or numbers; or a dict (or a data frame) of
+            such columns. What is missing (None, NaN) is a group of its own.
+        target_risk: Risk that is to be kept in every group, in (0, 1); by default what the rule was
+            fitted to. Without any there are no verdicts.
+        confidence: Of intervals and, with the correction, of verdicts.
+        correction: For the number of groups: `"holm"`, `"bonferroni"` (weaker), or None.
+        loss: `"error"`, `"false_negative"` or a function, as in `RejectionRule.fit`; by default
+            what the rule was fitted to, else `"error"`.
+        positive_class: For `loss="false_negative"`; the rule's own if `loss` is None.
+        rule_groups: For a rule with a threshold for each group, the groups of the examples; by
+            default `groups`, if that is one column. What the rule does not know is rejected.
+        n_bins: Bins of the calibration error.
+        from_logits: Whether `probs` are logits; by default as the rule says, else not.
+        multi_label: Whether each entry of `probs` is a binary prediction of its own; by default as
+            the rule says, else not.
+
+    Returns:
+        `SubgroupReport`.
+
+    Raises:
+        ValueError: If arrays do not fit together, are empty, hold NaN, or labels that are no class;
+            if an argument is out of its range.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from tfuq.selective import RejectionRule, subgroup_report
+    >>> probs = np.tile([[0.9, 0.1], [0.6, 0.4]], (100, 1))
+    >>> labels = np.where(np.arange(200) < 150, 0, 1)
+    >>> hospital = np.where(np.arange(200) < 150, "own", "other")
+    >>> rule = RejectionRule("confidence", 0.7)
+    >>> report = subgroup_report(rule, probs, labels, hospital, target_risk=0.1)
+    >>> [(row.group, row.coverage, row.verdict) for row in report]
+    [('all', 0.5, 'fails'), ('other', 0.5, 'fails'), ('own', 0.5, 'holds')]
+    """
+    _check(rule, confidence, correction, n_bins)
+    target_risk = _target(rule, target_risk)
+    from_logits = getattr(rule, "from_logits", False) if from_logits is None else from_logits
+    multi_label = getattr(rule, "multi_label", False) if multi_label is None else multi_label
+    judged = judge(probs, labels, from_logits=from_logits, multi_label=multi_label)
+    count = judged.shape[0]
+    columns = _columns(groups, count)
+    accepted = _accepted(rule, probs, judged, columns, rule_groups)
+    loss, counts = _losses(judged, rule, loss, positive_class)
+    table = _table(judged, n_bins, accepted, accepted & counts, loss)
+    keys, members = [(ALL, ALL)], [np.ones(count, bool)]
+    for name, column in columns.items():
+        names, index = np.unique(column, return_inverse=True)
+        keys += [(name, str(group)) for group in names.tolist()]
+        members += [index == k for k in range(len(names))]
+    parts = [_Table(*(values[chosen] for values in table)) for chosen in members]
+    verdicts = _verdicts(parts, target_risk, confidence, correction)
+    rows = [
+        GroupRow(*key, *_figures(part, confidence), verdict)
+        for key, part, verdict in zip(keys, parts, verdicts, strict=True)
+    ]
+    return SubgroupReport(tuple(rows), target_risk, float(confidence), correction)
+
+
+class _Table(NamedTuple):
+    """What is known of each decision, `(n, entries)`."""
+
+    bins: np.ndarray  # of its confidence
+    confidence: np.ndarray
+    correct: np.ndarray
+    accepted: np.ndarray
+    at_risk: np.ndarray  # accepted, and belongs to the risk
+    loss: np.ndarray
+
+
+def _check(rule, confidence, correction, n_bins):
+    if rule is not None and not callable(getattr(rule, "accept", None)):
+        raise ValueError(
+            f"Argument `rule` must be None or have a method `accept`. Received: rule={rule!r}"
+        )
+    check_fraction("confidence", confidence)
+    if confidence in (0, 1):
+        raise ValueError(f"Argument `confidence` must be in (0, 1). Received: {confidence}")
+    check_choice("correction", correction, _CORRECTIONS)
+    check_integer("n_bins", n_bins, 1)
+
+
+def _fitted_to(rule):
+    return getattr(rule, "fitted_to", None) or {}
+
+
+def _target(rule, target_risk):
+    target_risk = _fitted_to(rule).get("target_risk") if target_risk is None else target_risk
+    if target_risk is None:
+        return None
+    check_fraction("target_risk", target_risk)
+    if target_risk in (0, 1):
+        raise ValueError(f"Argument `target_risk` must be in (0, 1). Received: {target_risk}")
+    return float(target_risk)
+
+
+def _columns(groups, count):
+    """Columns of groups `(n,)` by their names, which numpy can sort."""
+    columns = {key: groups[key] for key in groups} if hasattr(groups, "keys") else {"group": groups}
+    found = {str(name): np.asarray(column) for name, column in columns.items()}
+    for name, column in found.items():
+        if column.shape != (count,):
+            raise ValueError(
+                f"Argument `groups` must name the group of each of {count} examples. "
+                f"Received: column {name!r} of shape {column.shape}"
+            )
+        if column.dtype.kind not in "biufU":
+            found[name] = column.astype(str)
+    if not found:
+        raise ValueError("Argument `groups` must hold at least one column. Received: none")
+    return found
+
+
+def _accepted(rule, probs, judged, columns, rule_groups):
+    """What the rule accepts, `(entries,)`."""
+    if rule is None:
+        return np.ones(judged.shape, bool).ravel()
+    if getattr(rule, "by", None) != "group":
+        accepted = np.asarray(rule.accept(np.asarray(probs)))
+    else:
+        if rule_groups is None and len(columns) == 1:
+            (rule_groups,) = columns.values()
+        if np.shape(rule_groups) != judged.shape[:1]:
+            raise ValueError(
+                f"Argument `rule_groups` must name the group of each of {judged.shape[0]} examples "
+                f"for a rule with by='group'. Received: rule_groups={rule_groups!r}"
+            )
+        accepted = rule.accept(np.asarray(probs), rule_groups, unknown_group="reject")
+    if np.size(accepted) != len(judged.error):
+        raise ValueError(
+            f"Argument `rule` must accept or reject each of {judged.shape} decisions. "
+            f"Received: {np.shape(accepted)}"
+        )
+    return np.ravel(accepted)
+
+
+def _losses(judged, rule, loss, positive_class):
+    """The loss of each decision, and whether it belongs to the risk, `(entries,)`."""
+    if loss is None:
+        said = _fitted_to(rule)
+        loss = said.get("loss", "error")
+        positive_class = said.get("positive_class", positive_class)
+        if loss not in LOSSES:
+            raise ValueError(
+                "Argument `loss` must be the function that the rule was fitted to, which it does "
+                f"not keep. Received: loss=None with a rule fitted to {loss!r}"
+            )
+    probs = np.asarray(judged.examples.probs())
+    labels = np.asarray(judged.examples.labels)
+    return losses_of(loss, probs, labels, judged.error > 0, positive_class)
+
+
+def _table(judged, n_bins, *of_entries):
+    """`_Table` of what was judged, and of what else is known of the entries."""
+    confidence, correct = (np.asarray(part) for part in judged.examples.top_label())
+    bins = np.asarray(width_index(confidence, n_bins))
+    parts = bins, confidence, correct.astype("float64"), *of_entries
+    return _Table(*(np.reshape(part, (judged.shape[0], -1)) for part in parts))
+
+
+def _figures(part, confidence):
+    """The numbers of a `GroupRow`."""
+    count = len(part.correct)
+    accuracy, coverage = float(part.correct.mean()), float(part.accepted.mean())
+    at_risk = int(part.at_risk.sum())
+    risk = float(part.loss[part.at_risk].mean()) if at_risk else np.nan
+    return (
+        count,
+        *_with_interval(accuracy, count, confidence),
+        *_with_interval(coverage, count, confidence),
+        at_risk,
+        *_with_interval(risk, np.count_nonzero(part.at_risk.any(axis=1)), confidence),
+        _calibration_error(part),
+    )
+
+
+def _with_interval(rate, count, confidence):
+    """A rate with its interval, which counts examples, however many decisions each has."""
+    if not count:
+        return rate, 0.0, 1.0
+    lower, upper = wilson_interval(rate * count, count, confidence)
+    return rate, float(lower), float(upper)
+
+
+def _calibration_error(part):
+    """sum_b (w_b / W) |accuracy_b - confidence_b|."""
+    gaps = np.bincount(part.bins.ravel(), (part.correct - part.confidence).ravel())
+    return float(np.abs(gaps).sum() / part.correct.size)
+
+
+def _verdicts(parts, target_risk, confidence, correction):
+    """A verdict for each part, the first by itself, the others with the correction."""
+    if target_risk is None:
+        return ["no target"] * len(parts)
+    p_values = np.array([_p_values(part, target_risk) for part in parts])
+    tested = np.flatnonzero([part.at_risk.any() for part in parts[1:]]) + 1
+    for column in p_values.T:
+        column[tested] = _adjusted(column[tested], correction)
+    passed = p_values <= 1 - confidence + 1e-12
+    return [
+        "fails" if fails else "holds" if holds else "not shown" if part.at_risk.any() else NOTHING
+        for part, (fails, holds) in zip(parts, passed, strict=True)
+    ]
+
+
+def _p_values(part, risk):
+    """Of the hypotheses that the risk is at most `risk`, and that it is at least that."""
+    if not part.at_risk.any():
+        return 1.0, 1.0
+    losses = part.loss[part.at_risk]
+    if part.loss.shape[1] == 1 and np.isin(losses, (0, 1)).all():
+        errors, count = losses.sum(), len(losses)
+        return stats.binom.sf(errors - 1, count, risk), binomial_p_value(errors, count, risk)
+    used = part.at_risk.any(axis=1)
+    above = np.where(part.at_risk, part.loss - risk, 0)[used].mean()  # at most 0 if within `risk`
+    count = np.count_nonzero(used)
+    return (
+        float(hoeffding_bentkus_p_value(1 - risk - above, count, 1 - risk)),
+        float(hoeffding_bentkus_p_value(above + risk, count, risk)),
+    )
+
+
+def _adjusted(p_values, correction):
+    """p-values that hold for all groups together (Holm 1979, or Bonferroni)."""
+    count = len(p_values)
+    if correction is None or not count:
+        return p_values
+    if correction == "bonferroni":
+        return np.minimum(p_values * count, 1)
+    order = np.argsort(p_values)
+    adjusted = np.empty(count)
+    adjusted[order] = np.maximum.accumulate(p_values[order] * np.arange(count, 0, -1))
+    return np.minimum(adjusted, 1)
+
+
+def _markdown_row(row):
+    def percent(name):
+        value, lower, upper = (getattr(row, name + end) for end in ("", "_lower", "_upper"))
+        return "-" if np.isnan(value) else f"{value:.1%} [{lower:.1%}, {upper:.1%}]"
+
+    name = row.group if row.column == ALL else f"{row.column}: {row.group}"
+    figures = [percent(name) for name in ("accuracy", "coverage", "risk")]
+    cells = [name.replace("|", "\\|"), row.n, *figures, f"{row.ece:.3f}", row.verdict]
+    return "| " + " | ".join(map(str, cells)) + " |"
