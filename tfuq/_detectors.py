@@ -382,6 +382,8 @@ class Detector:
             check_rows("fit_scores", self._fit_scores, ndim=1)
         if threshold is not None:
             self.threshold = Threshold(*map(float, threshold[:-1]), int(threshold[-1]))
+            if np.any(np.isnan(self.threshold)):
+                raise ValueError(f"a threshold with NaN: {threshold}")
 
 
 def check_layer(name, layer):

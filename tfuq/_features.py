@@ -127,7 +127,9 @@ class Tap:
         if self._head is None:
             rows = tf.nest.map_structure(lambda leaf: leaf[:SAMPLE], without_nan(batch))
             self._is_logits, self._head = _find_head(self.model, self.reading, rows)
-            self._named = [layer and find_layer(self.model, layer) for layer in self.layers]
+            self._named = [
+                None if layer is None else find_layer(self.model, layer) for layer in self.layers
+            ]
 
     def forward(self, batch, rectify=None):
         """`Found` of a batch, as tensors.

@@ -1,9 +1,11 @@
 """Squared norms of each example's gradients of a layer's weights, for any layer.
 
 A `Use` is one call of a layer. Layers of `RULES` are worked out from what they take and the
-gradient of what they give; any other layer is called once more, for all examples side by side.
+gradient of what they give; any other layer is called once more, for all examples side by side (or
+in turn, if it holds loops of its own).
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -235,8 +237,27 @@ def replayed_norms(layer, variables, uses):
     ]
     sizes = [math.prod(v.shape) for v in variables]
     sizes += [t.shape[1:].num_elements() or 0 for t in tf.nest.flatten(parts)]
-    norms = in_chunks(lambda part: tf.vectorized_map(of_one, part), parts, sum(sizes))
+    of_one = tf.function(of_one, autograph=False)  # traced once, whoever calls it
+    run = tf.vectorized_map if _can_be_vectorized(layer, of_one, parts) else _in_turn
+    norms = in_chunks(lambda part: run(of_one, part), parts, sum(sizes))
     return tf.unstack(norms, axis=1)
+
+
+def _can_be_vectorized(layer, of_one, parts):
+    """Whether `tf.vectorized_map` runs, which fails with loops over what the weights have made.
+
+    Those of Keras' recurrent layers go over what is put in.
+    """
+    if isinstance(layer, layers.RNN) and type(layer).__module__.startswith("keras."):
+        return True
+    specs = tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape[1:], t.dtype), parts)
+    graph = of_one.get_concrete_function(specs).graph.as_graph_def()
+    nodes = itertools.chain(graph.node, *(f.node_def for f in graph.library.function))
+    return not any(node.op in ("While", "StatelessWhile") for node in nodes)
+
+
+def _in_turn(function, parts):
+    return tf.map_fn(function, parts, fn_output_signature=tf.float32)
 
 
 def _product(layer, use, parts):

@@ -1,12 +1,13 @@
 """Scores of logits `(n, classes)`, larger for what is less certain, in float64."""
 
 import numpy as np
-from scipy.special import log_softmax, logsumexp
+from scipy.special import expit, log_softmax, logsumexp
 
 
 def max_softmax(logits, temperature=1.0):
-    """1 - max_c softmax(z / T)_c, without the rounding of a probability near 1."""
-    return -np.expm1(log_softmax(np.asarray(logits, "float64") / temperature, axis=-1).max(-1))
+    """1 - max_c softmax(z / T)_c, as the sum of all others: next to 1, 1 - p would be rounded."""
+    ordered = np.partition(np.asarray(logits, "float64") / temperature, -1, axis=-1)
+    return expit(logsumexp(ordered[..., :-1], axis=-1) - ordered[..., -1])
 
 
 def max_logit(logits):

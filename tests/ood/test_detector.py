@@ -7,7 +7,7 @@ from sklearn.covariance import LedoitWolf
 
 from tfuq import metrics
 from tfuq._log_features import FLOOR, Scale, log_norms, squared_norms
-from tfuq.ood import GradientDensity, GradientDetector
+from tfuq.ood import GradientDensity, GradientDetector, load_detector
 from tfuq.ood.detector import (
     equal_priors,
     leave_one_out,
@@ -325,7 +325,28 @@ def test_bad_inputs():
         refused("model", GradientDetector().fit, bad, IN, OUT)
     refused("x", GradientDetector().fit, features_of, IN[:0], OUT)
     refused("x_out", GradientDetector().fit, features_of, np.zeros((20, 5)), OUT[:0])
+    refused("x_out", GradientDetector().fit, features_of, np.zeros((20, 5)), None)
     refused("model", GradientDensity().fit, lambda x: np.ones(len(x)), IN)
+    refused("x", GradientDensity().fit, lambda x: np.full((len(x), 2), np.nan), IN)
+    refused("model", GradientDetector().fit, lambda x: -np.asarray(x), IN, OUT)
+
+
+def test_one_class_is_not_enough(trained):
+    """Out-of-distribution data that are missing, or too few, or not given at all."""
+    for missing in (None, [], OUT[:0], OUT[:9]):
+        refused("features_out", GradientDetector().fit_features, IN, missing)
+    with pytest.raises(TypeError, match="features_out"):
+        GradientDetector().fit_features(IN)
+    refused("features_out", trained.evaluate, OUT[:0])
+
+
+def test_without_a_model(trained, tmp_path):
+    refused("model", GradientDensity().fit_features(IN).score, IN)
+    trained.save(tmp_path / "detector.npz")
+    refused("model", GradientDetector.load(tmp_path / "detector.npz").score, IN)
+    content = (tmp_path / "detector.npz").read_bytes()
+    (tmp_path / "half.npz").write_bytes(content[: len(content) // 2])
+    refused("path", load_detector, tmp_path / "half.npz")
 
 
 @pytest.mark.parametrize("detector", [GradientDetector(), GradientDensity()])

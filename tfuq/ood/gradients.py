@@ -43,9 +43,10 @@ class GradientFeatures:
 
     All examples of a batch take one forward and one backward pass. Norms of dense, convolutional,
     normalization and embedding layers, shared ones, too, come from what the layer takes and the
-    gradient of what it gives. Other layers run once more, for all examples side by side, which
-    takes longer. The first batch of each shape is slow, because it is traced. Beside what
-    the passes need, about 32 MB hold what is computed at a time, or what one example needs.
+    gradient of what it gives. Other layers run once more, for all examples side by side or, if they
+    hold loops, in turn, which takes longer. The first batch of each shape is slow, because it is
+    traced. Beside what the passes need, about 32 MB hold what is computed at a time, or what one
+    example needs.
 
     Formula:
 

@@ -6,7 +6,9 @@ import tensorflow as tf
 
 from tfuq._detectors import Detector
 from tfuq._feature_arrays import check_rows
+from tfuq._features import without_nan
 from tfuq._keras import check_integer, register
+from tfuq._outputs import Reading, check_same_shapes
 from tfuq.ensembles import DeepEnsemble
 from tfuq.predictive import mutual_information, sample_predictions
 
@@ -85,10 +87,11 @@ class MutualInformation(Detector):
             ValueError: If data are empty or not finite, or the model holds no random layer.
         """
         self._bind(model)
-        self._widths = self.threshold = None
-        self._fit_scores = self.score(x, batch_size=batch_size, verbose=verbose)
-        if not np.all(np.isfinite(self._fit_scores)):
+        self._widths = self._fit_scores = self.threshold = None
+        scores = self.score(x, batch_size=batch_size, verbose=verbose)
+        if not np.all(np.isfinite(scores)):
             raise ValueError("Argument `x` must be finite. Received: NaN or infinity in x")
+        self._fit_scores = scores
         return self
 
     def _bind(self, model):
@@ -98,18 +101,35 @@ class MutualInformation(Detector):
                 f"a stack of predictions. Received: model={model!r}"
             )
         self._model = model
+        self._members = None
 
     def _read(self, batch):
-        count = tf.nest.flatten(batch)[0].shape[0]
-        reading = {"output": self.output, "from_logits": self.from_logits}
+        batch = without_nan(batch)  # or one example would say what the outputs of all mean
         if isinstance(self.model, DeepEnsemble):
-            stack = self.model.predict((batch,), count, **reading)
+            stack = self._of_members(batch)
         elif isinstance(self.model, keras.Model):
             draws = {"num_samples": self.num_samples, "seed": self.seed}
+            reading = {"output": self.output, "from_logits": self.from_logits}
+            count = tf.nest.flatten(batch)[0].shape[0]
             stack = sample_predictions(self.model, (batch,), batch_size=count, **draws, **reading)
         else:
             stack = self.model(tf.nest.map_structure(np.asarray, batch))
         return self._check(stack)
+
+    def _of_members(self, batch):
+        """The stack of an ensemble, by a graph that is kept: its `predict` makes one per call."""
+        if self._members is None:
+            reading = Reading(self.output, self.from_logits, multi_label=False)
+            flags = [reading.is_logits(member, batch) for member in self.model.members]
+            pairs = list(zip(self.model.members, flags, strict=True))
+
+            def stack(batch):
+                probs = [reading.probs(member, batch, flag) for member, flag in pairs]
+                check_same_shapes([[tuple(p.shape)] for p in probs], "model")
+                return tf.stack(probs)
+
+            self._members = tf.function(stack, autograph=False, reduce_retracing=True)
+        return self._members(batch).numpy()
 
     def _check(self, features):
         return (np.moveaxis(check_rows("features", features, ndim=3), 0, 1),)
