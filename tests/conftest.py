@@ -49,7 +49,7 @@ SLOW = (
     "test_contract.py::test_layer[[]confounders-functional_plain]",
     "test_contract.py::test_layer[[]confounders-mixed_float16]",
     "test_contract.py::test_layer[[]gamma-two_devices]",
-    "test_calibration.py::test_ride_in_a_model_into_a_new_process",
+    "test_scalings.py::test_ride_in_a_model_into_a_new_process",
     "test_conformal.py::test_models_with_sets_live_on_in_a_new_process",
     "test_metric_streaming.py::test_graph_says_the_same*[[]True]",
 )

@@ -258,7 +258,7 @@ def sparse_bayesian(
     *,
     bias_r_bayes=0.0,
     method="gradient",
-    estimator="local_reparameterization",
+    estimator="reparameterization",
     prior_scale=1.0,
     posterior_scale=0.05,
     batch_size=32,
@@ -284,8 +284,11 @@ def sparse_bayesian(
         layers: Names of the layers to convert; by default all that can be.
         bias_r_bayes: As `r_bayes`, of the biases.
         method: `"gradient"` or `"fisher"`; see `saliency`.
-        estimator, prior_scale, posterior_scale: Of the new layers; see
-            `tfuq.layers.SparseBayesDense`.
+        estimator: Of the new layers, as in `tfuq.layers.SparseBayesDense`; by default one draw of
+            the weights for each batch, whose training steps take the time and the memory of the
+            plain network's. `"local_reparameterization"` draws for each example: gradients of less
+            variance, for about 2 times the time and 1.5 times the memory.
+        prior_scale, posterior_scale: Of the new layers.
         batch_size: Examples at a time, where `data` are arrays.
         verbose: 1 shows a progress bar.
 
