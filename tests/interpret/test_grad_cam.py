@@ -1,0 +1,331 @@
+"""Grad-CAM against an explicit GradientTape on a network in two parts, and against tf-explain."""
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+from skimage.transform import resize
+from test_api import refused
+
+from tfuq._draws import one_draw
+from tfuq.interpret import grad_cam, guided_grad_cam
+from tfuq.layers import MCDropout, MCSoftmaxDenseFA
+from tfuq.predictive import sample_predictions
+
+FIXTURE = pathlib.Path(__file__).parents[1] / "fixtures" / "tf_explain.npz"
+IMAGES = np.random.default_rng(0).normal(size=(5, 12, 12, 3)).astype("float32")
+RAW = {"relu": False, "upsample": False}
+
+
+def front():
+    """Images to maps `(4, 4, 5)`."""
+    convs = [layers.Conv2D(4, 3, activation="relu", name="first"), layers.MaxPooling2D()]
+    last = layers.Conv2D(5, 2, activation="tanh", name="last")
+    return keras.Sequential([keras.Input((12, 12, 3)), *convs, last], name="front")
+
+
+def head(*last):
+    return keras.Sequential([keras.Input((4, 4, 5)), layers.Flatten(), *last], name="head")
+
+
+class Subclassed(keras.Model):
+    def __init__(self, front, head):
+        super().__init__()
+        self.front, self.head = front, head
+
+    def call(self, inputs):
+        return self.head(self.front(inputs))
+
+
+def joined(front, head):
+    inputs = keras.Input((12, 12, 3))
+    return keras.Model(inputs, head(front(inputs)))
+
+
+def expected(front, head, score, images=IMAGES):
+    """sum_k a_k A_k of the paper, where `score` turns the outputs into one number per image."""
+    features = front(images)
+    with tf.GradientTape() as tape:
+        tape.watch(features)
+        found = score(head(features))
+    weights = tape.gradient(found, features).numpy().mean(axis=(1, 2))
+    return np.einsum("bc,bhwc->bhw", weights, features.numpy())
+
+
+def column(i):
+    return lambda outputs: outputs[:, i]
+
+
+def agree(found, wanted):
+    assert found.shape == wanted.shape and found.dtype == "float32"
+    assert np.abs(wanted).max() > 1e-3
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """A network in two parts, as one with nested models, and the outputs of class 0, 1, 2."""
+    keras.utils.set_random_seed(1)
+    parts = front(), head(layers.Dense(3))
+    wanted = np.stack([expected(*parts, column(i)) for i in range(3)], axis=1)
+    return (*parts, joined(*parts), wanted)
+
+
+@pytest.mark.parametrize("style", ["nested", "sequential", "subclassed", "loaded"])
+def test_models_of_every_style(plain, style, tmp_path):
+    front, head, nested, wanted = plain
+    model = nested
+    if style == "sequential":
+        model = keras.Sequential([*front.layers, *head.layers])
+    elif style == "subclassed":
+        model = Subclassed(front, head)
+    elif style == "loaded":
+        nested.save(tmp_path / "model.keras")
+        model = keras.models.load_model(tmp_path / "model.keras")
+    agree(grad_cam(model, IMAGES, 1, **RAW), wanted[:, 1])
+
+
+def test_classes(plain):
+    """The predicted one, several, those of each image; in batches and from a dataset."""
+    _, _, model, wanted = plain
+    predicted = model(IMAGES).numpy().argmax(axis=1)
+    assert len(set(predicted)) > 1
+    data = tf.data.Dataset.from_tensor_slices((IMAGES, predicted)).batch(3)
+    agree(grad_cam(model, data, **RAW), wanted[np.arange(5), predicted])
+    agree(grad_cam(model, IMAGES, (2, 0), **RAW, batch_size=2), wanted[:, [2, 0]])
+    labels = np.array([0, 2, 1, 1, 0])
+    found = grad_cam(model, IMAGES, labels[:, None], **RAW, batch_size=2)
+    agree(found, wanted[np.arange(5), labels][:, None])
+
+
+def test_positive_part_at_the_size_of_the_images(plain):
+    _, _, model, wanted = plain
+    maps = np.maximum(wanted[:, 2], 0)
+    sized = [resize(each, (12, 12), order=1, mode="edge", anti_aliasing=False) for each in maps]
+    agree(grad_cam(model, IMAGES, 2), np.stack(sized))
+
+
+def test_any_layer(plain):
+    """By name or as a layer, however deep; the model is left as it was."""
+    front, head, model, _ = plain
+    before = model.predict(IMAGES, verbose=0)
+    first, rest = keras.Sequential(front.layers[:1]), keras.Sequential(front.layers[1:])
+    wanted = expected(first, lambda x: head(rest(x)), column(0))
+    for layer in ("first", front.layers[0]):
+        agree(grad_cam(model, IMAGES, 0, layer, **RAW), wanted)
+    np.testing.assert_array_equal(model.predict(IMAGES, verbose=0), before)
+    assert not any("call" in vars(layer) for layer in model._flatten_layers())
+
+
+def test_probabilities_and_entropy(plain):
+    front, head, model, _ = plain
+
+    def entropy(logits):
+        return -tf.reduce_sum(tf.nn.softmax(logits) * tf.nn.log_softmax(logits), axis=1)
+
+    def probability(logits):
+        return tf.nn.softmax(logits)[:, 1]
+
+    agree(grad_cam(model, IMAGES, target="entropy", **RAW), expected(front, head, entropy))
+    found = grad_cam(model, IMAGES, 1, target="probability", **RAW)
+    agree(found, expected(front, head, probability))
+    soft = keras.Sequential([*front.layers, *head.layers, layers.Softmax()])
+    np.testing.assert_allclose(grad_cam(soft, IMAGES, 1, **RAW), found, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_nested_application(tmp_path):
+    """MobileNetV2 in a model that is saved: maps of its last layer, and guided gradients."""
+    options = {"input_shape": (64, 64, 3), "alpha": 0.35, "include_top": False, "weights": None}
+    base = keras.applications.MobileNetV2(**options)
+    head = keras.Sequential([layers.GlobalAveragePooling2D(), layers.Dense(3)])
+    inputs = keras.Input((64, 64, 3))
+    model = keras.Model(inputs, head(base(inputs)))
+    rng = np.random.default_rng(0)
+    model.set_weights([w + rng.uniform(0, 0.1, w.shape) for w in model.get_weights()])
+    images = rng.normal(size=(3, 64, 64, 3)).astype("float32")
+    wanted = expected(base, head, column(1), images)
+    model.save(tmp_path / "model.keras")
+    model = keras.models.load_model(tmp_path / "model.keras")
+    found = grad_cam(model, images, 1, **RAW)
+    agree(found, wanted)
+    np.testing.assert_array_equal(grad_cam(model, images, 1, "out_relu", **RAW), found)
+    detail = guided_grad_cam(model, images, 1)
+    assert detail.shape == images.shape and np.all(np.isfinite(detail))
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_one_output_for_two_classes(activation):
+    parts = front(), head(layers.Dense(1, activation=activation))
+    wanted = expected(*parts, column(0))
+    found = grad_cam(joined(*parts), IMAGES, [0, 1], **RAW)
+    agree(found[:, 1], wanted)
+    agree(found[:, 0], -wanted)  # of -z, and of 1 - p
+
+
+def test_labels():
+    parts = front(), head(layers.Dense(4, activation="sigmoid"))
+    model = joined(*parts)
+
+    def entropy(p):
+        return -tf.reduce_sum(p * tf.math.log(p) + (1 - p) * tf.math.log(1 - p), axis=1)
+
+    found = grad_cam(model, IMAGES, [3], multi_label=True, **RAW)
+    agree(found[:, 0], expected(*parts, column(3)))
+    found = grad_cam(model, IMAGES, target="entropy", multi_label=True, **RAW)
+    agree(found, expected(*parts, entropy))
+
+
+def test_predictions_of_each_pixel():
+    parts = front(), layers.Conv2DTranspose(3, 3, 3)
+    model = joined(*parts)
+    wanted = expected(*parts, lambda y: tf.reduce_mean(y[..., 1], axis=(1, 2)))
+    agree(grad_cam(model, IMAGES, 1, "last", from_logits=True, **RAW), wanted)
+
+
+TARGETS = {
+    "class": lambda p: tf.reduce_mean(p, axis=0)[:, 1],
+    "entropy": lambda p: entropy(tf.reduce_mean(p, axis=0)),
+    "expected_entropy": lambda p: tf.reduce_mean(entropy(p), axis=0),
+    "mutual_information": lambda p: TARGETS["entropy"](p) - TARGETS["expected_entropy"](p),
+}
+
+
+def entropy(p):
+    return -tf.reduce_sum(p * tf.math.log(p), axis=-1)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """A network that is random before and behind the maps, and these and the probabilities."""
+    keras.utils.set_random_seed(2)
+    convs = [layers.Conv2D(4, 3, activation="relu"), MCDropout(0.3), layers.Conv2D(5, 7)]
+    parts = (
+        keras.Sequential([keras.Input((12, 12, 3)), *convs]),
+        head(MCDropout(0.5), layers.Dense(3)),
+    )
+    features, probs = [], []
+    with tf.GradientTape(persistent=True) as tape:
+        for number in range(3):
+            with one_draw(tf.constant([7, number])):
+                features.append(parts[0](IMAGES))
+                tape.watch(features[-1])
+                probs.append(tf.nn.softmax(parts[1](features[-1])))
+        stack = tf.stack(probs)
+        scores = {name: score(stack) for name, score in TARGETS.items()}
+    return joined(*parts), stack, features, scores, tape
+
+
+def test_draws_are_those_of_sample_predictions(drawn):
+    model, stack, *_ = drawn
+    found = sample_predictions(model, IMAGES, num_samples=3, seed=7, from_logits=True)
+    np.testing.assert_allclose(found, stack, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_averaged_over_draws(drawn, target):
+    """The gradient of what is a function of all draws with respect to the maps of each."""
+    model, _, features, scores, tape = drawn
+    wanted = 0
+    for maps, gradient in zip(features, tape.gradient(scores[target], features), strict=True):
+        wanted += np.einsum("bc,bhwc->bhw", gradient.numpy().mean(axis=(1, 2)), maps.numpy())
+    classes = 1 if target == "class" else None
+    options = {"num_samples": 3, "seed": 7, "from_logits": True, "batch_size": 3}
+    agree(grad_cam(model, IMAGES, classes, target=target, **options, **RAW), wanted)
+
+
+def test_agrees_with_tf_explain():
+    with np.load(FIXTURE) as fixture:
+        fixture = dict(fixture)
+    convs = [layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D()]
+    convs += [layers.Conv2D(5, 3, activation="relu"), layers.Flatten()]
+    model = keras.Sequential([keras.Input((16, 16, 3)), *convs, layers.Dense(3, "softmax")])
+    model.set_weights([fixture[f"weight_{i}"] for i in range(6)])
+    found = grad_cam(model, fixture["images"], 1, **RAW)
+    np.testing.assert_allclose(found, fixture["cam"], rtol=1e-4, atol=1e-6)
+
+
+def test_points_at_a_planted_mark():
+    """A network that sees nothing but red, and images with a red mark in a place of their own."""
+    red = layers.Conv2D(1, 3, padding="same", activation="relu")
+    pool = layers.GlobalAveragePooling2D()
+    model = keras.Sequential([keras.Input((16, 16, 3)), red, pool, layers.Dense(2)])
+    kernel = np.zeros((3, 3, 3, 1))
+    kernel[..., 0, 0], kernel[..., 1:, 0] = 1, -1
+    model.set_weights([kernel, np.zeros(1), np.array([[-1.0, 1.0]]), np.zeros(2)])
+    rng = np.random.default_rng(0)
+    images = np.repeat(rng.random((4, 16, 16, 1)), 3, axis=-1)
+    places = rng.integers(1, 13, size=(4, 2))
+    for image, (row, col) in zip(images, places, strict=True):
+        image[row : row + 3, col : col + 3] = (1, 0, 0)
+    peaks = [np.unravel_index(m.argmax(), m.shape) for m in grad_cam(model, images, 1)]
+    np.testing.assert_array_equal(peaks, places + 1)
+    assert not grad_cam(model, images, 0).any()  # nothing speaks for the other class
+
+
+class WithAge(keras.Model):
+    """Takes a dict, gives a dict, one output of it from a branch that has maps of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = layers.Conv2D(4, 3, name="used")
+        self.dense = layers.Dense(3)
+        self.other = layers.Conv2D(2, 3, name="unused")
+
+    def call(self, inputs):
+        features = keras.ops.mean(self.conv(inputs["image"]), axis=(1, 2))
+        classes = self.dense(keras.ops.concatenate([features, inputs["age"]], axis=1))
+        return {"class": classes, "map": self.other(inputs["image"])}
+
+
+def test_inputs_and_outputs_by_name():
+    model = WithAge()
+    data = {"age": np.ones((5, 1), "float32"), "image": (IMAGES * 10).astype("uint8")}
+    found = grad_cam(model, data, 2, output="class", from_logits=True, **RAW)
+    weights = model.dense.kernel[:4, 2].numpy() / 100  # of an average over 10 x 10 places
+    maps = model.conv(data["image"].astype("float32")).numpy()
+    agree(found, maps @ weights)
+    named = {"output": "class", "from_logits": True}
+    refused("layer", grad_cam, model, data, 2, "unused", **named)
+    refused("images", grad_cam, model, {"age": data["age"], "image": IMAGES[..., 0]}, **named)
+
+
+def test_refusals(plain):
+    _, _, model, _ = plain
+    flat = keras.Sequential([keras.Input((2,)), layers.Dense(3)])
+    refused("model", grad_cam, lambda x: x, IMAGES)
+    refused(
+        "model",
+        grad_cam,
+        keras.Sequential([keras.Input((12, 12, 3)), layers.Flatten(), layers.Dense(3)]),
+        IMAGES,
+    )
+    refused("images", grad_cam, flat, np.ones((5, 2)))
+    refused("images", grad_cam, model, IMAGES[:, :8])
+    refused("images", grad_cam, model, IMAGES[..., :1])
+    refused("images", grad_cam, model, IMAGES[:0])
+    for layer in ("no such", "head", model.layers[-1].layers[0], 3, layers.ReLU()):
+        refused("layer", grad_cam, model, IMAGES, layer=layer)
+    for classes in (3, -1, [0, 3], 1.0, True, "1", [], [[0], [1]], np.zeros((6, 1), int), [[[0]]]):
+        refused("class_index", grad_cam, model, IMAGES, classes)
+    refused("class_index", grad_cam, model, IMAGES, 0, target="entropy")
+    refused("target", grad_cam, model, IMAGES, target="logit")
+    for count in (0, 2.0, 4):  # the last one because the model is not random
+        refused("num_samples", grad_cam, model, IMAGES, num_samples=count)
+    refused("num_samples", grad_cam, model, IMAGES, target="mutual_information")
+    for name in ("relu", "upsample", "multi_label", "from_logits"):
+        refused(name, grad_cam, model, IMAGES, **{name: "yes"})
+    refused("batch_size", grad_cam, model, IMAGES, batch_size=0)
+    refused("seed", grad_cam, model, IMAGES, seed=-1)
+
+
+@pytest.mark.slow
+def test_named_tuples_are_outputs():
+    inputs = keras.Input((12, 12, 3))
+    features = layers.GlobalAveragePooling2D()(front()(inputs))
+    noisy = MCSoftmaxDenseFA(3, 2, test_mc_samples=8, sampling="iid")(features)
+    found = grad_cam(keras.Model(inputs, noisy), IMAGES, output="probs")
+    assert found.shape == (5, 12, 12) and found.max() > 0

@@ -1,0 +1,303 @@
+"""The report's numbers are those of the metrics, whatever form predictions come in."""
+
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy.special import softmax
+from sklearn.metrics import brier_score_loss, confusion_matrix, log_loss
+
+import tfuq
+from tfuq.report import html, to_markdown
+from tfuq.selective import (
+    AccuracyEstimate,
+    LabelShift,
+    RejectionRule,
+    ShiftReport,
+    TwoSampleTest,
+)
+
+RNG = np.random.default_rng(5)
+LOGITS = 2 * RNG.normal(size=(300, 3))
+PROBS = softmax(LOGITS, axis=-1)
+LABELS = np.where(RNG.random(300) < 0.7, PROBS.argmax(-1), RNG.integers(3, size=300))
+HOSPITAL = RNG.choice(["north", "south|east"], 300)
+IMAGES = RNG.uniform(size=(300, 8, 12))
+
+
+def numbers(text):
+    """Cells of the Markdown table under a heading or title, by the first cell of each row."""
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line[:1] == "|"]
+    return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
+
+
+def after(text, title):
+    """The part of the text from `title` to the next table."""
+    start = text.index(title)
+    end = re.search(r"\n\n(\*\*|#)", text[start + len(title) :])
+    return text[start : start + len(title) + end.start()] if end else text[start:]
+
+
+def content_of(path):
+    page = path.read_text(encoding="utf-8")
+    return json.loads(re.search(r'id="content">(.*?)</script>', page, re.DOTALL).group(1))
+
+
+# --- Numbers ----------------------------------------------------------------------------------
+
+
+def test_summary_is_that_of_scikit_learn_and_the_metrics():
+    found = numbers(to_markdown((PROBS, LABELS)))
+    one_hot = np.eye(3)[LABELS]
+    assert found["Examples"] == ["300"]
+    assert found["Accuracy"] == [f"{100 * np.mean(PROBS.argmax(-1) == LABELS):.1f} %"]
+    assert found["Negative log-likelihood (NLL, nats)"] == [f"{log_loss(LABELS, PROBS):.4g}"]
+    brier = sum(brier_score_loss(one_hot[:, k], PROBS[:, k]) for k in range(3))
+    assert found["Brier score"] == [f"{brier:.4g}"]
+    ece = tfuq.metrics.expected_calibration_error(LABELS, PROBS)
+    assert found["Expected calibration error (ECE, 15 bins)"] == [f"{ece:.4g}"]
+    area = tfuq.selective.aurc(PROBS, LABELS)
+    assert found["Area under the risk-coverage curve (AURC)"] == [f"{area:.4g}"]
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.7, float(np.float32(PROBS.max(-1)[7])), 1.0])
+def test_decisions_are_those_of_the_rejection_table(threshold):
+    text = to_markdown((PROBS, LABELS), threshold=threshold, groups=HOSPITAL)
+    table = tfuq.metrics.rejection_table(LABELS, PROBS, [threshold])
+    accepted = PROBS.max(-1).astype("float32") >= np.float32(threshold)
+    right = int((PROBS.argmax(-1) == LABELS)[accepted].sum())
+    chosen = numbers(after(text, "## Confidence"))
+    share = f"{100 * table['coverage'][0]:.1f} %"
+    accuracy = f"{100 * table['accuracy'][0]:.1f} %" if accepted.any() else "–"
+    counts = accepted.sum(), 300 - accepted.sum(), right, accepted.sum() - right
+    assert chosen[share] == [accuracy, *map(str, counts)]
+    expected = np.zeros((3, 3), int)
+    if accepted.any():
+        expected = confusion_matrix(LABELS[accepted], PROBS[accepted].argmax(-1), labels=range(3))
+    matrix = numbers(after(text, "**Accepted, by true"))
+    assert [matrix[str(k)] for k in range(3)] == [[str(cell) for cell in row] for row in expected]
+    north = numbers(after(text, "**By group"))["north"]
+    assert north[2] == str((accepted & (HOSPITAL == "north")).sum())
+
+
+def test_all_forms_of_predictions_say_the_same():
+    expected = to_markdown((PROBS, LABELS), threshold=0.6)
+    stack = np.stack([PROBS, PROBS])
+    assert to_markdown((stack, LABELS), threshold=0.6) == expected
+    assert to_markdown((PROBS, np.eye(3)[LABELS]), threshold=0.6) == expected
+    assert to_markdown((LOGITS, LABELS), threshold=0.6, from_logits=True) == expected
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Identity()])
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    batches = tf.data.Dataset.from_tensor_slices((LOGITS, LABELS)).batch(128)
+    assert to_markdown(model, data=batches, threshold=0.6)[:2000] == expected[:2000]
+    binary = PROBS[:, 1] / PROBS[:, :2].sum(-1)
+    answers = LABELS == 1
+    texts = [
+        to_markdown((given, answers), names=["no", "yes"])
+        for given in (binary, binary[:, None], np.stack([binary[:, None]] * 2))
+    ]
+    assert texts[0] == texts[1] == texts[2]
+    assert f"| {brier_score_loss(answers, binary):.4g} |" in texts[0]
+
+
+def test_unusable_predictions_are_rejected_and_told():
+    probs, bad = PROBS.copy(), [3, 50]
+    probs[bad[0]], probs[bad[1], 0] = np.nan, np.inf
+    text = to_markdown((probs, LABELS), threshold=0.0, groups=HOSPITAL)
+    assert "2 of 300 predictions hold NaN or infinity" in text
+    accepted, rejected = numbers(after(text, "## Confidence"))["99.3 %"][1:3]
+    assert (accepted, rejected) == ("298", "2")
+    kept = np.delete(np.arange(300), bad)
+    alone = numbers(to_markdown((PROBS[kept], LABELS[kept])))
+    assert numbers(text)["Brier score"] == alone["Brier score"]
+    groups = numbers(after(text, "**By group"))
+    assert sum(int(cells[3]) for name, cells in groups.items() if name in ("north", "south\\|east"))
+    rule = RejectionRule("entropy", 0.8)
+    text = to_markdown((probs, LABELS), rule=rule)
+    assert f"accepts {rule.accept(probs).sum()} (" in text
+
+
+@pytest.mark.parametrize("score", ["margin", "entropy", "mutual_information"])
+def test_a_rule_brings_its_score_and_threshold(score):
+    stack = softmax(LOGITS + RNG.normal(size=(4, 300, 3)), axis=-1)
+    rule = RejectionRule.fit(stack, LABELS, score, target_coverage=0.6)
+    text = to_markdown((stack, LABELS), rule=rule, groups=HOSPITAL)
+    coverage = f"{100 * rule.accept(stack).mean():.1f} %"
+    assert coverage in numbers(after(text, f"## {score.replace('_', ' ').capitalize()} of at"))
+    assert "## The rule in each group" in text and "south\\|east" in text
+    area = tfuq.selective.aurc(stack, LABELS, score=score)
+    name = f"Area under the risk-coverage curve (AURC, by {score.replace('_', ' ')})"
+    assert numbers(text)[name.replace("_", "\\_")] == [f"{area:.4g}"]
+
+
+def test_rules_of_several_thresholds_are_told_and_marked(tmp_path):
+    rule = RejectionRule("confidence", [0.6, np.inf], by="group", keys=["north", "south|east"])
+    path = html((PROBS, LABELS), tmp_path / "page.html", rule=rule, groups={"hospital": HOSPITAL})
+    found = content_of(path)
+    assert found["marks"] == [["rule, north", "0.6"], ["rule, south|east", "Infinity"]]
+    accepted = rule.accept(PROBS, HOSPITAL).sum()
+    assert f"the rule accepts {accepted} (" in path.read_text(encoding="utf-8")
+    rule = RejectionRule("margin", [0.2, 0.4], by="class", keys=[0, 2])
+    html((PROBS, LABELS), path, rule=rule, names=["cat", "dog", "owl"])
+    assert content_of(path)["marks"] == [["rule, cat", "0.2"], ["rule, owl", "0.4"]]
+    nothing = RejectionRule("confidence", np.inf)
+    assert content_of(html((PROBS, LABELS), path, rule=nothing))["threshold"] == "Infinity"
+
+
+def test_many_classes_and_groups_are_cut_to_the_largest():
+    labels = np.arange(300) % 30
+    probs = np.eye(30)[np.where(np.arange(300) < 120, (labels + 1) % 30, labels)]
+    text = to_markdown((probs, labels), groups=np.r_[np.arange(60), np.zeros(240, int)])
+    errors = after(text, "**Most frequent errors")
+    assert errors.count("\n| ") == 22 and "| 0 | 1 | 4 |" in errors
+    assert "| 10 smaller groups | " in text
+
+
+# --- Sections ---------------------------------------------------------------------------------
+
+
+def test_shift_and_detection_are_tables():
+    estimate = AccuracyEstimate(0.7, 0.65, 0.75, 0.8, None)
+    prior = np.array([0.5, 0.5])
+    label_shift = LabelShift(prior, prior, prior - 0.1, prior + 0.1, prior, 2.0, False, 0.04)
+    confusion = np.array([[3, 1], [0, 4]])
+    report = ShiftReport(
+        *(("acne", "a|b"), 8, 8, label_shift, TwoSampleTest(0.6, 0.2, 8), estimate, estimate),
+        *(confusion, confusion, confusion, 2, PROBS[:8, :2], PROBS[:8, :2]),
+    )
+    ood = {
+        "auroc": 0.912345,
+        "auroc_interval": (0.9, 0.93),
+        "energy": {"fpr_at_tpr": 0.25, "fpr_at_tpr_interval": (0.2, 0.3)},
+        "knn": {"examples": 1200, "fitted": True, "layer": None},
+    }
+    text = to_markdown((PROBS, LABELS), shift=report, ood=ood)
+    assert "| estimated on the new data (ATC) | 70.0 % \\[65.0 %, 75.0 %\\] |" in text
+    assert "| true on the new data | 87.5 % |" in text
+    assert "| a\\|b | 50.0 % | 50.0 % \\[40.0 %, 60.0 %\\] |" in text
+    assert "The estimates are unreliable" in text
+    assert "| auroc | 0.9123 | \\[0.9, 0.93\\] |" in text
+    assert "| energy | 0.25 \\[0.2, 0.3\\] | – | – | – |" in text
+    assert "| knn | – | 1,200 | yes | – |" in text
+
+
+# --- The file ---------------------------------------------------------------------------------
+
+
+def test_page_of_20000_examples_is_under_5_megabytes(tmp_path):
+    class Noise:  # what PNG cannot compress
+        def __len__(self):
+            return 20_000
+
+        def __getitem__(self, index):
+            return np.random.default_rng(index).uniform(size=(160, 120, 3))
+
+    probs = RNG.dirichlet(np.full(4, 0.3), size=20_000)
+    labels = RNG.integers(4, size=20_000)
+    path = html((probs, labels), tmp_path / "page.html", images=Noise(), groups=labels % 3)
+    assert path.stat().st_size < 5e6
+    found = content_of(path)
+    kept = [example["rank"] for example in found["examples"]]
+    assert len(set(kept)) == 80 and kept == sorted(kept)
+    assert (kept[0], kept[-1]) == (0, 19_999)
+    ordered = np.sort(probs.max(-1))[::-1]
+    at = np.searchsorted(-ordered, -0.5)
+    assert {at - 1, at, at + 1} <= set(kept)  # next to the threshold
+    for level in (0.4, 0.6, 0.8, 0.95):  # and near to any other
+        assert np.abs(ordered[kept] - level).min() < 0.05
+    assert all(re.match("data:image/png;base64,", e["picture"]) for e in found["examples"])
+
+
+def test_pictures_come_from_the_data_of_a_model(tmp_path):
+    model = keras.Sequential(
+        [keras.Input((8, 12, 1)), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")]
+    )
+    data = IMAGES[..., None].astype("float32"), LABELS
+    path = html(model, tmp_path / "page.html", data=data, num_examples=4, batch_size=150)
+    first = content_of(path)["examples"][0]
+    encoded = first["picture"].removeprefix("data:image/png;base64,")
+    pixels = tf.io.decode_png(tf.io.decode_base64(encoded.translate({43: 45, 47: 95}))).numpy()
+    image = IMAGES[first["index"]]
+    expected = (image - image.min()) / (image.max() - image.min())
+    np.testing.assert_allclose(pixels[..., 0] / 255, expected, atol=0.003)
+
+
+def test_an_old_page_is_replaced_whole_or_kept(tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text("old")
+    images = [IMAGES[0]] * 299 + [np.full((8, 12), np.nan)]
+    with pytest.raises(ValueError, match="`images`"):
+        html((PROBS, LABELS), path, images=images, num_examples=300)
+    assert path.read_text() == "old"
+    assert html((PROBS, LABELS), str(path), num_examples=0) == path
+    assert content_of(path)["examples"] == []
+    assert [child.name for child in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_choice_of_examples_repeats(tmp_path):
+    pages = [
+        content_of(html((PROBS, LABELS), tmp_path / "page.html", num_examples=20, seed=seed))
+        for seed in (0, 0, 1)
+    ]
+    assert pages[0] == pages[1] != pages[2]
+
+
+# --- Bad input --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "argument, source, options",
+    [
+        ("source", PROBS, {}),
+        ("source", "model.keras", {}),
+        ("labels", (PROBS, None), {}),
+        ("labels", (PROBS, ["cat"] * 300), {}),
+        ("labels", (PROBS, LABELS + 1), {}),
+        ("labels", (PROBS[:16].reshape(4, 4, 3), np.zeros((4, 4), int)), {}),
+        ("probs", (PROBS, LABELS[:5]), {}),
+        ("probs", (PROBS[:0], LABELS[:0]), {}),
+        ("probs", (PROBS * np.nan, LABELS), {}),
+        ("probs", (LOGITS, LABELS), {}),
+        ("data", (PROBS, LABELS), {"data": (PROBS, LABELS)}),
+        ("images", (PROBS, LABELS), {"images": IMAGES[:7]}),
+        ("images", (PROBS, LABELS), {"images": IMAGES[..., None, None]}),
+        ("names", (PROBS, LABELS), {"names": ["a", "b"]}),
+        ("groups", (PROBS, LABELS), {"groups": HOSPITAL[:3]}),
+        ("rule", (PROBS, LABELS), {"rule": 0.7}),
+        ("rule", (PROBS, LABELS), {"rule": RejectionRule(multi_label=True)}),
+        ("groups", (PROBS, LABELS), {"rule": RejectionRule("margin", [1], by="group", keys="a")}),
+        ("from_logits", (PROBS, LABELS), {"rule": RejectionRule(), "from_logits": True}),
+        ("from_logits", (PROBS, LABELS), {"from_logits": "yes"}),
+        ("rule", (PROBS, LABELS), {"rule": RejectionRule(threshold=[1], by="class", keys=[7])}),
+        ("threshold", (PROBS, LABELS), {"threshold": float("nan")}),
+        ("threshold", (PROBS, LABELS), {"threshold": [0.5]}),
+        ("title", (PROBS, LABELS), {"title": " "}),
+        ("num_examples", (PROBS, LABELS), {"num_examples": -1}),
+        ("seed", (PROBS, LABELS), {"seed": None}),
+        ("ood", (PROBS, LABELS), {"ood": 0.9}),
+        ("shift", (PROBS, LABELS), {"shift": {}}),
+    ],
+)
+def test_bad_input_is_refused(argument, source, options, tmp_path):
+    with pytest.raises(ValueError, match=r"(?s)must.*Received: ") as caught:
+        html(source, tmp_path / "page.html", **options)
+    assert f"`{argument}`" in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_models_need_labelled_data_without_weights(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Softmax()])
+    for data in (None, PROBS, (PROBS, LABELS, np.ones(300)), (PROBS[:0], LABELS[:0])):
+        with pytest.raises(ValueError, match="`data`"):
+            html(model, tmp_path / "page.html", data=data)
+
+
+@pytest.mark.parametrize("path", ["", "nowhere/page.html", None])
+def test_a_path_must_lead_to_a_file(path, tmp_path):
+    with pytest.raises(ValueError, match="`path`"):
+        html((PROBS, LABELS), path and tmp_path / path)
+    with pytest.raises(ValueError, match="`path`"):
+        html((PROBS, LABELS), tmp_path)

@@ -1,0 +1,316 @@
+"""Maps of which places of an image matter, from gradients: Grad-CAM, guided backpropagation."""
+
+import contextlib
+
+import numpy as np
+import tensorflow as tf
+
+from tfuq._attribution import Explainer, image_of, reading_of
+from tfuq._predictions import check_flags
+from tfuq._spatial_layers import spatial_layer
+
+GUIDED = {"Relu": "TfuqGuidedRelu", "Relu6": "TfuqGuidedRelu6"}
+
+
+def grad_cam(
+    model,
+    images,
+    class_index=None,
+    layer=None,
+    *,
+    target="class",
+    num_samples=None,
+    relu=True,
+    upsample=True,
+    output=None,
+    from_logits=None,
+    multi_label=False,
+    batch_size=32,
+    seed=0,
+):
+    """Where in images a model sees what speaks for a class, or what makes it unsure (Grad-CAM).
+
+    The model may be of any style, with the layer at any depth, and predicts as it does in
+    `predict`; it is not changed. It is traced at each call, so give many images at once.
+
+    Formula (Selvaraju et al. 2017, equations 1 and 2), for a score y and feature maps A_k of
+    `layer` with Z places:
+
+    ```
+    map_ij = max(0, sum_k a_k A_kij),    a_k = (1 / Z) sum_ij dy / dA_kij
+    ```
+
+    With `num_samples`, y is that of the mean prediction of so many draws of the network. Its
+    gradient with respect to each draw's own feature maps weighs these, and the sum over draws is
+    taken before the maximum.
+
+    Args:
+        model: Keras model, channels last.
+        images: Images `(n, height, width, channels)`, a `tf.data.Dataset` or a
+            `keras.utils.PyDataset` of batches of them, with labels or without. Models of several
+            inputs take them as they do in `predict` (in a list or dict); the first with four axes
+            is the image.
+        class_index: Which class is to be explained. None: the predicted one. An integer: that one,
+            for all images. A sequence `(k,)`: these, for all images. An array `(n, k)`: those of
+            each image, so `labels[:, None]` are the true classes. With one output per example the
+            classes are 0 and 1; of multi-label predictions they are the labels.
+        layer: The layer whose feature maps are used, or its name or path. None: the last layer with
+            output `(batch, height, width, channels)` on which the output depends, in nested models,
+            too. Of a layer that is called several times, the last call counts. For models that
+            predict each pixel, name a layer: the last one is the prediction.
+        target: What is to be explained, y. `"class"`: what the model returns for the class, logit
+            or probability, and with `num_samples` the mean probability. `"probability"`: always
+            that. `"entropy"`: of the mean prediction, the total uncertainty, in nats;
+            `"expected_entropy"`: the mean of the draws' entropies, the aleatoric part;
+            `"mutual_information"`: their difference, the epistemic part. Entropies of labels are
+            summed. What is per pixel is averaged over the pixels.
+        num_samples: Number of draws of a network with random weights; they are those of
+            `tfuq.predictive.sample_predictions` for the same seed. None: the network of `predict`.
+        relu: Whether negative parts are set to 0. If not, a place with a negative sign speaks
+            against the class or makes the prediction more certain.
+        upsample: Whether the maps are brought to the size of the images, by bilinear interpolation.
+        output: Which output, when the model has several: an index, a key, a field of a named tuple,
+            or a function of the outputs.
+        from_logits: Whether the output holds logits. By default what the compiled loss says; of a
+            model without, logits are what lies outside [0, 1] or does not sum to 1.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+        batch_size: Images at a time, for arrays; datasets have their own.
+        seed: Integer from which the networks are drawn.
+
+    Returns:
+        Array `(n, height, width)`, float32, in units of y (nats for entropies); for several classes
+        `(n, k, height, width)`. It is 0 or, without `relu`, negative where nothing raises y.
+
+    Raises:
+        ValueError: If there is no such layer, its output is not spatial or does not matter to the
+            model's; a class is out of range; images are not of the shape that the model takes;
+            draws are asked of a model without randomness; or an argument is out of its range.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.interpret import grad_cam
+    from tfuq.layers import MCDropout
+
+    conv = keras.layers.Conv2D(4, 3, activation="relu")
+    layers = [conv, keras.layers.GlobalAveragePooling2D(), MCDropout(0.5), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+    images = np.random.rand(2, 8, 8, 1)
+    print(grad_cam(model, images).shape)  # (2, 8, 8), of the predicted classes
+    print(grad_cam(model, images, [0, 2], num_samples=4).shape)  # (2, 2, 8, 8)
+    doubts = grad_cam(model, images, target="mutual_information", num_samples=4)
+    ```
+
+    References:
+        - Selvaraju, Cogswell, Das, Vedantam, Parikh and Batra, "Grad-CAM: Visual Explanations from
+          Deep Networks via Gradient-based Localization", ICCV 2017.
+    """
+    check_flags(relu=relu, upsample=upsample)
+    reading = reading_of(output, from_logits, multi_label)
+    explainer = Explainer(model, class_index, target, num_samples, seed, reading)
+    maps = None
+
+    def explain(batch, classes):
+        nonlocal maps
+        maps = maps or _cam(explainer, batch, layer)
+        return _finished(maps(batch, classes), batch, relu, upsample)
+
+    return _over(explainer, images, batch_size, explain)
+
+
+def guided_backpropagation(
+    model,
+    images,
+    class_index=None,
+    *,
+    target="class",
+    num_samples=None,
+    output=None,
+    from_logits=None,
+    multi_label=False,
+    batch_size=32,
+    seed=0,
+):
+    """Which values of an image's pixels raise a score, in fine detail.
+
+    A gradient of the score with respect to the image, except that each ReLU passes back only what
+    is positive, of units that are active (Springenberg et al. 2015, section 3.4):
+
+    ```
+    R_in = [x > 0] [R_out > 0] R_out
+    ```
+
+    This holds for layers, `activation="relu"`, and functions such as `keras.ops.relu` in the `call`
+    of any layer, with or without a largest value; other activations, leaky ones too, have the
+    gradients that they have. The model is not changed.
+
+    Args:
+        model: Keras model that holds ReLU activations. This and the further arguments are those of
+            `grad_cam`.
+        images: Images.
+        class_index: Classes.
+        target: What is to be explained.
+        num_samples: Number of draws, over which what comes back is averaged.
+        output: Which output.
+        from_logits: Whether the output holds logits.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+        batch_size: Images at a time.
+        seed: Integer from which the networks are drawn.
+
+    Returns:
+        Array `(n, height, width, channels)`, float32, or `(n, k, height, width, channels)` for
+        several classes: units of the score per unit of the pixels. A larger value there raises the
+        score where it is positive, and lowers it where it is negative.
+
+    Raises:
+        ValueError: If the model holds no ReLU, or as `grad_cam`.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.interpret import guided_backpropagation
+
+    conv = keras.layers.Conv2D(4, 3, activation="relu")
+    layers = [conv, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+    print(guided_backpropagation(model, np.random.rand(2, 8, 8, 1)).shape)  # (2, 8, 8, 1)
+    ```
+
+    References:
+        - Springenberg, Dosovitskiy, Brox and Riedmiller, "Striving for Simplicity: The All
+          Convolutional Net", ICLR 2015 workshop.
+    """
+    reading = reading_of(output, from_logits, multi_label)
+    explainer = Explainer(model, class_index, target, num_samples, seed, reading)
+    return _over(explainer, images, batch_size, _guided(explainer))
+
+
+def guided_grad_cam(
+    model,
+    images,
+    class_index=None,
+    layer=None,
+    *,
+    target="class",
+    num_samples=None,
+    output=None,
+    from_logits=None,
+    multi_label=False,
+    batch_size=32,
+    seed=0,
+):
+    """The detail of guided backpropagation, where Grad-CAM says that it matters.
+
+    The product of `guided_backpropagation` and of the `grad_cam` map at the size of the image
+    (Selvaraju et al. 2017, section 3.2), from one pass over the images.
+
+    Args:
+        model: Keras model that holds ReLU activations. This and the further arguments are those of
+            `grad_cam`.
+        images: Images.
+        class_index: Classes.
+        layer: The layer whose feature maps Grad-CAM uses.
+        target: What is to be explained.
+        num_samples: Number of draws; the product is one of means over the draws.
+        output: Which output.
+        from_logits: Whether the output holds logits.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+        batch_size: Images at a time.
+        seed: Integer from which the networks are drawn.
+
+    Returns:
+        Array `(n, height, width, channels)`, float32, or `(n, k, height, width, channels)` for
+        several classes, with the signs of guided backpropagation.
+
+    Raises:
+        ValueError: As `guided_backpropagation`.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.interpret import guided_grad_cam
+
+    conv = keras.layers.Conv2D(4, 3, activation="relu")
+    layers = [conv, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+    print(guided_grad_cam(model, np.random.rand(2, 8, 8, 1), [0, 1]).shape)  # (2, 2, 8, 8, 1)
+    ```
+    """
+    reading = reading_of(output, from_logits, multi_label)
+    explainer = Explainer(model, class_index, target, num_samples, seed, reading)
+    guided, maps = _guided(explainer), None
+
+    def explain(batch, classes):
+        nonlocal maps
+        maps = maps or _cam(explainer, batch, layer)
+        where = _finished(maps(batch, classes), batch, relu=True, upsample=True)
+        return where[..., None] * guided(batch, classes)
+
+    return _over(explainer, images, batch_size, explain)
+
+
+def _over(explainer, images, batch_size, explain):
+    """What `explain(batch, classes)` gives for all images, without the axis of a single class."""
+    found = [
+        explain(batch, classes).numpy() for batch, classes, *_ in explainer.over(images, batch_size)
+    ]
+    found = np.concatenate(found)
+    return found[:, 0] if explainer.is_single else found
+
+
+# --- Grad-CAM ---------------------------------------------------------------------------------
+
+
+def _cam(explainer, batch, layer):
+    found = spatial_layer(explainer.model, explainer.reading, batch, layer)
+    return explainer.attribution(weighted_maps, found)
+
+
+def weighted_maps(features, gradients):
+    """sum_k a_k A_k, `(batch, classes, rows, columns)`, with a_k the means of the gradients."""
+    weights = tf.reduce_mean(gradients, axis=(2, 3))
+    return tf.einsum("bkc,bhwc->bkhw", weights, features)
+
+
+def _finished(maps, batch, relu, upsample):
+    maps = tf.nn.relu(maps) if relu else maps
+    if not upsample:
+        return maps
+    last = tf.transpose(maps, (0, 2, 3, 1))
+    return tf.transpose(tf.image.resize(last, image_of(batch).shape[1:3]), (0, 3, 1, 2))
+
+
+# --- Guided backpropagation -------------------------------------------------------------------
+
+
+@tf.RegisterGradient("TfuqGuidedRelu")
+def _guided_relu(op, gradient):
+    return tf.raw_ops.ReluGrad(gradients=tf.nn.relu(gradient), features=op.outputs[0])
+
+
+@tf.RegisterGradient("TfuqGuidedRelu6")
+def _guided_relu6(op, gradient):
+    return tf.raw_ops.Relu6Grad(gradients=tf.nn.relu(gradient), features=op.outputs[0])
+
+
+@contextlib.contextmanager
+def _guidance():
+    """While it is open, each ReLU that is added to the graph has the guided gradient."""
+    graph = tf.compat.v1.get_default_graph()
+    with graph.gradient_override_map(GUIDED):
+        yield
+    if not any(op.type in GUIDED for op in graph.get_operations()):
+        raise ValueError(
+            "Argument `model` must hold ReLU activations: without them, guided backpropagation is "
+            "a plain gradient. Received: a model without"
+        )
+
+
+def _guided(explainer):
+    return explainer.attribution(lambda _, gradients: gradients, context=_guidance)

@@ -1,0 +1,325 @@
+"""What a model says when a part of the image is hidden."""
+
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfuq._attribution import Explainer, image_of, reading_of, with_image
+from tfuq._keras import check_fraction, check_integer
+from tfuq._labelled import select_output
+from tfuq._predictions import check_flags, from_arrays, to_float64
+from tfuq._tables import markdown_table
+
+
+def occlusion(
+    model,
+    images,
+    patch,
+    stride=None,
+    value=0.0,
+    *,
+    class_index=None,
+    target="probability",
+    num_samples=None,
+    upsample=True,
+    output=None,
+    from_logits=None,
+    multi_label=False,
+    batch_size=32,
+    seed=0,
+):
+    """How much a score falls when a patch hides a part of the image, for patches all over it.
+
+    Formula (Zeiler and Fergus 2014, section 4.2), for a score y:
+
+    ```
+    drop(patch) = y(image) - y(image with `value` inside the patch)
+    map_ij      = mean of drop over the patches that cover the pixel (i, j)
+    ```
+
+    It needs no gradients, so it holds for any network, but as many predictions as there are
+    patches. The last patch of each row and column ends at the border, so that each pixel is hidden.
+
+    Args:
+        model: Keras model, channels last. This and what is not said here is as for `grad_cam`.
+        images: Images.
+        patch: Side of the patch in pixels, or `(height, width)`.
+        stride: Pixels from one patch to the next, or `(down, right)`, from 1 to those of the patch;
+            None for the side of the patch.
+        value: What pixels in the patch hold: a number, or one for each channel. The black of images
+            that are normalized to mean 0 is not 0.
+        class_index: Classes. The predicted one is that of the whole image.
+        target: What falls. `"class"`, what the model returns for the class; `"probability"`;
+            `"entropy"`, `"expected_entropy"`, `"mutual_information"` (nats).
+        num_samples: Number of draws, of which the score is one of the mean prediction.
+        upsample: Whether to return maps of the size of the images, or else the drops.
+        output: Which output.
+        from_logits: Whether the output holds logits.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+        batch_size: Images at a time.
+        seed: Integer from which the networks are drawn.
+
+    Returns:
+        Array `(n, height, width)`, float32, in units of the score; without `upsample` `(n, rows,
+        columns)`, one value for each patch. For several classes the axes are `(n, k, ...)`. It is
+        positive where what was hidden raises the score: speaks for the class, or makes the
+        prediction uncertain.
+
+    Raises:
+        ValueError: If a patch does not fit into the images, `value` is not finite or does not fit
+            the channels, or as `grad_cam`.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.interpret import occlusion
+
+    layers = [keras.layers.Flatten(), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+    images = np.random.rand(2, 8, 8, 1)
+    print(occlusion(model, images, patch=4, stride=2).shape)  # (2, 8, 8)
+    print(occlusion(model, images, patch=4, stride=2, upsample=False).shape)  # (2, 3, 3)
+    ```
+
+    References:
+        - Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014.
+    """
+    check_flags(upsample=upsample)
+    patch = _pair("patch", patch)
+    stride = patch if stride is None else _pair("stride", stride)
+    if stride[0] > patch[0] or stride[1] > patch[1]:
+        raise ValueError(
+            f"Argument `stride` must be at most the side of the patch, {patch}. "
+            f"Received: stride={stride}"
+        )
+    reading = reading_of(output, from_logits, multi_label)
+    explainer = Explainer(model, class_index, target, num_samples, seed, reading)
+    found = []
+    for batch, classes, *_ in explainer.over(images, batch_size):
+        size = tuple(image_of(batch).shape[1:3])
+        lines = [_starts(*sides) for sides in zip(size, patch, stride, strict=True)]
+        drops = _drops(explainer, batch, classes, lines, patch, value)
+        found.append(_spread(drops, lines, patch, size) if upsample else drops)
+    found = np.concatenate(found)
+    return found[:, 0] if explainer.is_single else found
+
+
+def _drops(explainer, batch, classes, lines, patch, value):
+    """Falls of the scores, `(batch, k, rows, columns)`."""
+    classes = explainer.predicted(batch) if classes is None else classes
+    whole = explainer.scores(batch, classes)
+
+    def drop(top, left):
+        box = (top, left, top + patch[0], left + patch[1])
+        return whole - explainer.scores(_hidden(batch, box, value), classes)
+
+    rows = [tf.stack([drop(top, left) for left in lines[1]], axis=-1) for top in lines[0]]
+    return tf.stack(rows, axis=2).numpy()
+
+
+def _starts(size, patch, stride):
+    """Where patches start on a line of `size` pixels; the last one ends with the line."""
+    if patch > size:
+        raise ValueError(
+            f"Argument `patch` must fit into the images, of side {size}. Received: patch={patch}"
+        )
+    return sorted({*range(0, size - patch + 1, stride), size - patch})
+
+
+def _spread(drops, lines, patch, size):
+    """For each pixel the mean of the drops whose patches cover it."""
+    down, right = (
+        (np.arange(s) >= np.array(starts)[:, None]) & (np.arange(s) < np.array(starts)[:, None] + p)
+        for s, starts, p in zip(size, lines, patch, strict=True)
+    )
+    down, right = (covers / covers.sum(axis=0) for covers in (down, right))
+    return np.einsum("nkrc,rh,cw->nkhw", drops, down, right).astype("float32")
+
+
+def _pair(name, value):
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2:
+        raise ValueError(f"Argument `{name}` must be an integer or two. Received: {name}={value!r}")
+    for side in pair:
+        check_integer(name, side, 1)
+    return pair
+
+
+# --- Hiding -----------------------------------------------------------------------------------
+
+
+def _hidden(batch, box, value, outside=False):
+    """The batch with `value` inside, or outside, the box (top, left, bottom, right) of images."""
+
+    def change(image):
+        rows, columns = (tf.range(side) for side in image.shape[1:3])
+        top, left, bottom, right = box
+        is_inside = ((rows >= top) & (rows < bottom))[:, None, None]
+        is_inside &= ((columns >= left) & (columns < right))[:, None]
+        hides = ~is_inside if outside else is_inside
+        return tf.where(hides, _pixel(value, image), image)
+
+    return with_image(batch, change)
+
+
+def _pixel(value, image):
+    pixel = to_float64("value", value)
+    if pixel.shape not in ((), (1,), (image.shape[-1],)) or not np.all(np.isfinite(pixel)):
+        raise ValueError(
+            "Argument `value` must be a finite number, or one for each of "
+            f"{image.shape[-1]} channels. Received: value={value!r}"
+        )
+    return tf.cast(pixel, image.dtype)
+
+
+# --- The centre -------------------------------------------------------------------------------
+
+
+class CenterOcclusion(NamedTuple):
+    """What a model makes of images without their centre, and of the centre alone.
+
+    Arrays have an entry for each size; what has no unit is a fraction.
+
+    Example:
+
+    >>> from tfuq.interpret import CenterOcclusion
+    >>> print(CenterOcclusion([0.5], [0.4], [0.8], [0.3], [0.7], 10).to_markdown())
+    | side of the centre | accuracy, hidden | accuracy, kept | p(true), hidden | p(true), kept |
+    | --- | --: | --: | --: | --: |
+    | 0.5 | 0.400 | 0.800 | 0.300 | 0.700 |
+    """
+
+    size: np.ndarray
+    """Side of the centre, as a fraction of the image's."""
+    hidden_accuracy: np.ndarray
+    """Accuracy with the centre hidden."""
+    kept_accuracy: np.ndarray
+    """Accuracy with all but the centre hidden."""
+    hidden_probability: np.ndarray
+    """Mean probability of the true class with the centre hidden."""
+    kept_probability: np.ndarray
+    """Mean probability of the true class with all but the centre hidden."""
+    n: int
+    """Decisions that were judged: images, or labels or pixels of them."""
+
+    def to_markdown(self):
+        """A table with a line for each size.
+
+        Returns:
+            A string.
+        """
+        header = ["accuracy, hidden", "accuracy, kept", "p(true), hidden", "p(true), kept"]
+        rows = [
+            [f"{size:.3g}", *(f"{number:.3f}" for number in row)]
+            for size, *row in zip(*self[:5], strict=True)
+        ]
+        return markdown_table(["side of the centre", *header], rows)
+
+
+def center_occlusion(
+    model,
+    data,
+    sizes=(0, 1 / 4, 1 / 3, 1 / 2, 3 / 4, 1),
+    value=0.0,
+    *,
+    num_samples=None,
+    output=None,
+    from_logits=None,
+    multi_label=False,
+    batch_size=32,
+    seed=0,
+):
+    """How accurate a model is when the centre of the images is hidden, or all but the centre.
+
+    Does the background alone tell the class? Mishra (2020, section 4.3) hides the lesion, in the
+    centre, behind a black rectangle of a third of the sides. An accuracy that stays up says that
+    the model looks at something else.
+
+    Args:
+        model: Keras model, channels last. This and what is not said here is as for `grad_cam`.
+        data: `(images, labels)` or `(images, labels, weights)`, or a `tf.data.Dataset` or
+            `keras.utils.PyDataset` of such batches. Labels are sparse or one-hot.
+        sizes: Sides of the centre, as fractions of those of the images, from 0 to 1; rounded to
+            pixels.
+        value: What hidden pixels hold: a number, or one for each channel.
+        num_samples: Number of draws, of which the mean prediction is judged.
+        output: Which output.
+        from_logits: Whether the output holds logits.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+        batch_size: Images at a time.
+        seed: Integer from which the networks are drawn.
+
+    Returns:
+        `CenterOcclusion`. Size 0 hides nothing and keeps nothing, size 1 the other way round.
+
+    Raises:
+        ValueError: If labels are missing or do not fit, there are no sizes, or an argument is out
+            of its range.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.interpret import center_occlusion
+
+    layers = [keras.layers.Flatten(), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+    images, labels = np.random.rand(9, 8, 8, 1), np.arange(9) % 3
+    print(center_occlusion(model, (images, labels), sizes=[0, 0.5]).to_markdown())
+    ```
+    """
+    sizes = np.atleast_1d(to_float64("sizes", sizes))
+    if sizes.ndim != 1 or not sizes.size:
+        raise ValueError(f"Argument `sizes` must hold one number or more. Received: sizes={sizes}")
+    for size in sizes:
+        check_fraction("sizes", size)
+    reading = reading_of(output, from_logits, multi_label)
+    explainer = Explainer(model, None, "probability", num_samples, seed, reading)
+    sums = []
+    for batch, _, labels, weight in explainer.over(data, batch_size, name="data"):
+        if labels is None:
+            raise ValueError("Argument `data` must hold labels. Received: data without labels")
+        labels = select_output(labels, output) if keras.tree.is_nested(labels) else labels
+        if weight is None or np.any(weight):  # a batch that counts for nothing is no fault
+            sums.append(_sums(explainer, batch, labels, weight, sizes, value))
+    if not sums:
+        raise ValueError("Argument `data` must hold a weight above 0. Received: only zeros")
+    counts, weight, *totals = np.moveaxis(np.sum(sums, axis=0), -1, 0)
+    (hidden_right, kept_right), (hidden_true, kept_true) = ((each / weight).T for each in totals)
+    n = int(counts[0, 0])
+    return CenterOcclusion(sizes, hidden_right, kept_right, hidden_true, kept_true, n)
+
+
+def _sums(explainer, batch, labels, weight, sizes, value):
+    """Sums `(sizes, 2, 4)`, without the centre and without all else, as of `_judged`."""
+    height, width = image_of(batch).shape[1:3]
+    found = []
+    for size in sizes:
+        high, wide = round(size * height), round(size * width)
+        top, left = (height - high) // 2, (width - wide) // 2
+        box = (top, left, top + high, left + wide)
+        pair = [_hidden(batch, box, value, outside) for outside in (False, True)]
+        found.append([_judged(explainer, images, labels, weight) for images in pair])
+    return np.array(found)
+
+
+def _judged(explainer, batch, labels, weight):
+    """Decisions, their weight, that of the right ones, and of all times p(true class)."""
+    probs = explainer.mean(batch).numpy()
+    probs = probs[..., 1] if explainer.is_binary else probs
+    try:
+        multi_label = explainer.reading.multi_label
+        examples = from_arrays(labels, probs, weight, multi_label=multi_label)
+    except ValueError as error:
+        message = str(error).replace("y_true", "data").replace("y_pred", "model")
+        raise ValueError(message.replace("sample_weight", "data")) from None
+    weight = np.asarray(examples.weight)
+    right = np.asarray(examples.top_label()[1])
+    labels = np.asarray(examples.labels)
+    true = np.asarray(examples.probs())[np.arange(len(labels)), labels]
+    return np.count_nonzero(weight), weight.sum(), weight @ right, weight @ true

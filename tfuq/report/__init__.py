@@ -1,0 +1,6 @@
+"""One page for a person who has to decide what a model may answer by itself."""
+
+from tfuq.report.page import html
+from tfuq.report.text import to_markdown
+
+__all__ = ["html", "to_markdown"]

@@ -1,0 +1,90 @@
+"""The report as text, at one threshold."""
+
+import re
+
+from tfuq._report import COUNTED, read
+from tfuq._report_tables import Table, number
+from tfuq._tables import markdown_table
+
+MOST_CLASSES = 20
+
+
+def to_markdown(source, *, threshold=None, title="Report", **options):
+    """The figures of `tfuq.report.html` as Markdown, at one threshold.
+
+    Args:
+        source: `(probs, labels)`, or a Keras model with `data`, as for `html`.
+        threshold: Of the confidence, or of the score of the rule; by default that of the rule, or
+            0.5.
+        title: Title of the report.
+        **options: `data`, `output`, `batch_size`, `names`, `groups`, `rule`, `from_logits`, `ood`
+            and `shift`, as for `html`.
+
+    Returns:
+        A text of tables: figures of all examples, what the threshold and others accept, the
+        confusion matrix of the accepted (of more than 20 classes the most frequent errors), the
+        calibration, each group, shift and detection where given.
+
+    Raises:
+        ValueError: As `html`.
+
+    Example:
+
+    >>> import tfuq
+    >>> probs, labels = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], [0, 1, 1]
+    >>> text = tfuq.report.to_markdown((probs, labels), threshold=0.7, names=["no", "yes"])
+    >>> print("\\n".join(text.splitlines()[14:18]))
+    ## Confidence of at least 0.7
+    <BLANKLINE>
+    | coverage | accuracy of accepted | accepted | rejected | right | wrong |
+    | --- | --: | --: | --: | --: | --: |
+    """
+    content = read(source, threshold=threshold, title=title, **options)
+    threshold = content.threshold
+    direction = "at least" if content.ranked.grows else "at most"
+    chosen = Table("", COUNTED, [content.decision(threshold).cells()])
+    blocks = [f"# {_escaped(title)}", _table(content.summary)]
+    blocks += [_escaped(content.rule)] if content.rule else []
+    blocks += [f"## {content.score.capitalize()} of {direction} {threshold:g}", _table(chosen)]
+    blocks += [_table(_confusion(content)), _table(content.level_table())]
+    blocks += ["## Calibration", _table(content.reliability_table())]
+    blocks += ["## Groups at this threshold"] * bool(content.groups)
+    blocks += [_table(table) for table in _groups(content)]
+    for heading, tables in content.sections:
+        blocks += [f"## {heading}", *map(_table, tables)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _confusion(content):
+    """The matrix of the accepted, or the most frequent errors if classes are many."""
+    counts, names = content.confusion(content.threshold), content.names
+    if len(names) <= MOST_CLASSES:
+        rows = [[name, *map(number, row)] for name, row in zip(names, counts.tolist(), strict=True)]
+        return Table("Accepted, by true (rows) and predicted class", ["", *names], rows)
+    pairs = sorted(
+        ((int(counts[i, j]), i, j) for i, j in zip(*counts.nonzero(), strict=True) if i != j),
+        key=lambda pair: (-pair[0], *pair[1:]),
+    )
+    rows = [[names[i], names[j], number(count)] for count, i, j in pairs[:MOST_CLASSES]]
+    return Table("Most frequent errors of the accepted", ["true", "predicted", "count"], rows)
+
+
+def _groups(content):
+    for column, (names, codes) in content.groups.items():
+        rows = [
+            [name, *content.decision(content.threshold, of=codes == k).cells()]
+            for k, name in enumerate(names)
+        ]
+        yield Table(f"By {column}", [column, *COUNTED], rows)
+
+
+def _table(table):
+    """A Markdown table under its title, over its note."""
+    header, *rows = ([_escaped(cell) for cell in row] for row in (table.header, *table.rows))
+    title = f"**{_escaped(table.title)}**" if table.title else ""
+    return "\n\n".join(filter(None, [title, markdown_table(header, rows), _escaped(table.note)]))
+
+
+def _escaped(text):
+    """A text that Markdown shows as it is: names may hold anything."""
+    return re.sub(r"([\\`*_{}\[\]<>#~&])", r"\\\1", " ".join(text.split()))
