@@ -2,6 +2,13 @@
 
 Levels are the values of a score, from the most trusted down; level i accepts all examples of the
 levels up to i, ties together. `accepted` and `loss` are sums over them, `(levels,)`.
+
+Why levels that the data themselves give may be tested: a level's sums are those of every threshold
+between its value and the next, so a chain over levels is a chain over all thresholds that there
+are, in an order fixed beforehand; of a fixed threshold the accepted losses are independent, given
+how many they are. Only where a chain starts depends on the data, by rank. It starts above the k-th
+example, k fixed beforehand: given its score and how many have a higher one, these are a sample of
+all with a higher one. (Starting at or below it would choose among the ties of discrete scores.)
 """
 
 from typing import NamedTuple
@@ -11,7 +18,7 @@ import numpy as np
 from tfuq._bounds import binomial_p_value, hoeffding_bentkus_p_value
 
 STARTS = 8  # places at which the tests begin, each with its share of the error
-IMAGE_STARTS = 4
+GRID = 16  # ranks that `sgr` looks at, and fixed thresholds at which either starts for images
 
 
 class Sums(NamedTuple):
@@ -28,22 +35,33 @@ class Sums(NamedTuple):
         mean = self.loss / np.maximum(self.accepted, 1)
         return hoeffding_bentkus_p_value(mean, self.accepted, risk)
 
-    def starts(self, risk, delta):
-        """Levels at equal steps of examples, from the fewest that could pass a test."""
+    def ranks(self, risk, delta, most, space):
+        """Up to `most` levels at ranks from the fewest that could pass to all; ties repeat one."""
         total = self.accepted[-1]
-        fewest = [fewest_examples(risk, delta / count) for count in range(1, STARTS + 1)]
+        fewest = [fewest_examples(risk, delta / count) for count in range(1, most + 1)]
         count = int(np.sum(np.array(fewest) <= total))  # fewer shares where examples are few
         if not count:
             return np.array([], int)
-        counts = np.linspace(fewest[count - 1], total, count, endpoint=False)
-        return np.unique(np.searchsorted(self.accepted, counts))
+        # If the first level holds more than that it is the start: a stricter one, had it been seen,
+        # would not have passed with the few that are likely to be there if none may be.
+        counts = np.ceil(space(fewest[count - 1], total, count) - 1e-6)
+        return np.maximum(np.searchsorted(self.accepted, counts, side="right") - 1, 0)
+
+    def starts(self, risk, delta):
+        """The levels at which chains of tests start, closer where few are accepted."""
+        return self.ranks(risk, delta, STARTS, np.geomspace)
+
+    def grid(self, risk, delta):
+        """Levels at equal steps of examples."""
+        return self.ranks(risk, delta, GRID, np.linspace)
 
 
 class ImageSums(NamedTuple):
     """What each level accepts of images whose entries depend on each other, `(images, levels)`.
 
     Both are fractions of an image's entries. The risk is E[loss] / E[accepted]; it is at most r if
-    and only if E[loss - r accepted] <= 0, a mean over images of numbers in [-r, 1 - r].
+    and only if E[loss - r accepted] <= 0, a mean over images of numbers in [-r, 1 - r]. Entries of
+    an image have no rank among those of all, so the levels are thresholds fixed beforehand.
     """
 
     accepted: np.ndarray
@@ -54,9 +72,10 @@ class ImageSums(NamedTuple):
         return hoeffding_bentkus_p_value(mean, len(self.loss), risk)
 
     def starts(self, risk, delta):
-        # A level that accepts little moves the mean of all images little: no test would pass.
-        last = self.loss.shape[1] - 1
-        return np.unique(np.linspace(0, last, IMAGE_STARTS + 1)[1:].astype(int))
+        """Levels at equal steps; which of them accept enough is not known beforehand."""
+        return np.linspace(0, self.loss.shape[1] - 1, GRID + 1)[1:].astype(int)
+
+    grid = starts
 
 
 def fewest_examples(risk, delta):
@@ -83,12 +102,11 @@ def learn_then_test(sums, risk, delta):
     starts = sums.starts(risk, delta)
     if not len(starts):
         return None
-    begins = np.zeros(sums.loss.shape[-1], bool)
-    begins[starts] = True
-    share, budget, last = delta / len(starts), 0.0, None
+    shares = np.bincount(starts, minlength=sums.loss.shape[-1]) * (delta / len(starts))
+    budget, last = 0.0, None
     for level, p_value in enumerate(sums.p_values(risk)):
-        budget += share * begins[level]
-        if budget and p_value <= budget:
+        budget += shares[level]
+        if budget and p_value <= budget * (1 + 1e-12):  # eight shares of delta are delta
             last = level
         else:
             budget = 0.0
@@ -96,25 +114,26 @@ def learn_then_test(sums, risk, delta):
 
 
 def selection_with_guaranteed_risk(sums, risk, delta):
-    """The level that a binary search ends at, or None (Geifman and El-Yaniv 2017, algorithm 1).
+    """The most lenient level of a grid whose bound is under `risk`, or None.
 
-    Each of its steps, at most floor(log2 levels) + 1, has an equal share of `delta`.
+    Geifman and El-Yaniv 2017, whose bound of Clopper and Pearson is below `risk` where the binomial
+    p-value is below its share of `delta`. Their algorithm 1 searches all levels by bisection and
+    shares `delta` among the log2 of them that it visits; which these are depends on the data, so
+    that the union bound does not cover them. Here 16 ranks fixed beforehand have a share each.
     """
-    low, high, last = 0, sums.loss.shape[-1] - 1, None
-    share = delta / (high + 1).bit_length()
-    p_values = sums.p_values(risk)
-    while low <= high:
-        level = (low + high) // 2
-        if p_values[level] <= share:
-            last, low = level, level + 1
-        else:
-            high = level - 1
-    return last
+    grid = sums.grid(risk, delta)
+    if not len(grid):
+        return None
+    levels = np.unique(grid)
+    passed = levels[sums.p_values(risk)[levels] <= delta / len(grid)]
+    return int(passed[-1]) if len(passed) else None
 
 
 METHODS = {"ltt": learn_then_test, "sgr": selection_with_guaranteed_risk}
 
 
-def best_risk(sums, delta, method):
-    """The lowest risk that could be promised from these examples."""
-    return smallest_where(lambda risk: METHODS[method](sums, risk, delta) is not None, 25)
+def best_promise(sums, delta, method):
+    """The lowest risk that could be promised from these examples, and for which level, or None."""
+    find = METHODS[method]
+    risk = smallest_where(lambda risk: find(sums, risk, delta) is not None, 25)
+    return risk, find(sums, risk, delta) if risk < 1 else None

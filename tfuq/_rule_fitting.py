@@ -5,12 +5,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfuq._guarantees import METHODS, ImageSums, Sums, best_risk, fewest_examples
+from tfuq._guarantees import METHODS, ImageSums, Sums, best_promise, fewest_examples
 from tfuq._keras import check_choice, check_fraction, check_integer
 from tfuq._predictions import from_arrays, to_float64
+from tfuq._scores import CONFIDENCES
 
 LOSSES = ("error", "false_negative")
-IMAGE_LEVELS = 200  # thresholds that are looked at where an image has many entries
+# Thresholds that are looked at where an image has many entries, as parts of the whole range from
+# perfect trust to none: networks are sure of most pixels, so that half of them are close to 0.
+IMAGE_LEVELS = np.concatenate([[0.0], np.geomspace(1e-6, 0.1, 200), np.linspace(0.1, 1, 201)[1:]])
 REJECT_ALL = {True: np.inf, False: -np.inf}  # by whether the score grows with trust
 
 
@@ -29,10 +32,12 @@ class UnattainableRisk(ValueError):
     59 0.1
     """
 
-    def __init__(self, message, best_risk, examples_needed):
+    def __init__(self, message, best_risk, coverage, examples_needed):
         super().__init__(message)
         self.best_risk = best_risk
         """The lowest risk that can be promised from these examples with that confidence."""
+        self.coverage = coverage
+        """The fraction of them that would be accepted with that promise."""
         self.examples_needed = examples_needed
         """The fewest examples that can show the target, if all are right."""
 
@@ -47,6 +52,8 @@ class Read(NamedTuple):
     predicted: np.ndarray
     labels: np.ndarray
     images: int
+    classes: int
+    binary: bool  # whether no loss can be other than 0 or 1
 
 
 class Goal(NamedTuple):
@@ -55,6 +62,7 @@ class Goal(NamedTuple):
     target_coverage: float | None
     costs: dict | None
     confidence: float
+    delta: float  # the error of each part, 1 - confidence or a share of that
     method: str
 
     def said(self):
@@ -137,6 +145,11 @@ def read_examples(mean, labels, rule):
         raise ValueError(text) from None
 
 
+def is_binary(loss):
+    """Whether the argument `loss` can give no other number than 0 or 1."""
+    return isinstance(loss, str) or (not callable(loss) and bool(np.isin(loss, (0, 1)).all()))
+
+
 def losses_of(loss, probs, labels, wrong, positive_class):
     """Losses in [0, 1] and whether an entry belongs to the risk."""
     everywhere = np.ones(len(labels), bool)
@@ -148,6 +161,8 @@ def losses_of(loss, probs, labels, wrong, positive_class):
                 f"Received: {values.shape} from {values.min(initial=0)} to {values.max(initial=0)}"
             )
         return values, everywhere
+    if not isinstance(loss, str):
+        return _cost_matrix(loss, probs.shape[-1])[labels, probs.argmax(-1)], everywhere
     check_choice("loss", loss, LOSSES)
     if loss == "error":
         return wrong.astype("float64"), everywhere
@@ -159,6 +174,16 @@ def losses_of(loss, probs, labels, wrong, positive_class):
             f"Received: positive_class={positive_class!r} with labels of {np.unique(labels)}"
         )
     return wrong.astype("float64"), counts
+
+
+def _cost_matrix(loss, classes):
+    costs = to_float64("loss", loss)
+    if costs.shape != (classes, classes) or not np.all((costs >= 0) & (costs <= 1)):
+        raise ValueError(
+            f"Argument `loss` must be one of {LOSSES}, a function or costs in [0, 1] of shape "
+            f"{(classes, classes)}. Received: loss={loss!r}"
+        )
+    return costs
 
 
 def parts_of(read, by, groups):
@@ -184,7 +209,12 @@ def parts_of(read, by, groups):
 def fit_part(rule, read, rows, goal, by):
     """The threshold for some of the entries, and what it was found from."""
     sign = 1 if rule.grows_with_trust else -1
-    values, level = np.unique(-sign * read.score[rows], return_inverse=True)  # most trusted first
+    doubt = -sign * read.score[rows]
+    if goal.wanted == "risk" and len(read.score) > read.images:
+        values = -sign * fixed_thresholds(rule.score, read.classes)
+        level = np.searchsorted(values, doubt)
+    else:
+        values, level = np.unique(doubt, return_inverse=True)  # most trusted first
     accepted = np.cumsum(np.bincount(level, minlength=len(values)))
     counts, loss = read.counts[rows], read.loss[rows] * read.counts[rows]
     weight = np.cumsum(np.bincount(level, counts, len(values)))
@@ -194,7 +224,7 @@ def fit_part(rule, read, rows, goal, by):
     elif goal.wanted == "cost":
         index = _cheapest(accepted, total, len(rows), goal.costs)
     else:
-        index = _safe(read, rows, values, level, weight, total, goal, by)
+        index = _safe(read, rows, level, (accepted, weight, total), goal, by)
     bound = None
     if index is None:
         threshold, kept, risk = REJECT_ALL[rule.grows_with_trust], 0, None
@@ -214,50 +244,61 @@ def _cheapest(accepted, total, count, costs):
     return best if found[best] <= of_rejection * count else None
 
 
-def _safe(read, rows, values, level, weight, total, goal, by):
-    """The most lenient level that keeps the target, or an error, or None if it has siblings."""
-    delta = 1 - goal.confidence
-    entries = len(read.score) // read.images
-    if entries > 1:
-        sums, back = _image_sums(read, rows, level, len(values))
+def fixed_thresholds(score, classes):
+    """Values of a score from perfect trust to none, in float32, that depend on no data.
+
+    The last accepts everything.
+    """
+    if score in CONFIDENCES:
+        least = 1 / classes if score == "confidence" else 0.0
+        values = 1 - (1 - least) * IMAGE_LEVELS
+        values[-1] = 0.0
     else:
-        binary = bool(np.isin(read.loss[rows], (0, 1)).all())
-        kept = np.flatnonzero(np.diff(weight, prepend=0) > 0)  # a level without any is no test
-        sums, back = Sums(weight[kept], total[kept], binary), kept
-    index = METHODS[goal.method](sums, goal.target_risk, delta) if sums.loss.size else None
+        values = IMAGE_LEVELS * (1.0 if score == "variation_ratio" else np.log(classes))
+        values[-1] *= 1.01  # rows of a model in bfloat16 may sum to more than 1
+    return values.astype("float32").astype("float64")
+
+
+def _safe(read, rows, level, sums, goal, by):
+    """The most lenient level that keeps the target, or an error, or None if it has siblings."""
+    accepted, weight, total = sums
+    if len(read.score) > read.images:
+        table, back = _image_sums(read, rows, level, len(accepted)), np.arange(len(accepted))
+        count = len(table.loss)
+    else:
+        back = np.flatnonzero(np.diff(weight, prepend=0) > 0)  # a level without any is no test
+        table, count = Sums(weight[back], total[back], read.binary), int(weight[-1])
+    index = METHODS[goal.method](table, goal.target_risk, goal.delta) if len(back) else None
     if index is not None:
         return int(back[index])
-    best = best_risk(sums, delta, goal.method) if sums.loss.size else 1.0
-    count = read.images if entries > 1 else int(weight[-1])
-    message = _refusal(goal, best, count, entries)
+    best, index = best_promise(table, goal.delta, goal.method) if len(back) else (1.0, None)
+    coverage = 0.0 if index is None else float(accepted[back[index]] / len(rows))
+    needed = fewest_examples(goal.target_risk, goal.delta)
+    is_small = len(read.score) == read.images and count < needed
+    message = _refusal(goal, count, best, coverage, needed if is_small else None)
     if by is None:
-        raise UnattainableRisk(message, best, fewest_examples(goal.target_risk, delta))
+        raise UnattainableRisk(message, best, coverage, needed)
     warnings.warn(f"{message} Its predictions are all rejected.", stacklevel=5)
     return None
 
 
-def _refusal(goal, best, count, entries):
-    needed = fewest_examples(goal.target_risk, 1 - goal.confidence)
+def _refusal(goal, count, best, coverage, needed):
     text = (
         f"No threshold keeps the risk under target_risk={goal.target_risk} with "
         f"confidence={goal.confidence}: the lowest that these {count} examples can promise is "
-        f"{best:.3f}."
+        f"{best:.3f}, at a coverage of {coverage:.3f}."
     )
-    if entries == 1 and count < needed:
-        text += f" At least {needed} examples are needed, all of them right."
-    return text
+    return text + (f" At least {needed} examples are needed, all of them right." if needed else "")
 
 
 def _image_sums(read, rows, level, count):
-    """`ImageSums` at up to 200 levels, and which level each is."""
+    """`ImageSums` of the images that have any of the entries `rows`."""
     entries = len(read.score) // read.images
-    image = rows // entries
-    back = np.unique(np.linspace(0, count - 1, min(count, IMAGE_LEVELS)).astype(int))
-    place = np.searchsorted(back, level)
-    shape = (read.images, len(back))
-    cell = image * len(back) + place
+    images, image = np.unique(rows // entries, return_inverse=True)
+    shape = (len(images), count)
+    cell = image * count + level
     tables = [
         np.bincount(cell, values[rows], shape[0] * shape[1]).reshape(shape).cumsum(axis=1) / entries
         for values in (read.counts.astype("float64"), read.loss * read.counts)
     ]
-    return ImageSums(*tables), back
+    return ImageSums(*tables)

@@ -118,8 +118,47 @@ def test_losses_of_the_users_own():
     found = loss(PROBS, Y)[accepted].mean()
     assert np.isclose(rule.fitted_to["risk"], found)
     assert rule.evaluate(PROBS, Y, loss=loss).risk == pytest.approx(found)
+    again = RejectionRule.fit(PROBS, Y, target_risk=0.1, loss=cost)
+    assert again.threshold == rule.threshold
+    assert (again.fitted_to["loss"], rule.fitted_to["loss"]) == ("matrix", "function loss")
+    by_name = RejectionRule.fit(PROBS, Y, target_risk=0.2)  # costs of 0 and 1 are counted alike
+    assert RejectionRule.fit(PROBS, Y, target_risk=0.2, loss=1 - np.eye(3)).threshold == (
+        by_name.threshold
+    )
     with pytest.raises(ValueError, match="`loss` must return 300 numbers in"):
         RejectionRule.fit(PROBS, Y, target_risk=0.1, loss=lambda probs, labels: labels + 1)
+
+
+@pytest.mark.parametrize("method", ["ltt", "sgr"])
+def test_order_of_the_examples_does_not_matter(method):
+    probs, order = np.round(PROBS[:, 0], 1), RNG.permutation(300)
+    options = {"target_risk": 0.25, "method": method}
+    rule = RejectionRule.fit(probs, Y == 0, **options)
+    assert RejectionRule.fit(probs[order], (Y == 0)[order], **options) == rule
+
+
+def test_promises_for_all_groups_together_are_stricter():
+    groups = np.arange(300) % 2
+    options = {"target_risk": 0.25, "by": "group", "groups": groups}
+    each, together = (RejectionRule.fit(PROBS, Y, simultaneous=s, **options) for s in (False, True))
+    assert together.fitted_to["confidence"] == 0.95
+    assert np.all(together.threshold >= each.threshold)
+    for k, threshold in enumerate(together.threshold):
+        rows = groups == k
+        alone = RejectionRule.fit(PROBS[rows], Y[rows], target_risk=0.25, confidence=0.975)
+        assert threshold == alone.threshold
+    assert "in each group at most 25 in 100 are wrong" in each.describe()
+    assert "95 % sure for each by itself" in each.describe()
+    assert "95 % sure for all together" in together.describe()
+
+
+def test_classes_without_examples_are_told():
+    rule = RejectionRule.fit(PROBS[Y < 2], Y[Y < 2], target_risk=0.3)
+    assert rule.fitted_to["classes"] == [0, 1]
+    assert rule.fitted_to["unseen_classes"] == [2]
+    assert rule.describe().endswith("No case of class 2 was among them.")
+    low, high = rule.fitted_to["coverage_interval"]
+    assert 0 < low < rule.fitted_to["coverage"] <= high <= 1
 
 
 def test_evaluation_counts():
@@ -129,6 +168,9 @@ def test_evaluation_counts():
     assert (found.examples, found.accepted) == (300, accepted.sum())
     assert found.risk == WRONG[accepted].mean()
     assert found.risk_lower < found.risk < found.risk_upper
+    pixels = RejectionRule("confidence", 0.7, rank=3).evaluate(PROBS[None], Y[None])
+    assert pixels.risk == found.risk
+    assert np.isnan(pixels.risk_upper)  # one image: its decisions are no sample
     nothing = RejectionRule("confidence", np.inf).evaluate(PROBS, Y)
     assert nothing.coverage == 0
     assert np.isnan(nothing.risk)
@@ -228,6 +270,10 @@ def test_fit_model_reads_every_kind_of_data():
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(50)
     for data in ((x, y), dataset, Batches()):
         assert RejectionRule.fit_model(model, data, target_risk=0.1) == expected
+    with pytest.raises(ValueError, match="`data` must have no sample weights"):
+        RejectionRule.fit_model(model, (x, y, np.ones(120)), target_risk=0.1)
+    with pytest.raises(ValueError, match="`data` must hold arrays of one length"):
+        RejectionRule.fit_model(model, (x, y[:5]), target_risk=0.1)
 
 
 def test_ensembles_give_stacks():
@@ -300,7 +346,7 @@ def test_sentences():
         "300 that this was checked on."
     )
     assert (
-        "miss it"
+        "of its answers to true cases of class 2 at most 30 in 100 miss it"
         in RejectionRule.fit(
             PROBS, Y, target_risk=0.3, loss="false_negative", positive_class=2
         ).describe()
@@ -329,6 +375,8 @@ def test_sentences():
         ("score", {"target_risk": 0.1, "score": "trust"}),
         ("method", {"target_risk": 0.1, "method": "hope"}),
         ("loss", {"target_risk": 0.1, "loss": "mse"}),
+        ("loss", {"target_risk": 0.1, "loss": np.eye(4)}),
+        ("loss", {"target_risk": 0.1, "loss": 2 * np.eye(3)}),
         ("positive_class", {"target_risk": 0.1, "loss": "false_negative", "positive_class": 7}),
         ("groups", {"target_risk": 0.1, "by": "group"}),
         ("groups", {"target_risk": 0.1, "by": "group", "groups": ["a"]}),
@@ -368,6 +416,9 @@ def test_bad_constructor():
         {"threshold": [0.5, 0.6]},
         {"threshold": 0.5, "by": "class", "keys": [0]},
         {"threshold": [0.5], "by": "class", "keys": [0, 1]},
+        {"threshold": [0.5], "by": "class", "keys": [-1]},
+        {"threshold": [0.5], "by": "class", "keys": ["a"]},
+        {"threshold": [0.5, 0.6], "by": "group", "keys": ["a", "a"]},
         {"rank": 0},
         {"from_logits": "yes"},
     ):

@@ -9,8 +9,7 @@ from tfuq._bounds import clopper_pearson_interval
 from tfuq._fitted import Fitted, numbers, plain, with_outputs
 from tfuq._guarantees import METHODS
 from tfuq._keras import check_choice, check_integer, register
-from tfuq._labelled import Labelled, check_validation_data, predict_with_labels
-from tfuq._outputs import loss_takes_logits
+from tfuq._outputs import predicted
 from tfuq._predictions import check_flags, to_float64
 from tfuq._rule_fitting import (
     REJECT_ALL,
@@ -19,12 +18,13 @@ from tfuq._rule_fitting import (
     UnattainableRisk,
     check_targets,
     fit_part,
+    is_binary,
     losses_of,
     parts_of,
     rank_of,
     read_examples,
 )
-from tfuq._scores import CONFIDENCES, OF_STACKS, SCORES, probabilities, score_of
+from tfuq._scores import CONFIDENCES, OF_STACKS, SCORES, score_of, stack_of
 from tfuq.layers import PostProcessing
 
 __all__ = ["Evaluation", "RejectionRule", "UnattainableRisk"]
@@ -49,7 +49,8 @@ class Evaluation(NamedTuple):
     risk: float
     """Mean loss of the accepted; NaN if there are none."""
     risk_lower: float
-    """Lower end of its interval at 95 % (Clopper and Pearson), for losses of 0 and 1; else NaN."""
+    """Lower end of its interval at 95 % (Clopper and Pearson); NaN unless losses are 0 or 1 by
+    definition and each example is one decision, since decisions of one image are no sample."""
     risk_upper: float
     """Upper end."""
     accuracy: float
@@ -111,10 +112,15 @@ class RejectionRule(Fitted):
                 "Argument `threshold` must be a number or, with `by`, one for each of `keys`. "
                 f"Received: threshold={threshold!r} with by={by!r}, keys={keys!r}"
             )
+        keys = None if by is None else [str(key) for key in keys] if by == "group" else list(keys)
+        for key in keys if by == "class" else ():
+            check_integer("keys", key, 0)
+        if len(set(keys or ())) < len(keys or ()):
+            raise ValueError(f"Argument `keys` must not repeat. Received: keys={keys!r}")
         self.score = score
         self.threshold = float(found) if by is None else found
         self.by = by
-        self.keys = None if by is None else [int(k) if by == "class" else str(k) for k in keys]
+        self.keys = keys
         self.rank = rank
         self.from_logits = from_logits
         self.multi_label = multi_label
@@ -157,10 +163,11 @@ class RejectionRule(Fitted):
         probability of at most 1 - `confidence`, for any number of examples and any distribution.
         Thresholds are tested with binomial p-values, for other losses than 0 and 1 with those of
         Hoeffding and Bentkus; `method="ltt"` (Learn then Test) tests from strict to lenient from
-        eight starts, `"sgr"` (selection with guaranteed risk) by a binary search. Both count each
-        example as drawn by itself; the first accepts more in most cases, and is the default. Where
+        eight starts, `"sgr"` (selection with guaranteed risk) at 16 ranks, with the union bound.
+        Both count each example as drawn by itself; the first accepts more and is the default. Where
         one example has many entries (pixels, labels) the examples are what is drawn: the promise is
-        of E[loss of accepted entries] / E[accepted entries], its test of means over images.
+        of E[loss of accepted entries] / E[accepted entries], its test of means over images, its
+        thresholds among 400 that depend on no data.
 
         `target_coverage`: the strictest threshold that accepts at least this fraction of the
         examples; equal scores are accepted together. Nothing is promised of the risk.
@@ -181,9 +188,10 @@ class RejectionRule(Fitted):
                 `"review"`; what is missing costs 0.
             method: `"ltt"` or `"sgr"`.
             loss: `"error"`: the answer is not the true class. `"false_negative"`: of the accepted
-                examples of `positive_class` alone, the answer is another class. Or a function
+                examples of `positive_class` alone, the answer is another class. Or costs in [0, 1]
+                of each answer, `(classes, classes)`, a row for each true class. Or a function
                 `loss(probs, labels)` of mean probabilities `(entries, classes)` and labels
-                `(entries,)` that returns numbers in [0, 1], such as the entries of a cost matrix.
+                `(entries,)` that returns numbers in [0, 1].
             positive_class: The class whose misses are counted by `loss="false_negative"`.
             by: None, `"class"` for a threshold for each predicted class, or `"group"`.
             groups: For `by="group"`, the group of each example `(n,)`, texts or numbers.
@@ -193,12 +201,14 @@ class RejectionRule(Fitted):
             multi_label: Whether each entry of `probs` is a binary prediction of its own.
 
         Returns:
-            The rule; `rule.fitted_to` says what it was fitted to. A class or group for which
-            nothing can be promised is never accepted, and a warning says so.
+            The rule; `rule.fitted_to` says what it was fitted to, also which classes the labels
+            hold and which they lack. A predicted class or group for which nothing can be promised
+            is never accepted, and a warning says so.
 
         Raises:
-            UnattainableRisk: If no threshold keeps the target: it tells the best attainable risk
-                and, where there are too few examples, how many are needed.
+            UnattainableRisk: If no threshold keeps the target: it tells the best attainable risk,
+                the coverage that goes with it and, where there are too few examples, how many are
+                needed.
             ValueError: If not exactly one target is given, a number is out of its range, arrays are
                 empty or do not fit together, hold NaN or labels that are no class.
 
@@ -229,12 +239,19 @@ class RejectionRule(Fitted):
             multi_label=multi_label,
         )
         read = rule._read(probs, labels, loss, positive_class)
-        goal = Goal(wanted, target_risk, target_coverage, costs, confidence, method)
         parts = parts_of(read, by, groups)
-        if simultaneous and by is not None:
-            goal = goal._replace(confidence=1 - (1 - confidence) / len(parts))
+        delta = (1 - confidence) / (len(parts) if simultaneous else 1)
+        goal = Goal(wanted, target_risk, target_coverage, costs, confidence, delta, method)
         found = {key: fit_part(rule, read, rows, goal, by) for key, rows in parts.items()}
-        return rule._fitted(found, read, goal, by, loss, positive_class)
+        report = rule._report(found, read, goal, loss, positive_class)
+        if by is None:
+            threshold = found[None].threshold
+            report |= {name: found[None].sums[name] for name in ("risk", "risk_bound")}
+            return rule._with(threshold, report)
+        report["simultaneous"] = bool(simultaneous)
+        report["parts"] = {str(key): part.sums for key, part in found.items()}
+        thresholds = [part.threshold for part in found.values()]
+        return rule._with(thresholds, report, by=by, keys=list(found))
 
     @classmethod
     def fit_model(cls, model, data, *, output=None, batch_size=32, verbose=0, **options):
@@ -242,7 +259,8 @@ class RejectionRule(Fitted):
 
         Args:
             model: A Keras model.
-            data: `(x, y)` arrays, a `tf.data.Dataset` of such pairs, or a `PyDataset`.
+            data: `(x, y)` arrays, a `tf.data.Dataset` of such pairs, or a `PyDataset`; without
+                sample weights, of which nothing could be promised.
             output: Which output, if there are several: an index, a key or a function.
             batch_size: Examples in a batch of arrays.
             verbose: As in Keras' `predict`.
@@ -252,7 +270,7 @@ class RejectionRule(Fitted):
             The rule.
 
         Raises:
-            ValueError: As `fit`; if the data are of another kind or have no labels.
+            ValueError: As `fit`; if the data are of another kind, have no labels or have weights.
 
         Example:
 
@@ -265,45 +283,35 @@ class RejectionRule(Fitted):
         rule = RejectionRule.fit_model(model, (x, x.argmax(-1)), target_risk=0.05)
         ```
         """
-        check_validation_data(data)
-        found = predict_with_labels(
-            Labelled(model, output), data, batch_size=batch_size, verbose=verbose
-        )
-        options.setdefault("from_logits", bool(loss_takes_logits(model, output)))
-        return cls.fit(found["y_pred"], found["y_true"], **options)
+        found = predicted(model, data, output, batch_size, verbose)
+        return cls.fit(found.probs, found.labels, **{"from_logits": found.from_logits, **options})
 
-    def _fitted(self, found, read, goal, by, loss, positive_class):
-        """The rule of the thresholds that were found, one for each part."""
-        sums = [part.sums for part in found.values()]
+    def _report(self, found, read, goal, loss, positive_class):
+        """What a rule of these parts was fitted to, for `fitted_to`."""
+        decisions = len(read.score)
+        accepted = int(sum(part.sums["accepted"] for part in found.values()))
+        seen = np.unique(read.labels)
         report = {
             "goal": goal.wanted,
-            "loss": loss if isinstance(loss, str) else getattr(loss, "__name__", "function"),
+            "loss": _name_of(loss),
             "examples": int(read.images),
-            "decisions": len(read.score),
-            "accepted": int(sum(part["accepted"] for part in sums)),
-            "classes": np.unique(read.labels).tolist(),
+            "decisions": decisions,
+            "accepted": accepted,
+            "coverage": accepted / decisions,
+            "classes": seen.tolist(),
+            "unseen_classes": np.setdiff1d(np.arange(read.classes), seen).tolist(),
         }
-        report["coverage"] = report["accepted"] / len(read.score)
-        if loss == "false_negative":
-            report["positive_class"] = positive_class
-        report |= goal.said()
-        if by is None:
-            (only,) = found.values()
-            report |= {name: only.sums[name] for name in ("risk", "risk_bound")}
-            threshold, keys = only.threshold, None
-        else:
-            report["parts"] = {str(key): part.sums for key, part in found.items()}
-            threshold, keys = [part.threshold for part in found.values()], list(found)
-        return type(self)(
-            self.score,
-            threshold,
-            by=by,
-            keys=keys,
-            rank=self.rank,
-            from_logits=self.from_logits,
-            multi_label=self.multi_label,
-            fitted_to=report,
-        )
+        if decisions == read.images:
+            ends = clopper_pearson_interval(accepted, decisions, goal.confidence)
+            report["coverage_interval"] = [float(end) for end in ends]
+        if report["loss"] == "false_negative":
+            report["positive_class"] = int(positive_class)
+        return report | goal.said()
+
+    def _with(self, threshold, report, **parts):
+        """The same rule with the thresholds that were found."""
+        config = {**self.get_config(), "threshold": threshold, "fitted_to": report, **parts}
+        return type(self)(**config)
 
     def _read(self, probs, labels, loss, positive_class):
         """Scores, losses and all else that fitting and judging ask for."""
@@ -316,29 +324,19 @@ class RejectionRule(Fitted):
         predicted = flat.argmax(-1)
         right = predicted == true
         losses, counts = losses_of(loss, flat, true, ~right, positive_class)
-        images = mean.shape[0]
-        return Read(score, losses, counts, right, predicted, true, images)
+        sizes = mean.shape[0], flat.shape[-1]
+        return Read(score, losses, counts, right, predicted, true, *sizes, is_binary(loss))
 
     # --- Use ----------------------------------------------------------------------------------
 
     def _stack(self, predictions):
         """Probabilities `(samples, n, ..., classes)` of float32, eagerly or in a graph."""
-        rank = len(predictions.shape)
-        if rank not in (self.rank, self.rank + 1):
-            raise ValueError(
-                f"Argument `probs` must have {self.rank} axes, or {self.rank + 1} if it is a stack "
-                f"of samples. Received: probs of shape {tuple(predictions.shape)}"
-            )
-        if self.score in OF_STACKS and rank == self.rank:
+        if self.score in OF_STACKS and len(predictions.shape) == self.rank:
             raise ValueError(
                 f"Argument `probs` must be a stack (samples, n, ..., classes) for the score "
                 f"{self.score!r}. Received: probs of shape {tuple(predictions.shape)}"
             )
-        is_column = self.rank > 1 and not self.multi_label and predictions.shape[-1] == 1
-        predictions = predictions[..., 0] if is_column else predictions
-        is_binary = self.multi_label or self.rank == 1 or is_column
-        stack = probabilities(predictions, self.from_logits, is_binary)
-        return stack if rank > self.rank else stack[None]
+        return stack_of(predictions, self.rank, self.from_logits, self.multi_label)
 
     def score_of(self, probs):
         """The score of each prediction, `(n, ...)`, in its own direction and unit; NaN for NaN.
@@ -367,7 +365,7 @@ class RejectionRule(Fitted):
             return self._passes(score, self.threshold)
         if self.by == "class":
             predicted = ops.convert_to_numpy(ops.argmax(ops.mean(stack, axis=0), axis=-1))
-            return self._passes(score, self._table(predicted.max(initial=0) + 1)[predicted])
+            return self._passes(score, self._table(stack.shape[-1])[predicted])
         thresholds = self._of_groups(groups, len(score), unknown_group)
         return self._passes(score, thresholds.reshape(-1, *[1] * (score.ndim - 1)))
 
@@ -377,13 +375,11 @@ class RejectionRule(Fitted):
             found = score >= threshold if self.grows_with_trust else score <= threshold
         return found & ~np.isnan(score)
 
-    def _table(self, count):
+    def _table(self, classes):
         """The threshold of each class; one that fitting never saw is rejected."""
-        table = np.full(
-            max(count, *[key + 1 for key in self.keys]), REJECT_ALL[self.grows_with_trust]
-        )
-        table[self.keys] = self.threshold
-        return table
+        known = dict(zip(self.keys, self.threshold, strict=True))
+        nothing = REJECT_ALL[self.grows_with_trust]
+        return np.array([known.get(k, nothing) for k in range(classes)])
 
     def _of_groups(self, groups, count, unknown_group):
         names = np.asarray(groups if groups is not None else [], dtype=str)
@@ -419,7 +415,7 @@ class RejectionRule(Fitted):
         chosen = accepted & read.counts
         losses = read.loss[chosen]
         lower = upper = np.nan
-        if np.isin(losses, (0, 1)).all():
+        if read.binary and len(read.score) == read.images:
             lower, upper = clopper_pearson_interval(losses.sum(), len(losses))
         return Evaluation(
             len(accepted),
@@ -479,26 +475,53 @@ class RejectionRule(Fitted):
     def describe(self):
         """What the rule does and what was promised, in a sentence for who has to rely on it."""
         report = self.fitted_to
-        if not report:
+        if "goal" not in report:
             verb = "at least" if self.grows_with_trust else "at most"
             return f"The model answers where its {self.score} is {verb} {self.threshold}."
         answered = round(100 * report["coverage"])
+        noun = "cases" if report["decisions"] == report["examples"] else "decisions"
         text = (
-            f"Of 100 cases like these the model answers about {answered} and refers "
+            f"Of 100 {noun} like these the model answers about {answered} and refers "
             f"{100 - answered} to a person"
         )
-        if report["goal"] != "risk":
-            risk = report.get("risk")
-            said = f"; of its answers to {report['examples']} known cases {risk:.1%} were wrong"
-            return text + (said if risk is not None and np.isfinite(risk) else "") + "."
-        sure, kept = report["confidence"], 100 * report["target_risk"]
-        wrong = "are wrong"
+        if report["goal"] == "risk":
+            text += self._promise(report)
+        elif report.get("risk") is not None and report["loss"] == "error":
+            known = report["decisions"]
+            text += f"; of its answers to {known} known {noun} {report['risk']:.1%} were wrong"
+        return f"{text}.{self._gaps(report)}"
+
+    def _promise(self, report):
+        """What `describe` says of the risk."""
+        where, wrong = "", "are wrong"
         if report["loss"] == "false_negative":
-            wrong = f"to true cases of class {report['positive_class']} miss it"
+            where, wrong = f" to true cases of class {report['positive_class']}", "miss it"
         elif report["loss"] != "error":
             wrong = "are lost (by the chosen loss)"
+        sure = ""
+        if self.by is not None:
+            where += " in each group" if self.by == "group" else " of each class"
+            sure = "for all together, " if report["simultaneous"] else "for each by itself, "
         return (
-            f"{text}; of its answers at most {kept:g} in 100 {wrong}, which is "
-            f"{100 * sure:g} % sure for cases like the {report['examples']} that this was checked "
-            "on."
+            f"; of its answers{where} at most {100 * report['target_risk']:g} in 100 {wrong}, "
+            f"which is {100 * report['confidence']:g} % sure {sure}for cases like the "
+            f"{report['examples']} that this was checked on"
         )
+
+    def _gaps(self, report):
+        """What `describe` says of classes and groups of which nothing is known."""
+        silent = [key for key, part in report.get("parts", {}).items() if not part["accepted"]]
+        unseen = [] if self.multi_label else report["unseen_classes"]
+        text = f" It answers nothing in {self.by} {_listed(silent)}." if silent else ""
+        return text + (f" No case of class {_listed(unseen)} was among them." if unseen else "")
+
+
+def _name_of(loss):
+    if callable(loss):
+        return f"function {getattr(loss, '__name__', type(loss).__name__)}"
+    return loss if isinstance(loss, str) else "matrix"
+
+
+def _listed(names, most=5):
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(str(name) for name in names[:most]) + more
