@@ -12,7 +12,8 @@ WORKERS ?= 2
 
 .PHONY: demo test test-slow lint format bench-heteroscedastic \
 	bench-import-time bench-label-noise bench-vbll bench-sparse-bayes bench-flops \
-	bench-rapid-training bench-gradient-features bench-ood bench-selective clean
+	bench-rapid-training bench-gradient-features bench-ood bench-selective \
+	bench-report-page clean
 
 demo: $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py --output demo_output
@@ -58,6 +59,9 @@ bench-gradient-features: $(VENV)/.examples
 
 bench-selective: $(VENV)/.examples
 	$(BIN)/python benchmarks/selective.py
+
+bench-report-page: $(VENV)/.test
+	$(BIN)/python benchmarks/report_page.py
 
 bench-ood: $(VENV)/.examples
 	$(BIN)/python benchmarks/ood.py

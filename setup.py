@@ -24,6 +24,7 @@ TEST = [
     *EXAMPLES,
     *DATASETS,
     "hypothesis>=6.100",
+    "playwright>=1.45",
     "pytest>=8,<9",
     "pytest-xdist>=3.5",
     "tensorboard>=2.18",
@@ -39,6 +40,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["tfuq", "tfuq.*"]),
+    package_data={"tfuq.report": ["page.css", "page.html", "page.js"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
         "keras>=3.10",

@@ -27,6 +27,8 @@ MODULES = (
     "ensembles",
     "plots",
     "selective",
+    "interpret",
+    "report",
     "training",
 )
 FENCE = re.compile(r"^([ \t]*)```(\w*)[^\n]*\n(.*?)^\1```[ \t]*$", re.MULTILINE | re.DOTALL)

@@ -4,8 +4,9 @@
 model, `tfuq.predictive` draws networks and says what their uncertainty is made of,
 `tfuq.ensembles` trains several, `tfuq.training`, `tfuq.callbacks` and `tfuq.optimizers` make
 training rapid, `tfuq.ood` finds what a model does not know, `tfuq.corruptions` spoils images,
-`tfuq.preprocessing` prepares them, `tfuq.metrics` judges, `tfuq.selective` decides, `tfuq.plots`
-(extra `plots`) shows, `tfuq.datasets` loads.
+`tfuq.preprocessing` prepares them, `tfuq.metrics` judges, `tfuq.selective` decides,
+`tfuq.interpret` says why, `tfuq.plots` (extra `plots`) shows, `tfuq.report` writes one page for a
+person, `tfuq.datasets` loads.
 """
 
 import importlib
@@ -18,12 +19,14 @@ from tfuq import (
     corruptions,
     datasets,
     ensembles,
+    interpret,
     layers,
     metrics,
     ood,
     optimizers,
     predictive,
     preprocessing,
+    report,
     selective,
     training,
 )
@@ -37,6 +40,7 @@ __all__ = [
     "corruptions",
     "datasets",
     "ensembles",
+    "interpret",
     "layers",
     "lr_range_test",
     "metrics",
@@ -45,6 +49,7 @@ __all__ = [
     "plots",
     "predictive",
     "preprocessing",
+    "report",
     "selective",
     "training",
 ]

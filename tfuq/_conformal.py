@@ -3,25 +3,9 @@
 import numpy as np
 from keras import ops
 
-from tfuq._scores import probabilities
-
 SCORES = ("lac", "aps", "raps")
 PENALTIES = (0.001, 0.01, 0.1, 0.2, 0.5)  # among which Angelopoulos et al. 2021 choose
 ROUNDING = 1e-6  # by which a sum of float32 may differ from one machine to the next
-
-
-def mean_probabilities(predictions, rank, from_logits, multi_label):
-    """Mean over a stack, `(n, ..., classes)`, or `(n, ..., labels, 2)`; float32, in graphs too."""
-    shape = tuple(predictions.shape)
-    if len(shape) not in (rank, rank + 1):
-        raise ValueError(
-            f"Argument `probs` must have {rank} axes, or {rank + 1} if it is a stack of samples. "
-            f"Received: probs of shape {shape}"
-        )
-    is_column = rank > 1 and not multi_label and shape[-1] == 1
-    predictions = predictions[..., 0] if is_column else predictions
-    probs = probabilities(predictions, from_logits, multi_label or rank == 1 or is_column)
-    return ops.mean(probs, axis=0) if len(shape) > rank else probs
 
 
 def strangeness(probs, score, penalty=0.0, k_reg=0, share=None):
@@ -86,7 +70,7 @@ def true_scores(scores, labels):
     return np.take_along_axis(scores, labels[..., None], axis=-1)[..., 0]
 
 
-def rounded_up(limits):
+def with_tolerance(limits):
     """Thresholds in float32 that equal scores pass whichever way they were rounded."""
     limits = np.asarray(limits, "float64")
     return (limits + ROUNDING * np.maximum(1, limits)).astype("float32")
@@ -134,5 +118,5 @@ def tuned_penalty(scores_of, labels, alpha):
     for penalty in PENALTIES:
         scores = scores_of(penalty)
         limit, _ = thresholds(true_scores(scores, labels), labels, alpha)
-        sizes.append(np.mean(scores <= rounded_up(limit)))
+        sizes.append(np.mean(scores <= with_tolerance(limit)))
     return PENALTIES[int(np.argmin(np.round(sizes, 9)))]

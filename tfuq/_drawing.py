@@ -47,15 +47,3 @@ def figure_of(figure, rows):
             f"Received: figure={figure!r}"
         )
     return figure
-
-
-def class_names(names, count):
-    """The argument `names` as texts, one for each of `count` classes; their numbers if None."""
-    if names is None:
-        return [str(i) for i in range(count)]
-    names = [str(name) for name in names]
-    if len(names) != count:
-        raise ValueError(
-            f"Argument `names` must hold one for each of {count} classes. Received: names={names}"
-        )
-    return names

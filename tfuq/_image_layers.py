@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._corruptions import PIECE, checked_images
-from tfuq._keras import check_integer
+from tfuq._keras import check_integer, checked_range
 
 # --- Images in, images out --------------------------------------------------------------------
 
@@ -60,7 +60,7 @@ class ImageLayer(keras.layers.Layer):
 
     def __init__(self, value_range, **kwargs):
         super().__init__(**kwargs)
-        self.value_range = _checked_range(value_range)
+        self.value_range = checked_range(value_range)
 
     def prepare(self, images):
         """The result for images of uint8, or of floating point in [0, 1]."""
@@ -81,19 +81,6 @@ class ImageLayer(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "value_range": self.value_range}
-
-
-def _checked_range(value_range):
-    try:
-        low, high = (float(value) for value in value_range)
-        if np.isfinite([low, high]).all() and low < high:
-            return low, high
-    except (TypeError, ValueError):
-        pass
-    raise ValueError(
-        "Argument `value_range` must be a pair (black, white) of numbers that increase. "
-        f"Received: value_range={value_range!r}"
-    )
 
 
 def checked_pair(name, value):

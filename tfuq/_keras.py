@@ -42,3 +42,17 @@ def check_choice(name, value, choices):
     if value not in choices:
         options = ", ".join(repr(choice) for choice in choices)
         raise ValueError(f"Argument `{name}` must be one of {options}. Received: {name}={value!r}")
+
+
+def checked_range(value_range):
+    """The argument `value_range` of an image layer, (black, white), as a pair of floats."""
+    try:
+        low, high = (float(value) for value in value_range)
+        if np.isfinite([low, high]).all() and low < high:
+            return low, high
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(
+        "Argument `value_range` must be a pair (black, white) of numbers that increase. "
+        f"Received: value_range={value_range!r}"
+    )

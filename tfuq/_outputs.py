@@ -7,7 +7,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._labelled import select_output
+from tfuq._labelled import (
+    Labelled,
+    check_validation_data,
+    predict_with_labels,
+    select_output,
+)
 
 
 class Reading(NamedTuple):
@@ -69,6 +74,34 @@ def _says_logits(loss):
     if flag is None and hasattr(loss, "get_config"):
         flag = loss.get_config().get("from_logits")
     return flag
+
+
+class Predicted(NamedTuple):
+    """What a model predicts for labelled data, in one pass."""
+
+    probs: np.ndarray  # probabilities, or logits
+    labels: np.ndarray
+    weight: np.ndarray | None
+    from_logits: bool  # what the compiled loss says
+
+
+def predicted(model, data, output=None, batch_size=None, verbose=0, *, takes_weights=False):
+    """`Predicted` of `(x, y)` arrays, a `tf.data.Dataset` or a `PyDataset`: the argument `data`."""
+    try:
+        check_validation_data(data)
+        found = predict_with_labels(
+            Labelled(model, output), data, batch_size=batch_size, verbose=verbose
+        )
+    except ValueError as error:
+        raise ValueError(str(error).replace("`validation_data`", "`data`")) from None
+    weight = found.get("weight")
+    if weight is not None and not takes_weights:
+        raise ValueError(
+            "Argument `data` must have no sample weights: each example counts once. "
+            f"Received: weights of shape {np.shape(weight)}"
+        )
+    from_logits = bool(loss_takes_logits(model, output))
+    return Predicted(found["y_pred"], found["y_true"], weight, from_logits)
 
 
 def any_batch(tensor):

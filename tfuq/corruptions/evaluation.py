@@ -1,8 +1,5 @@
 """How well a model stands corrupted images, and whether training on them helps."""
 
-import csv
-import io
-import pathlib
 from typing import NamedTuple
 
 import keras
@@ -11,11 +8,11 @@ import tensorflow as tf
 
 from tfuq._batches import batches
 from tfuq._corruptions import SEVERITIES, check_severity, checked_images, corrupt, names
-from tfuq._files import written_whole
 from tfuq._keras import check_choice, check_integer
 from tfuq._labelled import select_output
 from tfuq._outputs import Reading, any_batch
 from tfuq._seeding import seed_of, seeded
+from tfuq._tables import markdown_table, write_csv
 from tfuq.metrics import (
     coverage,
     expected_calibration_error,
@@ -520,17 +517,8 @@ class _ModelScores:
 
 def markdown(header, rows):
     """A table in Markdown; numbers with four digits after the point."""
-    cells = [[f"{c:.4f}" if isinstance(c, float) else str(c) for c in row] for row in rows]
-    lines = [header, ["---"] * len(header), *cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def write_csv(path, header, rows):
-    """Writes a table whole or not at all."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    with written_whole(pathlib.Path(path)) as unfinished:
-        unfinished.write_text(text.getvalue(), encoding="utf-8")
+    cells = [[f"{c:.4f}" if isinstance(c, float) else c for c in row] for row in rows]
+    return markdown_table(header, cells)
 
 
 # --- Checks -----------------------------------------------------------------------------------

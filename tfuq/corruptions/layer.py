@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfuq import _sampling
 from tfuq._corruptions import CORRUPTIONS, Shared, names
-from tfuq._keras import check_choice, check_fraction, check_integer, register
+from tfuq._keras import check_choice, check_fraction, check_integer, checked_range, register
 from tfuq._predictions import check_flags
 
 
@@ -84,7 +84,7 @@ class CorruptionLayer(keras.layers.Layer):
         self.rate = rate
         self.training_only = training_only
         self.resample = resample
-        self.value_range = _checked_range(value_range)
+        self.value_range = checked_range(value_range)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         with tf.init_scope():  # what the corruption refuses is refused here
@@ -131,16 +131,3 @@ class CorruptionLayer(keras.layers.Layer):
             "value_range": self.value_range,
             "seed": self.seed,
         }
-
-
-def _checked_range(value_range):
-    try:
-        low, high = (float(value) for value in value_range)
-        if low < high:
-            return low, high
-    except (TypeError, ValueError):
-        pass
-    raise ValueError(
-        "Argument `value_range` must be a pair (black, white) of numbers that increase. "
-        f"Received: value_range={value_range!r}"
-    )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfuq._drawing import COLOURS, LINES, MARKERS, PALE_BLUE, axes_of, figure_of
+from tfuq._drawing import PALE_BLUE, axes_of, figure_of, line_style
 from tfuq._keras import check_choice
 from tfuq._log_features import squared_norms
 
@@ -171,9 +171,7 @@ def _draw_norms(ax, norms):
         fractions = np.histogram(np.maximum(values, low), edges)[0] / values.size
         if i == 0:
             ax.fill_between(centres, fractions, color=PALE_BLUE, alpha=0.5)
-        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)]}
-        style |= {"marker": MARKERS[i % len(MARKERS)], "markersize": 4, "label": name}
-        ax.plot(centres, fractions, **style)
+        ax.plot(centres, fractions, markersize=4, label=name, **line_style(i))
     ax.set_xscale("log")
     ax.set_ylim(bottom=0)
     ax.grid(alpha=0.3)

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from tfuq._drawing import GREY, axes_of, class_names, line_style
+from tfuq._drawing import GREY, axes_of, line_style
 from tfuq._keras import check_choice
 from tfuq._predictions import from_arrays
+from tfuq._tables import names_of
 
 SHARES_OF = (None, "true", "predicted")
 LARGEST_LABELLED = 20  # classes; more of them have no number in each cell
@@ -45,7 +46,7 @@ def confusion_matrix(
     check_choice("normalize", normalize, SHARES_OF)
     counts = _counts(y_true, y_pred, from_logits, sample_weight)
     values = _shares(counts, normalize)
-    names = class_names(names, len(values))
+    names = names_of(names, len(values))
     ax = axes_of(ax)
     end = 1.0 if normalize else max(counts.max(), 1.0)
     drawn = ax.imshow(values, cmap="Blues", vmin=0, vmax=end)
@@ -103,7 +104,7 @@ def confusion_difference(
             f"Received: other of {len(second)} classes"
         )
     values = _shares(first, normalize) - _shares(second, normalize)
-    names = class_names(names, len(values))
+    names = names_of(names, len(values))
     ax = axes_of(ax)
     end = max(np.nanmax(np.abs(values), initial=0.0), 1e-9)
     drawn = ax.imshow(values, cmap="RdBu", vmin=-end, vmax=end)
@@ -158,7 +159,7 @@ def roc_curves(
     scores, targets, weight = map(np.asarray, examples.one_vs_rest())
     count = scores.shape[1]
     first = 1 if examples.columns == 1 else 0  # the one column of a binary prediction is class 1
-    names = class_names(names, count + first)
+    names = names_of(names, count + first)
     chosen = _chosen_classes(classes, range(first, first + count))
     ax = axes_of(ax)
     for i, k in enumerate(chosen):

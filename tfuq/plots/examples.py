@@ -3,10 +3,11 @@
 import numpy as np
 from scipy.stats import binomtest
 
-from tfuq._drawing import COLOURS, GREY, RED, axes_of, class_names, figure_of
+from tfuq._drawing import COLOURS, GREY, RED, axes_of, figure_of
 from tfuq._keras import check_fraction, check_integer
 from tfuq._masks import stretched
 from tfuq._predictions import from_arrays, to_float64
+from tfuq._tables import names_of
 
 BORDER = 4  # points
 N_BINS = 10
@@ -62,7 +63,7 @@ def accept_reject_grid(
     confidence, right = (np.asarray(part) for part in examples.top_label())
     images = stretched(_checked_images(images, len(confidence)), np.shape(images)[:3])
     accepted = confidence >= threshold if accepted is None else _flags(accepted, len(confidence))
-    names = class_names(names, examples.scores.shape[-1])
+    names = names_of(names, examples.scores.shape[-1])
     predicted = np.asarray(examples.scores).argmax(-1)
     order = np.argsort(confidence, kind="stable")
     rows = {"accepted": order[accepted[order]], "rejected": order[~accepted[order]][::-1]}

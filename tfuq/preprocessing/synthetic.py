@@ -10,6 +10,7 @@ from tfuq._keras import check_choice, check_integer
 from tfuq._math import width_index
 from tfuq._outputs import Reading
 from tfuq._predictions import to_float64
+from tfuq._tables import markdown_table
 
 TOLERANCE = 5e-3  # of sums of probabilities, as of a model in bfloat16
 
@@ -234,4 +235,4 @@ def _checked(name, values):
 
 def _markdown(header, rows):
     cells = [[each if isinstance(each, str) else f"{each:.4f}" for each in row] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *cells])
+    return markdown_table(header, cells)

@@ -8,8 +8,7 @@ from keras import ops
 from tfuq._fitted import Fitted, numbers, plain, with_outputs
 from tfuq._judged import judge
 from tfuq._keras import check_choice, check_integer, register
-from tfuq._labelled import Labelled, check_validation_data, predict_with_labels
-from tfuq._outputs import loss_takes_logits
+from tfuq._outputs import predicted
 from tfuq._predictions import check_flags, to_float64
 from tfuq._scaling import (
     TEMPERATURES,
@@ -110,13 +109,9 @@ class _Calibration(Fitted):
         Raises:
             ValueError: As `fit`; if the data are of another kind or have no labels.
         """
-        check_validation_data(data)
-        options.setdefault("from_logits", bool(loss_takes_logits(model, output)))
-        fresh = cls(**options)
-        found = predict_with_labels(
-            Labelled(model, output), data, batch_size=batch_size, verbose=verbose
-        )
-        return fresh.fit(found["y_pred"], found["y_true"], found.get("weight"))
+        found = predicted(model, data, output, batch_size, verbose, takes_weights=True)
+        fresh = cls(**{"from_logits": found.from_logits, **options})
+        return fresh.fit(found.probs, found.labels, found.weight)
 
     def _read(self, probs, labels, sample_weight):
         """`Entries`, and how many axes single predictions have."""

@@ -10,22 +10,21 @@ from tfuq._bounds import clopper_pearson_interval, hoeffding_bentkus_p_value
 from tfuq._conformal import (
     SCORES,
     fewest_examples,
-    mean_probabilities,
-    rounded_up,
     strangeness,
     thresholds,
     true_scores,
     tuned_penalty,
     tuned_rank,
     uniform_of,
+    with_tolerance,
 )
 from tfuq._fitted import Fitted, numbers, plain, with_outputs
 from tfuq._guarantees import smallest_where
 from tfuq._keras import check_choice, check_fraction, check_integer, check_positive, register
-from tfuq._labelled import Labelled, check_validation_data, predict_with_labels
-from tfuq._outputs import loss_takes_logits
+from tfuq._outputs import predicted
 from tfuq._predictions import check_flags, to_float64
 from tfuq._rule_fitting import rank_of, read_examples
+from tfuq._scores import stack_of
 from tfuq.layers import PostProcessing
 
 __all__ = ["ConformalPredictor", "SetCoverage", "SetEvaluation"]
@@ -302,7 +301,8 @@ class ConformalPredictor(Fitted):
 
         Args:
             model: A Keras model.
-            data: `(x, y)` arrays, a `tf.data.Dataset` of such pairs, or a `PyDataset`.
+            data: `(x, y)` arrays, a `tf.data.Dataset` of such pairs, or a `PyDataset`; without
+                sample weights, of which nothing could be promised.
             output: Which output, if there are several: an index, a key or a function.
             batch_size: Examples in a batch of arrays.
             verbose: As in Keras' `predict`.
@@ -312,7 +312,7 @@ class ConformalPredictor(Fitted):
             The predictor.
 
         Raises:
-            ValueError: As `fit`; if the data are of another kind or have no labels.
+            ValueError: As `fit`; if the data are of another kind, have no labels or have weights.
 
         Example:
 
@@ -325,12 +325,8 @@ class ConformalPredictor(Fitted):
         sets = ConformalPredictor.fit_model(model, (x, x.argmax(-1)), alpha=0.05)
         ```
         """
-        check_validation_data(data)
-        found = predict_with_labels(
-            Labelled(model, output), data, batch_size=batch_size, verbose=verbose
-        )
-        options.setdefault("from_logits", bool(loss_takes_logits(model, output)))
-        return cls.fit(found["y_pred"], found["y_true"], **options)
+        found = predicted(model, data, output, batch_size, verbose)
+        return cls.fit(found.probs, found.labels, **{"from_logits": found.from_logits, **options})
 
     def _tune(self, probs, labels, alpha, tuned):
         probs, labels = self._by_example(probs), self._by_example(labels, classes=False)
@@ -366,7 +362,8 @@ class ConformalPredictor(Fitted):
     # --- Use ----------------------------------------------------------------------------------
 
     def _mean(self, predictions):
-        return mean_probabilities(predictions, self.rank, self.from_logits, self.multi_label)
+        stack = stack_of(predictions, self.rank, self.from_logits, self.multi_label)
+        return ops.mean(stack, axis=0)
 
     def _read(self, probs, labels):
         """Mean probabilities `(n, ..., classes)` and labels `(n, ...)`, checked."""
@@ -401,7 +398,7 @@ class ConformalPredictor(Fitted):
                 f"{limits.shape}. Received: probs with {expected}"
             )
         limits = limits if self.class_conditional or not self.multi_label else limits[:, None]
-        found = scores <= rounded_up(limits)
+        found = scores <= with_tolerance(limits)
         if not self.allow_empty:
             top = ops.one_hot(ops.argmax(probs, axis=-1), probs.shape[-1], dtype="bool")
             found = ops.logical_or(found, top)

@@ -9,6 +9,7 @@ from tfuq._judged import Doubt, judge
 from tfuq._keras import check_fraction
 from tfuq._predictions import to_float64
 from tfuq._scores import CONFIDENCES
+from tfuq._tables import markdown_table
 
 _ROUNDING = 1e-12  # costs that are equal in exact arithmetic are equal here
 
@@ -84,9 +85,8 @@ class Deferral(NamedTuple):
             "least cost": self.best,
         }
         names = "threshold", "coverage", "model", "expert", "team", "cost"
-        head = f"| | {' | '.join(names)} |\n|---|{'--:|' * len(names)}"
         rows = [_row(name, point) for name, point in points.items() if point is not None]
-        return "\n".join([head, *rows])
+        return markdown_table(["", *names], rows)
 
 
 class CascadeStage(NamedTuple):
@@ -133,22 +133,19 @@ class Cascade(NamedTuple):
 
     def to_markdown(self):
         """A table with a row for each stage, and one for all."""
-        head = "| | reached | answered | accuracy | cost |\n|---|--:|--:|--:|--:|"
         names = [f"model {i + 1}" for i in range(len(self.stages) - 1)] + ["expert"]
+        whole = CascadeStage(1.0, 1.0, self.accuracy, self.cost)
         rows = [
-            f"| {name} | {_percent(stage.reached)} | {_percent(stage.answered)} "
-            f"| {_percent(stage.accuracy)} | {stage.cost:.4g} |"
-            for name, stage in zip(names, self.stages, strict=True)
+            [name, *map(_percent, stage[:3]), f"{stage.cost:.4g}"]
+            for name, stage in zip([*names, "all"], [*self.stages, whole], strict=True)
         ]
-        total = f"| all | 100.0 % | 100.0 % | {_percent(self.accuracy)} | {self.cost:.4g} |"
-        return "\n".join([head, *rows, total])
+        return markdown_table(["", "reached", "answered", "accuracy", "cost"], rows)
 
 
 def _row(name, point):
     threshold = "" if point.threshold is None else f"{point.threshold:.4g}"
     shares = point.coverage, point.model_accuracy, point.expert_accuracy, point.team_accuracy
-    cells = [name, threshold, *map(_percent, shares), f"{point.team_cost:.4g}"]
-    return f"| {' | '.join(cells)} |"
+    return [name, threshold, *map(_percent, shares), f"{point.team_cost:.4g}"]
 
 
 def _percent(share):
@@ -221,8 +218,8 @@ def simulate_deferral(
     >>> costs = {"error": 10, "review": 2}
     >>> team = tfuq.selective.simulate_deferral(0.85, probs, labels, expert=0.9, costs=costs)
     >>> print(team.to_markdown())
-    | | threshold | coverage | model | expert | team | cost |
-    |---|--:|--:|--:|--:|--:|--:|
+    |  | threshold | coverage | model | expert | team | cost |
+    | --- | --: | --: | --: | --: | --: | --: |
     | model alone | 0.6 | 100.0 % | 66.7 % |  | 66.7 % | 3.333 |
     | expert alone | inf | 0.0 % |  | 90.0 % | 90.0 % | 3 |
     | the rule | 0.85 | 33.3 % | 100.0 % | 90.0 % | 93.3 % | 2 |
@@ -295,8 +292,8 @@ def cascade(
     >>> costs = {"error": 10, "review": 5, "model": [0.1, 1]}
     >>> found = tfuq.selective.cascade([(fast, 0.8), (slow, 0.7)], labels, expert=0.9, costs=costs)
     >>> print(found.to_markdown())
-    | | reached | answered | accuracy | cost |
-    |---|--:|--:|--:|--:|
+    |  | reached | answered | accuracy | cost |
+    | --- | --: | --: | --: | --: |
     | model 1 | 100.0 % | 25.0 % | 100.0 % | 0.1 |
     | model 2 | 75.0 % | 50.0 % | 100.0 % | 0.75 |
     | expert | 25.0 % | 25.0 % | 90.0 % | 1.5 |

@@ -1,20 +1,17 @@
 """How a model and its rule fare in each group of examples, a hospital or a device."""
 
-import csv
 import dataclasses
-import io
-import pathlib
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from tfuq._bounds import binomial_p_value, hoeffding_bentkus_p_value, wilson_interval
-from tfuq._files import written_whole
 from tfuq._judged import judge
 from tfuq._keras import check_choice, check_fraction, check_integer
 from tfuq._math import width_index
 from tfuq._rule_fitting import LOSSES, losses_of
+from tfuq._tables import group_columns, markdown_table, write_csv
 
 __all__ = ["GroupRow", "SubgroupReport", "subgroup_report"]
 
@@ -95,9 +92,8 @@ class SubgroupReport:
 
     def to_markdown(self):
         """A table with a row for each group, and a line that says what the verdicts mean."""
-        names = "group | n | accuracy | coverage | risk of accepted | ECE | verdict"
-        lines = [f"| {names} |", "|---|--:|--:|--:|--:|--:|---|"]
-        lines += [_markdown_row(row) for row in self.rows]
+        names = ["group", "n", "accuracy", "coverage", "risk of accepted", "ECE", "verdict"]
+        lines = [markdown_table(names, map(_cells, self.rows))]
         if self.target_risk is not None:
             tests = (
                 f"{self.correction.title()}'s correction" if self.correction else "no correction"
@@ -112,10 +108,7 @@ class SubgroupReport:
         Args:
             path: Name of the file.
         """
-        text = io.StringIO()
-        csv.writer(text).writerows([GroupRow._fields, *self.rows])
-        with written_whole(pathlib.Path(path)) as unfinished:
-            unfinished.write_text(text.getvalue(), encoding="utf-8", newline="")
+        write_csv(path, GroupRow._fields, self.rows)
 
 
 def subgroup_report(
@@ -189,7 +182,7 @@ def subgroup_report(
     multi_label = getattr(rule, "multi_label", False) if multi_label is None else multi_label
     judged = judge(probs, labels, from_logits=from_logits, multi_label=multi_label)
     count = judged.shape[0]
-    columns = _columns(groups, count)
+    columns = group_columns(groups, count)
     accepted = _accepted(rule, probs, judged, columns, rule_groups)
     loss, counts = _losses(judged, rule, loss, positive_class)
     table = _table(judged, n_bins, accepted, accepted & counts, loss)
@@ -242,23 +235,6 @@ def _target(rule, target_risk):
     if target_risk in (0, 1):
         raise ValueError(f"Argument `target_risk` must be in (0, 1). Received: {target_risk}")
     return float(target_risk)
-
-
-def _columns(groups, count):
-    """Columns of groups `(n,)` by their names, which numpy can sort."""
-    columns = {key: groups[key] for key in groups} if hasattr(groups, "keys") else {"group": groups}
-    found = {str(name): np.asarray(column) for name, column in columns.items()}
-    for name, column in found.items():
-        if column.shape != (count,):
-            raise ValueError(
-                f"Argument `groups` must name the group of each of {count} examples. "
-                f"Received: column {name!r} of shape {column.shape}"
-            )
-        if column.dtype.kind not in "biufU":
-            found[name] = column.astype(str)
-    if not found:
-        raise ValueError("Argument `groups` must hold at least one column. Received: none")
-    return found
 
 
 def _accepted(rule, probs, judged, columns, rule_groups):
@@ -383,12 +359,11 @@ def _adjusted(p_values, correction):
     return np.minimum(adjusted, 1)
 
 
-def _markdown_row(row):
+def _cells(row):
     def percent(name):
         value, lower, upper = (getattr(row, name + end) for end in ("", "_lower", "_upper"))
         return "-" if np.isnan(value) else f"{value:.1%} [{lower:.1%}, {upper:.1%}]"
 
     name = row.group if row.column == ALL else f"{row.column}: {row.group}"
     figures = [percent(name) for name in ("accuracy", "coverage", "risk")]
-    cells = [name.replace("|", "\\|"), row.n, *figures, f"{row.ece:.3f}", row.verdict]
-    return "| " + " | ".join(map(str, cells)) + " |"
+    return [name, row.n, *figures, f"{row.ece:.3f}", row.verdict]

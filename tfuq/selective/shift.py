@@ -21,6 +21,7 @@ from tfuq._shift_estimates import (
     correct_label_shift,
     difference_of_confidences,
 )
+from tfuq._tables import markdown_table
 
 __all__ = [
     "AccuracyEstimate",
@@ -89,7 +90,7 @@ class ShiftReport(NamedTuple):
 
     def to_markdown(self):
         """What was found, line by line, and a table with a row for each group."""
-        return "\n".join([*_summary(self), "", *_group_table(self)])
+        return "\n".join([*_summary(self), "", _group_table(self)])
 
 
 def shift_report(
@@ -345,17 +346,17 @@ def _group_table(report):
     has_labels = report.target_confusion is not None
     names = ["group", "frequency before", "now, estimated", "recall before"]
     names += ["recall now"] * has_labels
-    lines = [f"| {' | '.join(names)} |", "|---|" + "--:|" * (len(names) - 1)]
+    rows = []
     for k, group in enumerate(report.groups):
         cells = [
-            group.replace("|", "\\|"),
+            group,
             f"{shift.source_prior[k]:.1%}",
             f"{shift.target_prior[k]:.1%} [{shift.lower[k]:.1%}, {shift.upper[k]:.1%}]",
             _recall(report.source_confusion, k),
         ]
         cells += [_recall(report.target_confusion, k)] if has_labels else []
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        rows.append(cells)
+    return markdown_table(names, rows)
 
 
 def _recall(confusion, group):
