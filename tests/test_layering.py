@@ -30,6 +30,7 @@ FLOORS = (
         "_bounds",
         "_shift",
         "_scaling",
+        "_logistic_regression",
     ),
     (
         "_draws",

@@ -2,7 +2,6 @@
 
 import numpy as np
 from scipy import optimize
-from scipy.special import expit
 
 
 def solve_prior(columns, shares):
@@ -72,20 +71,3 @@ def resampled(estimate, source, correct, target, times, rng):
         others = rng.integers(len(target), size=len(target))
         found[i] = estimate(source[rows], correct[rows], target[others])
     return found
-
-
-def logistic_regression(x, y, l2):
-    """Weights `(d,)` and bias that minimize sum log(1 + exp(-+ z)) + l2 / 2 |w|^2; y is 0 or 1."""
-    signs = 2.0 * y - 1
-
-    def loss(parameters):
-        weights, bias = parameters[:-1], parameters[-1]
-        margins = signs * (x @ weights + bias)
-        slopes = -signs * expit(-margins)
-        value = np.logaddexp(0, -margins).sum() + l2 / 2 * weights @ weights
-        return value, np.append(x.T @ slopes + l2 * weights, slopes.sum())
-
-    found = optimize.minimize(
-        loss, np.zeros(x.shape[1] + 1), jac=True, method="L-BFGS-B", options={"maxiter": 200}
-    ).x
-    return found[:-1], found[-1]

@@ -8,11 +8,11 @@ from scipy import special, stats
 from tfuq._feature_arrays import check_rows, rows_finite
 from tfuq._judged import judge
 from tfuq._keras import check_choice, check_fraction, check_integer, check_positive
+from tfuq._logistic_regression import logistic_regression
 from tfuq._predictions import to_float64
 from tfuq._shift import (
     by_true_class,
     confidence_difference,
-    logistic_regression,
     resampled,
     resampled_priors,
     sampling_error,

@@ -7,7 +7,7 @@ import tensorflow as tf
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
-from tfuq import _shift
+from tfuq._logistic_regression import logistic_regression
 from tfuq.selective import (
     average_thresholded_confidence,
     black_box_shift_estimation,
@@ -158,7 +158,7 @@ def test_confidences_of_a_calibrated_model_tell_its_accuracy():
 def test_the_classifier_is_that_of_scikit_learn():
     x, y = np.float64(X), (LABELS == 0).astype(int)
     for l2 in (0.1, 10.0):
-        weights, bias = _shift.logistic_regression(x, y, l2)
+        weights, bias = logistic_regression(x, y, l2)
         theirs = LogisticRegression(C=1 / l2, tol=1e-8).fit(x, y)
         np.testing.assert_allclose(weights, theirs.coef_[0], atol=2e-3)
         np.testing.assert_allclose(bias, theirs.intercept_[0], atol=2e-3)

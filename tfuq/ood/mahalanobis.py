@@ -2,7 +2,6 @@
 
 import numpy as np
 import tensorflow as tf
-from scipy.optimize import minimize
 
 from tfuq._batches import batches
 from tfuq._detectors import FeatureDetector, check_layer
@@ -10,6 +9,7 @@ from tfuq._feature_arrays import check_labels, check_rows, in_blocks
 from tfuq._gaussians import class_means, scatter, squared_distances, whitener
 from tfuq._input_processing import check_epsilon, descended
 from tfuq._keras import check_fraction, register
+from tfuq._logistic_regression import logistic_regression
 
 
 def fit_gaussians(features, labels, shrinkage=None):
@@ -31,24 +31,6 @@ def fit_background(features, shrinkage=None):
 def closest(features, means, whitening):
     """min_c (f - mu_c)^T S^-1 (f - mu_c) of each row, `(n,)`."""
     return in_blocks(lambda rows: squared_distances(rows, means, whitening).min(1), features)
-
-
-def logistic_regression(features, targets):
-    """Weights and bias of 0/1 targets: min 1/2 ||w||^2 + sum_i log(1 + exp(-t_i (w . f_i + b))).
-
-    t_i is -1 or 1. This is scikit-learn's `LogisticRegression` with `C=1`.
-    """
-    signs = 2.0 * np.asarray(targets) - 1
-
-    def loss(parameters):
-        margins = signs * (features @ parameters[:-1] + parameters[-1])
-        pull = -signs * np.exp(-np.logaddexp(0, margins))
-        value = parameters[:-1] @ parameters[:-1] / 2 + np.logaddexp(0, -margins).sum()
-        return value, np.append(parameters[:-1] + features.T @ pull, pull.sum())
-
-    start = np.zeros(features.shape[1] + 1)
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"gtol": 1e-9, "ftol": 0})
-    return found.x[:-1], found.x[-1]
 
 
 @register

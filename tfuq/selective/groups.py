@@ -147,8 +147,8 @@ def subgroup_report(
             fitted to. Without any there are no verdicts.
         confidence: Of intervals and, with the correction, of verdicts.
         correction: For the number of groups: `"holm"`, `"bonferroni"` (weaker), or None.
-        loss: `"error"`, `"false_negative"` or a function, as in `RejectionRule.fit`; by default
-            what the rule was fitted to, else `"error"`.
+        loss: `"error"`, `"false_negative"`, costs or a function, as in `RejectionRule.fit`; by
+            default what the rule was fitted to, else `"error"`.
         positive_class: For `loss="false_negative"`; the rule's own if `loss` is None.
         rule_groups: For a rule with a threshold for each group, the groups of the examples; by
             default `groups`, if that is one column. What the rule does not know is rejected.
@@ -268,7 +268,7 @@ def _losses(judged, rule, loss, positive_class):
         positive_class = said.get("positive_class", positive_class)
         if loss not in LOSSES:
             raise ValueError(
-                "Argument `loss` must be the function that the rule was fitted to, which it does "
+                "Argument `loss` must be what the rule was fitted to, functions and costs it does "
                 f"not keep. Received: loss=None with a rule fitted to {loss!r}"
             )
     probs = np.asarray(judged.examples.probs())
