@@ -1,5 +1,6 @@
 """A training that goes on where it was killed, to the bit."""
 
+import io
 import json
 import pathlib
 import zipfile
@@ -9,6 +10,7 @@ import numpy as np
 
 from tfuq._files import prepare_folder, written_whole
 from tfuq._keras import check_choice, check_integer
+from tfuq._multi_worker import from_chief, is_chief_of
 from tfuq._training import build_optimizer
 from tfuq._version import __version__
 
@@ -35,10 +37,14 @@ def write_backup(path, variables, epoch):
         np.savez(unfinished, state=text, **stored)
 
 
-def read_backup(path, variables):
-    """The arrays of all variables, and the number of the epoch to go on with."""
+def read_backup(path, variables, content=None):
+    """The arrays of all variables, and the number of the epoch to go on with.
+
+    `content` is what the file holds, if that is known already.
+    """
     try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+        content = path.read_bytes() if content is None else content
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
             state = json.loads(bytes(file["state"]))
             if state["format"] != FORMAT:
                 raise ValueError(f"format {state['format']!r} instead of {FORMAT}")
@@ -107,6 +113,9 @@ class BackupAndRestore(keras.callbacks.Callback):
     but the epoch and the optimizer's count of steps, whatever the order of the callbacks. Keras'
     `EarlyStopping` begins to count again.
 
+    On several machines (`tfuq.distribute.multi_worker`) the chief alone has the file, and sends it
+    to the others when training begins. All of them need the callback.
+
     Args:
         backup_dir: Folder for the file, one for each training.
         every: Epochs between backups.
@@ -152,12 +161,14 @@ class BackupAndRestore(keras.callbacks.Callback):
                 "Argument `model` must be built before `fit`, for BackupAndRestore: call it on a "
                 f"batch, or give it an `Input`. Received: model={self.model}"
             )
-        prepare_folder("backup_dir", self.backup_dir)
+        if self._writes:
+            prepare_folder("backup_dir", self.backup_dir)
         build_optimizer(self.model)
-        if not self._path.exists():
+        content = self._content()
+        if content is None:
             return
         variables = self._variables()
-        arrays, epoch = read_backup(self._path, variables)
+        arrays, epoch = read_backup(self._path, variables, content)
         for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
         self.model._initial_epoch = epoch  # where `fit` looks, as Keras' own callback sets it
@@ -165,12 +176,22 @@ class BackupAndRestore(keras.callbacks.Callback):
             print(f"\nBackupAndRestore: goes on with epoch {epoch + 1}, from {self._path}")
 
     def on_epoch_end(self, epoch, logs=None):
-        if (epoch + 1) % self.every == 0:
+        if self._writes and (epoch + 1) % self.every == 0:
             write_backup(self._path, self._variables(), epoch + 1)
 
     def on_train_end(self, logs=None):
-        if self.delete_checkpoint:
+        if self._writes and self.delete_checkpoint:
             self._path.unlink(missing_ok=True)
+
+    @property
+    def _writes(self):
+        return is_chief_of(self.model.distribute_strategy)
+
+    def _content(self):
+        """What the file of the chief holds; None without one."""
+        is_there = self._writes and self._path.exists()
+        content = self._path.read_bytes() if is_there else None
+        return from_chief(self.model.distribute_strategy, content)
 
     def _variables(self):
         """All that training changes, each once."""

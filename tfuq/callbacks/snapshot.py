@@ -12,6 +12,7 @@ import numpy as np
 from tfuq._cloning import clone_uncompiled
 from tfuq._files import prepare_folder, written_whole
 from tfuq._keras import check_choice, check_integer
+from tfuq._multi_worker import is_chief_of
 from tfuq._snapshots import (
     MANIFEST,
     Snapshot,
@@ -137,6 +138,9 @@ class SnapshotEnsemble(keras.callbacks.Callback):
     first new one is written. In the list of callbacks stand in front of `BackupAndRestore`, so that
     what it backs up has its snapshots already.
 
+    On several machines (`tfuq.distribute.multi_worker`) only the chief writes. To know what it
+    wrote before, and to read the files, the others need a disk that all share.
+
     Formula:
         p(y | x) = 1/m sum_{i=0}^{m-1} p(y | x, w_{M-i})                     (Huang et al. 2017)
     with w_t the weights at the end of cycle t of M, and m = `keep`.
@@ -257,9 +261,11 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         return read_ensemble(directory, read_manifest(directory)[0], build_model)
 
     def on_train_begin(self, logs=None):
+        self._epoch = None
+        if not self._writes:
+            return
         prepare_folder("directory", self._folder)
         read_manifest(self._folder)  # which may be broken
-        self._epoch = None
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._epoch is None:  # all callbacks have begun: SGDR counts, weights are restored
@@ -290,6 +296,10 @@ class SnapshotEnsemble(keras.callbacks.Callback):
     def _step(self):
         return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
 
+    @property
+    def _writes(self):
+        return is_chief_of(self.model.distribute_strategy)
+
     def _begin(self):
         self._completed = None if self.every else completed_cycles(self.model, self)
         if self.every is None and self._completed is None:
@@ -309,15 +319,16 @@ class SnapshotEnsemble(keras.callbacks.Callback):
 
     def _save(self, cycle, step):
         new = Snapshot(snapshot_name(cycle, step), cycle, step, self._epoch)
-        with written_whole(self._folder / new.file) as path:
-            self.model.save_weights(path)
+        if self._writes:
+            with written_whole(self._folder / new.file) as path:
+                self.model.save_weights(path)
         others = [snapshot for snapshot in self._snapshots if snapshot.file != new.file]
         self._snapshots = [*others, new]
         self._unjudged.add(new.file)
         if self.keep is not None and self.monitor is None:
             self._snapshots = latest(self._snapshots, self.keep)
         self._publish()
-        if self.verbose:
+        if self.verbose and self._writes:
             print(f"\nEpoch {self._epoch + 1}: SnapshotEnsemble wrote {self._folder / new.file}")
 
     def _judge(self, epoch, logs):
@@ -347,8 +358,9 @@ class SnapshotEnsemble(keras.callbacks.Callback):
             )
 
     def _publish(self):
-        write_manifest(self._folder, self._snapshots, self.monitor)
-        delete_unlisted(self._folder, self._snapshots)
+        if self._writes:
+            write_manifest(self._folder, self._snapshots, self.monitor)
+            delete_unlisted(self._folder, self._snapshots)
 
 
 # --- Checks -----------------------------------------------------------------------------------

@@ -1,0 +1,51 @@
+"""MirroredStrategy over several logical CPUs finds what one device finds on the same batches."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+PROCESS = pathlib.Path(__file__).with_name("mirrored_process.py")
+QUICK = ("vbll", "heteroscedastic")
+ALL = {"vbll", "vbll_low_rank", "variational", "sparse", "heteroscedastic", "converted", "ensemble"}
+
+
+def run(path, devices, *cases):
+    """`{case: (what one device found, what all of them found)}`."""
+    command = [sys.executable, str(PROCESS), str(devices), str(path), *cases]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr
+    found = {}
+    for key, array in np.load(path).items():
+        case, which, name = key.split("/", 2)
+        found.setdefault(case, {}).setdefault(which, {})[name] = array
+    return {case: (both["one"], both["all"]) for case, both in found.items()}
+
+
+def assert_agree(found):
+    for case, (one, several) in found.items():
+        assert set(one) == set(several)
+        has_kl = any(name.startswith("kl/") for name in one)
+        assert has_kl == (case not in ("heteroscedastic", "ensemble"))
+        assert np.ptp(one["predict"]) > 0
+        for name, expected in one.items():
+            np.testing.assert_allclose(
+                several[name], expected, rtol=2e-4, atol=2e-5, err_msg=f"{case}: {name}"
+            )
+
+
+def test_four_devices_find_what_one_finds(tmp_path):
+    found = run(tmp_path / "found.npz", 4, *QUICK)
+    assert set(found) == set(QUICK)
+    assert_agree(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 4])
+def test_layers_conversions_and_ensembles_agree(tmp_path, devices):
+    found = run(tmp_path / "found.npz", devices)
+    assert set(found) == ALL
+    assert_agree(found)
+    print(f"{devices} devices and one agree: {', '.join(sorted(found))}")
