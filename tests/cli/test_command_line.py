@@ -1,0 +1,341 @@
+"""The command line: its answers against the library's own, its exit codes, its errors."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfuq import metrics, selective
+from tfuq.cli import COMMANDS, main
+from tfuq.ensembles import DeepEnsemble
+from tfuq.layers import MCDropout
+from tfuq.ood import MaxSoftmax
+from tfuq.predictive import predict_uncertainty
+from tfuq.selective import RejectionRule, TemperatureScaling
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(600, 4, 4, 1)).astype("float32")
+# Three classes that the corners tell apart, but for noise.
+Y = (X[:, 0, :3, 0] + 0.3 * RNG.normal(size=(600, 3))).argmax(-1)
+
+
+class Folder:
+    """A folder with a model and data, and the answers of the command line in it."""
+
+    def __init__(self, path, capfd):
+        self.path, self._capfd = path, capfd
+
+    def __call__(self, *arguments, code=0):
+        """stdout, parsed if --json is asked for; the exit code is checked."""
+        self._capfd.readouterr()
+        assert main([str(argument) for argument in arguments]) == code, self._capfd.readouterr()
+        self.out, self.err = self._capfd.readouterr()
+        return json.loads(self.out) if "--json" in arguments else self.out
+
+    def refused(self, *arguments, says):
+        """One line on stderr, nothing on stdout, and code 2."""
+        self(*arguments, code=2)
+        lines = self.err.strip().splitlines()
+        assert self.out == "" and says in lines[-1] and "Traceback" not in self.err, self.err
+        assert lines[-1].startswith(f"tfuq {arguments[0]}: "), lines
+
+
+def build(*layers):
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), *layers])
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = build(keras.layers.Dense(3))
+    kernel = np.zeros((16, 3), "float32")
+    kernel[:3] = 6 * np.eye(3)  # over-confident
+    model.layers[-1].set_weights([kernel, np.zeros(3, "float32")])
+    return model
+
+
+@pytest.fixture(scope="module")
+def probs(model):
+    return np.asarray(keras.ops.softmax(model.predict(X, verbose=0)))
+
+
+@pytest.fixture
+def here(tmp_path, capfd, model, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model.save("m.keras")
+    np.savez("d.npz", x_val=X[:300], y_val=Y[:300], x_test=X[300:], y_test=Y[300:])
+    return Folder(tmp_path, capfd)
+
+
+VAL, TEST = ("d.npz", "--split", "val"), ("d.npz", "--split", "test")
+
+
+# --- What is answered ---------------------------------------------------------------------------
+
+
+def test_evaluate_says_what_the_library_says(here, probs):
+    found = here("evaluate", "m.keras", *TEST, "--json")
+    labels, judged = Y[300:], probs[300:]
+    assert found["examples"] == 300 and found["ok"] and found["failures"] == []
+    assert found["accuracy"] == pytest.approx(np.mean(judged.argmax(-1) == labels))
+    nll = -np.log(judged[np.arange(300), labels]).mean()
+    assert found["nll"] == pytest.approx(nll, rel=1e-4)
+    ece = metrics.expected_calibration_error(labels, judged)
+    assert found["ece"] == pytest.approx(float(ece), rel=1e-4)
+    assert found["aurc"] == pytest.approx(float(selective.aurc(judged, labels)), rel=1e-4)
+    text = here("evaluate", "m.keras", *TEST)
+    assert f"accuracy   {found['accuracy']:.4f}" in text and "batch" not in text
+    assert "predicting d.npz" in here.err
+
+
+def test_a_rule_is_fitted_judged_and_applied(here, probs):
+    command = ("calibrate", "m.keras", *VAL, "--target-risk", 0.1, "--out", "rule.json")
+    said = here(*command, "--json")
+    rule = RejectionRule.load("rule.json")
+    expected = RejectionRule.fit(probs[:300], Y[:300], target_risk=0.1)
+    assert rule.threshold == pytest.approx(expected.threshold, abs=1e-6)
+    assert said["says"] == rule.describe() and said["fitted_to"]["target_risk"] == 0.1
+
+    found = here("evaluate", "m.keras", *TEST, "--rule", "rule.json", "--json")["rule"]
+    judged = rule.evaluate(probs[300:], Y[300:])
+    assert found["accepted"] == judged.accepted and 0 < judged.accepted < 300
+    assert found["risk"] == pytest.approx(judged.risk)
+    assert found["risk_interval"] == pytest.approx([judged.risk_lower, judged.risk_upper])
+    assert (found["promised_risk"], found["promise_broken"]) == (0.1, False)
+    assert "promised   0.1000  (not contradicted)" in here(
+        "evaluate", "m.keras", *TEST, "--rule", "rule.json"
+    )
+
+    here("predict", "m.keras", *TEST, "out.csv", "--rule", "rule.json")
+    rows = list(csv.DictReader(open_text("out.csv")))
+    accepted = [row["accept"] == "True" for row in rows]
+    np.testing.assert_array_equal(accepted, rule.accept(probs[300:]))
+
+
+def open_text(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return file.read().splitlines()
+
+
+def test_a_broken_promise_is_exit_code_1(here):
+    here("calibrate", "m.keras", *VAL, "--target-risk", 0.1, "--out", "rule.json")
+    np.savez("shifted.npz", x=X[300:], y=(Y[300:] + 1) % 3)  # all answers are wrong
+    found = here("evaluate", "m.keras", "shifted.npz", "--rule", "rule.json", "--json", code=1)
+    assert found["rule"]["promise_broken"] and not found["ok"]
+    assert "promised a risk of at most 0.1" in found["failures"][0] in here.err
+
+
+def test_what_is_asked_for_and_not_so_is_exit_code_1(here):
+    asked = ("--min-accuracy", 0.999, "--max-ece", 0.9, "--max-nll", 0.0001)
+    found = here("evaluate", "m.keras", *TEST, *asked, "--json", code=1)
+    names = [line.split()[0] for line in found["failures"]]
+    assert names == ["accuracy", "nll"]
+    here("evaluate", "m.keras", *TEST, "--min-accuracy", 0.5)
+    here.refused("evaluate", "m.keras", *TEST, "--max-risk", 0.1, says="must come with --rule")
+
+
+def test_no_rule_for_an_impossible_risk_is_exit_code_1(here):
+    np.savez("noise.npz", x=X[:60], y=RNG.integers(0, 3, 60))
+    command = ("calibrate", "m.keras", "noise.npz", "--target-risk", 0.01, "--out", "rule.json")
+    found = here(*command, "--json", code=1)
+    assert found["failures"] and not (here.path / "rule.json").exists()
+
+
+def test_a_calibration_is_fitted_and_applied(here, probs):
+    found = here("calibrate", "m.keras", *VAL, "--out", "t.json", "--json")
+    fitted = TemperatureScaling.load("t.json")
+    assert fitted.temperature > 1.2  # it was over-confident
+    assert found["nll_after"] < found["nll_before"]
+    after = np.asarray(fitted.transform(probs[300:]))
+    judged = here("evaluate", "m.keras", *TEST, "--calibration", "t.json", "--json")
+    nll = float(metrics.negative_log_likelihood(Y[300:], after))
+    assert judged["nll"] == pytest.approx(nll, rel=1e-4)
+    command = ("calibrate", "m.keras", *VAL, "--calibration", "t.json", "--target-coverage", 0.8)
+    assert "about 80" in here(*command, "--out", "rule.json")
+
+
+def test_random_models_and_ensembles(here):
+    random = build(keras.layers.Dense(8, "relu"), MCDropout(0.5), keras.layers.Dense(3))
+    random.save("random.keras")
+    expected = predict_uncertainty(random, X[300:], 5, seed=2)
+    drawn = ("--num-samples", 5, "--seed", 2)
+    here("predict", "random.keras", *TEST, "out.csv", *drawn, "--columns", "mutual_information")
+    found = [float(line) for line in open_text("out.csv")[1:]]
+    np.testing.assert_allclose(found, expected.mutual_information, atol=1e-5)
+    rule = RejectionRule("mutual_information", float(np.median(expected.mutual_information)))
+    rule.save("rule.json")
+    judged = here("evaluate", "random.keras", *TEST, "--rule", "rule.json", *drawn, "--json")
+    assert judged["rule"]["coverage"] == pytest.approx(0.5, abs=0.01)
+    accuracy = np.mean(expected.label == Y[300:])
+    assert judged["accuracy"] == pytest.approx(accuracy, abs=1e-6)
+
+    ensemble = DeepEnsemble(lambda: build(keras.layers.Dense(3)), 2)
+    ensemble.save("ensemble")
+    mixture = ensemble.predict_mixture(X[300:])
+    found = here("evaluate", "ensemble", *TEST, "--json")
+    assert found["accuracy"] == pytest.approx(np.mean(mixture.argmax(-1) == Y[300:]), abs=1e-6)
+
+
+def test_predict_writes_csv_parquet_and_shards(here, model, probs):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    MaxSoftmax().fit(model, X).save("ood.json")
+    found = here("predict", "m.keras", *TEST, "o.csv", "--ood", "ood.json", "--json")
+    rows = list(csv.DictReader(open_text("o.csv")))
+    assert found["examples"] == len(rows) == 300 and "ood_score" in found["columns"]
+    written = np.array([[float(row[f"probabilities_{k}"]) for k in range(3)] for row in rows])
+    np.testing.assert_allclose(written, probs[300:], atol=1e-6)
+    scores = [float(row["ood_score"]) for row in rows]
+    np.testing.assert_allclose(scores, MaxSoftmax().fit(model, X).score(X[300:]), atol=1e-6)
+    assert [int(row["true_label"]) for row in rows] == Y[300:].tolist()
+
+    here("predict", "m.keras", *TEST, "o.parquet", "--shard-size", 70)
+    table = parquet.read_table("o.parquet")
+    np.testing.assert_allclose(table["probabilities"].to_pylist(), probs[300:], atol=1e-6)
+    here("predict", "m.keras", *TEST, "shards", "--shard-size", 70)
+    assert len(list((here.path / "shards").glob("part-*"))) == 5
+    assert not list(here.path.glob("*.parts"))
+
+
+def test_predict_goes_on_where_it_was_interrupted(here, monkeypatch):
+    from tfuq import _shards
+
+    add, calls = _shards.ShardFolder.add, []
+
+    def interrupted(folder, columns):
+        calls.append(columns)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        add(folder, columns)
+
+    monkeypatch.setattr(_shards.ShardFolder, "add", interrupted)
+    command = ("predict", "m.keras", *TEST, "o.csv", "--shard-size", 70)
+    here(*command, code=130)
+    assert not (here.path / "o.csv").exists() and (here.path / "o.csv.parts").is_dir()
+    monkeypatch.undo()
+    monkeypatch.chdir(here.path)
+    assert here(*command, "--json")["resumed_after"] == 210
+    here("predict", "m.keras", *TEST, "whole.csv")
+    assert open_text("o.csv") == open_text("whole.csv")
+
+
+def test_folders_of_images(here, model):
+    images = RNG.integers(0, 256, size=(12, 6, 5, 1)).astype("uint8")
+    classes = ["cat", "dog", "emu"]
+    for number, image in enumerate(images):
+        folder = here.path / "images" / classes[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number:02d}.png").write_bytes(tf.io.encode_png(image).numpy())
+    order = np.argsort(np.arange(12) % 3, kind="stable")
+    x = tf.image.resize(images[order], (4, 4), antialias=True) / 255
+    expected = np.asarray(keras.ops.softmax(model.predict(x, verbose=0)))
+    labels = np.repeat(np.arange(3), 4)
+    scale = ("--scale", 1 / 255)
+    found = here("evaluate", "m.keras", "images", *scale, "--json")
+    assert found["accuracy"] == pytest.approx(np.mean(expected.argmax(-1) == labels))
+    here("predict", "m.keras", "images", "o.csv", *scale)
+    rows = list(csv.DictReader(open_text("o.csv")))
+    assert [row["file"] for row in rows][:2] == ["images/cat/00.png", "images/cat/03.png"]
+    assert [int(row["true_label"]) for row in rows] == labels.tolist()
+    written = [float(row["probabilities_1"]) for row in rows]
+    np.testing.assert_allclose(written, expected[:, 1], atol=1e-5)
+    here("report", "m.keras", "images", "page.html", *scale)
+    assert "emu" in (here.path / "page.html").read_text()
+    here("predict", "m.keras", "images/cat", "cat.csv", *scale)
+    assert "true_label" not in open_text("cat.csv")[0]
+    here.refused("evaluate", "m.keras", "images/cat", *scale, says="must have labels")
+    (here.path / "images" / "stray.png").write_bytes(b"")
+    here.refused("evaluate", "m.keras", "images", says="images beside the folders")
+    (here.path / "images" / "stray.png").unlink()
+    (here.path / "images" / "cat" / "00.png").write_bytes(b"GIF")
+    here.refused("evaluate", "m.keras", "images", says="00.png")
+
+
+def test_export_and_what_it_wrote_is_a_model(here, probs):
+    here("calibrate", "m.keras", *VAL, "--target-risk", 0.1, "--out", "rule.json")
+    found = here("export", "m.keras", "served", "--rule", "rule.json", "--json")
+    assert found["bytes"] > 1000
+    here("predict", "served", *TEST, "o.csv")
+    rows = list(csv.DictReader(open_text("o.csv")))
+    accepted = [row["accept"] == "True" for row in rows]
+    expected = RejectionRule.load("rule.json").accept(probs[300:])
+    assert 0 < expected.sum() < 300
+    np.testing.assert_array_equal(accepted, expected)
+    judged = here("evaluate", "served", *TEST, "--rule", "rule.json", "--json")
+    assert judged["rule"]["accepted"] == expected.sum()
+    here.refused("export", "served", "again", says="no SavedModel already")
+    here.refused("export", "m.keras", "served", says="Received")
+
+
+def test_report_writes_a_page(here):
+    here("report", "m.keras", *TEST, "page.html", "--names", "a,b,c", "--title", "Ward 3")
+    assert "Ward 3" in (here.path / "page.html").read_text()
+
+
+# --- How it is used -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_teaches(command, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"] if command else ["--help"])
+    text = capsys.readouterr().out
+    assert left.value.code == 0
+    assert "exit code" in text and f"tfuq {command or 'evaluate'}" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["evaluate"], ["evaluate", "m", "d", "--x"]])
+def test_bad_usage_is_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2 and "usage: tfuq" in capsys.readouterr().err
+
+
+def test_bad_input_is_one_line(here):
+    (here.path / "broken.keras").write_bytes(b"PK\x03\x04")
+    (here.path / "empty").mkdir()
+    (here.path / "broken.npz").write_bytes(b"PK\x03\x04")
+    (here.path / "rule.json").write_text("{}")
+    np.savez("unlabelled.npz", x=X)
+    np.savez("wrong.npz", x=X[:, :3], y=Y)
+    np.savez("classes.npz", x=X, y=Y + 5)
+    np.savez("short.npz", x=X, y=Y[:5])
+    np.savez("none.npz", x=X[:0], y=Y[:0])
+    np.savez("pickled.npz", x=np.array([{}]), y=Y[:1])
+    judge = ("evaluate", "m.keras")
+    here.refused("evaluate", "nowhere.keras", *TEST, says="MODEL must exist")
+    here.refused("evaluate", "broken.keras", *TEST, says="MODEL must be a model that loads")
+    here.refused("evaluate", "empty", *TEST, says="MODEL must be a .keras file")
+    here.refused(*judge, "nowhere.npz", says="DATA must exist")
+    here.refused(*judge, "broken.npz", says="DATA must be an .npz")
+    here.refused(*judge, "m.keras", says="DATA must be an .npz")
+    here.refused(*judge, "empty", says="DATA must hold images")
+    here.refused(*judge, "unlabelled.npz", says="must have labels")
+    here.refused(*judge, "d.npz", "--split", "dev", says="x_dev")
+    for name in ("classes", "short", "none", "pickled"):
+        here.refused(*judge, f"{name}.npz", says="Received")
+    here.refused(*judge, "wrong.npz", says="shape")
+    here.refused(*judge, *TEST, "--rule", "rule.json", says="--rule must be a file of")
+    here.refused(*judge, *TEST, "--rule", "no.json", says="--rule must exist")
+    here.refused(*judge, *TEST, "--num-samples", 5, says="`num_samples`")
+    here.refused("calibrate", "m.keras", *VAL, "--out", "no/r.json", says="--out must")
+    here.refused("predict", "m.keras", *TEST, "no/o.csv", says="OUT must be in a folder")
+    (here.path / "o.csv").write_text("precious")
+    here.refused("predict", "m.keras", *TEST, "o.csv", says="OUT must be new")
+    assert (here.path / "o.csv").read_text() == "precious"
+    with pytest.raises(ValueError, match="DATA must exist"):
+        main([*judge, "nowhere.npz", "--debug"])
+
+
+def test_a_real_process(here, probs):
+    command = [sys.executable, "-m", "tfuq", "evaluate", "m.keras", *TEST, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["accuracy"] == pytest.approx(np.mean(probs[300:].argmax(-1) == Y[300:]))

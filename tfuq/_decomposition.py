@@ -1,0 +1,226 @@
+"""What a stack of predictions says: entropies, their parts, votes.
+
+A stack of predictions is `(samples, batch, ..., classes)`, probabilities, whoever made it: draws of
+a Bayesian network, of dropout, an ensemble, snapshots, or augmented images. All entropies are in
+nats; all measures of uncertainty grow with it.
+
+Binary predictions have one class in the last axis, several labels have `multi_label=True`: each is
+then a distribution over two classes, and the last axis stays in what is per example.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Uncertainty(NamedTuple):
+    """What a stack of predictions says of each example, as arrays `(batch, ...)`.
+
+    With `multi_label` or one class, the arrays per example are `(batch, ..., labels)`.
+
+    Example:
+
+    >>> from tfuq.predictive import decompose
+    >>> print(decompose([[[0.9, 0.1]], [[0.7, 0.3]]]).confidence)
+    [0.8]
+    """
+
+    probs: np.ndarray
+    """Mean probabilities E_w p(y | x, w): `(batch, ..., classes)`."""
+    label: np.ndarray
+    """The most probable class under `probs`, int; 0 or 1 for binary predictions."""
+    confidence: np.ndarray
+    """The largest of `probs` (for binary ones, of p and 1 - p), in [0, 1]."""
+    predictive_entropy: np.ndarray
+    """Total: H[E_w p(y | x, w)], nats."""
+    expected_entropy: np.ndarray
+    """Aleatoric: E_w H[p(y | x, w)], nats."""
+    mutual_information: np.ndarray
+    """Epistemic: I[y, w | x], their difference, nats, never below 0."""
+    variation_ratio: np.ndarray
+    """Share of samples whose most probable class is not the most frequent one, in [0, 1)."""
+    std: np.ndarray
+    """Standard deviation over the samples of each class's probability: `(batch, ..., classes)`."""
+
+
+def entropy(probs, multi_label=False):
+    """H[p] = -sum_c p_c log p_c in nats, with 0 log 0 = 0, over the last axis.
+
+    Args:
+        probs: Probabilities `(..., classes)`; with one class, of class 1 of two.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+
+    Returns:
+        Array `(...)`; for binary predictions `(..., labels)`.
+
+    Example:
+
+    >>> from tfuq.predictive import entropy
+    >>> print(entropy([[0.5, 0.5], [1.0, 0.0]]).round(3))
+    [0.693 0.   ]
+    """
+    probs = _checked("probs", probs, 1)
+    if is_binary(probs.shape, multi_label):
+        return np.asarray(_entropy(probs) + _entropy(1 - probs))
+    return np.asarray(_entropy(probs).sum(-1))
+
+
+def predictive_entropy(stack, multi_label=False):
+    """H[E_w p(y | x, w)] in nats: the total uncertainty of a stack of predictions.
+
+    Args:
+        stack: Probabilities `(samples, batch, ..., classes)`.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+
+    Returns:
+        Array `(batch, ...)`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from tfuq.predictive import predictive_entropy
+    >>> print(predictive_entropy(np.array([[[0.9, 0.1]], [[0.1, 0.9]]])).round(3))
+    [0.693]
+    """
+    return entropy(_checked("stack", stack, 2).mean(0), multi_label)
+
+
+def expected_entropy(stack, multi_label=False):
+    """E_w H[p(y | x, w)] in nats: the aleatoric part.
+
+    Arguments as for `predictive_entropy`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from tfuq.predictive import expected_entropy
+    >>> print(expected_entropy(np.array([[[0.9, 0.1]], [[0.1, 0.9]]])).round(3))
+    [0.325]
+    """
+    return entropy(_checked("stack", stack, 2), multi_label).mean(0)
+
+
+def mutual_information(stack, multi_label=False):
+    """I[y, w | x] = H[E_w p(y | x, w)] - E_w H[p(y | x, w)] in nats: the epistemic part.
+
+    (BALD, Houlsby et al. 2011.) Arguments as for `predictive_entropy`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from tfuq.predictive import mutual_information
+    >>> print(mutual_information(np.array([[[0.9, 0.1]], [[0.1, 0.9]]])).round(3))
+    [0.368]
+    """
+    difference = predictive_entropy(stack, multi_label) - expected_entropy(stack, multi_label)
+    return np.maximum(difference, 0)
+
+
+def variation_ratio(stack, multi_label=False):
+    """1 - (votes of the most frequent label) / samples (Freeman 1965).
+
+    Each sample votes for its most probable class. Arguments as for `predictive_entropy`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from tfuq.predictive import variation_ratio
+    >>> print(variation_ratio(np.array([[[0.9, 0.1]], [[0.1, 0.9]]])).round(3))
+    [0.5]
+    """
+    stack = _checked("stack", stack, 2)
+    if is_binary(stack.shape, multi_label):
+        share = (stack > 0.5).mean(0)
+        return 1 - np.maximum(share, 1 - share)
+    votes = np.argmax(stack, -1)[..., None] == np.arange(stack.shape[-1])
+    return 1 - votes.mean(0).max(-1)
+
+
+def decompose(stack, multi_label=False):
+    """All that `Uncertainty` holds, from a stack of predictions.
+
+    Args:
+        stack: Probabilities `(samples, batch, ..., classes)`.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+
+    Returns:
+        `Uncertainty`.
+
+    Raises:
+        ValueError: If `stack` is empty, holds no probabilities, or has fewer than two axes.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from tfuq.predictive import decompose
+    >>> stack = np.array([[[0.9, 0.1], [0.5, 0.5]], [[0.1, 0.9], [0.5, 0.5]]])
+    >>> parts = decompose(stack)
+    >>> print(parts.predictive_entropy.round(3), parts.mutual_information.round(3))
+    [0.693 0.693] [0.368 0.   ]
+    """
+    stack = _checked("stack", stack, 2)
+    if is_binary(stack.shape, multi_label):
+        votes = (stack > 0.5).mean(0)
+    else:
+        votes = (np.argmax(stack, -1)[..., None] == np.arange(stack.shape[-1])).mean(0)
+    sums = Sums(stack.mean(0), entropy(stack, multi_label).mean(0), votes, stack.var(0))
+    return uncertainty_of(sums, multi_label)
+
+
+class Sums(NamedTuple):
+    """Means over the samples: probabilities, entropies, votes, squared deviations."""
+
+    probs: object
+    entropy: object
+    votes: object
+    variance: object
+
+
+def uncertainty_of(sums, multi_label):
+    probs, expected, votes, variance = (np.asarray(s, "float64") for s in sums)
+    total = entropy(probs, multi_label)
+    if is_binary(probs.shape, multi_label):
+        label, confidence = (probs > 0.5).astype("int64"), np.maximum(probs, 1 - probs)
+        frequent = np.maximum(votes, 1 - votes)
+    else:
+        label, confidence, frequent = np.argmax(probs, -1), probs.max(-1), votes.max(-1)
+    return Uncertainty(
+        probs=probs,
+        label=label,
+        confidence=confidence,
+        predictive_entropy=total,
+        expected_entropy=expected,
+        mutual_information=np.maximum(total - expected, 0),
+        variation_ratio=1 - frequent,
+        std=np.sqrt(np.maximum(variance, 0)),
+    )
+
+
+def is_binary(shape, multi_label):
+    return multi_label or shape[-1] == 1
+
+
+def _entropy(probs):
+    return -probs * np.log(np.where(probs > 0, probs, 1))
+
+
+def _checked(name, probs, min_axes):
+    probs = np.asarray(probs, "float64")
+    if probs.ndim < min_axes or probs.size == 0:
+        axes = "(samples, batch, ..., classes)" if min_axes == 2 else "(..., classes)"
+        raise ValueError(
+            f"Argument `{name}` must have shape {axes} and not be empty. "
+            f"Received: {name} of shape {probs.shape}"
+        )
+    if not np.all((probs >= 0) & (probs <= 1 + 1e-5)):
+        raise ValueError(
+            f"Argument `{name}` must hold probabilities in [0, 1]. Received: values from "
+            f"{probs.min()} to {probs.max()}"
+        )
+    return probs
+
+
+def concatenated(rows):
+    """Column by column, the arrays of all batches as one; None stays None."""
+    columns = zip(*rows, strict=True)
+    return [None if part[0] is None else np.concatenate(part) for part in columns]

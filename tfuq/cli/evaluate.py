@@ -1,0 +1,155 @@
+"""tfuq evaluate: how good a model is, and whether a rule keeps what it promised."""
+
+import numpy as np
+
+from tfuq import metrics
+from tfuq._command_inputs import (
+    DATA_HELP,
+    MODEL_HELP,
+    add_data,
+    add_model,
+    add_prediction,
+    load_calibration,
+    load_data,
+    load_model,
+    load_rule,
+    predict,
+    progress,
+)
+from tfuq.selective import aurc
+
+HELP = "how good a model is, and whether a rule keeps what it promised"
+EPILOG = f"""\
+{MODEL_HELP}
+
+{DATA_HELP}
+
+With a rule, the promise that was made when it was fitted is compared with what is found. The
+promise is broken when these data contradict it: the 95 % interval of the risk lies above what
+was promised. A risk a little above it is no contradiction, if examples are few.
+
+examples:
+  tfuq evaluate model.keras test.npz
+  tfuq evaluate model.keras test_images/ --scale 0.00392156862745098 --rule rule.json
+  tfuq evaluate saved_model/ test.npz --json --min-accuracy 0.9 --max-ece 0.05
+
+exit code: 0 fine; 1 a promise is broken, or a figure is not what was asked for; 2 bad input."""
+
+
+def add_arguments(parser):
+    add_model(parser)
+    add_data(parser)
+    add_prediction(parser)
+    parser.add_argument("--rule", metavar="FILE", help="a RejectionRule, as `calibrate` writes it")
+    parser.add_argument("--calibration", metavar="FILE", help="applied before the rule")
+    group = parser.add_argument_group("what is asked for (exit code 1 otherwise)")
+    for name, text in (
+        ("min-accuracy", "accuracy over all examples"),
+        ("max-ece", "expected calibration error"),
+        ("max-nll", "negative log-likelihood, nats"),
+        ("max-risk", "share of wrong answers among the accepted"),
+        ("min-coverage", "share of examples that are accepted"),
+    ):
+        group.add_argument(f"--{name}", type=float, metavar="X", help=text)
+
+
+def run(arguments):
+    """The figures, and whether all is as promised and asked for."""
+    if arguments.rule is None and not (arguments.max_risk is arguments.min_coverage is None):
+        raise ValueError("--max-risk and --min-coverage must come with --rule. Received: no rule")
+    rule, calibration = load_rule(arguments.rule), load_calibration(arguments.calibration)
+    model = load_model(arguments.model)
+    data = load_data(arguments, model)
+    progress(f"predicting {arguments.data}")
+    found = predict(model, data, arguments, rule)
+    probs = found.probs if calibration is None else calibrated(calibration, found.probs)
+    mean = probs.mean(0) if found.is_stack else probs
+    figures = measured(found.labels, mean)
+    failures = []
+    if rule is not None:
+        figures["rule"] = judged(rule, probs, found.labels)
+        if figures["rule"]["promise_broken"]:
+            failures.append(
+                f"the rule promised a risk of at most {figures['rule']['promised_risk']:g}; found "
+                f"is {figures['rule']['risk']:.4g}, its 95 % interval starts at "
+                f"{figures['rule']['risk_interval'][0]:.4g}"
+            )
+    failures += unmet(arguments, figures)
+    return {**figures, "failures": failures}, not failures
+
+
+def calibrated(calibration, probs):
+    """Predictions as a calibration gives them; those that it is applied to are probabilities."""
+    config = {**calibration.get_config(), "from_logits": False}
+    return np.asarray(type(calibration)(**config).transform(probs))
+
+
+def measured(labels, probs):
+    """Figures of all examples, whatever is accepted."""
+    return {
+        "examples": len(labels),
+        "accuracy": float(metrics.selective_accuracy(labels, probs, threshold=0.0)),
+        "nll": float(metrics.negative_log_likelihood(labels, probs)),
+        "brier": float(metrics.brier_score(labels, probs)),
+        "ece": float(metrics.expected_calibration_error(labels, probs)),
+        "aurc": float(aurc(probs, labels)),
+    }
+
+
+def judged(rule, probs, labels):
+    """What a rule accepts, and what was promised of it."""
+    rule = type(rule)(**{**rule.get_config(), "from_logits": False})
+    found = rule.evaluate(probs, labels)
+    promised = rule.fitted_to.get("target_risk")
+    is_error = rule.fitted_to.get("loss", "error") == "error"
+    lower = found.risk_lower
+    return {
+        "score": rule.score,
+        "threshold": rule.threshold if rule.by is None else list(map(float, rule.threshold)),
+        "coverage": found.coverage,
+        "accepted": found.accepted,
+        "risk": found.risk,
+        "risk_interval": [found.risk_lower, found.risk_upper],
+        "promised_risk": promised,
+        "promised_confidence": rule.fitted_to.get("confidence"),
+        "promise_broken": bool(promised is not None and is_error and lower > promised),
+        "says": rule.describe(),
+    }
+
+
+def unmet(arguments, figures):
+    """What was asked for and is not so, as lines; a figure that is NaN is not so."""
+    rule = figures.get("rule", {})
+    values = {**figures, "risk": rule.get("risk"), "coverage": rule.get("coverage")}
+    for name in ("accuracy", "coverage"):
+        wanted = getattr(arguments, f"min_{name}")
+        if wanted is not None and not values[name] >= wanted:
+            yield f"{name} is {values[name]:.4g}, asked for is at least {wanted:g}"
+    for name in ("ece", "nll", "risk"):
+        wanted = getattr(arguments, f"max_{name}")
+        if wanted is not None and not values[name] <= wanted:
+            yield f"{name} is {values[name]:.4g}, asked for is at most {wanted:g}"
+
+
+def text_of(figures):
+    """The figures for a person."""
+    rows = [
+        (name, figures[name]) for name in ("examples", "accuracy", "nll", "brier", "ece", "aurc")
+    ]
+    lines = [
+        f"{name:10} {value:.4f}" if name != "examples" else f"{name:10} {value}"
+        for name, value in rows
+    ]
+    rule = figures.get("rule")
+    if rule:
+        low, high = rule["risk_interval"]
+        lines += [
+            "",
+            f"accepted   {rule['accepted']} of {figures['examples']} ({rule['coverage']:.1%})",
+            f"risk       {rule['risk']:.4f}  (95 % interval {low:.4f} to {high:.4f})",
+        ]
+        if rule["promised_risk"] is not None:
+            kept = "broken" if rule["promise_broken"] else "not contradicted"
+            lines.append(f"promised   {rule['promised_risk']:.4f}  ({kept})")
+        lines += ["", rule["says"]]
+    return "\n".join(lines)

@@ -1,0 +1,121 @@
+"""Predictions for the same images, augmented in several ways."""
+
+import numpy as np
+import tensorflow as tf
+
+from tfuq._augmentation import expected_inputs, make_views, predictions
+from tfuq._batches import batches
+from tfuq._decomposition import Uncertainty, concatenated, decompose
+from tfuq._keras import check_integer
+from tfuq._outputs import Reading
+from tfuq._sampler import check_model
+
+
+def test_time_augmentation(
+    model,
+    x,
+    augment,
+    num_samples=None,
+    batch_size=32,
+    *,
+    output=None,
+    from_logits=None,
+    multi_label=False,
+    include_original=True,
+    summary=False,
+    seed=0,
+    verbose=0,
+):
+    """Probabilities that a model gives to the same images, augmented in several ways.
+
+    Where they differ, the prediction hangs on what should not matter. In a `decompose` of the
+    stack, the mutual information is then what augmentation brings in, not what weights do: a model
+    with random weights predicts as in `predict`, with the noise that its layers have fixed for
+    inference, the same for each augmentation.
+
+    The augmentation runs eagerly, batch by batch. Its random numbers, those of Keras layers as well
+    as the global ones, start from `seed` and are put back, so that the same seed, data and
+    `batch_size` give the same stack; a function that holds a generator of its own takes `seed`
+    instead. More samples begin with those of fewer.
+
+    Formula:
+        p_s(y | x) = T_s^-1 p(y | T_s x)
+    with the augmentations T_s, and their inverses where predictions are per pixel.
+
+    Args:
+        model: Keras model of any style.
+        x: Images: an array (or what the model takes), `(x, y)`, a `tf.data.Dataset` or a
+            `keras.utils.PyDataset` of batches of images or of pairs. Labels are not looked at.
+        augment: What makes other images of a batch:
+
+            - a Keras layer, such as `keras.layers.RandomFlip()` or a `Sequential` of layers,
+              called with `training=True`;
+            - a function of the images, a NumPy array (in the structure of `x`), which returns as
+              many; if it takes `seed`, it gets an integer, another one in each sample and batch;
+            - a list of such layers and functions, one for each sample. Of a pair
+              `(augmentation, inverse)` the inverse undoes in predictions per pixel, a NumPy array
+              `(batch, height, width, classes)`, what was done to the images.
+        num_samples: Number of samples, the original images among them. By default 30; None for a
+            list.
+        batch_size: Examples at a time, for arrays; datasets have their own.
+        output: Which output, when the model has several: an index, a key, a field of a named
+            tuple, or a function of the outputs.
+        from_logits: Whether the output holds logits. By default what the compiled loss says; of a
+            model without, logits are what lies outside [0, 1] or does not sum to 1.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+        include_original: Whether the images as they are are the first sample.
+        summary: Whether to return the `Uncertainty` of the stack, without keeping that: memory
+            does not grow with the number of samples times that of examples.
+        seed: Integer from which the augmentations are drawn.
+        verbose: 1 shows a progress bar.
+
+    Returns:
+        Array `(samples, examples, ..., classes)`, float32; or `Uncertainty`.
+
+    Raises:
+        ValueError: If `augment` returns another number of images, or a shape that the model does
+            not take, the predictions differ in shape, the data are empty, or an argument is out of
+            its range.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.predictive import decompose, test_time_augmentation
+
+    layers = [keras.layers.Flatten(), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+    x = np.random.rand(5, 8, 8, 1)
+    stack = test_time_augmentation(model, x, keras.layers.RandomFlip(), num_samples=4)
+    print(stack.shape, decompose(stack).confidence)  # (4, 5, 3)
+
+    masks = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 3, padding="same")])
+    mirror = lambda images: images[:, :, ::-1]  # noqa: E731
+    stack = test_time_augmentation(masks, x, [(mirror, mirror)])  # (2, 5, 8, 8, 2)
+    ```
+
+    References:
+        - Wang, Li, Aertsen, Deprest, Ourselin, Vercauteren: Aleatoric uncertainty estimation with
+          test-time augmentation for medical image segmentation with convolutional neural networks,
+          Neurocomputing 2019.
+    """
+    check_model(model)
+    check_integer("seed", seed, 0)
+    views = make_views(augment, num_samples, include_original)
+    reading, expected = Reading(output, from_logits, multi_label), expected_inputs(model)
+    is_logits, found = None, []
+
+    @tf.function(autograph=False, reduce_retracing=True)  # autograph would wrap our errors
+    def probs(images):
+        return reading.probs(model, images, is_logits)
+
+    for number, (batch, *_) in enumerate(batches(x, batch_size, verbose)):
+        if is_logits is None:
+            is_logits = reading.is_logits(model, batch)
+        stack = predictions(views, batch, number, lambda i: probs(i).numpy(), expected, seed)
+        found.append(decompose(stack, multi_label) if summary else stack)
+    return Uncertainty(*concatenated(found)) if summary else np.concatenate(found, axis=1)
+
+
+test_time_augmentation.__test__ = False  # pytest, which would collect it wherever it is imported

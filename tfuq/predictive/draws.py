@@ -1,0 +1,127 @@
+"""Predictions of networks drawn from a model with random weights."""
+
+import keras
+import numpy as np
+
+from tfuq._batches import batches
+from tfuq._decomposition import Sums, concatenated, uncertainty_of
+from tfuq._labelled import select_output
+from tfuq._sampler import sampler_of
+
+
+def sample_predictions(
+    model,
+    x,
+    num_samples=30,
+    batch_size=32,
+    *,
+    output=None,
+    from_logits=None,
+    multi_label=False,
+    seed=0,
+    verbose=0,
+):
+    """Probabilities of `num_samples` networks, drawn from a model with random weights.
+
+    Every sample is one network: it has the same weights for all examples, whatever the batches. The
+    part of the model that comes before its first random layer is computed once, not per sample.
+    Label noise, as of `MCSoftmaxDenseFA` or a `VBLLDense` with `noise="learned"`, is averaged
+    within each sample: it is not a property of the weights.
+
+    Args:
+        model: Keras model of any style that holds layers with random weights or dropout of
+            `tfuq.layers`.
+        x: Inputs: an array (or what the model takes), `(x, y)`, a `tf.data.Dataset` or a
+            `keras.utils.PyDataset` of batches of inputs or of pairs. Labels are not looked at.
+        num_samples: Number of networks.
+        batch_size: Examples at a time, for arrays; datasets have their own.
+        output: Which output, when the model has several: an index, a key, a field of a named
+            tuple, or a function of the outputs.
+        from_logits: Whether the output holds logits. By default what the compiled loss says; of a
+            model without, logits are what lies outside [0, 1] or does not sum to 1.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+        seed: Integer from which the networks are drawn.
+        verbose: 1 shows a progress bar.
+
+    Returns:
+        Array `(samples, examples, ..., classes)`, float32.
+
+    Raises:
+        ValueError: If the model holds no random layer, the data are empty, or an argument is out
+            of its range.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.layers import VBLLDense
+    from tfuq.predictive import sample_predictions
+
+    model = keras.Sequential([keras.Input((8,)), VBLLDense(3, kl_weight=0.01)])
+    print(sample_predictions(model, np.random.rand(5, 8), num_samples=4).shape)  # (4, 5, 3)
+    ```
+    """
+    sampler = sampler_of(model, num_samples, output, from_logits, multi_label, seed)
+    stacks = [sampler.stack(batch).numpy() for batch, *_ in batches(x, batch_size, verbose)]
+    return np.concatenate(stacks, axis=1)
+
+
+def predict_uncertainty(
+    model,
+    x,
+    num_samples=30,
+    batch_size=32,
+    *,
+    output=None,
+    from_logits=None,
+    multi_label=False,
+    seed=0,
+    verbose=0,
+):
+    """Mean prediction of a model with random weights, and what its uncertainty is made of.
+
+    As `decompose(sample_predictions(...))`, without keeping the samples: memory does not grow with
+    their number. Arguments and errors are those of `sample_predictions`.
+
+    Returns:
+        `Uncertainty`, with arrays over all examples.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.layers import VBLLDense
+    from tfuq.predictive import predict_uncertainty
+
+    model = keras.Sequential([keras.Input((8,)), VBLLDense(3, kl_weight=0.01)])
+    found = predict_uncertainty(model, np.random.rand(5, 8))
+    print(found.label, found.mutual_information)
+    ```
+    """
+    sampler = sampler_of(model, num_samples, output, from_logits, multi_label, seed)
+    parts = [sampler.sums(batch) for batch, *_ in batches(x, batch_size, verbose)]
+    return uncertainty_of(Sums(*concatenated(parts)), multi_label)
+
+
+def uncertainty_with_labels(
+    model,
+    data,
+    num_samples,
+    batch_size=32,
+    *,
+    output=None,
+    from_logits=None,
+    multi_label=False,
+    seed=0,
+    verbose=0,
+):
+    """`predict_uncertainty`, and the labels and weights (or None) that stand beside the inputs."""
+    sampler = sampler_of(model, num_samples, output, from_logits, multi_label, seed)
+    parts, beside = [], []
+    for batch, *labels in batches(data, batch_size, verbose):
+        parts.append(sampler.sums(batch))
+        beside.append([select_output(y, output) if keras.tree.is_nested(y) else y for y in labels])
+    uncertainty = uncertainty_of(Sums(*concatenated(parts)), multi_label)
+    return (uncertainty, *concatenated(beside))

@@ -1,0 +1,240 @@
+"""Scores of data that do not fit into memory, in files that survive whatever kills the process."""
+
+import itertools
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from tfuq._keras import check_integer
+from tfuq._score_inputs import batch_digest, is_files, source_of
+from tfuq._score_rows import Scorer, as_model, members_of
+from tfuq._shards import ShardFolder, chosen_format
+
+
+class ScoredDataset(NamedTuple):
+    """What `score_dataset` has written.
+
+    Example:
+
+    >>> from tfuq.predictive import ScoredDataset
+    >>> ScoredDataset("scores", ["scores/part-00000.parquet"], 70, 70).examples
+    70
+    """
+
+    path: object
+    """The folder."""
+    files: list
+    """The shards, in the order of the examples."""
+    examples: int
+    """Rows in all of them."""
+    scored: int
+    """Rows that this call has added; the others were there."""
+
+
+def score_dataset(
+    model,
+    data,
+    path,
+    *,
+    format=None,
+    num_samples=None,
+    batch_size=32,
+    shard_size=10_000,
+    rule=None,
+    ood=None,
+    output=None,
+    from_logits=None,
+    multi_label=False,
+    columns=None,
+    decode=None,
+    seed=0,
+    resume=True,
+    verbose=1,
+):
+    """Predictions and uncertainties of any number of examples, in files, a shard at a time.
+
+    Memory holds one shard of rows and one batch. A process that was killed goes on where it
+    stopped when the same call is made again, and the files are those of an undisturbed run, byte
+    for byte: shards are there whole or not at all, `manifest.json` says which are, and it binds
+    the model's weights, the options and the first batch, so that another run cannot be mixed in.
+    One process at a time writes to a folder.
+
+    Args:
+        model: Keras model that classifies. With random layers (`MCDropout`, `VBLLDense`, ...),
+            `num_samples` networks are drawn. Or `tfuq.ensembles.DeepEnsemble`; or a SavedModel, as
+            `tf.saved_model.load` gives it, such as of `tfuq.export.export`: its only output, or the
+            one called `"probabilities"`, holds probabilities, and what it tells beside them
+            (`"accept"`, `"mutual_information"`, ...) is written too.
+        data: A `tf.data.Dataset` or a `keras.utils.PyDataset` of batches of inputs or of pairs
+            `(x, y)`, in the same order each time; arrays `x` or `(x, y)`; or a list of files:
+            images (`.png`, `.jpg`, `.bmp`, `.gif`) or `.npz` files with `x` and perhaps `y`.
+        path: Folder to write, new or of an earlier call.
+        format: `"parquet"` (extra `parquet`) or `"tfrecord"`, of `tf.train.Example`. By default
+            what `path` ends in, or Parquet where pyarrow is installed.
+        num_samples: Number of networks, for a model with random layers; by default 30.
+        batch_size: Examples at a time, for arrays and files; datasets have their own.
+        shard_size: Rows of a file.
+        rule: `tfuq.selective.RejectionRule`, for the column `accept`.
+        ood: Fitted detector of `tfuq.ood`, for the column `ood_score`.
+        output: Which output, when the model has several: an index, a key, a field of a named
+            tuple, or a function of the outputs.
+        from_logits: Whether the output holds logits. By default what the compiled loss says; of a
+            model without, the first batch tells: logits are what lies outside [0, 1] or does not
+            sum to 1.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+        columns: Names of the columns to write; None for all that there are.
+        decode: Function from the name of a file to the input that the model takes. By default an
+            image is resized to the model's input (bilinear, antialiased) and has float32 pixels
+            from 0 to 255, as of `keras.utils.image_dataset_from_directory`.
+        seed: Integer from which the networks are drawn.
+        resume: Whether to go on with what `path` holds; False replaces it.
+        verbose: 1 shows a progress bar.
+
+    Returns:
+        `ScoredDataset`. A row has the columns
+
+        - `index`: number of the example, int64; `file`: its name, for files;
+        - `true_label`: the label beside it, int64 (float32 if it is no integer; a list if
+          one-hot), where there is one;
+        - `probabilities`: mean probabilities, a list of float32;
+        - `label`: the most probable class, int64; `confidence`: its probability (of binary
+          predictions the larger of p and 1 - p), float32;
+        - `predictive_entropy`: nats, float32;
+        - `expected_entropy`, `mutual_information` (nats) and `variation_ratio`, float32, of models
+          with random layers and ensembles;
+        - `accept`, bool, with `rule` (0 or 1 in TFRecords); `ood_score`, float32, with `ood`,
+          larger the further out.
+
+        With `multi_label`, those from `label` to `accept` are lists, one entry per label. A
+        prediction that is not finite has the label -1, measures of NaN, and is not accepted.
+
+    Raises:
+        ValueError: If the folder holds something else, another run (the error says what differs)
+            or damaged shards; if the predictions are per pixel, which has no row; if files are
+            missing or cannot be read; or an argument is out of its range.
+        ImportError: If Parquet is asked for without pyarrow.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.layers import VBLLDense
+    from tfuq.predictive import read_scores, score_dataset
+
+    model = keras.Sequential([keras.Input((8,)), VBLLDense(3, kl_weight=0.01)])
+    x = np.random.rand(70, 8).astype("float32")
+    found = score_dataset(model, x, "scores", num_samples=4, shard_size=50, verbose=0)
+    print(found.examples, len(found.files))  # 70 2
+    scores = read_scores("scores")
+    print(scores["label"].shape, scores["mutual_information"].max())
+    ```
+    """
+    check_integer("shard_size", shard_size, 1)
+    form = chosen_format(path, format)
+    model = as_model(model)
+    source = source_of(data, batch_size, members_of(model)[0], decode, verbose)
+    scorer = Scorer(
+        model,
+        source.first.inputs,
+        num_samples=num_samples,
+        output=output,
+        from_logits=from_logits,
+        multi_label=multi_label,
+        seed=seed,
+        rule=rule,
+        ood=ood,
+        columns=columns,
+    )
+    scorer.rows(0, source.first)  # whatever is wrong with the arguments, before anything is written
+    run = {"format": form, "shard_size": shard_size, **scorer.described()}
+    run |= {"batch_size": _batch_size(data, batch_size), "data": batch_digest(source.first)}
+    folder = ShardFolder.begin(path, run, resume)
+    before = folder.rows
+    if not folder.complete:
+        _write(folder, scorer, source, shard_size)
+    return ScoredDataset(folder.path, folder.files, folder.rows, folder.rows - before)
+
+
+def _batch_size(data, batch_size):
+    """What decides which examples are predicted together."""
+    is_dataset = hasattr(data, "element_spec") or hasattr(data, "num_batches")
+    return None if is_dataset and not is_files(data) else batch_size
+
+
+def _write(folder, scorer, source, shard_size):
+    """Scores what is missing, and writes a shard whenever its rows are complete."""
+    done, waiting, count = folder.rows, [], 0
+    for start, batch in source.after(done):
+        rows = scorer.rows(start, batch)
+        new = max(done - start, 0)  # of the first batch, a part may be in the last shard
+        waiting.append(_sliced(rows, new, len(batch)))
+        count += len(batch) - new
+        while count >= shard_size:
+            whole = _joined(waiting)
+            folder.add(_sliced(whole, 0, shard_size))
+            waiting, count = [_sliced(whole, shard_size, count)], count - shard_size
+    if source.examples < done:
+        raise ValueError(
+            "Argument `data` must hold the examples that were scored before. Received: fewer than "
+            f"the {done} rows in {str(folder.path)!r}"
+        )
+    if count:
+        folder.add(_joined(waiting))
+    folder.finish()
+
+
+def _sliced(columns, start, end):
+    return {name: values[start:end] for name, values in columns.items()}
+
+
+def _joined(parts):
+    """Column by column, the rows of all parts."""
+    joined = {}
+    for name, first in parts[0].items():
+        values = [part[name] for part in parts]
+        is_text = isinstance(first, list)
+        joined[name] = list(itertools.chain(*values)) if is_text else np.concatenate(values)
+    return joined
+
+
+def read_scores(path, columns=None):
+    """The columns that `score_dataset` wrote, of all examples in their order.
+
+    The folder has to be complete, and every shard is checked to be what was written.
+
+    Args:
+        path: The folder.
+        columns: Names of the columns that are wanted; None for all.
+
+    Returns:
+        Dict of name to array: `(examples,)`, or `(examples, classes)` where a row holds a list. It
+        holds all rows: of more than memory takes, read the files one by one.
+
+    Raises:
+        ValueError: If the folder is none of `score_dataset`, not complete or damaged, or a column
+            is unknown.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.predictive import read_scores, score_dataset
+
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, "softmax")])
+    score_dataset(model, np.random.rand(20, 8).astype("float32"), "scores", verbose=0)
+    print(read_scores("scores", ["label", "confidence"])["confidence"].shape)  # (20,)
+    ```
+    """
+    folder = ShardFolder.open(pathlib.Path(path))
+    there = folder.manifest["columns"]
+    names = list(there) if columns is None else list(columns)
+    unknown = [name for name in names if name not in there]
+    if unknown:
+        raise ValueError(
+            f"Argument `columns` must name some of {', '.join(there)}. Received: {unknown}"
+        )
+    parts = [{name: shard[name] for name in names} for shard in folder.read()]
+    return {name: np.asarray(values) for name, values in _joined(parts).items()}
