@@ -4,6 +4,8 @@ The colours are those of Okabe and Ito (2008), for colour-blind eyes; line style
 hatches are for those who print in grey.
 """
 
+import numpy as np
+
 try:
     from matplotlib.axes import Axes
     from matplotlib.figure import FigureBase
@@ -47,3 +49,21 @@ def figure_of(figure, rows):
             f"Received: figure={figure!r}"
         )
     return figure
+
+
+def write_cells(ax, values, dark, form):
+    """Writes the numbers of a matrix into its cells, white where `dark`, as large as they allow."""
+    texts = {cell: form.format(v + 0.0) for cell, v in np.ndenumerate(values) if np.isfinite(v)}
+    longest = max(map(len, texts.values()), default=1)
+    cell = 72 * ax.get_window_extent().width / ax.figure.dpi / values.shape[1]
+    size = min(10.0, 1.2 * cell / longest)  # points; a colour bar will take a fifth of the width
+    for (row, column), text in texts.items():
+        colour = "white" if dark[row, column] else "black"
+        ax.text(column, row, text, ha="center", va="center", size=size, color=colour)
+
+
+def name_classes(ax, names):
+    """Names of the classes along both axes of a matrix."""
+    turned = {"rotation": 45, "ha": "right"} if max(map(len, names)) > 3 else {}
+    ax.set_xticks(range(len(names)), names, **turned)
+    ax.set_yticks(range(len(names)), names)

@@ -1,4 +1,4 @@
-"""Pictures of rejection, calibration, errors, masks, learning rates, detection (extra `plots`).
+"""Pictures of rejection, calibration, errors and why, masks, training, detection (extra `plots`).
 
 Each function draws with matplotlib on the Axes it is given, or on those of a new figure, and
 returns them; those of several panels do the same with a Figure. The colours are told apart by
@@ -12,6 +12,7 @@ from tfuq.plots.decisions import detection_histograms, risk_coverage
 from tfuq.plots.detection import corruption_heat_map, gradient_distributions
 from tfuq.plots.errors import confusion_difference, confusion_matrix, roc_curves
 from tfuq.plots.examples import accept_reject_grid, uncertainty_against_error
+from tfuq.plots.explanations import confused_pairs, explanation_maps, label_noise_pairs
 from tfuq.plots.rejection import confidence_histogram, rejection_curve
 from tfuq.plots.segmentation import uncertainty_maps
 from tfuq.plots.training import learning_rate_curve, lr_range_test
@@ -19,12 +20,15 @@ from tfuq.plots.training import learning_rate_curve, lr_range_test
 __all__ = [
     "accept_reject_grid",
     "confidence_histogram",
+    "confused_pairs",
     "confusion_difference",
     "confusion_matrix",
     "corruption_heat_map",
     "detection_histograms",
     "error_map",
+    "explanation_maps",
     "gradient_distributions",
+    "label_noise_pairs",
     "learning_rate_curve",
     "lr_range_test",
     "rejection_curve",

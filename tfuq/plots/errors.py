@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfuq._drawing import GREY, axes_of, line_style
+from tfuq._drawing import GREY, axes_of, line_style, name_classes, write_cells
 from tfuq._keras import check_choice
 from tfuq._predictions import from_arrays
 from tfuq._tables import names_of
@@ -50,7 +50,8 @@ def confusion_matrix(
     ax = axes_of(ax)
     end = 1.0 if normalize else max(counts.max(), 1.0)
     drawn = ax.imshow(values, cmap="Blues", vmin=0, vmax=end)
-    _write_cells(ax, values, values > 0.5 * end, "{:.2f}" if normalize else "{:g}")
+    if len(values) <= LARGEST_LABELLED:
+        write_cells(ax, values, values > 0.5 * end, "{:.2f}" if normalize else "{:g}")
     label = f"fraction of the {normalize} class" if normalize else "number of examples"
     ax.figure.colorbar(drawn, ax=ax, label=label)
     return _label_classes(ax, names)
@@ -108,8 +109,9 @@ def confusion_difference(
     ax = axes_of(ax)
     end = max(np.nanmax(np.abs(values), initial=0.0), 1e-9)
     drawn = ax.imshow(values, cmap="RdBu", vmin=-end, vmax=end)
-    dark = np.abs(values) > 0.6 * end
-    _write_cells(ax, values, dark, "{:+.2f}" if normalize else "{:+g}")
+    if len(values) <= LARGEST_LABELLED:
+        dark = np.abs(values) > 0.6 * end
+        write_cells(ax, values, dark, "{:+.2f}" if normalize else "{:+g}")
     ax.figure.colorbar(
         drawn, ax=ax, label="difference of the " + ("fractions" if normalize else "counts")
     )
@@ -205,22 +207,8 @@ def _shares(counts, normalize):
     return np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
 
 
-def _write_cells(ax, values, dark, form):
-    if len(values) > LARGEST_LABELLED:
-        return
-    size = "medium" if len(values) <= 6 else "x-small"
-    for (row, column), value in np.ndenumerate(values):
-        if np.isfinite(value):
-            colour = "white" if dark[row, column] else "black"
-            text = form.format(value + 0.0)  # -0 is 0
-            ax.text(column, row, text, ha="center", va="center", size=size, color=colour)
-
-
 def _label_classes(ax, names):
-    places = range(len(names))
-    turned = {"rotation": 45, "ha": "right"} if max(map(len, names)) > 3 else {}
-    ax.set_xticks(places, names, **turned)
-    ax.set_yticks(places, names)
+    name_classes(ax, names)
     ax.set(xlabel="predicted class", ylabel="true class")
     return ax
 

@@ -1,0 +1,334 @@
+"""Draws every picture of tfuq, and the page of `tfuq.report`, on scikit-learn's digits.
+
+    python docs/gallery/make.py                  # into the folder of this script, with its README
+    python docs/gallery/make.py --output DIR --width print
+
+At screen width a picture of one panel is 560 pixels wide; at print width 85 mm, a column of a
+paper, at 300 dots to the inch. The picture of the page needs a Chromium and Playwright; without
+them the script says so and keeps the old one. It needs the extra `examples`.
+"""
+
+import argparse
+import io
+import os
+import pathlib
+import sys
+import tempfile
+from typing import NamedTuple
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+import tensorflow as tf
+from matplotlib.figure import Figure
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import tfuq
+from tfuq import interpret, plots
+
+HERE = pathlib.Path(__file__).resolve().parent
+WIDTHS = {"screen": (5.6, 100), "print": (85 / 25.4, 300)}  # inches, dots to the inch
+TITLE = "# Gallery\n\nAll drawn by `python docs/gallery/make.py`, on scikit-learn's digits.\n"
+PAGE = "report.png"
+NOISE, EPOCHS, SAMPLES = 0.5, 15, 30
+
+
+class Digits(NamedTuple):
+    """Images in [0, 1], `(n, 16, 16, 1)`, labels, and which of the images are noisy."""
+
+    x: np.ndarray
+    y: np.ndarray
+    group: np.ndarray
+
+
+# --- What is drawn ----------------------------------------------------------------------------
+
+
+def read_digits():
+    """To train on, to fit a rule on, and to judge by; a half of all is noisy."""
+    digits = load_digits()
+    rng = np.random.default_rng(0)
+    x = tf.image.resize(digits.images[..., None] / 16, (16, 16)).numpy()
+    noisy = rng.random(len(x)) < 0.5
+    x = (x + noisy[:, None, None, None] * rng.normal(scale=NOISE, size=x.shape)).clip(0, 1)
+    group = np.where(noisy, "noisy", "clean")
+    rows = np.split(rng.permutation(len(x)), [700, 1200])
+    return [Digits(x[part].astype("float32"), digits.target[part], group[part]) for part in rows]
+
+
+def compiled(layers, data, callbacks=()):
+    keras.utils.set_random_seed(0)
+    conv = keras.layers.Conv2D(24, 3, activation="relu", padding="same", strides=2)
+    first = keras.layers.Conv2D(16, 3, activation="relu", padding="same")
+    pool = [keras.layers.MaxPooling2D(), keras.layers.Flatten()]
+    body = [keras.Input((16, 16, 1)), first, conv, *pool]
+    model = keras.Sequential([*body, keras.layers.Dense(48, activation="relu"), *layers])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss, jit_compile=False)
+    if data is not None:
+        model.fit(data.x, data.y, epochs=EPOCHS, verbose=0, callbacks=list(callbacks))
+    return model
+
+
+class Shown:
+    """The networks and predictions that the pictures share."""
+
+    def __init__(self):
+        self.train, self.fit, self.test = read_digits()
+        train = self.train
+        self.rates = tfuq.callbacks.SGDR(0.01, cycle_length=1, cycle_mult=2)
+        head = tfuq.layers.VBLLDense(10, kl_weight=1 / len(train.x))
+        self.model = compiled([head], train, [self.rates])
+        self.noisy_head = compiled(
+            [tfuq.layers.MCSoftmaxDenseFA(10, num_factors=4, logits_only=True)], train
+        )
+        stack = tfuq.predictive.sample_predictions(self.model, self.test.x, SAMPLES)
+        self.stack, self.found = stack, tfuq.predictive.decompose(stack)
+        self.probs = self.found.probs
+        self.wrong = self.found.label != self.test.y
+        self.other = tf.nn.softmax(self.noisy_head.predict(self.test.x, verbose=0)).numpy()
+        fit = tfuq.predictive.sample_predictions(self.model, self.fit.x, SAMPLES).mean(axis=0)
+        self.rule = tfuq.selective.RejectionRule.fit(fit, self.fit.y, target_risk=0.06)
+        self.strange = np.random.default_rng(1).random((300, 16, 16, 1)).astype("float32")
+        self.upside_down = self.test.x[:, ::-1]
+
+
+# --- Pictures ---------------------------------------------------------------------------------
+
+
+def rejection_curve(shown, ax):
+    """Accuracy of what is accepted, and its share, as the threshold rises."""
+    models = {"VBLLDense": shown.probs, "MCSoftmaxDenseFA": shown.other}
+    plots.rejection_curve(shown.test.y, models, ax=ax)
+
+
+def risk_coverage(shown, ax):
+    """What a rule promises, and what it keeps on images that it was not fitted to."""
+    plots.risk_coverage(shown.probs, shown.test.y, rule=shown.rule, ax=ax)
+
+
+def confidence_histogram(shown, ax):
+    """Confidences of right and of wrong answers."""
+    plots.confidence_histogram(shown.probs, y_true=shown.test.y, threshold=0.7, ax=ax)
+
+
+def reliability_diagram(shown, ax):
+    """Accuracy at each confidence, with counts."""
+    plots.reliability_diagram(shown.test.y, shown.probs, n_bins=10, ax=ax)
+
+
+def confusion_matrix(shown, ax):
+    """What is taken for what."""
+    plots.confusion_matrix(shown.test.y, shown.probs, ax=ax)
+
+
+def confusion_difference(shown, ax):
+    """The confusion matrix of one model minus that of another (Mishra 2020, figure 3-13)."""
+    plots.confusion_difference(shown.test.y, shown.probs, shown.other, ax=ax)
+
+
+def roc_curves(shown, ax):
+    """ROC of chosen classes against all others."""
+    plots.roc_curves(shown.test.y, shown.probs, classes=[1, 3, 8, 9], ax=ax)
+
+
+def confused_pairs(shown, ax):
+    """The most confused pairs of two models (Mishra 2020, figure 4-5)."""
+    runs = [shown.probs, shown.other]
+    plots.confused_pairs(interpret.confused_pairs(shown.test.y, runs, top=8), ax=ax)
+
+
+def label_noise_pairs(shown, ax):
+    """Which labels a heteroscedastic head finds to be noisy together (Collier et al. 2021)."""
+    plots.label_noise_pairs(interpret.label_noise_pairs(shown.noisy_head, shown.test.x), ax=ax)
+
+
+def uncertainty_against_error(shown, ax):
+    """How often answers are wrong at each level of an uncertainty."""
+    score = shown.found.predictive_entropy
+    plots.uncertainty_against_error(score, shown.wrong, xlabel="entropy (nats)", ax=ax)
+
+
+def detection_histograms(shown, ax):
+    """Scores of known and of unknown inputs, and what a threshold detects."""
+    detector = tfuq.ood.Mahalanobis().fit(shown.noisy_head, (shown.train.x, shown.train.y))
+    sets = {"digits": shown.test.x, "upside down": shown.upside_down, "noise": shown.strange}
+    scores = {name: np.log10(detector.score(x)) for name, x in sets.items()}
+    threshold = np.log10(detector.threshold_at(tpr=0.95).value)
+    plots.detection_histograms(scores, threshold=threshold, xlabel="log10 Mahalanobis", ax=ax)
+
+
+def lr_range_test(shown, ax):
+    """Losses as the learning rate grows, and what follows from them."""
+    model = compiled([keras.layers.Dense(10)], None)
+    model.compile(keras.optimizers.SGD(momentum=0.9), model.loss, jit_compile=False)
+    plots.lr_range_test(
+        tfuq.lr_range_test(model, (shown.train.x, shown.train.y), num_steps=100), ax
+    )
+
+
+def learning_rate_curve(shown, ax):
+    """Learning rates of a training with warm restarts."""
+    plots.learning_rate_curve(shown.rates, ax)
+
+
+def corruption_heat_map(shown, ax):
+    """Accuracy under corruptions of growing severity."""
+    report = tfuq.corruptions.corruption_report(
+        shown.noisy_head,
+        (shown.test.x[:200], shown.test.y[:200]),
+        corruptions=["gaussian_noise", "defocus_blur", "fog", "contrast"],
+        severities=[1, 3, 5],
+    )
+    plots.corruption_heat_map(report, ax=ax)
+
+
+def accept_reject_grid(shown, figure):
+    """Examples just above the threshold, and just below."""
+    plots.accept_reject_grid(
+        shown.test.x, shown.test.y, shown.probs, threshold=0.7, count=5, figure=figure
+    )
+
+
+def explanation_maps(shown, figure):
+    """Where a network sees what it says, and what makes it unsure."""
+    rows = np.flatnonzero(shown.wrong)[:3]
+    x, model = shown.test.x[rows], shown.model
+    sampled = {"num_samples": SAMPLES, "layer": model.layers[1]}
+    maps = {
+        "Grad-CAM": interpret.grad_cam(model, x, layer=model.layers[1]),
+        "guided": interpret.guided_grad_cam(model, x, layer=model.layers[1]),
+        "unsure": interpret.grad_cam(model, x, target="entropy", relu=False, **sampled),
+        "occlusion": interpret.occlusion(model, x, 4, 1),
+    }
+    titles = [f"{shown.test.y[i]}, taken for {shown.found.label[i]}" for i in rows]
+    plots.explanation_maps(x, maps, titles=titles, figure=figure)
+
+
+def uncertainty_maps(shown, figure):
+    """A segmentation, its errors, and where it is unsure."""
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((16, 16, 1))])
+    for width in (16, 16):
+        model.add(layers.Conv2D(width, 3, activation="relu", padding="same"))
+    model.add(tfuq.layers.MCDropout(0.3))
+    model.add(layers.Conv2D(1, 1, activation="sigmoid"))
+    clean = shown.train.x[shown.train.group == "clean"]
+    masks = (clean > 0.4).astype("float32")
+    rng = np.random.default_rng(0)
+    noisy = (clean + rng.normal(scale=NOISE, size=clean.shape)).astype("float32")
+    model.compile("adam", "binary_crossentropy", jit_compile=False)
+    model.fit(noisy[3:], masks[3:], epochs=EPOCHS, verbose=0)
+    stack = tfuq.predictive.sample_predictions(model, noisy[:3], SAMPLES)
+    plots.uncertainty_maps(noisy[:3], masks[:3].astype(int), stack, figure=figure)
+
+
+def gradient_distributions(shown, figure):
+    """Squared norms of gradients of known and of unknown inputs (Lee and AlRegib, figure 3)."""
+    features = tfuq.ood.GradientFeatures(shown.noisy_head, confounding_label="all")
+    sets = {"digits": shown.test.x, "upside down": shown.upside_down, "noise": shown.strange}
+    norms = {name: features(x) for name, x in sets.items()}
+    plots.gradient_distributions(norms, columns=[0, 2, 4, 6], figure=figure)
+
+
+SINGLE = (
+    rejection_curve,
+    risk_coverage,
+    confidence_histogram,
+    reliability_diagram,
+    confusion_matrix,
+    confusion_difference,
+    roc_curves,
+    confused_pairs,
+    label_noise_pairs,
+    uncertainty_against_error,
+    detection_histograms,
+    lr_range_test,
+    learning_rate_curve,
+    corruption_heat_map,
+)
+SEVERAL = {  # height of the figure as a share of its width
+    accept_reject_grid: 0.5,
+    explanation_maps: 0.65,
+    uncertainty_maps: 0.85,
+    gradient_distributions: 0.7,
+}
+
+
+# --- Files ------------------------------------------------------------------------------------
+
+
+def draw(function, shown, width):
+    """The figure as an image without transparency."""
+    inches, dots = WIDTHS[width]
+    is_single = function in SINGLE
+    inches = inches if is_single else 1.5 * inches if width == "screen" else 2 * inches
+    height = inches * (0.75 if is_single else SEVERAL[function])
+    figure = Figure(figsize=(inches, height), layout="constrained")
+    size = 10 if width == "screen" else 7
+    with matplotlib.rc_context({"font.size": size, "lines.linewidth": size / 7}):
+        function(shown, figure.subplots() if is_single else figure)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=dots, bbox_inches="tight")
+    return Image.open(buffer).convert("RGB")
+
+
+def photograph(shown, path):
+    """The page of `tfuq.report` in a browser; says why if there is none."""
+    sys.path.insert(0, str(HERE.parents[1] / "tests" / "report"))
+    try:
+        from browser import executable, launched
+
+        if executable() is None:
+            raise ImportError("no Chromium")
+    except ImportError as error:
+        print(f"{path.name} stays as it is: {error}")
+        return
+    test = shown.test
+    with tempfile.TemporaryDirectory() as folder, launched() as browser:
+        page = pathlib.Path(folder) / "report.html"
+        options = {"images": test.x, "groups": test.group, "rule": shown.rule}
+        tfuq.report.html((shown.probs, test.y), page, title="Digits", **options)
+        view = browser.new_page(viewport={"width": 1000, "height": 1500})
+        view.goto(page.as_uri())
+        view.screenshot(path=path)
+    Image.open(path).convert("RGB").save(path, optimize=True)
+
+
+def write_list(output):
+    """README.md: each picture under its name, with what it shows."""
+    parts = [TITLE]
+    for function in (*SINGLE, *SEVERAL):
+        name = function.__name__
+        parts.append(f"## `plots.{name}`\n\n{function.__doc__}\n\n![{name}]({name}.png)\n")
+    text = "A page on which a person can try where to refuse: one file, no network."
+    parts.append(f"## `report.html`\n\n{text}\n\n![The page]({PAGE})\n")
+    (output / "README.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", default=HERE, type=pathlib.Path, help="folder")
+    parser.add_argument("--width", default="screen", choices=tuple(WIDTHS))
+    parser.add_argument("--only", nargs="*", help="names of pictures; by default all")
+    options = parser.parse_args(arguments)
+    options.output.mkdir(parents=True, exist_ok=True)
+    shown = Shown()
+    print(f"accuracy {1 - shown.wrong.mean():.3f}")
+    for function in (*SINGLE, *SEVERAL):
+        if options.only is None or function.__name__ in options.only:
+            picture = draw(function, shown, options.width)
+            picture.save(options.output / f"{function.__name__}.png", optimize=True)
+    if options.only is None or "report" in options.only:
+        photograph(shown, options.output / PAGE)
+    write_list(options.output)
+
+
+if __name__ == "__main__":
+    main()
