@@ -19,10 +19,14 @@ EXAMPLES = [
 ]
 # tensorflow-datasets 4.9.10 imports importlib_resources without asking for it.
 DATASETS = ["importlib_resources>=6", "tensorflow-datasets>=4.9"]
+PARQUET = ["pyarrow>=15"]
+BEAM = ["apache-beam>=2.77"]
+RAY = ["ray>=2.9"]
 # With pytest 9.2, pytest-xdist 3.8 no longer keeps the tests of a group on one worker.
 TEST = [
     *EXAMPLES,
     *DATASETS,
+    *PARQUET,
     "hypothesis>=6.100",
     "playwright>=1.45",
     "pytest>=8,<9",
@@ -40,6 +44,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["tfuq", "tfuq.*"]),
+    entry_points={"console_scripts": ["tfuq = tfuq.cli:main"]},
     package_data={"tfuq.report": ["page.css", "page.html", "page.js"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
@@ -53,6 +58,9 @@ setup(
         "datasets": DATASETS,
         "plots": PLOTS,
         "smote": SMOTE,
+        "parquet": PARQUET,
+        "beam": BEAM,
+        "ray": RAY,
         "examples": EXAMPLES,
         "test": TEST,
         "dev": DEV,

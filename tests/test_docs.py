@@ -29,6 +29,9 @@ MODULES = (
     "selective",
     "interpret",
     "report",
+    "cli",
+    "distribute",
+    "export",
     "training",
 )
 FENCE = re.compile(r"^([ \t]*)```(\w*)[^\n]*\n(.*?)^\1```[ \t]*$", re.MULTILINE | re.DOTALL)

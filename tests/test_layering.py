@@ -31,6 +31,10 @@ FLOORS = (
         "_shift",
         "_scaling",
         "_logistic_regression",
+        "_decomposition",
+        "_multi_worker",
+        "_export_files",
+        "_export_graphs",
     ),
     (
         "_draws",
@@ -53,6 +57,7 @@ FLOORS = (
         "_scores",
         "_guarantees",
         "_tables",
+        "_shards",
     ),
     (
         "_variational",
@@ -64,6 +69,8 @@ FLOORS = (
         "_conformal",
         "_image_layers",
         "_thumbnails",
+        "_sampler",
+        "_score_inputs",
     ),
     (
         "_detectors",
@@ -73,15 +80,18 @@ FLOORS = (
         "_shift_estimates",
         "_report_inputs",
         "_spatial_layers",
+        "_score_rows",
     ),
     ("_attribution",),
     ("layers", "metrics", "optimizers", "preprocessing", "interpret", "datasets"),
     ("predictive", "convert", "corruptions", "ensembles", "selective"),
-    ("ood", "_report_tables"),
-    ("plots",),
+    ("ood", "_report_tables", "_export_networks", "_export_outputs"),
+    ("plots", "_command_inputs", "_export_ood"),
     ("callbacks", "export", "distribute"),
     ("training", "_report"),
     ("report",),
+    ("cli",),
+    ("__main__",),
 )
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 

@@ -36,6 +36,7 @@ class Found(NamedTuple):
 
     logits: tf.Tensor
     features: tuple
+    outputs: tf.Tensor  # the output itself, float32
 
 
 class Linear(NamedTuple):
@@ -145,7 +146,7 @@ class Tap:
             outputs = self.reading.select(self.model, batch)
         pairs = zip(self.layers, self._named, strict=True)
         features = tuple(self._feature(kept, *pair) for pair in pairs)
-        return Found(self._logits(kept["logits"], outputs), features)
+        return Found(self._logits(kept["logits"], outputs), features, outputs)
 
     def _keep_head(self, kept, rectify):
         def handler(call, *args, **kwargs):

@@ -68,7 +68,7 @@ class MCDropout(TakesDraws, keras.layers.Dropout):
         return inputs * _sampling.keep_mask(shape, self.rate, seed=seed, dtype=inputs.dtype)
 
     def _mask_shape(self, inputs, per_example):
-        shape = tf.unstack(tf.shape(inputs))
+        shape = keras.ops.shape(inputs)  # static where known: a mask then depends on no batch
         given = self.noise_shape or (None,) * len(shape)
         shape = [s if g is None else g for s, g in zip(shape, given, strict=True)]
         return tf.stack(shape if per_example else [1, *shape[1:]])

@@ -1,0 +1,172 @@
+"""What is inside an export: detectors, fresh noise, one pass through the prefix, fixed batches."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfuq import ood
+from tfuq._export_graphs import AT_ONCE, cut, operations
+from tfuq._export_networks import Options, network
+from tfuq._export_ood import GraphScore
+from tfuq.export import export, verify_export
+from tfuq.layers import DenseVariational, MCDropout, MCSoftmaxDenseFA, VBLLDense
+from tfuq.predictive import predict_uncertainty
+
+KL = {"kl_weight": 0.01, "posterior_scale": 0.5}
+X = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
+Y = np.arange(40) % 3
+SPEC = tf.TensorSpec((None, 4), "float32")
+
+
+def trunk():
+    return keras.layers.Dense(6, activation="relu", name="trunk")
+
+
+def classifier(*head):
+    return keras.Sequential([keras.Input((4,)), trunk(), *(head or (keras.layers.Dense(3),))])
+
+
+def served(model, folder, **options):
+    export(model, folder / "served", **options)
+    return tf.saved_model.load(str(folder / "served"))
+
+
+# --- Detectors --------------------------------------------------------------------------------
+
+DETECTORS = (
+    ood.MaxSoftmax(),
+    ood.MaxLogit(),
+    ood.Energy(temperature=2.0),
+    ood.Entropy(),
+    ood.ODIN(epsilon=0.0),
+    ood.ODIN(temperature=10.0, epsilon=0.05),
+    ood.Mahalanobis(),
+    ood.Mahalanobis(layers=["trunk", None], epsilon=0.01),
+    ood.RelativeMahalanobis(shrinkage=0.1),
+    ood.KNN(k=3),
+    ood.ViM(dim=2),
+    ood.GradNorm(temperature=2.0),
+    ood.ReAct(percentile=70),
+    ood.ReAct(percentile=70, base="max_softmax", layer="trunk"),
+)
+
+
+@pytest.mark.parametrize("detector", DETECTORS, ids=lambda each: type(each).__name__)
+def test_detector_scores_in_a_graph_as_in_python(detector):
+    model = classifier()
+    detector.fit(model, X, Y)
+    x = np.concatenate([3 * X, np.full((1, 4), np.nan, "float32")])
+    score = GraphScore(detector, tf.constant(X), tf.Variable)
+    found = tf.function(score, input_signature=[SPEC], autograph=False)(x).numpy()
+    expected = detector.score(x)
+    assert expected[-1] == found[-1] == np.inf
+    assert len(np.unique(found)) > 10
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_neighbours_are_found_block_by_block(monkeypatch):
+    monkeypatch.setattr("tfuq._export_ood.BLOCK", 7)
+    detector = ood.KNN(k=5).fit(classifier(), X)
+    found = tf.function(GraphScore(detector, tf.constant(X), tf.Variable))(tf.constant(2 * X + 1))
+    np.testing.assert_allclose(found, detector.score(2 * X + 1), rtol=1e-5, atol=1e-6)
+
+
+# --- Noise ------------------------------------------------------------------------------------
+
+
+def test_prefix_is_computed_once():
+    model = classifier(VBLLDense(3, **KL))
+    options = Options("fixed_samples", 5, None, 0)
+    predict = network(model, options, SPEC, tf.Variable)
+    whole = tf.function(predict, input_signature=[SPEC], autograph=False).get_concrete_function()
+    kinds = [kind for kind, _ in operations(whole)]
+    assert kinds.count("MatMul") == 3  # of the trunk, and of the mean and variance of the head
+    assert "While" not in kinds and "StatelessWhile" not in kinds
+
+
+@pytest.mark.parametrize("at_once", [AT_ONCE, 0])
+@pytest.mark.parametrize("baked_bytes", [2**28, 0])
+def test_every_way_to_draw_gives_the_same_samples(at_once, baked_bytes, monkeypatch):
+    monkeypatch.setattr("tfuq._export_graphs.AT_ONCE", at_once)
+    monkeypatch.setattr("tfuq._export_graphs.BAKED_BYTES", baked_bytes)
+    model = classifier(DenseVariational(5, **KL), MCDropout(0.5), DenseVariational(3, **KL))
+    held = []
+    options = Options("fixed_samples", 5, None, 3)
+    predict = network(model, options, SPEC, lambda array: held.append(array) or tf.Variable(array))
+    logits, _ = tf.function(predict, autograph=False)(tf.constant(X))
+    assert bool(held) == bool(baked_bytes)
+    probs = tf.reduce_mean(tf.nn.softmax(logits), 0)
+    expected = predict_uncertainty(model, X, 5, from_logits=True, seed=3).probs
+    np.testing.assert_allclose(probs, expected, rtol=0, atol=1e-6)
+
+
+def test_cut_parts_make_the_whole():
+    parts = cut(lambda batch, seed: (batch * tf.cast(seed[0], "float32"), [batch + 1]), SPEC)
+
+    @tf.function
+    def whole(batch, seed):
+        frontier, beside = parts.prefix(batch)
+        return parts.rest(*frontier, *parts.noise(seed)), beside[0]
+
+    product, following = whole(X, tf.constant([3, 4]))
+    np.testing.assert_array_equal(product, 3 * X)
+    np.testing.assert_array_equal(following, X + 1)
+
+
+def test_fresh_samples_differ_from_call_to_call(tmp_path):
+    model = classifier(VBLLDense(3, **KL))
+    loaded = served(model, tmp_path, predictive="fresh_samples", num_samples=200)
+    first, second = (loaded.serve(X)["probabilities"].numpy() for _ in range(2))
+    assert np.abs(first - second).max() > 1e-4
+    # The counter of the first call starts at 0, where that of `predict_uncertainty` does.
+    expected = predict_uncertainty(model, X, 200, from_logits=True)
+    np.testing.assert_allclose(first, expected.probs, rtol=0, atol=1e-5)
+    # A correct sampler fails this 1 time in 1e9: 6 standard errors of a mean of 200.
+    assert np.all(np.abs(second - expected.probs) < 6 * np.sqrt(2 / 200) * expected.std + 1e-6)
+
+
+def test_fresh_noise_of_a_heteroscedastic_head(tmp_path):
+    model = classifier(MCSoftmaxDenseFA(3, num_factors=2, test_mc_samples=10))
+    loaded = served(model, tmp_path, predictive="fresh_samples")
+    first, second = (loaded.serve(X)["probabilities"].numpy() for _ in range(2))
+    assert 1e-5 < np.abs(first - second).max() < 0.5
+
+
+def test_layers_that_resample_have_fixed_noise(tmp_path):
+    head = MCSoftmaxDenseFA(3, num_factors=2, resample=True, logits_only=True)
+    body = DenseVariational(6, resample=True, activation="tanh", **KL)
+    model = keras.Sequential([keras.Input((4,)), body, head])
+    loaded = served(model, tmp_path, num_samples=3)
+    first, second = (loaded.serve(X)["probabilities"].numpy() for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert body.resample and head.resample and head._test_points.fresh  # the model is as it was
+
+
+# --- The rest ---------------------------------------------------------------------------------
+
+
+def test_batch_of_one_size(tmp_path):
+    model = classifier(VBLLDense(3, **KL))
+    loaded = served(model, tmp_path, batch_size=8, num_samples=3)
+    info = loaded.signatures["serving_default"].structured_input_signature[1]["inputs"]
+    assert info.shape == (8, 4)
+    expected = predict_uncertainty(model, X[:8], 3, from_logits=True)
+    found = verify_export(tmp_path / "served", X[:8], expected)
+    assert found.examples == 8
+    assert set(found.differences) == {
+        *("probabilities", "label", "confidence"),
+        *("predictive_entropy", "expected_entropy", "mutual_information"),
+    }
+    with pytest.raises(ValueError, match=r"Argument `x` must.*\(8, 4\)"):
+        verify_export(tmp_path / "served", X[:5], expected)
+
+
+def test_preprocessing_that_is_a_function_and_a_model(tmp_path):
+    raw = keras.Input((2, 2), name="raw")
+    flat = keras.Model(raw, keras.layers.Flatten()(raw))
+    model = classifier(keras.layers.Dense(3, activation="softmax"))
+    steps = [flat, tf.math.tanh]
+    export(model, tmp_path / "served", preprocessing=steps)
+    expected = model.predict(np.tanh(X), verbose=0)
+    verify_export(tmp_path / "served", X.reshape(-1, 2, 2), expected)

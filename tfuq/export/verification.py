@@ -1,0 +1,149 @@
+"""Whether an exported model is whole, and says what it should."""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfuq._export_files import read_metadata
+from tfuq._keras import check_positive
+
+__all__ = ["ExportCheck", "verify_export"]
+
+_OTHER_NAMES = {"probs": "probabilities"}  # of `tfuq.predictive.Uncertainty`
+
+
+class ExportCheck(NamedTuple):
+    """What `verify_export` found.
+
+    Example:
+
+    >>> from tfuq.export import ExportCheck
+    >>> ExportCheck(5, {"probabilities": 3e-8}).differences["probabilities"] < 1e-5
+    True
+    """
+
+    examples: int
+    differences: dict
+    """Of each output that was compared the largest absolute difference; of labels and decisions the
+    fraction that differs, which is 0."""
+
+
+def verify_export(path, x, expected, *, tolerance=1e-5):
+    """Checks an exported model: its files, by their hashes, and what it says of some inputs.
+
+    Args:
+        path: Folder that `export` wrote.
+        x: Inputs as the exported model takes them, an array or a dict or list of arrays.
+        expected: What it is to say of them: an array of probabilities; a dict of arrays by the
+            names of outputs; or a `tfuq.predictive.Uncertainty`, of which all is compared that the
+            model gives.
+        tolerance: Largest difference that is allowed of numbers. Labels, decisions and sets must be
+            equal.
+
+    Returns:
+        `ExportCheck`.
+
+    Raises:
+        ValueError: If a file is missing, truncated or altered, which is named with its hash; if the
+            format is another than this version knows; if the model has no such output, or an output
+            differs.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.export import export, verify_export
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="softmax")])
+    export(model, "softmax")
+    x = np.random.rand(7, 4)
+    print(verify_export("softmax", x, model.predict(x, verbose=0)))
+    ```
+    """
+    check_positive("tolerance", tolerance)
+    metadata = read_metadata(path)
+    expected = _by_name(expected, metadata["outputs"])
+    served = _answers(tf.saved_model.load(str(path)), x)
+    differences = {
+        name: _difference(name, served, np.asarray(array), tolerance)
+        for name, array in expected.items()
+    }
+    return ExportCheck(len(served["label"]), differences)
+
+
+def _by_name(expected, known):
+    """Dict of what is to be compared."""
+    if hasattr(expected, "_asdict"):
+        named = {_OTHER_NAMES.get(k, k): v for k, v in expected._asdict().items()}
+        return {name: array for name, array in named.items() if name in known}
+    if not isinstance(expected, dict):
+        return {"probabilities": expected}
+    unknown = sorted(set(expected) - set(known))
+    if unknown or not expected:
+        raise ValueError(
+            f"Argument `expected` must name outputs of the model, {sorted(known)}. "
+            f"Received: {unknown}"
+        )
+    return expected
+
+
+def _answers(model, x):
+    """What the model serves for `x`, as arrays."""
+    (spec,), _ = model.serve.concrete_functions[0].structured_input_signature
+    try:
+        inputs = tf.nest.map_structure(lambda s, a: tf.cast(np.asarray(a), s.dtype), spec, x)
+        fit = all(
+            s.shape.is_compatible_with(a.shape)
+            for s, a in zip(tf.nest.flatten(spec), tf.nest.flatten(inputs), strict=True)
+        )
+    except (TypeError, ValueError):
+        fit = False
+    if not fit:
+        shapes = tf.nest.map_structure(lambda array: np.shape(array), x)
+        raise ValueError(
+            f"Argument `x` must be a batch as the exported model takes it, {spec}. "
+            f"Received: x of shape {shapes}"
+        )
+    return {name: tensor.numpy() for name, tensor in model.serve(inputs).items()}
+
+
+def _difference(name, outputs, expected, tolerance):
+    """How far an output is from what is expected of it; ValueError if too far."""
+    served = outputs[name]
+    if served.shape != expected.shape:
+        raise ValueError(
+            f"Argument `expected` must have the shape of the output {name!r}, {served.shape}. "
+            f"Received: an array of shape {expected.shape}"
+        )
+    if served.dtype.kind == "f":
+        difference, allowed = _largest_gap(served, expected.astype("float64")), tolerance
+    else:
+        differs = served != expected
+        if name == "label":  # of classes that are as probable as each other, either may be named
+            differs &= ~_is_tied(outputs["probabilities"], expected, tolerance)
+        difference, allowed = float(np.mean(differs)) if differs.size else 0.0, 0.0
+    if not difference <= allowed:
+        raise ValueError(
+            f"Argument `expected` must agree with the exported model to {allowed}. "
+            f"Received: a difference of {difference} in {name!r}"
+        )
+    return difference
+
+
+def _largest_gap(served, expected):
+    """The largest absolute difference; inf if not the same entries are finite, or inf, or NaN."""
+    known = np.isfinite(served) & np.isfinite(expected)
+    if not np.array_equal(served[~known].astype("float64"), expected[~known], equal_nan=True):
+        return np.inf
+    return float(np.abs(served[known] - expected[known]).max(initial=0.0))
+
+
+def _is_tied(probs, labels, tolerance):
+    """Whether the class `labels` is as probable as the most probable one."""
+    if probs.shape == labels.shape:  # binary
+        return np.abs(probs - 0.5) <= tolerance
+    inside = np.clip(labels, 0, probs.shape[-1] - 1)
+    own = np.take_along_axis(probs, inside[..., None].astype("int64"), -1)[..., 0]
+    return (inside == labels) & (own >= probs.max(-1) - tolerance)
