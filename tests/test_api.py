@@ -236,7 +236,7 @@ NAMES = {
         "remove_confounders",
     ],
     "cli": ["main"],
-    "export": ["export", "verify_export"],
+    "export": ["ExportCheck", "export", "verify_export"],
     "distribute": ["RayExecutor", "is_chief", "multi_worker"],
     "plots": [
         "accept_reject_grid",
