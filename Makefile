@@ -13,7 +13,7 @@ WORKERS ?= 2
 .PHONY: demo test test-slow lint format bench-heteroscedastic \
 	bench-import-time bench-label-noise bench-vbll bench-sparse-bayes bench-flops \
 	bench-rapid-training bench-gradient-features bench-ood bench-selective \
-	bench-report-page bench-scaling clean
+	bench-report-page bench-scaling bench-export clean
 
 demo: $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py --output demo_output
@@ -62,6 +62,9 @@ bench-selective: $(VENV)/.examples
 
 bench-report-page: $(VENV)/.test
 	$(BIN)/python benchmarks/report_page.py
+
+bench-export: $(VENV)/.examples
+	$(BIN)/python benchmarks/export.py
 
 bench-scaling: $(VENV)/.examples
 	$(BIN)/python benchmarks/scaling.py

@@ -34,7 +34,7 @@ FLOORS = (
         "_decomposition",
         "_multi_worker",
         "_export_files",
-        "_export_graphs",
+        "_graphs",
     ),
     (
         "_draws",
@@ -58,6 +58,7 @@ FLOORS = (
         "_guarantees",
         "_tables",
         "_shards",
+        "_export_graphs",
     ),
     (
         "_variational",

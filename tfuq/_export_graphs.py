@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tfuq._graphs import dependents
+
 # Numbers that all samples of a network compute for an example, up to which all run at once. Above
 # it they run one after the other, in the memory of a few.
 AT_ONCE = 2**20
@@ -69,7 +71,7 @@ def cut(function, spec):
     batch, seed = placeholders[0]
     inputs = tf.nest.flatten(batch)
     result, beside = wrapped.structured_outputs
-    moving, random = _dependents(inputs), _dependents([seed])
+    moving, random = dependents(inputs), dependents([seed])
     both = moving & random
     of_batch, of_seed, size = {}, {}, 0.0
     for op in wrapped.graph.get_operations():
@@ -131,17 +133,6 @@ def _part(graph, feeds, fetches):
         return [made[tensor.name] for tensor in fetches]
 
     return call
-
-
-def _dependents(tensors):
-    """Ids of the operations that make `tensors`, and of those that depend on them."""
-    found, waiting = set(), [tensor.op for tensor in tensors]
-    while waiting:
-        op = waiting.pop()
-        if id(op) not in found:
-            found.add(id(op))
-            waiting += [consumer for output in op.outputs for consumer in output.consumers()]
-    return found
 
 
 def _size(tensor):

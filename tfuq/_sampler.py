@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfuq._decomposition import is_binary
 from tfuq._draws import one_draw, random_layers
+from tfuq._graphs import dependents
 from tfuq._keras import check_integer
 from tfuq._labelled import select_output
 from tfuq._outputs import Reading, loss_takes_logits
@@ -145,8 +146,7 @@ def cut_at_randomness(function, spec):
     batch, seed = placeholders[0]
     inputs = tf.nest.flatten(batch)
     (result,) = tf.nest.flatten(graph_function.structured_outputs)
-    random = _dependents([seed])
-    moving = _dependents(inputs) | {id(tensor.op) for tensor in inputs}
+    random, moving = dependents([seed]), dependents(inputs)
     frontier = {}
     for op in graph_function.graph.get_operations():
         if id(op) in random:
@@ -159,14 +159,3 @@ def cut_at_randomness(function, spec):
     # A function around it, because a pruned one is not optimised on its own.
     prefix = tf.function(prefix)
     return lambda batch: prefix(*tf.nest.flatten(batch)), rest
-
-
-def _dependents(tensors):
-    """Ids of the operations that depend on `tensors`."""
-    found, waiting = set(), [op for tensor in tensors for op in tensor.consumers()]
-    while waiting:
-        op = waiting.pop()
-        if id(op) not in found:
-            found.add(id(op))
-            waiting += [consumer for output in op.outputs for consumer in output.consumers()]
-    return found
