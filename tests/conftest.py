@@ -2,6 +2,7 @@
 
 import fnmatch
 import os
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # One thread each, as there are as many workers as cores: more only wait for each other.
@@ -87,3 +88,11 @@ def known_start():
     keras.utils.set_random_seed(0)
     yield
     keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(autouse=True)
+def figures_are_closed():
+    """What examples and docstrings leave open in pyplot; more than 20 would be a warning."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
