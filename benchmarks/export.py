@@ -45,15 +45,10 @@ def dropped(x):
     return keras.layers.Dense(CLASSES)(tfuq.layers.MCDropout(0.5)(x))
 
 
-def sparse():
-    layer = tfuq.layers.SparseBayesDense(CLASSES, r_bayes=0.05, kl_weight=KL)
-    return network(layer)
-
-
 def kinds():
     """Name, model, arguments of `export`, and what Python predicts for images."""
     dense = keras.layers.Dense
-    vbll = tfuq.layers.VBLLDense
+    vbll, variational = tfuq.layers.VBLLDense, tfuq.layers.DenseVariational
     sampled = {"num_samples": SAMPLES}
 
     def of_samples(model):
@@ -65,7 +60,7 @@ def kinds():
     for name, model in {
         "VBLL head, 30 samples": network(vbll(CLASSES, kl_weight=KL)),
         "dropout before the head, 30 samples": network(dropped),
-        "sparse Bayesian head, 30 samples": sparse(),
+        "variational head, 30 samples": network(variational(CLASSES, kl_weight=KL)),
     }.items():
         yield name, model, sampled, of_samples(model)
     model = network(tfuq.layers.MCSoftmaxDenseFA(CLASSES, num_factors=10, logits_only=True))
