@@ -169,8 +169,14 @@ def export(
     options = check_options(members, several, options)
     if rule is not None and not isinstance(rule, RejectionRule):
         rule = RejectionRule.load(rule)
-    prepare = _preprocessing(preprocessing)
-    spec = _input_spec(members[0], preprocessing, input_signature, batch_size)
+    steps = _steps_of(preprocessing)
+
+    def prepare(inputs):
+        for step in steps:
+            inputs = step(inputs)
+        return inputs
+
+    spec = _input_spec(members[0], steps, input_signature, batch_size)
     held = []
 
     def hold(array):
@@ -178,7 +184,7 @@ def export(
         return held[-1]
 
     inputs = sample_inputs(spec)
-    inputs = inputs if preprocessing is None else _prepared(prepare, inputs)
+    inputs = _prepared(prepare, inputs) if steps else inputs
     inner = tf.nest.map_structure(lambda t: _with_batch(any_batch(t), batch_size), inputs)
     if output is None and _gives_logits(members[0], inputs):
         output, from_logits = "logits", True
@@ -204,9 +210,9 @@ def export(
         _name_the_layer(error, members, inner)
         raise
     _check_operations(concrete, members, predictive)
-    about = _about(members, options, ood, preprocessing, *given[1:])
+    about = _about(members, options, ood, steps, *given[1:])
     archive = keras.export.ExportArchive()
-    for each in [*members, *_layers_in(preprocessing)]:
+    for each in [*members, *(step for step in steps if isinstance(step, keras.layers.Layer))]:
         archive.track(each)
     archive.add_variable_collection("held", held)
     archive.add_endpoint("serve", serve)
@@ -221,10 +227,10 @@ def export(
 # --- Inputs -----------------------------------------------------------------------------------
 
 
-def _preprocessing(preprocessing):
-    """A function of inputs, of the argument `preprocessing`."""
+def _steps_of(preprocessing):
+    """The argument `preprocessing` as a list of layers and functions, empty for None."""
     if preprocessing is None:
-        return lambda inputs: inputs
+        return []
     steps = preprocessing if isinstance(preprocessing, (list, tuple)) else [preprocessing]
     for step in steps:
         if not callable(step):
@@ -232,24 +238,12 @@ def _preprocessing(preprocessing):
                 "Argument `preprocessing` must be a Keras layer, a function of tensors or a list "
                 f"of these. Received: {step!r}"
             )
-
-    def prepare(inputs):
-        for step in steps:
-            inputs = step(inputs)
-        return inputs
-
-    return prepare
+    return list(steps)
 
 
-def _layers_in(preprocessing):
-    steps = preprocessing if isinstance(preprocessing, (list, tuple)) else [preprocessing]
-    return [step for step in steps if isinstance(step, keras.layers.Layer)]
-
-
-def _input_spec(model, preprocessing, input_signature, batch_size):
+def _input_spec(model, steps, input_signature, batch_size):
     if input_signature is None:
-        steps = preprocessing if isinstance(preprocessing, (list, tuple)) else [preprocessing]
-        knows = isinstance(getattr(steps[0], "inputs", None), list)
+        knows = steps and isinstance(getattr(steps[0], "inputs", None), list)
         input_signature = input_spec(steps[0] if knows else model)
     specs = keras.tree.map_structure(lambda spec: _with_batch(spec, batch_size), input_signature)
     if not isinstance(specs, dict):
@@ -357,7 +351,7 @@ def _check_operations(concrete, members, predictive):
 # --- Metadata ---------------------------------------------------------------------------------
 
 
-def _about(members, options, ood, preprocessing, calibration, rule, conformal):
+def _about(members, options, ood, steps, calibration, rule, conformal):
     """What is known before anything is written."""
     fitted = {"rule": rule, "conformal": conformal}
     counts = {name: each.fitted_to.get("examples") for name, each in fitted.items() if each}
@@ -378,7 +372,7 @@ def _about(members, options, ood, preprocessing, calibration, rule, conformal):
         "members": len(members),
         "seed": options.seed,
         "models": [{"name": m.name, "class": type(m).__name__} for m in members],
-        "preprocessing": None if preprocessing is None else str(_names(preprocessing)),
+        "preprocessing": str(_names(steps)) if steps else None,
         "calibration": _fitted(calibration),
         "rule": None if rule is None else {**_fitted(rule), "says": rule.describe()},
         "conformal": _fitted(conformal),
@@ -389,13 +383,12 @@ def _about(members, options, ood, preprocessing, calibration, rule, conformal):
 
 
 def _fitted(fitted):
-    return (
-        None if fitted is None else {"name": type(fitted).__name__, "config": fitted.get_config()}
-    )
+    if fitted is None:
+        return None
+    return {"name": type(fitted).__name__, "config": fitted.get_config()}
 
 
-def _names(preprocessing):
-    steps = preprocessing if isinstance(preprocessing, (list, tuple)) else [preprocessing]
+def _names(steps):
     return [getattr(step, "name", getattr(step, "__name__", type(step).__name__)) for step in steps]
 
 
