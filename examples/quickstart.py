@@ -4,13 +4,16 @@
 
 Trains the same small network twice on scikit-learn's handwritten digits, with `Dense` and with
 `MCSoftmaxDenseFA` as its head; shows what each refuses at several thresholds, on clean, noisy and
-blurred images; draws it; exports the second; and has plain TensorFlow, in a process that cannot
-import tfuq, load it and answer the same.
+blurred images; draws it; fits the threshold that keeps the error of what is accepted under a
+target; exports the second network with that rule; and has plain TensorFlow, in a process that
+cannot import tfuq, load it and answer and decide the same. Model, data and images are written too,
+for the command line.
 """
 
 import argparse
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -24,6 +27,7 @@ from sklearn.model_selection import train_test_split
 
 import tfuq
 
+TARGET_RISK = 0.03  # of the images that are accepted at most this share is wrong
 CHECK = """
 import sys
 sys.modules["tfuq"] = None  # importing it fails from here on
@@ -31,9 +35,12 @@ import numpy as np, tensorflow as tf
 model = tf.saved_model.load(sys.argv[1])
 data = np.load(sys.argv[2])
 for size in (1, 7, len(data["x"])):
-    probs = model.serve(tf.constant(data["x"][:size])).numpy()
-    print(f"  batch of {size}: largest difference {np.abs(probs - data['probs'][:size]).max():.1e}")
+    served = model.serve(tf.constant(data["x"][:size]))
+    probs = served["probabilities"].numpy()
+    print(f"  batch of {size}: largest difference {np.abs(probs - data['probs'][:size]).max():.1e},"
+          f" {served['accept'].numpy().sum()} accepted")
     np.testing.assert_allclose(probs, data["probs"][:size], atol=1e-5)
+    np.testing.assert_array_equal(served["accept"], data["accept"][:size])
 """
 
 
@@ -137,14 +144,48 @@ def draw(probs, labels, models, output):
     print(f"\nFigures: {output / 'rejection.png'}")
 
 
-def export(model, images, probs, output):
-    """Writes the SavedModel, and has plain TensorFlow answer the same."""
+def fit_rule(model, data, probs):
+    """The rule that accepts as much as the target of the risk allows, from validation images."""
+    x_val, y_val = data["validation"]
+    fit, probs_val = tfuq.selective.RejectionRule.fit, probabilities(model, x_val)
+    try:
+        rule = fit(probs_val, y_val, target_risk=TARGET_RISK)
+    except tfuq.selective.UnattainableRisk as refusal:  # after a training that is too short
+        print(f"\n{refusal}")
+        rule = fit(probs_val, y_val, target_risk=np.nextafter(refusal.best_risk, 1))
+    print(f"\n{rule.describe()}")
+    for condition in ("clean", "noisy", "blurred"):
+        found = rule.evaluate(probs[condition, "MCSoftmaxDenseFA"], data["test"][1])
+        wrong = f", of which {found.risk:.1%} are wrong" if found.accepted else ""
+        print(f"  {condition}: accepts {found.coverage:.0%}{wrong}")
+    return rule
+
+
+def export(model, rule, images, probs, output):
+    """Writes the SavedModel, and has plain TensorFlow answer and decide the same."""
     path = output / "saved_model"
-    keras.Sequential([model, keras.layers.Softmax()]).export(path, verbose=False)
-    np.savez(output / "expected.npz", x=images, probs=probs)
+    rule.save(output / "rule.json")
+    tfuq.export.export(model, path, rule=rule, overwrite=True)
+    np.savez(output / "expected.npz", x=images, probs=probs, accept=rule.accept(probs))
     print(f"\nSavedModel: {path}\nPlain TensorFlow, tfuq not importable:")
     command = [sys.executable, "-c", CHECK, str(path), str(output / "expected.npz")]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+
+
+def save_for_command_line(model, data, output, per_class=5):
+    """The model, labelled data, and some test images in a folder for each class."""
+    model.save(output / "model.keras")
+    for part in ("validation", "test"):
+        np.savez(output / f"{part}.npz", x=data[part][0], y=data[part][1])
+    shutil.rmtree(output / "images", ignore_errors=True)
+    images, labels = data["test"]
+    for digit in range(10):
+        folder = output / "images" / str(digit)
+        folder.mkdir(parents=True)
+        for number in np.flatnonzero(labels == digit)[:per_class]:
+            pixels = np.round(255 * images[number])  # a PNG holds 0 to 255
+            keras.utils.save_img(folder / f"{number}.png", pixels, scale=False)
+    print(f"\nFor `python -m tfuq`: model.keras, validation.npz, test.npz and images in {output}")
 
 
 def main():
@@ -171,7 +212,10 @@ def main():
         line = "refused at threshold 0.9: clean {:.0%}, noisy {:.0%}, blurred {:.0%}"
         print(f"\n{name}: " + line.format(*shares))
     draw(probs, labels, models, arguments.output)
-    export(models["MCSoftmaxDenseFA"], images, probs["clean", "MCSoftmaxDenseFA"], arguments.output)
+    model = models["MCSoftmaxDenseFA"]
+    rule = fit_rule(model, data, probs)
+    export(model, rule, images, probs["clean", "MCSoftmaxDenseFA"], arguments.output)
+    save_for_command_line(model, data, arguments.output)
 
 
 if __name__ == "__main__":

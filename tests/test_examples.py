@@ -288,20 +288,3 @@ def test_label_noise_benchmark_scores_against_people(benchmark):
     logits = np.log([[0.5, 0.25, 0.25]]) + 7  # any constant
     expected = -(np.log(0.5) + np.log(0.25)) / 2
     assert benchmark.human_nll(counts, logits) == pytest.approx(expected)
-
-
-def test_quickstart_refuses_more_of_bad_images(tmp_path, monkeypatch, capsys):
-    """The demo on few epochs; it checks the exported model in a process of its own."""
-    arguments = ["quickstart.py", "--output", str(tmp_path), "--epochs", "3"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    load_script("examples/quickstart.py").main()
-    said = capsys.readouterr().out
-    line = r"refused at threshold 0.9: clean (\d+)%, noisy (\d+)%, blurred (\d+)%"
-    shares = [tuple(map(int, found)) for found in re.findall(line, said)]
-    assert len(shares) == 2
-    for clean, noisy, blurred in shares:
-        assert noisy > clean
-        assert blurred > clean
-    assert said.count("threshold | accuracy | coverage") == 6
-    assert (tmp_path / "rejection.png").stat().st_size > 10_000
-    assert (tmp_path / "saved_model" / "saved_model.pb").exists()

@@ -1,0 +1,103 @@
+"""The demo, and README's "In production" copied into a clean shell in the folder it wrote."""
+
+import csv
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tfuq.selective import RejectionRule
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONDITIONS = ("clean", "noisy", "blurred")
+
+
+class Demo:
+    """What the demo said and wrote, on few epochs, in `demo_output` as `make demo` has it."""
+
+    def __init__(self, folder):
+        self.folder, self.output = folder, folder / "demo_output"
+        command = [sys.executable, ROOT / "examples/quickstart.py", "--output", self.output]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self.said = subprocess.run(
+            [*command, "--epochs", "5"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stdout
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return Demo(tmp_path_factory.mktemp("demo"))
+
+
+def rows(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.xdist_group("demo")
+def test_the_demo_refuses_more_of_bad_images(demo):
+    line = "refused at threshold 0.9: clean (.+)%, noisy (.+)%, blurred (.+)%"
+    shares = [tuple(map(int, found)) for found in re.findall(line, demo.said)]
+    assert len(shares) == 2
+    for clean, noisy, blurred in shares:
+        assert noisy > clean
+        assert blurred > clean
+    assert demo.said.count("threshold | accuracy | coverage") == 6
+    accepted = [int(re.search(rf"  {name}: accepts (\d+)%", demo.said)[1]) for name in CONDITIONS]
+    assert accepted[0] > max(accepted[1:])
+    assert (demo.output / "rejection.png").stat().st_size > 10_000
+
+
+@pytest.mark.xdist_group("demo")
+def test_the_demo_exports_its_decision(demo):
+    """Its own check in plain TensorFlow has passed, else it would not have ended well."""
+    about = json.loads((demo.output / "saved_model" / "metadata.json").read_text())
+    rule = RejectionRule.load(demo.output / "rule.json")
+    assert about["rule"]["says"] == rule.describe() and "accept" in about["outputs"]
+    assert re.search(r"batch of 270: largest difference .+, \d+ accepted", demo.said)
+
+
+@pytest.mark.xdist_group("demo")
+def test_in_production_by_copy_and_paste(demo):
+    """The block as it stands, in a shell that knows nothing but PATH and HOME."""
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = page[page.index("## In production") :]
+    block = re.search(r"```bash\n(.*?)```", section, re.DOTALL)[1]
+    commands = set(re.findall(r"^tfuq (\w+)", block, re.MULTILINE))
+    assert commands == {"calibrate", "evaluate", "report", "predict", "export"}
+    command = pathlib.Path(sys.prefix) / "bin/tfuq"
+    assert command.exists(), f"pip install . has not been run: no {command}"
+    (demo.folder / ".venv").symlink_to(sys.prefix)
+    (demo.output / "rule.json").unlink()  # calibrate writes it again
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block],
+        cwd=demo.folder,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(demo.folder)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    rule = RejectionRule.load(demo.output / "rule.json")
+    assert rule.describe() in done.stdout
+    assert "<html" in (demo.output / "report.html").read_text(encoding="utf-8")
+    assert len(rows(demo.output / "predictions.csv")) == 50
+    expected = np.load(demo.output / "expected.npz")  # of Python, in the demo
+    served = rows(demo.output / "served.csv")
+    probs = [[float(row[f"probabilities_{k}"]) for k in range(10)] for row in served]
+    np.testing.assert_allclose(probs, expected["probs"], atol=1e-5)
+    accepted = [row["accept"] == "True" for row in served]
+    np.testing.assert_array_equal(accepted, rule.accept(expected["probs"]))
+    # Rounding to what a PNG holds changes next to nothing.
+    images = rows(demo.output / "predictions.csv")
+    numbers = [int(pathlib.Path(row["file"]).stem) for row in images]
+    probs = [[float(row[f"probabilities_{k}"]) for k in range(10)] for row in images]
+    np.testing.assert_allclose(probs, expected["probs"][numbers], atol=0.05)
