@@ -22,11 +22,13 @@ DATASETS = ["importlib_resources>=6", "tensorflow-datasets>=4.9"]
 PARQUET = ["pyarrow>=15"]
 BEAM = ["apache-beam>=2.77"]
 RAY = ["ray>=2.9"]
+SERVING = ["fastapi>=0.115,<1", "uvicorn>=0.30,<1"]  # what examples/serving is tested with
 # With pytest 9.2, pytest-xdist 3.8 no longer keeps the tests of a group on one worker.
 TEST = [
     *EXAMPLES,
     *DATASETS,
     *PARQUET,
+    *SERVING,
     "hypothesis>=6.100",
     "playwright>=1.45",
     "pytest>=8,<9",

@@ -1,0 +1,57 @@
+"""Requests that wait are answered together: the model runs on a batch as fast as on one."""
+
+import asyncio
+import collections
+from concurrent.futures import ThreadPoolExecutor
+
+
+class Batcher:
+    """Calls `predict` with lists of what came while it was busy.
+
+    Nobody waits for a batch to fill: an input that comes alone is answered alone.
+
+    Args:
+        predict: Function of a list of inputs of one shape, that returns a list of answers.
+        max_batch: How many inputs at most.
+    """
+
+    def __init__(self, predict, max_batch):
+        self.predict, self.max_batch = predict, max_batch
+        self._waiting = collections.deque()
+        self._thread = ThreadPoolExecutor(1, "predict")
+        self._worker = None
+
+    async def __call__(self, array):
+        answer = asyncio.get_running_loop().create_future()
+        self._waiting.append((array, answer))
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+        return await answer
+
+    async def _work(self):
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            batch = self._next_batch()
+            try:
+                inputs = [array for array, _ in batch]
+                found = await loop.run_in_executor(self._thread, self.predict, inputs)
+            except Exception as error:
+                for _, answer in batch:
+                    if not answer.done():
+                        answer.set_exception(error)
+                continue
+            for (_, answer), content in zip(batch, found, strict=True):
+                if not answer.done():  # its request may have been given up
+                    answer.set_result(content)
+
+    def _next_batch(self):
+        batch = [self._waiting.popleft()]
+        shape = batch[0][0].shape
+        while self._waiting and len(batch) < self.max_batch:
+            if self._waiting[0][0].shape != shape:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    def close(self):
+        self._thread.shutdown()

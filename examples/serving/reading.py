@@ -1,0 +1,237 @@
+"""From the body of a request to inputs of the model, or a refusal that says why.
+
+Nothing is decoded before its size is known from its header, nothing is unpickled, and what is not
+a finite number stops here.
+"""
+
+import io
+import json
+import math
+import threading
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+IMAGES = {"image/png": "PNG", "image/jpeg": "JPEG"}
+JSON, NPY = "application/json", "application/x-npy"
+TAKEN = (*IMAGES, NPY, JSON)
+# Which modes of Pillow hold how many channels without loss.
+MODES = {1: ("L", ("1", "L")), 2: ("LA", ("LA",)), 3: ("RGB", ("RGB", "P")), 4: ("RGBA", ("RGBA",))}
+PNG_END = b"IEND\xaeB`\x82"
+NPY_HEADER = 512  # that of a plain array has 118 bytes
+_OPENING = threading.Lock()
+
+
+class Refused(Exception):
+    """A request that is not answered: an HTTP status, a word for programs, a reason for people."""
+
+    def __init__(self, status, error, reason):
+        super().__init__(reason)
+        self.status, self.error, self.reason = status, error, reason
+
+
+class InputSpec(NamedTuple):
+    """What the model takes.
+
+    `shape` is that of one input, None where any length will do; `pixel_range` is what 0 and 255 of
+    an image become for a model of floating point inputs.
+    """
+
+    shape: tuple
+    dtype: np.dtype
+    pixel_range: tuple = (0.0, 1.0)
+    max_pixels: int = 2**24
+    max_instances: int = 32
+
+
+def read(content_type, body, spec):
+    """List of inputs of `spec.shape` and `spec.dtype`, and whether they came as a list."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind not in TAKEN:
+        raise Refused(
+            415,
+            "unsupported_media_type",
+            f"the Content-Type must be one of {', '.join(TAKEN)}, with the file itself as the "
+            f"body; it was {kind[:80] or 'absent'}",
+        )
+    if not body:
+        raise Refused(400, "empty", "the body is empty")
+    if kind == JSON:
+        return _instances(body, spec), True
+    array = _npy(body, spec) if kind == NPY else _image(body, IMAGES[kind], spec)
+    return [array], False
+
+
+# --- Images -----------------------------------------------------------------------------------
+
+
+def _image(body, kind, spec):
+    if len(spec.shape) not in (2, 3):
+        raise Refused(415, "unsupported_media_type", "the model takes arrays, not images")
+    image = _opened(body, kind)
+    width, height = image.size
+    if width * height > spec.max_pixels:
+        raise Refused(
+            413,
+            "too_large",
+            f"the image claims {width} x {height} pixels, the limit is {spec.max_pixels} pixels",
+        )
+    if getattr(image, "n_frames", 1) > 1:
+        raise Refused(422, "wrong_shape", f"the file holds {image.n_frames} images, not one")
+    channels = len(image.getbands()) if image.mode != "P" else 3
+    check_shape((height, width, channels)[: len(spec.shape)], spec)
+    mode, readable = MODES[spec.shape[2] or channels if len(spec.shape) == 3 else 1]
+    if image.mode not in readable or (kind == "PNG" and body[24] > 8):  # the depth in its header
+        raise Refused(
+            422,
+            "wrong_pixels",
+            f"the image must have 8 bits for each of the channels {'+'.join(mode)}; its pixels "
+            f"are of mode {image.mode}",
+        )
+    _check_whole(body, kind, image)
+    pixels = _decoded(body, kind, mode)
+    if spec.dtype.kind != "f":
+        return pixels.reshape(_full(spec.shape, pixels)).astype(spec.dtype)
+    low, high = spec.pixel_range
+    scaled = low + (high - low) * (pixels.astype("float32") / 255)
+    return scaled.reshape(_full(spec.shape, pixels)).astype(spec.dtype)
+
+
+def _full(shape, pixels):
+    """Shape of an input: that of the pixels, `(height, width)` or with channels."""
+    rank = len(shape)
+    return (*pixels.shape, 1)[:rank] if pixels.ndim == 2 else pixels.shape
+
+
+def _opened(body, kind):
+    """The image with its header read, and no pixel."""
+    try:
+        # That warnings are caught is known to the whole process: one at a time.
+        with _OPENING, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we count ourselves
+            return Image.open(io.BytesIO(body), formats=[kind])
+    except Image.DecompressionBombError as error:
+        raise Refused(413, "too_large", f"the image claims too many pixels: {error}") from error
+    except Exception as error:  # Pillow's decoders raise what they like
+        raise Refused(
+            415, "not_an_image", f"the body is not an image of the type {kind} that was announced"
+        ) from error
+
+
+def _check_whole(body, kind, image):
+    """Refuses a file without its end; a PNG also if a checksum is wrong."""
+    if kind == "JPEG":
+        # Inside of a scan (that begins with FF DA) FF D9 is the end, and nothing else.
+        whole = body.rfind(b"\xff\xd9") > body.rfind(b"\xff\xda") > 0
+    else:
+        try:
+            image.verify()
+            whole = PNG_END in body  # whose checksum Pillow does not read
+        except Exception:
+            whole = False
+    if not whole:
+        raise Refused(400, "truncated", f"the {kind} is truncated or damaged")
+
+
+def _decoded(body, kind, mode):
+    try:
+        image = _opened(body, kind)
+        image.load()
+        return np.asarray(image.convert(mode))
+    except Refused:
+        raise
+    except Exception as error:
+        raise Refused(400, "truncated", f"the {kind} is truncated or damaged") from error
+
+
+# --- Arrays -----------------------------------------------------------------------------------
+
+
+def _npy(body, spec):
+    """The array of a .npy file, of which the header is read first."""
+    file = io.BytesIO(body)
+    try:
+        version = np.lib.format.read_magic(file)
+        readers = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }
+        shape, is_fortran, dtype = readers[version](file, max_header_size=NPY_HEADER)
+    except Exception as error:  # the header is a Python literal: what that can raise is a long list
+        raise Refused(
+            400, "malformed", "the body is not a .npy file with a plain header"
+        ) from error
+    if dtype.kind not in "iuf":  # among others, objects, which are pickled
+        raise Refused(422, "wrong_dtype", f"the array must hold numbers; its dtype is {dtype}")
+    check_shape(shape, spec)
+    expected, found = math.prod(shape) * dtype.itemsize, len(body) - file.tell()
+    if found != expected:
+        word = "truncated" if found < expected else "malformed"
+        raise Refused(
+            400, word, f"the .npy file must have {expected} bytes of numbers; there are {found}"
+        )
+    array = np.frombuffer(body, dtype, offset=file.tell())
+    return _cast(array.reshape(shape, order="F" if is_fortran else "C"), spec)
+
+
+def _instances(body, spec):
+    """The arrays of `{"instances": [...]}`, as for TensorFlow Serving."""
+    try:
+        content = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, "malformed", f"the body is not JSON: {error}") from error
+    if not isinstance(content, dict) or set(content) != {"instances"}:
+        raise Refused(400, "malformed", 'the JSON must be {"instances": [input, ...]}')
+    instances = content["instances"]
+    if not isinstance(instances, list) or not 1 <= len(instances) <= spec.max_instances:
+        raise Refused(
+            422, "wrong_shape", f"`instances` must be a list of 1 to {spec.max_instances} inputs"
+        )
+    return [_instance(each, spec) for each in instances]
+
+
+def _refuse_constant(name):
+    raise Refused(422, "not_finite", f"the input holds {name}")
+
+
+def _instance(nested, spec):
+    try:
+        array = np.asarray(nested)
+    except (ValueError, OverflowError) as error:
+        raise Refused(422, "wrong_shape", "the lists of an instance differ in length") from error
+    if array.dtype.kind not in "iuf":
+        raise Refused(422, "wrong_dtype", "an instance must hold numbers, in lists of equal length")
+    check_shape(array.shape, spec)
+    return _cast(array, spec)
+
+
+def check_shape(shape, spec):
+    """Refuses an input that has not the shape of the model's inputs."""
+    fits = len(shape) == len(spec.shape) and all(
+        length == wanted if wanted is not None else length > 0
+        for length, wanted in zip(shape, spec.shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("any" if length is None else str(length) for length in spec.shape)
+        found = ", ".join(map(str, shape))
+        raise Refused(
+            422, "wrong_shape", f"the input must have shape ({wanted}); it has ({found[:80]})"
+        )
+    if math.prod(shape[:2]) > spec.max_pixels:
+        raise Refused(413, "too_large", f"the input has more than {spec.max_pixels} pixels")
+
+
+def _cast(array, spec):
+    """Numbers in the dtype of the model, if they are finite and fit in."""
+    if not np.all(np.isfinite(array)):
+        raise Refused(422, "not_finite", "the input holds NaN or infinity")
+    with np.errstate(over="ignore"):
+        cast = array.astype(spec.dtype)
+    if spec.dtype.kind == "f":
+        if not np.all(np.isfinite(cast)):
+            raise Refused(422, "not_finite", f"the input holds numbers too large for {spec.dtype}")
+    elif array.dtype.kind == "f" or np.any(cast != array):
+        raise Refused(422, "wrong_dtype", f"the input must hold integers that fit in {spec.dtype}")
+    return cast
