@@ -4,10 +4,11 @@
 
 TensorFlow fixes its devices when it begins, hence a process for each number of them. FILE becomes
 an `.npz` with `CASE/one/...` and `CASE/all/...` for each case: losses, KL terms, metrics,
-predictions and weights.
+predictions and weights. `layer:NAME` is a case of the contract's table of layers.
 """
 
 import os
+import pathlib
 import sys
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -21,6 +22,10 @@ import tensorflow as tf
 from tfuq import convert, layers, metrics
 from tfuq.callbacks import SGDR, KLAnnealing, RejectionEvaluator
 from tfuq.ensembles import DeepEnsemble
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from contract import copy_variables, functional, perturb
+from test_contract import LAYERS
 
 BATCH, BATCHES, EPOCHS = 16, 2, 2
 WEIGHTS = {"kl_weight": 0.02, "prior_scale": 0.5, "posterior_scale": 0.1}
@@ -126,7 +131,37 @@ def together():
     return found | {f"weights/{i:02d}": array for i, array in enumerate(arrays)}
 
 
+def only_kl(y_true, y_pred):
+    """No loss of the data: each device draws noise of its own for its examples."""
+    return 0 * keras.ops.sum(y_pred, axis=-1)
+
+
+def layer(case):
+    """Judged with its loss; then trained by its KL divergence alone, whatever the noise."""
+    keras.utils.set_random_seed(2)
+    reference, model = functional(case), functional(case)
+    perturb(reference)
+    copy_variables(reference, model)
+    x = case.inputs(32)
+    y = case.target.labels(x.mean(axis=tuple(range(1, x.ndim))) > 0, np.shape(reference(x)))
+    model.compile(loss=case.target.loss(from_logits=True))
+    found = {}
+    if case.repeats:
+        found = {"evaluate": model.evaluate(x, y, 16, 0), "predict": model.predict(x, 16, 0)}
+    model(x[:1])
+    # The Monte Carlo bound of a last layer adds a loss of its examples, with noise.
+    if model.losses and case.kwargs.get("objective") != "monte_carlo":
+        model.compile(keras.optimizers.SGD(0.1), only_kl)
+        fit = model.fit(x, y, 16, 2, 0, shuffle=False)
+        model(x[:1])
+        found |= {"kl/history": fit.history["loss"], "kl/after": sum(model.losses)}
+        found |= {f"weights/{i:02d}": w for i, w in enumerate(model.get_weights())}
+    return found
+
+
 def run(case):
+    if case.startswith("layer:"):
+        return layer(next(each for each in LAYERS if case == f"layer:{each.name}"))
     return together() if case == "ensemble" else trained(CASES[case])
 
 
@@ -138,7 +173,7 @@ def main(devices, path, *cases):
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # as conftest
     strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(devices)])
     found = {}
-    for case in cases or [*CASES, "ensemble"]:
+    for case in cases or [*CASES, "ensemble", *(f"layer:{each.name}" for each in LAYERS)]:
         found |= {f"{case}/one/{name}": value for name, value in run(case).items()}
         with strategy.scope():
             found |= {f"{case}/all/{name}": value for name, value in run(case).items()}
