@@ -28,6 +28,7 @@ TEST = [
     *EXAMPLES,
     *DATASETS,
     *PARQUET,
+    *RAY,
     *SERVING,
     "hypothesis>=6.100",
     "playwright>=1.45",
