@@ -22,12 +22,14 @@ DATASETS = ["importlib_resources>=6", "tensorflow-datasets>=4.9"]
 PARQUET = ["pyarrow>=15"]
 BEAM = ["apache-beam>=2.77"]
 RAY = ["ray>=2.9"]
+ONNX = ["onnx>=1.23", "onnxruntime>=1.20", "tf2onnx>=1.17"]
 SERVING = ["fastapi>=0.115,<1", "uvicorn>=0.30,<1"]  # what examples/serving is tested with
 # With pytest 9.2, pytest-xdist 3.8 no longer keeps the tests of a group on one worker.
 TEST = [
     *EXAMPLES,
     *DATASETS,
     *PARQUET,
+    *ONNX,
     *RAY,
     *SERVING,
     "hypothesis>=6.100",
@@ -63,6 +65,7 @@ setup(
         "smote": SMOTE,
         "parquet": PARQUET,
         "beam": BEAM,
+        "onnx": ONNX,
         "ray": RAY,
         "examples": EXAMPLES,
         "test": TEST,

@@ -236,7 +236,7 @@ NAMES = {
         "remove_confounders",
     ],
     "cli": ["main"],
-    "export": ["ExportCheck", "export", "verify_export"],
+    "export": ["ExportCheck", "export", "export_litert", "export_onnx", "verify_export"],
     "distribute": ["RayExecutor", "is_chief", "multi_worker"],
     "plots": [
         "accept_reject_grid",

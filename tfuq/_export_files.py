@@ -1,19 +1,17 @@
 """The folder of an exported model: written whole or not at all, and known by its hashes."""
 
 import contextlib
-import errno
 import hashlib
 import json
 import pathlib
-import shutil
 import tempfile
 
-import tensorflow as tf
+from tfuq._files import disk_errors
+from tfuq._safe_files import DAMAGE, fingerprint, hash_of, read_json
 
 METADATA = "metadata.json"
 FORMAT = 1
 _OWN_HASH = "sha256_of_metadata"
-_BLOCK = 2**20
 
 
 def check_path(path, overwrite):
@@ -34,7 +32,7 @@ def folder_written_whole(path):
 
     Where the disk is full, the OSError says so.
     """
-    with _disk_errors(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             dir=path.parent, prefix=f".{path.name}-", ignore_cleanup_errors=True
@@ -42,47 +40,75 @@ def folder_written_whole(path):
             new = pathlib.Path(scratch, "new")
             new.mkdir()
             yield new
-            old = pathlib.Path(scratch, "old")
-            if path.exists():
-                path.rename(old)
-            try:
-                new.rename(path)
-            except OSError:
-                if old.exists():
-                    old.rename(path)
-                raise
+            _put_in_place({new: path}, pathlib.Path(scratch))
+
+
+def check_file(path, overwrite):
+    """The path of a model in one file as `pathlib.Path`; ValueError if what is there must stay."""
+    path = pathlib.Path(path)
+    beside = metadata_of(path)
+    is_there = path.exists() or beside.exists()
+    if is_there and not (overwrite and not path.is_dir() and _is_metadata(beside)):
+        hint = "an exported model, to overwrite" if overwrite else "a new file"
+        raise ValueError(f"Argument `path` must be {hint}. Received: path={str(path)!r}")
+    return path
+
+
+def _is_metadata(file):
+    try:
+        return _OWN_HASH in read_json(file)
+    except DAMAGE:
+        return False
 
 
 @contextlib.contextmanager
-def _disk_errors(path):
+def file_written_whole(path, content):
+    """Gives a path beside `path` to write a model to, which takes its place at the end.
+
+    So does what is known of the model, a dict `content`. An error leaves nothing.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=path.parent, prefix=f".{path.name}-", ignore_cleanup_errors=True
+        ) as scratch:
+            new = pathlib.Path(scratch, "new", path.name)
+            new.parent.mkdir()
+            yield new
+            write_metadata(new, content)
+            _put_in_place({metadata_of(new): metadata_of(path), new: path}, pathlib.Path(scratch))
+
+
+def _put_in_place(moves, scratch):
+    """Renames all, `{new: path}`, or none; what stood at a path goes to `scratch`."""
+    done, old = [], {path: scratch / f"old-{i}" for i, path in enumerate(moves.values())}
     try:
-        yield
-    except (OSError, tf.errors.OpError) as error:
-        is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if not is_full and "No space left" not in str(error):
-            raise
-        free = shutil.disk_usage(path.parent).free
-        raise OSError(
-            errno.ENOSPC,
-            f"There is no space for the model: {free / 2**20:.0f} MB are left. Nothing was "
-            "written; make space or export to another disk",
-            str(path),
-        ) from error
+        for new, path in moves.items():
+            if path.exists():
+                path.rename(old[path])
+            done.append(path)
+            new.rename(path)
+    except OSError:
+        for path in done:
+            if path.is_file():
+                path.unlink()
+            if old[path].exists():
+                old[path].rename(path)
+        raise
 
 
-def hashes(folder):
-    """`{relative path: {"sha256", "bytes"}}` of all files in a folder but the metadata."""
+def metadata_of(path):
+    """Where the metadata of a model is: in its folder, or beside its file."""
+    return path / METADATA if path.is_dir() else path.with_name(f"{path.name}.json")
+
+
+def hashes(path):
+    """`{relative path: {"sha256", "bytes"}}` of a file, or all in a folder but the metadata."""
+    if path.is_file():
+        return {path.name: fingerprint(path)}
+    folder = path
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / METADATA)
-    return {file.relative_to(folder).as_posix(): _fingerprint(file) for file in files}
-
-
-def _fingerprint(file):
-    digest, size = hashlib.sha256(), 0
-    with open(file, "rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-            size += len(block)
-    return {"sha256": digest.hexdigest(), "bytes": size}
+    return {file.relative_to(folder).as_posix(): fingerprint(file) for file in files}
 
 
 def hash_of_arrays(arrays):
@@ -94,28 +120,29 @@ def hash_of_arrays(arrays):
     return digest.hexdigest()
 
 
-def write_metadata(folder, content):
+def write_metadata(path, content):
     """Writes what is known of a model, and the hashes of its files, beside it."""
-    content = {"format": FORMAT, **content, "files": hashes(folder)}
+    content = {"format": FORMAT, **content, "files": hashes(path)}
     content[_OWN_HASH] = _hash_of(content)
     text = json.dumps(content, indent=2, allow_nan=False)
-    (folder / METADATA).write_text(text + "\n", encoding="utf-8")
+    metadata_of(path).write_text(text + "\n", encoding="utf-8")
 
 
 def _hash_of(content):
-    content = {key: value for key, value in content.items() if key != _OWN_HASH}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hash_of({key: value for key, value in content.items() if key != _OWN_HASH})
 
 
 def read_metadata(path):
     """The metadata of an exported model whose files are all as they were written, or ValueError."""
     path = pathlib.Path(path)
+    beside = metadata_of(path)
     try:
-        content = json.loads((path / METADATA).read_text(encoding="utf-8"))
+        content = read_json(beside)
         known, files, own = content["format"], content["files"], content.get(_OWN_HASH)
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except DAMAGE as error:
         raise ValueError(
-            f"Argument `path` must be a folder that `export` wrote, with {METADATA}. "
+            f"Argument `path` must be a folder that `export` wrote, with {METADATA}, or a "
+            "file of `export_litert` or `export_onnx`, with one that ends in .json beside it. "
             f"Received: path={str(path)!r} ({type(error).__name__}: {error})"
         ) from error
     if known != FORMAT:
@@ -125,17 +152,18 @@ def read_metadata(path):
         )
     if own != _hash_of(content):
         raise ValueError(
-            f"Argument `path` must hold files as written. Received: {METADATA} altered"
+            f"Argument `path` must hold files as written. Received: {beside.name} altered"
         )
     for name, expected in files.items():
-        _check_file(path / name, name, expected)
+        # A file may have been given another name, with what is beside it.
+        _check_file(path / name if beside.parent == path else path, name, expected)
     return content
 
 
 def _check_file(file, name, expected):
     if not file.is_file():
         raise ValueError(f"Argument `path` must hold all files. Received: no {name}")
-    found = _fingerprint(file)
+    found = fingerprint(file)
     if found != expected:
         change = "truncated" if found["bytes"] < expected["bytes"] else "altered"
         raise ValueError(

@@ -17,6 +17,9 @@ AT_ONCE = 2**20
 # and 4.4 ms.
 BAKED_BYTES = 2**28
 
+# The scope of what is made of a network's outputs: what is quantized are its weights alone.
+EXACT = "exact"
+
 # What cannot be done for all samples at once.
 _CONTROL = ("If", "StatelessIf", "While", "StatelessWhile", "Case", "StatelessCase")
 _CONTROL += ("PartitionedCall", "StatefulPartitionedCall")
@@ -152,15 +155,12 @@ def samples(parts, seeds, hold):
     """
     is_fixed = not callable(seeds)
     count = len(seeds) if is_fixed else seeds.count
-    probe = parts.noise.get_concrete_function(tf.TensorSpec((2,), "int32"))
-    specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in probe.outputs]
-    numbers = sum(math.prod(spec.shape) * spec.dtype.size for spec in specs)
+    specs, numbers = _noise_of(parts)
     is_baked = is_fixed and numbers * count <= BAKED_BYTES
     at_once = parts.size * count <= AT_ONCE and numbers * count <= BAKED_BYTES
     held = None
     if is_baked:
-        rows = [[t.numpy() for t in parts.noise(tf.constant(seed, "int32"))] for seed in seeds]
-        held = [hold(np.stack(column)) for column in zip(*rows, strict=True)]
+        held = [hold(np.stack(column)) for column in zip(*_draws(parts, seeds), strict=True)]
 
     def stacked_noise():
         if is_baked:
@@ -182,6 +182,50 @@ def samples(parts, seeds, hold):
         )
 
     return stack
+
+
+def unrolled_samples(parts, seeds, hold):
+    """As `samples`, with all draws as constants, and all operations at once or one after the other.
+
+    A graph without loops is what LiteRT and ONNX can have.
+    """
+    del hold
+    size = _noise_of(parts)[1] * len(seeds)
+    if size > BAKED_BYTES:
+        raise ValueError(
+            f"Argument `num_samples` must be so small that the draws take {BAKED_BYTES >> 20} MB "
+            "at most, as they are written into the file; fewer layers with random weights take "
+            f"less. Received: {len(seeds)} samples of {size / len(seeds) / 2**20:.1f} MB"
+        )
+    rows = _draws(parts, seeds)
+
+    def one_by_one(frontier):
+        return tf.stack([parts.rest(*frontier, *map(tf.constant, row)) for row in rows])
+
+    def stack(frontier):
+        if parts.size * len(seeds) > AT_ONCE:
+            return one_by_one(frontier)
+        noise = [tf.constant(np.stack(column)) for column in zip(*rows, strict=True)]
+        try:
+            return tf.vectorized_map(
+                lambda one: parts.rest(*frontier, *one), noise, fallback_to_while_loop=False
+            )
+        except ValueError:  # an operation that TensorFlow cannot vectorize, as some convolutions
+            return one_by_one(frontier)
+
+    return stack
+
+
+def _noise_of(parts):
+    """What enters a network as noise: `tf.TensorSpec`s, and their bytes in one draw."""
+    probe = parts.noise.get_concrete_function(tf.TensorSpec((2,), "int32"))
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in probe.outputs]
+    return specs, sum(math.prod(spec.shape) * spec.dtype.size for spec in specs)
+
+
+def _draws(parts, seeds):
+    """Noise of each draw, a list of lists of arrays."""
+    return [[t.numpy() for t in parts.noise(tf.constant(seed, "int32"))] for seed in seeds]
 
 
 def _as_tensor(seeds):

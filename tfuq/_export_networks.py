@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._draws import one_draw, random_layers
-from tfuq._export_graphs import FreshSeeds, cut, layer_of, samples
+from tfuq._export_graphs import FreshSeeds, cut, layer_of, samples, unrolled_samples
 from tfuq._features import watched
 from tfuq._keras import check_integer
 from tfuq._labelled import select_output
@@ -28,6 +28,7 @@ class Options(NamedTuple):
     num_samples: int | None
     output: object
     seed: int
+    is_unrolled: bool = False  # without loops and random numbers, which LiteRT does not have
 
 
 def members_of(model):
@@ -76,6 +77,15 @@ def check_options(members, several, options):
         )
     is_default = draws and count is None and not (several and predictive == "fixed_samples")
     return options._replace(num_samples=NUM_SAMPLES if is_default else count)
+
+
+def check_is_fixed(predictive, kind):
+    if predictive == "fresh_samples":
+        raise ValueError(
+            "Argument `predictive` must not be 'fresh_samples', of new random numbers in each "
+            f"call, which {kind} does not have built in; take 'fixed_samples'. "
+            "Received: predictive='fresh_samples'"
+        )
 
 
 def is_random(model):
@@ -206,7 +216,8 @@ def network(model, options, spec, hold, score=None):
         if options.predictive == "fresh_samples":
             seeds = FreshSeeds(options.seed, options.num_samples, hold)
         parts = cut(drawn, spec)
-        stack = samples(parts, seeds, hold)
+        draw = unrolled_samples if options.is_unrolled else samples
+        stack = draw(parts, seeds, hold)
 
         def predict(batch):
             frontier, scores = parts.prefix(batch)

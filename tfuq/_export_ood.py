@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tfuq import ood
 from tfuq._detectors import Detector
+from tfuq._export_graphs import EXACT
 from tfuq._feature_arrays import BLOCK
 from tfuq._features import finite_rows
 
@@ -43,6 +44,8 @@ LOGIT_SCORES = {
 
 def squared_distances(rows, points):
     """|a - b|^2 of each row and point, `(n, points)`."""
+    center = tf.reduce_mean(points, 0)  # what is far from the origin keeps its digits, in float32
+    rows, points = rows - center, points - center
     squares = tf.reduce_sum(rows**2, 1)[:, None] + tf.reduce_sum(points**2, 1)
     return tf.maximum(squares - 2 * tf.matmul(rows, points, transpose_b=True), 0)
 
@@ -198,6 +201,10 @@ class GraphScore:
         return found.outputs, [self._score(batch, found)]
 
     def _score(self, batch, found):
+        with tf.name_scope(EXACT):
+            return self._scored(batch, found)
+
+    def _scored(self, batch, found):
         state = {name: tf.convert_to_tensor(array) for name, array in self.held.items()}
         score, arrays = _SCORES[type(self.detector)](self.detector, state, found, batch)
         known = finite_rows(batch) & finite_rows(list(arrays)) & ~tf.math.is_nan(score)

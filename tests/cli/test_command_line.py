@@ -13,6 +13,7 @@ import tensorflow as tf
 from tfuq import metrics, selective
 from tfuq.cli import COMMANDS, main
 from tfuq.ensembles import DeepEnsemble
+from tfuq.export import verify_export
 from tfuq.layers import MCDropout
 from tfuq.ood import MaxSoftmax
 from tfuq.predictive import predict_uncertainty
@@ -270,6 +271,15 @@ def test_export_and_what_it_wrote_is_a_model(here, probs):
     assert judged["rule"]["accepted"] == expected.sum()
     here.refused("export", "served", "again", says="no SavedModel already")
     here.refused("export", "m.keras", "served", says="Received")
+
+
+def test_export_writes_one_file_where_the_name_asks_for_it(here, probs):
+    here("export", "m.keras", "m.tflite", "--weights", "float16", "--json")
+    found = verify_export("m.tflite", X[300:], probs[300:], tolerance=1e-2)
+    assert found.differences["probabilities"] > 0  # float16
+    here("export", "m.keras", "m32.tflite")
+    verify_export("m32.tflite", X[300:], probs[300:])
+    here.refused("export", "m.keras", "served", "--weights", "int8", says="ends in .tflite")
 
 
 def test_report_writes_a_page(here):

@@ -124,10 +124,10 @@ def test_no_space(error, written, copy, monkeypatch):
         raise error
 
     monkeypatch.setattr(tf.saved_model, "save", fails)
-    with pytest.raises(OSError, match=r"no space for the model.*another disk") as raised:
+    with pytest.raises(OSError, match=r"No space left.*another disk") as raised:
         export(classifier(), copy, overwrite=True)
     assert raised.value.errno == errno.ENOSPC
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OSError, match="No space left"):
         export(classifier(), copy.with_name("new"))
     assert [file.name for file in copy.parent.iterdir()] == ["copy"]
     verify_export(copy, X, written[1])

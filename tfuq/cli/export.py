@@ -1,4 +1,4 @@
-"""tfuq export: a SavedModel with the uncertainty and the decision in it."""
+"""tfuq export: a model with the uncertainty and the decision in it, for other programs."""
 
 import pathlib
 
@@ -14,46 +14,60 @@ from tfuq._command_inputs import (
     progress,
 )
 
-HELP = "writes a SavedModel with the uncertainty and the decision in it"
+HELP = "writes a SavedModel, LiteRT or ONNX with the uncertainty and the decision in it"
+FORMATS = {".tflite": exporting.export_litert, ".onnx": exporting.export_onnx}
 EPILOG = f"""\
 {MODEL_HELP}
 (A SavedModel is exported already.)
 
-What is written is loaded by TensorFlow alone, `tf.saved_model.load(OUT)`; its `serve` returns
-probabilities, label, entropies and, with a rule, `accept`.
+OUT is a folder, which TensorFlow alone loads, `tf.saved_model.load(OUT)`; or a file that ends in
+.tflite (LiteRT) or .onnx. Each returns probabilities, label, entropies and, with a rule, `accept`.
 
 examples:
   tfuq export model.keras served/ --rule rule.json
   tfuq export model.keras served/ --calibration temperature.json --num-samples 50
+  tfuq export model.keras model.tflite --rule rule.json --weights int8
 
 exit code: 0 fine; 2 bad input."""
 
 
 def add_arguments(parser):
     add_model(parser)
-    parser.add_argument("out", metavar="OUT", help="folder to write, new or empty")
+    parser.add_argument("out", metavar="OUT", help="folder to write, new or empty; or a file")
     add_prediction(parser)
     parser.add_argument("--rule", metavar="FILE", help="a RejectionRule, as `calibrate` writes it")
     parser.add_argument("--calibration", metavar="FILE", help="applied before the rule")
+    parser.add_argument(
+        "--weights",
+        choices=("float32", "float16", "int8"),
+        help="how a LiteRT file holds them (float32)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replaces what is there")
 
 
 def run(arguments):
-    """Writes the folder."""
+    """Writes the folder, or the file and what is known of it."""
+    out = pathlib.Path(arguments.out)
+    write, options = FORMATS.get(out.suffix.lower(), exporting.export), {}
+    if arguments.weights is not None:
+        if write is not exporting.export_litert:
+            raise ValueError(f"--weights needs an OUT that ends in .tflite. Received: {out}")
+        options = {"weights": arguments.weights}
     rule, calibration = load_rule(arguments.rule), load_calibration(arguments.calibration)
     model = load_model(arguments.model)
     if hasattr(model, "signatures"):
         raise ValueError(f"MODEL must be no SavedModel already. Received: {arguments.model}")
     progress(f"exporting {arguments.model}")
-    exporting.export(
+    write(
         model,
-        arguments.out,
+        out,
         rule=rule,
         calibration=calibration,
         overwrite=arguments.overwrite,
+        **options,
         **prediction_options(arguments),
     )
-    files = [file for file in pathlib.Path(arguments.out).rglob("*") if file.is_file()]
+    files = [file for file in (out, *out.rglob("*")) if file.is_file()]
     size = sum(file.stat().st_size for file in files)
     return {"wrote": str(arguments.out), "files": len(files), "bytes": size}, True
 

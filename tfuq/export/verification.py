@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._export_files import read_metadata
+from tfuq._export_runtimes import RUNTIMES
 from tfuq._keras import check_positive
 
 __all__ = ["ExportCheck", "verify_export"]
@@ -33,13 +34,13 @@ def verify_export(path, x, expected, *, tolerance=1e-5):
     """Checks an exported model: its files, by their hashes, and what it says of some inputs.
 
     Args:
-        path: Folder that `export` wrote.
+        path: Folder that `export` wrote, or file that `export_litert` or `export_onnx` wrote.
         x: Inputs as the exported model takes them, an array or a dict or list of arrays.
         expected: What it is to say of them: an array of probabilities; a dict of arrays by the
             names of outputs; or a `tfuq.predictive.Uncertainty`, of which all is compared that the
             model gives.
         tolerance: Largest difference that is allowed of numbers. Labels, decisions and sets must be
-            equal.
+            equal. Files of float16 or int8 weights need a larger one.
 
     Returns:
         `ExportCheck`.
@@ -65,7 +66,11 @@ def verify_export(path, x, expected, *, tolerance=1e-5):
     check_positive("tolerance", tolerance)
     metadata = read_metadata(path)
     expected = _by_name(expected, metadata["outputs"])
-    served = _answers(tf.saved_model.load(str(path)), x)
+    kind = metadata.get("kind")
+    if kind is None:
+        served = _answers(tf.saved_model.load(str(path)), x)
+    else:
+        served = RUNTIMES[kind](path)(_by_input(metadata["signature"]["inputs"], x))
     differences = {
         name: _difference(name, served, np.asarray(array), tolerance)
         for name, array in expected.items()
@@ -87,6 +92,22 @@ def _by_name(expected, known):
             f"Received: {unknown}"
         )
     return expected
+
+
+def _by_input(known, x):
+    """Dict of the arrays of `x`, as a file names and takes them."""
+    given = x if isinstance(x, dict) else dict(zip(known, tf.nest.flatten([x]), strict=False))
+    arrays = {name: np.asarray(array) for name, array in given.items()}
+    specs = {name: tf.TensorSpec(info["shape"], info["dtype"]) for name, info in known.items()}
+    if arrays.keys() != specs.keys() or not all(
+        specs[name].shape.is_compatible_with(array.shape) for name, array in arrays.items()
+    ):
+        shapes = {name: array.shape for name, array in arrays.items()}
+        raise ValueError(
+            f"Argument `x` must be a batch as the exported model takes it, {specs}. "
+            f"Received: x of shape {shapes}"
+        )
+    return {name: arrays[name].astype(spec.dtype.as_numpy_dtype) for name, spec in specs.items()}
 
 
 def _answers(model, x):

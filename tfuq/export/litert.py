@@ -1,0 +1,179 @@
+"""Export as one LiteRT (TensorFlow Lite) file of operations that every interpreter has built in."""
+
+import re
+import tempfile
+
+import tensorflow as tf
+
+from tfuq._export_files import check_file, file_written_whole
+from tfuq._export_frozen import frozen, with_exact_constants
+from tfuq._export_networks import check_is_fixed, named
+from tfuq._export_runtimes import try_out
+from tfuq._export_serving import serving, written_signature
+from tfuq._files import disk_errors
+from tfuq._keras import check_choice
+from tfuq._predictions import check_flags
+
+__all__ = ["export_litert"]
+
+WEIGHTS = ("float32", "float16", "int8")
+
+
+def export_litert(
+    model,
+    path,
+    rule=None,
+    num_samples=None,
+    ood=None,
+    predictive="fixed_samples",
+    batch_size=None,
+    preprocessing=None,
+    *,
+    weights="float32",
+    calibration=None,
+    conformal=None,
+    output=None,
+    from_logits=None,
+    multi_label=False,
+    seed=0,
+    input_signature=None,
+    overwrite=False,
+):
+    """Writes a model, its uncertainty and its decision as one LiteRT file, for small devices.
+
+    The interpreter of LiteRT (TensorFlow Lite) runs it as it is, without the "Flex" delegate. Its
+    signature `"serving_default"` has the inputs and outputs of the SavedModel that
+    `tfuq.export.export` writes, by the same names, and takes batches of any size but 0:
+
+    ```
+    runner = interpreter.get_signature_runner("serving_default")
+    accept = runner(inputs=images)["accept"]
+    ```
+
+    Draws of weights, masks and noise are constants of the file. A last layer such as `VBLLDense` is
+    computed for all samples at once; where that takes too much memory, and of random convolutions,
+    one sample comes after the other, and the file has their operations `num_samples` times.
+
+    What Python computes in float64 (detectors, most of all) or in float16 is float32 here. Files of
+    float16 or int8 weights hold the weights of the networks like that; what is made of their
+    outputs, such as thresholds, calibrations and detectors, stays float32. With int8, matrices and
+    kernels of 1024 numbers or more are rounded, each channel on a scale of its own, and multiplied
+    with inputs that are rounded to int8 on the way; biases and the rest stay float32. A rule or a
+    threshold that was fitted to the model in float32 keeps its promise only as far as the outputs
+    stay what they were: measure that, with `verify_export` and a `tolerance`.
+
+    Metadata as of `export` are beside the file, under its name with ".json" behind it;
+    `verify_export` reads them. They tell `agreement`, the largest difference of the probabilities
+    from the graph in float32, of 32 random inputs.
+
+    Args:
+        model: As in `tfuq.export.export`.
+        path: File to be, usually `.tflite`. It gets its name when it is complete.
+        rule: As in `export`.
+        num_samples: As in `export`. All draws together may take 256 MB.
+        ood: As in `export`, but for `ODIN` and `Mahalanobis` with a step along the gradient, whose
+            operations are not built in.
+        predictive: `"fixed_samples"`, `"probit"` or `"mean"`, as in `export`. There are no random
+            numbers among the operations that are built in, so not `"fresh_samples"`.
+        batch_size: As in `export`.
+        preprocessing: As in `export`.
+        weights: `"float32"`, `"float16"`, which halves the file, or `"int8"`, which quarters it.
+        calibration: As in `export`.
+        conformal: As in `export`.
+        output: As in `export`.
+        from_logits: As in `export`.
+        multi_label: As in `export`.
+        seed: As in `export`.
+        input_signature: As in `export`.
+        overwrite: Whether an exported file that is there is replaced.
+
+    Returns:
+        None.
+
+    Raises:
+        ValueError: If `path` is there, an argument is out of its range or does not fit the model,
+            or LiteRT has not all operations: one is named, with its layer.
+        OSError: If there is no space; nothing is left behind.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.export import export_litert, verify_export
+    from tfuq.layers import VBLLDense
+    from tfuq.predictive import predict_uncertainty
+
+    model = keras.Sequential([keras.Input((8,)), VBLLDense(3, kl_weight=0.01)])
+    export_litert(model, "small.tflite", num_samples=10)
+    x = np.random.rand(5, 8).astype("float32")
+    print(verify_export("small.tflite", x, predict_uncertainty(model, x, num_samples=10)))
+    ```
+    """
+    check_choice("weights", weights, WEIGHTS)
+    check_flags(overwrite=overwrite)
+    check_is_fixed(predictive, "LiteRT")
+    path = check_file(path, overwrite)
+    made = serving(
+        *(model, rule, num_samples, ood, predictive, batch_size, preprocessing),
+        calibration=calibration,
+        conformal=conformal,
+        output=output,
+        from_logits=from_logits,
+        multi_label=multi_label,
+        seed=seed,
+        input_signature=input_signature,
+        is_unrolled=True,
+    )
+    with disk_errors(path):  # the conversion has files of its own
+        graph = frozen(made.write)
+        _check_branches(graph, made.members)
+        content = _converted(graph, weights, made.members)
+    made.about.update(kind="litert", weights=weights)
+    about = {**made.about, **written_signature(graph)}
+    with file_written_whole(path, about) as new:
+        new.write_bytes(content)
+        # What cannot be run must not take the place of anything.
+        about["agreement"] = try_out("litert", new, made)
+
+
+def _check_branches(graph, members):
+    """Raises ValueError if anything is decided on the way.
+
+    Of a convolution in a branch the interpreter of TensorFlow 2.21 ends the process.
+    """
+    found = graph.nodes_of(("If", "StatelessIf", "Case", "StatelessCase"))
+    if found:
+        raise ValueError(
+            "Argument `model`, and what goes with it, must not branch by what it computes, of "
+            "which the interpreter may end the process. Received: a branch in "
+            f"{named(found[0], members)}"
+        )
+
+
+def _converted(graph, weights, members):
+    """The bytes of the file, or a ValueError that names what LiteRT has not."""
+    function = (graph if weights == "float32" else with_exact_constants(graph)).function()
+    with tempfile.TemporaryDirectory() as folder:
+        plain = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(tf.Module(), folder, {"serving_default": function}, plain)
+        converter = tf.lite.TFLiteConverter.from_saved_model(
+            folder, signature_keys=["serving_default"]
+        )
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        if weights != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if weights == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        try:
+            return converter.convert()
+        except Exception as error:
+            missing = re.findall(r"'tf\.(\w+)' op", str(error))
+            found = graph.nodes_of(missing)
+            if not found:
+                raise
+            raise ValueError(
+                "Argument `model`, and what goes with it, must be made of operations that LiteRT "
+                f"has built in. Received: {', '.join(sorted(set(missing)))}, as in "
+                f"{named(found[0], members)}"
+            ) from error

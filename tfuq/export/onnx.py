@@ -1,0 +1,185 @@
+"""Export as one ONNX file, by tf2onnx."""
+
+import contextlib
+import logging
+import re
+
+from tfuq._export_files import check_file, file_written_whole
+from tfuq._export_frozen import frozen
+from tfuq._export_networks import check_is_fixed, named
+from tfuq._export_runtimes import try_out
+from tfuq._export_serving import serving, written_signature
+from tfuq._files import disk_errors
+from tfuq._keras import check_integer
+from tfuq._predictions import check_flags
+
+__all__ = ["export_onnx"]
+
+
+def export_onnx(
+    model,
+    path,
+    rule=None,
+    num_samples=None,
+    ood=None,
+    predictive="fixed_samples",
+    batch_size=None,
+    preprocessing=None,
+    *,
+    opset=18,
+    calibration=None,
+    conformal=None,
+    output=None,
+    from_logits=None,
+    multi_label=False,
+    seed=0,
+    input_signature=None,
+    overwrite=False,
+):
+    """Writes a model, its uncertainty and its decision as one ONNX file, by tf2onnx.
+
+    This needs `pip install "tfuq[onnx]"`: tf2onnx 1.17, onnx and onnxruntime, which run beside
+    TensorFlow 2.21, NumPy 2 and protobuf 7. The inputs and outputs are those of the SavedModel that
+    `tfuq.export.export` writes, by the same names; batches may have any size but 0:
+
+    ```
+    session = onnxruntime.InferenceSession("model.onnx")
+    (accept,) = session.run(["accept"], {"inputs": images})
+    ```
+
+    Draws are constants, as of `export_litert`, and what Python computes in float64 or float16 is
+    float32.
+
+    Converted, and compared with Python, are: `Dense` and convolutional networks, ensembles and
+    snapshots; `VBLLDense` with all posteriors and both likelihoods, `MCSoftmaxDenseFA` and
+    `MCSigmoidDenseFA`, by samples, `"probit"` and `"mean"`; `DenseVariational`,
+    `Conv2DVariational`, `SparseBayesDense`, `SparseBayesConv2D` and `MCDropout`; calibrations,
+    rules and conformal sets; all detectors of `export` but `ODIN` and `Mahalanobis` with a step
+    along the gradient. These are not converted, nor are `"fresh_samples"` and layers with
+    operations that tf2onnx does not know, as random numbers, FFTs or the logarithm of the gamma
+    function: an error names them.
+
+    Args:
+        model: As in `tfuq.export.export`.
+        path: File to be, usually `.onnx`. It gets its name when it is complete.
+        rule: As in `export`.
+        num_samples: As in `export`. All draws together may take 256 MB.
+        ood: As in `export`.
+        predictive: `"fixed_samples"`, `"probit"` or `"mean"`, as in `export`.
+        batch_size: As in `export`.
+        preprocessing: As in `export`.
+        opset: Version of the operations of ONNX, 13 or more, as far as tf2onnx knows it.
+        calibration: As in `export`.
+        conformal: As in `export`.
+        output: As in `export`.
+        from_logits: As in `export`.
+        multi_label: As in `export`.
+        seed: As in `export`.
+        input_signature: As in `export`.
+        overwrite: Whether an exported file that is there is replaced.
+
+    Returns:
+        None.
+
+    Raises:
+        ImportError: If tf2onnx or onnxruntime is not installed.
+        ValueError: If `path` is there, an argument is out of its range or does not fit the model,
+            or tf2onnx does not convert an operation: it is named, with its layer.
+        OSError: If there is no space; nothing is left behind.
+
+    Example:
+
+    ```python
+    import importlib.util
+
+    import keras
+    import numpy as np
+    from tfuq.export import export_onnx, verify_export
+    from tfuq.layers import VBLLDense
+    from tfuq.predictive import predict_uncertainty
+
+    model = keras.Sequential([keras.Input((8,)), VBLLDense(3, kl_weight=0.01)])
+    x = np.random.rand(5, 8).astype("float32")
+    if importlib.util.find_spec("tf2onnx"):
+        export_onnx(model, "model.onnx", num_samples=10)
+        print(verify_export("model.onnx", x, predict_uncertainty(model, x, num_samples=10)))
+    ```
+    """
+    check_integer("opset", opset, 13)
+    check_flags(overwrite=overwrite)
+    check_is_fixed(predictive, "ONNX")
+    path = check_file(path, overwrite)
+    tf2onnx = _import_tf2onnx()
+    made = serving(
+        *(model, rule, num_samples, ood, predictive, batch_size, preprocessing),
+        calibration=calibration,
+        conformal=conformal,
+        output=output,
+        from_logits=from_logits,
+        multi_label=multi_label,
+        seed=seed,
+        input_signature=input_signature,
+        is_unrolled=True,
+    )
+    with disk_errors(path):  # the conversion has files of its own
+        graph = frozen(made.write).inlined()
+    converted = _converted(tf2onnx, graph, opset, made.members)
+    about = {**made.about, "kind": "onnx", "opset": opset, **written_signature(graph)}
+    with file_written_whole(path, about) as new:
+        new.write_bytes(converted.SerializeToString())
+        # What cannot be run must not take the place of anything.
+        about["agreement"] = try_out("onnx", new, made)
+
+
+def _converted(tf2onnx, graph, opset, members):
+    """The ONNX model, or a ValueError that names what it has not."""
+    names = {f"{name}:0": name for name in graph.inputs}
+    names |= {tensor: name for name, tensor in graph.outputs.items()}
+    with _errors_of(logging.getLogger("tf2onnx")) as errors:
+        try:
+            converted, _ = tf2onnx.convert.from_graph_def(
+                graph.graph,
+                name="tfuq",
+                input_names=[f"{name}:0" for name in graph.inputs],
+                output_names=list(graph.outputs.values()),
+                opset=opset,
+                tensors_to_rename=names,
+            )
+        except Exception as error:
+            errors.append(f"{type(error).__name__}: {error}")
+    if errors:  # it may go on, with a model that is not whole
+        found = re.search(r"(?:node|output) '([^':]+)|\[([^:\]]+): ", errors[0])
+        where = named(found[1] or found[2], members) if found else "one"
+        raise ValueError(
+            "Argument `model`, and what goes with it, must be made of operations that tf2onnx "
+            f"converts. Received: {where}: {errors[0].splitlines()[0]}"
+        )
+    return converted
+
+
+@contextlib.contextmanager
+def _errors_of(logger):
+    """A list of the errors that are logged while it is open, and go nowhere else."""
+    handler, found, propagate = logging.Handler(logging.ERROR), [], logger.propagate
+    handler.emit = lambda record: found.append(record.getMessage())
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+
+
+def _import_tf2onnx():
+    try:
+        import onnx
+        import onnxruntime
+        import tf2onnx
+    except ImportError as error:
+        raise ImportError(
+            "tfuq.export.export_onnx writes with tf2onnx, and tries what it wrote with "
+            'onnxruntime. Install them with: pip install "tfuq[onnx]"'
+        ) from error
+    del onnx, onnxruntime
+    return tf2onnx
