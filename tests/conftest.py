@@ -1,5 +1,6 @@
 """What every test starts from: two logical CPUs, no display, a known seed, a float32 policy."""
 
+import collections
 import fnmatch
 import os
 import sys
@@ -71,6 +72,34 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if any(fnmatch.fnmatchcase(item.nodeid, f"*{pattern}") for pattern in SLOW):
             item.add_marker(pytest.mark.slow)
+
+
+COUNTED = "counted: "
+
+
+@pytest.fixture
+def counts(request):
+    """`counts("kills", 4)`: how much a test has done, which the summary of the run adds up."""
+
+    def add(name, number=1):
+        request.node.user_properties.append((COUNTED + name, int(number)))
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Tells the totals of `counts`; the reports have them from the workers too."""
+    totals = collections.Counter()
+    reports = (report for kind in terminalreporter.stats.values() for report in kind)
+    for report in reports:
+        if getattr(report, "when", None) == "teardown":  # each test has one, with all that it told
+            for name, number in report.user_properties:
+                if name.startswith(COUNTED):
+                    totals[name.removeprefix(COUNTED)] += number
+    if totals:
+        terminalreporter.section("counts")
+        for name, total in sorted(totals.items()):
+            terminalreporter.line(f"{name}: {total}")
 
 
 @pytest.fixture

@@ -62,8 +62,8 @@ def train(folder, keep):
     np.save(folder / "noise.npy", hidden[1].seed_generator.state.numpy())
 
 
-def forked(folder, keep):
-    """Starts `train` in a new process, and returns its id."""
+def forked(train, folder, keep):
+    """Starts `train(folder, keep)` in a new process, and returns its id."""
     folder.mkdir(exist_ok=True)
     child = os.fork()
     if child:
@@ -91,12 +91,12 @@ def has_ended(child):
     return found == child
 
 
-def killed(folder, rng):
+def killed(train, folder, rng):
     """Kills a training a random number of steps, and some fraction of one, after it begins.
 
     Returns whether it was still there.
     """
-    child = forked(folder, KEEP)
+    child = forked(train, folder, KEEP)
     rates, steps, rest = folder / "rates.txt", rng.randrange(1, 4 * STEPS), rng.uniform(0, 0.01)
 
     def count():
@@ -115,16 +115,18 @@ def killed(folder, rng):
     return True
 
 
-def main(folder, kills, seed):
+def main(folder, kills, seed, train=train, between=lambda folder: None):
+    """Trains once in peace and once not; `between(folder)` is called after each kill."""
     folder, rng = pathlib.Path(folder), random.Random(int(seed))
-    finish(forked(folder / "whole", None))
+    finish(forked(train, folder / "whole", None))
     done = 0
     while done < int(kills):
-        if killed(folder / "killed", rng):
+        if killed(train, folder / "killed", rng):
             with contextlib.suppress(FileNotFoundError):  # before the first cycle is over
                 shutil.copytree(folder / "killed" / "snapshots", folder / f"after_{done}")
+            between(folder / "killed")
             done += 1
-    finish(forked(folder / "killed", KEEP))
+    finish(forked(train, folder / "killed", KEEP))
 
 
 if __name__ == "__main__":

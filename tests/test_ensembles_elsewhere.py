@@ -129,7 +129,7 @@ def killed(folder, wanted):
 
 
 @pytest.mark.slow
-def test_killed_processes_go_on(tmp_path):
+def test_killed_processes_go_on(tmp_path, counts):
     kills = [killed(tmp_path, wanted) for wanted in (3, 8)]
     assert kills == [True, True]
     before = lines(tmp_path)
@@ -137,6 +137,7 @@ def test_killed_processes_go_on(tmp_path):
     assert_same_members(ensemble, fit(None)[0], 1e-6)
     trained = sum(len(history.epoch) for history in histories)
     assert trained <= MEMBERS * EPOCHS - before + 4  # an epoch at most of each of two, twice
+    counts("kills of an ensemble's training", len(kills))
     print(f"{len(kills)} kills of 3 processes; {before} epochs before, {trained} after them")
 
 

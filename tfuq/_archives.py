@@ -4,16 +4,13 @@ They are NumPy archives, not compressed, of arrays of floating point numbers.
 """
 
 import json
-import math
 import pathlib
 import zipfile
 
 import numpy as np
 
 from tfuq._files import written_whole
-
-# What reading a file that is damaged, or of another kind, may raise.
-DAMAGE = (OSError, EOFError, LookupError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile)
+from tfuq._safe_files import open_arrays, parsed
 
 
 def write_arrays(path, header, arrays):
@@ -26,25 +23,14 @@ def read_arrays(path):
     """The header and the arrays; a file that does not hold them raises one of `DAMAGE`."""
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            _check_member(archive, info)
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    return json.loads(str(arrays.pop("header"))), arrays
-
-
-def _check_member(archive, info):
-    """Raises unless the member is an array, not compressed, of the size that it claims."""
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"{info.filename} is compressed")
-    with archive.open(info) as member:
-        if np.lib.format.read_magic(member) != (1, 0):
-            raise ValueError(f"{info.filename} has another version of the array format")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
-        size = info.file_size - member.tell()
-    if dtype.kind != ("U" if info.filename == "header.npy" else "f"):
-        raise ValueError(f"{info.filename} holds {dtype}")
-    if math.prod(shape) * dtype.itemsize != size:
-        raise ValueError(f"{info.filename} is not of the size of its shape {shape}")
+            if info.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{info.filename} is compressed")
+    with open_arrays(path) as file:
+        arrays = dict(file)
+    for name, array in arrays.items():
+        if array.dtype.kind != ("U" if name == "header" else "f"):
+            raise ValueError(f"{name} holds {array.dtype}")
+    return parsed(str(arrays.pop("header"))), arrays
 
 
 def check_shapes(arrays, shapes, sizes):

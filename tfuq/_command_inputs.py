@@ -5,10 +5,10 @@ import sys
 import warnings
 from typing import NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
+from tfuq._safe_files import load_keras, open_arrays
 from tfuq._score_inputs import IMAGES, Files, decoder, read_npz, source_of
 from tfuq._score_rows import Scorer, as_model, members_of
 from tfuq.datasets import from_npz
@@ -108,13 +108,7 @@ def _load_keras(path):
     with warnings.catch_warnings():
         # Nothing is trained here: it does not matter what the optimizer remembers.
         warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
-        try:
-            return keras.models.load_model(path, safe_mode=True)
-        except Exception as error:  # of all kinds, from zipfile to what a class of the user raises
-            text = str(error).strip().splitlines() or [type(error).__name__]
-            raise ValueError(
-                f"MODEL must be a model that loads. Received: {path} ({text[0]})"
-            ) from error
+        return load_keras(path, "MODEL")
 
 
 def load_rule(path):
@@ -168,7 +162,7 @@ def load_data(arguments, model):
 
 def _npz(path, arguments, model):
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with open_arrays(path) as arrays:
             is_jpeg = any("offsets" in name for name in arrays.files)
     except Exception as error:
         raise ValueError(

@@ -8,13 +8,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._archives import DAMAGE, check_shapes, read_arrays, write_arrays
+from tfuq._archives import check_shapes, read_arrays, write_arrays
 from tfuq._batches import batches
 from tfuq._feature_arrays import check_rows, rows_finite
-from tfuq._features import Tap, finite_rows
+from tfuq._features import Tap
 from tfuq._keras import check_integer
-from tfuq._labelled import select_output
+from tfuq._labelled import finite_rows, select_output
 from tfuq._predictions import check_flags
+from tfuq._safe_files import DAMAGE, check_fields
 from tfuq._thresholds import Threshold, find_threshold
 
 FORMAT = 1
@@ -371,6 +372,8 @@ class Detector:
         widths, threshold = header["widths"], header["threshold"]
         sizes = {}
         if widths is not None:
+            if not isinstance(widths, list) or not widths:
+                raise ValueError(f"widths {widths!r}")
             for i, width in enumerate(widths):
                 check_integer("widths", width, 1)
                 sizes[f"features_{i}"] = width
@@ -381,6 +384,8 @@ class Detector:
         if self._fit_scores is not None:
             check_rows("fit_scores", self._fit_scores, ndim=1)
         if threshold is not None:
+            if any(isinstance(number, bool) for number in threshold):
+                raise ValueError(f"a threshold of {threshold}")
             self.threshold = Threshold(*map(float, threshold[:-1]), int(threshold[-1]))
             if np.any(np.isnan(self.threshold)):
                 raise ValueError(f"a threshold with NaN: {threshold}")
@@ -445,6 +450,7 @@ def load_detector(path, model=None):
         header, arrays = read_arrays(path)
         if header["format"] != FORMAT:
             raise ValueError(f"format {header['format']!r}, not {FORMAT}")
+        check_fields(header, ("format", "class", "config", "widths", "threshold"))
         made = keras.saving.get_registered_object(header["class"])
         if not (isinstance(made, type) and issubclass(made, Detector)):
             raise ValueError(f"a {header['class']!r}, not a detector that is known here")

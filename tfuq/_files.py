@@ -1,10 +1,14 @@
 """Files that are there whole or not at all, whenever the process is killed."""
 
 import contextlib
+import errno
 import os
 import pathlib
+import shutil
 
 _UNFINISHED = ".unfinished-"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextlib.contextmanager
@@ -12,17 +16,49 @@ def written_whole(path):
     """Gives a path in the same folder to write to; what is there in the end becomes `path` at once.
 
     It is on the disk before it gets its name: `path` is the old file or the new one, never a part.
-    An error leaves the old one, and nothing else.
+    An error leaves the old one, and nothing else; where the disk is full or may not be written to,
+    the OSError says so.
     """
     unfinished = path.with_name(_UNFINISHED + path.name)
-    try:
-        yield unfinished
-        _flush(unfinished, os.O_RDWR)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with disk_errors(path):
+        try:
+            yield unfinished
+            _flush(unfinished, os.O_RDWR)
+            os.replace(unfinished, path)
+        finally:
+            with contextlib.suppress(OSError):  # where it could not be made, or not be removed
+                unfinished.unlink()
     with contextlib.suppress(OSError):  # not every system opens folders
         _flush(path.parent, os.O_RDONLY)
+
+
+@contextlib.contextmanager
+def disk_errors(path):
+    """Says of a full or closed disk, in an OSError, what to do, whatever the writer raises."""
+    try:
+        yield
+    except Exception as error:  # HDF5, TensorFlow and Arrow have kinds of their own
+        number = _disk_errno(error)
+        if number is None:
+            raise
+        hint = "choose another folder, or change its rights"
+        if number in _FULL:
+            there = next(folder for folder in path.absolute().parents if folder.exists())
+            free = shutil.disk_usage(there).free / 2**20
+            hint = f"{free:.1f} MB are left: make space, or choose another disk"
+        raise OSError(
+            number,
+            f"{os.strerror(number)}; nothing was written, what was there before stays; {hint}",
+            str(path),
+        ) from error
+
+
+def _disk_errno(error):
+    """The number of the disk's own error; None if it is something else."""
+    if isinstance(error, OSError) and error.errno in (*_FULL, *_CLOSED):
+        return error.errno
+    text = str(error)
+    return next((n for n in (*_FULL, errno.EROFS) if os.strerror(n) in text), None)
 
 
 def _flush(path, flags):
@@ -41,9 +77,11 @@ def prepare_folder(name, folder):
     folder = pathlib.Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{_UNFINISHED}probe").write_bytes(b"probe")
-        for path in folder.glob(f"{_UNFINISHED}*"):
-            path.unlink()
+        try:
+            (folder / f"{_UNFINISHED}probe").write_bytes(b"probe")
+        finally:
+            for path in folder.glob(f"{_UNFINISHED}*"):
+                path.unlink()
     except OSError as error:
         raise ValueError(
             f"Argument `{name}` must be a folder that can be written to. "

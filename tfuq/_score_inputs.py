@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfuq._batches import batches
 from tfuq._keras import check_integer
+from tfuq._safe_files import open_arrays
 
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 _NAMES = (("x", "images"), ("y", "labels"))
@@ -199,7 +200,7 @@ def read_npz(path, split=None):
     `test_images` and so on, or, in a file that holds one part only, `x`.
     """
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with open_arrays(path) as arrays:
             names = [_name_in(arrays.files, kinds, split) for kinds in _NAMES]
             if names[0] is None:
                 raise ValueError(f"it holds {arrays.files}")

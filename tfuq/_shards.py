@@ -5,7 +5,6 @@ on. The manifest is the truth: it is written before the first shard and after ea
 it does not name has been left by a process that was killed, and is written again.
 """
 
-import hashlib
 import json
 import pathlib
 import re
@@ -14,10 +13,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._files import prepare_folder, written_whole
+from tfuq._keras import check_integer
+from tfuq._safe_files import DAMAGE, check_fields, fingerprint, read_json, sealed, unsealed
 
 MANIFEST = "manifest.json"
 FORMATS = ("parquet", "tfrecord")
 _VERSION = 1
+_MAX_BYTES = 2**26  # of a manifest: some 300,000 shards
 _SHARD = re.compile(r"part-\d{5,}\.(parquet|tfrecord)")
 _PYARROW = "Parquet files need pyarrow: pip install 'tfuq[parquet]'"
 
@@ -107,7 +109,7 @@ class ShardFolder:
         name = f"part-{len(self.shards):05d}.{form}"
         with written_whole(self.path / name) as unfinished:
             _WRITERS[form](unfinished, columns)
-            written = {"bytes": unfinished.stat().st_size, "sha256": _digest(unfinished)}
+            written = fingerprint(unfinished)
         rows = len(next(iter(columns.values())))
         schema = {name: _schema(values) for name, values in columns.items()}
         if schema != self.manifest.setdefault("columns", schema):
@@ -127,16 +129,26 @@ class ShardFolder:
         """The columns of all shards, one dict per shard, each checked to be what was written."""
         form, schema = self.manifest["run"]["format"], self.manifest["columns"]
         for path, shard in zip(self.files, self.shards, strict=True):
-            if _digest(path) != shard["sha256"]:
+            if fingerprint(path)["sha256"] != shard["sha256"]:
                 raise ValueError(
-                    "Argument `path` must hold shards as they were written. "
-                    f"Received: {str(path)!r}, which has changed since"
+                    "Argument `path` must hold shards as they were written: bring it back, or "
+                    f"score again. Received: {str(path)!r}, which has changed since"
                 )
-            yield _READERS[form](path, schema)
+            try:
+                found = _READERS[form](path, schema)
+                if any(len(values) != shard["rows"] for values in found.values()):
+                    raise ValueError(f"not of {shard['rows']} rows")
+            except Exception as error:  # Arrow and TensorFlow have kinds of their own
+                raise ValueError(
+                    f"Argument `path` must hold shards with the columns that {MANIFEST} says. "
+                    f"Received: {str(path)!r} ({type(error).__name__}: {error})"
+                ) from error
+            yield found
 
     def _write_manifest(self):
+        text = json.dumps(sealed(self.manifest), indent=1)
         with written_whole(self.path / MANIFEST) as unfinished:
-            unfinished.write_text(json.dumps(self.manifest, indent=1) + "\n", encoding="utf-8")
+            unfinished.write_text(text + "\n", encoding="utf-8")
 
     def _check_run(self, run):
         there = self.manifest["run"]
@@ -170,16 +182,27 @@ class ShardFolder:
 def _read_manifest(path):
     file = path / MANIFEST
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = unsealed(read_json(file, _MAX_BYTES))
         if manifest["version"] != _VERSION:
             raise ValueError(f"version {manifest['version']!r}, known is {_VERSION}")
+        check_fields(manifest, ("version", "run", "complete", "shards", "columns"))
         names = [shard["file"] for shard in manifest["shards"]]
         if not all(_SHARD.fullmatch(name) for name in names):
             raise ValueError("names that are no shards")
         if manifest["run"]["format"] not in FORMATS or not isinstance(manifest["complete"], bool):
             raise ValueError("no format of shards")
-        sum(shard["rows"] + shard["bytes"] + len(shard["sha256"]) for shard in manifest["shards"])
-    except (OSError, LookupError, TypeError, ValueError) as error:
+        for shard in manifest["shards"]:
+            check_fields(shard, ("file", "rows", "bytes", "sha256"))
+            check_integer("rows", shard["rows"], 0)
+            check_integer("bytes", shard["bytes"], 0)
+            if not isinstance(shard["sha256"], str):
+                raise ValueError(f"a hash {shard['sha256']!r}")
+        _check_columns(manifest.get("columns", {}))
+        if manifest["shards"] and not manifest.get("columns"):
+            raise ValueError("shards without columns")
+        if manifest["complete"] and not manifest["shards"]:
+            raise ValueError("all examples are scored, but there are no shards")
+    except DAMAGE as error:
         raise ValueError(
             "Argument `path` must be a folder that `score_dataset` wrote, or new or empty to write "
             f"one. Received: path={str(path)!r} ({type(error).__name__}: {error})"
@@ -187,12 +210,18 @@ def _read_manifest(path):
     return manifest
 
 
-def _digest(path):
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            found.update(block)
-    return found.hexdigest()
+def _check_columns(columns):
+    """Raises ValueError unless these are what `_schema` says of columns."""
+    for name, (kind, *shape) in columns.items():
+        if not isinstance(kind, str) or (kind != "text" and np.dtype(kind).kind not in "biuf"):
+            raise ValueError(f"column {name!r} of {kind!r}")
+        for size in shape:
+            check_integer("columns", size, 1)
+
+
+def _check_names(names, schema):
+    if set(names) != set(schema):
+        raise ValueError(f"columns {sorted(names)}, not {sorted(schema)}")
 
 
 def _schema(values):
@@ -227,7 +256,8 @@ def _arrow(values):
 def _read_parquet(path, schema):
     import pyarrow.parquet
 
-    table = pyarrow.parquet.read_table(path, columns=list(schema))
+    table = pyarrow.parquet.read_table(path)
+    _check_names(table.column_names, schema)
     found = {}
     for name, (dtype, *shape) in schema.items():
         column = table[name].combine_chunks()
@@ -265,6 +295,7 @@ def _read_tfrecord(path, schema):
     found = {name: [] for name in schema}
     for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
         features = tf.train.Example.FromString(record).features.feature
+        _check_names(features, schema)
         for name, (dtype, *_) in schema.items():
             feature = features[name]
             if dtype == "text":

@@ -9,6 +9,7 @@ import keras
 
 from tfuq._files import written_whole
 from tfuq._keras import check_integer
+from tfuq._safe_files import DAMAGE, check_fields, read_json, sealed, unsealed
 from tfuq._version import __version__
 
 MANIFEST = "snapshots.json"
@@ -41,28 +42,42 @@ def snapshot_name(cycle, step):
     return f"cycle_{cycle:03d}_step_{step:08d}.weights.h5"
 
 
-def write_manifest(directory, snapshots, monitor):
-    """Replaces the list of the snapshots in `directory` at once."""
+def write_manifest(directory, snapshots, monitor, fingerprints=None):
+    """Replaces the list of the snapshots in `directory` at once.
+
+    `fingerprints` are those of the files, by their names, where they are known.
+    """
     entries = [snapshot._asdict() for snapshot in snapshots]
     manifest = {"tfuq": __version__, "keras": keras.__version__, "format": FORMAT}
-    manifest |= {"monitor": monitor, "snapshots": entries}
+    known = {s.file: fingerprints[s.file] for s in snapshots if s.file in (fingerprints or {})}
+    manifest |= {"monitor": monitor, "snapshots": entries, "files": known}
+    text = json.dumps(sealed(manifest), indent=2, allow_nan=False)
     with written_whole(directory / MANIFEST) as path:
-        path.write_text(json.dumps(manifest, indent=2, allow_nan=False), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
 
 
 def read_manifest(directory):
     """The snapshots that `directory` lists, and the name of their value; none, without a list."""
+    return _read(directory)[:2]
+
+
+def read_fingerprints(directory):
+    """What is known of the files that `directory` lists: hash and size, by their names."""
+    return _read(directory)[2]
+
+
+def _read(directory):
     path = directory / MANIFEST
     if not path.is_file():
-        return [], None
+        return [], None, {}
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"more than {MAX_BYTES} bytes")
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = unsealed(read_json(path, MAX_BYTES))
         if manifest["format"] != FORMAT:
             raise ValueError(f"format {manifest['format']!r} instead of {FORMAT}")
-        return [_entry(**entry) for entry in manifest["snapshots"]], manifest["monitor"]
-    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        check_fields(manifest, ("tfuq", "keras", "format", "monitor", "snapshots", "files"))
+        snapshots = [_entry(**entry) for entry in manifest["snapshots"]]
+        return snapshots, manifest["monitor"], dict(manifest.get("files", {}))
+    except DAMAGE as error:
         raise ValueError(
             f"Argument `directory` must hold a {MANIFEST} as SnapshotEnsemble writes it, or none: "
             "choose another directory, or remove the file, which gives up the snapshots. "

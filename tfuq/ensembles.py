@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import tempfile
 
 import keras
@@ -13,6 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._batches import batches
+from tfuq._export_files import folder_written_whole
+from tfuq._files import disk_errors
 from tfuq._keras import check_integer
 from tfuq._labelled import select_output
 from tfuq._outputs import Reading, any_batch, check_same_shapes, input_spec
@@ -27,6 +30,17 @@ from tfuq._processes import (
     train_stored,
     write_model,
 )
+from tfuq._safe_files import (
+    DAMAGE,
+    check_fields,
+    check_fingerprint,
+    check_weights,
+    fingerprint,
+    load_keras,
+    read_json,
+    sealed,
+    unsealed,
+)
 from tfuq._seeding import seed_of, seeded
 from tfuq._training import build_optimizer
 from tfuq._version import __version__
@@ -40,6 +54,7 @@ from tfuq.metrics import (
 __all__ = ["DeepEnsemble"]
 
 _MANIFEST = "ensemble.json"
+_MEMBER = re.compile(r"member_\d{3,}\.keras")
 _FORMAT = 1
 _METRICS = {
     "nll": negative_log_likelihood,
@@ -405,14 +420,8 @@ class DeepEnsemble:
                 "Argument `folder` must be new, empty or an ensemble's. "
                 f"Received: folder={str(folder)!r}, which holds something else"
             )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-            new = pathlib.Path(scratch, "new")
-            new.mkdir()
+        with disk_errors(folder), folder_written_whole(folder) as new:
             self._write(new)
-            if folder.exists():
-                folder.rename(pathlib.Path(scratch, "old"))
-            new.rename(folder)
 
     def _write(self, folder):
         names = [f"member_{number:03d}.keras" for number in range(len(self))]
@@ -420,7 +429,9 @@ class DeepEnsemble:
             write_model(member, folder / name)
         manifest = {"tfuq": __version__, "format": _FORMAT, "members": names}
         manifest |= {"seed": self.seed, "fits": self._fits}
-        (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        manifest["files"] = {name: fingerprint(folder / name) for name in names}
+        text = json.dumps(sealed(manifest), indent=2)
+        (folder / _MANIFEST).write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, folder):
@@ -436,10 +447,13 @@ class DeepEnsemble:
             `DeepEnsemble`. Its `build_model` is None.
 
         Raises:
-            ValueError: If there is no such folder, or it holds something else.
+            ValueError: If there is no such folder, it holds something else, or a file is damaged
+                or of another version.
         """
         folder = pathlib.Path(folder)
         manifest = _read_manifest(folder)
+        for name, written in manifest["files"].items():
+            _check_member_file(folder, name, written)
         models = [_read_checkpoint("folder", folder / name) for name in manifest["members"]]
         ensemble = cls.from_models(models, seed=manifest["seed"])
         ensemble._fits = manifest["fits"]
@@ -530,7 +544,7 @@ def _read_checkpoint(argument, path, build_model=None):
             f"Argument `{argument}` must lead to existing files. Received: no file {str(path)!r}"
         )
     if path.suffix == ".keras":
-        return keras.models.load_model(path, safe_mode=True)
+        return load_keras(path, f"A model of `{argument}`")
     if not path.name.endswith(".weights.h5"):
         raise ValueError(
             f"Argument `paths` must name .keras or .weights.h5 files. Received: {str(path)!r}"
@@ -546,7 +560,15 @@ def _read_checkpoint(argument, path, build_model=None):
     _check_built([model], "load weights")
     if getattr(model, "optimizer", None) is not None:
         build_optimizer(model)  # what the file may hold of it is loaded too
-    model.load_weights(path)
+    try:
+        check_weights(path)
+        model.load_weights(path)
+    except DAMAGE as error:
+        raise ValueError(
+            f"Argument `{argument}` must name whole files of weights of the model that "
+            "`build_model` makes: bring the file back, or leave it out. "
+            f"Received: {str(path)!r} ({type(error).__name__}: {error})"
+        ) from error
     return model
 
 
@@ -563,13 +585,36 @@ def _read_manifest(folder):
             "Argument `folder` must be what `DeepEnsemble.save` wrote. "
             f"Received: folder={str(folder)!r}, {found}"
         )
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    if manifest.get("format") != _FORMAT:
+    try:
+        manifest = unsealed(read_json(path))
+        if manifest["format"] != _FORMAT:
+            raise ValueError(f"format {manifest['format']!r} instead of {_FORMAT}")
+        check_fields(manifest, ("tfuq", "format", "members", "seed", "fits", "files"))
+        names, files = manifest["members"], dict(manifest.get("files", {}))
+        if not names or not all(_MEMBER.fullmatch(name) for name in names):
+            raise ValueError(f"members {names!r}")  # so no name leads elsewhere
+        if files and set(files) != set(names):
+            raise ValueError(f"members {names!r} and files {sorted(files)}")
+        check_integer("seed", manifest["seed"], 0)
+        check_integer("fits", manifest["fits"], 0)
+        return {**manifest, "files": files}
+    except DAMAGE as error:
         raise ValueError(
-            f"Argument `folder` must hold an ensemble of format {_FORMAT}. "
-            f"Received: format {manifest.get('format')!r} in {str(path)!r}"
-        )
-    return manifest
+            f"Argument `folder` must hold a {_MANIFEST} as `DeepEnsemble.save` of this version "
+            "wrote it: bring it back, or load the members by `DeepEnsemble.from_checkpoints`. "
+            f"Received: folder={str(folder)!r} ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _check_member_file(folder, name, written):
+    try:
+        check_fingerprint(folder / name, written)
+    except DAMAGE as error:
+        raise ValueError(
+            "Argument `folder` must hold the files of its members as they were written: bring the "
+            "file back, or load the others by `DeepEnsemble.from_checkpoints`. "
+            f"Received: {str(folder / name)!r} ({type(error).__name__}: {error})"
+        ) from error
 
 
 # --- Checks -----------------------------------------------------------------------------------

@@ -1,14 +1,11 @@
 """A training that is killed and resumed is the one that was not, to the bit."""
 
-import json
 import os
 import pathlib
-import subprocess
-import sys
 
-import h5py
 import numpy as np
 import pytest
+from resumed import assert_same_bits, listed, run
 
 from tfuq.callbacks import SGDR
 
@@ -26,43 +23,14 @@ ENDS = (3, 9, 21, 45, 93)  # of cycles of 0.75 * 2^i epochs
 def runs(request, tmp_path_factory):
     """What both trainings left, and how often one was killed."""
     folder = tmp_path_factory.mktemp("runs")
-    command = [sys.executable, SCRIPT, folder, str(request.param), "0"]
-    done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run(SCRIPT, folder, request.param)
     return folder, request.param
-
-
-def arrays(path):
-    """All that is in a file of weights, by name."""
-    found = {}
-
-    def note(name, item):
-        if isinstance(item, h5py.Dataset):
-            found[name] = item[()]
-
-    with h5py.File(path) as file:
-        file.visititems(note)
-    return found
-
-
-def assert_same_bits(path, other):
-    found, expected = arrays(path), arrays(other)
-    assert found.keys() == expected.keys()
-    for name, array in found.items():
-        assert array.dtype == expected[name].dtype, name
-        assert array.tobytes() == expected[name].tobytes(), name
 
 
 def rates(folder):
     """`(step, rate)` of each step that was taken, in their order."""
     lines = (folder / "rates.txt").read_text().splitlines()
     return [(int(step), float.fromhex(rate)) for step, rate in map(str.split, lines)]
-
-
-def listed(folder):
-    return [
-        entry["file"] for entry in json.loads((folder / "snapshots.json").read_text())["snapshots"]
-    ]
 
 
 def test_rates(runs):

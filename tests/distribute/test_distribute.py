@@ -78,26 +78,26 @@ def assert_only_the_chief_writes(folder, found, *more):
     assert len(listed["snapshots"]) == found[1]["snapshots"][0] > 0
 
 
-def test_two_workers_train_as_one_process(tmp_path):
+def test_two_workers_train_as_one_process(tmp_path, counts):
     single, found = run(tmp_path, 2)
     assert_agree(single, found)
     assert_only_the_chief_writes(tmp_path, found)
-    print("2 workers and 1 process agree")
+    counts("workers that agree with one process", 2)
 
 
 @pytest.mark.slow
-def test_four_workers_train_as_one_process(tmp_path):
+def test_four_workers_train_as_one_process(tmp_path, counts):
     single, found = run(tmp_path, 4, extent="whole")
     assert_agree(single, found)
     assert_only_the_chief_writes(tmp_path, found, "board")
     assert [int(worker["keras/begins"]) for worker in found] == [2] * 4
     assert written(tmp_path / "files") == ["snapshots"]  # Keras removes its backup in the end
-    print("4 workers and 1 process agree, also with the backup of Keras")
+    counts("workers that agree with one process", 4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers, kills", [(2, 3), (4, 2)])
-def test_workers_that_are_killed_go_on(tmp_path, workers, kills):
+def test_workers_that_are_killed_go_on(tmp_path, workers, kills, counts):
     """The chief's backup serves all: no other has a file."""
     single, found = run(tmp_path, workers, kills, seed=workers, extent="whole")
     done = json.loads((tmp_path / "kills.json").read_text())
@@ -110,6 +110,7 @@ def test_workers_that_are_killed_go_on(tmp_path, workers, kills):
             worker[name] = worker[name][-1:]
     assert_agree(single, found)
     assert_only_the_chief_writes(tmp_path, found, "board")
+    counts("kills of a worker", kills)
     print(f"{workers} workers, {kills} kills (worker, others that failed by themselves): {done}")
 
 

@@ -41,19 +41,21 @@ def assert_agree(found):
             )
 
 
-def test_four_devices_find_what_one_finds(tmp_path):
+def test_four_devices_find_what_one_finds(tmp_path, counts):
     found = run(tmp_path / "found.npz", 4, *QUICK)
     assert set(found) == set(QUICK)
     assert_agree(found)
+    counts("networks alike on several devices and one", len(found))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [2, 4])
-def test_layers_conversions_and_ensembles_agree(tmp_path, devices):
+def test_layers_conversions_and_ensembles_agree(tmp_path, devices, counts):
     found = run(tmp_path / "found.npz", devices)
     parts = {case.removeprefix("layer:") for case in found if case.startswith("layer:")}
     assert set(found) - {f"layer:{name}" for name in parts} == {*NETWORKS, "ensemble"}
     tested = {each.layer.__name__ for each in LAYERS if each.name in parts}
     assert set(layers.__all__) <= tested
     assert_agree(found)
+    counts("networks alike on several devices and one", len(found))
     print(f"{devices} devices and one agree: {', '.join(sorted(found))}")

@@ -43,11 +43,12 @@ def digits():
     return data.batch(16)
 
 
-def test_one_process_is_killed_and_this_one_resumes(tmp_path):
+def test_one_process_is_killed_and_this_one_resumes(tmp_path, counts):
     model = saved_model(tmp_path / "m.keras")
     # Each file is flushed, and then its folder; shard 6 is the fourteenth file.
     with start(tmp_path / "m.keras", tmp_path / "killed", 27) as killed:
         assert killed.wait(timeout=300) == -signal.SIGKILL
+    counts("kills while scoring")
     left = contents(tmp_path / "killed")
     unfinished = [name for name in left if name.startswith(".unfinished-")]
     assert len(unfinished) == 1 and "part-00006.parquet" not in left, sorted(left)
@@ -63,7 +64,7 @@ def test_one_process_is_killed_and_this_one_resumes(tmp_path):
 
 
 @pytest.mark.slow
-def test_ten_kills_at_random_moments_leave_the_same_bytes(tmp_path):
+def test_ten_kills_at_random_moments_leave_the_same_bytes(tmp_path, counts):
     """The figures: how often, with how many rows each time, and that every file is the same."""
     saved_model(tmp_path / "m.keras")
     with start(tmp_path / "m.keras", tmp_path / "whole") as whole:
@@ -89,6 +90,7 @@ def test_ten_kills_at_random_moments_leave_the_same_bytes(tmp_path):
             shutil.rmtree(tmp_path / "killed")
     with start(tmp_path / "m.keras", tmp_path / "killed") as last:
         assert last.wait(timeout=600) == 0
+    counts("kills while scoring", kills)
     print(f"{kills} kills in {attempts} processes, with so many of 3000 rows: {rows}")
     assert contents(tmp_path / "killed") == expected
 

@@ -331,7 +331,7 @@ def test_texts_and_files_of_another_kind_are_refused(tmp_path):
         with pytest.raises(ValueError, match=r"`text` must be what `RejectionRule.to_json` gave"):
             RejectionRule.from_json(bad)
     (tmp_path / "rule.json").write_text(json.dumps({"class": "RejectionRule"}))
-    with pytest.raises(ValueError, match="`text` must be"):
+    with pytest.raises(ValueError, match=r"`path` must name a file .*rule.json"):
         RejectionRule.load(tmp_path / "rule.json")
     with pytest.raises(OSError):
         RejectionRule.load(tmp_path / "none.json")

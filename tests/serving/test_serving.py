@@ -143,7 +143,7 @@ def get(client, path):
 # --- Under load -------------------------------------------------------------------------------
 
 
-def loaded(served, server, count, limit):
+def loaded(served, server, count, limit, counts):
     """What `load_test` finds, after its expectations were held against Python's."""
     files = sorted(served.images.glob("*.png"))
     good = load_test.good_requests(served.path, files)
@@ -161,23 +161,25 @@ def loaded(served, server, count, limit):
     assert sum(found["refusals"].values()) == count // 10
     assert set(found["counts"]) == {"good", *bad}
     assert found["alive"]
+    counts("requests answered", found["counts"]["good"])
+    counts("requests refused", sum(found["refusals"].values()))
     return found
 
 
-def test_load(served, server):
+def test_load(served, server, counts):
     """The quick form: too short for the memory to settle, long enough to see bodies kept."""
-    found = loaded(served, server, 600, LIMIT)
+    found = loaded(served, server, 600, LIMIT, counts)
     assert found["memory"][-1] < found["warm"] + 60
 
 
 @pytest.mark.slow
-def test_load_whole(served):
+def test_load_whole(served, counts):
     """10,000 requests; the 60 bodies of 4 MB among them would be 240 MB if they were kept."""
     command = (sys.executable, str(HIDDEN))
     limit = load_test.LIMIT
     options = ("--max-bytes", str(limit))
     with load_test.running_server(served.path, *options, command=command) as running:
-        found = loaded(served, running, 10_000, limit)
+        found = loaded(served, running, 10_000, limit, counts)
         assert load_test.is_flat(found)
         assert found["open_files"][0] + 4 >= found["open_files"][1]
 

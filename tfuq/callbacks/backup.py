@@ -1,9 +1,10 @@
 """A training that goes on where it was killed, to the bit."""
 
+import contextlib
 import io
 import json
+import math
 import pathlib
-import zipfile
 
 import keras
 import numpy as np
@@ -11,24 +12,32 @@ import numpy as np
 from tfuq._files import prepare_folder, written_whole
 from tfuq._keras import check_choice, check_integer
 from tfuq._multi_worker import from_chief, is_chief_of
-from tfuq._training import build_optimizer
+from tfuq._safe_files import DAMAGE, check_fields, open_arrays, parsed
+from tfuq._training import build_optimizer, forget_functions, rebuild_optimizer
 from tfuq._version import __version__
+from tfuq.layers.sparse_bayes import sparse_bayes_layers
 
 FILE = "backup.npz"
 FORMAT = 1
+_EXPANSION = 10  # indices, deviations and what an optimizer holds of both, for each weight
+_PARTS = ("kernel", "bias")  # of a layer, whose weights may be random
 
 
 # --- The file ---------------------------------------------------------------------------------
 
 
-def write_backup(path, variables, epoch):
-    """Replaces the file at `path` at once by one with all variables and the next epoch's number."""
+def write_backup(path, variables, epoch, random=()):
+    """Replaces the file at `path` at once by one with all variables and the next epoch's number.
+
+    `random` are numbers of random weights, as `random_counts` gives them.
+    """
     arrays = [keras.ops.convert_to_numpy(variable) for variable in variables]
     state = {
         "tfuq": __version__,
         "keras": keras.__version__,
         "format": FORMAT,
         "epoch": epoch,
+        "random": list(random),
         "variables": [described(variable) for variable in variables],
     }
     stored = {f"variable_{i:06d}": _as_stored(array) for i, array in enumerate(arrays)}
@@ -42,25 +51,66 @@ def read_backup(path, variables, content=None):
 
     `content` is what the file holds, if that is known already.
     """
+    with _told(path), _opened(path, content) as file:
+        state = _state(file)
+        _check_variables(state["variables"], variables)
+        arrays = [
+            _from_stored(file[f"variable_{i:06d}"], variable)
+            for i, variable in enumerate(variables)
+        ]
+    return arrays, state["epoch"]
+
+
+def read_random(path, layers, content=None):
+    """How many weights of each of the sparse Bayesian `layers` were random; None if not told."""
+    with _told(path), _opened(path, content) as file:
+        random = _state(file).get("random")
+        if random is not None:
+            _check_random(random, layers)
+    return random
+
+
+@contextlib.contextmanager
+def _told(path):
+    """Says of what is wrong with the file which it is, and what to do."""
     try:
-        content = path.read_bytes() if content is None else content
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            state = json.loads(bytes(file["state"]))
-            if state["format"] != FORMAT:
-                raise ValueError(f"format {state['format']!r} instead of {FORMAT}")
-            check_integer("epoch", state["epoch"], 0)
-            _check_variables(state["variables"], variables)
-            arrays = [
-                _from_stored(file[f"variable_{i:06d}"], variable)
-                for i, variable in enumerate(variables)
-            ]
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        yield
+    except DAMAGE as error:
         raise ValueError(
             f"Argument `backup_dir` must hold a {FILE} of this model and optimizer, or none: "
             "choose another folder, or remove the file, which begins the training anew. "
             f"Received: {str(path)!r} ({type(error).__name__}: {error})"
         ) from error
-    return arrays, state["epoch"]
+
+
+def _opened(path, content):
+    content = path.read_bytes() if content is None else content
+    return open_arrays(io.BytesIO(content))
+
+
+def _state(file):
+    state = parsed(bytes(file["state"]).decode("utf-8"))
+    if state["format"] != FORMAT:
+        raise ValueError(f"format {state['format']!r} instead of {FORMAT}")
+    check_fields(state, ("tfuq", "keras", "format", "epoch", "random", "variables"))
+    check_integer("epoch", state["epoch"], 0)
+    return state
+
+
+def random_counts(layers):
+    """How many weights of each sparse Bayesian layer are random, which a selection may change."""
+    return [{name: layer.num_bayesian(name) for name in _PARTS} for layer in layers]
+
+
+def _check_random(random, layers):
+    if len(random) != len(layers):
+        raise ValueError(f"{len(random)} sparse Bayesian layers in the file, {len(layers)} here")
+    for counts, layer in zip(random, layers, strict=True):
+        for name in _PARTS:
+            check_integer("random", counts[name], 0)
+            weight = getattr(layer, name, None)
+            if counts[name] > (0 if weight is None else math.prod(weight.shape)):
+                raise ValueError(f"{counts[name]} random weights in {layer.name!r}, too many")
 
 
 def described(variable):
@@ -88,6 +138,11 @@ def _as_stored(array):
 def _from_stored(array, variable):
     dtype = keras.ops.convert_to_numpy(variable).dtype
     return array.view(dtype) if dtype.kind == "V" else array
+
+
+def _num_bytes(variable):
+    array_type = keras.ops.convert_to_numpy(variable).dtype
+    return math.prod(variable.shape) * array_type.itemsize
 
 
 # --- The callback -----------------------------------------------------------------------------
@@ -163,8 +218,10 @@ class BackupAndRestore(keras.callbacks.Callback):
             )
         if self._writes:
             prepare_folder("backup_dir", self.backup_dir)
-        build_optimizer(self.model)
         content = self._content()
+        if content is not None:
+            self._make_room(content)
+        build_optimizer(self.model)
         if content is None:
             return
         variables = self._variables()
@@ -177,7 +234,8 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if self._writes and (epoch + 1) % self.every == 0:
-            write_backup(self._path, self._variables(), epoch + 1)
+            random = random_counts(sparse_bayes_layers(self.model))
+            write_backup(self._path, self._variables(), epoch + 1, random)
 
     def on_train_end(self, logs=None):
         if self._writes and self.delete_checkpoint:
@@ -190,8 +248,31 @@ class BackupAndRestore(keras.callbacks.Callback):
     def _content(self):
         """What the file of the chief holds; None without one."""
         is_there = self._writes and self._path.exists()
-        content = self._path.read_bytes() if is_there else None
+        content = self._read() if is_there else None
         return from_chief(self.model.distribute_strategy, content)
+
+    def _read(self):
+        """The file, unless it is larger than a selection of random weights can make it."""
+        most = 2**24 + _EXPANSION * sum(_num_bytes(variable) for variable in self._variables())
+        with _told(self._path):
+            size = self._path.stat().st_size
+            if size > most:
+                raise ValueError(f"{size} bytes, where at most {most} are to be expected")
+            return self._path.read_bytes()
+
+    def _make_room(self, content):
+        """Gives sparse Bayesian layers the random weights that a selection had chosen."""
+        model, layers = self.model, sparse_bayes_layers(self.model)
+        random = read_random(self._path, layers, content)
+        if random is None or random == random_counts(layers):
+            return
+        with model.distribute_strategy.scope():
+            for layer, counts in zip(layers, random, strict=True):
+                for name, count in counts.items():
+                    layer.resize(count, name)
+            if model.optimizer.built:
+                rebuild_optimizer(model.optimizer, model.trainable_variables)
+            forget_functions(model, self)
 
     def _variables(self):
         """All that training changes, each once."""

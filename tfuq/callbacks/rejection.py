@@ -1,11 +1,13 @@
 """What a classifier would answer and what it would refuse, told after each epoch."""
 
 import csv
+import pathlib
 
 import keras
 import numpy as np
 
 from tfuq._draws import random_layers
+from tfuq._files import written_whole
 from tfuq._keras import check_choice, check_fraction, check_integer
 from tfuq._labelled import Labelled, check_validation_data, predict_with_labels
 from tfuq._predictions import check_flags
@@ -84,6 +86,12 @@ def log_names(thresholds, prefix):
     return [f"{prefix}{field}_at_{threshold:g}" for field in FIELDS for threshold in thresholds]
 
 
+def _has_diverged(logs):
+    """Whether the loss in the logs of an epoch is NaN or infinite."""
+    loss = (logs or {}).get("loss", 0.0)
+    return np.ndim(loss) == 0 and not np.isfinite(loss)
+
+
 def format_table(thresholds, table):
     """The table as aligned text, one line per threshold; "-" is what nothing accepted leaves."""
     lines = [" | ".join(("threshold", *TITLES))]
@@ -120,6 +128,9 @@ class RejectionEvaluator(keras.callbacks.Callback):
     `mode="max"` or `"min"` to monitor these names; their dot has no place in the file name that
     `ModelCheckpoint` fills in. Weights that `EarlyStopping` restores at the end of training are
     not those of the last table: ask `evaluate(model)` for theirs.
+
+    Of an epoch whose loss is NaN or infinite all figures are NaN, and training goes its way:
+    `keras.callbacks.TerminateOnNaN` ends it.
 
     Where nothing is accepted, accuracy, risk and ECE are NaN, never 0 or 1, and the table shows
     "-". `EarlyStopping` and `ModelCheckpoint` never get past a first value that is NaN: monitor a
@@ -303,8 +314,15 @@ class RejectionEvaluator(keras.callbacks.Callback):
         return format_table(self.thresholds, self._table)
 
     def to_csv(self, path):
-        """Writes `history` to the file `path`: a header, then one line per evaluated epoch."""
-        with open(path, "w", newline="", encoding="utf-8") as file:
+        """Writes `history` to the file `path`: a header, then one line per evaluated epoch.
+
+        The file is written whole, or the old one stays.
+        """
+        path = pathlib.Path(path)
+        with (
+            written_whole(path) as unfinished,
+            open(unfinished, "w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(self.history)
             writer.writerows(zip(*self.history.values(), strict=True))
@@ -317,14 +335,14 @@ class RejectionEvaluator(keras.callbacks.Callback):
             self._first_epoch = epoch
         self._last_epoch = epoch
         if self._is_due(epoch):
-            self._record(epoch)
+            self._record(epoch, logs)
         self._tell(logs)
 
     def on_train_end(self, logs=None):
         if self._last_epoch is None:  # not one epoch was trained
             return
         if self.history["epoch"][-1] != self._last_epoch:  # somebody after us stopped training
-            self._record(self._last_epoch)
+            self._record(self._last_epoch, logs)
         self._tell(logs)
         if self.verbose == 1:
             print(f"\nRejection after epoch {self._last_epoch + 1}\n{self.table()}")
@@ -334,13 +352,19 @@ class RejectionEvaluator(keras.callbacks.Callback):
         stopped = getattr(self.model, "stop_training", False)  # a loop without `compile` has none
         return stopped or epoch + 1 == planned or (epoch - self._first_epoch) % self.every == 0
 
-    def _record(self, epoch):
-        table = self.evaluate()
+    def _record(self, epoch, logs):
+        table = self._nothing() if _has_diverged(logs) else self.evaluate()
         values = np.concatenate([table[field] for field in FIELDS]).tolist()
         for column, value in zip(self.history.values(), [epoch, *values], strict=True):
             column.append(value)
         if self.verbose == 2:
             print(f"\nRejection after epoch {epoch + 1}\n{self.table()}")
+
+    def _nothing(self):
+        """The table of a model that has diverged, whose predictions are NaN."""
+        fields = {name: np.full(len(self.thresholds), np.nan) for name in FIELDS}
+        self._table = {"threshold": np.array(self.thresholds), **fields}
+        return self._table
 
     def _tell(self, logs):
         latest = {name: column[-1] for name, column in self.history.items() if name != "epoch"}

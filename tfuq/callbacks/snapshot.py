@@ -1,11 +1,12 @@
 """Snapshots of the weights where cycles of the learning rate end, as an ensemble."""
 
 import functools
+import io
 import math
 import os
 import pathlib
+import warnings
 
-import h5py
 import keras
 import numpy as np
 
@@ -13,10 +14,12 @@ from tfuq._cloning import clone_uncompiled
 from tfuq._files import prepare_folder, written_whole
 from tfuq._keras import check_choice, check_integer
 from tfuq._multi_worker import is_chief_of
+from tfuq._safe_files import DAMAGE, check_fingerprint, check_weights, fingerprint
 from tfuq._snapshots import (
     MANIFEST,
     Snapshot,
     delete_unlisted,
+    read_fingerprints,
     read_manifest,
     snapshot_name,
     write_manifest,
@@ -61,6 +64,27 @@ def direction_of(model, monitor, mode):
     return 1 if judge.monitor_op(1.0, 0.0) else -1
 
 
+class _Memory(io.BytesIO):
+    """A file in memory, under a name as Keras wants it for weights."""
+
+    def __str__(self):
+        return "memory.weights.h5"
+
+
+def _weights_of(model):
+    """What `model.save_weights` writes. HDF5 does not survive a full disk, and kills the training.
+
+    So a disk never sees HDF5, only bytes.
+    """
+    memory = _Memory()
+    model.save_weights(memory)
+    return memory.getbuffer()
+
+
+def _has_finite_weights(model):
+    return all(np.isfinite(keras.ops.convert_to_numpy(w)).all() for w in model.weights)
+
+
 # --- The ensemble -----------------------------------------------------------------------------
 
 
@@ -72,16 +96,19 @@ def read_ensemble(directory, snapshots, build_model):
             f"Received: directory={str(directory)!r} with none"
         )
     paths = [directory / snapshot.file for snapshot in snapshots]
+    known = read_fingerprints(directory)
     for path in paths:
-        _check_whole(directory, path)
+        _check_whole(directory, path, known.get(path.name))
     return DeepEnsemble.from_checkpoints(paths, build_model)
 
 
-def _check_whole(directory, path):
-    """Raises ValueError if `path` is missing or cut off."""
+def _check_whole(directory, path, fingerprint):
+    """Raises ValueError if `path` is missing, cut off or altered."""
     try:
-        h5py.File(path).close()
-    except OSError as error:
+        if fingerprint is not None:
+            check_fingerprint(path, fingerprint)
+        check_weights(path)
+    except DAMAGE as error:
         raise ValueError(
             f"Argument `directory` must hold the whole files that its {MANIFEST} lists: bring back "
             "the one that cannot be read, or give the paths of the others to "
@@ -154,7 +181,8 @@ class SnapshotEnsemble(keras.callbacks.Callback):
             the name and the compiled metrics.
         every: Number of epochs between two snapshots, whatever the learning rate does. `None`: the
             cycles of `SGDR` decide.
-        verbose: 1 prints a line for each snapshot.
+        verbose: 1 prints a line for each snapshot. Weights that hold NaN are no member: a warning
+            says so, and nothing is written.
 
     Attributes:
         snapshots: List of `Snapshot`, named tuples with `file`, `cycle`, `step`, `epoch` and
@@ -206,6 +234,8 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         self.every = every
         self.verbose = verbose
         self._snapshots = []
+        self._fingerprints = {}  # of the files, by their names
+        self._stale = set()  # files of later steps than where the training goes on
         self._unjudged = set()  # files whose epoch has not ended
         self._completed = None  # of the cycles, as a function of the step
         self._cycles = 0
@@ -311,6 +341,8 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         self._cycles = 0 if self._completed is None else self._completed(step)
         listed, monitor = read_manifest(self._folder)
         self._snapshots = [snapshot for snapshot in listed if snapshot.step <= step]
+        self._stale = {snapshot.file for snapshot in listed if snapshot.step > step}
+        self._fingerprints = read_fingerprints(self._folder)
         if monitor == self.monitor:
             self._unjudged = {s.file for s in self._snapshots if s.value is None}
         else:
@@ -318,10 +350,20 @@ class SnapshotEnsemble(keras.callbacks.Callback):
             self._snapshots = [s._replace(value=None) for s in self._snapshots]
 
     def _save(self, cycle, step):
+        if not _has_finite_weights(self.model):
+            warnings.warn(
+                f"Epoch {self._epoch + 1}: weights are NaN or infinite, which is no member of an "
+                "ensemble. SnapshotEnsemble wrote nothing.",
+                stacklevel=2,
+            )
+            return
         new = Snapshot(snapshot_name(cycle, step), cycle, step, self._epoch)
         if self._writes:
+            if new.file in self._stale:  # else a kill leaves the old file's hash in the list
+                self._list()
             with written_whole(self._folder / new.file) as path:
-                self.model.save_weights(path)
+                path.write_bytes(_weights_of(self.model))
+                self._fingerprints[new.file] = fingerprint(path)
         others = [snapshot for snapshot in self._snapshots if snapshot.file != new.file]
         self._snapshots = [*others, new]
         self._unjudged.add(new.file)
@@ -357,9 +399,13 @@ class SnapshotEnsemble(keras.callbacks.Callback):
                 f"ends, here {sorted(logs)}. Received: monitor={self.monitor!r} in epoch {epoch}"
             )
 
+    def _list(self):
+        write_manifest(self._folder, self._snapshots, self.monitor, self._fingerprints)
+        self._stale = set()
+
     def _publish(self):
         if self._writes:
-            write_manifest(self._folder, self._snapshots, self.monitor)
+            self._list()
             delete_unlisted(self._folder, self._snapshots)
 
 

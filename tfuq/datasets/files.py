@@ -1,5 +1,6 @@
 """Local `.npz` files in the form of the public sets."""
 
+import contextlib
 import pathlib
 import zipfile
 
@@ -7,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._pipelines import Form
+from tfuq._safe_files import DAMAGE, open_arrays
 
 
 def from_npz(
@@ -168,45 +170,49 @@ def _file(path, split):
 
 def _read(path, split, label):
     """Images and labels of a split."""
-    with np.load(path, allow_pickle=False) as arrays:
+    with _whole(path), open_arrays(path) as arrays:
+        there = arrays.files
 
-        def first(*parts):
-            names = [] if split is None else [f"{part}_{split}" for part in parts]
-            names += [] if split is None else [f"{split}_{part}" for part in parts]
-            names += parts if split is None or path.stem == split else []
-            return next((name for name in names if name in arrays.files), None)
+    def first(*parts):
+        names = [] if split is None else [f"{part}_{split}" for part in parts]
+        names += [] if split is None else [f"{split}_{part}" for part in parts]
+        names += parts if split is None or path.stem == split else []
+        return next((name for name in names if name in there), None)
 
-        images, data, offsets = first("x", "images"), first("bytes"), first("offsets")
-        labels = first("y", "labels") if label is None else first(label)
-        labels = label if labels is None and label in arrays.files else labels
-        if images is None and None in (data, offsets):
-            raise _missing("images", path, split, label, arrays)
-        if labels is None:
-            raise _missing("labels", path, split, label, arrays)
-        if images is None:
-            return _JPEGs(_plain(arrays, data), _plain(arrays, offsets)), _labels(arrays, labels)
-        return _Arrays(_plain(arrays, images)), _labels(arrays, labels)
-
-
-def _missing(what, path, split, label, arrays):
-    return ValueError(
-        f"Argument `path` must hold {what} for split={split!r} and label={label!r}. "
-        f"Received: {path}, which holds {arrays.files}"
-    )
+    images, data, offsets = first("x", "images"), first("bytes"), first("offsets")
+    labels = first("y", "labels") if label is None else first(label)
+    labels = label if labels is None and label in there else labels
+    if images is None and None in (data, offsets):
+        raise _missing("images", path, split, label, there)
+    if labels is None:
+        raise _missing("labels", path, split, label, there)
+    names = [data, offsets] if images is None else [images]
+    with _whole(path), open_arrays(path) as arrays:
+        *found, given = [arrays[name] for name in (*names, labels)]
+    return (_JPEGs if images is None else _Arrays)(*found), _labels(given, labels)
 
 
-def _plain(arrays, name):
-    """An array of the file, if it is no pickled one."""
+@contextlib.contextmanager
+def _whole(path):
+    """Says of arrays that cannot be read which file it is, and what to do."""
     try:
-        return arrays[name]
-    except ValueError as error:
+        yield
+    except DAMAGE as error:
         raise ValueError(
-            f"Argument `path` must hold arrays that need no pickle. Received: {name!r}: {error}"
+            "Argument `path` must be a whole .npz file of arrays that need no pickle: bring it "
+            f"back, or write it again. Received: path={str(path)!r} "
+            f"({type(error).__name__}: {error})"
         ) from error
 
 
-def _labels(arrays, name):
-    labels = _plain(arrays, name)
+def _missing(what, path, split, label, there):
+    return ValueError(
+        f"Argument `path` must hold {what} for split={split!r} and label={label!r}. "
+        f"Received: {path}, which holds {there}"
+    )
+
+
+def _labels(labels, name):
     if labels.ndim == 0 or labels.dtype.kind not in "fiub":
         raise ValueError(
             f"Argument `label` must name an array of numbers. Received: {name!r} of shape "

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from tfuq._safe_files import load_keras
 from tfuq._score_inputs import Batch
 from tfuq._score_rows import Scorer
 
@@ -82,7 +83,7 @@ class ScoreDoFn(_DoFn or object):
 
     def setup(self):
         """Loads the model, once in each worker."""
-        models = [keras.models.load_model(path, safe_mode=True) for path in self._paths]
+        models = [load_keras(path) for path in self._paths]
         self._model = models[0] if len(models) == 1 else _Members(models)
 
     def process(self, batch):
