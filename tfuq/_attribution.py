@@ -19,6 +19,7 @@ from tfuq._batches import batches
 from tfuq._draws import one_draw, random_layers
 from tfuq._features import TINY
 from tfuq._keras import check_choice, check_integer
+from tfuq._labelled import known_only
 from tfuq._outputs import Reading, any_batch, input_spec
 from tfuq._predictions import check_flags
 from tfuq._scores import probabilities
@@ -139,7 +140,7 @@ class Explainer:
 
     def _outputs(self, batch, seed):
         if seed is None:
-            return self.reading.select(self.model, batch)
+            return known_only(batch, self.reading.select(self.model, batch))
         with one_draw(seed) as draw:
             outputs = self.reading.select(self.model, batch)
         layers = [layer for layer in random_layers(self.model) if id(layer) in draw.layers]
@@ -148,7 +149,7 @@ class Explainer:
                 "Argument `num_samples` must be None for a model without layers of random weights, "
                 f"of which all draws are the same. Received: model={self.model!r}"
             )
-        return outputs
+        return known_only(batch, outputs)
 
     def _columns(self, probs):
         """Probabilities `(batch, classes)`, or `(batch, labels)` of multi-label predictions."""

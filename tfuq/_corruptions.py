@@ -194,7 +194,8 @@ def checked_images(images):
         raise _refusal(f"images of type {type(images).__name__}") from error
     if images.dtype != tf.uint8 and not images.dtype.is_floating:
         raise _refusal(f"images of dtype {images.dtype.name}")
-    if images.shape.rank != 4 or images.shape[-1] not in (1, 3):
+    is_image = images.shape.rank == 4 and images.shape[-1] in (1, 3)
+    if not is_image or 0 in images.shape[1:]:
         raise _refusal(f"images of shape {images.shape}")
     if images.dtype.is_floating and tf.executing_eagerly():
         _check_values(images)

@@ -176,7 +176,35 @@ class Sums(NamedTuple):
     variance: object
 
 
+def decompose_known(stack, multi_label):
+    """As `decompose`, but that what is not finite is unknown: NaN, with the label -1."""
+    binary = is_binary(stack.shape, multi_label)
+    known = np.isfinite(stack).all(axis=0)
+    known = known if binary else known.all(axis=-1)
+    filled = np.where(known if binary else known[..., None], stack, 0.5)
+    return _only(known, decompose(filled, multi_label))
+
+
+def _only(known, uncertainty):
+    """`Uncertainty` of the entries that are `known`; of the others NaN, with the label -1."""
+
+    def told(values, nothing=np.nan):
+        mask = known if values.ndim == known.ndim else known[..., None]
+        return np.where(mask, values, nothing)
+
+    found = {name: told(values) for name, values in uncertainty._asdict().items()}
+    return uncertainty._replace(**found | {"label": told(uncertainty.label, -1)})
+
+
 def uncertainty_of(sums, multi_label):
+    """`Uncertainty` from `Sums`; what is not finite is unknown: NaN, with the label -1."""
+    binary = is_binary(sums[0].shape, multi_label)
+    known = np.isfinite(sums[0]) if binary else np.isfinite(sums[0]).all(axis=-1)
+    filled = np.where(known if binary else known[..., None], sums[0], 0.5)
+    return _only(known, _measured((filled, *sums[1:]), multi_label))
+
+
+def _measured(sums, multi_label):
     probs, expected, votes, variance = (np.asarray(s, "float64") for s in sums)
     total = entropy(probs, multi_label)
     if is_binary(probs.shape, multi_label):
@@ -205,7 +233,12 @@ def _entropy(probs):
 
 
 def _checked(name, probs, min_axes):
-    probs = np.asarray(probs, "float64")
+    try:
+        probs = np.asarray(probs, "float64")
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"Argument `{name}` must be an array of numbers. Received: {name}={probs!r}"
+        ) from None
     if probs.ndim < min_axes or probs.size == 0:
         axes = "(samples, batch, ..., classes)" if min_axes == 2 else "(..., classes)"
         raise ValueError(

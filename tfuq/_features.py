@@ -14,7 +14,9 @@ import tensorflow as tf
 from keras import ops
 
 from tfuq._feature_arrays import pooled, two_classes
+from tfuq._labelled import finite_rows  # noqa: F401 (of other parts of tfuq)
 from tfuq._outputs import Reading
+from tfuq._replacing import replaced
 
 SAMPLE = 4  # examples that tell how a model is built
 TINY = np.finfo("float32").tiny
@@ -54,30 +56,10 @@ class _Head(NamedTuple):
     is_linear: bool  # a matrix product on `(batch, d)`
 
 
-@contextlib.contextmanager
 def watched(layer, handler):
     """While it is open, calls of `layer` go to `handler(call, *args, **kwargs)` instead."""
     name = "quantized_call" if getattr(layer, "quantization_mode", None) else "call"
-    before = vars(layer).get(name)
-    # Past Keras' own `__setattr__`, which locks and tracks.
-    object.__setattr__(layer, name, functools.partial(handler, getattr(layer, name)))
-    try:
-        yield
-    finally:
-        object.__delattr__(layer, name)
-        if before is not None:
-            object.__setattr__(layer, name, before)
-
-
-def finite_rows(batch):
-    """Whether each example is finite in all inputs that are floating point, a tensor `(batch,)`."""
-    leaves = tf.nest.flatten(batch)
-    rows = tf.ones(tf.shape(leaves[0])[:1], "bool")
-    for leaf in leaves:
-        if leaf.dtype.is_floating:
-            axes = tuple(range(1, leaf.shape.rank))
-            rows &= tf.reduce_all(tf.math.is_finite(leaf), axis=axes)
-    return rows
+    return replaced(layer, name, lambda call: functools.partial(handler, call))
 
 
 def without_nan(batch):
@@ -127,10 +109,11 @@ class Tap:
         """Finds, at the first batch, the layers to read and what the outputs mean."""
         if self._head is None:
             rows = tf.nest.map_structure(lambda leaf: leaf[:SAMPLE], without_nan(batch))
-            self._is_logits, self._head = _find_head(self.model, self.reading, rows)
             self._named = [
                 None if layer is None else find_layer(self.model, layer) for layer in self.layers
             ]
+            # Last, as it tells other threads that all is found.
+            self._is_logits, self._head = _find_head(self.model, self.reading, rows)
 
     def forward(self, batch, rectify=None):
         """`Found` of a batch, as tensors.
@@ -239,11 +222,8 @@ def _before_activation(layer, call, args, kwargs):
         outputs = call(*args, **kwargs)
         return tf.nest.flatten(outputs)[0], outputs
     activation = layer.activation
-    object.__setattr__(layer, "activation", keras.activations.linear)
-    try:
+    with replaced(layer, "activation", lambda _: keras.activations.linear):
         logits = call(*args, **kwargs)
-    finally:
-        object.__setattr__(layer, "activation", activation)
     return logits, activation(logits)
 
 

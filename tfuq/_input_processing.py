@@ -1,16 +1,15 @@
 """Inputs moved along the sign of a gradient, before they are scored."""
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfuq._gradients import FLOAT16_SCALE
+from tfuq._keras import is_finite
 
 
 def check_epsilon(epsilon):
     """Raises ValueError unless the step `epsilon` of inputs is a finite number >= 0."""
-    is_number = isinstance(epsilon, (int, float, np.number)) and not isinstance(epsilon, bool)
-    if not is_number or not np.isfinite(epsilon) or epsilon < 0:
+    if not is_finite(epsilon) or epsilon < 0:
         raise ValueError(
             "Argument `epsilon` must be a finite number of at least 0. "
             f"Received: epsilon={epsilon!r}"

@@ -14,6 +14,11 @@ def _is_real(value):
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
+def is_finite(value):
+    """Whether `value` is a real number that a float can hold; NaN and infinity are none."""
+    return _is_real(value) and abs(value) <= np.finfo("float64").max
+
+
 def check_integer(name, value, minimum):
     """Raises ValueError unless `value` is an integer >= `minimum`."""
     if not _is_integer(value) or value < minimum:
@@ -25,7 +30,7 @@ def check_integer(name, value, minimum):
 
 def check_positive(name, value):
     """Raises ValueError unless `value` is a finite number > 0."""
-    if not _is_real(value) or not np.isfinite(value) or value <= 0:
+    if not is_finite(value) or value <= 0:
         raise ValueError(
             f"Argument `{name}` must be a finite number above 0. Received: {name}={value!r}"
         )

@@ -75,6 +75,28 @@ def select_output(outputs, output):
         ) from None
 
 
+def finite_rows(batch):
+    """Whether each example is finite in all inputs that are floating point, a tensor `(batch,)`."""
+    leaves = tf.nest.flatten(batch)
+    rows = tf.ones(tf.shape(leaves[0])[:1], "bool")
+    for leaf in leaves:
+        if leaf.dtype.is_floating:
+            rows &= tf.reduce_all(tf.math.is_finite(leaf), axis=tf.range(1, tf.rank(leaf)))
+    return rows
+
+
+def known_only(batch, predictions):
+    """Predictions `(batch, ...)`, NaN for the examples of `batch` that are not finite.
+
+    A network may hide these: max-pooling passes over a NaN as over a small number, and what comes
+    out is as confident as any answer.
+    """
+    if not all(isinstance(leaf, tf.Tensor) for leaf in tf.nest.flatten(batch)):
+        return predictions  # sparse or ragged
+    rows = tf.reshape(finite_rows(batch), [-1] + [1] * (len(predictions.shape) - 1))
+    return tf.where(rows, predictions, tf.constant(float("nan"), predictions.dtype))
+
+
 class Labelled(keras.Model):
     """A model that predicts, and hands each batch's labels and weights through beside it.
 
@@ -92,9 +114,10 @@ class Labelled(keras.Model):
         self.steps_per_execution = model.steps_per_execution
 
     def predict_step(self, data):
-        _, y_true, weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, y_true, weight = keras.utils.unpack_x_y_sample_weight(data)
         y_pred = select_output(self.judged.predict_step(data), self.choice)
-        found = {"y_pred": keras.ops.cast(y_pred, "float32"), "y_true": y_true, "weight": weight}
+        y_pred = known_only(x, keras.ops.cast(y_pred, "float32"))
+        found = {"y_pred": y_pred, "y_true": y_true, "weight": weight}
         return {name: value for name, value in found.items() if value is not None}
 
 

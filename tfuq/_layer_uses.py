@@ -5,6 +5,7 @@ gradients of what they give are found by one backward pass, which needs no weigh
 """
 
 import contextlib
+import functools
 import itertools
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from tfuq._layer_gradients import Use, known_norms, replayed_norms, rule_of
+from tfuq._replacing import replaced
 
 PROBE = 7919  # a batch of as many examples is traced, not run: no other axis is as long
 
@@ -94,18 +96,13 @@ def _recorded(units, tape):
     comes from elsewhere.
     """
     recorder = _Recorder(units, tape)
-    before = [vars(unit.layer).get("call") for unit in units]
-    try:
+    with contextlib.ExitStack() as stack:
         for unit, found in zip(units, recorder.uses, strict=True):
-            vars(unit.layer)["call"] = recorder.wrap(unit, found)
-        with keras.StatelessScope():  # nothing that the model counts or adds to losses stays
-            yield recorder.uses
-    finally:
-        for unit, call in zip(units, before, strict=True):
-            if call is None:
-                vars(unit.layer).pop("call", None)
-            else:
-                vars(unit.layer)["call"] = call
+            wrap = functools.partial(recorder.wrap, unit, found)
+            stack.enter_context(replaced(unit.layer, "call", wrap))
+        # Nothing that the model counts or adds to losses stays.
+        stack.enter_context(keras.StatelessScope())
+        yield recorder.uses
 
 
 class _Recorder:
@@ -120,9 +117,7 @@ class _Recorder:
         }
         self.opened = []  # variables of the units that are being called
 
-    def wrap(self, unit, found):
-        original = unit.layer.call
-
+    def wrap(self, unit, found, original):
         def call(*args, **kwargs):
             if tf.compat.v1.get_default_graph() is not self.graph:  # what loops and branches hold
                 return original(*args, **kwargs)  # cannot be taken out of them
@@ -158,15 +153,12 @@ def _distinct_floats(outputs):
 @contextlib.contextmanager
 def _bare(unit):
     """While it is open, a layer with a rule applies no activation; yields what it would apply."""
-    attributes = vars(unit.layer)
-    activation = attributes.get("activation") if unit.rule else None
-    try:
-        if activation is not None:
-            attributes["activation"] = keras.activations.linear
+    activation = vars(unit.layer).get("activation") if unit.rule else None
+    if activation is None:
+        yield None
+        return
+    with replaced(unit.layer, "activation", lambda _: keras.activations.linear):
         yield activation
-    finally:
-        if activation is not None:
-            attributes["activation"] = activation
 
 
 def _is_float(value):

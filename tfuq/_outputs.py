@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfuq._labelled import (
     Labelled,
     check_validation_data,
+    known_only,
     predict_with_labels,
     select_output,
 )
@@ -23,7 +24,10 @@ class Reading(NamedTuple):
     multi_label: bool
 
     def is_logits(self, model, batch=None):
-        """Whether the output holds logits: as told, as the loss says, or as a batch shows."""
+        """Whether the output holds logits: as told, as the loss says, or as a batch shows.
+
+        Of a batch only the predictions that are finite can show it.
+        """
         flag = self.from_logits
         flag = loss_takes_logits(model, self.output) if flag is None else flag
         if flag is not None:
@@ -33,7 +37,15 @@ class Reading(NamedTuple):
                 "Argument `from_logits` must be True or False where no compiled loss says it. "
                 f"Received: from_logits=None with {model}"
             )
-        return not self.are_probs(self.select(model, batch).numpy())
+        values = self.select(model, batch).numpy()
+        finite = np.isfinite(values).all(axis=-1)
+        if not finite.any():
+            raise ValueError(
+                "Argument `from_logits` must be True or False where no compiled loss says it and "
+                "the first predictions do not show it. Received: from_logits=None, no finite "
+                "prediction"
+            )
+        return not self.are_probs(values[finite])
 
     def select(self, model, batch):
         """The output of a batch, float32."""
@@ -44,8 +56,8 @@ class Reading(NamedTuple):
         return self.multi_label or shape[-1] == 1
 
     def probs(self, model, batch, is_logits):
-        """Probabilities `(batch, ..., classes)`."""
-        scores = self.select(model, batch)
+        """Probabilities `(batch, ..., classes)`, NaN for inputs that are not finite."""
+        scores = known_only(batch, self.select(model, batch))
         if not is_logits:
             return scores
         return tf.sigmoid(scores) if self.is_binary(scores.shape) else tf.nn.softmax(scores)

@@ -20,6 +20,8 @@ from keras import ops
 
 # Probabilities of a model in bfloat16 are this far from [0, 1] and, in sum, from 1.
 _TOLERANCE = 5e-3
+# Products and sums of what lies between are numbers in float32 and float64; what is less counts 0.
+LEAST_WEIGHT, LARGEST_WEIGHT = 1e-30, 1e30
 
 
 class Examples(NamedTuple):
@@ -159,7 +161,7 @@ def _read(y_true, y_pred, *weights, from_logits, multi_label):
 
 
 def _check_axes(shape, multi_label):
-    if len(shape) < 1 + multi_label or (shape[-1] is None and len(shape) > 1):
+    if len(shape) < 1 + multi_label or (not shape[-1] and len(shape) > 1):
         expected = "(n, ..., labels)" if multi_label else "(n,), (n, ..., 1) or (n, ..., classes)"
         raise ValueError(
             f"Argument `y_pred` must have shape {expected}, with the last axis known. "
@@ -206,6 +208,7 @@ def _read_weight(weights, like):
                 f"{tuple(like.shape)}. Received: sample_weight of shape {tuple(weight.shape)}"
             )
         total = total * weight[(..., *[None] * (len(like.shape) - rank))]
+    total = ops.where(ops.abs(total) < LEAST_WEIGHT, 0, total)
     return ops.reshape(total, (-1,))
 
 
@@ -231,8 +234,9 @@ def _score_faults(scores, from_logits):
 
 
 def _weight_fault(weight):
-    fine = (weight >= 0) & ops.isfinite(weight)
-    return _Fault("sample_weight", "hold finite numbers of at least 0", ~fine, weight)
+    fine = (weight >= 0) & (weight <= LARGEST_WEIGHT)
+    expected = f"hold finite numbers of at least 0, and at most {LARGEST_WEIGHT:g}"
+    return _Fault("sample_weight", expected, ~fine, weight)
 
 
 class PredictionMetric(keras.metrics.Metric):

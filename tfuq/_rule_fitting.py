@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tfuq._guarantees import METHODS, ImageSums, Sums, best_promise, fewest_examples
-from tfuq._keras import check_choice, check_fraction, check_integer
+from tfuq._keras import check_choice, check_fraction, check_integer, is_finite
 from tfuq._predictions import from_arrays, to_float64
 from tfuq._scores import CONFIDENCES
 
@@ -184,6 +184,45 @@ def _cost_matrix(loss, classes):
             f"{(classes, classes)}. Received: loss={loss!r}"
         )
     return costs
+
+
+def checked_report(fitted_to, by):
+    """The argument `fitted_to` as a dict of which, if it tells a goal, all can be told."""
+    try:
+        report = dict(fitted_to or {})
+        if "goal" in report:
+            for fault in _faults_of_report(report, by):
+                raise ValueError(fault)
+        return report
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "Argument `fitted_to` must be None or what `fit` reports, a dict. "
+            f"Received: fitted_to={fitted_to!r} ({error})"
+        ) from None
+
+
+def _faults_of_report(report, by):
+    numbers = ["coverage", "decisions", "examples"]
+    if report["goal"] == "risk":
+        numbers += ["target_risk", "confidence"]
+    if report.get("loss") == "false_negative":
+        numbers.append("positive_class")
+    yield from (f"no number {n!r}" for n in numbers if not is_finite(report.get(n)))
+    if report.get("risk") is not None and not is_finite(report["risk"]):
+        yield "the risk is no number"
+    if not isinstance(report.get("loss"), str):
+        yield "no loss"
+    if not isinstance(report.get("unseen_classes"), list):
+        yield "no list of unseen classes"
+    parts = report.get("parts", {} if by is None else None)
+    if not isinstance(parts, dict) or not all(_is_part(part) for part in parts.values()):
+        yield "parts that are none"
+    if by is not None and not isinstance(report.get("simultaneous"), bool):
+        yield "not whether its promises hold together"
+
+
+def _is_part(part):
+    return isinstance(part, dict) and is_finite(part.get("accepted"))
 
 
 def parts_of(read, by, groups):

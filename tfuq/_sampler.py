@@ -1,5 +1,7 @@
 """A model with random weights, cut in two where randomness enters, and drawn from."""
 
+import collections.abc
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -8,8 +10,9 @@ from tfuq._decomposition import is_binary
 from tfuq._draws import one_draw, random_layers
 from tfuq._graphs import dependents
 from tfuq._keras import check_integer
-from tfuq._labelled import select_output
+from tfuq._labelled import known_only, select_output
 from tfuq._outputs import Reading, loss_takes_logits
+from tfuq._predictions import check_flags
 
 KEPT_SAMPLERS = 4  # of each model, with what they have traced
 
@@ -21,8 +24,19 @@ def sampler_of(model, *arguments):
     compared. Like Keras' own `predict_function`, it does not see other attributes change.
     """
     check_model(model)
+    num_samples, output, from_logits, multi_label, seed = arguments
+    if not isinstance(output, collections.abc.Hashable):
+        raise ValueError(
+            "Argument `output` must be None, an index, a key or a function. "
+            f"Received: output={output!r}"
+        )
+    check_integer("num_samples", num_samples, 1)
+    check_integer("seed", seed, 0)
+    check_flags(multi_label=multi_label)
+    if from_logits is not None:
+        check_flags(from_logits=from_logits)
     variables = tuple(id(variable) for variable in model.variables)
-    key = (*arguments, variables, loss_takes_logits(model, arguments[1]))
+    key = (*arguments, variables, loss_takes_logits(model, output))
     kept = vars(model).get("_tfuq_samplers", {})
     sampler = kept.get(key) or Sampler(model, *arguments)
     latest = [(k, v) for k, v in kept.items() if k != key][1 - KEPT_SAMPLERS :]
@@ -40,8 +54,6 @@ class Sampler:
     """A model cut in two where randomness enters: a prefix that runs once, and the rest."""
 
     def __init__(self, model, num_samples, output, from_logits, multi_label, seed):
-        check_integer("num_samples", num_samples, 1)
-        check_integer("seed", seed, 0)
         self.model, self.output, self.multi_label = model, output, multi_label
         self.from_logits = loss_takes_logits(model, output) if from_logits is None else from_logits
         numbers = np.arange(num_samples)
@@ -64,12 +76,9 @@ class Sampler:
         if key not in self._cut:
             if self.from_logits is None:
                 reading = Reading(self.output, None, self.multi_label)
-                self.from_logits = not reading.are_probs(self._predict(batch))
+                self.from_logits = reading.is_logits(self.model, batch)
             self._cut[key] = self._make_parts(spec)
         return self._cut[key]
-
-    def _predict(self, batch):
-        return np.asarray(select_output(self.model(batch, training=False), self.output))
 
     def _make_parts(self, spec):
         prefix, rest = cut_at_randomness(self._draw, spec)
@@ -99,7 +108,7 @@ class Sampler:
         return prefix, stack, sums
 
     def _draw(self, batch, seed):
-        """Probabilities of one network."""
+        """Probabilities of one network, NaN for inputs that are not finite."""
         with one_draw(seed) as draw:
             outputs = self.model(batch, training=False)
         taking = [layer for layer in random_layers(self.model) if id(layer) in draw.layers]
@@ -110,7 +119,7 @@ class Sampler:
                 "selected, `SparseBayesDense`; its predictions would all be the same. "
                 f"Received: {self.model}"
             )
-        outputs = tf.cast(select_output(outputs, self.output), "float32")
+        outputs = known_only(batch, tf.cast(select_output(outputs, self.output), "float32"))
         if not self.from_logits:
             return outputs
         binary = is_binary(outputs.shape, self.multi_label)

@@ -11,7 +11,7 @@ from tfuq._decomposition import decompose
 from tfuq._draws import random_layers
 from tfuq._keras import check_integer
 from tfuq._labelled import select_output
-from tfuq._outputs import Reading, loss_takes_logits
+from tfuq._outputs import Reading
 from tfuq._predictions import check_flags
 from tfuq._sampler import sampler_of
 from tfuq._scores import OF_STACKS
@@ -73,7 +73,7 @@ class Scorer:
         self.num_samples = self._checked_samples(num_samples)
         reading = Reading(output, from_logits, multi_label)
         # From the first batch, whichever comes first after a process was killed.
-        self.from_logits = [_is_logits(reading, member, first) for member in self.members]
+        self.from_logits = [reading.is_logits(member, first) for member in self.members]
         self.has_stack = self.num_samples is not None or len(self.members) > 1
         self.predict = self._predictor(reading)
         self.rule = self._checked_rule(rule)
@@ -223,25 +223,6 @@ class Scorer:
         return {name: found[name] for name in self.columns}
 
 
-def _is_logits(reading, model, first):
-    """Whether predictions are logits, as told, as the loss says, or as those of `first` show.
-
-    Of these only what is finite can show it.
-    """
-    known = reading.from_logits
-    known = loss_takes_logits(model, reading.output) if known is None else known
-    if known is not None:
-        return bool(known)
-    values = reading.select(model, first).numpy()
-    finite = np.isfinite(values).all(axis=-1)
-    if not finite.any():
-        raise ValueError(
-            "Argument `from_logits` must be True or False where no compiled loss says it and the "
-            "first predictions do not show it. Received: from_logits=None, no finite prediction"
-        )
-    return not reading.are_probs(values[finite])
-
-
 def _checked_columns(columns):
     if columns is None:
         return None
@@ -305,10 +286,23 @@ class _Served:
         given = outputs[self._probabilities(outputs)]
         # The outputs are there already: the model that `reading` calls only hands them on.
         probs = reading.probs(lambda *_, **__: given, batch, is_logits).numpy()
-        beside = {name: outputs[name].numpy() for name in _SERVED if name in outputs}
+        known = np.isfinite(probs).reshape(len(probs), -1).all(axis=1)
+        beside = {
+            name: _told(known, outputs[name].numpy())
+            if name != "ood_score"
+            else outputs[name].numpy()
+            for name in _SERVED
+            if name in outputs
+        }
         if probs.shape[1:] == (1,):
             beside = {name: np.reshape(values, (-1,)) for name, values in beside.items()}
         return probs[None], beside
+
+
+def _told(known, values):
+    """What a served model tells of the examples that are `known`; of the others False, or NaN."""
+    known = known.reshape(-1, *[1] * (values.ndim - 1))
+    return np.where(known, values, False if values.dtype == bool else np.nan).astype(values.dtype)
 
 
 def as_model(model):

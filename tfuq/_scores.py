@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfuq._predictions import largest
+
 CONFIDENCES = ("confidence", "margin")  # these grow with trust, all others with uncertainty
 OF_STACKS = ("expected_entropy", "mutual_information", "variation_ratio")
 SCORES = (*CONFIDENCES, "entropy", *OF_STACKS)
@@ -54,14 +56,14 @@ def margin(probs):
 def variation_ratio(stack):
     """Share of the samples that do not vote with the most of them."""
     votes = ops.one_hot(ops.argmax(stack, axis=-1), stack.shape[-1], dtype=stack.dtype)
-    return 1 - ops.max(ops.mean(votes, axis=0), axis=-1)
+    return 1 - largest(ops.mean(votes, axis=0), 0.0)
 
 
 def score_of(name, stack):
     """The score `name`, `(n, ...)`, of probabilities `(samples, n, ..., classes)`."""
     mean = ops.mean(stack, axis=0)
     if name == "confidence":
-        value = ops.max(mean, axis=-1)
+        value = largest(mean, 0.0)
     elif name == "margin":
         value = margin(mean)
     elif name == "entropy":

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import threading
 
 import keras
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from keras.src.backend.common import global_state
 from tensorflow.python.eager import context as eager_context
 from tensorflow.python.ops import stateful_random_ops
+
+_LOCK = threading.RLock()
 
 
 def seed_of(seed, number, purpose):
@@ -28,7 +31,16 @@ def seeded(seed):
 
 @contextlib.contextmanager
 def kept_random_state():
-    """Puts all global random numbers back to where they are now, when it closes."""
+    """Puts all global random numbers back to where they are now, when it closes.
+
+    One thread at a time, since all have the same.
+    """
+    with _LOCK, _kept():
+        yield
+
+
+@contextlib.contextmanager
+def _kept():
     names = ("global_random_seed", "global_seed_generator")
     of_keras = {name: global_state.get_global_attribute(name) for name in names}
     of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002

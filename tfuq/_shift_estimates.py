@@ -36,7 +36,8 @@ class LabelShift(NamedTuple):
     source_prior: np.ndarray
     """Frequency of each class in the labelled data."""
     target_prior: np.ndarray
-    """Estimated frequency in the new data."""
+    """Estimated frequency in the new data; NaN, and so are its ends, if nothing of the kind that is
+    predicted for these was predicted for the labelled data."""
     lower: np.ndarray
     """Lower end of its bootstrap interval."""
     upper: np.ndarray
@@ -205,8 +206,13 @@ def correct_label_shift(probs, source_prior, target_prior, *, from_logits=False)
             "Argument `source_prior` must be above 0 wherever `target_prior` is. "
             f"Received: source_prior={source_prior}, target_prior={target_prior}"
         )
-    ratio = np.divide(after, before, out=np.zeros(len(before)), where=before > 0)
-    found = probs * ratio
+    with np.errstate(
+        divide="ignore", invalid="ignore"
+    ):  # ratios as logarithms: they may be larger than any float
+        ratio = np.where(after > 0, np.log(after) - np.log(before), -np.inf)
+        found = np.log(probs) + ratio
+    largest = found.max(axis=1, keepdims=True)
+    found = np.exp(found - np.where(np.isfinite(largest), largest, 0))
     total = found.sum(axis=1, keepdims=True)
     return np.divide(found, total, out=probs.copy(), where=total > 0)
 

@@ -30,12 +30,12 @@ def write_csv(path, header, rows):
 
 def names_of(names, count):
     """The argument `names` as texts, one for each of `count` classes; their numbers if None."""
-    names = [str(name) for name in (range(count) if names is None else names)]
-    if len(names) != count:
+    given = range(count) if names is None else names
+    if not np.iterable(given) or len(found := [str(name) for name in given]) != count:
         raise ValueError(
             f"Argument `names` must hold one for each of {count} classes. Received: names={names}"
         )
-    return names
+    return found
 
 
 def check_top(top):

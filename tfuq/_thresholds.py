@@ -6,6 +6,7 @@ import numpy as np
 from scipy import stats
 
 from tfuq._keras import check_fraction
+from tfuq._predictions import to_float64
 from tfuq._saliency import rounded_up
 
 
@@ -53,7 +54,7 @@ def find_threshold(scores, tpr=0.95, confidence=0.95):
         raise ValueError(
             f"Argument `confidence` must be between 0 and 1. Received: confidence={confidence!r}"
         )
-    scores = np.asarray(scores, "float64")
+    scores = to_float64("scores", scores)
     if scores.ndim != 1 or scores.size == 0 or np.any(np.isnan(scores)):
         raise ValueError(
             "Argument `scores` must have shape (n,), not be empty, and hold no NaN. "

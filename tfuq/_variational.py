@@ -7,7 +7,7 @@ import tensorflow as tf
 from tfuq import _sampling
 from tfuq._draws import TakesDraws, current_draw
 from tfuq._estimators import ESTIMATORS
-from tfuq._keras import check_choice, check_integer, check_positive
+from tfuq._keras import check_choice, check_integer, check_positive, is_finite
 
 
 def kl_normal(loc, scale, prior_loc, prior_scale):
@@ -33,8 +33,7 @@ def check_kl_weight(kl_weight):
             "Argument `kl_weight` is required: the weight of the KL divergence in the loss, "
             "normally 1 / number of training examples. Received: kl_weight=None"
         )
-    is_number = isinstance(kl_weight, (int, float, np.number)) and not isinstance(kl_weight, bool)
-    if not is_number or not np.isfinite(kl_weight) or kl_weight < 0:
+    if not is_finite(kl_weight) or kl_weight < 0:
         raise ValueError(
             "Argument `kl_weight` must be a finite number of at least 0, normally "
             f"1 / number of training examples. Received: kl_weight={kl_weight!r}"

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from tfuq._keras import check_choice, check_fraction, check_integer
+from tfuq._keras import check_choice, check_fraction, check_integer, is_finite
 from tfuq._variational import variational_layers
 
 CYCLES = 4  # of "cyclical", and
@@ -26,8 +26,7 @@ def kl_beta(time, initial=0.0, target=1.0, duration=10, cycles=1, ramp=1.0):
 
 def check_beta(name, value):
     """Raises ValueError unless `value` is a finite number >= 0."""
-    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not is_number or not np.isfinite(value) or value < 0:
+    if not is_finite(value) or value < 0:
         raise ValueError(
             f"Argument `{name}` must be a finite number of at least 0. Received: {name}={value!r}"
         )

@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._keras import check_integer, check_positive
+from tfuq._keras import check_integer, check_positive, is_finite
+from tfuq._predictions import to_float64
 from tfuq._training import announce_cycles, optimizer_chain, unwrap_step, wrap_step
 
 TOLERANCE = 1e-12  # of the count of steps: 10 epochs of 0.1 * 30 steps each end at step 30
@@ -81,8 +82,7 @@ def completed_cycles(step, **lengths):
 
 def check_range(name, value, lowest, highest=math.inf):
     """Raises ValueError unless `value` is a finite number from `lowest` to `highest`."""
-    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not is_number or not np.isfinite(value) or not lowest <= value <= highest:
+    if not is_finite(value) or not lowest <= value <= highest:
         end = "" if highest == math.inf else f" and at most {highest:g}"
         raise ValueError(
             f"Argument `{name}` must be a finite number of at least {lowest:g}{end}. "
@@ -205,8 +205,12 @@ class SGDR(keras.callbacks.Callback):
             The rates, float64, in the shape of `step`.
 
         Raises:
-            ValueError: If `steps_per_epoch` was not given and there was no training yet.
+            ValueError: If `steps_per_epoch` was not given and there was no training yet, or a step
+                is no count.
         """
+        step = to_float64("step", step)
+        if not np.all((step >= 0) & np.isfinite(step)):
+            raise ValueError(f"Argument `step` must be counts of steps. Received: step={step!r}")
         height = (self.max_learning_rate, self.min_learning_rate)
         return sgdr(step, *height, cycle_decay=self.cycle_decay, **self._lengths())
 

@@ -78,6 +78,11 @@ class CorruptionLayer(keras.layers.Layer):
         check_flags(training_only=training_only, resample=resample)
         if seed is not None:
             check_integer("seed", seed, 0)
+        if options is not None and not isinstance(options, dict):
+            raise ValueError(
+                "Argument `options` must be None or a dict of arguments of the corruption. "
+                f"Received: options={options!r}"
+            )
         self.corruption = corruption
         self.severity = severity
         self.options = options

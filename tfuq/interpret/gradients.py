@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._attribution import Explainer, image_of, reading_of
+from tfuq._labelled import known_only
 from tfuq._predictions import check_flags
 from tfuq._spatial_layers import spatial_layer
 
@@ -79,7 +80,8 @@ def grad_cam(
 
     Returns:
         Array `(n, height, width)`, float32, in units of y (nats for entropies); for several classes
-        `(n, k, height, width)`. It is 0 or, without `relu`, negative where nothing raises y.
+        `(n, k, height, width)`. It is 0 or, without `relu`, negative where nothing raises y; NaN of
+        images that are not finite.
 
     Raises:
         ValueError: If there is no such layer, its output is not spatial or does not matter to the
@@ -258,7 +260,8 @@ def guided_grad_cam(
 def _over(explainer, images, batch_size, explain):
     """What `explain(batch, classes)` gives for all images, without the axis of a single class."""
     found = [
-        explain(batch, classes).numpy() for batch, classes, *_ in explainer.over(images, batch_size)
+        known_only(batch, explain(batch, classes)).numpy()
+        for batch, classes, *_ in explainer.over(images, batch_size)
     ]
     found = np.concatenate(found)
     return found[:, 0] if explainer.is_single else found

@@ -65,7 +65,7 @@ def occlusion(
         Array `(n, height, width)`, float32, in units of the score; without `upsample` `(n, rows,
         columns)`, one value for each patch. For several classes the axes are `(n, k, ...)`. It is
         positive where what was hidden raises the score: speaks for the class, or makes the
-        prediction uncertain.
+        prediction uncertain. NaN of images that are not finite.
 
     Raises:
         ValueError: If a patch does not fit into the images, `value` is not finite or does not fit

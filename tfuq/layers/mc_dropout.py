@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfuq import _sampling
 from tfuq._draws import TakesDraws, current_draw
-from tfuq._keras import check_integer, register
+from tfuq._keras import check_fraction, check_integer, register
 
 
 @register
@@ -47,9 +47,10 @@ class MCDropout(TakesDraws, keras.layers.Dropout):
     """
 
     def __init__(self, rate, noise_shape=None, resample=False, seed=None, **kwargs):
-        super().__init__(rate, noise_shape=noise_shape, seed=seed, **kwargs)
+        check_fraction("rate", rate)
         if rate == 1:
             raise ValueError(f"Argument `rate` must be in [0, 1). Received: rate={rate!r}")
+        super().__init__(rate, noise_shape=noise_shape, seed=seed, **kwargs)
         if seed is not None:
             check_integer("seed", seed, minimum=0)
         self.resample = resample
@@ -57,6 +58,10 @@ class MCDropout(TakesDraws, keras.layers.Dropout):
     def call(self, inputs, training=False):
         if self.rate == 0:
             return inputs
+        if not inputs.dtype.is_floating:
+            raise ValueError(
+                f"The inputs must be floating point. Received: inputs of dtype {inputs.dtype.name}"
+            )
         draw = current_draw()
         if draw is not None:
             seed = draw.seed_of(self)

@@ -408,7 +408,7 @@ class VBLLDense(VariationalLayer):
 
     def build(self, input_shape):
         features = input_shape[-1]
-        if features is None:
+        if not features:
             raise ValueError(
                 "The last dimension of the inputs must be known. "
                 f"Received: input_shape={tuple(input_shape)}"

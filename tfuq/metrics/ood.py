@@ -12,7 +12,7 @@ import numpy as np
 import scipy.stats
 
 from tfuq._keras import check_choice, check_fraction, check_integer
-from tfuq._predictions import to_float64
+from tfuq._predictions import LARGEST_WEIGHT, LEAST_WEIGHT, to_float64
 from tfuq._rankings import (
     POSITIVE,
     average_precision_in,
@@ -46,9 +46,10 @@ def _read(y_true, y_score, sample_weight):
                 f"Argument `{name}` must have the shape of `y_score`, {y_score.shape}. "
                 f"Received: {name} of shape {array.shape}"
             )
-    fine = np.isfinite(weight) & (weight >= 0)
-    _refuse("sample_weight", "hold finite numbers of at least 0", weight, ~fine)
-    used = weight > 0
+    fine = (weight >= 0) & (weight <= LARGEST_WEIGHT)
+    expected = f"hold finite numbers of at least 0, and at most {LARGEST_WEIGHT:g}"
+    _refuse("sample_weight", expected, weight, ~fine)
+    used = weight >= LEAST_WEIGHT
     return _check_classes(y_true[used], y_score[used], weight[used])
 
 

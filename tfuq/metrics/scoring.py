@@ -37,7 +37,8 @@ def entropy_sums(examples, binary_terms):
 
 def any_labels(y_pred, multi_label):
     """Labels that fit `y_pred` and are classes: for measures that look at no label."""
-    return ops.zeros_like(y_pred if multi_label or len(y_pred.shape) < 2 else y_pred[..., 0])
+    whole = multi_label or len(y_pred.shape) < 2
+    return ops.zeros_like(y_pred if whole else ops.sum(y_pred, axis=-1))
 
 
 def brier_score(

@@ -4,6 +4,7 @@ import numpy as np
 
 from tfuq._bounds import clopper_pearson_interval
 from tfuq._drawing import RED, axes_of, line_style
+from tfuq._keras import check_integer
 from tfuq.selective import risk_coverage_curve
 
 CONFIDENCE = 0.95  # of the band around a curve
@@ -50,6 +51,10 @@ def risk_coverage(
         raise ValueError(
             "Argument `probs` must hold at least one model, and one alone with a rule. "
             f"Received: probs of {list(models)} with rule={rule!r}"
+        )
+    if rule is not None and not callable(getattr(rule, "evaluate", None)):
+        raise ValueError(
+            f"Argument `rule` must be None or a RejectionRule. Received: rule={rule!r}"
         )
     options = {"score": score, "from_logits": from_logits, "multi_label": multi_label}
     curves = {k: risk_coverage_curve(values, labels, **options) for k, values in models.items()}
@@ -116,11 +121,17 @@ def detection_histograms(scores, *, threshold=None, n_bins=40, xlabel="score", a
     ['known: 10.0 % detected', 'unknown: 60.0 % detected']
     """
     sets = _sets_of(scores)
+    check_integer("n_bins", n_bins, 1)
     every = np.concatenate(list(sets.values()))
     finite = every[np.isfinite(every)]
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
     edges = np.linspace(low, high if high > low else low + 1, n_bins + 1)
     limit = getattr(threshold, "value", threshold)
+    if limit is not None and not isinstance(limit, (int, float, np.number)):
+        raise ValueError(
+            "Argument `threshold` must be None, a number or what `threshold_at` gives. "
+            f"Received: threshold={threshold!r}"
+        )
     ax = axes_of(ax)
     for i, (name, values) in enumerate(sets.items()):
         shares = np.histogram(values[np.isfinite(values)], edges)[0] / len(values)

@@ -137,24 +137,24 @@ def _sets_of(features_by_set):
 def _names_of(names, width):
     if names is None:
         return [f"column {column}" for column in range(width)]
-    names = [str(name) for name in names]
-    if len(names) != width:
+    if not np.iterable(names) or len(found := [str(name) for name in names]) != width:
         raise ValueError(
             f"Argument `names` must hold one for each of {width} columns. Received: names={names}"
         )
-    return names
+    return found
 
 
 def _chosen_columns(columns, names):
     """Indices of the columns to draw."""
     if columns is None:
         return np.unique(np.linspace(0, len(names) - 1, 6).round().astype(int)).tolist()
-    columns = [columns] if isinstance(columns, (int, str)) else list(columns)
+    given = [columns] if isinstance(columns, (int, str)) else columns
+    columns = list(given) if np.iterable(given) else []
     known = [*range(-len(names), len(names)), *names]
     if not columns or any(column not in known for column in columns):
         raise ValueError(
             f"Argument `columns` must hold indices or names of {len(names)} columns. "
-            f"Received: columns={columns!r}"
+            f"Received: columns={given!r}"
         )
     return [names.index(c) if isinstance(c, str) else range(len(names))[c] for c in columns]
 

@@ -50,11 +50,11 @@ def explanation_maps(images, maps, *, titles=None, alpha=0.55, same_scale=False,
     images = np.asarray(images)
     columns = _checked_maps(maps, images.shape)
     images = stretched(images, images.shape[:3])
-    titles = [str(title) for title in (range(len(images)) if titles is None else titles)]
-    if len(titles) != len(images):
+    given = range(len(images)) if titles is None else titles
+    if not np.iterable(given) or len(titles := [str(title) for title in given]) != len(images):
         raise ValueError(
             f"Argument `titles` must hold one for each of {len(images)} images. "
-            f"Received: {len(titles)}"
+            f"Received: titles={titles!r}"
         )
     figure = figure_of(figure, len(images))
     axes = figure.subplots(len(images), 1 + len(columns), squeeze=False)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from tfuq._drawing import COLOURS, GREY, PALE_BLUE, RED, axes_of
+from tfuq._predictions import to_float64
 
 
 def lr_range_test(result, ax=None):
@@ -117,7 +118,7 @@ def learning_rate_curve(rates, ax=None):
 def _curve_of(rates):
     """Rates, the steps they belong to, and the steps at which a cycle is over."""
     if not hasattr(rates, "completed_cycles"):
-        rates = np.asarray(rates, "float64")
+        rates = to_float64("rates", rates)
         return rates, np.arange(rates.size), ()
     schedule, steps = rates, rates.steps
     if not len(steps):

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfuq._augmentation import expected_inputs, make_views, predictions
 from tfuq._batches import batches
-from tfuq._decomposition import Uncertainty, concatenated, decompose
+from tfuq._decomposition import Uncertainty, concatenated, decompose_known
 from tfuq._keras import check_integer
 from tfuq._outputs import Reading
 from tfuq._sampler import check_model
@@ -70,7 +70,8 @@ def test_time_augmentation(
         verbose: 1 shows a progress bar.
 
     Returns:
-        Array `(samples, examples, ..., classes)`, float32; or `Uncertainty`.
+        Array `(samples, examples, ..., classes)`, float32; or `Uncertainty`. An image that is not
+        finite is unknown: its probabilities and measures are NaN, its label is -1.
 
     Raises:
         ValueError: If `augment` returns another number of images, or a shape that the model does
@@ -114,7 +115,7 @@ def test_time_augmentation(
         if is_logits is None:
             is_logits = reading.is_logits(model, batch)
         stack = predictions(views, batch, number, lambda i: probs(i).numpy(), expected, seed)
-        found.append(decompose(stack, multi_label) if summary else stack)
+        found.append(decompose_known(stack, multi_label) if summary else stack)
     return Uncertainty(*concatenated(found)) if summary else np.concatenate(found, axis=1)
 
 

@@ -44,7 +44,7 @@ def sample_predictions(
         verbose: 1 shows a progress bar.
 
     Returns:
-        Array `(samples, examples, ..., classes)`, float32.
+        Array `(samples, examples, ..., classes)`, float32; NaN for inputs that are not finite.
 
     Raises:
         ValueError: If the model holds no random layer, the data are empty, or an argument is out
@@ -85,7 +85,8 @@ def predict_uncertainty(
     their number. Arguments and errors are those of `sample_predictions`.
 
     Returns:
-        `Uncertainty`, with arrays over all examples.
+        `Uncertainty`, with arrays over all examples. An input or a prediction that is not finite is
+        unknown: its probabilities and measures are NaN, its label is -1, and no rule accepts it.
 
     Example:
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from tfuq._experts import judge_answers, judge_expert, read_costs, top
 from tfuq._judged import Doubt, judge
-from tfuq._keras import check_fraction
+from tfuq._keras import check_fraction, is_finite
 from tfuq._predictions import to_float64
 from tfuq._scores import CONFIDENCES
 from tfuq._tables import markdown_table
@@ -449,7 +449,7 @@ def _check_rule(rule, score, groups, flags):
             "Argument `groups` must be None without a rule by group. Received: groups of some kind"
         )
     for name, value in flags.items():
-        if getattr(rule, name, value) != value:
+        if hasattr(rule, name) and getattr(rule, name) != value:
             raise ValueError(
                 f"Argument `{name}` must be that of the rule, {getattr(rule, name)}. "
                 f"Received: {name}={value!r}"
@@ -462,7 +462,7 @@ def _doubt(rule, probs, judged, score):
         sign = -1 if rule.score in CONFIDENCES else 1
         values = sign * judged.spread("probs", np.asarray(rule.score_of(probs)))
         return Doubt(values, values.astype("float32"), sign)
-    if rule is not None and not (_is_number(rule) and np.isfinite(rule)):
+    if rule is not None and not is_finite(rule):
         raise ValueError(
             f"Argument `rule` must be a RejectionRule, a finite number or None. Received: {rule=}"
         )

@@ -17,6 +17,7 @@ from tfuq._rule_fitting import (
     Read,
     UnattainableRisk,
     check_targets,
+    checked_report,
     fit_part,
     is_binary,
     losses_of,
@@ -124,7 +125,7 @@ class RejectionRule(Fitted):
         self.rank = rank
         self.from_logits = from_logits
         self.multi_label = multi_label
-        self.fitted_to = dict(fitted_to or {})
+        self.fitted_to = checked_report(fitted_to, by)
 
     def get_config(self):
         names = ("score", "threshold", "by", "keys", "rank", "from_logits", "multi_label")

@@ -6,8 +6,8 @@ import numpy as np
 from scipy import special
 
 from tfuq._batches import batches
-from tfuq._features import Tap, finite_rows
-from tfuq._labelled import select_output
+from tfuq._features import Tap
+from tfuq._labelled import finite_rows, select_output
 from tfuq._predictions import to_float64
 from tfuq._shift_estimates import (
     AccuracyEstimate,
