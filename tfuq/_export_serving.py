@@ -25,6 +25,7 @@ from tfuq._export_ood import GraphScore, check_detector
 from tfuq._export_outputs import MEANINGS, make_decisions
 from tfuq._export_unrolled import without_loops
 from tfuq._keras import check_choice, check_integer
+from tfuq._labelled import finite_rows, where_known
 from tfuq._outputs import Reading, any_batch, input_spec
 from tfuq._predictions import check_flags
 from tfuq._version import __version__
@@ -118,7 +119,7 @@ def serving(
         outputs = _Outputs(networks, flags, members, several, options)
         given = (multi_label, calibration, rule, conformal)
         serve = tf.function(
-            lambda inputs: _served(prepare(inputs), outputs, given, ood),
+            lambda inputs: _served(inputs, prepare(inputs), outputs, given, ood),
             input_signature=[spec],
             autograph=False,  # it would wrap our errors
         )
@@ -214,18 +215,24 @@ class _Outputs:
         return tf.concat(found, 0) if self.is_stack else found[0], scores
 
 
-def _served(batch, outputs, given, ood):
-    """The dict that `serve` returns."""
+def _served(inputs, batch, outputs, given, ood):
+    """The dict that `serve` returns.
+
+    Of inputs that are not finite nothing is known, even if the preparation or the network hides it.
+    """
     values, scores = outputs(batch, given[0])
+    known = finite_rows([inputs, batch])
+    values = where_known(known, values, axis=int(outputs.is_stack))
     shape = values.shape[1:] if outputs.is_stack else values.shape
     decide = make_decisions(shape, outputs.is_stack, outputs.is_logits, *given)
     with tf.name_scope(EXACT):
         found = decide(values, outputs.is_stack)
     if scores:
-        found["ood_score"] = scores[0]
+        found["ood_score"] = where_known(known, scores[0], otherwise=np.inf)
     elif ood is not None:  # it scores the samples
         information = found["mutual_information"]
-        found["ood_score"] = tf.reshape(information, (tf.shape(information)[0],))
+        score = tf.reshape(information, (tf.shape(information)[0],))
+        found["ood_score"] = where_known(known, score, otherwise=np.inf)
     return {name: tf.identity(found[name], name=name) for name in MEANINGS if name in found}
 
 

@@ -93,8 +93,14 @@ def known_only(batch, predictions):
     """
     if not all(isinstance(leaf, tf.Tensor) for leaf in tf.nest.flatten(batch)):
         return predictions  # sparse or ragged
-    rows = tf.reshape(finite_rows(batch), [-1] + [1] * (len(predictions.shape) - 1))
-    return tf.where(rows, predictions, tf.constant(float("nan"), predictions.dtype))
+    return where_known(finite_rows(batch), predictions)
+
+
+def where_known(rows, predictions, axis=0, otherwise=float("nan")):
+    """Predictions of the examples in `rows`, `(batch,)`, which lie along `axis`; or `otherwise`."""
+    shape = [1] * len(predictions.shape)
+    shape[axis] = -1
+    return tf.where(tf.reshape(rows, shape), predictions, tf.constant(otherwise, predictions.dtype))
 
 
 class Labelled(keras.Model):

@@ -300,7 +300,7 @@ class Branching(keras.layers.Layer):
     [
         (Gamma(name="gamma"), "must be what LiteRT can run"),  # the converter takes it for another
         # Of this it makes something of another shape.
-        (Fourier(name="fourier"), "computes as TensorFlow does"),
+        (Fourier(name="fourier"), "must be what LiteRT (can run|computes)"),
         (Lottery(name="lottery"), "StatelessRandom.*'lottery' of class Lottery"),
         (Branching(name="branching"), "a branch in layer 'branching' of class Branching"),
     ],

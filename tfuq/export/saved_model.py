@@ -57,6 +57,9 @@ def export(
     random layers, or an ensemble. They are of the samples before calibration, whose mean has the
     entropy that is their sum; without a calibration, that is `predictive_entropy`.
 
+    Of an input that holds NaN or infinity nothing is known: its probabilities are NaN, it is never
+    accepted, its `ood_score` is inf.
+
     The noise is part of the file, so that predictions repeat, and are those of
     `tfuq.predictive.predict_uncertainty` with the same `num_samples` and `seed`. What comes before
     the first random layer runs once, not per sample.
