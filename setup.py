@@ -32,6 +32,8 @@ TEST = [
     *ONNX,
     *RAY,
     *SERVING,
+    # Its wheels are for Linux; other systems go without the fuzz test by coverage.
+    "atheris>=3; sys_platform == 'linux' and python_version < '3.13'",
     "hypothesis>=6.100",
     "playwright>=1.45",
     "pytest>=8,<9",

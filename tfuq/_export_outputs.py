@@ -10,8 +10,10 @@ from tfuq._scores import OF_STACKS
 from tfuq.selective import ConformalPredictor, RejectionRule
 
 MEANINGS = {
-    "probabilities": "mean probability of each class, calibrated where a calibration was given; NaN "
-    "for inputs that are not finite",
+    "probabilities": (
+        "mean probability of each class, calibrated where a calibration was given; NaN for inputs "
+        "that are not finite"
+    ),
     "label": "the most probable class; 0 or 1 for predictions of one column and for multi_label",
     "confidence": "the largest of the probabilities; of binary ones, of p and 1 - p",
     "predictive_entropy": "total uncertainty, H[probabilities], nats",

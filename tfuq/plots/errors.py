@@ -216,7 +216,7 @@ def _label_classes(ax, names):
 def _chosen_classes(classes, known):
     if classes is None:
         return list(known)
-    chosen = list(classes)
+    chosen = list(classes) if np.iterable(classes) else []
     if not chosen or any(k not in known for k in chosen):
         raise ValueError(
             f"Argument `classes` must hold numbers from {known[0]} to {known[-1]}. "
