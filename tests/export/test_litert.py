@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from formats import assert_agrees, each_kind
 from sklearn.datasets import load_digits
-from test_saved_model import KINDS
 
 from tfuq import _export_unrolled, _logistic_normal
 from tfuq._export_runtimes import LiteRT
@@ -19,51 +19,21 @@ from tfuq.selective import RejectionRule
 
 KL = {"kl_weight": 0.01, "posterior_scale": 0.5}
 X = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
-# `make test` takes one of each: sampled in all ways, conv, ensembles, detectors, two inputs.
-QUICK = (
-    *("plain_with_everything", "named_inputs_and_outputs", "ensemble", "fully_bayesian", "dropout"),
-    *("vbll", "vbll_in_closed_form", "heteroscedastic", "segmentation", "binary"),
-)
-EXACT_KINDS = ("label", "accept", "prediction_set")
 
 
 def classifier(*layers):
     return keras.Sequential([keras.Input((4,)), *layers])
 
 
-def marked(kind):
-    return pytest.param(kind, marks=() if kind.__name__ in QUICK else pytest.mark.slow)
-
-
-def compare(found, expected, tolerance):
-    assert set(found) == set(expected)
-    for name, array in expected.items():
-        assert found[name].shape == array.shape, name
-        if name in EXACT_KINDS:
-            np.testing.assert_array_equal(found[name], array, err_msg=name)
-        else:
-            scale = max(1.0, np.abs(array).max()) if name == "ood_score" else 1.0
-            np.testing.assert_allclose(
-                found[name], array, rtol=0, atol=tolerance * scale, err_msg=name
-            )
-
-
 # --- Agreement --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", map(marked, KINDS), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", each_kind())
 def test_agrees_with_python(kind, tmp_path):
     case = kind(tmp_path)
     export_litert(case.model, tmp_path / "model.tflite", **case.options)
     model = LiteRT(tmp_path / "model.tflite")
-    # Layers in float16 are computed in float32 here, which is nearer to the truth.
-    tolerance = 1e-3 if kind.__name__ == "mixed_precision" else 1e-5
-    for size in (1, 7, 64):
-        batch = {name: array[:size] for name, array in case.inputs.items()}
-        found, again = model(batch), model(batch)
-        compare(found, {k: np.asarray(v)[:size] for k, v in case.expected.items()}, tolerance)
-        for name in found:
-            np.testing.assert_array_equal(found[name], again[name])  # to the bit
+    assert_agrees(case, kind, model)
     names = {each["op_name"] for each in model.interpreter._get_ops_details()}
     assert names and not [name for name in names if "Flex" in name or "CUSTOM" in name.upper()]
     assert not names & {"IF", "WHILE", "READ_VARIABLE", "VAR_HANDLE"}

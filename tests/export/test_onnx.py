@@ -8,14 +8,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_saved_model import KINDS
+from formats import assert_agrees, each_kind
 
 from tfuq.export import export_onnx, verify_export
 from tfuq.layers import VBLLDense
 from tfuq.predictive import predict_uncertainty
 
 X = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
-EXACT_KINDS = ("label", "accept", "prediction_set")
+QUICK = ("plain_with_everything", "fully_bayesian", "vbll_in_closed_form", "heteroscedastic")
 needs_onnx = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("tf2onnx", "onnx", "onnxruntime"))),
     reason='tf2onnx is not installed: pip install "tfuq[onnx]"',
@@ -29,29 +29,13 @@ def classifier(*layers):
 
 
 @needs_onnx
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", each_kind(QUICK))
 def test_agrees_with_python(kind, tmp_path):
     from tfuq._export_runtimes import ONNX
 
     case = kind(tmp_path)
     export_onnx(case.model, tmp_path / "model.onnx", **case.options)
-    model = ONNX(tmp_path / "model.onnx")
-    tolerance = 1e-3 if kind.__name__ == "mixed_precision" else 1e-5
-    for size in (1, 7, 64):
-        batch = {name: array[:size] for name, array in case.inputs.items()}
-        found, again = model(batch), model(batch)
-        assert set(found) == set(case.expected)
-        for name, expected in case.expected.items():
-            expected = np.asarray(expected)[:size]
-            np.testing.assert_array_equal(found[name], again[name])  # to the bit
-            assert found[name].shape == expected.shape
-            if name in EXACT_KINDS:
-                np.testing.assert_array_equal(found[name], expected, err_msg=name)
-            else:
-                scale = max(1.0, np.abs(expected).max()) if name == "ood_score" else 1.0
-                np.testing.assert_allclose(
-                    found[name], expected, rtol=0, atol=tolerance * scale, err_msg=name
-                )
+    assert_agrees(case, kind, ONNX(tmp_path / "model.onnx"))
 
 
 @needs_onnx
