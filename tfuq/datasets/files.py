@@ -128,7 +128,13 @@ class _JPEGs:
                 f"number. Received: {data.size} of dtype {data.dtype}, offsets {offsets}"
             )
         self.data, self.offsets = tf.constant(data.tobytes()), tf.constant(offsets, "int64")
-        self.first = tf.io.extract_jpeg_shape(self._file(0))[:2]
+        try:
+            self.first = tf.io.extract_jpeg_shape(self._file(0))[:2]
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(
+                "Argument `path` must hold JPEG files in its bytes. Received: a first one that "
+                f"cannot be read ({error.message})"
+            ) from error
 
     def __len__(self):
         return len(self.offsets) - 1
