@@ -146,28 +146,33 @@ def read_metadata(path):
             f"Received: path={str(path)!r} ({type(error).__name__}: {error})"
         ) from error
     if known != FORMAT:
+        versions = content.get("versions")
+        writer = versions.get("tfuq") if isinstance(versions, dict) else None
         raise ValueError(
             f"Argument `path` must hold a model of format {FORMAT}, which this version knows. "
-            f"Received: format {known!r}, written by tfuq {content.get('tfuq')!r}"
+            f"Received: path={str(path)!r}, format {known!r}, written by tfuq {writer!r}"
         )
     if own != _hash_of(content):
         raise ValueError(
-            f"Argument `path` must hold files as written. Received: {beside.name} altered"
+            "Argument `path` must hold files as written. "
+            f"Received: path={str(path)!r}, {beside.name} altered"
         )
     for name, expected in files.items():
         # A file may have been given another name, with what is beside it.
-        _check_file(path / name if beside.parent == path else path, name, expected)
+        _check_file(path, path / name if beside.parent == path else path, name, expected)
     return content
 
 
-def _check_file(file, name, expected):
+def _check_file(path, file, name, expected):
     if not file.is_file():
-        raise ValueError(f"Argument `path` must hold all files. Received: no {name}")
+        raise ValueError(
+            f"Argument `path` must hold all files. Received: path={str(path)!r}, no {name}"
+        )
     found = fingerprint(file)
     if found != expected:
         change = "truncated" if found["bytes"] < expected["bytes"] else "altered"
         raise ValueError(
-            f"Argument `path` must hold files as written. Received: {name} {change}: SHA-256 "
-            f"{found['sha256']} of {found['bytes']} bytes, expected {expected['sha256']} of "
-            f"{expected['bytes']}"
+            f"Argument `path` must hold files as written. Received: path={str(path)!r}, {name} "
+            f"{change}: SHA-256 {found['sha256']} of {found['bytes']} bytes, expected "
+            f"{expected['sha256']} of {expected['bytes']}"
         )

@@ -172,7 +172,7 @@ def test_another_version(written, copy, monkeypatch):
     monkeypatch.setattr("tfuq._export_files.FORMAT", FORMAT + 1)
     write_metadata(copy, {"tfuq": "9.9"})
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="format 2, written by tfuq"):
+    with pytest.raises(ValueError, match="format 2, written by tfuq .0"):
         verify_export(copy, X, written[1])
 
 
