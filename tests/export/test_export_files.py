@@ -170,9 +170,9 @@ def test_metadata_that_changed(written, copy):
 
 def test_another_version(written, copy, monkeypatch):
     monkeypatch.setattr("tfuq._export_files.FORMAT", FORMAT + 1)
-    write_metadata(copy, {"tfuq": "9.9"})
+    write_metadata(copy, {"versions": {"tfuq": "9.9"}})
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="format 2, written by tfuq .0"):
+    with pytest.raises(ValueError, match=r"format 2, written by tfuq '9\.9'"):
         verify_export(copy, X, written[1])
 
 
