@@ -472,7 +472,7 @@ def test_compiled_by_xla(name):
     assert_close(*results, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+@pytest.mark.parametrize("name", ["adamw", pytest.param("adafactor", marks=pytest.mark.slow)])
 def test_on_two_devices(name):
     """Both replicas have half of each gradient."""
     options = DECAY if name == "adamw" else {}

@@ -4,8 +4,6 @@ These save memory and time where gradients are needed; tf2onnx cannot convert al
 small device one step that is always the same is faster.
 """
 
-import contextlib
-
 import numpy as np
 import tensorflow as tf
 
@@ -14,15 +12,9 @@ from tfuq import _logistic_normal
 _TINY = np.finfo("float32").tiny  # the least probability that a logarithm is taken of
 
 
-@contextlib.contextmanager
 def without_loops():
-    """While it is open, layers that are traced average over noise with `log_means`."""
-    before = _logistic_normal._log_means
-    _logistic_normal._log_means = log_means
-    try:
-        yield
-    finally:
-        _logistic_normal._log_means = before
+    """While it is open, layers that are traced in this thread average over noise by `log_means`."""
+    return _logistic_normal.means_by(log_means)
 
 
 def log_means(link, loc, scale, factors, points, mirrored, power):

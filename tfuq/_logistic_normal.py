@@ -17,6 +17,9 @@ does not underflow, however small p_c is. Noise of more than about 60 in units o
 the range of float32; the sums show it, and the blocks are then computed again in logarithms.
 """
 
+import contextlib
+import contextvars
+
 import tensorflow as tf
 
 # Elements in a block. Three times as many are faster, but then memory still grows between 100 and
@@ -189,7 +192,23 @@ def _mean_log_partition(partition, probs, loc, scale, points, mirrored):
     return mean(loc, scale)
 
 
+_MEANS = contextvars.ContextVar("means", default=None)
+
+
+@contextlib.contextmanager
+def means_by(function):
+    """While it is open, in this thread, `function` computes what `_log_means` does."""
+    token = _MEANS.set(function)
+    try:
+        yield
+    finally:
+        _MEANS.reset(token)
+
+
 def _log_means(link, loc, scale, factors, points, mirrored, power):
+    other = _MEANS.get()
+    if other is not None:
+        return other(link, loc, scale, factors, points, mirrored, power)
     count = tf.cast(tf.shape(points)[0] * (2 if mirrored else 1), loc.dtype)
 
     @tf.custom_gradient

@@ -11,7 +11,7 @@ from test_contract import LAYERS
 from tfuq import layers
 
 PROCESS = pathlib.Path(__file__).with_name("mirrored_process.py")
-QUICK = ("vbll", "heteroscedastic", "layer:conv2d")
+QUICK = ("vbll",)
 NETWORKS = {"vbll", "vbll_low_rank", "variational", "sparse", "heteroscedastic", "converted"}
 
 

@@ -18,7 +18,7 @@ from fuzz_values import Entry, calls, floats_in
 from test_docs import OBJECTS
 
 ENTRIES = registry()
-EXAMPLES = {"quick": 24, "whole": 1000}
+EXAMPLES = {"quick": 16, "whole": 1000}
 PATIENCE = 120  # seconds after which a call hangs; correct ones take less than one
 
 

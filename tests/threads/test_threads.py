@@ -169,7 +169,13 @@ def test_gradient_features_beside_predictions():
     check(make, [x[:5] for x in INPUTS])
 
 
-@pytest.mark.parametrize("explain", ["grad_cam", "guided_backpropagation", "occlusion"])
+@pytest.mark.parametrize(
+    "explain",
+    [
+        "grad_cam",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("guided_backpropagation", "occlusion")),
+    ],
+)
 def test_explanations_beside_predictions(explain):
     options = {"patch": 4} if explain == "occlusion" else {}
 
