@@ -221,7 +221,7 @@ def _served(inputs, batch, outputs, given, ood):
     Of inputs that are not finite nothing is known, even if the preparation or the network hides it.
     """
     values, scores = outputs(batch, given[0])
-    known = finite_rows([inputs, batch])
+    known = finite_rows([inputs] if batch is inputs else [inputs, batch])
     values = where_known(known, values, axis=int(outputs.is_stack))
     shape = values.shape[1:] if outputs.is_stack else values.shape
     decide = make_decisions(shape, outputs.is_stack, outputs.is_logits, *given)
