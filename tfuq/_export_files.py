@@ -1,12 +1,11 @@
-"""The folder of an exported model: written whole or not at all, and known by its hashes."""
+"""What an export leaves, a folder or a file: where it may go, and hashes by which it is known."""
 
 import contextlib
 import hashlib
 import json
 import pathlib
-import tempfile
 
-from tfuq._files import disk_errors
+from tfuq._files import put_in_place, scratch_beside
 from tfuq._safe_files import DAMAGE, fingerprint, hash_of, read_json
 
 METADATA = "metadata.json"
@@ -24,23 +23,6 @@ def check_path(path, overwrite):
         hint = "an exported model, to overwrite" if overwrite else "new or an empty folder"
         raise ValueError(f"Argument `path` must be {hint}. Received: path={str(path)!r}")
     return path
-
-
-@contextlib.contextmanager
-def folder_written_whole(path):
-    """Gives a new folder beside `path`, which takes its place at the end; an error leaves nothing.
-
-    Where the disk is full, the OSError says so.
-    """
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=path.parent, prefix=f".{path.name}-", ignore_cleanup_errors=True
-        ) as scratch:
-            new = pathlib.Path(scratch, "new")
-            new.mkdir()
-            yield new
-            _put_in_place({new: path}, pathlib.Path(scratch))
 
 
 def check_file(path, overwrite):
@@ -67,34 +49,12 @@ def file_written_whole(path, content):
 
     So does what is known of the model, a dict `content`. An error leaves nothing.
     """
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=path.parent, prefix=f".{path.name}-", ignore_cleanup_errors=True
-        ) as scratch:
-            new = pathlib.Path(scratch, "new", path.name)
-            new.parent.mkdir()
-            yield new
-            write_metadata(new, content)
-            _put_in_place({metadata_of(new): metadata_of(path), new: path}, pathlib.Path(scratch))
-
-
-def _put_in_place(moves, scratch):
-    """Renames all, `{new: path}`, or none; what stood at a path goes to `scratch`."""
-    done, old = [], {path: scratch / f"old-{i}" for i, path in enumerate(moves.values())}
-    try:
-        for new, path in moves.items():
-            if path.exists():
-                path.rename(old[path])
-            done.append(path)
-            new.rename(path)
-    except OSError:
-        for path in done:
-            if path.is_file():
-                path.unlink()
-            if old[path].exists():
-                old[path].rename(path)
-        raise
+    with scratch_beside(path) as scratch:
+        new = scratch / "new" / path.name
+        new.parent.mkdir()
+        yield new
+        write_metadata(new, content)
+        put_in_place({metadata_of(new): metadata_of(path), new: path}, scratch)
 
 
 def metadata_of(path):

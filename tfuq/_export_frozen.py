@@ -226,11 +226,8 @@ def _decide(graph):
 
     It is where it is constant, or asks whether the batch is empty, which it is not.
     """
-    nodes, constants, is_changed = (
-        {node.name: node for node in graph.node},
-        _constants(graph),
-        False,
-    )
+    nodes, constants = {node.name: node for node in graph.node}, _constants(graph)
+    is_changed = False
     for node in graph.node:
         if node.op not in ("If", "StatelessIf"):
             continue

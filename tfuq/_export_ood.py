@@ -7,7 +7,7 @@ from tfuq import ood
 from tfuq._detectors import Detector
 from tfuq._export_graphs import EXACT
 from tfuq._feature_arrays import BLOCK
-from tfuq._features import finite_rows
+from tfuq._labelled import finite_rows
 
 # --- Scores of tensors ------------------------------------------------------------------------
 

@@ -116,14 +116,13 @@ def serving(
                 network(member, options, inner, hold, score if member is scored else None)
                 for member in members
             ]
-        outputs = _Outputs(networks, flags, members, several, options)
-        given = (multi_label, calibration, rule, conformal)
-        serve = tf.function(
-            lambda inputs: _served(inputs, prepare(inputs), outputs, given, ood),
-            input_signature=[spec],
-            autograph=False,  # it would wrap our errors
-        )
-        with without_loops() if is_unrolled else contextlib.nullcontext():
+            outputs = _Outputs(networks, flags, members, several, options)
+            given = (multi_label, calibration, rule, conformal)
+            serve = tf.function(
+                lambda inputs: _served(inputs, prepare(inputs), outputs, given, ood),
+                input_signature=[spec],
+                autograph=False,  # it would wrap our errors
+            )
             concrete = serve.get_concrete_function()
     except Exception as error:
         _name_the_layer(error, members, inner)

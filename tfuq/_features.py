@@ -14,7 +14,6 @@ import tensorflow as tf
 from keras import ops
 
 from tfuq._feature_arrays import pooled, two_classes
-from tfuq._labelled import finite_rows  # noqa: F401 (of other parts of tfuq)
 from tfuq._outputs import Reading
 from tfuq._replacing import replaced
 

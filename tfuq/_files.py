@@ -1,10 +1,11 @@
-"""Files that are there whole or not at all, whenever the process is killed."""
+"""Files and folders that are there whole or not at all."""
 
 import contextlib
 import errno
 import os
 import pathlib
 import shutil
+import tempfile
 
 _UNFINISHED = ".unfinished-"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -67,6 +68,51 @@ def _flush(path, flags):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+# --- Folders ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def folder_written_whole(path):
+    """Gives a new folder beside `path`, which takes its place at the end; an error leaves nothing.
+
+    A full disk, or one that may not be written to, is told by an OSError.
+    """
+    with scratch_beside(path) as scratch:
+        new = scratch / "new"
+        new.mkdir()
+        yield new
+        put_in_place({new: path}, scratch)
+
+
+@contextlib.contextmanager
+def scratch_beside(path):
+    """Gives a folder on the disk of `path` that is gone at the end, with all that is left in it."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=path.parent, prefix=f".{path.name}-", ignore_cleanup_errors=True
+        ) as scratch:
+            yield pathlib.Path(scratch)
+
+
+def put_in_place(moves, scratch):
+    """Renames all, `{new: path}`, or none; what stood at a path goes to `scratch`."""
+    done, old = [], {path: scratch / f"old-{i}" for i, path in enumerate(moves.values())}
+    try:
+        for new, path in moves.items():
+            if path.exists():
+                path.rename(old[path])
+            done.append(path)
+            new.rename(path)
+    except OSError:
+        for path in done:
+            if path.is_file():
+                path.unlink()
+            if old[path].exists():
+                old[path].rename(path)
+        raise
 
 
 def prepare_folder(name, folder):

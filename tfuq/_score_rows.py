@@ -287,13 +287,9 @@ class _Served:
         # The outputs are there already: the model that `reading` calls only hands them on.
         probs = reading.probs(lambda *_, **__: given, batch, is_logits).numpy()
         known = np.isfinite(probs).reshape(len(probs), -1).all(axis=1)
-        beside = {
-            name: _told(known, outputs[name].numpy())
-            if name != "ood_score"
-            else outputs[name].numpy()
-            for name in _SERVED
-            if name in outputs
-        }
+        beside = {name: outputs[name].numpy() for name in _SERVED if name in outputs}
+        for name in beside.keys() - {"ood_score"}:  # which says by itself what is unknown
+            beside[name] = _told(known, beside[name])
         if probs.shape[1:] == (1,):
             beside = {name: np.reshape(values, (-1,)) for name, values in beside.items()}
         return probs[None], beside

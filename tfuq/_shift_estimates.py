@@ -206,9 +206,8 @@ def correct_label_shift(probs, source_prior, target_prior, *, from_logits=False)
             "Argument `source_prior` must be above 0 wherever `target_prior` is. "
             f"Received: source_prior={source_prior}, target_prior={target_prior}"
         )
-    with np.errstate(
-        divide="ignore", invalid="ignore"
-    ):  # ratios as logarithms: they may be larger than any float
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # Ratios as logarithms: they may be larger than any float.
         ratio = np.where(after > 0, np.log(after) - np.log(before), -np.inf)
         found = np.log(probs) + ratio
     largest = found.max(axis=1, keepdims=True)

@@ -14,8 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._batches import batches
-from tfuq._export_files import folder_written_whole
-from tfuq._files import disk_errors
+from tfuq._files import folder_written_whole
 from tfuq._keras import check_integer
 from tfuq._labelled import select_output
 from tfuq._outputs import Reading, any_batch, check_same_shapes, input_spec
@@ -420,7 +419,7 @@ class DeepEnsemble:
                 "Argument `folder` must be new, empty or an ensemble's. "
                 f"Received: folder={str(folder)!r}, which holds something else"
             )
-        with disk_errors(folder), folder_written_whole(folder) as new:
+        with folder_written_whole(folder) as new:
             self._write(new)
 
     def _write(self, folder):

@@ -3,9 +3,10 @@
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tfuq._export_files import check_path, folder_written_whole, write_metadata
+from tfuq._export_files import check_path, write_metadata
 from tfuq._export_outputs import MEANINGS
 from tfuq._export_serving import serving
+from tfuq._files import folder_written_whole
 from tfuq._predictions import check_flags
 
 __all__ = ["export"]
