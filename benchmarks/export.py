@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfuq
-from tfuq._export_runtimes import ONNX, LiteRT
+from tfuq.export._runtimes import ONNX, LiteRT
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
 import rapid_training as base

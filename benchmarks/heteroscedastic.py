@@ -195,8 +195,8 @@ def log_prob_error(rule, samples, classes, factors, deviation, efficient, seeds=
     import numpy as np
     import tensorflow as tf
 
-    from tfuq._logistic_normal import log_mean_softmax
-    from tfuq._sampling import NormalPoints
+    from tfuq._math.logistic_normal import log_mean_softmax
+    from tfuq._random.points import NormalPoints
 
     rng = np.random.default_rng(0)
     shape = (4 if classes > 100 else 24, classes)  # few classes: many heads, for a steady figure

@@ -6,7 +6,6 @@ import pytest
 import tensorflow as tf
 
 from tfuq import convert
-from tfuq._variational import variational_layers
 from tfuq.layers import (
     Conv2DVariational,
     DenseVariational,
@@ -14,6 +13,7 @@ from tfuq.layers import (
     MCSoftmaxDenseFA,
     VBLLDense,
 )
+from tfuq.layers.base import variational_layers
 from tfuq.predictive import sample_predictions
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 from contract import two_devices
 
-from tfuq._labelled import Labelled, check_validation_data, predict_with_labels, select_output
+from tfuq._models.outputs import select_output
+from tfuq._models.predicting import Labelled, check_validation_data, predict_with_labels
 
 EXAMPLES, BATCH = 37, 8
 X = np.random.default_rng(0).normal(size=(EXAMPLES, 3)).astype("float32")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfuq import _logistic_normal
-from tfuq._logistic_normal import log_mean_sigmoid, log_mean_softmax
-from tfuq._sampling import NormalPoints
+from tfuq._math import logistic_normal
+from tfuq._math.logistic_normal import log_mean_sigmoid, log_mean_softmax
+from tfuq._random.points import NormalPoints
 
 ROWS = 4
 
@@ -131,9 +131,9 @@ def test_result_does_not_depend_on_the_size_of_blocks(link, deviation, monkeypat
         return ours(link, p, points(), points.mirrored)
 
     whole, whole_gradients = outputs_and_gradients(run, params)
-    monkeypatch.setattr(_logistic_normal, "POINTS", 1)
+    monkeypatch.setattr(logistic_normal, "POINTS", 1)
     for points_in_block in (1, 5, 36):
-        monkeypatch.setattr(_logistic_normal, "BLOCK", points_in_block * ROWS * 5)
+        monkeypatch.setattr(logistic_normal, "BLOCK", points_in_block * ROWS * 5)
         parts, gradients = outputs_and_gradients(run, params)
         for got, want in zip((*parts, *gradients), (*whole, *whole_gradients), strict=True):
             np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
@@ -183,6 +183,6 @@ def test_no_tensor_holds_all_samples(monkeypatch):
         return tape.gradient(log_probs, [loc, scale, loadings])
 
     shapes = (64, 100), (64, 100), (64, 100, 10)
-    assert largest_tensor(step, *shapes) <= _logistic_normal.BLOCK
-    monkeypatch.setattr(_logistic_normal, "BLOCK", 2**30)  # that the measure sees such a tensor
+    assert largest_tensor(step, *shapes) <= logistic_normal.BLOCK
+    monkeypatch.setattr(logistic_normal, "BLOCK", 2**30)  # that the measure sees such a tensor
     assert largest_tensor(step, *shapes) == 2000 * 64 * 100

@@ -11,7 +11,7 @@ import tensorflow as tf
 from contract import policy, two_devices
 from keras import layers, optimizers
 
-from tfuq._training import intercepted, optimizer_chain, rebuild_optimizer
+from tfuq._models.train_step import intercepted, optimizer_chain, rebuild_optimizer
 from tfuq.callbacks import GradualUnfreezing
 from tfuq.optimizers import DiscriminativeLearningRate, layer_factors
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from tfuq import metrics, plots
 from tfuq.callbacks import SGDR
-from tfuq.callbacks.lr_range_test import read_sweep
+from tfuq.callbacks.lr_sweep import read_sweep
 from tfuq.corruptions import CorruptionReport
 from tfuq.predictive import predictive_entropy
 
@@ -585,7 +585,7 @@ def test_distributions_refuse_what_they_cannot_draw():
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
-    for name in [name for name in sys.modules if name.startswith(("tfuq.plots", "tfuq._drawing"))]:
+    for name in [name for name in sys.modules if name.startswith("tfuq.plots")]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ImportError, match=r'pip install "tfuq\[plots\]"'):
         importlib.import_module("tfuq.plots")

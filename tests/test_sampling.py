@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from tfuq._sampling import (
+from tfuq._random.points import (
     RULES,
     NormalPoints,
     random_signs,

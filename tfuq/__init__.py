@@ -33,7 +33,7 @@ from tfuq import (
     training,
 )
 from tfuq._version import __version__
-from tfuq.callbacks.lr_range_test import lr_range_test
+from tfuq.callbacks.lr_sweep import lr_range_test
 
 __all__ = [
     "__version__",

@@ -3,11 +3,9 @@
 import keras
 import numpy as np
 
-from tfuq._cloning import clone_uncompiled
-from tfuq._gradients import METHODS, squared_gradients
-from tfuq._keras import check_choice, check_positive
-from tfuq._saliency import SCOPES
-from tfuq._variational import check_kl_weight, softplus_inverse
+from tfuq._arguments import check_choice, check_positive
+from tfuq._models.changes import clone_uncompiled
+from tfuq._models.gradients import METHODS, squared_gradients
 from tfuq.layers import (
     Conv1DVariational,
     Conv2DTransposeVariational,
@@ -21,6 +19,8 @@ from tfuq.layers import (
     SparseBayesDense,
     SparseBayesDepthwiseConv2D,
 )
+from tfuq.layers.base import check_kl_weight, softplus_inverse
+from tfuq.layers.saliency import SCOPES
 from tfuq.layers.sparse_bayes import select_layers
 
 __all__ = [

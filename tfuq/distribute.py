@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from tfuq._multi_worker import is_chief_of, read_cluster, spans_machines, task_is_chief
+from tfuq._models.workers import is_chief_of, read_cluster, spans_machines, task_is_chief
 
 __all__ = ["RayExecutor", "is_chief", "multi_worker"]
 

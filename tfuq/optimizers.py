@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import keras
 
-from tfuq._keras import check_choice, check_fraction, check_positive, register
+from tfuq._arguments import check_choice, check_fraction, check_positive, register
 
 __all__ = ["DiscriminativeLearningRate"]
 

@@ -6,11 +6,11 @@ import math
 import keras
 import tensorflow as tf
 
-from tfuq._keras import check_choice, check_integer
-from tfuq._processes import fit_arguments
-from tfuq._training import optimizer_chain, recompile
+from tfuq._arguments import check_choice, check_integer
+from tfuq._models.train_step import optimizer_chain, recompile
 from tfuq.callbacks import SGDR, SnapshotEnsemble
-from tfuq.callbacks.lr_range_test import lr_range_test
+from tfuq.callbacks.lr_sweep import lr_range_test
+from tfuq.ensembles.processes import fit_arguments
 from tfuq.optimizers import DiscriminativeLearningRate
 
 __all__ = ["rapid_fit"]

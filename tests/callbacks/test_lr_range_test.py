@@ -10,7 +10,7 @@ from contract import two_devices
 from scipy.signal import lfilter
 
 from tfuq.callbacks import SGDR, GradualUnfreezing, LRRangeTest, PosteriorSampling
-from tfuq.callbacks.lr_range_test import (
+from tfuq.callbacks.lr_sweep import (
     exponential_sweep,
     is_diverged,
     lr_range_test,

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from contract import two_devices
 
-from tfuq import _training
+from tfuq._models import train_step
 from tfuq.callbacks import SGDR, GradualUnfreezing, PosteriorSampling
 from tfuq.callbacks.schedules import cycle_at, sgdr
 from tfuq.layers import DenseVariational
@@ -262,7 +262,7 @@ def test_says_where_cycles_end():
     class Listener(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             counts.append(
-                _training.completed_cycles(self.model, self)(self.model.optimizer.iterations)
+                train_step.completed_cycles(self.model, self)(self.model.optimizer.iterations)
             )
 
     made = model(run_eagerly=True)
@@ -275,7 +275,7 @@ def test_says_where_cycles_end():
     told = [schedule.completed_cycles(step) for step in range(1, 4 * STEPS + 1)]
     assert told == counts
     np.testing.assert_array_equal(schedule.completed_cycles(np.arange(1, 21)), counts)
-    assert _training.completed_cycles(made, schedule) is None
+    assert train_step.completed_cycles(made, schedule) is None
 
 
 def test_announcement_does_not_keep_the_model():
@@ -283,10 +283,10 @@ def test_announcement_does_not_keep_the_model():
     made, schedule = model(run_eagerly=True), SGDR(0.3)
     with pytest.raises(RuntimeError):
         fit(made, schedule, Probe(stop=1))
-    announced = _training.completed_cycles(made, schedule)
+    announced = train_step.completed_cycles(made, schedule)
     other = keras.callbacks.Callback()
     other.set_params({"epochs": 1})
-    assert _training.completed_cycles(made, other) is None
+    assert train_step.completed_cycles(made, other) is None
     assert announced(2 * STEPS) == 2
     kept = [announced.func, *announced.args, *announced.keywords.values()]
     assert all(callable(thing) or isinstance(thing, (int, float)) for thing in kept)

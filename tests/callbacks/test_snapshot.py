@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from contract import two_devices
 
-from tfuq._snapshots import MAX_BYTES, Snapshot, snapshot_name
-from tfuq._training import announce_cycles
+from tfuq._models.train_step import announce_cycles
 from tfuq.callbacks import SGDR, SnapshotEnsemble
+from tfuq.callbacks._snapshot_files import MAX_BYTES, Snapshot, snapshot_name
 from tfuq.callbacks.snapshot import best
 from tfuq.ensembles import DeepEnsemble
 from tfuq.layers import MCDropout

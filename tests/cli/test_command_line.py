@@ -204,9 +204,9 @@ def test_predict_writes_csv_parquet_and_shards(here, model, probs):
 
 
 def test_predict_goes_on_where_it_was_interrupted(here, monkeypatch):
-    from tfuq import _shards
+    from tfuq._files import shards
 
-    add, calls = _shards.ShardFolder.add, []
+    add, calls = shards.ShardFolder.add, []
 
     def interrupted(folder, columns):
         calls.append(columns)
@@ -214,7 +214,7 @@ def test_predict_goes_on_where_it_was_interrupted(here, monkeypatch):
             raise KeyboardInterrupt
         add(folder, columns)
 
-    monkeypatch.setattr(_shards.ShardFolder, "add", interrupted)
+    monkeypatch.setattr(shards.ShardFolder, "add", interrupted)
     command = ("predict", "m.keras", *TEST, "o.csv", "--shard-size", 70)
     here(*command, code=130)
     assert not (here.path / "o.csv").exists() and (here.path / "o.csv.parts").is_dir()

@@ -8,7 +8,7 @@ from scipy import stats
 from test_corruptions import IMAGES, as_float, refused
 
 from tfuq import corruptions
-from tfuq._corruptions import Shared
+from tfuq._images.pieces import Shared
 from tfuq.corruptions import CorruptionLayer
 
 X = as_float(IMAGES)

@@ -15,7 +15,8 @@ from skimage import color, morphology, transform
 from skimage.util import random_noise
 from test_corruptions import IMAGES, as_float
 
-from tfuq import _corruptions, _images, corruptions
+from tfuq import corruptions
+from tfuq._images import arithmetic, pieces
 from tfuq.corruptions.blur import line
 from tfuq.corruptions.digital import barycentric, smoothing
 
@@ -26,8 +27,8 @@ RARE = 1e-6
 
 
 def noise(seed=0, batch=4):
-    seed = _corruptions.seed_pair(seed)
-    return _corruptions.Noise(seed, tf.zeros((batch, 1, 1, 1)), shared=False)
+    seed = pieces.seed_pair(seed)
+    return pieces.Noise(seed, tf.zeros((batch, 1, 1, 1)), shared=False)
 
 
 # --- Noise ------------------------------------------------------------------------------------
@@ -305,14 +306,14 @@ def test_jpeg_as_pillow(severity, quality):
 )
 def test_warps_as_scipy(border, mode):
     rows, columns = RNG.uniform(-60, 80, (2, 2, 17, 23)).astype("float32")
-    found = _images.warped(X, rows, columns, border)
+    found = arithmetic.warped(X, rows, columns, border)
     for image, row, column, warped in zip(X, rows, columns, found, strict=True):
         for channel in range(3):
             expected = ndimage.map_coordinates(
                 image[..., channel], (row, column), order=1, mode=mode
             )
             np.testing.assert_allclose(warped[..., channel], expected, atol=1e-4)
-    for_all = _images.warped(X, rows[:1], columns[:1], border)
+    for_all = arithmetic.warped(X, rows[:1], columns[:1], border)
     np.testing.assert_array_equal(for_all[0], found[0])
 
 
@@ -352,7 +353,7 @@ def test_plasma_roughness_falls_by_the_square_of_the_decay(decay):
     each step. The ratio of two such deviations, of 4 x 1,024 and 4 x 4,096 numbers, has a relative
     standard deviation of 0.8 %; 5 of these are exceeded once in 1e6 seeds.
     """
-    field = _images.plasma(noise(), 128, 128, decay).numpy()[..., 0]
+    field = arithmetic.plasma(noise(), 128, 128, decay).numpy()[..., 0]
     np.testing.assert_allclose((field.min((1, 2)), field.max((1, 2))), [[0] * 4, [1] * 4])
 
     def deviations(step):
@@ -369,7 +370,7 @@ def test_fog_is_its_formula():
     found = corruptions.fog(np.ones((3, 20, 30, 3)), 5).numpy()
     clouds = 2.5 * found - 1  # (1 + 1.5 clouds) / 2.5
     assert np.ptp(clouds, axis=-1).max() < 1e-6
-    plasma = _images.plasma(noise(0, 3), 20, 30, 1.75)
+    plasma = arithmetic.plasma(noise(0, 3), 20, 30, 1.75)
     np.testing.assert_allclose(clouds[..., :1] / 1.5, plasma, atol=1e-5)
     half = corruptions.fog(0.5 * np.ones((3, 20, 30, 3)), 5).numpy()
     np.testing.assert_allclose(half, (0.5 + clouds) * 0.5 / 2, atol=1e-5)

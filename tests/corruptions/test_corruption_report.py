@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from test_corruptions import refused
 
 from tfuq import corruptions, metrics
-from tfuq._seeding import seed_of
+from tfuq._random.global_state import seed_of
 from tfuq.corruptions import CorruptionReport, NoiseSettings, corruption_report, noise_settings
 
 RNG = np.random.default_rng(0)

@@ -6,7 +6,8 @@ import tensorflow as tf
 from contract_layers import global_randomness
 from sklearn.datasets import load_sample_image
 
-from tfuq import _corruptions, corruptions
+from tfuq import corruptions
+from tfuq._images import pieces
 
 NAMES = corruptions.names()
 RANDOM = (
@@ -104,14 +105,14 @@ def test_seeds_of_all_kinds():
 @pytest.mark.parametrize("name", RANDOM)
 def test_shared_noise_is_that_of_one_image(name):
     copies = np.repeat(IMAGES[:1], 3, axis=0)
-    found = corruptions.corrupt(copies, name, 3, seed=_corruptions.Shared(7)).numpy()
+    found = corruptions.corrupt(copies, name, 3, seed=pieces.Shared(7)).numpy()
     alone = corruptions.corrupt(copies[:1], name, 3, seed=7).numpy()
     np.testing.assert_array_equal(found, np.repeat(alone, 3, axis=0))
 
 
 def test_large_batches_go_in_pieces(monkeypatch):
     whole = {name: corruptions.corrupt(IMAGES, name, 2).numpy() for name in NAMES}
-    monkeypatch.setattr(_corruptions, "PIECE", 2 * 32 * 32 * 3)
+    monkeypatch.setattr(pieces, "PIECE", 2 * 32 * 32 * 3)
     for name in NAMES:
         found = corruptions.corrupt(IMAGES, name, 2).numpy()
         fixed = 2 if name in RANDOM else 4

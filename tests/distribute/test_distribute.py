@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras.src.backend.tensorflow import trainer
 
 from tfuq import distribute
-from tfuq._multi_worker import from_chief, read_cluster, task_is_chief
+from tfuq._models.workers import from_chief, read_cluster, task_is_chief
 from tfuq.callbacks.backup import read_backup
 from tfuq.distribute import (
     averages_over_examples,

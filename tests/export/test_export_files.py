@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 
 from tfuq import ood
-from tfuq._export_files import FORMAT, METADATA, write_metadata
 from tfuq.ensembles import DeepEnsemble
 from tfuq.export import export, verify_export
+from tfuq.export._files import FORMAT, METADATA, write_metadata
 from tfuq.layers import DenseVariational, MCDropout, VBLLDense
 from tfuq.selective import ConformalPredictor, RejectionRule, TemperatureScaling
 
@@ -169,7 +169,7 @@ def test_metadata_that_changed(written, copy):
 
 
 def test_another_version(written, copy, monkeypatch):
-    monkeypatch.setattr("tfuq._export_files.FORMAT", FORMAT + 1)
+    monkeypatch.setattr("tfuq.export._files.FORMAT", FORMAT + 1)
     write_metadata(copy, {"versions": {"tfuq": "9.9"}})
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"format 2, written by tfuq '9\.9'"):

@@ -6,10 +6,12 @@ import pytest
 import tensorflow as tf
 
 from tfuq import ood
-from tfuq._export_graphs import AT_ONCE, cut, operations
-from tfuq._export_networks import Options, network
-from tfuq._export_ood import GraphScore
+from tfuq._random.cut import cut
 from tfuq.export import export, verify_export
+from tfuq.export._detectors import GraphScore
+from tfuq.export._networks import Options, network
+from tfuq.export._operations import operations
+from tfuq.export._samples import AT_ONCE
 from tfuq.layers import DenseVariational, MCDropout, MCSoftmaxDenseFA, VBLLDense
 from tfuq.predictive import predict_uncertainty
 
@@ -66,7 +68,7 @@ def test_detector_scores_in_a_graph_as_in_python(detector):
 
 
 def test_neighbours_are_found_block_by_block(monkeypatch):
-    monkeypatch.setattr("tfuq._export_ood.BLOCK", 7)
+    monkeypatch.setattr("tfuq.export._detectors.BLOCK", 7)
     detector = ood.KNN(k=5).fit(classifier(), X)
     found = tf.function(GraphScore(detector, tf.constant(X), tf.Variable))(tf.constant(2 * X + 1))
     np.testing.assert_allclose(found, detector.score(2 * X + 1), rtol=1e-5, atol=1e-6)
@@ -88,8 +90,8 @@ def test_prefix_is_computed_once():
 @pytest.mark.parametrize("at_once", [AT_ONCE, 0])
 @pytest.mark.parametrize("baked_bytes", [2**28, 0])
 def test_every_way_to_draw_gives_the_same_samples(at_once, baked_bytes, monkeypatch):
-    monkeypatch.setattr("tfuq._export_graphs.AT_ONCE", at_once)
-    monkeypatch.setattr("tfuq._export_graphs.BAKED_BYTES", baked_bytes)
+    monkeypatch.setattr("tfuq.export._samples.AT_ONCE", at_once)
+    monkeypatch.setattr("tfuq.export._samples.BAKED_BYTES", baked_bytes)
     model = classifier(DenseVariational(5, **KL), MCDropout(0.5), DenseVariational(3, **KL))
     held = []
     options = Options("fixed_samples", 5, None, 3)

@@ -9,9 +9,9 @@ import tensorflow as tf
 from formats import assert_agrees, each_kind
 from sklearn.datasets import load_digits
 
-from tfuq import _export_unrolled, _logistic_normal
-from tfuq._export_runtimes import LiteRT
-from tfuq.export import export_litert, verify_export
+from tfuq._math import logistic_normal
+from tfuq.export import _unrolled, export_litert, verify_export
+from tfuq.export._runtimes import LiteRT
 from tfuq.layers import DenseVariational, MCSigmoidDenseFA, MCSoftmaxDenseFA, VBLLDense
 from tfuq.ood import ODIN, Mahalanobis
 from tfuq.predictive import predict_uncertainty
@@ -75,9 +75,9 @@ def test_means_without_loops(mirrored, factors, power):
     probs = exps / exps.sum(-1, keepdims=True)
     arguments = [tf.constant(a, "float32") for a in (loc, scale)]
     arguments += [tuple(tf.constant(a, "float32") for a in given), tf.constant(points, "float32")]
-    (found,) = _export_unrolled.log_means(_logistic_normal.Softmax, *arguments, mirrored, power)
+    (found,) = _unrolled.log_means(logistic_normal.Softmax, *arguments, mirrored, power)
     np.testing.assert_allclose(np.exp(found), (probs**power).mean(0), rtol=1e-5)
-    found = _export_unrolled.log_means(_logistic_normal.Sigmoid, *arguments, mirrored, power)
+    found = _unrolled.log_means(logistic_normal.Sigmoid, *arguments, mirrored, power)
     sigmoids = exps / (1 + exps)
     np.testing.assert_allclose(np.exp(found[0]), (sigmoids**power).mean(0), rtol=1e-5)
     np.testing.assert_allclose(np.exp(found[1]), ((1 - sigmoids) ** power).mean(0), rtol=1e-5)
@@ -88,7 +88,7 @@ def test_draws_one_by_one_are_those_at_once(tmp_path, monkeypatch):
     expected = predict_uncertainty(model, X, 4, from_logits=True, seed=2)
     options = {"num_samples": 4, "seed": 2}
     export_litert(model, tmp_path / "at_once.tflite", **options)
-    monkeypatch.setattr("tfuq._export_graphs.AT_ONCE", 0)
+    monkeypatch.setattr("tfuq.export._samples.AT_ONCE", 0)
     export_litert(model, tmp_path / "one_by_one.tflite", **options)
     for name in ("at_once", "one_by_one"):
         verify_export(tmp_path / f"{name}.tflite", X, expected)
@@ -232,7 +232,7 @@ def test_overwrites_only_its_own(written, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tfuq._export_files.write_metadata", full)
+        patch.setattr("tfuq.export._files.write_metadata", full)
         with pytest.raises(OSError, match=r"No space left.*another disk"):
             export_litert(other, path, overwrite=True)
     verify_export(path, X, probs)
@@ -308,7 +308,7 @@ def test_arguments_that_do_not_fit(options, message, tmp_path):
 
 
 def test_draws_that_take_too_much(tmp_path, monkeypatch):
-    monkeypatch.setattr("tfuq._export_graphs.BAKED_BYTES", 100)
+    monkeypatch.setattr("tfuq.export._samples.BAKED_BYTES", 100)
     model = classifier(DenseVariational(3, **KL))
     with pytest.raises(ValueError, match="Argument `num_samples` must be so small"):
         export_litert(model, tmp_path / "model.tflite", num_samples=9)

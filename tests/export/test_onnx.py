@@ -31,7 +31,7 @@ def classifier(*layers):
 @needs_onnx
 @pytest.mark.parametrize("kind", each_kind(QUICK))
 def test_agrees_with_python(kind, tmp_path):
-    from tfuq._export_runtimes import ONNX
+    from tfuq.export._runtimes import ONNX
 
     case = kind(tmp_path)
     export_onnx(case.model, tmp_path / "model.onnx", **case.options)

@@ -12,8 +12,8 @@ import keras
 import numpy as np
 
 import tfuq
-from tfuq._files import prepare_folder
-from tfuq._tables import write_csv
+from tfuq._files.tables import write_csv
+from tfuq._files.writing import prepare_folder
 from tfuq.callbacks import RejectionEvaluator, SnapshotEnsemble
 from tfuq.callbacks.backup import FILE, read_backup, read_random, write_backup
 from tfuq.datasets import from_npz

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from artifacts import ARTIFACTS, files_of, network
 
-from tfuq._command_inputs import load_model
-from tfuq._safe_files import open_arrays
+from tfuq._files.reading import open_arrays
 from tfuq.callbacks import SnapshotEnsemble
+from tfuq.cli._inputs import load_model
 from tfuq.datasets import from_npz
 from tfuq.ensembles import DeepEnsemble
 

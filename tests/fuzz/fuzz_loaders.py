@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._safe_files import sealed
+from tfuq._files.reading import sealed
 from tfuq.callbacks import SnapshotEnsemble
 from tfuq.callbacks.backup import FILE, read_backup, write_backup
 from tfuq.datasets import from_npz

@@ -10,7 +10,7 @@ from keras import layers
 from skimage.transform import resize
 from test_api import refused
 
-from tfuq._draws import one_draw
+from tfuq._random.draws import one_draw
 from tfuq.interpret import grad_cam, guided_grad_cam
 from tfuq.layers import MCDropout, MCSoftmaxDenseFA
 from tfuq.predictive import sample_predictions

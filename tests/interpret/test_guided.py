@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 from test_api import refused
 
-from tfuq._draws import one_draw
+from tfuq._random.draws import one_draw
 from tfuq.interpret import grad_cam, guided_backpropagation, guided_grad_cam
 from tfuq.layers import MCDropout
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfuq._draws import one_draw
+from tfuq._random.draws import one_draw
 from tfuq.layers import MCDropout
 
 

@@ -7,10 +7,10 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from tfuq import layers
-from tfuq._draws import one_draw
-from tfuq._estimators import ESTIMATORS
-from tfuq._saliency import count_bayesian, global_counts, top_indices
+from tfuq._random.draws import one_draw
 from tfuq.layers import DenseVariational, SparseBayesConv2D, SparseBayesDense
+from tfuq.layers._estimators import ESTIMATORS
+from tfuq.layers.saliency import count_bayesian, global_counts, top_indices
 
 SAME = {"padding": "same", "activation": "tanh"}
 TWINS = {

@@ -7,13 +7,13 @@ import tensorflow as tf
 from keras import ops
 from tensorflow_probability import distributions as tfd
 
-from tfuq._estimators import ESTIMATORS, Gaussian
 from tfuq.layers import (
     Conv1DVariational,
     Conv2DTransposeVariational,
     Conv2DVariational,
     DenseVariational,
 )
+from tfuq.layers._estimators import ESTIMATORS, Gaussian
 
 SAME = {"padding": "same", "activation": "tanh"}
 TWINS = {

@@ -15,9 +15,9 @@ import tensorflow as tf
 from scipy import integrate, optimize, special
 from tensorflow_probability import distributions as tfd
 
-from tfuq import _logistic_normal
-from tfuq._variational import softplus_inverse
+from tfuq._math import logistic_normal
 from tfuq.layers import VBLLDense
+from tfuq.layers.base import softplus_inverse
 
 FEATURES, UNITS = 5, 3
 FORMS = {"diagonal": {}, "low_rank": {"rank": 2}, "dense": {}}
@@ -346,9 +346,9 @@ def test_sampled_objective_converges_below_the_bound(likelihood):
 def test_means_of_log_partitions_have_plain_gradients(name, mirrored, block, points, monkeypatch):
     """Whatever the size of the blocks."""
     if block is not None:
-        monkeypatch.setattr(_logistic_normal, "BLOCK", block)
-        monkeypatch.setattr(_logistic_normal, "POINTS", points)
-        monkeypatch.setattr(_logistic_normal, "SMALL", 0)
+        monkeypatch.setattr(logistic_normal, "BLOCK", block)
+        monkeypatch.setattr(logistic_normal, "POINTS", points)
+        monkeypatch.setattr(logistic_normal, "SMALL", 0)
     rng = np.random.default_rng(3)
     loc, scale = tf.constant(rng.normal(size=(4, 3))), tf.constant(rng.normal(size=(4, 3)))
     e = tf.constant(rng.normal(size=(7, 3)))
@@ -359,7 +359,7 @@ def test_means_of_log_partitions_have_plain_gradients(name, mirrored, block, poi
         u = loc + scale * both[:, None]
         terms = tf.nn.softplus(u) if name == "mean_softplus" else tf.reduce_logsumexp(u, -1)
         expected = tf.reduce_mean(terms, 0)
-        value = getattr(_logistic_normal, name)(loc, scale, e, mirrored=mirrored)
+        value = getattr(logistic_normal, name)(loc, scale, e, mirrored=mirrored)
         totals = [tf.reduce_sum(upstream * t) for t in (value, expected)]
     np.testing.assert_allclose(value, expected, rtol=1e-12)
     found, plain = (tape.gradient(total, [loc, scale]) for total in totals)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 
 from tfuq import metrics
-from tfuq._math import bin_sums, calibration_error, equal_mass, fine_index
+from tfuq._math.bins import bin_sums, calibration_error, equal_mass, fine_index
 from tfuq.metrics.calibration import FINE_BINS
 
 NETCAL = np.load(pathlib.Path(__file__).parents[1] / "fixtures" / "netcal.npz", allow_pickle=False)

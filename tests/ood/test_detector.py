@@ -6,7 +6,6 @@ import pytest
 from sklearn.covariance import LedoitWolf
 
 from tfuq import metrics
-from tfuq._log_features import FLOOR, Scale, log_norms, squared_norms
 from tfuq.ood import GradientDensity, GradientDetector, load_detector
 from tfuq.ood.detector import (
     equal_priors,
@@ -15,6 +14,7 @@ from tfuq.ood.detector import (
     shrunk_whitener,
     split_rows,
 )
+from tfuq.ood.log_features import FLOOR, Scale, log_norms, squared_norms
 
 RNG = np.random.default_rng(0)
 MIX = RNG.normal(size=(5, 5)) + 2 * np.eye(5)

@@ -8,8 +8,7 @@ from keras import layers
 from scipy import special
 from small_detectors import Batches, refused
 
-from tfuq import _gradient_norms
-from tfuq.ood import GradientDensity, GradientFeatures
+from tfuq.ood import GradientDensity, GradientFeatures, _norm_formulas
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(7, 5)).astype("float32")
@@ -202,7 +201,7 @@ def test_memory_is_bounded(most, monkeypatch):
     model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(x)))
     images = RNG.normal(size=(5, 6, 6, 2))
     expected = GradientFeatures(model, layers=model.layers[1:4], from_logits=True)(images)
-    monkeypatch.setattr(_gradient_norms, "MAX_ELEMENTS", most)
+    monkeypatch.setattr(_norm_formulas, "MAX_ELEMENTS", most)
     found = GradientFeatures(model, layers=model.layers[1:4], from_logits=True)(images)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-12)
 

@@ -14,7 +14,7 @@ from small_detectors import (
 )
 
 from tfuq import ood
-from tfuq._thresholds import find_threshold
+from tfuq.ood.thresholds import find_threshold
 
 RARE = 1e-6  # of the statistical tests: how often a correct threshold fails one
 

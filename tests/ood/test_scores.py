@@ -13,9 +13,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 
 from tfuq import metrics, ood
-from tfuq._logit_scores import LOGIT_SCORES
 from tfuq.ensembles import DeepEnsemble
 from tfuq.layers import VBLLDense
+from tfuq.ood._logit_scores import LOGIT_SCORES
 from tfuq.predictive import mutual_information, sample_predictions
 
 RNG = np.random.default_rng(0)

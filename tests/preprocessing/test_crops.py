@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 from test_api import refused
 
-from tfuq._image_layers import resampled
 from tfuq.preprocessing import CenterFieldOfView, FundusCrop, center_field_of_view, crop_fundus
+from tfuq.preprocessing._layers import resampled
 
 IMAGES = np.random.default_rng(0).random((3, 30, 41, 3)).astype("float32")
 

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 from test_api import refused
 
-from tfuq import _image_layers, preprocessing
-from tfuq.preprocessing import adjust_gamma, clahe
+from tfuq import preprocessing
+from tfuq.preprocessing import _layers, adjust_gamma, clahe
 
 IMAGES = np.random.default_rng(0).integers(256, size=(5, 16, 12, 3), dtype="uint8")
 LAYERS = {
@@ -81,11 +81,11 @@ def test_functions_look_at_values_and_layers_clip():
 
 def test_large_batches_go_through_in_pieces(monkeypatch):
     whole = clahe(IMAGES)
-    monkeypatch.setattr(_image_layers, "PIECE", 2 * IMAGES[0].size)
+    monkeypatch.setattr(_layers, "PIECE", 2 * IMAGES[0].size)
     sizes = []
-    kept = _image_layers._whole
+    kept = _layers._whole
     monkeypatch.setattr(
-        _image_layers, "_whole", lambda body, b: (sizes.append(len(b[0])), kept(body, b))[1]
+        _layers, "_whole", lambda body, b: (sizes.append(len(b[0])), kept(body, b))[1]
     )
     np.testing.assert_array_equal(clahe(IMAGES), whole)
     assert sizes == [2, 2, 1]

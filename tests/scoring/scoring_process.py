@@ -18,10 +18,10 @@ def main(model, folder, kill=None):
     import tensorflow as tf
 
     import tfuq
-    from tfuq import _files
+    from tfuq._files import writing
 
     if kill is not None:
-        flush, written = _files._flush, []
+        flush, written = writing._flush, []
 
         def killing(path, flags):
             written.append(path)
@@ -29,7 +29,7 @@ def main(model, folder, kill=None):
                 os.kill(os.getpid(), signal.SIGKILL)
             flush(path, flags)
 
-        _files._flush = killing
+        writing._flush = killing
     data = tf.data.Dataset.range(EXAMPLES).map(
         lambda n: tf.random.stateless_normal((16,), (0, tf.cast(n, "int32")))
     )

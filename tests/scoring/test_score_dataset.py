@@ -277,7 +277,7 @@ def test_cut_at_every_batch_and_resumed_gives_the_same_bytes(random, tmp_path, f
 
 @pytest.mark.parametrize("target", ["add", "finish"])
 def test_cut_before_the_manifest_is_written(plain, tmp_path, monkeypatch, target):
-    from tfuq._shards import ShardFolder
+    from tfuq._files.shards import ShardFolder
 
     score(plain, (X, Y), tmp_path / "whole")
     write, writes = ShardFolder._write_manifest, []
@@ -323,7 +323,7 @@ def test_files_that_were_scored_are_not_read_again(tmp_path):
 
 
 def test_memory_holds_one_shard(plain, tmp_path, monkeypatch):
-    from tfuq._shards import ShardFolder
+    from tfuq._files.shards import ShardFolder
 
     add, sizes, read = ShardFolder.add, [], []
     data = tf.data.Dataset.range(400).map(lambda n: tf.fill((5,), tf.cast(n, "float32"))).batch(8)

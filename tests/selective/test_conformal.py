@@ -11,8 +11,9 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from tfuq import _conformal, selective
+from tfuq import selective
 from tfuq.selective import ConformalPredictor
+from tfuq.selective import conformal_scores as formulas
 
 THEIRS = np.load(pathlib.Path(__file__).parents[1] / "fixtures" / "mapie.npz")
 PROBS, LABELS = THEIRS["probs"], THEIRS["labels"]
@@ -36,7 +37,7 @@ def test_coverage_is_within_its_two_sided_theory(n, alpha):
     """Scores are uniform, so that the coverage that a threshold leads to is the threshold."""
     rng, ones = np.random.default_rng(n), np.ones(n)
     coverage = np.array(
-        [_conformal.smallest_threshold(rng.random(n), ones, n, alpha) for _ in range(SIMULATIONS)]
+        [formulas.smallest_threshold(rng.random(n), ones, n, alpha) for _ in range(SIMULATIONS)]
     )
     theory = stats.beta(np.ceil((n + 1) * (1 - alpha)), n + 1 - np.ceil((n + 1) * (1 - alpha)))
     error = 5 * theory.std() / np.sqrt(SIMULATIONS)  # a correct one fails 1 time in 2e6
@@ -66,8 +67,8 @@ def test_images_are_what_is_counted():
     ours, pooled = [], []
     for _ in range(SIMULATIONS):
         scores = np.repeat(rng.random(20), pixels)
-        ours.append(_conformal.smallest_threshold(scores, weights, 20, 0.12))
-        pooled.append(_conformal.smallest_threshold(scores, weights * pixels, 20 * pixels, 0.12))
+        ours.append(formulas.smallest_threshold(scores, weights, 20, 0.12))
+        pooled.append(formulas.smallest_threshold(scores, weights * pixels, 20 * pixels, 0.12))
     error = 5 * 0.075 / np.sqrt(SIMULATIONS)
     assert abs(np.mean(ours) - 19 / 21) < error
     assert abs(np.mean(pooled) - 18 / 21) < error  # less than the 0.88 that were asked for
@@ -115,17 +116,17 @@ def test_scores_and_sets_agree_with_mapie():
 
     probs = np.float32(PROBS[head])
     scores = keras.ops.convert_to_numpy(
-        _conformal.strangeness(probs, "aps", share=np.float32(1 - THEIRS["aps/u"]))
+        formulas.strangeness(probs, "aps", share=np.float32(1 - THEIRS["aps/u"]))
     )
-    true = _conformal.true_scores(scores, LABELS[head])
+    true = formulas.true_scores(scores, LABELS[head])
     np.testing.assert_allclose(true, THEIRS["aps/scores"], atol=1e-6)
-    found = _conformal.smallest_threshold(true, np.ones(HALF), HALF, 0.1)
+    found = formulas.smallest_threshold(true, np.ones(HALF), HALF, 0.1)
     np.testing.assert_allclose(found, THEIRS["aps/threshold"][0], atol=1e-6)
     aps = ConformalPredictor("aps", THEIRS["aps/threshold"][0], allow_empty=True)
     np.testing.assert_array_equal(aps.predict_set(PROBS[tail]), THEIRS["aps/sets"])
 
-    scores = _conformal.strangeness(probs, "raps", 0.05, 2)
-    true = _conformal.true_scores(keras.ops.convert_to_numpy(scores), LABELS[head])
+    scores = formulas.strangeness(probs, "raps", 0.05, 2)
+    true = formulas.true_scores(keras.ops.convert_to_numpy(scores), LABELS[head])
     np.testing.assert_allclose(true, THEIRS["raps/scores"], atol=1e-6)
 
 
@@ -135,7 +136,7 @@ def test_scores_are_their_formulas():
     halves = np.float32([share, 1])
 
     def of(*given, **options):
-        return keras.ops.convert_to_numpy(_conformal.strangeness(rows, *given, **options)).tolist()
+        return keras.ops.convert_to_numpy(formulas.strangeness(rows, *given, **options)).tolist()
 
     assert of("lac") == [[0.5, 0.75, 0.875, 0.875], [0.875, 0.875, 0.75, 0.5]]
     assert of("aps") == [[0.5, 0.75, 0.875, 1], [0.875, 1, 0.75, 0.5]]  # ties: lower class first
@@ -152,9 +153,9 @@ def test_the_threshold_is_a_score_of_the_right_rank():
     assert sets.coverage(probs, labels).coverage == 48 / 59
     assert sets.fitted_to["alpha"] == 0.2
     ones = np.ones(6)
-    assert _conformal.smallest_threshold(np.array([3, 1, 3, 2, 3, 9.0]), ones, 6, 0.3) == 3
-    assert _conformal.smallest_threshold(ones, ones, 6, 0.14) == np.inf
-    assert [_conformal.fewest_examples(a) for a in (0.1, 0.05, 0.3, 0.5)] == [9, 19, 3, 1]
+    assert formulas.smallest_threshold(np.array([3, 1, 3, 2, 3, 9.0]), ones, 6, 0.3) == 3
+    assert formulas.smallest_threshold(ones, ones, 6, 0.14) == np.inf
+    assert [formulas.fewest_examples(a) for a in (0.1, 0.05, 0.3, 0.5)] == [9, 19, 3, 1]
 
 
 # --- Kinds of predictions ------------------------------------------------------------------------
@@ -279,9 +280,9 @@ def test_randomized_sets_cover_and_do_not_depend_on_their_neighbours():
     assert abs(found.coverage - 0.8) < 5 * np.sqrt(2 * 0.16 / 2000)  # as above
     assert found.mean_size < whole.evaluate(probs[2000:], labels[2000:]).mean_size
     np.testing.assert_array_equal(sets.predict_set(probs[7:9]), sets.predict_set(probs)[7:9])
-    uniform = _conformal.uniform_of(np.float32(probs), 5)
+    uniform = formulas.uniform_of(np.float32(probs), 5)
     assert stats.kstest(uniform, "uniform").pvalue > 1e-6
-    assert abs(np.corrcoef(uniform, _conformal.uniform_of(np.float32(probs), 6))[0, 1]) < 0.08
+    assert abs(np.corrcoef(uniform, formulas.uniform_of(np.float32(probs), 6))[0, 1]) < 0.08
     # The model is right, so that the fraction is independent of the label: scores are uniform.
     assert abs(sets.threshold - 0.8) < 5 * np.sqrt(0.16 / 2000)
     with pytest.raises(ValueError, match="randomized=False"):
@@ -294,7 +295,7 @@ def test_tuned_sets_are_no_larger():
     tuned = ConformalPredictor.fit(*fit, "raps", penalty="tuned", k_reg="tuned", seed=1)
     assert tuned.fitted_to["tuned_on"] == 120
     assert tuned.fitted_to["examples"] == 480
-    assert tuned.penalty in _conformal.PENALTIES
+    assert tuned.penalty in formulas.PENALTIES
     found = tuned.evaluate(*rest)
     assert found.mean_size < ConformalPredictor.fit(*fit, "aps").evaluate(*rest).mean_size
     assert abs(found.coverage - 0.9) < 5 * np.sqrt(0.09 / 600 + 0.09 / 480)
@@ -304,12 +305,12 @@ def test_tuned_sets_are_no_larger():
     ranks = np.argmax(order == labels[rows][:, None], axis=1) + 1
     assert tuned.k_reg == np.sort(ranks)[int(np.ceil(121 * 0.9)) - 1]
     sizes = []
-    for penalty in _conformal.PENALTIES:
+    for penalty in formulas.PENALTIES:
         one = ConformalPredictor.fit(
             probs[rows], labels[rows], "raps", penalty=penalty, k_reg=tuned.k_reg, allow_empty=True
         )
         sizes.append(one.evaluate(probs[rows], labels[rows]).mean_size)
-    assert tuned.penalty == _conformal.PENALTIES[int(np.argmin(np.round(sizes, 9)))]
+    assert tuned.penalty == formulas.PENALTIES[int(np.argmin(np.round(sizes, 9)))]
 
 
 def test_classes_that_calibration_hardly_saw_are_in_every_set():

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tfuq._bounds import (
+from tfuq._math.bounds import (
     binomial_p_value,
     clopper_pearson_interval,
     hoeffding_bentkus_p_value,
     wilson_interval,
 )
-from tfuq._guarantees import METHODS, Sums
 from tfuq.selective import RejectionRule, UnattainableRisk
+from tfuq.selective._guarantees import METHODS, Sums
 
 CONFIDENCE = 0.95
 SETS = 2000

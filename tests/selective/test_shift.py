@@ -7,7 +7,7 @@ import tensorflow as tf
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
-from tfuq._logistic_regression import logistic_regression
+from tfuq._math.logistic_regression import logistic_regression
 from tfuq.selective import (
     average_thresholded_confidence,
     black_box_shift_estimation,

@@ -2,7 +2,7 @@
 
 from tfuq.callbacks.backup import BackupAndRestore
 from tfuq.callbacks.kl_annealing import KLAnnealing
-from tfuq.callbacks.lr_range_test import LRRangeTest
+from tfuq.callbacks.lr_sweep import LRRangeTest
 from tfuq.callbacks.posterior_sampling import PosteriorSampling
 from tfuq.callbacks.rejection import RejectionEvaluator
 from tfuq.callbacks.saliency import SaliencySelection

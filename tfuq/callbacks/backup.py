@@ -9,11 +9,11 @@ import pathlib
 import keras
 import numpy as np
 
-from tfuq._files import prepare_folder, written_whole
-from tfuq._keras import check_choice, check_integer
-from tfuq._multi_worker import from_chief, is_chief_of
-from tfuq._safe_files import DAMAGE, check_fields, open_arrays, parsed
-from tfuq._training import build_optimizer, forget_functions, rebuild_optimizer
+from tfuq._arguments import check_choice, check_integer
+from tfuq._files.reading import DAMAGE, check_fields, open_arrays, parsed
+from tfuq._files.writing import prepare_folder, written_whole
+from tfuq._models.train_step import build_optimizer, forget_functions, rebuild_optimizer
+from tfuq._models.workers import from_chief, is_chief_of
 from tfuq._version import __version__
 from tfuq.layers.sparse_bayes import sparse_bayes_layers
 

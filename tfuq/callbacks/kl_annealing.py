@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
-from tfuq._keras import check_choice, check_fraction, check_integer, is_finite
-from tfuq._variational import variational_layers
+from tfuq._arguments import check_choice, check_fraction, check_integer, is_finite
+from tfuq.layers.base import variational_layers
 
 CYCLES = 4  # of "cyclical", and
 RAMP = 0.5  # the part of a cycle that rises, as in Fu et al. 2019

@@ -5,15 +5,15 @@ import threading
 import keras
 import tensorflow as tf
 
-from tfuq._draws import random_layers
-from tfuq._keras import check_integer
-from tfuq._training import (
+from tfuq._arguments import check_integer
+from tfuq._models.train_step import (
     build_optimizer,
     has_replicas,
     intercepted,
     unwrap_step,
     wrap_step,
 )
+from tfuq._random.draws import random_layers
 
 
 class PosteriorSampling(keras.callbacks.Callback):

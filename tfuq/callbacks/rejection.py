@@ -6,11 +6,10 @@ import pathlib
 import keras
 import numpy as np
 
-from tfuq._draws import random_layers
-from tfuq._files import written_whole
-from tfuq._keras import check_choice, check_fraction, check_integer
-from tfuq._labelled import Labelled, check_validation_data, predict_with_labels
-from tfuq._predictions import check_flags
+from tfuq._arguments import check_choice, check_flags, check_fraction, check_integer
+from tfuq._files.writing import written_whole
+from tfuq._models.predicting import Labelled, check_validation_data, predict_with_labels
+from tfuq._random.draws import random_layers
 from tfuq.metrics import rejection_table
 from tfuq.predictive import decompose, uncertainty_with_labels
 

@@ -3,10 +3,9 @@
 import keras
 import tensorflow as tf
 
-from tfuq._gradients import METHODS, squared_gradients
-from tfuq._keras import check_choice, check_integer
-from tfuq._saliency import SCOPES
-from tfuq._training import (
+from tfuq._arguments import check_choice, check_integer
+from tfuq._models.gradients import METHODS, squared_gradients
+from tfuq._models.train_step import (
     build_optimizer,
     forget_functions,
     intercepted,
@@ -16,6 +15,7 @@ from tfuq._training import (
     unwrap_step,
     wrap_step,
 )
+from tfuq.layers.saliency import SCOPES
 from tfuq.layers.sparse_bayes import select_layers, sparse_bayes_layers
 
 

@@ -7,9 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._keras import check_integer, check_positive, is_finite
-from tfuq._predictions import to_float64
-from tfuq._training import announce_cycles, optimizer_chain, unwrap_step, wrap_step
+from tfuq._arguments import check_integer, check_positive, is_finite, to_float64
+from tfuq._models.train_step import announce_cycles, optimizer_chain, unwrap_step, wrap_step
 
 TOLERANCE = 1e-12  # of the count of steps: 10 epochs of 0.1 * 30 steps each end at step 30
 TABLE = 4096  # rates that are computed at once, unless one execution takes more steps

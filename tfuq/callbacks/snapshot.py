@@ -10,12 +10,13 @@ import warnings
 import keras
 import numpy as np
 
-from tfuq._cloning import clone_uncompiled
-from tfuq._files import prepare_folder, written_whole
-from tfuq._keras import check_choice, check_integer
-from tfuq._multi_worker import is_chief_of
-from tfuq._safe_files import DAMAGE, check_fingerprint, check_weights, fingerprint
-from tfuq._snapshots import (
+from tfuq._arguments import check_choice, check_integer
+from tfuq._files.reading import DAMAGE, check_fingerprint, check_weights, fingerprint
+from tfuq._files.writing import prepare_folder, written_whole
+from tfuq._models.changes import clone_uncompiled
+from tfuq._models.train_step import completed_cycles
+from tfuq._models.workers import is_chief_of
+from tfuq.callbacks._snapshot_files import (
     MANIFEST,
     Snapshot,
     delete_unlisted,
@@ -24,7 +25,6 @@ from tfuq._snapshots import (
     snapshot_name,
     write_manifest,
 )
-from tfuq._training import completed_cycles
 from tfuq.ensembles import DeepEnsemble
 
 # --- Which of them stay -----------------------------------------------------------------------

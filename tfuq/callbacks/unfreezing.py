@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import keras
 
-from tfuq._keras import check_choice, check_integer
-from tfuq._training import build_optimizer, unwrap_step, wrap_step
+from tfuq._arguments import check_choice, check_integer
+from tfuq._models.train_step import build_optimizer, unwrap_step, wrap_step
 
 NUM_STAGES = 3
 

@@ -4,7 +4,8 @@ import pathlib
 
 import numpy as np
 
-from tfuq._command_inputs import (
+from tfuq._predictions.scores import SCORES
+from tfuq.cli._inputs import (
     CALIBRATIONS,
     DATA_HELP,
     MODEL_HELP,
@@ -17,7 +18,6 @@ from tfuq._command_inputs import (
     predict,
     progress,
 )
-from tfuq._scores import SCORES
 from tfuq.metrics import expected_calibration_error, negative_log_likelihood
 from tfuq.selective import RejectionRule, UnattainableRisk
 

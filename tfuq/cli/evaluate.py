@@ -3,7 +3,7 @@
 import numpy as np
 
 from tfuq import metrics
-from tfuq._command_inputs import (
+from tfuq.cli._inputs import (
     DATA_HELP,
     MODEL_HELP,
     add_data,

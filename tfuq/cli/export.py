@@ -3,7 +3,7 @@
 import pathlib
 
 from tfuq import export as exporting
-from tfuq._command_inputs import (
+from tfuq.cli._inputs import (
     MODEL_HELP,
     add_model,
     add_prediction,

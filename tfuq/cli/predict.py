@@ -5,7 +5,9 @@ import pathlib
 import shutil
 
 from tfuq import predictive
-from tfuq._command_inputs import (
+from tfuq._files.shards import ShardFolder, has_pyarrow
+from tfuq._files.writing import written_whole
+from tfuq.cli._inputs import (
     DATA_HELP,
     MODEL_HELP,
     add_data,
@@ -17,8 +19,6 @@ from tfuq._command_inputs import (
     prediction_options,
     progress,
 )
-from tfuq._files import written_whole
-from tfuq._shards import ShardFolder, has_pyarrow
 from tfuq.ood import load_detector
 
 HELP = "writes predictions and their uncertainty to a table"

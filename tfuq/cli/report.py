@@ -1,7 +1,7 @@
 """tfuq report: one page on which a person can try where to refuse a model's answers."""
 
 from tfuq import report as reporting
-from tfuq._command_inputs import (
+from tfuq.cli._inputs import (
     DATA_HELP,
     MODEL_HELP,
     add_data,

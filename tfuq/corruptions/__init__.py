@@ -10,7 +10,7 @@ eager mode a wrong argument and images outside [0, 1] are refused; a graph canno
 Results are clipped to [0, 1].
 """
 
-from tfuq._corruptions import corrupt, names
+from tfuq.corruptions._registry import corrupt, names
 from tfuq.corruptions.blur import defocus_blur, gaussian_blur, motion_blur, zoom_blur
 from tfuq.corruptions.digital import (
     brightness,

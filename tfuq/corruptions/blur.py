@@ -6,9 +6,10 @@ import numbers
 import numpy as np
 import tensorflow as tf
 
-from tfuq._corruptions import applied, constant, listed, strength
-from tfuq._images import disk, filtered, gaussian_weights, magnified, streaked, trailed
-from tfuq._keras import check_integer, check_positive
+from tfuq._arguments import check_integer, check_positive
+from tfuq._images.arithmetic import disk, filtered, gaussian_weights, magnified, streaked, trailed
+from tfuq._images.pieces import applied
+from tfuq.corruptions._registry import constant, listed, strength
 
 
 @listed

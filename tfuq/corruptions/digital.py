@@ -7,9 +7,10 @@ import numpy as np
 import tensorflow as tf
 from scipy import ndimage
 
-from tfuq._corruptions import applied, constant, listed, strength
-from tfuq._images import box_average, grey, sides, warped
-from tfuq._keras import check_fraction, check_integer
+from tfuq._arguments import check_fraction, check_integer
+from tfuq._images.arithmetic import box_average, grey, sides, warped
+from tfuq._images.pieces import applied
+from tfuq.corruptions._registry import constant, listed, strength
 
 
 @listed

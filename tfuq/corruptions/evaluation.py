@@ -6,13 +6,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._batches import batches
-from tfuq._corruptions import SEVERITIES, check_severity, checked_images, corrupt, names
-from tfuq._keras import check_choice, check_integer
-from tfuq._labelled import select_output
-from tfuq._outputs import Reading, any_batch
-from tfuq._seeding import seed_of, seeded
-from tfuq._tables import markdown_table, write_csv
+from tfuq._arguments import check_choice, check_integer
+from tfuq._files.tables import markdown_table, write_csv
+from tfuq._images.pieces import checked_images
+from tfuq._models.batches import batches
+from tfuq._models.outputs import Reading, any_batch, select_output
+from tfuq._random.global_state import seed_of, seeded
+from tfuq.corruptions._registry import SEVERITIES, check_severity, corrupt, names
 from tfuq.metrics import (
     coverage,
     expected_calibration_error,

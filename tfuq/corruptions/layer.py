@@ -3,10 +3,17 @@
 import keras
 import tensorflow as tf
 
-from tfuq import _sampling
-from tfuq._corruptions import CORRUPTIONS, Shared, names
-from tfuq._keras import check_choice, check_fraction, check_integer, checked_range, register
-from tfuq._predictions import check_flags
+from tfuq._arguments import (
+    check_choice,
+    check_flags,
+    check_fraction,
+    check_integer,
+    checked_range,
+    register,
+)
+from tfuq._images.pieces import Shared
+from tfuq._random import points
+from tfuq.corruptions._registry import CORRUPTIONS, names
 
 
 @register
@@ -104,12 +111,12 @@ class CorruptionLayer(keras.layers.Layer):
             return inputs
         if not (training or self.resample):
             return self._scaled(inputs, Shared(self.seed or 0))
-        noise, choice = _sampling.split_seed(self.seed_generator.next(), 2)
+        noise, choice = points.split_seed(self.seed_generator.next(), 2)
         corrupted = self._scaled(inputs, noise)
         if self.rate == 1:
             return corrupted
         shape = (tf.shape(inputs)[0], 1, 1, 1)
-        kept = _sampling.keep_mask(shape, 1 - self.rate, seed=choice)
+        kept = points.keep_mask(shape, 1 - self.rate, seed=choice)
         return tf.where(kept > 0, corrupted, inputs)
 
     def _scaled(self, inputs, seed):

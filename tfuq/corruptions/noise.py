@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
-from tfuq._corruptions import applied, listed, size_of, strength
-from tfuq._keras import check_fraction, check_positive
-from tfuq._predictions import check_flags
+from tfuq._arguments import check_flags, check_fraction, check_positive
+from tfuq._images.pieces import applied
+from tfuq.corruptions._registry import listed, size_of, strength
 
 
 @listed

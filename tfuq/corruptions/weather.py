@@ -4,9 +4,10 @@ import math
 
 import tensorflow as tf
 
-from tfuq._corruptions import applied, constant, listed, size_of, strength
-from tfuq._images import grey, magnified, plasma, sides, tint, trailed
-from tfuq._keras import check_fraction
+from tfuq._arguments import check_fraction
+from tfuq._images.arithmetic import grey, magnified, plasma, sides, tint, trailed
+from tfuq._images.pieces import applied
+from tfuq.corruptions._registry import constant, listed, size_of, strength
 
 RIME = (0.86, 0.94, 1.0)
 DIRT = (0.34, 0.29, 0.22)

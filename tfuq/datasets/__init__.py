@@ -7,6 +7,6 @@
 from tfuq.datasets.balance import balanced
 from tfuq.datasets.files import from_npz
 from tfuq.datasets.public import PublicSet, describe, load, names
-from tfuq.datasets.synthetic import smote
+from tfuq.datasets.smote import smote
 
 __all__ = ["PublicSet", "balanced", "describe", "from_npz", "load", "names", "smote"]

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._keras import check_integer
-from tfuq._sampling import ALGORITHM
+from tfuq._arguments import check_integer
+from tfuq._random.points import ALGORITHM
 
 BUFFER = 1024  # examples of a dataset that are shuffled among each other
 

@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import tensorflow as tf
 
-from tfuq._pipelines import Form
-from tfuq._safe_files import DAMAGE, open_arrays
+from tfuq._files.reading import DAMAGE, open_arrays
+from tfuq.datasets._pipelines import Form
 
 
 def from_npz(

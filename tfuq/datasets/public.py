@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfuq._keras import check_choice
-from tfuq._pipelines import Form
+from tfuq._arguments import check_choice
+from tfuq.datasets._pipelines import Form
 
 SHUFFLED = 10_000  # examples among which `shuffle=True` mixes, beside tensorflow-datasets' files
 # Sets of corrupted images, and what names their configurations.

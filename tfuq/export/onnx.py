@@ -4,14 +4,13 @@ import contextlib
 import logging
 import re
 
-from tfuq._export_files import check_file, file_written_whole
-from tfuq._export_frozen import frozen
-from tfuq._export_networks import check_is_fixed, named
-from tfuq._export_runtimes import try_out
-from tfuq._export_serving import serving, written_signature
-from tfuq._files import disk_errors
-from tfuq._keras import check_integer
-from tfuq._predictions import check_flags
+from tfuq._arguments import check_flags, check_integer
+from tfuq._files.writing import disk_errors
+from tfuq.export._files import check_file, file_written_whole
+from tfuq.export._frozen import frozen
+from tfuq.export._networks import check_is_fixed, named
+from tfuq.export._runtimes import try_out
+from tfuq.export._serving import serving, written_signature
 
 __all__ = ["export_onnx"]
 

@@ -3,11 +3,11 @@
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tfuq._export_files import check_path, write_metadata
-from tfuq._export_outputs import MEANINGS
-from tfuq._export_serving import serving
-from tfuq._files import folder_written_whole
-from tfuq._predictions import check_flags
+from tfuq._arguments import check_flags
+from tfuq._files.writing import folder_written_whole
+from tfuq.export._decisions import MEANINGS
+from tfuq.export._files import check_path, write_metadata
+from tfuq.export._serving import serving
 
 __all__ = ["export"]
 

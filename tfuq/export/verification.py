@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfuq._export_files import read_metadata
-from tfuq._export_runtimes import RUNTIMES
-from tfuq._keras import check_positive
+from tfuq._arguments import check_positive
+from tfuq.export._files import read_metadata
+from tfuq.export._runtimes import RUNTIMES
 
 __all__ = ["ExportCheck", "verify_export"]
 

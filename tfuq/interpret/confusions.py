@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfuq._predictions import check_flags, from_arrays, to_float64
-from tfuq._tables import check_top, markdown_table, names_of
+from tfuq._arguments import check_flags, to_float64
+from tfuq._files.tables import check_top, markdown_table, names_of
+from tfuq._predictions.examples import from_arrays
 
 
 class ConfusedPair(NamedTuple):

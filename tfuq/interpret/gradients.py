@@ -5,10 +5,10 @@ import contextlib
 import numpy as np
 import tensorflow as tf
 
-from tfuq._attribution import Explainer, image_of, reading_of
-from tfuq._labelled import known_only
-from tfuq._predictions import check_flags
-from tfuq._spatial_layers import spatial_layer
+from tfuq._arguments import check_flags
+from tfuq._models.finite import known_only
+from tfuq.interpret._explainer import Explainer, image_of, reading_of
+from tfuq.interpret._spatial_layers import spatial_layer
 
 GUIDED = {"Relu": "TfuqGuidedRelu", "Relu6": "TfuqGuidedRelu6"}
 

@@ -6,15 +6,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._attribution import check_model
-from tfuq._batches import batches
-from tfuq._features import watched
-from tfuq._keras import check_choice
-from tfuq._labelled import select_output
-from tfuq._outputs import Reading
-from tfuq._predictions import check_flags, from_arrays, to_float64
-from tfuq._spatial_layers import layer_of
-from tfuq._tables import check_top, markdown_table, names_of
+from tfuq._arguments import check_choice, check_flags, to_float64
+from tfuq._files.tables import check_top, markdown_table, names_of
+from tfuq._models.batches import batches
+from tfuq._models.features import watched
+from tfuq._models.outputs import Reading, select_output
+from tfuq._predictions.examples import from_arrays
+from tfuq.interpret._explainer import check_model
+from tfuq.interpret._spatial_layers import layer_of
 
 BLOCK = 2**22  # entries of covariance matrices at a time
 

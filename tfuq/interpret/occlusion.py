@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._attribution import Explainer, image_of, reading_of, with_image
-from tfuq._keras import check_fraction, check_integer
-from tfuq._labelled import select_output
-from tfuq._predictions import check_flags, from_arrays, to_float64
-from tfuq._tables import markdown_table
+from tfuq._arguments import check_flags, check_fraction, check_integer, to_float64
+from tfuq._files.tables import markdown_table
+from tfuq._models.outputs import select_output
+from tfuq._predictions.examples import from_arrays
+from tfuq.interpret._explainer import Explainer, image_of, reading_of, with_image
 
 
 def occlusion(

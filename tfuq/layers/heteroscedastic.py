@@ -8,10 +8,10 @@ import keras
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from tfuq import _sampling
-from tfuq._keras import check_choice, check_fraction, check_integer, check_positive, register
-from tfuq._linear import project, with_leading
-from tfuq._logistic_normal import log_mean_sigmoid, log_mean_softmax
+from tfuq._arguments import check_choice, check_fraction, check_integer, check_positive, register
+from tfuq._math.logistic_normal import log_mean_sigmoid, log_mean_softmax
+from tfuq._random import points
+from tfuq.layers.shapes import project, with_leading
 
 MIN_SCALE = 1e-3  # the floor of d(x), as in the authors' code
 
@@ -86,7 +86,7 @@ class _MCDenseFA(keras.layers.Layer):
                 f"temperature_upper_bound={temperature_upper_bound!r}"
             )
         check_fraction("eps", eps)
-        check_choice("sampling", sampling, _sampling.RULES)
+        check_choice("sampling", sampling, points.RULES)
         if seed is not None:
             check_integer("seed", seed, minimum=0)
         self.num_outputs = num_outputs
@@ -180,7 +180,7 @@ class _MCDenseFA(keras.layers.Layer):
 
     def _normal_points(self, num_samples, fresh):
         dimensions = self.num_factors + self.num_outputs
-        return _sampling.NormalPoints(
+        return points.NormalPoints(
             self.sampling, num_samples, dimensions, seed=self.seed or 0, fresh=fresh
         )
 
@@ -189,14 +189,14 @@ class _MCDenseFA(keras.layers.Layer):
         loc, scale, factors = self._at_temperature(*self._parameters(inputs))
         seed = None
         if source.fresh:
-            seed, sign_seed = _sampling.split_seed(self.seed_generator.next(), 2)
+            seed, sign_seed = points.split_seed(self.seed_generator.next(), 2)
             if not self.share_samples_across_batch:
                 scale, factors = _with_random_signs(scale, factors, seed=sign_seed)
-        points = tf.cast(source(seed), loc.dtype)
+        normals = tf.cast(source(seed), loc.dtype)
 
         def log_means(power=1):
             return self._log_means(
-                loc, scale, factors, points, mirrored=source.mirrored, power=power
+                loc, scale, factors, normals, mirrored=source.mirrored, power=power
             )
 
         outputs = self._outputs(log_means)
@@ -525,12 +525,12 @@ class MCSigmoidDenseFA(_MCDenseFA):
 
 def _with_random_signs(scale, factors, *, seed):
     """The noise of each row mirrored at random: its distribution stays, rows decorrelate."""
-    scale_seed, factor_seed = _sampling.split_seed(seed, 2)
+    scale_seed, factor_seed = points.split_seed(seed, 2)
     shape = tf.shape(scale)
-    scale *= _sampling.random_signs(shape, seed=scale_seed, dtype=scale.dtype)
+    scale *= points.random_signs(shape, seed=scale_seed, dtype=scale.dtype)
     if not factors:
         return scale, factors
     # A sign per row and factor for V(x); for v(x), whose factors are shared, one per row.
     shape = (shape[0], 1, factors[0].shape[-1])[: factors[0].shape.rank]
-    signs = _sampling.random_signs(shape, seed=factor_seed, dtype=scale.dtype)
+    signs = points.random_signs(shape, seed=factor_seed, dtype=scale.dtype)
     return scale, (factors[0] * signs, *factors[1:])

@@ -3,9 +3,9 @@
 import keras
 import tensorflow as tf
 
-from tfuq import _sampling
-from tfuq._draws import TakesDraws, current_draw
-from tfuq._keras import check_fraction, check_integer, register
+from tfuq._arguments import check_fraction, check_integer, register
+from tfuq._random import points
+from tfuq._random.draws import TakesDraws, current_draw
 
 
 @register
@@ -66,11 +66,11 @@ class MCDropout(TakesDraws, keras.layers.Dropout):
         if draw is not None:
             seed = draw.seed_of(self)
         elif training or self.resample:
-            seed = _sampling.split_seed(self.seed_generator.next(), 1)[0]
+            seed = points.split_seed(self.seed_generator.next(), 1)[0]
         else:
             seed = tf.constant([0, self.seed or 0], "int32")
         shape = self._mask_shape(inputs, per_example=training and draw is None)
-        return inputs * _sampling.keep_mask(shape, self.rate, seed=seed, dtype=inputs.dtype)
+        return inputs * points.keep_mask(shape, self.rate, seed=seed, dtype=inputs.dtype)
 
     def _mask_shape(self, inputs, per_example):
         shape = keras.ops.shape(inputs)  # static where known: a mask then depends on no batch

@@ -2,7 +2,7 @@
 
 import keras
 
-from tfuq._keras import register
+from tfuq._arguments import register
 
 
 @register

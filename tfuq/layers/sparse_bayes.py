@@ -6,24 +6,19 @@ import tensorflow as tf
 from keras import layers
 from tensorflow_probability import distributions as tfd
 
-from tfuq._estimators import SparseGaussian
-from tfuq._keras import check_fraction, register
-from tfuq._operations import (
+from tfuq._arguments import check_fraction, register
+from tfuq._math.rounding import rounded_up
+from tfuq._random.points import split_seed
+from tfuq.layers._estimators import SparseGaussian
+from tfuq.layers._operations import (
     Conv1DOperation,
     ConvOperation,
     ConvTransposeOperation,
     DenseOperation,
     DepthwiseConvOperation,
 )
-from tfuq._saliency import (
-    check_saliency,
-    count_bayesian,
-    global_counts,
-    rounded_up,
-    top_indices,
-)
-from tfuq._sampling import split_seed
-from tfuq._variational import GaussianKernelLayer, kl_normal
+from tfuq.layers.base import GaussianKernelLayer, kl_normal
+from tfuq.layers.saliency import check_saliency, count_bayesian, global_counts, top_indices
 
 RATES = {"kernel": "r_bayes", "bias": "bias_r_bayes"}  # which weights can be random, how many
 

@@ -7,15 +7,15 @@ import tensorflow as tf
 from keras import layers
 from tensorflow_probability import distributions as tfd
 
-from tfuq._estimators import Gaussian
-from tfuq._keras import check_choice, register
-from tfuq._operations import (
+from tfuq._arguments import check_choice, register
+from tfuq.layers._estimators import Gaussian
+from tfuq.layers._operations import (
     Conv1DOperation,
     ConvOperation,
     ConvTransposeOperation,
     DenseOperation,
 )
-from tfuq._variational import GaussianKernelLayer, constant_rho, kl_normal
+from tfuq.layers.base import GaussianKernelLayer, constant_rho, kl_normal
 
 
 class _MeanFieldLayer(GaussianKernelLayer):

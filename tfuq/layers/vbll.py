@@ -7,11 +7,12 @@ import keras
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from tfuq import _logistic_normal, _sampling
-from tfuq._draws import current_draw
-from tfuq._keras import check_choice, check_integer, check_positive, register
-from tfuq._linear import with_leading
-from tfuq._variational import VariationalLayer, check_kl_weight, softplus_inverse
+from tfuq._arguments import check_choice, check_integer, check_positive, register
+from tfuq._math import logistic_normal
+from tfuq._random import points
+from tfuq._random.draws import current_draw
+from tfuq.layers.base import VariationalLayer, check_kl_weight, softplus_inverse
+from tfuq.layers.shapes import with_leading
 
 MIN_VARIANCE = 1e-12  # below it the square root has no useful gradient
 OFF_DIAGONAL = 1e-3  # initial size of covariances, relative to a standard deviation
@@ -197,11 +198,11 @@ class _Categorical:
     def log_partition(logits):
         return tf.reduce_logsumexp(logits, axis=-1)
 
-    mean_log_partition = staticmethod(_logistic_normal.mean_log_sum_exp)
+    mean_log_partition = staticmethod(logistic_normal.mean_log_sum_exp)
 
     @staticmethod
     def predictive_logits(loc, scale, points, mirrored):
-        return _logistic_normal.log_mean_softmax(loc, scale, (), points, mirrored=mirrored)
+        return logistic_normal.log_mean_softmax(loc, scale, (), points, mirrored=mirrored)
 
 
 class _Bernoulli:
@@ -211,11 +212,11 @@ class _Bernoulli:
     def log_partition(logits):
         return tf.nn.softplus(logits)
 
-    mean_log_partition = staticmethod(_logistic_normal.mean_softplus)
+    mean_log_partition = staticmethod(logistic_normal.mean_softplus)
 
     @staticmethod
     def predictive_logits(loc, scale, points, mirrored):
-        log_prob, log_complement = _logistic_normal.log_mean_sigmoid(
+        log_prob, log_complement = logistic_normal.log_mean_sigmoid(
             loc, scale, (), points, mirrored=mirrored
         )
         return log_prob - log_complement
@@ -375,7 +376,7 @@ class VBLLDense(VariationalLayer):
         check_choice("predictive", predictive, ("monte_carlo", "probit", "mean"))
         check_integer("train_mc_samples", train_mc_samples, minimum=1)
         check_integer("test_mc_samples", test_mc_samples, minimum=1)
-        check_choice("sampling", sampling, _sampling.RULES)
+        check_choice("sampling", sampling, points.RULES)
         if seed is not None:
             check_integer("seed", seed, minimum=0)
         self.units = units
@@ -442,7 +443,7 @@ class VBLLDense(VariationalLayer):
         self._test_points = self._normal_points(self.test_mc_samples, fresh=self.resample)
 
     def _normal_points(self, num_samples, fresh):
-        return _sampling.NormalPoints(
+        return points.NormalPoints(
             self.sampling, num_samples, self.units, seed=self.seed or 0, fresh=fresh
         )
 
@@ -518,12 +519,12 @@ class VBLLDense(VariationalLayer):
         likelihood = _LIKELIHOODS[self.likelihood]
         if self.objective == "closed_form":
             return closed_form_gap(likelihood.log_partition, mean, variance)
-        seed, sign_seed = _sampling.split_seed(self.seed_generator.next(), 2)
+        seed, sign_seed = points.split_seed(self.seed_generator.next(), 2)
         scale = _standard_deviation(variance)
-        scale *= _sampling.random_signs(tf.shape(scale), seed=sign_seed, dtype=scale.dtype)
-        points = tf.cast(self._train_points(seed), mean.dtype)
+        scale *= points.random_signs(tf.shape(scale), seed=sign_seed, dtype=scale.dtype)
+        normals = tf.cast(self._train_points(seed), mean.dtype)
         mean_log_partition = likelihood.mean_log_partition(
-            mean, scale, points, mirrored=self._train_points.mirrored
+            mean, scale, normals, mirrored=self._train_points.mirrored
         )
         return mean_log_partition - likelihood.log_partition(mean)
 
@@ -538,10 +539,10 @@ class VBLLDense(VariationalLayer):
         source = self._test_points
         seed = None
         if source.fresh:
-            seed = _sampling.split_seed(self.seed_generator.next(), 1)[0]
-        points = tf.cast(source(seed), mean.dtype)
+            seed = points.split_seed(self.seed_generator.next(), 1)[0]
+        normals = tf.cast(source(seed), mean.dtype)
         return _LIKELIHOODS[self.likelihood].predictive_logits(
-            mean, _standard_deviation(variance), points, source.mirrored
+            mean, _standard_deviation(variance), normals, source.mirrored
         )
 
     def _drawn_logits(self, mean, weight_variance):
@@ -549,7 +550,7 @@ class VBLLDense(VariationalLayer):
         making, is averaged over.
         """
         seed = current_draw().seed_of(self)
-        noise = _sampling.normal((self.units,), seed=seed, dtype=mean.dtype)
+        noise = points.normal((self.units,), seed=seed, dtype=mean.dtype)
         logits = mean + _standard_deviation(weight_variance) * noise
         if self.noise == "none":
             return logits

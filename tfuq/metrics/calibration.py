@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from tfuq._keras import check_integer, register
-from tfuq._math import (
+from tfuq._arguments import check_integer, register
+from tfuq._math.bins import (
     bin_sums,
     calibration_error,
     equal_mass,
@@ -11,7 +11,8 @@ from tfuq._math import (
     largest_gap,
     width_index,
 )
-from tfuq._predictions import PredictionMetric, from_arrays
+from tfuq._predictions.examples import from_arrays
+from tfuq.metrics._base import PredictionMetric
 
 # Resolution of the streaming adaptive error: 0.0083 in log-odds, at most 0.0021 in confidence.
 FINE_BINS = 4096

@@ -3,9 +3,10 @@
 import numpy as np
 from keras import ops
 
-from tfuq._keras import check_integer, register
-from tfuq._math import bin_sums, calibration_error, width_index
-from tfuq._predictions import PredictionMetric, check_flags, from_arrays
+from tfuq._arguments import check_flags, check_integer, register
+from tfuq._math.bins import bin_sums, calibration_error, width_index
+from tfuq._predictions.examples import from_arrays
+from tfuq.metrics._base import PredictionMetric
 
 
 def classwise_sums(examples, n_bins):

@@ -11,9 +11,8 @@ from functools import partial
 import numpy as np
 import scipy.stats
 
-from tfuq._keras import check_choice, check_fraction, check_integer
-from tfuq._predictions import LARGEST_WEIGHT, LEAST_WEIGHT, to_float64
-from tfuq._rankings import (
+from tfuq._arguments import check_choice, check_fraction, check_integer, to_float64
+from tfuq._math.rankings import (
     POSITIVE,
     average_precision_in,
     average_precision_out,
@@ -22,6 +21,7 @@ from tfuq._rankings import (
     false_positive_rate,
     roc_area,
 )
+from tfuq._predictions.examples import LARGEST_WEIGHT, LEAST_WEIGHT
 
 _BLOCK = 2**20  # examples that are resampled at once
 

@@ -6,9 +6,8 @@ They agree with the functions of `tfuq.metrics.ood` but for scores that share a 
 import numpy as np
 from keras import ops
 
-from tfuq._keras import check_choice, check_integer, register
-from tfuq._predictions import PredictionMetric
-from tfuq._rankings import (
+from tfuq._arguments import check_choice, check_integer, register
+from tfuq._math.rankings import (
     POSITIVE,
     average_precision_in,
     average_precision_out,
@@ -18,6 +17,7 @@ from tfuq._rankings import (
     roc_area,
     squashed_index,
 )
+from tfuq.metrics._base import PredictionMetric
 
 N_BINS = 16384
 

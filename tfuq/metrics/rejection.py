@@ -3,9 +3,9 @@
 import numpy as np
 from keras import ops
 
-from tfuq._keras import check_fraction, check_integer
-from tfuq._math import bin_index, bin_sums, calibration_error, width_index
-from tfuq._predictions import from_arrays, to_float64
+from tfuq._arguments import check_fraction, check_integer, to_float64
+from tfuq._math.bins import bin_index, bin_sums, calibration_error, width_index
+from tfuq._predictions.examples import from_arrays
 
 
 def rejection_table(

@@ -4,17 +4,17 @@ They agree with the functions of `tfuq.selective` but for confidences that share
 as equal.
 """
 
-from tfuq._keras import check_fraction, check_integer, register
-from tfuq._math import fine_index
-from tfuq._predictions import PredictionMetric, check_flags
-from tfuq._rankings import check_rate
-from tfuq._risk_coverage import (
+from tfuq._arguments import check_flags, check_fraction, check_integer, register
+from tfuq._math.bins import fine_index
+from tfuq._math.rankings import check_rate
+from tfuq._math.risk_coverage import (
     generalized_area,
     largest_coverage,
     loss_table,
     risk_at,
     selective_area,
 )
+from tfuq.metrics._base import PredictionMetric
 
 N_BINS = 8192
 

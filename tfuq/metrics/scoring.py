@@ -3,8 +3,9 @@
 import numpy as np
 from keras import ops
 
-from tfuq._keras import check_choice, register
-from tfuq._predictions import PredictionMetric, check_flags, from_arrays, to_float64
+from tfuq._arguments import check_choice, check_flags, register, to_float64
+from tfuq._predictions.examples import from_arrays
+from tfuq.metrics._base import PredictionMetric
 
 REDUCTIONS = ("sum", "mean")
 BINARY_TERMS = ("both", "positive")

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
-from tfuq._keras import check_choice, check_fraction, register
-from tfuq._predictions import PredictionMetric, check_flags, from_arrays, from_tensors, to_float64
+from tfuq._arguments import check_choice, check_flags, check_fraction, register, to_float64
+from tfuq._predictions.examples import from_arrays, from_tensors
+from tfuq.metrics._base import PredictionMetric
 
 AGGREGATES = ("image", "pool")
 AVERAGES = ("macro", "micro", None)

@@ -4,9 +4,10 @@ A prediction is accepted at a threshold if its confidence, the largest probabili
 that. Both are compared in float32, so that 0.7 reaches 0.7 in any precision.
 """
 
-from tfuq._keras import check_fraction, register
-from tfuq._math import bin_index, bin_sums
-from tfuq._predictions import PredictionMetric, from_arrays
+from tfuq._arguments import check_fraction, register
+from tfuq._math.bins import bin_index, bin_sums
+from tfuq._predictions.examples import from_arrays
+from tfuq.metrics._base import PredictionMetric
 
 
 def acceptance_sums(examples, threshold):

@@ -1,7 +1,6 @@
 """Detection of inputs that are out of distribution: scores that grow the further out they are."""
 
-from tfuq._detectors import load_detector
-from tfuq._thresholds import Threshold
+from tfuq.ood.base import load_detector
 from tfuq.ood.detector import GradientDensity, GradientDetector
 from tfuq.ood.gradients import GradientFeatures
 from tfuq.ood.last_layer import GradNorm, ReAct, ViM
@@ -9,6 +8,7 @@ from tfuq.ood.logits import ODIN, Energy, Entropy, MaxLogit, MaxSoftmax
 from tfuq.ood.mahalanobis import Mahalanobis, RelativeMahalanobis
 from tfuq.ood.neighbours import KNN
 from tfuq.ood.stacks import MutualInformation
+from tfuq.ood.thresholds import Threshold
 
 __all__ = [
     "KNN",

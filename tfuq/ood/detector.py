@@ -3,14 +3,14 @@
 import keras
 import numpy as np
 
-from tfuq._batches import batches
-from tfuq._detectors import Detector
-from tfuq._features import without_nan
-from tfuq._gaussians import MIN_SHRINKAGE, ledoit_wolf, scatter, whitener
-from tfuq._keras import check_integer, check_positive, register
-from tfuq._log_features import Scale, log_norms, squared_norms
-from tfuq._seeding import seed_of, seeded
+from tfuq._arguments import check_integer, check_positive, register
+from tfuq._models.batches import batches
+from tfuq._models.features import without_nan
+from tfuq._random.global_state import seed_of, seeded
 from tfuq.metrics import ood_metrics
+from tfuq.ood._gaussians import MIN_SHRINKAGE, ledoit_wolf, scatter, whitener
+from tfuq.ood.base import Detector
+from tfuq.ood.log_features import Scale, log_norms, squared_norms
 
 MIN_EXAMPLES = 10  # of each class: two in each part of the split
 SPLIT = (0.4, 0.8)  # where training ends, and validation

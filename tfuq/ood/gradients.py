@@ -4,12 +4,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._batches import batches
-from tfuq._gradients import FLOAT16_SCALE
-from tfuq._keras import check_choice, check_integer
-from tfuq._labelled import select_output
-from tfuq._layer_uses import find_units, gradient_norms
-from tfuq._outputs import Reading, loss_takes_logits
+from tfuq._arguments import check_choice, check_integer
+from tfuq._models.batches import batches
+from tfuq._models.gradients import FLOAT16_SCALE
+from tfuq._models.outputs import Reading, loss_takes_logits, select_output
+from tfuq.ood._norm_models import find_units, gradient_norms
 
 
 def binary_crossentropy(label, logits):

@@ -5,12 +5,12 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import softmax
 
-from tfuq._detectors import Detector, check_layer
-from tfuq._feature_arrays import check_rows, in_blocks
-from tfuq._features import linear
-from tfuq._gaussians import scatter
-from tfuq._keras import check_choice, check_integer, check_positive, register
-from tfuq._logit_scores import LOGIT_SCORES, energy
+from tfuq._arguments import check_choice, check_integer, check_positive, register
+from tfuq._models.feature_arrays import check_rows, in_blocks
+from tfuq._models.features import linear
+from tfuq.ood._gaussians import scatter
+from tfuq.ood._logit_scores import LOGIT_SCORES, energy
+from tfuq.ood.base import Detector, check_layer
 
 HEAD_SHAPES = {"kernel": ("features_0", "classes"), "bias": ("classes",)}
 

@@ -2,11 +2,11 @@
 
 import tensorflow as tf
 
-from tfuq._detectors import Detector
-from tfuq._feature_arrays import check_logits
-from tfuq._input_processing import check_epsilon, descended
-from tfuq._keras import check_positive, register
-from tfuq._logit_scores import energy, entropy, max_logit, max_softmax
+from tfuq._arguments import check_positive, register
+from tfuq._models.feature_arrays import check_logits
+from tfuq.ood._input_processing import check_epsilon, descended
+from tfuq.ood._logit_scores import energy, entropy, max_logit, max_softmax
+from tfuq.ood.base import Detector
 
 
 class _LogitDetector(Detector):

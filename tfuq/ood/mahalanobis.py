@@ -3,13 +3,13 @@
 import numpy as np
 import tensorflow as tf
 
-from tfuq._batches import batches
-from tfuq._detectors import FeatureDetector, check_layer
-from tfuq._feature_arrays import check_labels, check_rows, in_blocks
-from tfuq._gaussians import class_means, scatter, squared_distances, whitener
-from tfuq._input_processing import check_epsilon, descended
-from tfuq._keras import check_fraction, register
-from tfuq._logistic_regression import logistic_regression
+from tfuq._arguments import check_fraction, register
+from tfuq._math.logistic_regression import logistic_regression
+from tfuq._models.batches import batches
+from tfuq._models.feature_arrays import check_labels, check_rows, in_blocks
+from tfuq.ood._gaussians import class_means, scatter, squared_distances, whitener
+from tfuq.ood._input_processing import check_epsilon, descended
+from tfuq.ood.base import FeatureDetector, check_layer
 
 
 def fit_gaussians(features, labels, shrinkage=None):

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from tfuq._detectors import FeatureDetector
-from tfuq._feature_arrays import BLOCK, in_blocks
-from tfuq._keras import check_integer, register
+from tfuq._arguments import check_integer, register
+from tfuq._models.feature_arrays import BLOCK, in_blocks
+from tfuq.ood.base import FeatureDetector
 
 
 def unit_length(features):

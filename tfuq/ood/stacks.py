@@ -4,12 +4,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._detectors import Detector
-from tfuq._feature_arrays import check_rows
-from tfuq._features import without_nan
-from tfuq._keras import check_integer, register
-from tfuq._outputs import Reading, check_same_shapes
+from tfuq._arguments import check_integer, register
+from tfuq._models.feature_arrays import check_rows
+from tfuq._models.features import without_nan
+from tfuq._models.outputs import Reading, check_same_shapes
 from tfuq.ensembles import DeepEnsemble
+from tfuq.ood.base import Detector
 from tfuq.predictive import mutual_information, sample_predictions
 
 

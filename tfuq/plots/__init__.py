@@ -6,7 +6,7 @@ colour-blind eyes (Okabe and Ito 2008), and line styles, markers and hatches by 
 grey.
 """
 
-from tfuq._masks import error_map
+from tfuq._predictions.masks import error_map
 from tfuq.plots.calibration import reliability_diagram
 from tfuq.plots.decisions import detection_histograms, risk_coverage
 from tfuq.plots.detection import corruption_heat_map, gradient_distributions

@@ -1,7 +1,7 @@
 """Pictures of how far a confidence is right."""
 
-from tfuq._drawing import GREY, PALE_BLUE, RED, axes_of
 from tfuq.metrics import expected_calibration_error, reliability_curve
+from tfuq.plots._axes import GREY, PALE_BLUE, RED, axes_of
 
 
 def reliability_diagram(

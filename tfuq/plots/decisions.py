@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from tfuq._bounds import clopper_pearson_interval
-from tfuq._drawing import RED, axes_of, line_style
-from tfuq._keras import check_integer
+from tfuq._arguments import check_integer
+from tfuq._math.bounds import clopper_pearson_interval
+from tfuq.plots._axes import RED, axes_of, line_style
 from tfuq.selective import risk_coverage_curve
 
 CONFIDENCE = 0.95  # of the band around a curve

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from tfuq._drawing import PALE_BLUE, axes_of, figure_of, line_style
-from tfuq._keras import check_choice
-from tfuq._log_features import squared_norms
+from tfuq._arguments import check_choice
+from tfuq.ood.log_features import squared_norms
+from tfuq.plots._axes import PALE_BLUE, axes_of, figure_of, line_style
 
 NORM_BINS = 25
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from tfuq._drawing import GREY, axes_of, line_style, name_classes, write_cells
-from tfuq._keras import check_choice
-from tfuq._predictions import from_arrays
-from tfuq._tables import names_of
+from tfuq._arguments import check_choice
+from tfuq._files.tables import names_of
+from tfuq._predictions.examples import from_arrays
+from tfuq.plots._axes import GREY, axes_of, line_style, name_classes, write_cells
 
 SHARES_OF = (None, "true", "predicted")
 LARGEST_LABELLED = 20  # classes; more of them have no number in each cell

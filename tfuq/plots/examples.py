@@ -3,11 +3,11 @@
 import numpy as np
 from scipy.stats import binomtest
 
-from tfuq._drawing import COLOURS, GREY, RED, axes_of, figure_of
-from tfuq._keras import check_fraction, check_integer
-from tfuq._masks import stretched
-from tfuq._predictions import from_arrays, to_float64
-from tfuq._tables import names_of
+from tfuq._arguments import check_fraction, check_integer, to_float64
+from tfuq._files.tables import names_of
+from tfuq._predictions.examples import from_arrays
+from tfuq._predictions.masks import stretched
+from tfuq.plots._axes import COLOURS, GREY, RED, axes_of, figure_of
 
 BORDER = 4  # points
 N_BINS = 10

@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from tfuq._drawing import COLOURS, axes_of, figure_of, name_classes, write_cells
-from tfuq._keras import check_fraction
-from tfuq._masks import stretched
-from tfuq._predictions import check_flags, to_float64
-from tfuq._tables import check_top, names_of
+from tfuq._arguments import check_flags, check_fraction, to_float64
+from tfuq._files.tables import check_top, names_of
+from tfuq._predictions.masks import stretched
+from tfuq.plots._axes import COLOURS, axes_of, figure_of, name_classes, write_cells
 
 COLOUR_MAPS = {"positive": "magma", "signed": "RdBu"}  # the first grows lighter throughout
 LARGEST_LABELLED = 12  # classes; more of them have no number in each cell

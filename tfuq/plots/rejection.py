@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from tfuq._drawing import COLOURS, MARKERS, PALE_BLUE, RED, axes_of
-from tfuq._keras import check_fraction
+from tfuq._arguments import check_fraction
 from tfuq.metrics import rejection_rate, rejection_table, reliability_curve
+from tfuq.plots._axes import COLOURS, MARKERS, PALE_BLUE, RED, axes_of
 
 
 def rejection_curve(

@@ -4,9 +4,9 @@ import numpy as np
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Patch
 
-from tfuq._drawing import COLOURS, RED, figure_of
-from tfuq._keras import check_choice, check_positive
-from tfuq._masks import error_map, mean_probs, predicted_classes, read_masks, stretched
+from tfuq._arguments import check_choice, check_positive
+from tfuq._predictions.masks import error_map, mean_probs, predicted_classes, read_masks, stretched
+from tfuq.plots._axes import COLOURS, RED, figure_of
 from tfuq.predictive import entropy
 
 ERRORS = ("true positive", "false positive", "false negative", "other class")

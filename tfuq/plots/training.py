@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from tfuq._drawing import COLOURS, GREY, PALE_BLUE, RED, axes_of
-from tfuq._predictions import to_float64
+from tfuq._arguments import to_float64
+from tfuq.plots._axes import COLOURS, GREY, PALE_BLUE, RED, axes_of
 
 
 def lr_range_test(result, ax=None):
@@ -26,7 +26,7 @@ def lr_range_test(result, ax=None):
     Example:
 
     >>> import numpy as np, tfuq
-    >>> from tfuq.callbacks.lr_range_test import read_sweep
+    >>> from tfuq.callbacks.lr_sweep import read_sweep
     >>> rates = np.geomspace(1e-4, 1, 9)
     >>> found = read_sweep(rates, [3, 3, 2.9, 2.5, 2, 1.6, 1.4, 1.5, 4], 0.5, diverged=True)
     >>> ax = tfuq.plots.lr_range_test(found)

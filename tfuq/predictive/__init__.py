@@ -8,8 +8,8 @@ Binary predictions have one class in the last axis, several labels have `multi_l
 then a distribution over two classes, and the last axis stays in what is per example.
 """
 
-from tfuq._decomposition import Sums as _Sums  # noqa: F401
-from tfuq._decomposition import (
+from tfuq._predictions.uncertainty import Sums as _Sums  # noqa: F401
+from tfuq._predictions.uncertainty import (
     Uncertainty,
     decompose,
     entropy,
@@ -18,16 +18,16 @@ from tfuq._decomposition import (
     predictive_entropy,
     variation_ratio,
 )
-from tfuq._decomposition import uncertainty_of as _uncertainty  # noqa: F401
-from tfuq._sampler import Sampler as _Sampler  # noqa: F401
-from tfuq._sampler import cut_at_randomness as _cut_at_randomness  # noqa: F401
-from tfuq._sampler import sampler_of as _sampler  # noqa: F401
+from tfuq._predictions.uncertainty import uncertainty_of as _uncertainty  # noqa: F401
 from tfuq.predictive.augmentation import test_time_augmentation
 from tfuq.predictive.draws import (
     predict_uncertainty,
     sample_predictions,
     uncertainty_with_labels,  # noqa: F401 (of other parts of tfuq)
 )
+from tfuq.predictive.sampler import Sampler as _Sampler  # noqa: F401
+from tfuq.predictive.sampler import cut_at_randomness as _cut_at_randomness  # noqa: F401
+from tfuq.predictive.sampler import sampler_of as _sampler  # noqa: F401
 from tfuq.predictive.scoring import ScoredDataset, read_scores, score_dataset
 
 __all__ = [

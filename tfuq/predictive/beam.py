@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 
-from tfuq._safe_files import load_keras
-from tfuq._score_inputs import Batch
-from tfuq._score_rows import Scorer
+from tfuq._files.reading import load_keras
+from tfuq.predictive.inputs import Batch
+from tfuq.predictive.rows import Scorer
 
 try:
     from apache_beam import DoFn as _DoFn

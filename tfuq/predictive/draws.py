@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 
-from tfuq._batches import batches
-from tfuq._decomposition import Sums, concatenated, uncertainty_of
-from tfuq._labelled import select_output
-from tfuq._sampler import sampler_of
+from tfuq._models.batches import batches
+from tfuq._models.outputs import select_output
+from tfuq._predictions.uncertainty import Sums, concatenated, uncertainty_of
+from tfuq.predictive.sampler import sampler_of
 
 
 def sample_predictions(

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfuq._keras import check_integer
-from tfuq._score_inputs import batch_digest, is_files, source_of
-from tfuq._score_rows import Scorer, as_model, members_of
-from tfuq._shards import ShardFolder, chosen_format
+from tfuq._arguments import check_integer
+from tfuq._files.shards import ShardFolder, chosen_format
+from tfuq.predictive.inputs import batch_digest, is_files, source_of
+from tfuq.predictive.rows import Scorer, as_model, members_of
 
 
 class ScoredDataset(NamedTuple):

@@ -3,10 +3,9 @@
 import numpy as np
 import tensorflow as tf
 
-from tfuq._image_layers import ImageLayer, computed
-from tfuq._images import tint
-from tfuq._keras import check_fraction, check_integer, check_positive, register
-from tfuq._predictions import check_flags
+from tfuq._arguments import check_flags, check_fraction, check_integer, check_positive, register
+from tfuq._images.arithmetic import tint
+from tfuq.preprocessing._layers import ImageLayer, computed
 
 LEVELS = 8  # of each channel of quantized colours
 ITERATIONS = 10  # of k-means, which here has settled before

@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
-from tfuq._image_layers import ImageLayer, checked_pair, computed
-from tfuq._images import inside
-from tfuq._keras import check_fraction, check_integer, register
+from tfuq._arguments import check_fraction, check_integer, register
+from tfuq._images.arithmetic import inside
+from tfuq.preprocessing._layers import ImageLayer, checked_pair, computed
 
 LEVELS = 2**14  # of brightness, as in scikit-image
 

@@ -2,10 +2,9 @@
 
 import tensorflow as tf
 
-from tfuq._image_layers import ImageLayer, checked_pair, computed, resampled
-from tfuq._images import grey
-from tfuq._keras import check_fraction, check_positive, register
-from tfuq._predictions import check_flags
+from tfuq._arguments import check_flags, check_fraction, check_positive, register
+from tfuq._images.arithmetic import grey
+from tfuq.preprocessing._layers import ImageLayer, checked_pair, computed, resampled
 
 ORIGINAL = "original"
 LEAST_OF_LINE = 0.02  # of a row or column of the disc is bright, or it is a speck

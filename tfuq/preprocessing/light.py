@@ -3,9 +3,9 @@
 import keras
 import tensorflow as tf
 
-from tfuq._image_layers import ImageLayer, computed
-from tfuq._images import filtered, gaussian_weights
-from tfuq._keras import check_fraction, check_positive, register
+from tfuq._arguments import check_fraction, check_positive, register
+from tfuq._images.arithmetic import filtered, gaussian_weights
+from tfuq.preprocessing._layers import ImageLayer, computed
 
 SATURATED = 0.99  # brightness from which a pixel no longer says how much light it got
 

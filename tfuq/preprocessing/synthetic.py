@@ -5,12 +5,11 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from tfuq._batches import batches
-from tfuq._keras import check_choice, check_integer
-from tfuq._math import width_index
-from tfuq._outputs import Reading
-from tfuq._predictions import to_float64
-from tfuq._tables import markdown_table
+from tfuq._arguments import check_choice, check_integer, to_float64
+from tfuq._files.tables import markdown_table
+from tfuq._math.bins import width_index
+from tfuq._models.batches import batches
+from tfuq._models.outputs import Reading
 
 TOLERANCE = 5e-3  # of sums of probabilities, as of a model in bfloat16
 

@@ -10,11 +10,11 @@ import string
 
 import numpy as np
 
-from tfuq._files import written_whole
-from tfuq._keras import check_integer
-from tfuq._report import read
-from tfuq._thumbnails import thumbnail
+from tfuq._arguments import check_integer
+from tfuq._files.writing import written_whole
 from tfuq._version import __version__
+from tfuq.report._content import read
+from tfuq.report._thumbnails import thumbnail
 
 SHOWN = 6  # on each side of the threshold
 UNITS = {"entropy": " (nats)", "expected_entropy": " (nats)", "mutual_information": " (nats)"}

@@ -2,9 +2,9 @@
 
 import re
 
-from tfuq._report import COUNTED, read
-from tfuq._report_tables import Table, number
-from tfuq._tables import markdown_table
+from tfuq._files.tables import markdown_table
+from tfuq.report._content import COUNTED, read
+from tfuq.report._tables import Table, number
 
 MOST_CLASSES = 20
 

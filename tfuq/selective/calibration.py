@@ -5,12 +5,11 @@ import warnings
 import numpy as np
 from keras import ops
 
-from tfuq._fitted import Fitted, numbers, plain, with_outputs
-from tfuq._judged import judge
-from tfuq._keras import check_choice, check_integer, register
-from tfuq._outputs import predicted
-from tfuq._predictions import check_flags, to_float64
-from tfuq._scaling import (
+from tfuq._arguments import check_choice, check_flags, check_integer, register, to_float64
+from tfuq._models.predicting import predicted
+from tfuq._predictions.labelled import judge
+from tfuq.layers import PostProcessing
+from tfuq.selective._scaling import (
     TEMPERATURES,
     Entries,
     bounded,
@@ -22,11 +21,11 @@ from tfuq._scaling import (
     to_logits,
     to_probs,
 )
-from tfuq.layers import PostProcessing
+from tfuq.selective.base import Fitted, numbers, plain, with_outputs
 
 __all__ = ["IsotonicCalibration", "TemperatureScaling", "VectorScaling"]
 
-_TOLERANCE = 5e-3  # that of `tfuq._predictions`
+_TOLERANCE = 5e-3  # that of `tfuq._predictions.examples`
 
 
 class _Calibration(Fitted):

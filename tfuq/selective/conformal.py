@@ -6,8 +6,23 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
-from tfuq._bounds import clopper_pearson_interval, hoeffding_bentkus_p_value
-from tfuq._conformal import (
+from tfuq._arguments import (
+    check_choice,
+    check_flags,
+    check_fraction,
+    check_integer,
+    check_positive,
+    register,
+    to_float64,
+)
+from tfuq._math.bounds import clopper_pearson_interval, hoeffding_bentkus_p_value
+from tfuq._models.predicting import predicted
+from tfuq._predictions.scores import stack_of
+from tfuq.layers import PostProcessing
+from tfuq.selective._guarantees import smallest_where
+from tfuq.selective._rule_fitting import rank_of, read_examples
+from tfuq.selective.base import Fitted, numbers, plain, with_outputs
+from tfuq.selective.conformal_scores import (
     SCORES,
     fewest_examples,
     strangeness,
@@ -18,14 +33,6 @@ from tfuq._conformal import (
     uniform_of,
     with_tolerance,
 )
-from tfuq._fitted import Fitted, numbers, plain, with_outputs
-from tfuq._guarantees import smallest_where
-from tfuq._keras import check_choice, check_fraction, check_integer, check_positive, register
-from tfuq._outputs import predicted
-from tfuq._predictions import check_flags, to_float64
-from tfuq._rule_fitting import rank_of, read_examples
-from tfuq._scores import stack_of
-from tfuq.layers import PostProcessing
 
 __all__ = ["ConformalPredictor", "SetCoverage", "SetEvaluation"]
 

@@ -10,16 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfuq._judged import judge
-from tfuq._predictions import check_flags
-from tfuq._rankings import check_rate
-from tfuq._risk_coverage import (
+from tfuq._arguments import check_flags
+from tfuq._math.rankings import check_rate
+from tfuq._math.risk_coverage import (
     generalized_area,
     largest_coverage,
     loss_table,
     risk_at,
     selective_area,
 )
+from tfuq._predictions.labelled import judge
 
 _LEAST_MEAN_WEIGHT = 0.1
 

@@ -4,12 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfuq._experts import judge_answers, judge_expert, read_costs, top
-from tfuq._judged import Doubt, judge
-from tfuq._keras import check_fraction, is_finite
-from tfuq._predictions import to_float64
-from tfuq._scores import CONFIDENCES
-from tfuq._tables import markdown_table
+from tfuq._arguments import check_fraction, is_finite, to_float64
+from tfuq._files.tables import markdown_table
+from tfuq._predictions.labelled import Doubt, judge
+from tfuq._predictions.scores import CONFIDENCES
+from tfuq.selective._experts import judge_answers, judge_expert, read_costs, top
 
 _ROUNDING = 1e-12  # costs that are equal in exact arithmetic are equal here
 

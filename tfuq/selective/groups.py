@@ -6,12 +6,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from tfuq._bounds import binomial_p_value, hoeffding_bentkus_p_value, wilson_interval
-from tfuq._judged import judge
-from tfuq._keras import check_choice, check_fraction, check_integer
-from tfuq._math import width_index
-from tfuq._rule_fitting import LOSSES, losses_of
-from tfuq._tables import group_columns, markdown_table, write_csv
+from tfuq._arguments import check_choice, check_fraction, check_integer
+from tfuq._files.tables import group_columns, markdown_table, write_csv
+from tfuq._math.bins import width_index
+from tfuq._math.bounds import binomial_p_value, hoeffding_bentkus_p_value, wilson_interval
+from tfuq._predictions.labelled import judge
+from tfuq.selective._rule_fitting import LOSSES, losses_of
 
 __all__ = ["GroupRow", "SubgroupReport", "subgroup_report"]
 

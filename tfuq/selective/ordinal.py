@@ -5,9 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import softmax
 
-from tfuq._judged import judge
-from tfuq._keras import check_choice
-from tfuq._predictions import check_flags, to_float64
+from tfuq._arguments import check_choice, check_flags, to_float64
+from tfuq._predictions.labelled import judge
 
 _WEIGHTS = ("quadratic", "linear")
 _TOLERANCE = 5e-3  # that of `_predictions`

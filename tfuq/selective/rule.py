@@ -5,13 +5,13 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
-from tfuq._bounds import clopper_pearson_interval
-from tfuq._fitted import Fitted, numbers, plain, with_outputs
-from tfuq._guarantees import METHODS
-from tfuq._keras import check_choice, check_integer, register
-from tfuq._outputs import predicted
-from tfuq._predictions import check_flags, to_float64
-from tfuq._rule_fitting import (
+from tfuq._arguments import check_choice, check_flags, check_integer, register, to_float64
+from tfuq._math.bounds import clopper_pearson_interval
+from tfuq._models.predicting import predicted
+from tfuq._predictions.scores import CONFIDENCES, OF_STACKS, SCORES, score_of, stack_of
+from tfuq.layers import PostProcessing
+from tfuq.selective._guarantees import METHODS
+from tfuq.selective._rule_fitting import (
     REJECT_ALL,
     Goal,
     Read,
@@ -25,8 +25,7 @@ from tfuq._rule_fitting import (
     rank_of,
     read_examples,
 )
-from tfuq._scores import CONFIDENCES, OF_STACKS, SCORES, score_of, stack_of
-from tfuq.layers import PostProcessing
+from tfuq.selective.base import Fitted, numbers, plain, with_outputs
 
 __all__ = ["Evaluation", "RejectionRule", "UnattainableRisk"]
 

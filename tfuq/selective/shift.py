@@ -5,23 +5,23 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from tfuq._batches import batches
-from tfuq._features import Tap
-from tfuq._labelled import finite_rows, select_output
-from tfuq._predictions import to_float64
-from tfuq._shift_estimates import (
+from tfuq._arguments import to_float64
+from tfuq._files.tables import markdown_table
+from tfuq._models.batches import batches
+from tfuq._models.features import Tap
+from tfuq._models.finite import finite_rows
+from tfuq._models.outputs import select_output
+from tfuq.selective._accuracy_estimates import (
     AccuracyEstimate,
     LabelShift,
-    TwoSampleTest,
     average_thresholded_confidence,
     black_box_shift_estimation,
     check_draws,
-    classifier_two_sample_test,
     confusion_of,
     correct_label_shift,
     difference_of_confidences,
 )
-from tfuq._tables import markdown_table
+from tfuq.selective._two_sample_test import TwoSampleTest, classifier_two_sample_test
 
 __all__ = [
     "AccuracyEstimate",

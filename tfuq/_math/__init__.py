@@ -1,0 +1,1 @@
+"""Formulas that several packages share; no model, no file."""

@@ -1,0 +1,71 @@
+"""Data of any kind that Keras takes, batch by batch."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfuq._arguments import check_integer
+
+
+def batches(x, batch_size, verbose, name="x"):
+    """Inputs, as tensors, labels and weights of all batches; None for what is not given."""
+    check_integer("batch_size", batch_size, 1)
+    count, found = _count_and_batches(x, batch_size, name)
+    bar = keras.utils.Progbar(count, verbose=verbose, unit_name="batch")
+    seen = 0
+    for number, (batch, *beside) in enumerate(found):
+        batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
+        seen += tf.nest.flatten(batch)[0].shape[0] or 0
+        yield batch, *beside
+        bar.update(number + 1)
+    if not seen:
+        raise ValueError(f"Argument `{name}` must hold at least one example. Received: no examples")
+
+
+def _count_and_batches(x, batch_size, name):
+    """How many batches there are, None if unknown, and triples `(x, y, weight)`."""
+    if isinstance(x, tf.data.Dataset):
+        count = int(x.cardinality())
+        if count == tf.data.INFINITE_CARDINALITY:
+            raise ValueError(f"Argument `{name}` must end. Received: an infinite dataset")
+        return (count if count >= 0 else None), map(_unpacked, x)
+    if isinstance(x, keras.utils.PyDataset):
+        if x.num_batches is None:
+            raise ValueError(f"Argument `{name}` must end. Received: an infinite PyDataset")
+        return x.num_batches, (_unpacked(x[i]) for i in range(x.num_batches))
+    parts = tf.nest.map_structure(lambda array: _as_array(array, name), tuple(_unpacked(x)))
+    lengths = {array.shape[0] for array in tf.nest.flatten(parts) if array is not None}
+    if len(lengths) != 1:
+        raise ValueError(
+            f"Argument `{name}` must hold arrays of one length. Received: lengths {sorted(lengths)}"
+        )
+    starts = range(0, lengths.pop(), batch_size)
+
+    def rows(start):
+        return tf.nest.map_structure(
+            lambda array: None if array is None else _in_floatx(array[start : start + batch_size]),
+            parts,
+        )
+
+    return len(starts), map(rows, starts)
+
+
+def _unpacked(element):
+    """`(x, y, weight)` of what a dataset yields or a user gives."""
+    if isinstance(element, tuple):
+        return keras.utils.unpack_x_y_sample_weight(element)
+    return element, None, None
+
+
+def _as_array(array, name):
+    if array is None:
+        return None
+    array = np.asarray(array)
+    if array.ndim == 0:
+        raise ValueError(f"Argument `{name}` must hold arrays. Received: {name}={array!r}")
+    return array
+
+
+def _in_floatx(array):
+    """Real numbers as `model.predict` takes them; a batch at a time, so that memory is bounded."""
+    return array.astype(keras.backend.floatx(), copy=False) if array.dtype.kind == "f" else array

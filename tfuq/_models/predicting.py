@@ -1,0 +1,146 @@
+"""A model's predictions and the labels they belong to, in one pass over any data Keras takes."""
+
+import warnings
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfuq._models.finite import known_only
+from tfuq._models.outputs import loss_takes_logits, select_output
+
+
+def _data_error(expected, received):
+    return ValueError(f"Argument `validation_data` must {expected}. Received: {received}")
+
+
+def _check_arrays(data):
+    """`(x, y)` or `(x, y, sample_weight)`: as many examples in each array, and at least one."""
+    if len(data) not in (2, 3):
+        raise _data_error("be (x, y) or (x, y, sample_weight)", f"a tuple of {len(data)}")
+    arrays = keras.tree.flatten(tuple(part for part in data if part is not None))
+    shapes = [tuple(getattr(array, "shape", ())) for array in arrays]
+    if not all(shapes) or data[1] is None:
+        raise _data_error("hold arrays, labels among them", f"shapes {shapes}")
+    lengths = [shape[0] for shape in shapes]
+    if len(set(lengths)) > 1 or lengths[0] == 0:
+        raise _data_error("hold arrays of one length of at least 1", f"lengths {lengths}")
+
+
+def _check_dataset(dataset):
+    """A `tf.data.Dataset` of batches with labels, known to end and not known to be empty."""
+    spec = dataset.element_spec
+    if not isinstance(spec, tuple) or len(spec) not in (2, 3):
+        raise _data_error("give (x, y) or (x, y, sample_weight)", f"elements of {spec}")
+    if any(leaf.shape.rank == 0 for leaf in keras.tree.flatten(spec)):
+        raise _data_error("be batched: call `.batch(n)` on the dataset", f"elements of {spec}")
+    _check_length(int(dataset.cardinality()))
+
+
+def _check_length(batches):
+    """`batches` as PyDataset and tf.data count them: None or -1 is infinite, -2 unknown."""
+    if batches in (None, -1):
+        raise _data_error("end: it is read to its end each time", "an infinite dataset")
+    if batches == 0:
+        raise _data_error("hold at least one batch", "an empty dataset")
+
+
+def check_validation_data(data):
+    """Raises ValueError unless `data` is of a kind that `RejectionEvaluator` can read."""
+    if isinstance(data, tf.data.Dataset):
+        _check_dataset(data)
+    elif isinstance(data, keras.utils.PyDataset):
+        _check_length(data.num_batches)
+    elif isinstance(data, (tuple, list)):
+        _check_arrays(data)
+    else:
+        kinds = "be (x, y[, sample_weight]) arrays, a tf.data.Dataset or a PyDataset"
+        raise _data_error(kinds, f"{type(data).__name__}")
+
+
+class Labelled(keras.Model):
+    """A model that predicts, and hands each batch's labels and weights through beside it.
+
+    `predict` of this wrapper is one pass over any data that Keras takes, with the model's own
+    compilation and distribution; predictions and labels cannot fall out of step, whatever shuffles.
+    (`predict_on_batch` would not do: with two replicas it returns each prediction twice.)
+    """
+
+    def __init__(self, model, output):
+        super().__init__(name="labelled")
+        self.judged = model
+        self.choice = output
+        self.run_eagerly = model.run_eagerly
+        self.jit_compile = model.jit_compile
+        self.steps_per_execution = model.steps_per_execution
+
+    def predict_step(self, data):
+        x, y_true, weight = keras.utils.unpack_x_y_sample_weight(data)
+        y_pred = select_output(self.judged.predict_step(data), self.choice)
+        y_pred = known_only(x, keras.ops.cast(y_pred, "float32"))
+        found = {"y_pred": y_pred, "y_true": y_true, "weight": weight}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+class _NotEmpty(keras.callbacks.Callback):
+    """Stops `predict` with a clear error when the data turn out to be empty."""
+
+    def on_predict_begin(self, logs=None):
+        self.seen = False
+
+    def on_predict_batch_end(self, batch, logs=None):
+        self.seen = True
+
+    def on_predict_end(self, logs=None):
+        if not self.seen:
+            raise _data_error("hold at least one batch", "an empty dataset")
+
+
+def _split(data):
+    """What `predict` reads of `data`, and the labels and weights that stand beside it already."""
+    if not isinstance(data, (tuple, list)):
+        return data, {}
+    x, y_true, weight = keras.utils.unpack_x_y_sample_weight(tuple(data))
+    return x, {"y_true": y_true} if weight is None else {"y_true": y_true, "weight": weight}
+
+
+def predict_with_labels(labelled, data, *, batch_size=None, verbose=0):
+    """One pass over `data`: a dict of `y_pred`, `y_true` and, if there is one, `weight`."""
+    x, given = _split(data)
+    with warnings.catch_warnings():
+        # Keras says this of any dataset whose length it does not know, read to its end as asked.
+        warnings.filterwarnings("ignore", message="Your input ran out of data")
+        found = labelled.predict(x, batch_size, verbose, callbacks=[_NotEmpty()]) | given
+    if "y_true" not in found:
+        raise _data_error("give (x, y) or (x, y, sample_weight)", "batches without labels")
+    choose = labelled.choice
+    return {k: select_output(v, choose) if keras.tree.is_nested(v) else v for k, v in found.items()}
+
+
+class Predicted(NamedTuple):
+    """What a model predicts for labelled data, in one pass."""
+
+    probs: np.ndarray  # probabilities, or logits
+    labels: np.ndarray
+    weight: np.ndarray | None
+    from_logits: bool  # what the compiled loss says
+
+
+def predicted(model, data, output=None, batch_size=None, verbose=0, *, takes_weights=False):
+    """`Predicted` of `(x, y)` arrays, a `tf.data.Dataset` or a `PyDataset`: the argument `data`."""
+    try:
+        check_validation_data(data)
+        found = predict_with_labels(
+            Labelled(model, output), data, batch_size=batch_size, verbose=verbose
+        )
+    except ValueError as error:
+        raise ValueError(str(error).replace("`validation_data`", "`data`")) from None
+    weight = found.get("weight")
+    if weight is not None and not takes_weights:
+        raise ValueError(
+            "Argument `data` must have no sample weights: each example counts once. "
+            f"Received: weights of shape {np.shape(weight)}"
+        )
+    from_logits = bool(loss_takes_logits(model, output))
+    return Predicted(found["y_pred"], found["y_true"], weight, from_logits)

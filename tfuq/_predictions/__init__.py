@@ -1,0 +1,1 @@
+"""Predictions, whoever made them: probabilities, labels, scores, uncertainty."""

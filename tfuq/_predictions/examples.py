@@ -1,0 +1,222 @@
+"""What a classifier predicted and what was true, read from all the shapes that Keras users hold.
+
+The shape of `y_pred` tells the kinds of prediction apart:
+
+- multi-class `(n, ..., classes)`; labels sparse, `(n, ...)` or `(n, ..., 1)`, or one-hot, where a
+  soft row counts as its largest entry;
+- binary `(n,)` or `(n, ..., 1)`, probability (or logit) of class 1; labels 0 or 1;
+- multi-label `(n, ..., labels)`, only if asked for: each label a binary prediction of its own.
+
+Weights have the leading axes of the labels, one or more; what has weight 0 is left out, whatever
+it holds. What cannot be judged (NaN, no probabilities, no class) raises in `from_arrays`; in
+`from_tensors`, which runs where nothing can raise, it is dropped and counted.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from keras import ops
+
+from tfuq._arguments import check_flags, to_float64
+
+# Probabilities of a model in bfloat16 are this far from [0, 1] and, in sum, from 1.
+_TOLERANCE = 5e-3
+# Products and sums of what lies between are numbers in float32 and float64; what is less counts 0.
+LEAST_WEIGHT, LARGEST_WEIGHT = 1e-30, 1e30
+
+
+class Examples(NamedTuple):
+    """Flat predictions over `classes` classes; a binary prediction has the classes 0 and 1."""
+
+    scores: object  # (n, classes), probabilities or logits
+    labels: object  # (n,), integers
+    weight: object  # (n,)
+    from_logits: bool
+    columns: int | None  # 1 if binary, how many labels if multi-label, None if multi-class
+
+    def probs(self):
+        """Probabilities `(n, classes)`."""
+        return ops.softmax(self.scores) if self.from_logits else self.scores
+
+    def log_probs(self):
+        """Their logarithms `(n, classes)` in nats; that of 0 is -inf."""
+        return ops.log_softmax(self.scores) if self.from_logits else ops.log(self.scores)
+
+    def top_label(self):
+        """Confidence `(n,)`, the largest probability, and whether that class is the true one."""
+        probs = self.probs()
+        predicted = ops.cast(ops.argmax(probs, axis=-1), "int32")
+        return largest(probs, 0.0), ops.equal(predicted, self.labels)
+
+    def one_vs_rest(self):
+        """Probabilities, 0/1 targets and weights `(n, columns)`, a column per class or label.
+
+        A binary prediction has one column, that of class 1.
+        """
+        probs = self.probs()
+        if self.columns is None:
+            targets = ops.one_hot(self.labels, probs.shape[-1], dtype=probs.dtype)
+            return probs, targets, self.weight[:, None] * ops.ones_like(probs)
+        parts = probs[:, 1], ops.cast(self.labels, probs.dtype), self.weight
+        return tuple(ops.reshape(part, (-1, self.columns)) for part in parts)
+
+
+def largest(values, least):
+    """Maximum over the last axis of values >= `least`; without that, Keras refuses no rows."""
+    return ops.max(values, axis=-1, initial=least)
+
+
+class _Fault(NamedTuple):
+    """What an argument must do, which examples `(n,)` do not, and what they hold instead."""
+
+    argument: str
+    expected: str
+    found: object
+    values: object
+
+
+def from_arrays(y_true, y_pred, sample_weight=None, *, from_logits=False, multi_label=False):
+    """`Examples` in float64 of anything like arrays, or a ValueError that says what is wrong."""
+    check_flags(from_logits=from_logits, multi_label=multi_label)
+    y_true, y_pred = to_float64("y_true", y_true), to_float64("y_pred", y_pred)
+    weights = [] if sample_weight is None else [to_float64("sample_weight", sample_weight)]
+    if y_pred.size == 0:
+        raise ValueError(
+            f"Argument `y_pred` must not be empty. Received: y_pred of shape {y_pred.shape}"
+        )
+    flags = {"from_logits": from_logits, "multi_label": multi_label}
+    examples, faults = _read(y_true, y_pred, *weights, **flags)
+    for fault in faults:
+        _raise_if_found(fault)
+    if not np.any(examples.weight):
+        raise ValueError("Argument `sample_weight` must not be 0 everywhere. Received: only zeros")
+    return _drop(examples, faults)[0]
+
+
+def from_tensors(y_true, y_pred, *weights, from_logits, multi_label, dtype):
+    """`Examples` in `dtype`, and how many were dropped as faulty; only wrong shapes raise.
+
+    Several weights are multiplied, and None is no weight.
+    """
+    given = [ops.cast(x, dtype) for x in (y_true, y_pred, *weights) if x is not None]
+    return _drop(*_read(*given, from_logits=from_logits, multi_label=multi_label))
+
+
+def _raise_if_found(fault):
+    found = np.flatnonzero(fault.found)
+    if found.size:
+        value = np.asarray(fault.values)[found[0]]
+        raise ValueError(
+            f"Argument `{fault.argument}` must {fault.expected}. "
+            f"Received: {fault.argument}={value} at example {found[0]} ({found.size} such)"
+        )
+
+
+def _drop(examples, faults):
+    """Gives faulty examples weight 0 and harmless values, and counts them."""
+    scores, labels, weight = examples.scores, examples.labels, examples.weight
+    faulty = ops.any(ops.stack([fault.found for fault in faults]), axis=0)
+    kept = ~faulty & ops.not_equal(weight, 0)
+    scores = ops.where(kept[:, None], scores, 1 / scores.shape[-1])
+    scores = scores if examples.from_logits else ops.clip(scores, 0, 1)
+    labels = ops.cast(ops.where(kept, labels, 0), "int32")
+    examples = examples._replace(scores=scores, labels=labels, weight=ops.where(kept, weight, 0))
+    return examples, ops.sum(ops.cast(faulty, "float64"))
+
+
+def _read(y_true, y_pred, *weights, from_logits, multi_label):
+    """`Examples` as they came, with labels still floating point, and the list of faults."""
+    _check_axes(y_pred.shape, multi_label)
+    binary = len(y_pred.shape) == 1 or y_pred.shape[-1] == 1
+    columns = y_pred.shape[-1] if multi_label else 1 if binary else None
+    if binary and not multi_label and len(y_pred.shape) > 1:
+        y_pred = y_pred[..., 0]
+    if columns is not None:
+        y_pred = _both_classes(y_pred, from_logits)
+    classes = y_pred.shape[-1]
+    labels, label_fault = _read_labels(y_true, y_pred.shape)
+    weight = _read_weight(weights, y_pred[..., 0])
+    scores = ops.reshape(y_pred, (-1, classes))
+    faults = [*_score_faults(scores, from_logits), label_fault, _weight_fault(weight)]
+    used = ops.not_equal(weight, 0)
+    faults = [fault._replace(found=fault.found & used) for fault in faults]
+    return Examples(scores, labels, weight, from_logits, columns), faults
+
+
+def _check_axes(shape, multi_label):
+    if len(shape) < 1 + multi_label or (not shape[-1] and len(shape) > 1):
+        expected = "(n, ..., labels)" if multi_label else "(n,), (n, ..., 1) or (n, ..., classes)"
+        raise ValueError(
+            f"Argument `y_pred` must have shape {expected}, with the last axis known. "
+            f"Received: y_pred of shape {tuple(shape)}"
+        )
+
+
+def _both_classes(y_pred, from_logits):
+    """Scores `(..., 2)` of the classes 0 and 1 from those of class 1."""
+    other = ops.zeros_like(y_pred) if from_logits else 1 - y_pred
+    return ops.stack([other, ops.convert_to_tensor(y_pred)], axis=-1)
+
+
+def _read_labels(y_true, shape):
+    """Labels `(n,)` for scores of `shape`, and their fault, whether sparse or one-hot."""
+    classes = shape[-1]
+    if _fits(y_true.shape, shape):
+        rows = ops.reshape(y_true, (-1, classes))
+        near = ops.abs(ops.sum(rows, axis=-1) - 1) <= _TOLERANCE
+        fine = near & ops.all(rows >= 0, axis=-1)
+        expected = "have one-hot rows that sum to 1, or pass multi_label=True"
+        labels = ops.cast(ops.argmax(rows, axis=-1), rows.dtype)
+        return labels, _Fault("y_true", expected, ~fine, rows)
+    if not (_fits(y_true.shape, shape[:-1]) or _fits(y_true.shape, (*shape[:-1], 1))):
+        raise ValueError(
+            f"Argument `y_true` must have shape {tuple(shape[:-1])}, {(*shape[:-1], 1)} or, "
+            f"one-hot, {tuple(shape)}. Received: y_true of shape {tuple(y_true.shape)}"
+        )
+    labels = ops.reshape(y_true, (-1,))
+    fine = (labels >= 0) & (labels < classes) & ops.equal(labels, ops.floor(labels))
+    return labels, _Fault("y_true", f"hold only classes 0 to {classes - 1}", ~fine, labels)
+
+
+def _read_weight(weights, like):
+    """The product `(n,)` of the weights, spread over the examples of the tensor `like`."""
+    total = ops.ones_like(like)
+    for weight in weights:
+        if len(weight.shape) > 1 and weight.shape[-1] == 1:
+            weight = weight[..., 0]
+        rank = len(weight.shape)
+        if rank == 0 or not _fits(weight.shape, like.shape[:rank]):
+            raise ValueError(
+                f"Argument `sample_weight` must have one or more leading axes of "
+                f"{tuple(like.shape)}. Received: sample_weight of shape {tuple(weight.shape)}"
+            )
+        total = total * weight[(..., *[None] * (len(like.shape) - rank))]
+    total = ops.where(ops.abs(total) < LEAST_WEIGHT, 0, total)
+    return ops.reshape(total, (-1,))
+
+
+def _fits(shape, expected):
+    """Whether two shapes can be the same, None being any size."""
+    if len(shape) != len(expected):
+        return False
+    return all(a == b or None in (a, b) for a, b in zip(shape, expected, strict=True))
+
+
+def _score_faults(scores, from_logits):
+    """Faults of the scores `(n, classes)`."""
+    yield _Fault("y_pred", "hold no NaN", ops.any(ops.isnan(scores), axis=-1), scores)
+    if from_logits:
+        infinite = ~ops.isfinite(largest(scores, -np.inf))
+        yield _Fault("y_pred", "hold no +inf, nor -inf for all classes", infinite, scores)
+        return
+    outside = ops.any((scores < -_TOLERANCE) | (scores > 1 + _TOLERANCE), axis=-1)
+    expected = "hold probabilities in [0, 1], or logits with from_logits=True"
+    yield _Fault("y_pred", expected, outside, scores)
+    far = ops.abs(ops.sum(scores, axis=-1) - 1) > _TOLERANCE
+    yield _Fault("y_pred", "sum to 1 over the classes, or pass multi_label=True", far, scores)
+
+
+def _weight_fault(weight):
+    fine = (weight >= 0) & (weight <= LARGEST_WEIGHT)
+    expected = f"hold finite numbers of at least 0, and at most {LARGEST_WEIGHT:g}"
+    return _Fault("sample_weight", expected, ~fine, weight)

@@ -1,0 +1,147 @@
+"""Predictions of one network or of a stack beside what was true, and how far each is trusted.
+
+A stack `(samples, n, ..., classes)` has one axis more than the labels let a single prediction
+have, and stands for its average. A decision is made on each entry `(n, ...)`, each label of
+multi-label predictions `(n, ..., labels)`; scores and weights may have its leading axes alone.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import expit, softmax
+
+from tfuq._arguments import check_choice, check_flags, to_float64
+from tfuq._predictions.examples import Examples, from_arrays
+from tfuq._predictions.scores import CONFIDENCES, OF_STACKS, SCORES, score_of
+
+_TOLERANCE = 5e-3  # that of `_predictions`
+
+
+class Doubt(NamedTuple):
+    """How little each entry is trusted."""
+
+    values: np.ndarray  # (entries,), larger for less trust
+    key: np.ndarray  # what is compared: float32 of the package's own, so that 0.7 equals 0.7
+    sign: int  # -1 if the score is a confidence, so that `sign * values` is in its units
+
+    def levels(self, used):
+        """Level of each entry that is `used`, 0 for the most trusted, and each one's threshold.
+
+        The threshold is the score of the least trusted entry of the level, in its own units.
+        """
+        keys, level = np.unique(self.key[used], return_inverse=True)
+        last = np.full(len(keys), -np.inf)
+        np.maximum.at(last, level, self.values[used])
+        return level, self.sign * last
+
+
+class Judged(NamedTuple):
+    """Flat predictions with their labels, and the shape `(n, ...)` that they had."""
+
+    examples: Examples
+    stack: object  # probabilities `(samples, n, ..., classes)`, or None
+    shape: tuple
+
+    @property
+    def weight(self):
+        """Weights, one for each entry."""
+        return np.asarray(self.examples.weight)
+
+    @property
+    def error(self):
+        """1.0 where the largest probability is not that of the true class, else 0.0."""
+        return 1.0 - np.asarray(self.examples.top_label()[1], "float64")
+
+    def spread(self, name, values):
+        """The argument `name`, with one or more leading axes of the entries, for each of them."""
+        values = to_float64(name, values)
+        if values.ndim > 1 and values.shape[-1] == 1:
+            values = values[..., 0]
+        rank = values.ndim
+        if rank == 0 or values.shape != self.shape[:rank]:
+            raise ValueError(
+                f"Argument `{name}` must have one or more leading axes of {self.shape}. "
+                f"Received: {name} of shape {values.shape}"
+            )
+        values = values.reshape(values.shape + (1,) * (len(self.shape) - rank))
+        values = np.broadcast_to(values, self.shape).ravel()
+        if np.any(np.isnan(values[self.weight > 0])):
+            raise ValueError(
+                f"Argument `{name}` must hold no NaN. Received: {name} with "
+                f"{np.isnan(values).sum()} such"
+            )
+        return values
+
+    def doubt(self, score):
+        """`Doubt` by the argument `score`, a name or an array that grows with uncertainty."""
+        if not isinstance(score, str):
+            values = self.spread("score", score)
+            return Doubt(values, values, 1)
+        check_choice("score", score, SCORES)
+        if score in OF_STACKS and self.stack is None:
+            raise ValueError(
+                f"Argument `probs` must be a stack (samples, n, ..., classes) for score={score!r}. "
+                "Received: probs with one prediction for each label"
+            )
+        values = np.asarray(score_of(score, self._flat_stack()))
+        sign = -1 if score in CONFIDENCES else 1
+        return Doubt(sign * values, (sign * values).astype("float32"), sign)
+
+    def _flat_stack(self):
+        """Probabilities `(samples, entries, classes)`, one sample if there is no stack."""
+        if self.stack is None:
+            return np.asarray(self.examples.probs())[None]
+        rows = self.stack.reshape(len(self.stack), len(self.weight), -1)
+        is_binary = self.examples.columns is not None
+        return np.concatenate([1 - rows, rows], axis=-1) if is_binary else rows
+
+
+def judge(probs, labels, sample_weight=None, *, from_logits=False, multi_label=False):
+    """`Judged` of anything like arrays, or a ValueError that says what is wrong."""
+    check_flags(from_logits=from_logits, multi_label=multi_label)
+    probs, labels = to_float64("probs", probs), to_float64("labels", labels)
+    stack = None
+    if probs.size and _is_stack(probs.shape, labels.shape, multi_label):
+        stack = _probabilities(probs, multi_label) if from_logits else probs
+        probs, from_logits = _average(stack), False
+    try:
+        flags = {"from_logits": from_logits, "multi_label": multi_label}
+        examples = from_arrays(labels, probs, sample_weight, **flags)
+    except ValueError as error:
+        message = str(error).replace("y_pred", "probs").replace("y_true", "labels")
+        raise ValueError(message) from None
+    return Judged(examples, stack, _entries(probs.shape, multi_label))
+
+
+def _entries(shape, multi_label):
+    """The axes `(n, ...)` of what is decided on, for single predictions of `shape`."""
+    return shape if multi_label or len(shape) == 1 else shape[:-1]
+
+
+def _is_stack(shape, labels, multi_label):
+    if len(shape) < 3 or _fits(shape, labels, multi_label):
+        return False
+    return _fits(shape[1:], labels, multi_label)
+
+
+def _fits(shape, labels, multi_label):
+    """Whether labels of that shape, sparse or one-hot, belong to single predictions of `shape`."""
+    entries = _entries(shape, multi_label)
+    classes = 2 if multi_label or shape[-1] == 1 else shape[-1]
+    return labels in (entries, (*entries, 1), (*entries, classes))
+
+
+def _probabilities(logits, multi_label):
+    with np.errstate(invalid="ignore"):  # infinite logits become NaN, which is refused
+        is_binary = multi_label or logits.shape[-1] == 1
+        return expit(logits) if is_binary else softmax(logits, axis=-1)
+
+
+def _average(stack):
+    outside = (stack < -_TOLERANCE) | (stack > 1 + _TOLERANCE)
+    if np.any(outside):
+        raise ValueError(
+            "Argument `probs` must hold probabilities in [0, 1], or logits with from_logits=True. "
+            f"Received: probs={stack[outside][0]} ({outside.sum()} such)"
+        )
+    return stack.mean(axis=0)

@@ -1,0 +1,597 @@
+"""The learning rate range test: a short training with rates that grow, and nothing left of it."""
+
+import contextlib
+import itertools
+import math
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfuq._arguments import check_choice, check_fraction, check_integer, check_positive
+from tfuq._models.train_step import build_optimizer, optimizer_chain, remake_train_function
+from tfuq._random.global_state import kept_random_state, seeded
+
+MIN_STEPS = 5  # fewer losses say nothing
+SET_BY_FIT = (
+    "train_function",
+    "stop_training",
+    "history",
+    "_initial_epoch",
+    "_eval_epoch_iterator",
+)
+HALF_DECADE = math.sqrt(10.0)
+
+
+# --- The curve and what it says ---------------------------------------------------------------
+
+
+def exponential_sweep(step, start, stop, num_steps):
+    """Learning rate of `step`, from 0: rate = start * (stop / start)^(step / (num_steps - 1))."""
+    return start * (stop / start) ** (np.asarray(step, "float64") / (num_steps - 1))
+
+
+def smooth(losses, smoothing):
+    """Exponential moving average without the bias to 0 of its beginning.
+
+    ```
+    m_t = smoothing * m_(t-1) + (1 - smoothing) * loss_t;  smoothed_t = m_t / (1 - smoothing^(t+1))
+    ```
+    """
+
+    def sums(values):
+        return np.array(list(itertools.accumulate(values, lambda s, v: smoothing * s + v)))
+
+    return sums(losses) / sums(np.ones(len(losses)))
+
+
+def is_diverged(smoothed, stop_factor):
+    """Whether the last loss is above the lowest by more than `stop_factor - 1` times its size.
+
+    Of losses above 0 that is: above `stop_factor` times the lowest.
+    """
+    lowest = np.min(smoothed)
+    return bool(smoothed[-1] - lowest > (stop_factor - 1) * abs(lowest))
+
+
+def steepest_descent(learning_rates, smoothed):
+    """Rate where the loss falls fastest over log(rate); None if it falls nowhere.
+
+    The first tenth is left out, where the average is of few losses, and what lies behind the
+    minimum.
+    """
+    slopes = np.gradient(smoothed, np.log(learning_rates))
+    first, end = len(slopes) // 10, int(np.argmin(smoothed)) + 1
+    slopes = slopes[first:end]
+    if not slopes.size or slopes.min() >= 0:
+        return None
+    return float(learning_rates[first + np.argmin(slopes)])
+
+
+class RangeTestResult(NamedTuple):
+    """What a learning rate range test found.
+
+    Attributes:
+        learning_rates: The rates, growing, one per step that was taken; float64.
+        losses: The loss of each step's batch, before the step.
+        smoothed_losses: Their exponential moving average.
+        minimum: Rate with the lowest smoothed loss. The average lags behind the losses, by about
+            `smoothing / (1 - smoothing)` steps.
+        steepest: Rate at which the smoothed loss falls fastest over the logarithm of the rate, from
+            a tenth of the steps on and up to the minimum. `None` if it falls nowhere.
+        diverged: Whether the test ended because the loss grew too far, or was not finite.
+    """
+
+    learning_rates: np.ndarray
+    losses: np.ndarray
+    smoothed_losses: np.ndarray
+    minimum: float
+    steepest: float | None
+    diverged: bool
+
+    @property
+    def minimum_over_10(self):
+        """A tenth of `minimum`: the loss still falls there, at a distance from where it grows."""
+        return self.minimum / 10
+
+    @property
+    def suggestion(self):
+        """The rate to begin with: `minimum_over_10`, which hangs less on single batches."""
+        return self.minimum_over_10
+
+    @property
+    def bracket(self):
+        """`(lowest, highest)`: the decade around `minimum`, which is its middle on the log scale.
+
+        Mishra (2020, section 3.2.2) advises such a neighbourhood for imbalanced and homogeneous
+        data, and leaves its width open; it is minimum / sqrt(10) to minimum * sqrt(10) here.
+        """
+        return self.minimum / HALF_DECADE, self.minimum * HALF_DECADE
+
+    def plot(self, ax=None):
+        """Draws the losses over the learning rate (`tfuq.plots.lr_range_test`).
+
+        Args:
+            ax: Matplotlib Axes to draw on, or `None` for a new figure.
+
+        Returns:
+            The Axes.
+        """
+        from tfuq.plots import lr_range_test as draw  # matplotlib is optional
+
+        return draw(self, ax)
+
+
+def read_sweep(learning_rates, losses, smoothing, diverged):
+    """The `RangeTestResult` of a sweep."""
+    learning_rates, losses = np.asarray(learning_rates), np.asarray(losses)
+    smoothed = smooth(losses, smoothing)
+    return RangeTestResult(
+        learning_rates,
+        losses,
+        smoothed,
+        minimum=float(learning_rates[np.argmin(smoothed)]),
+        steepest=steepest_descent(learning_rates, smoothed),
+        diverged=diverged,
+    )
+
+
+# --- What is put back -------------------------------------------------------------------------
+
+
+def _parts(variables):
+    """The TensorFlow variables behind Keras', each once: one per replica."""
+    values = {id(variable): variable.value for variable in variables}.values()
+    return [part for value in values for part in getattr(value, "values", (value,))]
+
+
+class _Copies:
+    """Values of Keras variables as they are now."""
+
+    def __init__(self, *variables):
+        self.copies = [(part, tf.identity(part)) for part in _parts(variables)]
+
+    def put_back(self):
+        for part, value in self.copies:
+            part.assign(value)
+
+
+def _copy_of(model):
+    """All that training changes: weights and other state, seeds, metrics, optimizer."""
+    return _Copies(*model.variables, *model.metrics_variables, *model.optimizer.variables)
+
+
+@contextlib.contextmanager
+def _kept_attributes(thing, *names):
+    """Puts back, or takes away, attributes that are set meanwhile."""
+    kept = {name: vars(thing)[name] for name in names if name in vars(thing)}
+    try:
+        yield
+    finally:
+        for name in names:
+            if name in kept:
+                setattr(thing, name, kept[name])
+            elif name in vars(thing):
+                delattr(thing, name)
+
+
+# --- Callback and function --------------------------------------------------------------------
+
+
+def check_model(model):
+    """Raises ValueError unless `model` is built and has a learning rate that can be set."""
+    if not isinstance(model, keras.Model) or not model.built or not model.compiled:
+        raise ValueError(
+            "Argument `model` must be a Keras model that is built and compiled: give it an `Input` "
+            f"or call it on a batch, and call `compile`. Received: model={model!r}"
+        )
+    rate = getattr(model.optimizer, "learning_rate", None)
+    if not isinstance(rate, keras.Variable):
+        raise ValueError(
+            "Argument `optimizer` of `compile` must have a number as its learning rate, for the "
+            f"range test to change, not a schedule. Received: learning_rate={rate!r}"
+        )
+
+
+def check_sweep(start, stop, num_steps):
+    """Raises ValueError unless rates and steps can be swept."""
+    check_positive("start", start)
+    check_positive("stop", stop)
+    if not stop > start:
+        raise ValueError(
+            f"Argument `stop` must be above `start`. Received: stop={stop!r}, start={start!r}"
+        )
+    check_integer("num_steps", num_steps, MIN_STEPS)
+
+
+def check_curve(smoothing, stop_factor):
+    """Raises ValueError unless the losses can be judged."""
+    check_fraction("smoothing", smoothing)
+    if smoothing == 1:
+        raise ValueError(f"Argument `smoothing` must be in [0, 1). Received: {smoothing=}")
+    if stop_factor is not None:
+        check_positive("stop_factor", stop_factor)
+        if stop_factor <= 1:
+            raise ValueError(f"Argument `stop_factor` must be above 1. Received: {stop_factor=}")
+
+
+def _batches_per_step(optimizer):
+    counts = (each.gradient_accumulation_steps for each in optimizer_chain(optimizer))
+    return max(filter(None, counts), default=1)
+
+
+class LRRangeTest(keras.callbacks.Callback):
+    """Trains with a learning rate that grows from batch to batch, and then takes it all back.
+
+    The loss over the rate says which rates are worth trying. The test takes the first `num_steps`
+    batches of `fit`, over several epochs if need be, and then stops the training. Everything is put
+    back, to the bit, also after an error or an interruption: weights and other state of the model,
+    its seeds and metrics, the optimizer's moments, steps, learning rate and loss scale, and the
+    global random state. An optimizer that was not built is built then, with moments as new.
+
+    Other callbacks see the model between the test's epochs only, and find it as it was before. To
+    train on, call `fit` again without this callback. `tfuq.lr_range_test` does the same in one
+    call, and leaves no trace of `fit` either.
+
+    One point of the curve is one step of the optimizer: where it accumulates gradients, the mean
+    over the batches that it accumulates. With `LossScaleOptimizer`, a step that is skipped because
+    its gradients are not finite counts with its loss. With layer-wise rates
+    (`tfuq.optimizers.DiscriminativeLearningRate`) the base rate is the one that grows.
+
+    Formula (Smith 2017; Mishra 2020, section 3.2.2):
+
+    ```
+    rate_t = start * (stop / start)^(t / (num_steps - 1))
+    m_t    = smoothing * m_(t-1) + (1 - smoothing) * loss_t
+    smoothed_t = m_t / (1 - smoothing^(t + 1))
+    ```
+
+    The test ends early when the smoothed loss is above `stop_factor` times the lowest one (if that
+    is negative: above it by `stop_factor - 1` times its size), or when a loss is not finite; that
+    loss does not count.
+
+    Args:
+        start: Rate of the first step.
+        stop: Rate of the last step, above `start`.
+        num_steps: Number of steps, at least 5.
+        smoothing: Weight of the past in the moving average, in [0, 1). 0 is none.
+        stop_factor: What the loss may grow to, as a multiple of the lowest, above 1. `None`: no
+            limit but finite numbers.
+        verbose: 1 shows a progress bar, 2 a line, 0 nothing.
+
+    Attributes:
+        result: What was found, a `RangeTestResult`, or `None` before: `learning_rates`, `losses`,
+            `smoothed_losses`, `minimum`, `minimum_over_10`, `steepest`, `bracket`, `suggestion`
+            and `plot()`.
+
+    Raises:
+        ValueError: If an argument is not as described. In training, after everything is put back:
+            if there are fewer batches than steps, the loss is not finite from the first step or
+            diverges before the fifth, or the learning rate is a schedule or another callback's.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.callbacks import LRRangeTest
+
+    x, y = np.random.rand(64, 8), np.random.randint(3, size=64)
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, jit_compile=False)
+    test = LRRangeTest(start=1e-4, num_steps=20)
+    model.fit(x, y, batch_size=16, epochs=5, callbacks=[test], verbose=0)
+    print(test.result.suggestion, test.result.bracket)
+    ```
+
+    References:
+        - Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017.
+        - Mishra, "Rapid and Robust Learning for Homogeneous Image Data", 2020.
+    """
+
+    def __init__(
+        self, start=1e-7, stop=10.0, num_steps=100, *, smoothing=0.9, stop_factor=4.0, verbose=0
+    ):
+        super().__init__()
+        check_sweep(start, stop, num_steps)
+        check_curve(smoothing, stop_factor)
+        check_choice("verbose", verbose, (0, 1, 2))
+        self.start = start
+        self.stop = stop
+        self.num_steps = num_steps
+        self.smoothing = smoothing
+        self.stop_factor = stop_factor
+        self.verbose = verbose
+        self.result = None
+
+    # --- The training around the test ---------------------------------------------------------
+
+    def on_train_begin(self, logs=None):
+        self.result = None
+        check_model(self.model)
+        self._per_step = _batches_per_step(self.model.optimizer)
+        needed, steps = self.num_steps * self._per_step, self.params["steps"]
+        if steps and steps * self.params["epochs"] < needed:
+            raise self._too_short(f"{steps} batches in {self.params['epochs']} epochs")
+        self._rates, self._losses, self._batches, self._diverged = [], [], 0, False
+        self._before = self._between = self._traced = None
+        self._bar = keras.utils.Progbar(
+            self.num_steps, verbose=self.verbose, stateful_metrics=["learning_rate", "loss"]
+        )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._left = self.params["steps"] or math.inf
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.result is None:  # here, because other callbacks make train functions before
+            self._original = self.model.train_function
+            self.model.train_function = self._take_epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not self._batches:
+            raise ValueError(
+                "Argument `data` (`x` of `fit`) must hold at least one batch. Received: none"
+            )
+        if logs is not None:
+            logs["loss"] = float(self._logs["loss"])  # the metrics are those from before
+
+    def on_train_end(self, logs=None):
+        self._put_back()  # `fit` has since moved weights to their average, if there is one
+        self._forget()
+        if self.result is None:
+            raise self._too_short(f"{self._batches} batches")
+
+    def _too_short(self, received):
+        needed = self.num_steps * self._per_step
+        return ValueError(
+            f"Argument `epochs` of `fit` must make {needed} batches at least, for "
+            f"LRRangeTest(num_steps={self.num_steps}). Received: {received}"
+        )
+
+    # --- The test -----------------------------------------------------------------------------
+
+    def _take_epoch(self, iterator):
+        """Stands for the train function of `fit`: takes all batches of an epoch in one call.
+
+        So the model is as before whenever `fit` does something else, which may fail.
+        """
+        self.model.train_function = self._original
+        history = getattr(self.model, "history", None)
+        if history and history.params is not self.params:  # another callback broke that `fit` off
+            return self._original(iterator)
+        if not self._left:  # `fit` still counts the batches that were taken
+            return self._logs
+        try:
+            with (
+                kept_random_state(),
+                _kept_attributes(self.model, "steps_per_execution", "train_function"),
+            ):
+                self._swap_in()
+                try:
+                    self._take_batches(iterator)
+                    self._between = None if self._is_over() else _copy_of(self.model)
+                finally:
+                    self._put_back()
+            if self._is_over():
+                self._conclude()
+        except (tf.errors.OutOfRangeError, StopIteration):  # to `fit`, the end of the data
+            raise
+        except BaseException:
+            self._forget()
+            raise
+        return self._logs
+
+    def _swap_in(self):
+        """Goes on where the last epoch ended, with a train function of single steps."""
+        build_optimizer(self.model)
+        if self._before is None:
+            self._before = _copy_of(self.model)
+        if self._between is not None:
+            self._between.put_back()
+        self.model.steps_per_execution = 1
+        if self._traced is None or self._traced[0] is not self._original:
+            remake_train_function(self.model, self)
+            self._traced = self._original, self.model.train_function
+
+    def _put_back(self):
+        if self._before is not None:
+            self.model.reset_metrics()  # those that were made since
+            self._before.put_back()
+
+    def _forget(self):
+        self._before = self._between = self._traced = self._original = None
+
+    def _is_over(self):
+        return self._diverged or len(self._losses) == self.num_steps
+
+    def _take_batches(self, iterator):
+        before = self._batches
+        while self._left and not self._is_over():
+            if self._batches % self._per_step == 0:
+                self._begin_step()
+            try:
+                self._logs = self._traced[1](iterator)
+            except (tf.errors.OutOfRangeError, StopIteration):
+                if self._batches == before:
+                    raise
+                break
+            self._left -= 1
+            self._batches += 1
+            if self._batches % self._per_step == 0:
+                self._end_step()
+
+    def _begin_step(self):
+        # `logs["loss"]` is a mean since the metrics were last reset: now the step's own.
+        self.model.reset_metrics()
+        step = len(self._losses)
+        self._rate = float(exponential_sweep(step, self.start, self.stop, self.num_steps))
+        self.model.optimizer.learning_rate = self._rate
+
+    def _end_step(self):
+        if "loss" not in self._logs:
+            raise ValueError(
+                "Argument `model` must return its loss from `train_step`, under the name 'loss'. "
+                f"Received: {sorted(self._logs)}"
+            )
+        used = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        if not math.isclose(used, self._rate, rel_tol=1e-2):
+            raise ValueError(
+                "Argument `callbacks` of `fit` must hold none that sets the learning rate, such as "
+                f"SGDR, beside LRRangeTest. Received: a rate of {used:g} instead of {self._rate:g}"
+            )
+        self._note(float(self._logs["loss"]))
+
+    def _note(self, loss):
+        self._diverged = not math.isfinite(loss)
+        if not self._diverged:
+            self._rates.append(self._rate)
+            self._losses.append(loss)
+            if self.stop_factor is not None:
+                smoothed = smooth(self._losses, self.smoothing)
+                self._diverged = is_diverged(smoothed, self.stop_factor)
+        shown = [("learning_rate", self._rate), ("loss", loss)]
+        self._bar.update(max(1, len(self._losses)), shown, finalize=self._is_over())
+
+    def _conclude(self):
+        count = len(self._losses)
+        if count == 0:
+            raise ValueError(
+                "Argument `model` must have a finite loss in the first step, on these data. "
+                f"Received: loss={float(self._logs['loss'])} before any step"
+            )
+        if count < MIN_STEPS:
+            raise ValueError(
+                f"Argument `start` must be lower: the loss grew too far, or was not finite, after "
+                f"{count} steps, and {MIN_STEPS} are the least that say something. "
+                f"Received: start={self.start!r}"
+            )
+        self.result = read_sweep(self._rates, self._losses, self.smoothing, self._diverged)
+        self.model.stop_training = True
+
+
+def lr_range_test(
+    model,
+    data,
+    start=1e-7,
+    stop=10.0,
+    num_steps=100,
+    *,
+    batch_size=32,
+    smoothing=0.9,
+    stop_factor=4.0,
+    class_weight=None,
+    shuffle=True,
+    seed=0,
+    verbose=0,
+):
+    """Finds learning rates worth trying: the callback `LRRangeTest` in one call, on any data.
+
+    The model is trained for `num_steps` steps, with rates that grow from `start` to `stop`, and put
+    back to where it was: see `tfuq.callbacks.LRRangeTest`. Data that are shorter are read again.
+
+    What is not as before: an optimizer that was not built is, with moments as new; a dataset's own
+    shuffling (`tf.data.Dataset.shuffle` that reshuffles) is as many readings further on. A
+    `PyDataset` is read by index, and not told of the beginning and end of epochs.
+
+    Args:
+        model: A built and compiled Keras model.
+        data: `(x, y)` or `(x, y, sample_weight)` of arrays, a `tf.data.Dataset` or a
+            `keras.utils.PyDataset` of batches. Not a generator, which would not be whole after it.
+        start: Rate of the first step.
+        stop: Rate of the last step, above `start`.
+        num_steps: Number of steps, at least 5.
+        batch_size: Examples in a batch, of arrays.
+        smoothing: Weight of the past in the moving average of losses, in [0, 1). 0 is none.
+        stop_factor: What the smoothed loss may grow to, as a multiple of the lowest, above 1.
+            `None`: no limit but finite numbers.
+        class_weight: Dict from class to weight, as `keras.Model.fit` takes it, or `None`.
+        shuffle: Whether arrays are shuffled, and the batches of a `PyDataset` that ends.
+        seed: Integer from which the order and all unseeded random numbers follow.
+        verbose: 1 shows a progress bar, 2 a line, 0 nothing.
+
+    Returns:
+        A `RangeTestResult`, with `learning_rates`, `losses`, `smoothed_losses`, `minimum`,
+        `minimum_over_10`, `steepest`, `bracket`, `suggestion` and `plot()`.
+
+    Raises:
+        ValueError: If an argument is not as described, the model is not built or not compiled, or
+            its learning rate is a schedule. After everything is put back: if the loss is not finite
+            from the first step, or diverges before the fifth.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.callbacks.lr_sweep import lr_range_test
+
+    x, y = np.random.rand(64, 8), np.random.randint(3, size=64)
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(momentum=0.9), loss, jit_compile=False)
+    found = lr_range_test(model, (x, y), start=1e-4, num_steps=30)
+    print(found.suggestion, found.steepest, found.bracket)
+    ```
+    """
+    options = {"smoothing": smoothing, "stop_factor": stop_factor, "verbose": verbose}
+    test = LRRangeTest(start, stop, num_steps, **options)
+    check_model(model)
+    check_integer("batch_size", batch_size, 1)
+    check_integer("seed", seed, 0)
+    arguments = _fit_arguments(data, batch_size, shuffle)
+    metrics = _Copies(*model.metrics_variables)
+    with (
+        seeded(seed),
+        _kept_attributes(model, *SET_BY_FIT),
+        warnings.catch_warnings(),
+    ):
+        # Keras says this of any dataset whose length it does not know, read to its end as asked.
+        warnings.filterwarnings("ignore", message="Your input ran out of data")
+        model._initial_epoch = None
+        try:
+            model.fit(
+                **arguments,
+                epochs=num_steps * _batches_per_step(model.optimizer),
+                class_weight=class_weight,
+                callbacks=[test],
+                verbose=0,
+            )
+        finally:
+            metrics.put_back()
+    return test.result
+
+
+class _ByIndex(keras.utils.PyDataset):
+    """The batches of a `PyDataset`, which does not learn of epochs."""
+
+    def __init__(self, dataset):
+        super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
+        self.dataset = dataset
+
+    @property
+    def num_batches(self):
+        return self.dataset.num_batches
+
+    def __getitem__(self, index):
+        return self.dataset[index]
+
+
+def _fit_arguments(data, batch_size, shuffle):
+    """`data` as arguments of `fit`, without those that it warns of."""
+    if isinstance(data, tf.data.Dataset):
+        return {"x": data, "shuffle": False}
+    if isinstance(data, keras.utils.PyDataset) and data.num_batches != 0:
+        return {"x": _ByIndex(data), "shuffle": shuffle and data.num_batches is not None}
+    if isinstance(data, (tuple, list)) and len(data) in (1, 2, 3):
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(tuple(data))
+        arrays = {"x": x, "y": y, "sample_weight": weight}
+        return {**arrays, "batch_size": batch_size, "shuffle": shuffle}
+    once = ", which can be read once only" if isinstance(data, Iterator) else ""
+    raise ValueError(
+        "Argument `data` must be (x, y[, sample_weight]) arrays, a tf.data.Dataset or a PyDataset, "
+        f"and not be empty. Received: {type(data).__name__}{once}"
+    )

@@ -1,0 +1,667 @@
+"""Several networks trained apart, and the mixture of what they predict."""
+
+import concurrent.futures
+import contextlib
+import functools
+import json
+import os
+import pathlib
+import re
+import tempfile
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfuq._arguments import check_integer
+from tfuq._files.reading import (
+    DAMAGE,
+    check_fields,
+    check_fingerprint,
+    check_weights,
+    fingerprint,
+    load_keras,
+    read_json,
+    sealed,
+    unsealed,
+)
+from tfuq._files.writing import folder_written_whole
+from tfuq._models.batches import batches
+from tfuq._models.outputs import Reading, any_batch, check_same_shapes, input_spec, select_output
+from tfuq._models.train_step import build_optimizer
+from tfuq._random.global_state import seed_of, seeded
+from tfuq._version import __version__
+from tfuq.ensembles.processes import (
+    Task,
+    check_executor,
+    check_portable,
+    fit_arguments,
+    process_pool,
+    read_trained,
+    stored,
+    train_stored,
+    write_model,
+)
+from tfuq.metrics import (
+    brier_score,
+    expected_calibration_error,
+    negative_log_likelihood,
+    selective_accuracy,
+)
+
+__all__ = ["DeepEnsemble"]
+
+_MANIFEST = "ensemble.json"
+_MEMBER = re.compile(r"member_\d{3,}\.keras")
+_FORMAT = 1
+_METRICS = {
+    "nll": negative_log_likelihood,
+    "accuracy": functools.partial(selective_accuracy, threshold=0.0),
+    "brier": brier_score,
+    "ece": expected_calibration_error,
+}
+
+
+class DeepEnsemble:
+    """Networks of one kind that start and train from different random numbers.
+
+    Where they agree they know, where they disagree they do not: their predictions are a stack as
+    `tfuq.predictive.decompose` takes it, and their mean is the prediction of the ensemble. The
+    members are ordinary Keras models, in `members`; before `fit` they predict what `build_model`
+    made of them.
+
+    Building and training draw from seeds of their own for each member, and leave the random state
+    of Python, NumPy, TensorFlow and Keras as it was found. What cannot be put back: TensorFlow
+    operations called eagerly with a seed of their own (`tf.random.normal(..., seed=1)`) start
+    their sequence again, as after `tf.random.set_seed`, and generators that your code holds itself
+    stay where they are.
+
+    Formula:
+        p(y | x) = 1/M sum_m p(y | x, w_m)                     (Lakshminarayanan et al. 2017)
+    with w_m the weights of member m of M.
+
+    Args:
+        build_model: Function without arguments that returns a new Keras model, compiled if it is
+            to be trained.
+        num_members: Number of members, M.
+        seed: Integer; the same seed gives the same ensemble, as far as the operations of your
+            machine repeat.
+
+    Raises:
+        ValueError: If an argument is out of its range, or `build_model` returns something else
+            than a new Keras model.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.ensembles import DeepEnsemble
+    from tfuq.predictive import decompose
+
+    def build_model():
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("adam", loss, jit_compile=False)
+        return model
+
+    x, y = np.random.rand(32, 4), np.random.randint(3, size=32)
+    ensemble = DeepEnsemble(build_model, num_members=3, seed=0)
+    histories = ensemble.fit(x, y, epochs=2, verbose=0)
+    stack = ensemble.predict(x)  # (3, 32, 3)
+    print(decompose(stack).mutual_information, ensemble.evaluate(x, y))
+    ```
+
+    References:
+        Lakshminarayanan, Pritzel, Blundell: Simple and scalable predictive uncertainty estimation
+        using deep ensembles, NeurIPS 2017.
+    """
+
+    def __init__(self, build_model, num_members=5, *, seed=0):
+        check_integer("num_members", num_members, 1)
+        check_integer("seed", seed, 0)
+        _check_function("build_model", build_model)
+        made = []
+        for number in range(num_members):
+            with seeded(seed_of(seed, number, 0)):
+                made.append(build_model())
+        self._hold(made, "build_model", build_model, seed)
+
+    def _hold(self, members, name, build_model, seed):
+        _check_members(members, name)
+        self._members = list(members)
+        self.build_model = build_model
+        self.seed = seed
+        self._fits = 0
+
+    @classmethod
+    def from_models(cls, models, *, seed=0):
+        """An ensemble of models from elsewhere, whatever trained them.
+
+        Args:
+            models: Keras models with outputs of one shape. They are held, not copied.
+            seed: Integer from which `fit` draws.
+
+        Returns:
+            `DeepEnsemble`.
+
+        Raises:
+            ValueError: If `models` is empty, holds something twice or something else, or their
+                outputs differ in shape.
+        """
+        check_integer("seed", seed, 0)
+        if not isinstance(models, (list, tuple)):
+            raise ValueError(
+                f"Argument `models` must be a list of Keras models. Received: models={models!r}"
+            )
+        ensemble = cls.__new__(cls)
+        ensemble._hold(models, "models", None, seed)
+        return ensemble
+
+    @classmethod
+    def from_checkpoints(cls, paths, build_model=None, *, seed=0):
+        """An ensemble of saved models or weights, such as the snapshots of one training.
+
+        Args:
+            paths: Files `.keras`, or `.weights.h5` for models as `build_model` makes them.
+            build_model: Function without arguments that returns a new, built model.
+            seed: Integer from which `fit` draws.
+
+        Returns:
+            `DeepEnsemble`.
+
+        Raises:
+            ValueError: If there are no paths, a file is missing or of another kind, weights come
+                without `build_model`, or the models' outputs differ in shape.
+        """
+        if isinstance(paths, (str, os.PathLike)) or not list(paths):
+            raise ValueError(f"Argument `paths` must be a list of files. Received: paths={paths!r}")
+        if build_model is not None:
+            _check_function("build_model", build_model)
+        models = [_read_checkpoint("paths", pathlib.Path(path), build_model) for path in paths]
+        ensemble = cls.from_models(models, seed=seed)
+        ensemble.build_model = build_model
+        return ensemble
+
+    @property
+    def members(self):
+        """The models, as a tuple."""
+        return tuple(self._members)
+
+    def __len__(self):
+        return len(self._members)
+
+    def __iter__(self):
+        return iter(self.members)
+
+    # --- Training -------------------------------------------------------------------------
+
+    def fit(
+        self,
+        x,
+        y=None,
+        *,
+        workers=1,
+        executor=None,
+        callbacks=None,
+        verbose="auto",
+        **fit_kwargs,
+    ):
+        """Trains every member on the data, each from a seed and with an order of its own.
+
+        With `workers` or `executor`, the members are trained in other processes, to which models
+        and arrays go as files in the temporary folder, never pickled; the same seed gives the same
+        ensemble. Then:
+
+        - members are built, and save and load as `.keras` files do;
+        - functions (`build_model`, `callbacks`, `x`) are importable, because the processes import
+          their modules; so is what is registered there with Keras. A script keeps its own
+          commands behind `if __name__ == "__main__"`;
+        - datasets of `tf.data` do not travel: pass a function that makes one. A PyDataset is
+          pickled;
+        - the trained members are new objects in `members`.
+
+        The workers share the processor, not a graphics card: with several of those, let the
+        processes of an `executor` choose.
+
+        Args:
+            x: Inputs: arrays, `(x, y)` or `(x, y, sample_weight)`, a `tf.data.Dataset` or
+                `keras.utils.PyDataset` of batches (which shuffle as they themselves say), or a
+                function of the member's number, from 0, that returns any of these.
+            y: Labels, for arrays.
+            workers: Number of processes; 1 trains the members one after another in this one.
+            executor: A `concurrent.futures.Executor` of other processes, used instead of
+                `workers`; they have to see this process's temporary folder.
+            callbacks: A function of the member's number that returns a list of callbacks, or, in
+                this process, a list that serves one member after another.
+            verbose: 0 prints nothing; otherwise a line says which member it is, and Keras reports
+                on its training (not from other processes, whose reports would mix).
+            **fit_kwargs: What else `keras.Model.fit` takes: `epochs`, `batch_size`, `shuffle`,
+                `validation_data`, `class_weight` and so on.
+
+        Returns:
+            A list of `keras.callbacks.History`, one per member.
+
+        Raises:
+            ValueError: If an argument is out of its range or cannot go to other processes.
+        """
+        check_integer("workers", workers, 1)
+        check_executor(executor, workers)
+        arguments = fit_arguments(x, y, fit_kwargs)
+        tasks = [
+            Task(number, seed_of(self.seed, number, self._fits + 1), arguments, callbacks)
+            for number in range(len(self))
+        ]
+        if executor is None and workers == 1:
+            histories = [self._fit_here(task, verbose) for task in tasks]
+        else:
+            histories = self._fit_elsewhere(tasks, workers, executor, verbose)
+        self._fits += 1
+        return histories
+
+    def _fit_here(self, task, verbose):
+        if verbose:
+            print(f"Member {task.number + 1} of {len(self)}")
+        return task.train(self._members[task.number], verbose)
+
+    def _fit_elsewhere(self, tasks, workers, executor, verbose):
+        _check_built(self._members, "be trained in other processes")
+        check_portable(tasks[0], self.build_model)
+        with contextlib.ExitStack() as opened:
+            folder = opened.enter_context(tempfile.TemporaryDirectory(prefix="tfuq-"))
+            tasks = stored(tasks, self._members, folder, self.build_model)
+            pool = executor or opened.enter_context(process_pool(workers))
+            futures = [pool.submit(train_stored, task) for task in tasks]
+            try:
+                _await(futures, verbose)
+            finally:
+                for future in futures:
+                    future.cancel()
+                concurrent.futures.wait(futures)  # before their files go
+            answers = [future.result() for future in futures]
+            histories = [read_trained(*pair) for pair in zip(tasks, answers, strict=True)]
+        self._members = [history.model for history in histories]
+        return histories
+
+    # --- Prediction -----------------------------------------------------------------------
+
+    def predict(
+        self, x, batch_size=32, output=None, *, from_logits=None, multi_label=False, verbose=0
+    ):
+        """Probabilities of every member.
+
+        All members see the same rows, even of data that shuffle.
+
+        Args:
+            x: Inputs: an array (or what the models take), `(x, y)`, a `tf.data.Dataset` or a
+                `keras.utils.PyDataset` of batches of inputs or of pairs. Labels are not looked at.
+            batch_size: Examples at a time, for arrays; datasets have their own.
+            output: Which output, when the models have several: an index, a key, a field of a named
+                tuple, or a function of the outputs.
+            from_logits: Whether the outputs are logits; False leaves them as they are. By default
+                what each member's compiled loss says; of one without, logits are what lies outside
+                [0, 1] or does not sum to 1.
+            multi_label: Whether each entry of the last axis is a binary prediction of its own.
+            verbose: 1 shows a progress bar.
+
+        Returns:
+            Array `(members, examples, ..., classes)`, float32.
+
+        Raises:
+            ValueError: If the data are empty, the members' predictions differ in shape, or
+                `output` names none.
+        """
+        reading = Reading(output, from_logits, multi_label)
+        parts = self._read(x, batch_size, reading, lambda stack: stack, verbose)
+        return np.concatenate([stack for stack, *_ in parts], axis=1)
+
+    def predict_mixture(
+        self, x, batch_size=32, output=None, *, from_logits=None, multi_label=False, verbose=0
+    ):
+        """Mean of the members' probabilities, without keeping those.
+
+        Arguments and errors are those of `predict`.
+
+        Returns:
+            Array `(examples, ..., classes)`, float32.
+        """
+        reading = Reading(output, from_logits, multi_label)
+        return np.concatenate([p for p, *_ in self._read(x, batch_size, reading, _mean, verbose)])
+
+    def evaluate(
+        self,
+        x,
+        y=None,
+        metrics=None,
+        batch_size=32,
+        output=None,
+        *,
+        sample_weight=None,
+        from_logits=None,
+        multi_label=False,
+        per_member=False,
+        verbose=0,
+    ):
+        """How good the mixture is, and, if asked, each member.
+
+        Args:
+            x: Inputs, or inputs and labels, as for `predict`.
+            y: Labels, for arrays: `(n, ...)`, or one-hot `(n, ..., classes)`.
+            metrics: Dict of name to function of `(y_true, y_pred, *, multi_label, sample_weight)`,
+                such as those of `tfuq.metrics`. By default `"nll"` (nats), `"accuracy"`, `"brier"`
+                and `"ece"`.
+            batch_size: As for `predict`, and so are `output`, `from_logits` and `verbose`.
+            output: Which output; it picks the labels as well, if those are several.
+            sample_weight: Weights, for arrays.
+            from_logits: Whether the outputs are logits.
+            multi_label: Whether each entry of the last axis is a binary prediction of its own.
+            per_member: Whether to measure each member too. This keeps the predictions of all.
+            verbose: 1 shows a progress bar.
+
+        Returns:
+            Dict of the mixture's metrics by name; with `per_member`, `"members"` is a list of such
+            dicts.
+
+        Raises:
+            ValueError: If there are no labels, or a metric cannot judge what it gets.
+        """
+        metrics = _checked_metrics(metrics)
+        data = x if y is None else (x, y, sample_weight)
+        reading = Reading(output, from_logits, multi_label)
+        reduce = (lambda stack: stack) if per_member else (lambda stack: _mean(stack)[None])
+        rows = list(self._read(data, batch_size, reading, reduce, verbose))
+        stack = np.concatenate([part for part, *_ in rows], axis=1)
+        labels, weight = (_column(rows, index, output) for index in (1, 2))
+        if labels is None:
+            raise ValueError("Argument `y` must hold labels, or `x` pairs. Received: no labels")
+
+        def judge(probs):
+            beside = {"multi_label": multi_label, "sample_weight": weight}
+            return {name: metric(labels, probs, **beside) for name, metric in metrics.items()}
+
+        found = judge(stack.mean(0))
+        return {**found, "members": [judge(probs) for probs in stack]} if per_member else found
+
+    def _read(self, data, batch_size, reading, reduce, verbose):
+        """`reduce(stack)`, labels and weights of each batch; one graph holds all members."""
+        functions, flags = {}, None
+        for batch, *beside in batches(data, batch_size, verbose):
+            spec = tf.nest.map_structure(any_batch, batch)
+            flags = flags or [reading.is_logits(member, batch) for member in self._members]
+            if str(spec) not in functions:
+                stack = functools.partial(_stack, self.members, reading, flags)
+                functions[str(spec)] = tf.function(
+                    lambda batch, stack=stack: reduce(stack(batch)),
+                    input_signature=[spec],
+                    autograph=False,  # it would wrap our errors
+                )
+            yield functions[str(spec)](batch).numpy(), *beside
+
+    # --- Files ----------------------------------------------------------------------------
+
+    def save(self, folder):
+        """Writes the ensemble as one folder: `ensemble.json` and a `.keras` file per member.
+
+        The folder gets its name when it is complete: nobody reads half an ensemble. An ensemble
+        that is there already is replaced.
+
+        Args:
+            folder: Path of the folder.
+
+        Raises:
+            ValueError: If a member is not built, or the path holds something else.
+        """
+        folder = pathlib.Path(folder)
+        _check_built(self._members, "be saved")
+        if folder.exists() and not _is_replaceable(folder):
+            raise ValueError(
+                "Argument `folder` must be new, empty or an ensemble's. "
+                f"Received: folder={str(folder)!r}, which holds something else"
+            )
+        with folder_written_whole(folder) as new:
+            self._write(new)
+
+    def _write(self, folder):
+        names = [f"member_{number:03d}.keras" for number in range(len(self))]
+        for name, member in zip(names, self._members, strict=True):
+            write_model(member, folder / name)
+        manifest = {"tfuq": __version__, "format": _FORMAT, "members": names}
+        manifest |= {"seed": self.seed, "fits": self._fits}
+        manifest["files"] = {name: fingerprint(folder / name) for name in names}
+        text = json.dumps(sealed(manifest), indent=2)
+        (folder / _MANIFEST).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder):
+        """Reads what `save` wrote, in Keras' safe mode.
+
+        Own classes have to be registered with Keras, or stand in a
+        `keras.saving.custom_object_scope` around this call.
+
+        Args:
+            folder: Path of the folder.
+
+        Returns:
+            `DeepEnsemble`. Its `build_model` is None.
+
+        Raises:
+            ValueError: If there is no such folder, it holds something else, or a file is damaged
+                or of another version.
+        """
+        folder = pathlib.Path(folder)
+        manifest = _read_manifest(folder)
+        for name, written in manifest["files"].items():
+            _check_member_file(folder, name, written)
+        models = [_read_checkpoint("folder", folder / name) for name in manifest["members"]]
+        ensemble = cls.from_models(models, seed=manifest["seed"])
+        ensemble._fits = manifest["fits"]
+        return ensemble
+
+    def export(
+        self,
+        path,
+        *,
+        input_signature=None,
+        output=None,
+        from_logits=None,
+        multi_label=False,
+        verbose=False,
+    ):
+        """Writes the ensemble as one SavedModel, which plain TensorFlow loads.
+
+        Its `serve` takes a batch of any size and returns a dict: `"members"`, probabilities
+        `(members, batch, ..., classes)`, and `"probabilities"`, their mean.
+
+        Args:
+            path: Folder of the SavedModel.
+            input_signature: `tf.TensorSpec`, or a structure of these as the models take it. By
+                default the inputs of the first member, if that is functional or `Sequential`.
+            output: Which output, as for `predict`.
+            from_logits: As for `predict`, but without a loss that says it, it has to be given.
+            multi_label: Whether each entry of the last axis is a binary prediction of its own.
+            verbose: Whether to print what is written.
+
+        Raises:
+            ValueError: If a member is not built, the inputs are not known, or nothing says whether
+                the outputs are logits.
+        """
+        _check_built(self._members, "be exported")
+        reading = Reading(output, from_logits, multi_label)
+        flags = [reading.is_logits(member) for member in self._members]
+        spec = input_spec(self._members[0]) if input_signature is None else input_signature
+
+        def serve(inputs):
+            stack = _stack(self._members, reading, flags, inputs)
+            return {"members": stack, "probabilities": _mean(stack)}
+
+        archive = keras.export.ExportArchive()
+        for member in self._members:
+            archive.track(member)
+        archive.add_endpoint("serve", serve, [spec])
+        archive.write_out(str(path), verbose=verbose)
+
+
+# --- What the members predict -----------------------------------------------------------------
+
+
+def _stack(members, reading, flags, batch):
+    """Probabilities `(members, batch, ..., classes)` of one batch."""
+    pairs = zip(members, flags, strict=True)
+    probs = [reading.probs(member, batch, is_logits) for member, is_logits in pairs]
+    check_same_shapes([[tuple(p.shape)] for p in probs], "models")
+    return tf.stack(probs)
+
+
+def _mean(stack):
+    return tf.reduce_mean(stack, axis=0)
+
+
+def _await(futures, verbose):
+    """Waits for the training of all members; raises what the first of them raises."""
+    for future in concurrent.futures.as_completed(futures):
+        future.result()
+        if verbose:
+            print(f"Member {futures.index(future) + 1} of {len(futures)} is trained")
+
+
+def _column(rows, index, output):
+    """Labels or weights of all batches as one array; None if there are none."""
+    parts = [row[index] for row in rows]
+    if parts[0] is None:
+        return None
+    parts = [select_output(p, output) if keras.tree.is_nested(p) else p for p in parts]
+    return np.concatenate([np.asarray(part) for part in parts])
+
+
+# --- Files ------------------------------------------------------------------------------------
+
+
+def _read_checkpoint(argument, path, build_model=None):
+    if not path.is_file():
+        raise ValueError(
+            f"Argument `{argument}` must lead to existing files. Received: no file {str(path)!r}"
+        )
+    if path.suffix == ".keras":
+        return load_keras(path, f"A model of `{argument}`")
+    if not path.name.endswith(".weights.h5"):
+        raise ValueError(
+            f"Argument `paths` must name .keras or .weights.h5 files. Received: {str(path)!r}"
+        )
+    if build_model is None:
+        raise ValueError(
+            "Argument `build_model` must be a function that makes the model of these weights. "
+            f"Received: build_model=None with {str(path)!r}"
+        )
+    with seeded(0):
+        model = build_model()
+    _check_members([model], "build_model")
+    _check_built([model], "load weights")
+    if getattr(model, "optimizer", None) is not None:
+        build_optimizer(model)  # what the file may hold of it is loaded too
+    try:
+        check_weights(path)
+        model.load_weights(path)
+    except DAMAGE as error:
+        raise ValueError(
+            f"Argument `{argument}` must name whole files of weights of the model that "
+            "`build_model` makes: bring the file back, or leave it out. "
+            f"Received: {str(path)!r} ({type(error).__name__}: {error})"
+        ) from error
+    return model
+
+
+def _is_replaceable(folder):
+    is_ensemble = (folder / _MANIFEST).is_file()
+    return folder.is_dir() and (is_ensemble or not any(folder.iterdir()))
+
+
+def _read_manifest(folder):
+    path = folder / _MANIFEST
+    if not path.is_file():
+        found = f"without {_MANIFEST}" if folder.is_dir() else "which is no folder"
+        raise ValueError(
+            "Argument `folder` must be what `DeepEnsemble.save` wrote. "
+            f"Received: folder={str(folder)!r}, {found}"
+        )
+    try:
+        manifest = unsealed(read_json(path))
+        if manifest["format"] != _FORMAT:
+            raise ValueError(f"format {manifest['format']!r} instead of {_FORMAT}")
+        check_fields(manifest, ("tfuq", "format", "members", "seed", "fits", "files"))
+        names, files = manifest["members"], dict(manifest.get("files", {}))
+        if not names or not all(_MEMBER.fullmatch(name) for name in names):
+            raise ValueError(f"members {names!r}")  # so no name leads elsewhere
+        if files and set(files) != set(names):
+            raise ValueError(f"members {names!r} and files {sorted(files)}")
+        check_integer("seed", manifest["seed"], 0)
+        check_integer("fits", manifest["fits"], 0)
+        return {**manifest, "files": files}
+    except DAMAGE as error:
+        raise ValueError(
+            f"Argument `folder` must hold a {_MANIFEST} as `DeepEnsemble.save` of this version "
+            "wrote it: bring it back, or load the members by `DeepEnsemble.from_checkpoints`. "
+            f"Received: folder={str(folder)!r} ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _check_member_file(folder, name, written):
+    try:
+        check_fingerprint(folder / name, written)
+    except DAMAGE as error:
+        raise ValueError(
+            "Argument `folder` must hold the files of its members as they were written: bring the "
+            "file back, or load the others by `DeepEnsemble.from_checkpoints`. "
+            f"Received: {str(folder / name)!r} ({type(error).__name__}: {error})"
+        ) from error
+
+
+# --- Checks -----------------------------------------------------------------------------------
+
+
+def _check_function(name, function):
+    if not callable(function) or isinstance(function, keras.Model):
+        raise ValueError(
+            f"Argument `{name}` must be a function that returns a new Keras model. "
+            f"Received: {name}={function!r}"
+        )
+
+
+def _check_members(members, name):
+    """Raises ValueError unless `members` are different Keras models with outputs of one shape."""
+    wrong = [member for member in members if not isinstance(member, keras.Model)]
+    if wrong or not members:
+        raise ValueError(
+            f"Argument `{name}` must give Keras models. Received: {wrong[0]!r}"
+            if wrong
+            else f"Argument `{name}` must give at least one Keras model. Received: none"
+        )
+    if len({id(member) for member in members}) < len(members):
+        raise ValueError(
+            f"Argument `{name}` must give a model of its own for each member. "
+            "Received: the same model twice"
+        )
+    check_same_shapes([_output_shapes(member) for member in members], name)
+
+
+def _output_shapes(model):
+    """Shapes of all outputs, without the batch; None if the model does not know them."""
+    outputs = getattr(model, "outputs", None)
+    return None if outputs is None else [tuple(output.shape) for output in outputs]
+
+
+def _check_built(members, purpose):
+    for number, member in enumerate(members):
+        if not member.built:
+            raise ValueError(
+                f"Every member must be built to {purpose}: give the model an input shape, or call "
+                f"it once. Received: member {number} without weights, {member}"
+            )
+
+
+def _checked_metrics(metrics):
+    metrics = _METRICS if metrics is None else metrics
+    if not isinstance(metrics, dict) or not metrics or not all(map(callable, metrics.values())):
+        raise ValueError(
+            f"Argument `metrics` must be a dict of functions. Received: metrics={metrics!r}"
+        )
+    return metrics

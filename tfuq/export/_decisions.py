@@ -1,0 +1,182 @@
+"""From outputs of networks to all that an exported model says, as tensors."""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfuq._predictions.scores import OF_STACKS
+from tfuq.selective import ConformalPredictor, RejectionRule
+from tfuq.selective.conformal_scores import ROUNDING
+
+MEANINGS = {
+    "probabilities": (
+        "mean probability of each class, calibrated where a calibration was given; NaN for inputs "
+        "that are not finite"
+    ),
+    "label": "the most probable class; 0 or 1 for predictions of one column and for multi_label",
+    "confidence": "the largest of the probabilities; of binary ones, of p and 1 - p",
+    "predictive_entropy": "total uncertainty, H[probabilities], nats",
+    "expected_entropy": "aleatoric part, mean of H over the samples, not calibrated, nats",
+    "mutual_information": "epistemic part, disagreement of the samples, not calibrated, nats",
+    "accept": "whether the rule (without one, the conformal set) accepts the prediction",
+    "prediction_set": "whether each class is in the conformal set",
+    "ood_score": "how far out of distribution the input is, larger is further; inf if unknown",
+}
+
+
+class Decisions(NamedTuple):
+    """What is made of the outputs of networks."""
+
+    is_logits: bool
+    multi_label: bool
+    calibration: object
+    rule: RejectionRule | None
+    conformal: ConformalPredictor | None
+
+    def __call__(self, outputs, is_stack):
+        """Dict of tensors, of outputs `(samples, batch, ..., classes)` or `(batch, ..., classes)`.
+
+        `is_stack` says which.
+        """
+        columns = outputs.shape[-1]
+        is_binary = self.multi_label or columns == 1
+        samples = _probs(outputs, is_binary) if self.is_logits else outputs
+        mean = tf.reduce_mean(samples, 0) if is_stack else samples
+        probs = mean if self.calibration is None else self._calibrated(outputs, samples, is_binary)
+        found = {"probabilities": probs}
+        if is_binary:
+            found["label"] = tf.cast(probs > 0.5, "int64")
+            found["confidence"] = tf.maximum(probs, 1 - probs)
+        else:
+            found["label"] = tf.argmax(probs, -1, output_type="int64")
+            found["confidence"] = tf.reduce_max(probs, -1)
+        found["predictive_entropy"] = _entropy(probs, is_binary)
+        if is_stack:
+            expected = tf.reduce_mean(_entropy(samples, is_binary), 0)
+            found["expected_entropy"] = expected
+            found["mutual_information"] = tf.maximum(_entropy(mean, is_binary) - expected, 0.0)
+        return found | self._decided(probs, samples)
+
+    def _calibrated(self, outputs, samples, is_binary):
+        """Probabilities that the calibration makes, of the kind of predictions it was fitted to."""
+        given = outputs if self.calibration.from_logits else samples
+        if self.calibration.rank == 1:  # it was fitted to `(n,)`, which is one column here
+            found = self.calibration.transform(given[..., 0])[..., None]
+        else:
+            found = self.calibration.transform(given)
+        return _probs(found, is_binary) if self.calibration.from_logits else found
+
+    def _decided(self, probs, samples):
+        found = {}
+        if self.conformal is not None:
+            known = tf.reduce_all(tf.math.is_finite(probs), -1)
+            sets = self.conformal.transform(_of_rank(self.conformal, probs))["prediction_set"]
+            found["prediction_set"] = sets
+            known = known[..., None] if self.multi_label else known
+            known = tf.broadcast_to(known, tf.shape(sets)[:-1])
+            found["accept"] = known & (tf.reduce_sum(tf.cast(sets, "int32"), -1) == 1)
+        if self.rule is not None:
+            judged = samples if self.rule.score in OF_STACKS else probs
+            found["accept"] = self.rule.transform(_of_rank(self.rule, judged))["accept"]
+        return found
+
+
+def _of_rank(fitted, probs):
+    """Predictions of one column as `(n,)`, where that is what an object was fitted to."""
+    return probs[..., 0] if fitted.rank == 1 else probs
+
+
+def _probs(logits, is_binary):
+    return tf.sigmoid(logits) if is_binary else tf.nn.softmax(logits)
+
+
+def _entropy(probs, is_binary):
+    """H in nats, per label of binary predictions."""
+    probs = tf.clip_by_value(probs, 0.0, 1.0)
+    if is_binary:
+        return -tf.math.xlogy(probs, probs) - tf.math.xlogy(1 - probs, 1 - probs)
+    return -tf.reduce_sum(tf.math.xlogy(probs, probs), -1)
+
+
+# --- Checks -----------------------------------------------------------------------------------
+
+
+def make_decisions(shape, is_stack, is_logits, multi_label, calibration, rule, conformal):
+    """`Decisions` on outputs of `shape` `(batch, ..., classes)`, or a ValueError."""
+    rank, columns = len(shape), shape[-1]
+    if rank < 2:
+        raise ValueError(
+            "Argument `model` must return predictions of shape (batch, ..., classes). "
+            f"Received: outputs of shape {tuple(shape)}"
+        )
+    _check_rule(rule, columns, is_stack)
+    known = {"rule": rule, "conformal": conformal, "calibration": calibration}
+    for name, fitted in known.items():
+        if fitted is not None:
+            _check_kind(name, fitted, rank, columns, multi_label)
+    if calibration is not None and calibration.from_logits and not is_logits:
+        raise ValueError(
+            "Argument `calibration` must be fitted to probabilities, which the model returns. "
+            f"Received: one fitted to logits, {calibration!r}"
+        )
+    # What they are given are probabilities, whatever they were fitted to.
+    rule, conformal = (_with(fitted, from_logits=False) for fitted in (rule, conformal))
+    rule = _with(rule, threshold=None if rule is None else _lenient(rule))
+    if calibration is not None and calibration.rank is None:
+        calibration = _with(calibration, rank=rank)
+    return Decisions(is_logits, multi_label, calibration, rule, conformal)
+
+
+def _with(fitted, **changes):
+    if fitted is None:
+        return None
+    return type(fitted).from_config({**fitted.get_config(), **changes})
+
+
+def _lenient(rule):
+    """Thresholds that a score passes which equals them in Python, however it is rounded here.
+
+    The example that a threshold was fitted to has just this score, and would be lost half the time.
+    """
+    threshold = np.asarray(rule.threshold, "float64")
+    slack = ROUNDING * np.maximum(1, np.abs(np.nan_to_num(threshold, posinf=0, neginf=0)))
+    return (threshold - slack if rule.grows_with_trust else threshold + slack).tolist()
+
+
+def _check_kind(name, fitted, rank, columns, multi_label):
+    needed = ("transform", "get_config", "from_config", "from_logits", "rank", "multi_label")
+    if not all(hasattr(fitted, attribute) for attribute in needed):
+        raise ValueError(
+            f"Argument `{name}` must be a fitted object of `tfuq.selective`. "
+            f"Received: {name}={fitted!r}"
+        )
+    fits = fitted.rank in (None, rank) or (fitted.rank == 1 and rank == 2 and columns == 1)
+    if not fits or fitted.multi_label != multi_label:
+        raise ValueError(
+            f"Argument `{name}` must be fitted to predictions of {rank} axes with "
+            f"multi_label={multi_label}, as the model's are. Received: one of {fitted.rank} axes "
+            f"with multi_label={fitted.multi_label}"
+        )
+
+
+def _check_rule(rule, columns, is_stack):
+    if rule is None:
+        return
+    if rule.score in OF_STACKS and not is_stack:
+        raise ValueError(
+            f"Argument `rule` must be fitted to a score of single predictions: {rule.score!r} is "
+            "one of several samples, which this model does not give; export it with "
+            "predictive='fixed_samples' or as an ensemble. Received: a rule with "
+            f"score={rule.score!r}"
+        )
+    if rule.by == "group":
+        raise ValueError(
+            "Argument `rule` must not have a threshold for each group, which an exported model "
+            "does not know. Received: by='group'"
+        )
+    if rule.by == "class" and max(rule.keys) >= max(columns, 2):
+        raise ValueError(
+            f"Argument `rule` must know the classes of the model, of which there are {columns}. "
+            f"Received: keys={rule.keys}"
+        )

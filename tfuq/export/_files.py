@@ -1,0 +1,138 @@
+"""What an export leaves, a folder or a file: where it may go, and hashes by which it is known."""
+
+import contextlib
+import hashlib
+import json
+import pathlib
+
+from tfuq._files.reading import DAMAGE, fingerprint, hash_of, read_json
+from tfuq._files.writing import put_in_place, scratch_beside
+
+METADATA = "metadata.json"
+FORMAT = 1
+_OWN_HASH = "sha256_of_metadata"
+
+
+def check_path(path, overwrite):
+    """The path as `pathlib.Path`; ValueError if something is there that must stay."""
+    path = pathlib.Path(path)
+    if not path.exists():
+        return path
+    is_own = overwrite and (path / METADATA).is_file()
+    if not path.is_dir() or (any(path.iterdir()) and not is_own):
+        hint = "an exported model, to overwrite" if overwrite else "new or an empty folder"
+        raise ValueError(f"Argument `path` must be {hint}. Received: path={str(path)!r}")
+    return path
+
+
+def check_file(path, overwrite):
+    """The path of a model in one file as `pathlib.Path`; ValueError if what is there must stay."""
+    path = pathlib.Path(path)
+    beside = metadata_of(path)
+    is_there = path.exists() or beside.exists()
+    if is_there and not (overwrite and not path.is_dir() and _is_metadata(beside)):
+        hint = "an exported model, to overwrite" if overwrite else "a new file"
+        raise ValueError(f"Argument `path` must be {hint}. Received: path={str(path)!r}")
+    return path
+
+
+def _is_metadata(file):
+    try:
+        return _OWN_HASH in read_json(file)
+    except DAMAGE:
+        return False
+
+
+@contextlib.contextmanager
+def file_written_whole(path, content):
+    """Gives a path beside `path` to write a model to, which takes its place at the end.
+
+    So does what is known of the model, a dict `content`. An error leaves nothing.
+    """
+    with scratch_beside(path) as scratch:
+        new = scratch / "new" / path.name
+        new.parent.mkdir()
+        yield new
+        write_metadata(new, content)
+        put_in_place({metadata_of(new): metadata_of(path), new: path}, scratch)
+
+
+def metadata_of(path):
+    """Where the metadata of a model is: in its folder, or beside its file."""
+    return path / METADATA if path.is_dir() else path.with_name(f"{path.name}.json")
+
+
+def hashes(path):
+    """`{relative path: {"sha256", "bytes"}}` of a file, or all in a folder but the metadata."""
+    if path.is_file():
+        return {path.name: fingerprint(path)}
+    folder = path
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / METADATA)
+    return {file.relative_to(folder).as_posix(): fingerprint(file) for file in files}
+
+
+def hash_of_arrays(arrays):
+    """SHA-256 of arrays, with their dtypes and shapes, in order."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def write_metadata(path, content):
+    """Writes what is known of a model, and the hashes of its files, beside it."""
+    content = {"format": FORMAT, **content, "files": hashes(path)}
+    content[_OWN_HASH] = _hash_of(content)
+    text = json.dumps(content, indent=2, allow_nan=False)
+    metadata_of(path).write_text(text + "\n", encoding="utf-8")
+
+
+def _hash_of(content):
+    return hash_of({key: value for key, value in content.items() if key != _OWN_HASH})
+
+
+def read_metadata(path):
+    """The metadata of an exported model whose files are all as they were written, or ValueError."""
+    path = pathlib.Path(path)
+    beside = metadata_of(path)
+    try:
+        content = read_json(beside)
+        known, files, own = content["format"], content["files"], content.get(_OWN_HASH)
+    except DAMAGE as error:
+        raise ValueError(
+            f"Argument `path` must be a folder that `export` wrote, with {METADATA}, or a "
+            "file of `export_litert` or `export_onnx`, with one that ends in .json beside it. "
+            f"Received: path={str(path)!r} ({type(error).__name__}: {error})"
+        ) from error
+    if known != FORMAT:
+        versions = content.get("versions")
+        writer = versions.get("tfuq") if isinstance(versions, dict) else None
+        raise ValueError(
+            f"Argument `path` must hold a model of format {FORMAT}, which this version knows. "
+            f"Received: path={str(path)!r}, format {known!r}, written by tfuq {writer!r}"
+        )
+    if own != _hash_of(content):
+        raise ValueError(
+            "Argument `path` must hold files as written. "
+            f"Received: path={str(path)!r}, {beside.name} altered"
+        )
+    for name, expected in files.items():
+        # A file may have been given another name, with what is beside it.
+        _check_file(path, path / name if beside.parent == path else path, name, expected)
+    return content
+
+
+def _check_file(path, file, name, expected):
+    if not file.is_file():
+        raise ValueError(
+            f"Argument `path` must hold all files. Received: path={str(path)!r}, no {name}"
+        )
+    found = fingerprint(file)
+    if found != expected:
+        change = "truncated" if found["bytes"] < expected["bytes"] else "altered"
+        raise ValueError(
+            f"Argument `path` must hold files as written. Received: path={str(path)!r}, {name} "
+            f"{change}: SHA-256 {found['sha256']} of {found['bytes']} bytes, expected "
+            f"{expected['sha256']} of {expected['bytes']}"
+        )

@@ -1,0 +1,170 @@
+"""Layers whose weights are Gaussian: the terms of the evidence lower bound that they share."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfuq._arguments import check_choice, check_integer, check_positive, is_finite
+from tfuq._random import points
+from tfuq._random.draws import TakesDraws, current_draw
+from tfuq.layers._estimators import ESTIMATORS
+
+
+def kl_normal(loc, scale, prior_loc, prior_scale):
+    """KL(N(loc, scale^2) || N(prior_loc, prior_scale^2)), summed over all weights, in nats.
+
+    = sum log(prior_scale / scale) + (scale^2 + (loc - prior_loc)^2) / (2 prior_scale^2) - 1/2
+    """
+    squares = tf.square(scale) + tf.square(loc - prior_loc)
+    terms = tf.math.log(prior_scale / scale) + squares / (2 * tf.square(prior_scale)) - 0.5
+    return tf.reduce_sum(terms)
+
+
+def softplus_inverse(value):
+    """rho with softplus(rho) = `value`, for numbers or arrays above 0."""
+    value = np.asarray(value, "float64")
+    return value + np.log(-np.expm1(-value))
+
+
+def check_kl_weight(kl_weight):
+    """Raises ValueError unless `kl_weight` is a finite number >= 0; it has no default."""
+    if kl_weight is None:
+        raise ValueError(
+            "Argument `kl_weight` is required: the weight of the KL divergence in the loss, "
+            "normally 1 / number of training examples. Received: kl_weight=None"
+        )
+    if not is_finite(kl_weight) or kl_weight < 0:
+        raise ValueError(
+            "Argument `kl_weight` must be a finite number of at least 0, normally "
+            f"1 / number of training examples. Received: kl_weight={kl_weight!r}"
+        )
+
+
+class VariationalLayer(TakesDraws, keras.layers.Layer):
+    """A layer with Gaussian weights: adds `kl_weight * beta * KL` to the loss of its model.
+
+    A subclass passes `kl_weight` on, calls `_add_beta` when it is built and `_add_kl` when it is
+    called, and has the attributes `seed`, `resample` and `seed_generator`. `beta` is a weight,
+    1 unless something like `tfuq.callbacks.KLAnnealing` moves it.
+    """
+
+    def _add_beta(self):
+        self.beta = self.add_weight(
+            name="beta", shape=(), initializer="ones", trainable=False, autocast=False
+        )
+
+    def _add_kl(self, kl):
+        self.add_loss(float(self.kl_weight) * tf.cast(self.beta, kl.dtype) * kl)
+
+    def _noise_seed(self, training):
+        """The seed `(2,)` of this call's noise, or None if it is to repeat."""
+        draw = current_draw()
+        if draw is not None:
+            return draw.seed_of(self)
+        if training or self.resample:
+            return points.split_seed(self.seed_generator.next(), 1)[0]
+        return None
+
+
+class GaussianKernelLayer(VariationalLayer):
+    """A Keras layer whose kernel is Gaussian; stands before that layer among the bases.
+
+    A subclass has an operation `op(inputs, kernel)`, says what its kernel is, `_gaussian()`, and
+    its `kl_divergence()`.
+    """
+
+    def __init__(
+        self,
+        *args,
+        kl_weight=None,
+        estimator="flipout",
+        prior_scale=1.0,
+        posterior_scale=0.05,
+        resample=False,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        check_kl_weight(kl_weight)
+        check_choice("estimator", estimator, tuple(ESTIMATORS))
+        check_positive("prior_scale", prior_scale)
+        check_positive("posterior_scale", posterior_scale)
+        if seed is not None:
+            check_integer("seed", seed, minimum=0)
+        self.kl_weight = kl_weight
+        self.estimator = estimator
+        self.prior_scale = prior_scale
+        self.posterior_scale = posterior_scale
+        self.resample = resample
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def add_weight(self, *args, autocast=False, **kwargs):
+        """As Keras', but read in the variable dtype: noise and KL stay in float32."""
+        return super().add_weight(*args, autocast=autocast, **kwargs)
+
+    def _gaussian(self):
+        """The kernel as `Gaussian` or `SparseGaussian`."""
+        raise NotImplementedError
+
+    def kl_divergence(self):
+        """The KL divergence of the posterior from the prior in nats, a scalar tensor."""
+        raise NotImplementedError
+
+    def call(self, inputs, training=False):
+        self._add_kl(self.kl_divergence())
+        seed = self._noise_seed(training)
+        outputs = self._linear(inputs, seed)
+        if self.use_bias:
+            outputs += self._along_channels(self._drawn_bias(seed), outputs)
+        return outputs if self.activation is None else self.activation(outputs)
+
+    def _linear(self, inputs, seed):
+        """The operation, with noise from `seed` unless that is None."""
+        return self._mean(inputs) if seed is None else self._noisy(inputs, seed)
+
+    def _drawn_bias(self, seed):
+        return self.bias
+
+    def _mean(self, inputs):
+        return self.op(inputs, tf.cast(tf.convert_to_tensor(self.kernel), inputs.dtype))
+
+    def _noisy(self, inputs, seed):
+        # One draw of a network has one kernel, whatever the batch.
+        estimator = "reparameterization" if current_draw() else self.estimator
+        axis = self._channel_axis()
+        estimate = ESTIMATORS[estimator]
+        return estimate(self.op, inputs, self._gaussian(), seed=seed, channel_axis=axis)
+
+    def _channel_axis(self):
+        return 1 if getattr(self, "data_format", None) == "channels_first" else -1
+
+    def _along_channels(self, vector, outputs):
+        """`vector` in the shape and dtype in which it is added to `outputs`."""
+        shape = [1] * outputs.shape.rank
+        shape[self._channel_axis()] = -1
+        return tf.reshape(tf.cast(vector, outputs.dtype), shape)
+
+    def _rho_initializer(self):
+        return constant_rho(self.posterior_scale)
+
+    def save_own_variables(self, store):
+        # Dense and Conv of Keras save the kernel and the bias alone.
+        keras.layers.Layer.save_own_variables(self, store)
+
+    def load_own_variables(self, store):
+        keras.layers.Layer.load_own_variables(self, store)
+
+    def get_config(self):
+        own = ("kl_weight", "estimator", "prior_scale", "posterior_scale", "resample", "seed")
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
+
+
+def constant_rho(scale):
+    """Initializer of rho with softplus(rho) = `scale`."""
+    return keras.initializers.Constant(float(softplus_inverse(scale)))
+
+
+def variational_layers(model):
+    """The layers of `model`, at any depth, whose KL divergence is in its loss."""
+    return [layer for layer in model._flatten_layers() if isinstance(layer, VariationalLayer)]

@@ -1,0 +1,48 @@
+"""Squared gradient norms as features: checked, and standardised on a log scale."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tfuq._arguments import to_float64
+
+FLOOR = 1e-20  # of a squared norm, so that 0 has a logarithm
+
+
+def squared_norms(name, array):
+    """The argument `name` as float64 `(n, columns)` of at least 0, NaN among them, or an error."""
+    array = to_float64(name, array)
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(
+            f"Argument `{name}` must have shape (n, columns) and not be empty. "
+            f"Received: {name} of shape {array.shape}"
+        )
+    if np.any(array < 0):
+        raise ValueError(
+            f"Argument `{name}` must hold squared norms of at least 0, not their logarithms. "
+            f"Received: {name} with {np.nanmin(array)}"
+        )
+    return array
+
+
+def log_norms(features):
+    """log(f + 1e-20) of squared norms f."""
+    return np.log(features + FLOOR)
+
+
+class Scale(NamedTuple):
+    """z = (x - mean) / spread for each column; 0 in a column without spread."""
+
+    mean: np.ndarray
+    spread: np.ndarray
+
+    @classmethod
+    def of(cls, x):
+        """The scale on which the columns of `x` have mean 0 and standard deviation 1."""
+        mean, spread = x.mean(axis=0), x.std(axis=0)
+        # Equal numbers have a spread of rounding errors.
+        return cls(mean, np.where(spread > 1e-9 * np.maximum(np.abs(mean), 1.0), spread, 0.0))
+
+    def __call__(self, x):
+        """Standardised columns."""
+        return (x - self.mean) / np.where(self.spread > 0, self.spread, np.inf)

@@ -1,0 +1,226 @@
+"""Data of any kind as batches that can be read again from the middle: inputs, labels and files."""
+
+import concurrent.futures
+import hashlib
+import itertools
+import os
+import pathlib
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfuq._arguments import check_integer
+from tfuq._files.reading import open_arrays
+from tfuq._models.batches import batches
+
+IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+_NAMES = (("x", "images"), ("y", "labels"))
+_READERS = 8  # threads that decode images: most of their time they wait for disks
+
+
+class Batch(NamedTuple):
+    """Examples that are scored together."""
+
+    inputs: object
+    labels: object  # or None
+    files: list | None  # names
+
+    def __len__(self):
+        return len(tf.nest.flatten(self.inputs)[0])
+
+
+class Stream:
+    """Batches that are read from the beginning, whatever of them is wanted."""
+
+    def __init__(self, found):
+        self._found = iter(found)
+        self.first = next(self._found)
+
+    def after(self, rows):
+        """Pairs of the number of a batch's first example and the batch, for all after `rows`.
+
+        At the end of it, `examples` is the number of all.
+        """
+        start = 0
+        for batch in itertools.chain([self.first], self._found):
+            if start + len(batch) > rows:
+                yield start, batch
+            start += len(batch)
+        self.examples = start
+
+
+class Files:
+    """Batches of files, of which only those that are wanted are read."""
+
+    def __init__(self, names, batch_size, decode, verbose, labels=None):
+        self._labels = labels
+        self._names, self._batch_size = names, batch_size
+        self._decode, self._verbose = decode, verbose
+        self.examples = len(names)
+        with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+            self.first = self._read(0, pool)
+
+    def after(self, rows):
+        """As of `Stream`."""
+        starts = range(0, len(self._names), self._batch_size)
+        bar = keras.utils.Progbar(len(starts), verbose=self._verbose, unit_name="batch")
+        with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+            for number in range(rows // self._batch_size, len(starts)):
+                yield starts[number], self._read(starts[number], pool)
+                bar.update(number + 1)
+
+    def _read(self, start, pool):
+        rows = slice(start, start + self._batch_size)
+        chosen = self._names[rows]
+        labels = None if self._labels is None else self._labels[rows]
+        return Batch(_stacked(chosen, list(pool.map(self._decode, chosen))), labels, chosen)
+
+
+def source_of(data, batch_size, model, decode, verbose):
+    """`Stream` or `Files` of any data: `first`, a batch, and `after(rows)`."""
+    check_integer("batch_size", batch_size, 1)
+    if decode is not None and not callable(decode):
+        raise ValueError(f"Argument `decode` must be a function. Received: decode={decode!r}")
+    if isinstance(data, (Stream, Files)):
+        return data
+    if not is_files(data):
+        if decode is not None:
+            raise ValueError(
+                "Argument `decode` must be None unless `data` are files. Received: "
+                f"decode={decode!r}"
+            )
+        return Stream(map(_batch, batches(data, batch_size, verbose, "data")))
+    files = _checked_files(data)
+    kinds = {file.suffix.lower() for file in files}
+    if kinds == {".npz"} and decode is None:
+        return Stream(_npz_batches(files, batch_size))
+    others = sorted(kinds - set(IMAGES))
+    if others and decode is None:
+        raise ValueError(
+            f"Argument `data` must name images ({', '.join(IMAGES)}) or .npz files alone, unless "
+            f"`decode` reads them. Received: files that end in {others}"
+        )
+    return Files([str(file) for file in files], batch_size, decode or decoder(model), verbose)
+
+
+def _batch(triple):
+    inputs, labels, weights = triple
+    if weights is not None:
+        raise ValueError(
+            "Argument `data` must have no sample weights: each example has a row of its own. "
+            "Received: (x, y, sample_weight)"
+        )
+    return Batch(inputs, labels, None)
+
+
+def batch_digest(batch):
+    """A mark by which a batch is known again."""
+    found = hashlib.sha256(repr(batch.files).encode("utf-8", "surrogateescape"))
+    for array in tf.nest.flatten(batch.inputs):
+        array = np.asarray(array)
+        found.update(f"{array.dtype}{array.shape}".encode())
+        found.update(repr(array.tolist()).encode() if array.dtype == object else array.tobytes())
+    return found.hexdigest()[:16]
+
+
+def is_files(data):
+    """Whether `data` is a list of names of files."""
+    is_list = isinstance(data, (list, tuple)) and len(data) > 0
+    return is_list and all(isinstance(item, (str, os.PathLike)) for item in data)
+
+
+# --- Files ------------------------------------------------------------------------------------
+
+
+def _checked_files(data):
+    files = [pathlib.Path(os.fspath(file)) for file in data]
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing:
+        raise ValueError(
+            f"Argument `data` must name files that exist. Received: {len(missing)} that do not, "
+            f"such as {missing[0]!r}"
+        )
+    return files
+
+
+def decoder(model, scale=1.0):
+    """A function from the name of an image to what `model` takes: resized, float32, 0 to 255.
+
+    As `keras.utils.image_dataset_from_directory`, but antialiased, as `tfuq.datasets` resizes. The
+    pixels are multiplied by `scale`.
+    """
+    shape = getattr(model, "input_shape", None)
+    if not (isinstance(shape, tuple) and len(shape) == 4 and shape[-1] in (1, 3)):
+        raise ValueError(
+            "Argument `model` must take images (height, width, 1 or 3) if `data` are files, or "
+            f"`decode` must read them. Received: inputs of shape {shape}"
+        )
+    _, height, width, channels = shape
+
+    def decode(file):
+        try:
+            image = tf.io.decode_image(tf.io.read_file(file), channels, expand_animations=False)
+        except (tf.errors.OpError, ValueError) as error:
+            raise ValueError(
+                f"Argument `data` must name images that can be read. Received: {file!r} "
+                f"({str(error).splitlines()[0][:200]})"
+            ) from None
+        if height is not None and width is not None:
+            image = tf.image.resize(image, (height, width), antialias=True)
+        return tf.cast(image, "float32") * scale
+
+    return decode
+
+
+def _stacked(names, images):
+    shapes = {tuple(np.shape(image)) for image in images}
+    if len(shapes) > 1:
+        raise ValueError(
+            "Argument `data` must name images of one size if the model takes any: give "
+            f"`batch_size=1` or a `decode` that resizes. Received: shapes {sorted(shapes)} in a "
+            f"batch from {names[0]!r}"
+        )
+    return tf.stack([tf.convert_to_tensor(image) for image in images])
+
+
+def _npz_batches(files, batch_size):
+    for file in files:
+        x, y = read_npz(file)
+        for inputs, labels, _ in batches((x, y), batch_size, 0, "data"):
+            yield Batch(inputs, labels, [str(file)] * len(tf.nest.flatten(inputs)[0]))
+
+
+def read_npz(path, split=None):
+    """Inputs and labels (or None) of an `.npz` file, by the names of `tfuq.datasets.from_npz`.
+
+    With `split=None` these are `x` or `images`, and `y` or `labels`; if there are none, those of
+    the test, validation or training part. With `split="test"` they are `x_test`, `images_test`,
+    `test_images` and so on, or, in a file that holds one part only, `x`.
+    """
+    try:
+        with open_arrays(path) as arrays:
+            names = [_name_in(arrays.files, kinds, split) for kinds in _NAMES]
+            if names[0] is None:
+                raise ValueError(f"it holds {arrays.files}")
+            x, y = (None if name is None else arrays[name] for name in names)
+    except Exception as error:  # zipfile and numpy raise of all kinds at what is damaged
+        wanted = "x" if split is None else f"x_{split}"
+        raise ValueError(
+            f"Argument `data` must name .npz files with inputs {wanted!r} and no pickled arrays. "
+            f"Received: {str(path)!r} ({error})"
+        ) from error
+    if x.ndim == 3 and x.dtype == np.uint8:
+        x = x[..., None]  # grey images, as `from_npz` gives them
+    if y is not None and y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    return x, y
+
+
+def _name_in(names, kinds, split):
+    wanted = [*kinds] if split is None else []
+    for part in (split,) if split else ("test", "val", "train"):
+        wanted += [f"{kind}_{part}" for kind in kinds] + [f"{part}_{kind}" for kind in kinds]
+    wanted += [] if split is None else [*kinds]
+    return next((name for name in wanted if name in names), None)

@@ -1,0 +1,350 @@
+"""What is told of each example: rows of scores, from a model of any kind that tfuq knows."""
+
+import hashlib
+import json
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfuq._arguments import check_flags, check_integer
+from tfuq._models.outputs import Reading, select_output
+from tfuq._predictions.scores import OF_STACKS
+from tfuq._predictions.uncertainty import decompose
+from tfuq._random.draws import random_layers
+from tfuq.predictive.sampler import sampler_of
+
+COLUMNS = (
+    "index",
+    "file",
+    "true_label",
+    "probabilities",
+    "label",
+    "confidence",
+    "predictive_entropy",
+    "expected_entropy",
+    "mutual_information",
+    "variation_ratio",
+    "accept",
+    "ood_score",
+)
+_OF_SAMPLES = ("expected_entropy", "mutual_information", "variation_ratio")
+_SERVED = ("expected_entropy", "mutual_information", "accept", "ood_score")
+_MEASURES = ("confidence", "predictive_entropy", *_OF_SAMPLES)
+NUM_SAMPLES = 30
+
+
+class Scorer:
+    """A model with all that decides what is told of an example.
+
+    Args:
+        model: Keras model; `DeepEnsemble`, or whatever has Keras models as `members`; or a
+            SavedModel that `tf.saved_model.load` gave, which returns probabilities.
+        first: The first batch of inputs: it tells logits from probabilities, where nothing else
+            does.
+        num_samples, output, from_logits, multi_label, seed: As for `sample_predictions`.
+        rule: `RejectionRule` or None.
+        ood: Detector or None.
+        columns: Names of the columns that are wanted; None for all.
+    """
+
+    def __init__(
+        self,
+        model,
+        first,
+        *,
+        num_samples,
+        output,
+        from_logits,
+        multi_label,
+        seed,
+        rule,
+        ood,
+        columns,
+    ):
+        check_flags(multi_label=multi_label)
+        if from_logits is not None:
+            check_flags(from_logits=from_logits)
+        check_integer("seed", seed, 0)
+        self.model, self.multi_label, self.output, self.seed = model, multi_label, output, seed
+        self.members = members_of(model)
+        self.num_samples = self._checked_samples(num_samples)
+        reading = Reading(output, from_logits, multi_label)
+        # From the first batch, whichever comes first after a process was killed.
+        self.from_logits = [reading.is_logits(member, first) for member in self.members]
+        self.has_stack = self.num_samples is not None or len(self.members) > 1
+        self.predict = self._predictor(reading)
+        self.rule = self._checked_rule(rule)
+        self.ood = _checked_ood(ood)
+        self.columns = _checked_columns(columns)
+
+    def _checked_samples(self, num_samples):
+        """Number of networks that are drawn, None where there is nothing to draw."""
+        if num_samples is not None:
+            check_integer("num_samples", num_samples, 1)
+        is_one = len(self.members) == 1 and isinstance(self.members[0], keras.Model)
+        is_random = is_one and any(layer.is_random() for layer in random_layers(self.members[0]))
+        if num_samples is not None and not is_random:
+            raise ValueError(
+                "Argument `num_samples` must be None for an ensemble or a model without random "
+                f"layers. Received: num_samples={num_samples!r} with {self.model!r}"
+            )
+        return (num_samples or NUM_SAMPLES) if is_random else None
+
+    def _predictor(self, reading):
+        """A function from a batch to probabilities `(samples, batch, classes)`, and what else."""
+        if self.num_samples is not None:
+            arguments = (self.output, self.from_logits[0], self.multi_label, self.seed)
+            sampler = sampler_of(self.members[0], self.num_samples, *arguments)
+            return lambda batch: (sampler.stack(batch).numpy(), {})
+        if isinstance(self.members[0], _Served):
+            is_logits = self.from_logits[0]
+            return lambda batch: self.members[0].all_outputs(batch, reading, is_logits)
+        pairs = list(zip(self.members, self.from_logits, strict=True))
+
+        @tf.function(autograph=False, reduce_retracing=True)  # autograph would wrap our errors
+        def stack(batch):
+            return tf.stack(
+                [reading.probs(member, batch, is_logits) for member, is_logits in pairs]
+            )
+
+        return lambda batch: (stack(batch).numpy(), {})
+
+    def _checked_rule(self, rule):
+        """The rule as it judges probabilities, whatever it was fitted to."""
+        if rule is None:
+            return None
+        if not callable(getattr(rule, "accept", None)) or not hasattr(rule, "get_config"):
+            raise ValueError(
+                f"Argument `rule` must be a tfuq.selective.RejectionRule. Received: rule={rule!r}"
+            )
+        if rule.by == "group":
+            raise ValueError(
+                "Argument `rule` must need no groups, which the data do not name. "
+                "Received: a rule with by='group'"
+            )
+        if rule.score in OF_STACKS and not self.has_stack:
+            raise ValueError(
+                f"Argument `rule` must have a score of single predictions, as {self.model!r} makes "
+                f"them. Received: a rule of {rule.score!r}"
+            )
+        if rule.multi_label != self.multi_label:
+            raise ValueError(
+                f"Argument `rule` must be fitted with multi_label={self.multi_label}. "
+                f"Received: a rule with multi_label={rule.multi_label}"
+            )
+        return type(rule)(**{**rule.get_config(), "from_logits": False})
+
+    def _check_shape(self, stack):
+        if stack.ndim != 3:
+            raise ValueError(
+                "Argument `model` must make one prediction (classes,) per example; of images of "
+                "pixels, call `predict_uncertainty` and write what you need. "
+                f"Received: predictions of shape {stack.shape[1:]}"
+            )
+
+    def described(self):
+        """All of this that decides what the rows hold, as JSON can hold it."""
+        output = self.output
+        return {
+            "model": _models_digest(self.members),
+            "num_samples": self.num_samples,
+            "output": getattr(output, "__qualname__", "function") if callable(output) else output,
+            "from_logits": self.from_logits,
+            "multi_label": self.multi_label,
+            "seed": self.seed,
+            "rule": None if self.rule is None else _text_digest(self.rule.to_json()),
+            "ood": None if self.ood is None else _ood_digest(self.ood),
+            "columns": None if self.columns is None else list(self.columns),
+        }
+
+    def rows(self, start, batch):
+        """Columns of a batch whose first example has the number `start`."""
+        stack, beside = self.predict(batch.inputs)
+        count = stack.shape[1]
+        found = {"index": np.arange(start, start + count, dtype="int64")}
+        if batch.files is not None:
+            found["file"] = list(batch.files)
+        if batch.labels is not None:
+            found["true_label"] = self._labels(batch.labels)
+        found |= self._measures(stack) | beside
+        if self.rule is not None:
+            found["accept"] = self.rule.accept(stack if self.has_stack else stack[0])
+        if self.ood is not None:
+            found["ood_score"] = np.asarray(self.ood.score(batch.inputs), "float32")
+        return self._chosen(found)
+
+    def _labels(self, labels):
+        if keras.tree.is_nested(labels):
+            labels = select_output(labels, self.output)
+        labels = np.asarray(labels)
+        labels = labels[:, 0] if labels.shape[1:] == (1,) else labels
+        if labels.dtype.kind not in "biuf" or labels.ndim > 2:
+            raise ValueError(
+                "Argument `data` must have labels (n,) or (n, classes) of numbers. Received: "
+                f"labels of shape {labels.shape} and dtype {labels.dtype}"
+            )
+        return labels.astype("float32" if labels.dtype.kind == "f" else "int64")
+
+    def _measures(self, stack):
+        """What `decompose` says; NaN and the label -1 where a prediction is not finite."""
+        self._check_shape(stack)
+        bad = ~np.isfinite(stack).all(axis=(0, 2))
+        try:
+            parts = decompose(np.where(bad[:, None], 0.5, stack), self.multi_label)
+        except ValueError as error:
+            raise ValueError(
+                "Argument `model` must predict probabilities, or logits with `from_logits=True`. "
+                f"Received: {error}"
+            ) from None
+        is_column = stack.shape[-1] == 1 and not self.multi_label
+
+        def told(values, nothing, dtype):
+            values = values[:, 0] if is_column else values
+            missing = bad.reshape(-1, *[1] * (values.ndim - 1))
+            return np.where(missing, nothing, values).astype(dtype)
+
+        probs = np.where(bad[:, None], np.nan, parts.probs).astype("float32")
+        found = {"probabilities": probs, "label": told(parts.label, -1, "int64")}
+        names = _MEASURES if self.has_stack else _MEASURES[:2]
+        return found | {name: told(getattr(parts, name), np.nan, "float32") for name in names}
+
+    def _chosen(self, found):
+        if self.columns is None:
+            return found
+        missing = [name for name in self.columns if name not in found]
+        if missing:
+            raise ValueError(
+                f"Argument `columns` must name columns that there are: {', '.join(found)}. "
+                f"Received: {missing}"
+            )
+        return {name: found[name] for name in self.columns}
+
+
+def _checked_columns(columns):
+    if columns is None:
+        return None
+    names = [columns] if isinstance(columns, str) else list(columns)
+    unknown = [name for name in names if name not in COLUMNS]
+    if unknown or not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"Argument `columns` must name some of {', '.join(COLUMNS)}, each once. "
+            f"Received: columns={columns!r}"
+        )
+    return names
+
+
+def _checked_ood(ood):
+    if ood is not None and not callable(getattr(ood, "score", None)):
+        raise ValueError(
+            f"Argument `ood` must be a fitted detector of tfuq.ood. Received: ood={ood!r}"
+        )
+    return ood
+
+
+# --- Models -----------------------------------------------------------------------------------
+
+
+class _Served:
+    """A SavedModel as a function like a Keras model."""
+
+    def __init__(self, module):
+        self.module = module
+        self.variables = list(getattr(module, "variables", ()))
+        self.input_shape = None
+        self._signature = module.signatures["serving_default"]
+        _, named = self._signature.structured_input_signature
+        if len(named) != 1:
+            raise ValueError(
+                "Argument `model` must be a SavedModel of one input. "
+                f"Received: inputs {sorted(named)}"
+            )
+        ((self._name, self.spec),) = named.items()
+        if self.spec.shape.rank is not None:
+            self.input_shape = tuple(self.spec.shape)
+
+    def __call__(self, batch, training=False):
+        outputs = self._signature(**{self._name: tf.cast(batch, self.spec.dtype)})
+        return outputs[self._probabilities(outputs)]
+
+    def _probabilities(self, outputs):
+        """The name of the output that holds probabilities."""
+        names = [name for name in ("probabilities", "probs") if name in outputs]
+        names = names or (list(outputs) if len(outputs) == 1 else [])
+        if not names:
+            raise ValueError(
+                "Argument `model` must be a SavedModel with one output, or one that is called "
+                f"'probabilities'. Received: outputs {sorted(outputs)}"
+            )
+        return names[0]
+
+    def all_outputs(self, batch, reading, is_logits):
+        """A stack of one sample, and what else the model tells that has a column."""
+        outputs = self._signature(**{self._name: tf.cast(batch, self.spec.dtype)})
+        given = outputs[self._probabilities(outputs)]
+        # The outputs are there already: the model that `reading` calls only hands them on.
+        probs = reading.probs(lambda *_, **__: given, batch, is_logits).numpy()
+        known = np.isfinite(probs).reshape(len(probs), -1).all(axis=1)
+        beside = {name: outputs[name].numpy() for name in _SERVED if name in outputs}
+        for name in beside.keys() - {"ood_score"}:  # which says by itself what is unknown
+            beside[name] = _told(known, beside[name])
+        if probs.shape[1:] == (1,):
+            beside = {name: np.reshape(values, (-1,)) for name, values in beside.items()}
+        return probs[None], beside
+
+
+def _told(known, values):
+    """What a served model tells of the examples that are `known`; of the others False, or NaN."""
+    known = known.reshape(-1, *[1] * (values.ndim - 1))
+    return np.where(known, values, False if values.dtype == bool else np.nan).astype(values.dtype)
+
+
+def as_model(model):
+    """`model` itself, or what calls a SavedModel as a Keras model is called."""
+    if hasattr(model, "signatures") and not isinstance(model, keras.Model):
+        if "serving_default" not in model.signatures:
+            raise ValueError(
+                "Argument `model` must be a SavedModel with the signature 'serving_default'. "
+                f"Received: signatures {sorted(model.signatures)}"
+            )
+        return _Served(model)
+    return model
+
+
+def members_of(model):
+    """The models whose predictions make the stack."""
+    is_one = isinstance(model, keras.Model)
+    members = [model] if is_one else list(getattr(model, "members", [model]))
+    for member in members:
+        if not isinstance(member, (keras.Model, _Served)):
+            raise ValueError(
+                "Argument `model` must be a Keras model, a tfuq.ensembles.DeepEnsemble or a loaded "
+                f"SavedModel. Received: model={model!r}"
+            )
+    return members
+
+
+def _models_digest(members):
+    """A mark of the weights, and of the kinds of layers that they are in."""
+    found = hashlib.sha256()
+    for member in members:
+        is_keras = isinstance(member, keras.Model)
+        layers = [type(layer).__name__ for layer in member._flatten_layers()] if is_keras else []
+        found.update(json.dumps(layers).encode())
+        for weight in member.weights if is_keras else member.variables:
+            array = np.asarray(weight)
+            found.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return found.hexdigest()[:16]
+
+
+def _text_digest(text):
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _ood_digest(ood):
+    found = hashlib.sha256()
+    config = ood.get_config() if hasattr(ood, "get_config") else {}
+    found.update(json.dumps([type(ood).__name__, config], sort_keys=True, default=str).encode())
+    for name, array in sorted(getattr(ood, "_state", {}).items()):
+        found.update(name.encode() + np.asarray(array).tobytes())
+    return found.hexdigest()[:16]

@@ -1,0 +1,169 @@
+"""A model with random weights, cut in two where randomness enters, and drawn from."""
+
+import collections.abc
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfuq._arguments import check_flags, check_integer
+from tfuq._models.finite import known_only
+from tfuq._models.outputs import Reading, loss_takes_logits, select_output
+from tfuq._predictions.uncertainty import is_binary
+from tfuq._random.cut import dependents
+from tfuq._random.draws import one_draw, random_layers
+
+KEPT_SAMPLERS = 4  # of each model, with what they have traced
+
+
+def sampler_of(model, *arguments):
+    """A `Sampler` of `model`, the one of an earlier call if nothing has changed since.
+
+    What it has traced knows the model's variables and whether its loss takes logits, so these are
+    compared. Like Keras' own `predict_function`, it does not see other attributes change.
+    """
+    check_model(model)
+    num_samples, output, from_logits, multi_label, seed = arguments
+    if not isinstance(output, collections.abc.Hashable):
+        raise ValueError(
+            "Argument `output` must be None, an index, a key or a function. "
+            f"Received: output={output!r}"
+        )
+    check_integer("num_samples", num_samples, 1)
+    check_integer("seed", seed, 0)
+    check_flags(multi_label=multi_label)
+    if from_logits is not None:
+        check_flags(from_logits=from_logits)
+    variables = tuple(id(variable) for variable in model.variables)
+    key = (*arguments, variables, loss_takes_logits(model, output))
+    kept = vars(model).get("_tfuq_samplers", {})
+    sampler = kept.get(key) or Sampler(model, *arguments)
+    latest = [(k, v) for k, v in kept.items() if k != key][1 - KEPT_SAMPLERS :]
+    # Past Keras' own `__setattr__`, which tracks what is set as a part of the model.
+    object.__setattr__(model, "_tfuq_samplers", dict([*latest, (key, sampler)]))
+    return sampler
+
+
+def check_model(model):
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"Argument `model` must be a Keras model. Received: model={model!r}")
+
+
+class Sampler:
+    """A model cut in two where randomness enters: a prefix that runs once, and the rest."""
+
+    def __init__(self, model, num_samples, output, from_logits, multi_label, seed):
+        self.model, self.output, self.multi_label = model, output, multi_label
+        self.from_logits = loss_takes_logits(model, output) if from_logits is None else from_logits
+        numbers = np.arange(num_samples)
+        self.seeds = tf.constant(np.stack([np.full_like(numbers, seed), numbers], 1), "int32")
+        self._cut = {}
+
+    def stack(self, batch):
+        """Probabilities `(samples, batch, ..., classes)`."""
+        prefix, rest, _ = self._parts(batch)
+        return rest(*prefix(batch))
+
+    def sums(self, batch):
+        """`Sums` of one batch, with memory for one sample."""
+        prefix, _, sums = self._parts(batch)
+        return [part.numpy() for part in sums(*prefix(batch))]
+
+    def _parts(self, batch):
+        spec = tf.nest.map_structure(lambda t: tf.TensorSpec((None, *t.shape[1:]), t.dtype), batch)
+        key = str(spec)
+        if key not in self._cut:
+            if self.from_logits is None:
+                reading = Reading(self.output, None, self.multi_label)
+                self.from_logits = reading.is_logits(self.model, batch)
+            self._cut[key] = self._make_parts(spec)
+        return self._cut[key]
+
+    def _make_parts(self, spec):
+        prefix, rest = cut_at_randomness(self._draw, spec)
+
+        @tf.function
+        def stack(*frontier):
+            return tf.map_fn(
+                lambda seed: rest(*frontier, seed), self.seeds, fn_output_signature="float32"
+            )
+
+        @tf.function
+        def sums(*frontier):
+            first = self._terms(rest(*frontier, self.seeds[0]))
+            start = (*first, tf.zeros_like(first[0]))
+
+            def add(state, number):
+                mean, entropies, votes, squares = state
+                probs, *more = self._terms(rest(*frontier, self.seeds[number]))
+                step = probs - mean  # Welford's recursion
+                mean += step / tf.cast(number + 1, "float32")
+                return mean, entropies + more[0], votes + more[1], squares + step * (probs - mean)
+
+            count = self.seeds.shape[0]
+            mean, *totals = tf.foldl(add, tf.range(1, count), start)
+            return (mean, *(total / count for total in totals))
+
+        return prefix, stack, sums
+
+    def _draw(self, batch, seed):
+        """Probabilities of one network, NaN for inputs that are not finite."""
+        with one_draw(seed) as draw:
+            outputs = self.model(batch, training=False)
+        taking = [layer for layer in random_layers(self.model) if id(layer) in draw.layers]
+        if not any(layer.is_random() for layer in taking):
+            raise ValueError(
+                "Argument `model` must hold layers with random weights, such as "
+                "`tfuq.layers.VBLLDense`, `DenseVariational`, `MCDropout` or, once weights are "
+                "selected, `SparseBayesDense`; its predictions would all be the same. "
+                f"Received: {self.model}"
+            )
+        outputs = known_only(batch, tf.cast(select_output(outputs, self.output), "float32"))
+        if not self.from_logits:
+            return outputs
+        binary = is_binary(outputs.shape, self.multi_label)
+        return tf.sigmoid(outputs) if binary else tf.nn.softmax(outputs)
+
+    def _terms(self, probs):
+        """A sample's probabilities, entropy and votes."""
+        if is_binary(probs.shape, self.multi_label):
+            entropies = _tensor_entropy(probs) + _tensor_entropy(1 - probs)
+            return probs, entropies, tf.cast(probs > 0.5, "float32")
+        votes = tf.one_hot(tf.argmax(probs, -1), probs.shape[-1])
+        return probs, tf.reduce_sum(_tensor_entropy(probs), -1), votes
+
+
+def _tensor_entropy(probs):
+    return -tf.math.xlogy(probs, probs)
+
+
+def cut_at_randomness(function, spec):
+    """`function(batch, seed)` as `prefix(batch)` and `rest(*prefix(batch), seed)`.
+
+    The graph is cut at the tensors that depend on the batch and not on the seed, and are used by
+    what depends on the seed. So it works for a model of any style.
+    """
+    placeholders = []
+
+    def traced(batch, seed):
+        placeholders.append((batch, seed))
+        return function(batch, seed)
+
+    seed_spec = tf.TensorSpec((2,), "int32")
+    graph_function = tf.compat.v1.wrap_function(traced, [spec, seed_spec])
+    batch, seed = placeholders[0]
+    inputs = tf.nest.flatten(batch)
+    (result,) = tf.nest.flatten(graph_function.structured_outputs)
+    random, moving = dependents([seed]), dependents(inputs)
+    frontier = {}
+    for op in graph_function.graph.get_operations():
+        if id(op) in random:
+            for tensor in op.inputs:
+                if id(tensor.op) in moving and id(tensor.op) not in random:
+                    frontier[id(tensor)] = tensor
+    frontier = list(frontier.values())
+    prefix = graph_function.prune(inputs, frontier)
+    rest = graph_function.prune([*frontier, seed], result)
+    # A function around it, because a pruned one is not optimised on its own.
+    prefix = tf.function(prefix)
+    return lambda batch: prefix(*tf.nest.flatten(batch)), rest

@@ -1,0 +1,128 @@
+"""Predictions and labels of a report, one for each example, from arrays or from a model.
+
+An example whose prediction holds NaN or infinity is not usable: the metrics do without it, and any
+threshold rejects it.
+"""
+
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from tfuq._arguments import check_flags, to_float64
+from tfuq._models.predicting import predicted
+from tfuq._predictions.labelled import Judged, judge
+
+
+class Given(NamedTuple):
+    """What was given, and the usable part of it as the metrics take it."""
+
+    probs: np.ndarray
+    """All predictions, in the form that they had."""
+    usable: np.ndarray
+    """Which examples `(n,)` have a prediction that can be judged."""
+    judged: Judged
+    """The usable ones."""
+    rows: np.ndarray
+    """The usable predictions, in the form that they had."""
+    labels: np.ndarray
+    """Of the usable ones, classes."""
+    scores: np.ndarray
+    """Their predictions, of a stack the mean: probabilities, or logits if `from_logits`."""
+    from_logits: bool
+
+    @property
+    def total(self):
+        """All examples."""
+        return len(self.usable)
+
+    def metric(self, function, **options):
+        """A metric `function(labels, predictions)` of the usable examples."""
+        return function(self.labels, self.scores, from_logits=self.from_logits, **options)
+
+
+def given(source, data, output, batch_size, from_logits, rule):
+    """`Given` of the arguments of a report, or a ValueError that says what is wrong."""
+    if isinstance(source, keras.Model):
+        probs, labels, _, said = predicted(source, data, output, batch_size)
+    else:
+        probs, labels = _arrays(source, data)
+        said = False
+    from_logits = _is_logits(from_logits, rule, said)
+    probs, labels = to_float64("probs", probs), to_float64("labels", labels)
+    usable = _usable(probs, len(labels), from_logits)
+    if rule is not None:  # it computes in float32, where large logits are infinite
+        usable &= ~np.isnan(rule.score_of(probs))
+    if not usable.any():
+        raise ValueError(
+            "Argument `probs` must hold a prediction without NaN or infinity. "
+            f"Received: none among {len(usable)}"
+        )
+    rows = probs[:, usable] if probs.ndim == 3 else probs[usable]
+    judged = judge(rows, labels[usable], from_logits=from_logits)
+    if judged.shape != (len(judged.error),):
+        raise ValueError(
+            "Argument `labels` must hold one class for each example. "
+            f"Received: labels of shape {labels.shape} with probs of shape {probs.shape}"
+        )
+    known = np.asarray(judged.examples.labels)
+    if judged.stack is None:
+        return Given(probs, usable, judged, rows, known, rows, from_logits)
+    mean = np.asarray(judged.examples.probs())
+    mean = mean[:, 1] if judged.examples.columns else mean
+    return Given(probs, usable, judged, rows, known, mean, False)
+
+
+def pictures(source, data):
+    """The inputs of a model, if they are one array of pictures; else None."""
+    if not isinstance(source, keras.Model) or not isinstance(data, (tuple, list)):
+        return None
+    shape = getattr(data[0], "shape", ())
+    return data[0] if len(shape) == 4 and shape[-1] in (1, 3) else None
+
+
+def _arrays(source, data):
+    if data is not None:
+        raise ValueError(
+            "Argument `data` must be None unless `source` is a Keras model. "
+            f"Received: data with source of type {type(source).__name__}"
+        )
+    if not isinstance(source, (tuple, list)) or len(source) != 2:
+        raise ValueError(
+            "Argument `source` must be (probs, labels), or a Keras model with `data`. "
+            f"Received: source of type {type(source).__name__}"
+        )
+    if not np.ndim(source[1]):
+        raise ValueError(
+            "Argument `labels` must be an array: a report needs to know what was true. "
+            f"Received: labels={source[1]!r}"
+        )
+    return source
+
+
+def _is_logits(from_logits, rule, said):
+    """Whether predictions are logits: as told, as the rule takes them, as the loss said."""
+    if from_logits is None:
+        return said if rule is None else rule.from_logits
+    check_flags(from_logits=from_logits)
+    if rule is not None and rule.from_logits != from_logits:
+        raise ValueError(
+            "Argument `from_logits` must be what the rule was fitted to. "
+            f"Received: from_logits={from_logits} with a rule of from_logits={rule.from_logits}"
+        )
+    return from_logits
+
+
+def _usable(probs, total, from_logits):
+    """Which examples `(n,)` have a prediction that can be judged."""
+    stacked = probs.ndim == 3
+    if probs.ndim not in (1, 2, 3) or probs.size == 0 or probs.shape[stacked] != total:
+        raise ValueError(
+            f"Argument `probs` must have shape ({total}, classes) for {total} labels, ({total},) "
+            f"if binary, or (samples, {total}, classes), and not be empty. "
+            f"Received: probs of shape {probs.shape}"
+        )
+    several = probs.ndim > 1 and probs.shape[-1] > 1
+    known = np.isfinite(probs.max(-1) if from_logits and several else probs)  # exp(-inf) is 0
+    axes = tuple(axis for axis in range(known.ndim) if axis != stacked)
+    return known.all(axis=axes)

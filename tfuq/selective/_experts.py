@@ -1,0 +1,95 @@
+"""What answers are worth, those of a model and those that are expected of an expert."""
+
+import numpy as np
+
+from tfuq._arguments import check_fraction, to_float64
+
+_COSTS = {"error": 1.0, "rejection": 0.0, "review": 0.0}
+
+
+def top(judged):
+    """The model's answers, the classes of the largest probabilities."""
+    return np.asarray(judged.examples.probs()).argmax(axis=-1)
+
+
+def judge_answers(judged, answers, costs):
+    """Whether each answer is right, and what it costs."""
+    labels = np.asarray(judged.examples.labels)
+    return (answers == labels).astype(float), costs["error"][labels, answers]
+
+
+def judge_expert(judged, expert, costs):
+    """Probability that the expert is right on each entry, and the expected cost of the answer."""
+    expert = to_float64("expert", expert)
+    labels, classes = np.asarray(judged.examples.labels), judged.examples.scores.shape[-1]
+    if expert.ndim == 0:
+        check_fraction("expert", float(expert))
+        if costs["is_matrix"]:
+            raise ValueError(
+                "Argument `expert` must be a confusion matrix or answers if costs['error'] is a "
+                f"matrix, as an accuracy does not say which errors it makes. Received: {expert}"
+            )
+        wrong = costs["error"][0, 1]  # the same for any wrong answer
+        everywhere = np.ones(len(labels))
+        return expert * everywhere, (1 - expert) * wrong * everywhere
+    if expert.shape in (judged.shape, (*judged.shape, 1)):
+        return judge_answers(judged, _read_answers(expert, judged, classes), costs)
+    if expert.shape == (classes, classes):
+        chances = _read_confusion(expert, labels[judged.weight > 0])
+        return np.diag(chances)[labels], (chances * costs["error"]).sum(axis=1)[labels]
+    raise ValueError(
+        f"Argument `expert` must be an accuracy, a confusion matrix {(classes, classes)} or "
+        f"answers {judged.shape}. Received: expert of shape {expert.shape}"
+    )
+
+
+def _read_answers(expert, judged, classes):
+    answers = expert.ravel()
+    used = judged.weight > 0
+    fine = (answers >= 0) & (answers < classes) & (answers == np.floor(answers))
+    if not np.all(fine[used]):
+        raise ValueError(
+            f"Argument `expert` must hold only classes 0 to {classes - 1}. "
+            f"Received: expert={answers[used & ~fine][0]} ({(used & ~fine).sum()} such)"
+        )
+    return np.where(used, answers, 0).astype(int)
+
+
+def _read_confusion(matrix, labels):
+    """Probabilities of the expert's answers (columns) for each true class (rows)."""
+    if not np.all(np.isfinite(matrix) & (matrix >= 0)):
+        raise ValueError(
+            f"Argument `expert` must hold finite numbers of at least 0. Received: expert={matrix}"
+        )
+    rows = matrix.sum(axis=1, keepdims=True)
+    missing = np.setdiff1d(labels, np.flatnonzero(rows[:, 0] > 0))
+    if missing.size:
+        raise ValueError(
+            "Argument `expert` must say how the expert answers each class that occurs. "
+            f"Received: a confusion matrix with no answer in row {missing[0]}"
+        )
+    return np.divide(matrix, rows, out=np.zeros_like(matrix), where=rows > 0)
+
+
+def read_costs(costs, judged):
+    """The cost matrix, whether it was one, and what a referral costs before it is answered."""
+    costs = {} if costs is None else costs
+    if not isinstance(costs, dict) or not costs.keys() <= _COSTS.keys():
+        raise ValueError(
+            f"Argument `costs` must be a dict with some of the keys {', '.join(_COSTS)}. "
+            f"Received: costs={costs!r}"
+        )
+    costs = {name: to_float64("costs", value) for name, value in (_COSTS | costs).items()}
+    classes = judged.examples.scores.shape[-1]
+    for name, value in costs.items():
+        is_matrix = name == "error" and value.shape == (classes, classes)
+        if (value.ndim and not is_matrix) or not np.all(np.isfinite(value) & (value >= 0)):
+            kind = f"a number or a {(classes, classes)} matrix" if name == "error" else "a number"
+            raise ValueError(
+                f"Argument `costs` must have for {name!r} {kind}, finite and at least 0. "
+                f"Received: costs[{name!r}]={value}"
+            )
+    error = costs["error"]
+    matrix = error if error.ndim else error * (1 - np.eye(classes))
+    referral = float(costs["rejection"] + costs["review"])
+    return {"error": matrix, "is_matrix": error.ndim > 0, "referral": referral}

@@ -1,0 +1,343 @@
+"""What fits a rejection rule: targets, losses, and the threshold of each part of the examples."""
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+
+from tfuq._arguments import check_choice, check_fraction, check_integer, is_finite, to_float64
+from tfuq._predictions.examples import from_arrays
+from tfuq._predictions.scores import CONFIDENCES
+from tfuq.selective._guarantees import METHODS, ImageSums, Sums, best_promise, fewest_examples
+
+LOSSES = ("error", "false_negative")
+# Thresholds that are looked at where an image has many entries, as parts of the whole range from
+# perfect trust to none: networks are sure of most pixels, so that half of them are close to 0.
+IMAGE_LEVELS = np.concatenate([[0.0], np.geomspace(1e-6, 0.1, 200), np.linspace(0.1, 1, 201)[1:]])
+REJECT_ALL = {True: np.inf, False: -np.inf}  # by whether the score grows with trust
+
+
+class UnattainableRisk(ValueError):
+    """No threshold keeps the risk under the target with the confidence that was asked for.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from tfuq.selective import RejectionRule, UnattainableRisk
+    >>> probs = np.tile([[0.9, 0.1]], (30, 1))
+    >>> try:
+    ...     RejectionRule.fit(probs, np.zeros(30, int), target_risk=0.05)
+    ... except UnattainableRisk as refusal:
+    ...     print(refusal.examples_needed, round(refusal.best_risk, 2))
+    59 0.1
+    """
+
+    def __init__(self, message, best_risk, coverage, examples_needed):
+        super().__init__(message)
+        self.best_risk = best_risk
+        """The lowest risk that can be promised from these examples with that confidence."""
+        self.coverage = coverage
+        """The fraction of them that would be accepted with that promise."""
+        self.examples_needed = examples_needed
+        """The fewest examples that can show the target, if all are right."""
+
+
+class Read(NamedTuple):
+    """Predictions with labels, an entry for each decision."""
+
+    score: np.ndarray  # (entries,), in the score's own direction
+    loss: np.ndarray  # (entries,), in [0, 1]
+    counts: np.ndarray  # (entries,), whether the entry belongs to the risk
+    right: np.ndarray
+    predicted: np.ndarray
+    labels: np.ndarray
+    images: int
+    classes: int
+    binary: bool  # whether no loss can be other than 0 or 1
+
+
+class Goal(NamedTuple):
+    wanted: str  # "risk", "coverage" or "cost"
+    target_risk: float | None
+    target_coverage: float | None
+    costs: dict | None
+    confidence: float
+    delta: float  # the error of each part, 1 - confidence or a share of that
+    method: str
+
+    def said(self):
+        """What was asked for, for the record."""
+        if self.wanted == "risk":
+            names = ("target_risk", "confidence", "method")
+            return {name: getattr(self, name) for name in names}
+        if self.wanted == "coverage":
+            return {"target_coverage": self.target_coverage}
+        return {"costs": dict(self.costs)}
+
+
+class Part(NamedTuple):
+    threshold: float
+    sums: dict
+
+
+def check_targets(target_risk, target_coverage, costs, confidence):
+    given = {"risk": target_risk, "coverage": target_coverage, "cost": costs}
+    given = {name: value for name, value in given.items() if value is not None}
+    if len(given) != 1:
+        raise ValueError(
+            "One of the arguments `target_risk`, `target_coverage` and `costs` must be given. "
+            f"Received: target_risk={target_risk!r}, target_coverage={target_coverage!r}, "
+            f"costs={costs!r}"
+        )
+    for name, value in (("target_risk", target_risk), ("confidence", confidence)):
+        if value is not None:
+            check_fraction(name, value)
+            if value in (0, 1):
+                raise ValueError(f"Argument `{name}` must be in (0, 1). Received: {name}={value!r}")
+    if target_coverage is not None:
+        check_fraction("target_coverage", target_coverage)
+        if target_coverage == 0:
+            raise ValueError(
+                "Argument `target_coverage` must be in (0, 1]. Received: target_coverage=0"
+            )
+    if costs is not None:
+        _check_costs(costs)
+    return next(iter(given))
+
+
+def _check_costs(costs):
+    known = ("error", "rejection", "review")
+    fine = isinstance(costs, dict) and set(costs) <= set(known) and costs.get("error")
+    if fine:
+        values = np.array([costs.get(name, 0) for name in known], "float64")
+        fine = np.all(np.isfinite(values)) and np.all(values >= 0)
+    if not fine:
+        raise ValueError(
+            'Argument `costs` must be a dict of finite numbers >= 0, "error" above 0 among '
+            f"{known}. Received: costs={costs!r}"
+        )
+
+
+def rank_of(probs, labels, multi_label):
+    """Axes of a single prediction, from predictions and labels."""
+    shape, of_labels = np.shape(probs), np.shape(labels)
+    for rank, single in ((len(shape), shape), (len(shape) - 1, shape[1:])):
+        if rank < 1 or (rank < len(shape) and len(shape) < 3):
+            break
+        entries = single if multi_label or rank == 1 else single[:-1]
+        if of_labels in (entries, (*entries, 1), single):
+            return rank
+    raise ValueError(
+        "Argument `labels` must have the shape of `probs` without the classes, or that of one of "
+        f"its samples. Received: labels of shape {of_labels}, probs of shape {shape}"
+    )
+
+
+def read_examples(mean, labels, rule):
+    """`Examples` of mean probabilities `(n, ..., classes)`, two classes for each binary one."""
+    shape = mean.shape[:-1]
+    if labels.ndim == len(shape) + 1 and labels.shape[-1] == 1:
+        labels = labels[..., 0]
+    try:
+        return from_arrays(labels, mean)
+    except ValueError as error:
+        text = str(error).replace("y_pred", "probs").replace("y_true", "labels")
+        raise ValueError(text) from None
+
+
+def is_binary(loss):
+    """Whether the argument `loss` can give no other number than 0 or 1."""
+    return isinstance(loss, str) or (not callable(loss) and bool(np.isin(loss, (0, 1)).all()))
+
+
+def losses_of(loss, probs, labels, wrong, positive_class):
+    """Losses in [0, 1] and whether an entry belongs to the risk."""
+    everywhere = np.ones(len(labels), bool)
+    if callable(loss):
+        values = to_float64("loss", loss(probs, labels))
+        if values.shape != labels.shape or not np.all((values >= 0) & (values <= 1)):
+            raise ValueError(
+                f"Argument `loss` must return {len(labels)} numbers in [0, 1]. "
+                f"Received: {values.shape} from {values.min(initial=0)} to {values.max(initial=0)}"
+            )
+        return values, everywhere
+    if not isinstance(loss, str):
+        return _cost_matrix(loss, probs.shape[-1])[labels, probs.argmax(-1)], everywhere
+    check_choice("loss", loss, LOSSES)
+    if loss == "error":
+        return wrong.astype("float64"), everywhere
+    check_integer("positive_class", positive_class, 0)
+    counts = labels == positive_class
+    if not counts.any():
+        raise ValueError(
+            "Argument `positive_class` must be a class that the labels hold. "
+            f"Received: positive_class={positive_class!r} with labels of {np.unique(labels)}"
+        )
+    return wrong.astype("float64"), counts
+
+
+def _cost_matrix(loss, classes):
+    costs = to_float64("loss", loss)
+    if costs.shape != (classes, classes) or not np.all((costs >= 0) & (costs <= 1)):
+        raise ValueError(
+            f"Argument `loss` must be one of {LOSSES}, a function or costs in [0, 1] of shape "
+            f"{(classes, classes)}. Received: loss={loss!r}"
+        )
+    return costs
+
+
+def checked_report(fitted_to, by):
+    """The argument `fitted_to` as a dict of which, if it tells a goal, all can be told."""
+    try:
+        report = dict(fitted_to or {})
+        if "goal" in report:
+            for fault in _faults_of_report(report, by):
+                raise ValueError(fault)
+        return report
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "Argument `fitted_to` must be None or what `fit` reports, a dict. "
+            f"Received: fitted_to={fitted_to!r} ({error})"
+        ) from None
+
+
+def _faults_of_report(report, by):
+    numbers = ["coverage", "decisions", "examples"]
+    if report["goal"] == "risk":
+        numbers += ["target_risk", "confidence"]
+    if report.get("loss") == "false_negative":
+        numbers.append("positive_class")
+    yield from (f"no number {n!r}" for n in numbers if not is_finite(report.get(n)))
+    if report.get("risk") is not None and not is_finite(report["risk"]):
+        yield "the risk is no number"
+    if not isinstance(report.get("loss"), str):
+        yield "no loss"
+    if not isinstance(report.get("unseen_classes"), list):
+        yield "no list of unseen classes"
+    parts = report.get("parts", {} if by is None else None)
+    if not isinstance(parts, dict) or not all(_is_part(part) for part in parts.values()):
+        yield "parts that are none"
+    if by is not None and not isinstance(report.get("simultaneous"), bool):
+        yield "not whether its promises hold together"
+
+
+def _is_part(part):
+    return isinstance(part, dict) and is_finite(part.get("accepted"))
+
+
+def parts_of(read, by, groups):
+    """Rows of each class or group, or of all."""
+    if by is None:
+        if groups is not None:
+            raise ValueError(
+                'Argument `groups` must be None unless by="group". Received: groups with by=None'
+            )
+        return {None: np.arange(len(read.score))}
+    if by == "class":
+        return {int(k): np.flatnonzero(read.predicted == k) for k in np.unique(read.predicted)}
+    names = np.asarray(groups if groups is not None else [], dtype=str)
+    if names.shape != (read.images,):
+        raise ValueError(
+            f"Argument `groups` must name the group of each of {read.images} examples. "
+            f"Received: groups={groups!r}"
+        )
+    names = np.repeat(names, len(read.score) // read.images)
+    return {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
+
+
+def fit_part(rule, read, rows, goal, by):
+    """The threshold for some of the entries, and what it was found from."""
+    sign = 1 if rule.grows_with_trust else -1
+    doubt = -sign * read.score[rows]
+    if goal.wanted == "risk" and len(read.score) > read.images:
+        values = -sign * fixed_thresholds(rule.score, read.classes)
+        level = np.searchsorted(values, doubt)
+    else:
+        values, level = np.unique(doubt, return_inverse=True)  # most trusted first
+    accepted = np.cumsum(np.bincount(level, minlength=len(values)))
+    counts, loss = read.counts[rows], read.loss[rows] * read.counts[rows]
+    weight = np.cumsum(np.bincount(level, counts, len(values)))
+    total = np.cumsum(np.bincount(level, loss, len(values)))
+    if goal.wanted == "coverage":
+        index = int(np.searchsorted(accepted, goal.target_coverage * len(rows) * (1 - 1e-12)))
+    elif goal.wanted == "cost":
+        index = _cheapest(accepted, total, len(rows), goal.costs)
+    else:
+        index = _safe(read, rows, level, (accepted, weight, total), goal, by)
+    bound = None
+    if index is None:
+        threshold, kept, risk = REJECT_ALL[rule.grows_with_trust], 0, None
+    else:
+        threshold, kept = float(-sign * values[index]), int(accepted[index])
+        risk = float(total[index] / weight[index]) if weight[index] else None
+        bound = goal.target_risk
+    sums = {"examples": len(rows), "accepted": kept, "risk": risk, "risk_bound": bound}
+    return Part(threshold, sums)
+
+
+def _cheapest(accepted, total, count, costs):
+    """The level of the lowest mean cost, the most lenient of several; None for no acceptance."""
+    of_rejection = costs.get("rejection", 0) + costs.get("review", 0)
+    found = costs["error"] * total + of_rejection * (count - accepted)
+    best = len(found) - 1 - int(np.argmin(found[::-1]))
+    return best if found[best] <= of_rejection * count else None
+
+
+def fixed_thresholds(score, classes):
+    """Values of a score from perfect trust to none, in float32, that depend on no data.
+
+    The last accepts everything.
+    """
+    if score in CONFIDENCES:
+        least = 1 / classes if score == "confidence" else 0.0
+        values = 1 - (1 - least) * IMAGE_LEVELS
+        values[-1] = 0.0
+    else:
+        values = IMAGE_LEVELS * (1.0 if score == "variation_ratio" else np.log(classes))
+        values[-1] *= 1.01  # rows of a model in bfloat16 may sum to more than 1
+    return values.astype("float32").astype("float64")
+
+
+def _safe(read, rows, level, sums, goal, by):
+    """The most lenient level that keeps the target, or an error, or None if it has siblings."""
+    accepted, weight, total = sums
+    if len(read.score) > read.images:
+        table, back = _image_sums(read, rows, level, len(accepted)), np.arange(len(accepted))
+        count = len(table.loss)
+    else:
+        back = np.flatnonzero(np.diff(weight, prepend=0) > 0)  # a level without any is no test
+        table, count = Sums(weight[back], total[back], read.binary), int(weight[-1])
+    index = METHODS[goal.method](table, goal.target_risk, goal.delta) if len(back) else None
+    if index is not None:
+        return int(back[index])
+    best, index = best_promise(table, goal.delta, goal.method) if len(back) else (1.0, None)
+    coverage = 0.0 if index is None else float(accepted[back[index]] / len(rows))
+    needed = fewest_examples(goal.target_risk, goal.delta)
+    is_small = len(read.score) == read.images and count < needed
+    message = _refusal(goal, count, best, coverage, needed if is_small else None)
+    if by is None:
+        raise UnattainableRisk(message, best, coverage, needed)
+    warnings.warn(f"{message} Its predictions are all rejected.", stacklevel=5)
+    return None
+
+
+def _refusal(goal, count, best, coverage, needed):
+    text = (
+        f"No threshold keeps the risk under target_risk={goal.target_risk} with "
+        f"confidence={goal.confidence}: the lowest that these {count} examples can promise is "
+        f"{best:.3f}, at a coverage of {coverage:.3f}."
+    )
+    return text + (f" At least {needed} examples are needed, all of them right." if needed else "")
+
+
+def _image_sums(read, rows, level, count):
+    """`ImageSums` of the images that have any of the entries `rows`."""
+    entries = len(read.score) // read.images
+    images, image = np.unique(rows // entries, return_inverse=True)
+    shape = (len(images), count)
+    cell = image * count + level
+    tables = [
+        np.bincount(cell, values[rows], shape[0] * shape[1]).reshape(shape).cumsum(axis=1) / entries
+        for values in (read.counts.astype("float64"), read.loss * read.counts)
+    ]
+    return ImageSums(*tables)

@@ -1,0 +1,157 @@
+"""Small objects that are fitted once and used for long: JSON, files, and layers of a model.
+
+A child names its configuration: what its constructor takes, numbers, texts and arrays. Everything
+else follows from it. Reading runs no code, and a text of another kind raises a ValueError.
+"""
+
+import json
+import pathlib
+
+import keras
+import numpy as np
+
+from tfuq._files.reading import DAMAGE, check_fields, parsed, read_json, sealed, unsealed
+from tfuq._files.writing import written_whole
+from tfuq._models.outputs import select_output
+
+FORMAT = 1
+LARGEST_TEXT = 2**26  # characters, which are a byte each
+
+
+def plain(value):
+    """`value` as JSON can hold it: arrays as lists, infinities as the texts "inf" and "-inf"."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return plain(value.tolist())
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    return value
+
+
+def numbers(name, value):
+    """The argument `name`, numbers that `plain` may have written, as an array of float64."""
+    try:
+        is_flag = np.asarray(value).dtype.kind == "b"
+        array = np.array(np.nan) if is_flag else np.asarray(value, "float64")
+    except (TypeError, ValueError):
+        array = np.array(np.nan)
+    if np.any(np.isnan(array)):
+        raise ValueError(f"Argument `{name}` must hold numbers, no NaN. Received: {name}={value!r}")
+    return array
+
+
+class Fitted:
+    """Base of what is fitted to data and kept: `get_config` is all that it is."""
+
+    def get_config(self):
+        """The arguments of the constructor, as JSON can hold them."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+    def to_json(self):
+        """A text from which `from_json` makes an object that is equal in all it does."""
+        return json.dumps(self._content(), allow_nan=False, indent=1)
+
+    def _content(self):
+        return {"class": type(self).__name__, "format": FORMAT, "config": self.get_config()}
+
+    @classmethod
+    def from_json(cls, text):
+        """The object that `to_json` described.
+
+        Raises:
+            ValueError: If the text is damaged, of another class or a later version of the format.
+        """
+        try:
+            if len(text) > LARGEST_TEXT:
+                raise ValueError(f"{len(text)} characters, more than {LARGEST_TEXT}")
+            return cls._from_content(parsed(text))
+        except DAMAGE as error:
+            raise ValueError(
+                f"Argument `text` must be what `{cls.__name__}.to_json` gave. "
+                f"Received: {str(text)[:80]!r} ({error})"
+            ) from error
+
+    @classmethod
+    def _from_content(cls, content):
+        content = unsealed(content)
+        if content["class"] != cls.__name__:
+            raise ValueError(f"it describes {content['class']!r}")
+        if content["format"] != FORMAT:
+            raise ValueError(f"its format is {content['format']!r}, known is {FORMAT}")
+        check_fields(content, ("class", "format", "config"))
+        made = cls.from_config(content["config"])
+        missing = sorted(set(made.get_config()) - set(content["config"]))
+        if missing:  # a default in their place would be another's decision
+            raise ValueError(f"no {missing}")
+        return made
+
+    def save(self, path):
+        """Writes `to_json` and its hash to the file `path`, whole or not at all."""
+        text = json.dumps(sealed(self._content()), allow_nan=False, indent=1)
+        with written_whole(pathlib.Path(path)) as unfinished:
+            unfinished.write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path):
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: If the file is damaged, of another class, or of another version.
+            OSError: If it cannot be read.
+        """
+        try:
+            return cls._from_content(read_json(path, LARGEST_TEXT))
+        except OSError:
+            raise  # which names the file
+        except DAMAGE as error:
+            raise ValueError(
+                f"Argument `path` must name a file as `{cls.__name__}.save` of this version wrote "
+                "it: bring that back, or fit and save again. "
+                f"Received: path={str(path)!r} ({type(error).__name__}: {error})"
+            ) from error
+
+    def __eq__(self, other):
+        return type(self) is type(other) and self.get_config() == other.get_config()
+
+    __hash__ = None
+
+    def __repr__(self):
+        parts = (f"{name}={value!r}" for name, value in self.get_config().items())
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+def with_outputs(model, layer, output=None):
+    """A functional model of the same inputs, whose outputs are `layer` of the outputs of `model`.
+
+    `output` chooses among several: an index, a key or a function. The weights are shared. What is
+    predicted for inputs that are not finite is NaN: a network may hide that, as max-pooling does.
+    """
+    if not isinstance(getattr(model, "inputs", None), list):
+        raise ValueError(
+            "Argument `model` must know its inputs: call a subclassed model in a functional one "
+            f"(`keras.Model(inputs, model(inputs))`). Received: model={model}"
+        )
+    inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+    return keras.Model(inputs, layer(_known(inputs, select_output(model(inputs), output))))
+
+
+def _known(inputs, predictions):
+    """Symbolic predictions, NaN where floating point inputs are not finite."""
+    axis = 1 if predictions.shape[0] is not None and None in predictions.shape[1:2] else 0
+    for leaf in keras.tree.flatten(inputs):
+        if leaf.sparse or not keras.backend.is_float_dtype(leaf.dtype):
+            continue
+        rows = keras.ops.isfinite(leaf)
+        if len(leaf.shape) > 1:
+            rows = keras.ops.all(rows, axis=tuple(range(1, len(leaf.shape))))
+        rest = len(predictions.shape) - axis - 1
+        rows = keras.ops.reshape(rows, (*[1] * axis, -1, *[1] * rest))
+        predictions = keras.ops.where(rows, predictions, float("nan"))
+    return predictions
