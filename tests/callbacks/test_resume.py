@@ -12,7 +12,7 @@ from tfuq.callbacks import SGDR
 # One worker has all, so that the trainings run once.
 pytestmark = pytest.mark.xdist_group("resume")
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "resume_process.py"
+SCRIPT = pathlib.Path(__file__).with_name("resume_process.py")
 STEPS, EPOCHS = 4, 24
 ENDS = (3, 9, 21, 45, 93)  # of cycles of 0.75 * 2^i epochs
 

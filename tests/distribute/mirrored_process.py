@@ -24,6 +24,8 @@ from tfuq.callbacks import SGDR, KLAnnealing, RejectionEvaluator
 from tfuq.ensembles import DeepEnsemble
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "contract"))
+
 from contract import copy_variables, functional, perturb
 from test_contract import LAYERS
 

@@ -1,6 +1,6 @@
 """MCSoftmaxDenseFA and MCSigmoidDenseFA: values, edward2's faults, options and errors.
 
-What every layer must do (models, saving, export, precision, strategies) is in tests/contract.py.
+What every layer must do (models, saving, export, precision, strategies) is in tests/contract.
 """
 
 import keras

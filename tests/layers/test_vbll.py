@@ -1,7 +1,7 @@
 """VBLLDense: the authors' package, TFP, brute force and integrals; options and errors.
 
-What every layer must do (models, saving, export, precision, strategies) is in tests/contract.py,
-draws of whole networks are in tests/test_predictive.py. `fixtures/make_vbll.py` wrote what the
+What every layer must do (models, saving, export, precision, strategies) is in tests/contract,
+draws of whole networks are in tests/predictive. `fixtures/make_vbll.py` wrote what the
 authors' package answers.
 """
 

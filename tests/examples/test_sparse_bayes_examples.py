@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-FOLDER = pathlib.Path(__file__).parents[1] / "examples"
+FOLDER = pathlib.Path(__file__).parents[2] / "examples"
 PARTS = ("classification", "segmentation")
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tfuq.selective import RejectionRule
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 CONDITIONS = ("clean", "noisy", "blurred")
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 import tfuq
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 FILE = "idrid_grading_128_jpeg.npz"
 REAL = os.environ.get("TFUQ_DATA")  # no test but that of the real file shall see it
 

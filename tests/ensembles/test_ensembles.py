@@ -447,7 +447,7 @@ def test_plain_tensorflow_serves_the_export(tmp_path):
     ensemble = made(make=heteroscedastic)
     ensemble.export(tmp_path / "saved_model")
     np.save(tmp_path / "x.npy", x_of())
-    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[1] / "contract")}
     command = [sys.executable, "-c", PLAIN]
     done = subprocess.run(
         command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False

@@ -20,7 +20,7 @@ from tfuq.datasets.balance import expected_copies
 
 IMPORTS = (ast.Import, ast.ImportFrom)
 EXTRAS = ("tensorflow_datasets", "imblearn")
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 SHARED = pathlib.Path(os.environ.get("TFUQ_DATA") or ROOT.parent / "shared" / "data")
 needs_tfds = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow_datasets") is None,
