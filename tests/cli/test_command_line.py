@@ -208,11 +208,11 @@ def test_predict_goes_on_where_it_was_interrupted(here, monkeypatch):
 
     add, calls = shards.ShardFolder.add, []
 
-    def interrupted(folder, columns):
+    def interrupted(folder, columns, data=None):
         calls.append(columns)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        add(folder, columns)
+        add(folder, columns, data)
 
     monkeypatch.setattr(shards.ShardFolder, "add", interrupted)
     command = ("predict", "m.keras", *TEST, "o.csv", "--shard-size", 70)

@@ -1,6 +1,7 @@
 """Scores in files: what they hold, against `predict_uncertainty`, and what is refused."""
 
 import json
+import math
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tfuq.export
+from tfuq._files.reading import sealed
 from tfuq.ensembles import DeepEnsemble
 from tfuq.layers import MCDropout
 from tfuq.ood import MaxSoftmax
@@ -328,10 +330,10 @@ def test_memory_holds_one_shard(plain, tmp_path, monkeypatch):
     add, sizes, read = ShardFolder.add, [], []
     data = tf.data.Dataset.range(400).map(lambda n: tf.fill((5,), tf.cast(n, "float32"))).batch(8)
 
-    def noted(folder, columns):
+    def noted(folder, columns, data=None):
         sizes.append(len(columns["index"]))
         read.append(sum(sizes))
-        add(folder, columns)
+        add(folder, columns, data)
 
     monkeypatch.setattr(ShardFolder, "add", noted)
     score(plain, data, tmp_path / "s", shard_size=30)
@@ -367,6 +369,121 @@ def test_another_run_is_not_mixed_in(plain, random, tmp_path):
     assert contents(path) == contents(tmp_path / "new")
 
 
+def interrupted(model, data, path, **options):
+    """Scores the first shards of `data`, as a process that is killed then."""
+    from tfuq._files.shards import ShardFolder
+
+    add = ShardFolder.add
+
+    def killed(folder, *columns):
+        if len(folder.shards) == 2:
+            raise Killed
+        add(folder, *columns)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ShardFolder, "add", killed)
+        with pytest.raises(Killed):
+            score(model, data, path, **options)
+
+
+def raw_files(folder, numbers):
+    folder.mkdir(exist_ok=True)
+    for number in numbers:
+        (folder / f"{number:03d}.raw").write_bytes(X[number % 53].tobytes())
+    return sorted(folder.iterdir())
+
+
+def decoded(file):
+    return np.fromfile(file, "float32")
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_files_that_came_or_changed_since_are_noticed(plain, tmp_path, is_whole):
+    """Forty files were scored, and then there are 64; or one in the middle; or another content."""
+    names = raw_files(tmp_path / "raw", range(0, 100, 2))
+    path, options = tmp_path / "s", {"decode": decoded, "shard_size": 10}
+    (score if is_whole else interrupted)(plain, names, path, **options)
+    before = contents(path)
+    more = [*names, *raw_files(tmp_path / "more", range(9))]
+    message = refused("path", score, plain, more, path, **options)
+    assert "files: 50 there, 59 now" in message and "resume=False" in message
+    middle = raw_files(tmp_path / "raw", [51])
+    assert "names" in refused("path", score, plain, middle[:-1], path, **options)
+    names[30].write_bytes(X[1].tobytes())  # as large as before, with another time
+    assert "times of change" in refused("path", score, plain, names, path, **options)
+    assert contents(path) == before
+    assert score(plain, more, path, resume=False, **options).examples == 59
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+@pytest.mark.parametrize("kind", ["arrays", "dataset", "py_dataset"])
+def test_data_that_changed_behind_the_first_batch_are_noticed(plain, tmp_path, kind, is_whole):
+    class Given(keras.utils.PyDataset):
+        def __init__(self, x, y):
+            super().__init__()
+            self.x, self.y = x, y
+
+        def __len__(self):
+            return math.ceil(len(self.x) / 8)
+
+        def __getitem__(self, number):
+            rows = slice(8 * number, 8 * number + 8)
+            return self.x[rows], self.y[rows]
+
+    def given(x, y):
+        dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+        return {"arrays": (x, y), "dataset": dataset, "py_dataset": Given(x, y)}[kind]
+
+    path = tmp_path / "s"
+    (score if is_whole else interrupted)(plain, given(X, Y), path)
+    before, argument = contents(path), "path" if kind == "arrays" else "data"
+    pixel, label = X.copy(), Y.copy()
+    pixel[25, 2] += 1
+    label[38] = 2 - label[38]
+    for data in (given(pixel, Y), given(X, label)):
+        message = refused(argument, score, plain, data, path)
+        assert kind == "arrays" or "rows 20 to 39" in message
+    refused("path", score, plain, given(X[:32], Y[:32]), path)  # the length is known
+    refused("path", score, plain, given(np.tile(X, (2, 1)), np.tile(Y, 2)), path)
+    assert contents(path) == before
+    assert score(plain, given(X, Y), path).scored == (0 if is_whole else 13)
+
+
+def test_a_dataset_of_unknown_length_that_grew_or_shrank_is_noticed(plain, tmp_path):
+    def given(count, batch_size=8):
+        data = tf.data.Dataset.from_tensor_slices(X[:count]).batch(batch_size)
+        return data.filter(lambda _: True)
+
+    score(plain, given(40), tmp_path / "s")
+    for count in (53, 41, 32, 39):
+        refused("data", score, plain, given(count), tmp_path / "s")
+    interrupted(plain, given(53), tmp_path / "t")
+    for data in (given(32), given(53).shuffle(9)):
+        with pytest.raises(ValueError, match=r"Argument `(data|path)`"):
+            score(plain, data, tmp_path / "t")
+    assert score(plain, given(53), tmp_path / "t").scored == 13
+
+
+def test_folders_of_the_version_before_are_read_but_not_gone_on_with(plain, tmp_path):
+    path = tmp_path / "s"
+    score(plain, X, path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["run"]["data"] = "0123456789abcdef"  # as it was: a digest of the first batch
+    old = {k: v for k, v in manifest.items() if k != "sha256"} | {"version": 1}
+    (path / "manifest.json").write_text(json.dumps(sealed(old)))
+    assert len(read_scores(path)["label"]) == 53
+    assert "earlier version" in refused("path", score, plain, X, path)
+    assert score(plain, X, path, resume=False).scored == 53
+
+
+def test_another_activation_is_another_model(tmp_path):
+    one, other = (make(keras.layers.Dense(3, kind)) for kind in ("softmax", "sigmoid"))
+    other.set_weights(one.get_weights())
+    score(one, X, tmp_path / "s")
+    message = refused("path", score, other, X, tmp_path / "s", from_logits=False, multi_label=True)
+    assert "model: " in message
+
+
 def test_foreign_and_damaged_folders_are_refused(plain, tmp_path):
     foreign = tmp_path / "foreign"
     foreign.mkdir()
@@ -387,7 +504,7 @@ def test_foreign_and_damaged_folders_are_refused(plain, tmp_path):
     files[1].write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # as long, but not the same
     assert files[1].name in refused("path", read_scores, path)
     manifest = json.loads((path / "manifest.json").read_text())
-    for text in ("", "[]", "{}", json.dumps({**manifest, "version": 2})):
+    for text in ("", "[]", "{}", json.dumps({**manifest, "version": 3})):
         (path / "manifest.json").write_text(text)
         refused("path", score, plain, X, path)
     manifest["shards"][0]["file"] = "../elsewhere"

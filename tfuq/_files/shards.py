@@ -18,7 +18,8 @@ from tfuq._files.writing import prepare_folder, written_whole
 
 MANIFEST = "manifest.json"
 FORMATS = ("parquet", "tfrecord")
-_VERSION = 1
+_VERSION = 2
+_READABLE = (1, 2)  # the first knows its data by their first batch alone: it is not gone on with
 _MAX_BYTES = 2**26  # of a manifest: some 300,000 shards
 _SHARD = re.compile(r"part-\d{5,}\.(parquet|tfrecord)")
 _PYARROW = "Parquet files need pyarrow: pip install 'tfuq[parquet]'"
@@ -66,6 +67,7 @@ class ShardFolder:
         prepare_folder("path", path)
         begun = cls(path, _read_manifest(path)) if any(path.iterdir()) else None
         if begun and resume:
+            begun._check_version()
             begun._check_run(run)
             begun._check_shards()
         else:
@@ -103,8 +105,11 @@ class ShardFolder:
     def files(self):
         return [self.path / shard["file"] for shard in self.shards]
 
-    def add(self, columns):
-        """Writes the next shard: a dict of arrays, or lists of texts, one row per example."""
+    def add(self, columns, data=None):
+        """Writes the next shard: a dict of arrays, or lists of texts, one row per example.
+
+        `data` is a digest of what its rows were made of, where only that tells.
+        """
         form = self.manifest["run"]["format"]
         name = f"part-{len(self.shards):05d}.{form}"
         with written_whole(self.path / name) as unfinished:
@@ -117,7 +122,8 @@ class ShardFolder:
                 "Argument `data` must give examples of one kind. Received: columns "
                 f"{self.manifest['columns']}, then {schema}"
             )
-        self.shards.append({"file": name, "rows": rows, **written})
+        mark = {} if data is None else {"data": data}
+        self.shards.append({"file": name, "rows": rows, **written, **mark})
         self._write_manifest()
 
     def finish(self):
@@ -150,15 +156,22 @@ class ShardFolder:
         with written_whole(self.path / MANIFEST) as unfinished:
             unfinished.write_text(text + "\n", encoding="utf-8")
 
+    def _check_version(self):
+        if self.manifest["version"] != _VERSION:
+            raise ValueError(
+                "Argument `path` must be a new folder, unless `resume=False` (`--overwrite` on the "
+                "command line) replaces it: an earlier version wrote this one, which does not tell "
+                "whether all data are the same. `read_scores` reads it, if it is complete. "
+                f"Received: path={str(self.path)!r}"
+            )
+
     def _check_run(self, run):
-        there = self.manifest["run"]
-        differ = [name for name in sorted({*there, *run}) if there.get(name) != run.get(name)]
-        if differ:
-            pairs = [f"{n}: {there.get(n)!r} there, {run.get(n)!r} now" for n in differ]
+        pairs = _differences(self.manifest["run"], run)
+        if pairs:
             raise ValueError(
                 "Argument `path` must be a new folder, or one of the same model, data and options, "
-                f"unless `resume=False` replaces it. Received: path={str(self.path)!r}, which "
-                f"differs in {'; '.join(pairs)}"
+                "unless `resume=False` (`--overwrite` on the command line) replaces it. "
+                f"Received: path={str(self.path)!r}, which differs in {'; '.join(pairs)}"
             )
 
     def _check_shards(self):
@@ -179,12 +192,24 @@ class ShardFolder:
                 path.unlink()
 
 
+def _differences(there, now):
+    """What differs between two runs, a text for each entry."""
+    texts = []
+    for name in sorted({*there, *now}):
+        old, new = there.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            texts += [f"{name}: {text}" for text in _differences(old, new)]
+        elif old != new:
+            texts.append(f"{name}: {old!r} there, {new!r} now")
+    return texts
+
+
 def _read_manifest(path):
     file = path / MANIFEST
     try:
         manifest = unsealed(read_json(file, _MAX_BYTES))
-        if manifest["version"] != _VERSION:
-            raise ValueError(f"version {manifest['version']!r}, known is {_VERSION}")
+        if manifest["version"] not in _READABLE:
+            raise ValueError(f"version {manifest['version']!r}, known are {_READABLE}")
         check_fields(manifest, ("version", "run", "complete", "shards", "columns"))
         names = [shard["file"] for shard in manifest["shards"]]
         if not all(_SHARD.fullmatch(name) for name in names):
@@ -192,7 +217,7 @@ def _read_manifest(path):
         if manifest["run"]["format"] not in FORMATS or not isinstance(manifest["complete"], bool):
             raise ValueError("no format of shards")
         for shard in manifest["shards"]:
-            check_fields(shard, ("file", "rows", "bytes", "sha256"))
+            check_fields(shard, ("file", "rows", "bytes", "sha256", "data"))
             check_integer("rows", shard["rows"], 0)
             check_integer("bytes", shard["bytes"], 0)
             if not isinstance(shard["sha256"], str):

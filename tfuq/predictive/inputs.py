@@ -1,7 +1,6 @@
 """Data of any kind as batches that can be read again from the middle: inputs, labels and files."""
 
 import concurrent.futures
-import hashlib
 import itertools
 import os
 import pathlib
@@ -14,6 +13,7 @@ import tensorflow as tf
 from tfuq._arguments import check_integer
 from tfuq._files.reading import open_arrays
 from tfuq._models.batches import batches
+from tfuq.predictive.identity import identity_of_arrays, identity_of_dataset, identity_of_files
 
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 _NAMES = (("x", "images"), ("y", "labels"))
@@ -32,27 +32,33 @@ class Batch(NamedTuple):
 
 
 class Stream:
-    """Batches that are read from the beginning, whatever of them is wanted."""
+    """Batches that are read from the beginning, whatever of them is wanted.
 
-    def __init__(self, found):
+    `identity` is a function: what is known of the data before they are read. `is_known` says
+    whether that is all, so that no batch need be compared with one that was read before.
+    """
+
+    def __init__(self, found, identity, is_known):
         self._found = iter(found)
         self.first = next(self._found)
+        self.identity, self.is_known = identity, is_known
 
     def after(self, rows):
         """Pairs of the number of a batch's first example and the batch, for all after `rows`.
 
-        At the end of it, `examples` is the number of all.
+        `examples` is the number of all that were read, at the end of it that of all.
         """
-        start = 0
+        self.examples = 0
         for batch in itertools.chain([self.first], self._found):
-            if start + len(batch) > rows:
+            start, self.examples = self.examples, self.examples + len(batch)
+            if self.examples > rows:
                 yield start, batch
-            start += len(batch)
-        self.examples = start
 
 
 class Files:
     """Batches of files, of which only those that are wanted are read."""
+
+    is_known = True
 
     def __init__(self, names, batch_size, decode, verbose, labels=None):
         self._labels = labels
@@ -61,6 +67,10 @@ class Files:
         self.examples = len(names)
         with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
             self.first = self._read(0, pool)
+
+    def identity(self):
+        """As of `Stream`."""
+        return identity_of_files(self._names, self._labels)
 
     def after(self, rows):
         """As of `Stream`."""
@@ -91,11 +101,12 @@ def source_of(data, batch_size, model, decode, verbose):
                 "Argument `decode` must be None unless `data` are files. Received: "
                 f"decode={decode!r}"
             )
-        return Stream(map(_batch, batches(data, batch_size, verbose, "data")))
+        return _stream(data, batch_size, verbose)
     files = _checked_files(data)
     kinds = {file.suffix.lower() for file in files}
     if kinds == {".npz"} and decode is None:
-        return Stream(_npz_batches(files, batch_size))
+        found = _npz_batches(files, batch_size)
+        return Stream(found, lambda: identity_of_files(files), is_known=True)
     others = sorted(kinds - set(IMAGES))
     if others and decode is None:
         raise ValueError(
@@ -103,6 +114,16 @@ def source_of(data, batch_size, model, decode, verbose):
             f"`decode` reads them. Received: files that end in {others}"
         )
     return Files([str(file) for file in files], batch_size, decode or decoder(model), verbose)
+
+
+def _stream(data, batch_size, verbose):
+    """`Stream` of arrays, or of a dataset."""
+    found = map(_batch, batches(data, batch_size, verbose, "data"))
+    if isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
+        return Stream(found, lambda: identity_of_dataset(data), is_known=False)
+    x, y = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+    x = x[0] if isinstance(x, tuple) and len(x) == 1 else x
+    return Stream(found, lambda: identity_of_arrays(x, y), is_known=True)
 
 
 def _batch(triple):
@@ -113,16 +134,6 @@ def _batch(triple):
             "Received: (x, y, sample_weight)"
         )
     return Batch(inputs, labels, None)
-
-
-def batch_digest(batch):
-    """A mark by which a batch is known again."""
-    found = hashlib.sha256(repr(batch.files).encode("utf-8", "surrogateescape"))
-    for array in tf.nest.flatten(batch.inputs):
-        array = np.asarray(array)
-        found.update(f"{array.dtype}{array.shape}".encode())
-        found.update(repr(array.tolist()).encode() if array.dtype == object else array.tobytes())
-    return found.hexdigest()[:16]
 
 
 def is_files(data):

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._arguments import check_flags, check_integer
+from tfuq._models.fingerprint import layers_digest, weights_digest
 from tfuq._models.outputs import Reading, select_output
 from tfuq._predictions.scores import OF_STACKS
 from tfuq._predictions.uncertainty import decompose
@@ -325,16 +326,13 @@ def members_of(model):
 
 
 def _models_digest(members):
-    """A mark of the weights, and of the kinds of layers that they are in."""
-    found = hashlib.sha256()
+    """A mark of the weights, and of the layers that they are in."""
+    found = []
     for member in members:
         is_keras = isinstance(member, keras.Model)
-        layers = [type(layer).__name__ for layer in member._flatten_layers()] if is_keras else []
-        found.update(json.dumps(layers).encode())
-        for weight in member.weights if is_keras else member.variables:
-            array = np.asarray(weight)
-            found.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
-    return found.hexdigest()[:16]
+        weights = weights_digest(member.weights if is_keras else member.variables)
+        found.append([weights, layers_digest(member) if is_keras else None])
+    return _text_digest(json.dumps(found))
 
 
 def _text_digest(text):

@@ -8,7 +8,8 @@ import numpy as np
 
 from tfuq._arguments import check_integer
 from tfuq._files.shards import ShardFolder, chosen_format
-from tfuq.predictive.inputs import batch_digest, is_files, source_of
+from tfuq.predictive.identity import ANOTHER, Marks, batch_digest
+from tfuq.predictive.inputs import is_files, source_of
 from tfuq.predictive.rows import Scorer, as_model, members_of
 
 
@@ -88,7 +89,8 @@ def score_dataset(
             image is resized to the model's input (bilinear, antialiased) and has float32 pixels
             from 0 to 255, as of `keras.utils.image_dataset_from_directory`.
         seed: Integer from which the networks are drawn.
-        resume: Whether to go on with what `path` holds; False replaces it.
+        resume: Whether to go on with what `path` holds; False replaces it. A dataset is read and
+            compared even if all of it was scored.
         verbose: 1 shows a progress bar.
 
     Returns:
@@ -110,9 +112,10 @@ def score_dataset(
         prediction that is not finite has the label -1, measures of NaN, and is not accepted.
 
     Raises:
-        ValueError: If the folder holds something else, another run (the error says what differs)
-            or damaged shards; if the predictions are per pixel, which has no row; if files are
-            missing or cannot be read; or an argument is out of its range.
+        ValueError: If the folder holds something else, another run (the error says what differs),
+            one of an earlier version, or damaged shards; if data are others than those that were
+            scored before; if the predictions are per pixel, which has no row; if files are missing
+            or cannot be read; or an argument is out of its range.
         ImportError: If Parquet is asked for without pyarrow.
 
     Example:
@@ -149,10 +152,11 @@ def score_dataset(
     )
     scorer.rows(0, source.first)  # whatever is wrong with the arguments, before anything is written
     run = {"format": form, "shard_size": shard_size, **scorer.described()}
-    run |= {"batch_size": _batch_size(data, batch_size), "data": batch_digest(source.first)}
+    run["batch_size"] = _batch_size(data, batch_size)
+    run["data"] = {**source.identity(), "first batch": batch_digest(source.first)}
     folder = ShardFolder.begin(path, run, resume)
     before = folder.rows
-    if not folder.complete:
+    if not (folder.complete and source.is_known):
         _write(folder, scorer, source, shard_size)
     return ScoredDataset(folder.path, folder.files, folder.rows, folder.rows - before)
 
@@ -164,25 +168,46 @@ def _batch_size(data, batch_size):
 
 
 def _write(folder, scorer, source, shard_size):
-    """Scores what is missing, and writes a shard whenever its rows are complete."""
+    """Scores what is missing, and writes a shard whenever its rows are complete.
+
+    Of data that are not known yet all batches are read, and compared with those of before.
+    """
     done, waiting, count = folder.rows, [], 0
-    for start, batch in source.after(done):
-        rows = scorer.rows(start, batch)
+    marks = None if source.is_known else Marks(folder, shard_size)
+    for start, batch in source.after(done if marks is None else 0):
+        if marks is not None:
+            marks.add(batch)
         new = max(done - start, 0)  # of the first batch, a part may be in the last shard
-        waiting.append(_sliced(rows, new, len(batch)))
+        if new >= len(batch):
+            continue
+        if folder.complete:
+            break  # there are more, as `finish` says
+        waiting.append(_sliced(scorer.rows(start, batch), new, len(batch)))
         count += len(batch) - new
         while count >= shard_size:
             whole = _joined(waiting)
-            folder.add(_sliced(whole, 0, shard_size))
+            _add(folder, _sliced(whole, 0, shard_size), marks)
             waiting, count = [_sliced(whole, shard_size, count)], count - shard_size
+    _check_end(folder, source, done, marks)
+    if count:
+        _add(folder, _joined(waiting), marks)
+    if not folder.complete:
+        folder.finish()
+
+
+def _add(folder, columns, marks):
+    folder.add(columns, None if marks is None else marks.found[len(folder.shards)])
+
+
+def _check_end(folder, source, done, marks):
+    """Raises ValueError if the data end before, or behind, the rows that were scored before."""
+    if marks is not None:
+        marks.finish()
     if source.examples < done:
         raise ValueError(
-            "Argument `data` must hold the examples that were scored before. Received: fewer than "
-            f"the {done} rows in {str(folder.path)!r}"
+            f"Argument `data` must hold the examples that were scored before, or {ANOTHER}. "
+            f"Received: {source.examples}, fewer than the {done} rows in {str(folder.path)!r}"
         )
-    if count:
-        folder.add(_joined(waiting))
-    folder.finish()
 
 
 def _sliced(columns, start, end):

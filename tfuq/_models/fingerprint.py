@@ -1,0 +1,78 @@
+"""By what a model is known again: every byte of its weights, and the shape of what it gives."""
+
+import hashlib
+import json
+
+import keras
+import numpy as np
+
+_PLAIN = (bool, int, float, str, type(None))
+_BESIDE = ("name", "trainable", "seed")  # of a layer's config: nothing that a prediction shows
+
+
+def networks_of(model):
+    """The Keras models in a model, an ensemble or features of a model; None of a function."""
+    if isinstance(model, keras.Model):
+        return [model]
+    members = getattr(model, "members", None) or [getattr(model, "model", None)]
+    return list(members) if all(isinstance(each, keras.Model) for each in members) else None
+
+
+def fingerprint(model):
+    """`{"weights": digest, "outputs": shapes}`, or None where there is nothing to know it by."""
+    networks = networks_of(model)
+    if networks is None:
+        return None
+    return {
+        "weights": weights_digest(weight for each in networks for weight in each.weights),
+        "outputs": [_output_shape(each) for each in networks],
+    }
+
+
+def quick_mark(model):
+    """A number that changes when a weight does, found many times faster than a digest."""
+    total = 0
+    for network in networks_of(model) or ():
+        for number, weight in enumerate(network.weights):
+            array = np.ascontiguousarray(weight)
+            words = array.reshape(-1).view("uint8" if array.nbytes % 4 else "uint32")
+            total += (number + 1) * int(words.sum(dtype="uint64"))
+    return total
+
+
+def weights_digest(weights):
+    """A mark of arrays, in order: dtypes, shapes and bytes."""
+    found = hashlib.sha256()
+    for weight in weights:
+        array = np.ascontiguousarray(weight)
+        found.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return found.hexdigest()[:16]
+
+
+def layers_digest(model):
+    """A mark of the layers that a model is made of: classes, and what their configs plainly say."""
+    found = [[type(layer).__name__, _plain_config(layer)] for layer in model._flatten_layers()]
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _plain_config(layer):
+    """Numbers and texts of a layer's config, such as activation and strides; {} of containers."""
+    if list(layer._flatten_layers(include_self=False)):
+        return {}
+    try:
+        config = layer.get_config()
+    except Exception:  # a class of the user's that has none raises what it likes
+        return {}
+    return {key: value for key, value in config.items() if key not in _BESIDE and _is_plain(value)}
+
+
+def _is_plain(value):
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(item) for item in value)
+    return isinstance(value, _PLAIN)
+
+
+def _output_shape(model):
+    """Shape of the output, as JSON can hold it; None of a model that does not tell."""
+    shape = getattr(model, "output_shape", None)
+    return json.loads(json.dumps(shape, default=str))
