@@ -339,13 +339,13 @@ def sparse_bayesian(
         return None
 
     copy, pairs = _cloned(model, make)
-    weights = [getattr(layer, name) for layer, new in pairs for name in new.judged()]
+    weights = [getattr(layer, name) for layer, new in pairs for name in new.ranked_weights()]
     found = iter(
         squared_gradients(
             model, weights, data, loss, method=method, batch_size=batch_size, verbose=verbose
         )
     )
-    found = [{name: next(found) for name in new.judged()} for _, new in pairs]
+    found = [{name: next(found) for name in new.ranked_weights()} for _, new in pairs]
     select_layers([new for _, new in pairs], found, scope)
     return copy
 

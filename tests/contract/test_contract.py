@@ -46,7 +46,7 @@ MADE_ANEW = {"estimator": "reparameterization", "resample": True}
 def select(layer):
     """Makes weights of a sparse Bayesian layer random: any will do."""
     rng = np.random.default_rng(0)
-    layer.select(*[rng.uniform(size=weight.shape) for weight in layer.judged().values()])
+    layer.select(*[rng.uniform(size=weight.shape) for weight in layer.ranked_weights().values()])
 
 
 DICE_OF_LABELS = {"multi_label": True, "aggregate": "pool", "target_class_ids": [0, 2]}

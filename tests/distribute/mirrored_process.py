@@ -69,7 +69,7 @@ def sparse():
     model = network(conv(), layers.SparseBayesDense(3, r_bayes=0.5, **WEIGHTS, **SHARED))
     rng = np.random.default_rng(0)
     head = model.layers[-1]
-    head.select(*[rng.uniform(size=weight.shape) for weight in head.judged().values()])
+    head.select(*[rng.uniform(size=weight.shape) for weight in head.ranked_weights().values()])
     return model
 
 

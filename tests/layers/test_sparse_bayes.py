@@ -53,7 +53,7 @@ def dense(features=5, units=3, **kwargs):
 
 
 def selected(layer, seed=0):
-    layer.select(*[saliency_of(weight, seed) for weight in layer.judged().values()])
+    layer.select(*[saliency_of(weight, seed) for weight in layer.ranked_weights().values()])
     return layer
 
 

@@ -1,4 +1,4 @@
-"""The most salient weights of a network become random in the middle of its training."""
+"""Selection of the random weights of a network in the middle of its training."""
 
 import keras
 import tensorflow as tf
@@ -143,8 +143,8 @@ class SaliencySelection(keras.callbacks.Callback):
         """The layers that have not been selected yet."""
         return [layer for layer in sparse_bayes_layers(self.model) if not layer.is_selected()]
 
-    def _judged(self):
-        return [v for layer in self._waiting() for v in layer.judged().values()]
+    def _ranked_weights(self):
+        return [v for layer in self._waiting() for v in layer.ranked_weights().values()]
 
     def _count(self):
         layers = [layer for layer in sparse_bayes_layers(self.model) if layer.is_selected()]
@@ -153,7 +153,7 @@ class SaliencySelection(keras.callbacks.Callback):
     def _over_data(self):
         return squared_gradients(
             self.model,
-            self._judged(),
+            self._ranked_weights(),
             self.data,
             method=self.method,
             batch_size=self.batch_size,
@@ -161,7 +161,7 @@ class SaliencySelection(keras.callbacks.Callback):
         )
 
     def _record(self):
-        judged = self._judged()
+        ranked = self._ranked_weights()
         with self.model.distribute_strategy.scope():
             self._sums = [
                 keras.Variable(
@@ -171,9 +171,9 @@ class SaliencySelection(keras.callbacks.Callback):
                     trainable=False,
                     aggregation="only_first_replica",
                 )
-                for variable in judged
+                for variable in ranked
             ]
-        sums = {id(v): total for v, total in zip(judged, self._sums, strict=True)}
+        sums = {id(v): total for v, total in zip(ranked, self._sums, strict=True)}
 
         def apply(original, gradients, variables):
             pairs = zip(variables, gradients, strict=True)
@@ -200,7 +200,7 @@ class SaliencySelection(keras.callbacks.Callback):
 
     def _select(self, saliencies, epoch):
         layers, found = self._waiting(), iter(saliencies)
-        found = [{name: next(found) for name in layer.judged()} for layer in layers]
+        found = [{name: next(found) for name in layer.ranked_weights()} for layer in layers]
         with self.model.distribute_strategy.scope():
             if select_layers(layers, found, self.scope):
                 if self.model.optimizer.built:

@@ -1,4 +1,4 @@
-"""Layers that stand in for Keras' own and know what they do not know."""
+"""Layers that stand in for Keras' own and express uncertainty."""
 
 from tfuq.layers.heteroscedastic import MCSigmoidDenseFA, MCSoftmaxDenseFA
 from tfuq.layers.mc_dropout import MCDropout

@@ -1,4 +1,4 @@
-"""What Keras' layers do with their kernel, as a function of it.
+"""Operations of Keras' layers as functions of their kernel.
 
 `op(inputs, kernel)` of a layer is its operation without bias and activation, for inputs and a
 kernel of one dtype. A class here stands before the Keras layer among the bases of ours.

@@ -1,4 +1,4 @@
-"""What was fitted to a model's predictions, as its last layer."""
+"""Calibrations, rejection rules and conformal sets as the last layer of a model."""
 
 import keras
 

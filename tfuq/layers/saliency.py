@@ -1,4 +1,4 @@
-"""Which weights are the most salient: counts and indices, per layer or over a whole network."""
+"""Ranking of weights by saliency: counts and indices, per layer or over a whole network."""
 
 import numpy as np
 

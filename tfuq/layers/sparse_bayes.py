@@ -117,7 +117,7 @@ class _SparseBayesLayer(GaussianKernelLayer):
         """
         if not self.built:
             raise ValueError("The layer must be built before `select`. Received: built=False")
-        given = dict(zip(self.judged(), (saliency, bias_saliency), strict=False))
+        given = dict(zip(self.ranked_weights(), (saliency, bias_saliency), strict=False))
         for name, values in given.items():
             argument = "saliency" if name == "kernel" else "bias_saliency"
             given[name] = check_saliency(argument, values, getattr(self, name).shape)
@@ -133,10 +133,12 @@ class _SparseBayesLayer(GaussianKernelLayer):
         scale = tf.nn.softplus(tf.convert_to_tensor(rho))
         return SparseGaussian(tf.convert_to_tensor(loc), tf.convert_to_tensor(indices), scale)
 
-    def judged(self):
-        """The weights whose saliency `select` asks for, by name."""
+    def ranked_weights(self):
+        """The weights that `select` ranks by saliency, by name."""
         names = ["kernel"] + ["bias"] * bool(self.num_bayesian("bias"))
         return {name: getattr(self, name) for name in names}
+
+    judged = ranked_weights  # the name of version 0.1
 
     def _random(self):
         """The weights of which some are random."""

@@ -8,14 +8,14 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from tfuq._arguments import check_choice, check_integer, check_positive, register
-from tfuq._math import logistic_normal
 from tfuq._random import points
 from tfuq._random.draws import current_draw
+from tfuq.layers._likelihoods import LIKELIHOODS, closed_form_gap
+from tfuq.layers._posteriors import POSTERIORS, sum_of_squares
 from tfuq.layers.base import VariationalLayer, check_kl_weight, softplus_inverse
 from tfuq.layers.shapes import with_leading
 
 MIN_VARIANCE = 1e-12  # below it the square root has no useful gradient
-OFF_DIAGONAL = 1e-3  # initial size of covariances, relative to a standard deviation
 
 VBLLOutput = collections.namedtuple("VBLLOutput", ["logits", "mean", "variance"])
 
@@ -41,196 +41,6 @@ _ARGUMENTS = (
     "resample",
     "seed",
 )
-
-
-# The forms of the posterior. What `read` makes of the weights, once per call, the formulas take.
-
-
-class _Diagonal:
-    """q(w_k) = N(m_k, diag(s_k^2)), with m and s of shape `(features, units)`."""
-
-    @staticmethod
-    def add_weights(layer, features):
-        initial = layer.posterior_scale or 1 / features
-        layer.kernel_rho = layer.add_weight(
-            name="kernel_rho",
-            shape=(features, layer.units),
-            initializer=keras.initializers.Constant(float(softplus_inverse(initial))),
-            autocast=False,
-        )
-
-    @staticmethod
-    def read(layer):
-        """s."""
-        return (tf.nn.softplus(tf.cast(layer.kernel_rho, layer._sampling_dtype())),)
-
-    @staticmethod
-    def variance(rows, scale):
-        """sum_d x_d^2 s_dk^2."""
-        return tf.matmul(tf.square(rows), tf.square(scale))
-
-    @staticmethod
-    def trace_and_log_det(scale):
-        """sum_k tr S_k and sum_k log det S_k."""
-        return sum_of_squares(scale), 2 * tf.reduce_sum(tf.math.log(scale))
-
-    @staticmethod
-    def distribution(loc, scale):
-        return tfd.MultivariateNormalDiag(loc, tf.transpose(scale))
-
-
-class _LowRank:
-    """q(w_k) = N(m_k, diag(s_k^2) + U_k U_k^T), with U of shape `(features, units, rank)`."""
-
-    @staticmethod
-    def add_weights(layer, features):
-        if layer.rank > features:
-            raise ValueError(
-                "Argument `rank` must not be above the number of features. "
-                f"Received: rank={layer.rank} with {features} features"
-            )
-        _Diagonal.add_weights(layer, features)
-        layer.kernel_factor = _add_off_diagonal(
-            layer, "kernel_factor", features, (features, layer.units, layer.rank)
-        )
-
-    @staticmethod
-    def read(layer):
-        """s and U."""
-        (scale,) = _Diagonal.read(layer)
-        return scale, tf.cast(layer.kernel_factor, scale.dtype)
-
-    @staticmethod
-    def variance(rows, scale, factor):
-        """The diagonal's, and sum_r (x^T u_kr)^2."""
-        noise = tf.matmul(rows, tf.reshape(factor, (factor.shape[0], -1)))
-        noise = tf.reshape(noise, (-1, *factor.shape[1:]))
-        return _Diagonal.variance(rows, scale) + tf.reduce_sum(tf.square(noise), axis=-1)
-
-    @staticmethod
-    def trace_and_log_det(scale, factor):
-        """log det(diag(s^2) + U U^T) = log det diag(s^2) + log det(I + U^T diag(s^-2) U)."""
-        trace, diagonal_log_det = _Diagonal.trace_and_log_det(scale)
-        whitened = tf.transpose(factor * (1 / scale)[..., None], (1, 0, 2))
-        log_det_covariance = diagonal_log_det + tf.reduce_sum(log_det_update(whitened))
-        return trace + sum_of_squares(factor), log_det_covariance
-
-    @staticmethod
-    def distribution(loc, scale, factor):
-        variance = tf.transpose(tf.square(scale))
-        factor = tf.transpose(factor, (1, 0, 2))
-        return tfd.MultivariateNormalDiagPlusLowRankCovariance(loc, variance, factor)
-
-
-class _Dense:
-    """q(w_k) = N(m_k, L_k L_k^T): s on the diagonal of L_k, `kernel_tril` below it."""
-
-    @staticmethod
-    def add_weights(layer, features):
-        _Diagonal.add_weights(layer, features)
-        layer.kernel_tril = _add_off_diagonal(
-            layer, "kernel_tril", features, (layer.units, features, features)
-        )
-
-    @staticmethod
-    def read(layer):
-        """s, and what of L is below the diagonal."""
-        (scale,) = _Diagonal.read(layer)
-        kernel = tf.cast(layer.kernel_tril, scale.dtype)
-        below = 1 - tf.linalg.band_part(tf.ones_like(kernel[0]), 0, -1)
-        return scale, kernel * below
-
-    @staticmethod
-    def variance(rows, scale, lower):
-        """|x^T L_k|^2, a matrix product per class."""
-        noise = tf.matmul(rows, lower) + rows * tf.transpose(scale)[:, None]
-        return tf.transpose(tf.reduce_sum(tf.square(noise), axis=-1))
-
-    @staticmethod
-    def trace_and_log_det(scale, lower):
-        """tr(L L^T) is the sum of squares of L."""
-        trace, log_det_covariance = _Diagonal.trace_and_log_det(scale)
-        return trace + sum_of_squares(lower), log_det_covariance
-
-    @staticmethod
-    def distribution(loc, scale, lower):
-        root = tf.linalg.set_diag(lower, tf.transpose(scale))
-        return tfd.MultivariateNormalTriL(loc, root)
-
-
-def sum_of_squares(values):
-    """In one operation, with one for the gradient."""
-    return 2 * tf.nn.l2_loss(values)
-
-
-@tf.custom_gradient
-def log_det_update(factor):
-    """log det(I + U^T U) for U `(batch, features, rank)`; its gradient is 2 U (I + U^T U)^-1."""
-    batch, _, rank = factor.shape
-    identity = tf.eye(rank, batch_shape=(batch,), dtype=factor.dtype)
-    gram = identity + tf.matmul(factor, factor, transpose_a=True)
-    root = tf.linalg.cholesky(gram)
-
-    def gradient(upstream):  # of a few rows and columns: one operation, where a solver takes two
-        return tf.matmul(factor, 2 * upstream[:, None, None] * tf.linalg.inv(gram))
-
-    return 2 * tf.reduce_sum(tf.math.log(tf.linalg.diag_part(root)), axis=-1), gradient
-
-
-def _add_off_diagonal(layer, name, features, shape):
-    # Not zero, where the gradient of U U^T is zero; small, so that training starts at the diagonal.
-    size = OFF_DIAGONAL * (layer.posterior_scale or 1 / features)
-    return layer.add_weight(
-        name=name,
-        shape=shape,
-        initializer=keras.initializers.RandomNormal(stddev=size, seed=layer.seed),
-        autocast=False,
-    )
-
-
-_POSTERIORS = {"diagonal": _Diagonal, "low_rank": _LowRank, "dense": _Dense}
-
-
-class _Categorical:
-    """One class of several: the log-partition of the logits is their log-sum-exp."""
-
-    @staticmethod
-    def log_partition(logits):
-        return tf.reduce_logsumexp(logits, axis=-1)
-
-    mean_log_partition = staticmethod(logistic_normal.mean_log_sum_exp)
-
-    @staticmethod
-    def predictive_logits(loc, scale, points, mirrored):
-        return logistic_normal.log_mean_softmax(loc, scale, (), points, mirrored=mirrored)
-
-
-class _Bernoulli:
-    """Several labels, or one: the log-partition of each logit is its softplus."""
-
-    @staticmethod
-    def log_partition(logits):
-        return tf.nn.softplus(logits)
-
-    mean_log_partition = staticmethod(logistic_normal.mean_softplus)
-
-    @staticmethod
-    def predictive_logits(loc, scale, points, mirrored):
-        log_prob, log_complement = logistic_normal.log_mean_sigmoid(
-            loc, scale, (), points, mirrored=mirrored
-        )
-        return log_prob - log_complement
-
-
-_LIKELIHOODS = {"categorical": _Categorical, "bernoulli": _Bernoulli}
-
-
-def closed_form_gap(log_partition, mean, variance):
-    """a(mean + variance / 2) - a(mean), a bound on E[a(u)] - a(mean) for u ~ N(mean, variance).
-
-    Jensen's inequality for a = log-sum-exp, log E[sum exp(u)] (Harrison et al. 2024, theorem 1).
-    """
-    return log_partition(mean + variance / 2) - log_partition(mean)
 
 
 @register
@@ -352,33 +162,6 @@ class VBLLDense(VariationalLayer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_integer("units", units, minimum=1)
-        check_kl_weight(kl_weight)
-        check_choice("posterior", posterior, tuple(_POSTERIORS))
-        if (rank is None) == (posterior == "low_rank"):
-            raise ValueError(
-                "Argument `rank` must be given with posterior='low_rank', and only then. "
-                f"Received: rank={rank!r} with posterior={posterior!r}"
-            )
-        if rank is not None:
-            check_integer("rank", rank, minimum=1)
-        for name, value in (
-            ("prior_scale", prior_scale),
-            ("posterior_scale", 1 if posterior_scale is None else posterior_scale),
-            ("noise_scale", noise_scale),
-            ("wishart_scale", wishart_scale),
-            ("dof", dof),
-        ):
-            check_positive(name, value)
-        check_choice("objective", objective, ("closed_form", "monte_carlo"))
-        check_choice("noise", noise, ("none", "learned"))
-        check_choice("likelihood", likelihood, tuple(_LIKELIHOODS))
-        check_choice("predictive", predictive, ("monte_carlo", "probit", "mean"))
-        check_integer("train_mc_samples", train_mc_samples, minimum=1)
-        check_integer("test_mc_samples", test_mc_samples, minimum=1)
-        check_choice("sampling", sampling, points.RULES)
-        if seed is not None:
-            check_integer("seed", seed, minimum=0)
         self.units = units
         self.kl_weight = kl_weight
         self.posterior_form = posterior
@@ -388,12 +171,10 @@ class VBLLDense(VariationalLayer):
         self.objective = objective
         self.noise = noise
         self.noise_scale = noise_scale
-        self.wishart_scale = wishart_scale
-        self.dof = dof
+        self.wishart_scale, self.dof = wishart_scale, dof
         self.likelihood = likelihood
         self.predictive = predictive
-        self.train_mc_samples = train_mc_samples
-        self.test_mc_samples = test_mc_samples
+        self.train_mc_samples, self.test_mc_samples = train_mc_samples, test_mc_samples
         self.use_bias = use_bias
         self.logits_only = logits_only
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -404,8 +185,34 @@ class VBLLDense(VariationalLayer):
         self.sampling = sampling
         self.resample = resample
         self.seed = seed
+        self._check_arguments()
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
+
+    def _check_arguments(self):
+        check_integer("units", self.units, minimum=1)
+        check_kl_weight(self.kl_weight)
+        check_choice("posterior", self.posterior_form, tuple(POSTERIORS))
+        if (self.rank is None) == (self.posterior_form == "low_rank"):
+            raise ValueError(
+                "Argument `rank` must be given with posterior='low_rank', and only then. "
+                f"Received: rank={self.rank!r} with posterior={self.posterior_form!r}"
+            )
+        if self.rank is not None:
+            check_integer("rank", self.rank, minimum=1)
+        if self.posterior_scale is not None:
+            check_positive("posterior_scale", self.posterior_scale)
+        for name in ("prior_scale", "noise_scale", "wishart_scale", "dof"):
+            check_positive(name, getattr(self, name))
+        check_choice("objective", self.objective, ("closed_form", "monte_carlo"))
+        check_choice("noise", self.noise, ("none", "learned"))
+        check_choice("likelihood", self.likelihood, tuple(LIKELIHOODS))
+        check_choice("predictive", self.predictive, ("monte_carlo", "probit", "mean"))
+        check_integer("train_mc_samples", self.train_mc_samples, minimum=1)
+        check_integer("test_mc_samples", self.test_mc_samples, minimum=1)
+        check_choice("sampling", self.sampling, points.RULES)
+        if self.seed is not None:
+            check_integer("seed", self.seed, minimum=0)
 
     def build(self, input_shape):
         features = input_shape[-1]
@@ -449,7 +256,7 @@ class VBLLDense(VariationalLayer):
 
     @property
     def _form(self):
-        return _POSTERIORS[self.posterior_form]
+        return POSTERIORS[self.posterior_form]
 
     def _sampling_dtype(self):
         return "float64" if self.compute_dtype == "float64" else "float32"
@@ -516,7 +323,7 @@ class VBLLDense(VariationalLayer):
 
     def _gap(self, mean, variance):
         """E[a(u)] - a(mean) by the objective, `(rows,)`, or `(rows, units)` for Bernoulli."""
-        likelihood = _LIKELIHOODS[self.likelihood]
+        likelihood = LIKELIHOODS[self.likelihood]
         if self.objective == "closed_form":
             return closed_form_gap(likelihood.log_partition, mean, variance)
         seed, sign_seed = points.split_seed(self.seed_generator.next(), 2)
@@ -541,7 +348,7 @@ class VBLLDense(VariationalLayer):
         if source.fresh:
             seed = points.split_seed(self.seed_generator.next(), 1)[0]
         normals = tf.cast(source(seed), mean.dtype)
-        return _LIKELIHOODS[self.likelihood].predictive_logits(
+        return LIKELIHOODS[self.likelihood].predictive_logits(
             mean, _standard_deviation(variance), normals, source.mirrored
         )
 

@@ -1,0 +1,332 @@
+"""Gaussian logits whose covariance depends on the input: the base of the heteroscedastic heads."""
+
+import abc
+import collections
+import math
+
+import keras
+import tensorflow as tf
+from tensorflow_probability import distributions as tfd
+
+from tfuq._arguments import check_choice, check_fraction, check_integer, check_positive
+from tfuq._random import points
+from tfuq.layers.shapes import project, with_leading
+
+MIN_SCALE = 1e-3  # the floor of d(x), as in the authors' code
+
+HeteroscedasticOutput = collections.namedtuple(
+    "HeteroscedasticOutput", ["logits", "log_probs", "probs", "predictive_variance"]
+)
+
+_ARGUMENTS = (
+    "num_outputs",
+    "num_factors",
+    "temperature",
+    "parameter_efficient",
+    "train_mc_samples",
+    "test_mc_samples",
+    "compute_pred_variance",
+    "share_samples_across_batch",
+    "logits_only",
+    "eps",
+    "tune_temperature",
+    "temperature_lower_bound",
+    "temperature_upper_bound",
+    "sampling",
+    "resample",
+    "seed",
+)
+
+
+class MCDenseFA(keras.layers.Layer):
+    """Gaussian logits with a factor-analysis covariance, averaged after a link function.
+
+    A subclass names its number of outputs, and turns logs of means into its output.
+    """
+
+    def __init__(
+        self,
+        num_outputs,
+        num_factors=0,
+        temperature=1.0,
+        parameter_efficient=False,
+        train_mc_samples=512,
+        test_mc_samples=640,
+        compute_pred_variance=False,
+        share_samples_across_batch=False,
+        logits_only=False,
+        eps=0.0,
+        tune_temperature=False,
+        temperature_lower_bound=0.3,
+        temperature_upper_bound=3.0,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        sampling="sobol",
+        resample=False,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_outputs = num_outputs
+        self.num_factors = num_factors
+        self.temperature = temperature
+        self.parameter_efficient = parameter_efficient
+        self.train_mc_samples = train_mc_samples
+        self.test_mc_samples = test_mc_samples
+        self.compute_pred_variance = compute_pred_variance
+        self.share_samples_across_batch = share_samples_across_batch
+        self.logits_only = logits_only
+        self.eps = eps
+        self.tune_temperature = tune_temperature
+        self.temperature_lower_bound = temperature_lower_bound
+        self.temperature_upper_bound = temperature_upper_bound
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.sampling = sampling
+        self.resample = resample
+        self.seed = seed
+        self._check_arguments()
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.input_spec = keras.layers.InputSpec(min_ndim=2)
+
+    def _check_arguments(self):
+        check_integer("num_outputs", self.num_outputs, minimum=1)
+        check_integer("num_factors", self.num_factors, minimum=0)
+        check_integer("train_mc_samples", self.train_mc_samples, minimum=1)
+        check_integer("test_mc_samples", self.test_mc_samples, minimum=1)
+        low, high = self.temperature_lower_bound, self.temperature_upper_bound
+        check_positive("temperature", self.temperature)
+        check_positive("temperature_lower_bound", low)
+        check_positive("temperature_upper_bound", high)
+        if low >= high:
+            raise ValueError(
+                "Argument `temperature_lower_bound` must be below `temperature_upper_bound`. "
+                f"Received: temperature_lower_bound={low!r}, temperature_upper_bound={high!r}"
+            )
+        check_fraction("eps", self.eps)
+        check_choice("sampling", self.sampling, points.RULES)
+        if self.seed is not None:
+            check_integer("seed", self.seed, minimum=0)
+
+    @abc.abstractmethod
+    def _log_means(self, *args, **kwargs):
+        """log mean p^power, and log mean (1 - p)^power where the link has two sides."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def _logits(log_prob, *log_complement):
+        """What the loss takes, from the logs of the mean probabilities."""
+
+    def build(self, input_shape):
+        features = input_shape[-1]
+        if features is None:
+            raise ValueError(
+                "The last dimension of the inputs must be known. "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: features})
+        self._add_dense("loc", features, self.num_outputs)
+        self._add_dense("scale", features, self.num_outputs)
+        if self.num_factors and self.parameter_efficient:
+            self._add_dense("gain", features, self.num_outputs)
+            self.factor_loadings = self._add_kernel(
+                "factor_loadings", (self.num_factors, self.num_outputs), autocast=False
+            )
+        elif self.num_factors:
+            self._add_dense("factor", features, self.num_outputs * self.num_factors)
+        if self.tune_temperature:
+            self.temperature_logit = self.add_weight(
+                name="temperature_logit",
+                shape=(),
+                initializer=keras.initializers.Constant(self._initial_temperature_logit()),
+                autocast=False,
+            )
+        # Not weights: they follow from the configuration, and another number of samples must not
+        # keep saved weights from loading.
+        self._train_points = self._normal_points(self.train_mc_samples, fresh=True)
+        self._test_points = self._normal_points(self.test_mc_samples, fresh=self.resample)
+
+    def _add_kernel(self, name, shape, autocast=True):
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            initializer=self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+            autocast=autocast,
+        )
+
+    def _add_dense(self, name, features, units):
+        setattr(self, f"{name}_kernel", self._add_kernel(f"{name}_kernel", (features, units)))
+        bias = self.add_weight(
+            name=f"{name}_bias",
+            shape=(units,),
+            initializer=self.bias_initializer,
+            regularizer=self.bias_regularizer,
+            constraint=self.bias_constraint,
+        )
+        setattr(self, f"{name}_bias", bias)
+
+    def _initial_temperature_logit(self):
+        low, high = self.temperature_lower_bound, self.temperature_upper_bound
+        fraction = (self.temperature - low) / (high - low)
+        return math.log(fraction / (1 - fraction)) if 0 < fraction < 1 else 0.0
+
+    def _normal_points(self, num_samples, fresh):
+        dimensions = self.num_factors + self.num_outputs
+        return points.NormalPoints(
+            self.sampling, num_samples, dimensions, seed=self.seed or 0, fresh=fresh
+        )
+
+    def call(self, inputs, training=False):
+        source = self._train_points if training else self._test_points
+        loc, scale, factors = self._at_temperature(*self._parameters(inputs))
+        seed = None
+        if source.fresh:
+            seed, sign_seed = points.split_seed(self.seed_generator.next(), 2)
+            if not self.share_samples_across_batch:
+                scale, factors = _with_random_signs(scale, factors, seed=sign_seed)
+        normals = tf.cast(source(seed), loc.dtype)
+
+        def log_means(power=1):
+            return self._log_means(
+                loc, scale, factors, normals, mirrored=source.mirrored, power=power
+            )
+
+        outputs = self._outputs(log_means)
+        outputs = tf.nest.map_structure(lambda t: with_leading(t, inputs), outputs)
+        return outputs.logits if self.logits_only else outputs
+
+    def compute_output_spec(self, inputs, training=False):
+        def spec(width):
+            return keras.KerasTensor((*inputs.shape[:-1], width), dtype=self._sampling_dtype())
+
+        logits = spec(self.num_outputs)
+        if self.logits_only:
+            return logits
+        variance = spec(self.num_outputs if self.compute_pred_variance else 0)
+        return HeteroscedasticOutput(
+            logits, spec(self.num_outputs), spec(self.num_outputs), variance
+        )
+
+    def _outputs(self, log_means):
+        log_prob, *log_complement = log_means()
+        probs = tf.exp(log_prob)
+        variance = probs[:, :0]
+        if self.compute_pred_variance:
+            variance = tf.maximum(tf.exp(log_means(power=2)[0]) - tf.square(probs), 0)
+        upper = 1 - self.eps if log_complement else 1.0
+        return HeteroscedasticOutput(
+            self._logits(log_prob, *log_complement),
+            log_prob,
+            tf.clip_by_value(probs, self.eps, upper) if self.eps else probs,
+            variance,
+        )
+
+    def _sampling_dtype(self):
+        return "float64" if self.compute_dtype == "float64" else "float32"
+
+    def _parameters(self, inputs):
+        """loc, scale and factors of the logits of all rows, in the sampling dtype."""
+        rows = tf.reshape(inputs, (-1, inputs.shape[-1]))
+
+        def dense(name):
+            kernel = tf.convert_to_tensor(getattr(self, f"{name}_kernel"))
+            outputs = project(tf.cast(rows, kernel.dtype), kernel) + getattr(self, f"{name}_bias")
+            return tf.cast(outputs, self._sampling_dtype())
+
+        factors = ()
+        if self.num_factors and self.parameter_efficient:
+            factors = (dense("gain"), tf.cast(self.factor_loadings, self._sampling_dtype()))
+        elif self.num_factors:
+            factors = (tf.reshape(dense("factor"), (-1, self.num_outputs, self.num_factors)),)
+        return dense("loc"), tf.nn.softplus(dense("scale")) + MIN_SCALE, factors
+
+    def _at_temperature(self, loc, scale, factors):
+        if not self.tune_temperature and self.temperature == 1:
+            return loc, scale, factors
+        inverse = 1 / tf.cast(self.current_temperature(), loc.dtype)
+        factors = (factors[0] * inverse, *factors[1:]) if factors else ()
+        return loc * inverse, scale * inverse, factors
+
+    def current_temperature(self):
+        """The temperature in use: the constant, or the tuned one as a scalar tensor."""
+        if not self.tune_temperature:
+            return tf.constant(self.temperature, self._sampling_dtype())
+        low, high = self.temperature_lower_bound, self.temperature_upper_bound
+        fraction = tf.sigmoid(tf.convert_to_tensor(self.temperature_logit))
+        return low + (high - low) * tf.cast(fraction, self._sampling_dtype())
+
+    def logit_distribution(self, features):
+        """The distribution of the logits u(x), before the temperature.
+
+        Args:
+            features: Inputs of the layer, `(batch, ..., features)`.
+
+        Returns:
+            `tfp.distributions.MultivariateNormalDiagPlusLowRankCovariance` with batch shape
+            `(batch, ...)` and event shape `(outputs,)`; without factors,
+            `MultivariateNormalDiag`.
+        """
+        loc, scale, loadings = self._moments(features)
+        if loadings is None:
+            return tfd.MultivariateNormalDiag(loc, scale)
+        return tfd.MultivariateNormalDiagPlusLowRankCovariance(loc, tf.square(scale), loadings)
+
+    def covariance(self, features):
+        """Sigma(x) = diag(d(x)^2) + V(x) V(x)^T of the logits, before the temperature.
+
+        Args:
+            features: Inputs of the layer, `(batch, ..., features)`.
+
+        Returns:
+            Tensor of shape `(batch, ..., outputs, outputs)`.
+        """
+        _, scale, loadings = self._moments(features)
+        diagonal = tf.linalg.diag(tf.square(scale))
+        if loadings is None:
+            return diagonal
+        return diagonal + tf.matmul(loadings, loadings, transpose_b=True)
+
+    def _moments(self, features):
+        """loc, scale and V(x) (None without factors), with the leading dimensions of `features`."""
+        features = tf.convert_to_tensor(features, self.variable_dtype)
+        if not self.built:
+            self.build(features.shape)
+        loc, scale, factors = self._parameters(features)
+        if len(factors) == 2:
+            gain, loadings = factors
+            factors = (gain[..., None] * tf.transpose(loadings),)
+        moments = [loc, scale, *factors] if factors else [loc, scale]
+        loc, scale, *factors = (with_leading(t, features) for t in moments)
+        return loc, scale, factors[0] if factors else None
+
+    def get_config(self):
+        config = super().get_config()
+        config.update({name: getattr(self, name) for name in _ARGUMENTS})
+        for kind in ("initializer", "regularizer", "constraint"):
+            serialize = getattr(keras, f"{kind}s").serialize
+            for weights in ("kernel", "bias"):
+                config[f"{weights}_{kind}"] = serialize(getattr(self, f"{weights}_{kind}"))
+        return config
+
+
+def _with_random_signs(scale, factors, *, seed):
+    """The noise of each row mirrored at random: its distribution stays, rows decorrelate."""
+    scale_seed, factor_seed = points.split_seed(seed, 2)
+    shape = tf.shape(scale)
+    scale *= points.random_signs(shape, seed=scale_seed, dtype=scale.dtype)
+    if not factors:
+        return scale, factors
+    # A sign per row and factor for V(x); for v(x), whose factors are shared, one per row.
+    shape = (shape[0], 1, factors[0].shape[-1])[: factors[0].shape.rank]
+    signs = points.random_signs(shape, seed=factor_seed, dtype=scale.dtype)
+    return scale, (factors[0] * signs, *factors[1:])

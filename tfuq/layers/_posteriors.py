@@ -1,0 +1,157 @@
+"""Forms of the Gaussian posterior of a last layer: diagonal, low rank, dense.
+
+A form adds its weights to a layer; the formulas take what `read` makes of them, once per call.
+"""
+
+import keras
+import tensorflow as tf
+from tensorflow_probability import distributions as tfd
+
+from tfuq.layers.base import softplus_inverse
+
+OFF_DIAGONAL = 1e-3  # initial size of covariances, relative to a standard deviation
+
+
+class Diagonal:
+    """q(w_k) = N(m_k, diag(s_k^2)), with m and s of shape `(features, units)`."""
+
+    @staticmethod
+    def add_weights(layer, features):
+        initial = layer.posterior_scale or 1 / features
+        layer.kernel_rho = layer.add_weight(
+            name="kernel_rho",
+            shape=(features, layer.units),
+            initializer=keras.initializers.Constant(float(softplus_inverse(initial))),
+            autocast=False,
+        )
+
+    @staticmethod
+    def read(layer):
+        """s."""
+        return (tf.nn.softplus(tf.cast(layer.kernel_rho, layer._sampling_dtype())),)
+
+    @staticmethod
+    def variance(rows, scale):
+        """sum_d x_d^2 s_dk^2."""
+        return tf.matmul(tf.square(rows), tf.square(scale))
+
+    @staticmethod
+    def trace_and_log_det(scale):
+        """sum_k tr S_k and sum_k log det S_k."""
+        return sum_of_squares(scale), 2 * tf.reduce_sum(tf.math.log(scale))
+
+    @staticmethod
+    def distribution(loc, scale):
+        return tfd.MultivariateNormalDiag(loc, tf.transpose(scale))
+
+
+class LowRank:
+    """q(w_k) = N(m_k, diag(s_k^2) + U_k U_k^T), with U of shape `(features, units, rank)`."""
+
+    @staticmethod
+    def add_weights(layer, features):
+        if layer.rank > features:
+            raise ValueError(
+                "Argument `rank` must not be above the number of features. "
+                f"Received: rank={layer.rank} with {features} features"
+            )
+        Diagonal.add_weights(layer, features)
+        layer.kernel_factor = _add_off_diagonal(
+            layer, "kernel_factor", features, (features, layer.units, layer.rank)
+        )
+
+    @staticmethod
+    def read(layer):
+        """s and U."""
+        (scale,) = Diagonal.read(layer)
+        return scale, tf.cast(layer.kernel_factor, scale.dtype)
+
+    @staticmethod
+    def variance(rows, scale, factor):
+        """The diagonal's, and sum_r (x^T u_kr)^2."""
+        noise = tf.matmul(rows, tf.reshape(factor, (factor.shape[0], -1)))
+        noise = tf.reshape(noise, (-1, *factor.shape[1:]))
+        return Diagonal.variance(rows, scale) + tf.reduce_sum(tf.square(noise), axis=-1)
+
+    @staticmethod
+    def trace_and_log_det(scale, factor):
+        """log det(diag(s^2) + U U^T) = log det diag(s^2) + log det(I + U^T diag(s^-2) U)."""
+        trace, diagonal_log_det = Diagonal.trace_and_log_det(scale)
+        whitened = tf.transpose(factor * (1 / scale)[..., None], (1, 0, 2))
+        log_det_covariance = diagonal_log_det + tf.reduce_sum(log_det_update(whitened))
+        return trace + sum_of_squares(factor), log_det_covariance
+
+    @staticmethod
+    def distribution(loc, scale, factor):
+        variance = tf.transpose(tf.square(scale))
+        factor = tf.transpose(factor, (1, 0, 2))
+        return tfd.MultivariateNormalDiagPlusLowRankCovariance(loc, variance, factor)
+
+
+class Dense:
+    """q(w_k) = N(m_k, L_k L_k^T): s on the diagonal of L_k, `kernel_tril` below it."""
+
+    @staticmethod
+    def add_weights(layer, features):
+        Diagonal.add_weights(layer, features)
+        layer.kernel_tril = _add_off_diagonal(
+            layer, "kernel_tril", features, (layer.units, features, features)
+        )
+
+    @staticmethod
+    def read(layer):
+        """s, and what of L is below the diagonal."""
+        (scale,) = Diagonal.read(layer)
+        kernel = tf.cast(layer.kernel_tril, scale.dtype)
+        below = 1 - tf.linalg.band_part(tf.ones_like(kernel[0]), 0, -1)
+        return scale, kernel * below
+
+    @staticmethod
+    def variance(rows, scale, lower):
+        """|x^T L_k|^2, a matrix product per class."""
+        noise = tf.matmul(rows, lower) + rows * tf.transpose(scale)[:, None]
+        return tf.transpose(tf.reduce_sum(tf.square(noise), axis=-1))
+
+    @staticmethod
+    def trace_and_log_det(scale, lower):
+        """tr(L L^T) is the sum of squares of L."""
+        trace, log_det_covariance = Diagonal.trace_and_log_det(scale)
+        return trace + sum_of_squares(lower), log_det_covariance
+
+    @staticmethod
+    def distribution(loc, scale, lower):
+        root = tf.linalg.set_diag(lower, tf.transpose(scale))
+        return tfd.MultivariateNormalTriL(loc, root)
+
+
+def sum_of_squares(values):
+    """In one operation, with one for the gradient."""
+    return 2 * tf.nn.l2_loss(values)
+
+
+@tf.custom_gradient
+def log_det_update(factor):
+    """log det(I + U^T U) for U `(batch, features, rank)`; its gradient is 2 U (I + U^T U)^-1."""
+    batch, _, rank = factor.shape
+    identity = tf.eye(rank, batch_shape=(batch,), dtype=factor.dtype)
+    gram = identity + tf.matmul(factor, factor, transpose_a=True)
+    root = tf.linalg.cholesky(gram)
+
+    def gradient(upstream):  # of a few rows and columns: one operation, where a solver takes two
+        return tf.matmul(factor, 2 * upstream[:, None, None] * tf.linalg.inv(gram))
+
+    return 2 * tf.reduce_sum(tf.math.log(tf.linalg.diag_part(root)), axis=-1), gradient
+
+
+def _add_off_diagonal(layer, name, features, shape):
+    # Not zero, where the gradient of U U^T is zero; small, so that training starts at the diagonal.
+    size = OFF_DIAGONAL * (layer.posterior_scale or 1 / features)
+    return layer.add_weight(
+        name=name,
+        shape=shape,
+        initializer=keras.initializers.RandomNormal(stddev=size, seed=layer.seed),
+        autocast=False,
+    )
+
+
+POSTERIORS = {"diagonal": Diagonal, "low_rank": LowRank, "dense": Dense}
