@@ -1,5 +1,6 @@
 """The public face: names, docstrings, registration, configurations, and how bad input is met."""
 
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -11,7 +12,7 @@ import tensorflow as tf
 from test_contract import CALLBACKS, LAYERS, METRICS
 
 import tfuq
-from tfuq import callbacks, layers, metrics, plots
+from tfuq import callbacks, layers, metrics, ood, optimizers, plots, selective
 
 NAMES = {
     "layers": [
@@ -266,6 +267,9 @@ PUBLIC = [
     (module, name) for module in NAMES for name in importlib.import_module(f"tfuq.{module}").__all__
 ]
 CASES = [*LAYERS, *METRICS]
+DETECTORS = [
+    getattr(ood, name) for name in ood.__all__ if hasattr(getattr(ood, name), "get_config")
+]
 
 
 def public_classes(base):
@@ -329,14 +333,68 @@ def test_class_is_registered(case):
     assert keras.saving.get_registered_object(f"tfuq>{made.__name__}") is made
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_constructor_argument_attribute_and_key_have_one_name(case):
-    thing = case.make()
+# What else is registered, with arguments that are worth comparing.
+OTHERS = [
+    (selective.RejectionRule, {"score": "margin", "threshold": 0.5, "rank": 2}),
+    (selective.TemperatureScaling, {"temperature": 1.5, "from_logits": True}),
+    (selective.VectorScaling, {"scale": [1.0, 2.0], "bias": [0.0, 0.5]}),
+    (selective.IsotonicCalibration, {}),
+    (selective.ConformalPredictor, {"score": "raps", "threshold": 0.5, "penalty": 0.1}),
+    (
+        optimizers.DiscriminativeLearningRate,
+        {"optimizer": keras.optimizers.SGD(), "scheme": None},
+    ),
+    *((detector, {}) for detector in DETECTORS),
+    (ood.KNN, {"layer": "features"}),
+]
+CONSTRUCTED = [
+    *(pytest.param(case.make, case.kwargs, id=case.name) for case in CASES),
+    *(
+        pytest.param(functools.partial(c, **kw), kw, id=f"{c.__name__}{len(kw)}")
+        for c, kw in OTHERS
+    ),
+]
+# Of these None is a default that the constructor works out.
+WORKED_OUT = ("allow_empty", "dtype", "fitted_to", "k_reg", "name")
+
+
+def as_stored(name, given, attribute):
+    """The argument `given` in the form in which Keras' own layers store it."""
+    if name.endswith("_initializer"):
+        return keras.initializers.get(given)
+    if isinstance(attribute, tuple) and isinstance(given, int):
+        return (given,) * len(attribute)
+    return attribute if given is None and name in WORKED_OUT else given
+
+
+def same(found, expected):
+    serialize = keras.saving.serialize_keras_object
+    return serialize(found) == serialize(expected)
+
+
+def test_every_registered_class_is_constructed():
+    registered = keras.saving.get_custom_objects().items()
+    ours = {thing for name, thing in registered if name.startswith("tfuq>")}
+    made = {type(case.make()) for case in CASES} | {thing for thing, _ in OTHERS}
+    assert ours == made
+
+
+@pytest.mark.parametrize("make, given", CONSTRUCTED)
+def test_constructor_argument_attribute_and_key_have_one_value(make, given):
+    thing = make()
     config = thing.get_config()
     parameters = inspect.signature(type(thing).__init__).parameters.values()
-    named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)][1:]
-    assert set(named) | {"name", "dtype"} <= set(config)
-    assert all(hasattr(thing, name) for name in named)
+    named = {
+        p.name: p.default for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    }
+    del named["self"]
+    for name, default in {**named, **given}.items():
+        attribute = getattr(thing, name)
+        value = given.get(name, default)
+        assert same(attribute, as_stored(name, value, attribute)), (name, value, attribute)
+        assert same(attribute, config[name]), (name, attribute, config[name])
+    if isinstance(thing, keras.layers.Layer | keras.metrics.Metric):
+        assert {"name", "dtype"} <= set(config)
 
 
 # --- Bad input --------------------------------------------------------------------------------

@@ -294,6 +294,11 @@ class DiscriminativeLearningRate(keras.optimizers.Optimizer):
         return found
 
     @property
+    def optimizer(self):
+        """The inner optimizer, by the name of the constructor's argument."""
+        return self.inner_optimizer
+
+    @property
     def variables(self):
         return self.inner_optimizer.variables
 

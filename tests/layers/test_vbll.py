@@ -5,8 +5,11 @@ draws of whole networks are in tests/predictive. `fixtures/make_vbll.py` wrote w
 authors' package answers.
 """
 
+import copy
+import json
 import math
 import pathlib
+import pickle
 
 import keras
 import numpy as np
@@ -45,10 +48,10 @@ def covariances(layer):
     """The covariance matrices `(units, features, features)`, from the formulas of the docstring."""
     scale = np.log1p(np.exp(np.asarray(layer.kernel_rho, "float64")))
     diagonal = np.stack([np.diag(s) for s in scale.T])
-    if layer.posterior_form == "dense":
+    if layer.posterior == "dense":
         root = np.tril(np.asarray(layer.kernel_tril, "float64"), -1) + diagonal
         return root @ root.transpose(0, 2, 1)
-    if layer.posterior_form == "low_rank":
+    if layer.posterior == "low_rank":
         factor = np.asarray(layer.kernel_factor, "float64").transpose(1, 0, 2)
         return diagonal**2 + factor @ factor.transpose(0, 2, 1)
     return diagonal**2
@@ -160,7 +163,7 @@ def test_kl_is_tfps(form):
     layer = built(form, prior_scale=0.7, dtype="float64")
     variables = [v.value for v in layer.trainable_variables if v.name != "bias"]
     with tf.GradientTape(persistent=True) as tape:
-        posterior = layer.posterior()
+        posterior = layer.posterior_distribution()
         root = tf.linalg.cholesky(posterior.covariance())
         full = tfd.MultivariateNormalTriL(posterior.mean(), root)
         prior = tfd.MultivariateNormalDiag(
@@ -187,7 +190,7 @@ def test_kl_of_the_prior_is_zero():
 
 @pytest.mark.parametrize("form", FORMS)
 def test_posterior_has_the_covariance_of_the_formula(form):
-    posterior = built(form).posterior()
+    posterior = built(form).posterior_distribution()
     assert posterior.batch_shape == (UNITS,)
     assert posterior.event_shape == (FEATURES,)
     layer = built(form)
@@ -224,7 +227,7 @@ def test_logits_have_the_moments_of_drawn_weights(form):
     correct layer fails one in 2e7 seeds.
     """
     layer, x, count = built(form, use_bias=False), inputs(), 40_000
-    weights = layer.posterior().sample(count, seed=(3, 4)).numpy()
+    weights = layer.posterior_distribution().sample(count, seed=(3, 4)).numpy()
     draws = np.einsum("skf,bf->sbk", weights, x)
     distribution = layer.logit_distribution(x)
     mean, variance = distribution.mean().numpy(), distribution.variance().numpy()
@@ -235,7 +238,7 @@ def test_logits_have_the_moments_of_drawn_weights(form):
 def plain_loss(layer, x, y, loss):
     """The docstring's loss, from whole covariance matrices."""
     mean = x @ tf.convert_to_tensor(layer.kernel) + layer.bias
-    covariance = layer.posterior().covariance()
+    covariance = layer.posterior_distribution().covariance()
     variance = tf.einsum("bf,kfg,bg->bk", x, covariance, x)
     variance += tf.square(tf.nn.softplus(tf.convert_to_tensor(layer.noise_rho)))
     bernoulli = layer.likelihood == "bernoulli"
@@ -453,7 +456,7 @@ def test_loss_times_examples_is_the_negative_bound():
     logits = model(x[:, None], training=True)
     bce = keras.losses.BinaryCrossentropy(from_logits=True)(y[:, None], logits)
     loss = float(bce + sum(model.losses))
-    scale = float(head.posterior().stddev()[0, 0])
+    scale = float(head.posterior_distribution().stddev()[0, 0])
     np.testing.assert_allclose(loss * len(x), negative_elbo(0.8, scale), rtol=1e-4)
 
 
@@ -473,7 +476,7 @@ def test_learned_posterior_is_the_best_gaussian_and_near_the_exact_one():
     model.compile(keras.optimizers.Adam(rate), loss, jit_compile=False)
     data = tf.data.Dataset.from_tensors((x[:, None], y[:, None])).repeat()
     model.fit(data, steps_per_epoch=400, shuffle=False, verbose=0)
-    mean, scale = float(head.kernel[0, 0]), float(head.posterior().stddev()[0, 0])
+    mean, scale = float(head.kernel[0, 0]), float(head.posterior_distribution().stddev()[0, 0])
     np.testing.assert_allclose([mean, scale], [best[0], math.exp(best[1])], atol=0.01 * scale)
 
     def density(w):
@@ -592,7 +595,21 @@ def test_unknown_features_are_refused():
 
 def test_posterior_needs_weights():
     with pytest.raises(ValueError, match=r"before it is built"):
-        VBLLDense(3, kl_weight=0.1).posterior()
+        VBLLDense(3, kl_weight=0.1).posterior_distribution()
+
+
+def test_posterior_is_the_argument_and_its_call_the_former_method():
+    layer = built("low_rank")
+    assert layer.posterior == "low_rank" and layer.posterior_form == "low_rank"
+    with pytest.warns(DeprecationWarning, match=r"posterior_distribution\(\)"):
+        found = layer.posterior()
+    expected = layer.posterior_distribution()
+    np.testing.assert_array_equal(found.covariance(), expected.covariance())
+    config = layer.get_config()
+    assert json.loads(json.dumps(config))["posterior"] == "low_rank"
+    for copied in (copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+        assert type(copied["posterior"]) is str  # and so holds no layer
+    assert type(VBLLDense.from_config(config)._posterior) is str
 
 
 def test_kl_is_that_of_the_unrounded_weights_in_mixed_precision():

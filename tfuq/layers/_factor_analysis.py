@@ -6,10 +6,10 @@ import math
 
 import keras
 import tensorflow as tf
-from tensorflow_probability import distributions as tfd
 
 from tfuq._arguments import check_choice, check_fraction, check_integer, check_positive
 from tfuq._random import points
+from tfuq.layers.base import distributions
 from tfuq.layers.shapes import project, with_leading
 
 MIN_SCALE = 1e-3  # the floor of d(x), as in the authors' code
@@ -277,6 +277,7 @@ class MCDenseFA(keras.layers.Layer):
             `MultivariateNormalDiag`.
         """
         loc, scale, loadings = self._moments(features)
+        tfd = distributions()
         if loadings is None:
             return tfd.MultivariateNormalDiag(loc, scale)
         return tfd.MultivariateNormalDiagPlusLowRankCovariance(loc, tf.square(scale), loadings)

@@ -3,11 +3,12 @@
 A form adds its weights to a layer; the formulas take what `read` makes of them, once per call.
 """
 
+import warnings
+
 import keras
 import tensorflow as tf
-from tensorflow_probability import distributions as tfd
 
-from tfuq.layers.base import softplus_inverse
+from tfuq.layers.base import distributions, softplus_inverse
 
 OFF_DIAGONAL = 1e-3  # initial size of covariances, relative to a standard deviation
 
@@ -42,7 +43,7 @@ class Diagonal:
 
     @staticmethod
     def distribution(loc, scale):
-        return tfd.MultivariateNormalDiag(loc, tf.transpose(scale))
+        return distributions().MultivariateNormalDiag(loc, tf.transpose(scale))
 
 
 class LowRank:
@@ -85,7 +86,7 @@ class LowRank:
     def distribution(loc, scale, factor):
         variance = tf.transpose(tf.square(scale))
         factor = tf.transpose(factor, (1, 0, 2))
-        return tfd.MultivariateNormalDiagPlusLowRankCovariance(loc, variance, factor)
+        return distributions().MultivariateNormalDiagPlusLowRankCovariance(loc, variance, factor)
 
 
 class Dense:
@@ -121,7 +122,7 @@ class Dense:
     @staticmethod
     def distribution(loc, scale, lower):
         root = tf.linalg.set_diag(lower, tf.transpose(scale))
-        return tfd.MultivariateNormalTriL(loc, root)
+        return distributions().MultivariateNormalTriL(loc, root)
 
 
 def sum_of_squares(values):
@@ -155,3 +156,23 @@ def _add_off_diagonal(layer, name, features, shape):
 
 
 POSTERIORS = {"diagonal": Diagonal, "low_rank": LowRank, "dense": Dense}
+
+
+class PosteriorName(str):
+    """The argument `posterior` of a layer; its call, deprecated, is `posterior_distribution()`."""
+
+    def __new__(cls, name, layer):
+        found = super().__new__(cls, name)
+        found._layer = layer
+        return found
+
+    def __call__(self):
+        warnings.warn(
+            "`posterior` is the argument of the layer. Call `posterior_distribution()`.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self._layer.posterior_distribution()
+
+    def __reduce__(self):  # a copied or pickled configuration holds no layer
+        return str, (str(self),)

@@ -20,6 +20,16 @@ def kl_normal(loc, scale, prior_loc, prior_scale):
     return tf.reduce_sum(terms)
 
 
+def distributions():
+    """`tensorflow_probability.distributions`, imported by the first call.
+
+    TFP imports `tf_keras` and takes seconds; training and prediction use neither.
+    """
+    from tensorflow_probability import distributions
+
+    return distributions
+
+
 def softplus_inverse(value):
     """rho with softplus(rho) = `value`, for numbers or arrays above 0."""
     value = np.asarray(value, "float64")

@@ -4,7 +4,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
-from tensorflow_probability import distributions as tfd
 
 from tfuq._arguments import check_fraction, register
 from tfuq._math.rounding import rounded_up
@@ -17,7 +16,7 @@ from tfuq.layers._operations import (
     DenseOperation,
     DepthwiseConvOperation,
 )
-from tfuq.layers.base import GaussianKernelLayer, kl_normal
+from tfuq.layers.base import GaussianKernelLayer, distributions, kl_normal
 from tfuq.layers.saliency import check_saliency, count_bayesian, global_counts, top_indices
 
 RATES = {"kernel": "r_bayes", "bias": "bias_r_bayes"}  # which weights can be random, how many
@@ -187,7 +186,7 @@ class _SparseBayesLayer(GaussianKernelLayer):
                 f"built={self.built}, r_bayes={self.r_bayes}, bias_r_bayes={self.bias_r_bayes}"
             )
         gaussian = self._gaussian(name)
-        return tfd.Normal(gaussian.selected(), gaussian.scale)
+        return distributions().Normal(gaussian.selected(), gaussian.scale)
 
     def _saved(self):
         names = ["beta", "selected", *self._candidates()]

@@ -5,7 +5,6 @@ An estimator says how a noisy operation is computed, a layer says which operatio
 
 import tensorflow as tf
 from keras import layers
-from tensorflow_probability import distributions as tfd
 
 from tfuq._arguments import check_choice, register
 from tfuq.layers._estimators import Gaussian
@@ -15,7 +14,7 @@ from tfuq.layers._operations import (
     ConvTransposeOperation,
     DenseOperation,
 )
-from tfuq.layers.base import GaussianKernelLayer, constant_rho, kl_normal
+from tfuq.layers.base import GaussianKernelLayer, constant_rho, distributions, kl_normal
 
 
 class _MeanFieldLayer(GaussianKernelLayer):
@@ -66,7 +65,7 @@ class _MeanFieldLayer(GaussianKernelLayer):
         """The posterior of the kernel, `tfp.distributions.Normal` of the kernel's shape."""
         if not self.built:
             raise ValueError("The layer has no weights before it is built. Received: built=False")
-        return tfd.Normal(*self._gaussian())
+        return distributions().Normal(*self._gaussian())
 
     def get_config(self):
         own = ("trainable_prior", "prior_mean")

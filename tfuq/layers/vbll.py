@@ -5,14 +5,13 @@ import math
 
 import keras
 import tensorflow as tf
-from tensorflow_probability import distributions as tfd
 
 from tfuq._arguments import check_choice, check_integer, check_positive, register
 from tfuq._random import points
 from tfuq._random.draws import current_draw
 from tfuq.layers._likelihoods import LIKELIHOODS, closed_form_gap
-from tfuq.layers._posteriors import POSTERIORS, sum_of_squares
-from tfuq.layers.base import VariationalLayer, check_kl_weight, softplus_inverse
+from tfuq.layers._posteriors import POSTERIORS, PosteriorName, sum_of_squares
+from tfuq.layers.base import VariationalLayer, check_kl_weight, distributions, softplus_inverse
 from tfuq.layers.shapes import with_leading
 
 MIN_VARIANCE = 1e-12  # below it the square root has no useful gradient
@@ -164,7 +163,7 @@ class VBLLDense(VariationalLayer):
         super().__init__(**kwargs)
         self.units = units
         self.kl_weight = kl_weight
-        self.posterior_form = posterior
+        self.posterior = posterior
         self.rank = rank
         self.prior_scale = prior_scale
         self.posterior_scale = posterior_scale
@@ -192,11 +191,11 @@ class VBLLDense(VariationalLayer):
     def _check_arguments(self):
         check_integer("units", self.units, minimum=1)
         check_kl_weight(self.kl_weight)
-        check_choice("posterior", self.posterior_form, tuple(POSTERIORS))
-        if (self.rank is None) == (self.posterior_form == "low_rank"):
+        check_choice("posterior", self._posterior, tuple(POSTERIORS))
+        if (self.rank is None) == (self._posterior == "low_rank"):
             raise ValueError(
                 "Argument `rank` must be given with posterior='low_rank', and only then. "
-                f"Received: rank={self.rank!r} with posterior={self.posterior_form!r}"
+                f"Received: rank={self.rank!r} with posterior={self._posterior!r}"
             )
         if self.rank is not None:
             check_integer("rank", self.rank, minimum=1)
@@ -255,8 +254,22 @@ class VBLLDense(VariationalLayer):
         )
 
     @property
+    def posterior(self):
+        """The form of the posterior, the constructor's argument."""
+        return PosteriorName(self._posterior, self)
+
+    @posterior.setter
+    def posterior(self, name):
+        self._posterior = str(name) if isinstance(name, str) else name
+
+    @property
+    def posterior_form(self):
+        """The former name of `posterior`."""
+        return self._posterior
+
+    @property
     def _form(self):
-        return POSTERIORS[self.posterior_form]
+        return POSTERIORS[self._posterior]
 
     def _sampling_dtype(self):
         return "float64" if self.compute_dtype == "float64" else "float32"
@@ -364,7 +377,7 @@ class VBLLDense(VariationalLayer):
         variance = self._noise_variance() * tf.ones_like(logits)
         return self._mean_probs_as_logits(logits, variance)
 
-    def posterior(self):
+    def posterior_distribution(self):
         """q(w_1), ..., q(w_K), the posterior of each output's weights.
 
         Returns:
@@ -396,12 +409,12 @@ class VBLLDense(VariationalLayer):
             self.build(inputs.shape)
         mean, variance = self._moments(inputs, self._form.read(self))
         scale = tf.sqrt(variance + self._noise_variance())
-        return tfd.MultivariateNormalDiag(with_leading(mean, inputs), with_leading(scale, inputs))
+        mean, scale = (with_leading(values, inputs) for values in (mean, scale))
+        return distributions().MultivariateNormalDiag(mean, scale)
 
     def get_config(self):
         config = super().get_config()
-        config.update({name: getattr(self, name) for name in _ARGUMENTS if name != "posterior"})
-        config["posterior"] = self.posterior_form
+        config.update({name: getattr(self, name) for name in _ARGUMENTS})
         for name in ("kernel_initializer", "bias_initializer"):
             config[name] = keras.initializers.serialize(getattr(self, name))
         for name in ("kernel_constraint", "bias_constraint"):
