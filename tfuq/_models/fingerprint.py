@@ -76,3 +76,23 @@ def _output_shape(model):
     """Shape of the output, as JSON can hold it; None of a model that does not tell."""
     shape = getattr(model, "output_shape", None)
     return json.loads(json.dumps(shape, default=str))
+
+
+def check_known(known, model):
+    """Raises ValueError unless `known` is the fingerprint of the model."""
+    found = fingerprint(model)
+    if found != known:
+        same = found is not None and found["weights"] == known["weights"]
+        differs = "another output" if same else "other weights"
+        raise ValueError(
+            "Argument `model` must be the one that the detector was fitted to, with the same "
+            "weights: fit again, or say `check_model=False` if another is meant. Received: a model "
+            f"of {differs}, {found} instead of {known}"
+        )
+
+
+def checked_fingerprint(known):
+    """What a file says of a model, or ValueError if that is no fingerprint."""
+    if known is not None and not (isinstance(known, dict) and set(known) == {"weights", "outputs"}):
+        raise ValueError(f"a model of {known!r}")
+    return known

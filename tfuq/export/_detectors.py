@@ -221,6 +221,7 @@ def check_detector(detector, members, options):
     detector._check_fitted()
     if isinstance(detector, ood.MutualInformation):
         _check_samples(detector, members, options)
+        detector._check_model()
         return None
     if type(detector) not in _SCORES:
         known = ", ".join(sorted(each.__name__ for each in (*_SCORES, ood.MutualInformation)))
@@ -235,6 +236,7 @@ def check_detector(detector, members, options):
             "Argument `ood` must be fitted to the model that is exported, or to a member of it. "
             f"Received: a {type(detector).__name__} of {detector.model}"
         )
+    detector._check_model()
     return detector.model
 
 

@@ -14,6 +14,7 @@ from tfuq._files.reading import DAMAGE, check_fields
 from tfuq._models.batches import batches
 from tfuq._models.feature_arrays import check_rows, rows_finite
 from tfuq._models.features import Tap
+from tfuq._models.fingerprint import check_known, checked_fingerprint, fingerprint, quick_mark
 from tfuq._models.finite import finite_rows
 from tfuq._models.outputs import select_output
 from tfuq.ood.thresholds import Threshold, find_threshold
@@ -41,6 +42,10 @@ class Detector:
             key or a field of a named tuple.
         from_logits: Whether that holds logits. By default what the last layer or the compiled loss
             says; of a model without, logits are what lies outside [0, 1] or does not sum to 1.
+
+    Attributes:
+        check_model: Whether `score` holds the model to the weights that it had when the detector
+            was fitted to it. True at first.
     """
 
     def __init__(self, *, output=None, from_logits=None):
@@ -53,6 +58,8 @@ class Detector:
         self.output = output
         self.from_logits = from_logits
         self.threshold = None
+        self.check_model = True
+        self._known = self._mark = None  # fingerprint of the model of `fit`; of weights as checked
         self._state = {}
         self._widths = self._fit_scores = self._model = self._tap = None
 
@@ -126,7 +133,7 @@ class Detector:
             labels.append(_chosen(label, self.output))
         arrays = tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
         y = None if labels[0] is None else np.concatenate([np.asarray(part) for part in labels])
-        return self._learn("x", arrays, y, **self._from_model())
+        return self._learn("x", arrays, y, **self._from_model())._know_model()
 
     def fit_features(self, features, y=None):
         """Fits to arrays instead of a model and its inputs.
@@ -148,7 +155,7 @@ class Detector:
     def _learn(self, name, arrays, y, **more):
         if not np.all(rows_finite(arrays)):
             raise ValueError(f"Argument `{name}` must give finite features. Received: NaN or inf")
-        self.threshold = None
+        self.threshold = self._known = None
         self._state = self._fit(arrays, y, **more)
         self._widths = [array.shape[-1] for array in arrays]
         self._fit_scores = self._scores_of_fit(arrays)
@@ -167,7 +174,8 @@ class Detector:
             inf: it is unknown.
 
         Raises:
-            ValueError: If the detector is not fitted, or has no model; if `x` is empty.
+            ValueError: If the detector is not fitted, or has no model, or one of other weights than
+                it was fitted to; if `x` is empty.
         """
         self._check_fitted()
         if self._model is None:
@@ -175,6 +183,7 @@ class Detector:
                 "Argument `model` must be given to score inputs: call `fit(model, x)`, "
                 "`load(path, model=model)` or set `detector.model`. Received: no model"
             )
+        self._check_model()
         found = [
             np.where(finite_rows(batch), self._score_batch(batch), np.inf)
             for batch, *_ in batches(x, batch_size, verbose)
@@ -232,6 +241,22 @@ class Detector:
     @model.setter
     def model(self, model):
         self._bind(model)
+        self._mark = None
+        self._check_model()
+
+    def _know_model(self):
+        """Remembers the model as it is; of a function nothing is known."""
+        self._known, self._mark = fingerprint(self._model), quick_mark(self._model)
+        return self
+
+    def _check_model(self):
+        """Raises ValueError if the model is another than `fit` was given, or was trained since."""
+        if self._known is None or not self.check_model:
+            return
+        mark = quick_mark(self._model)
+        if mark != self._mark:
+            check_known(self._known, self._model)
+            self._mark = mark
 
     def _bind(self, model):
         reading = {"output": self.output, "from_logits": self.from_logits}
@@ -338,6 +363,7 @@ class Detector:
             "config": self.get_config(),
             "widths": self._widths,
             "threshold": self.threshold,
+            "model": self._known,
         }
         arrays = {f"state/{name}": array for name, array in self._state.items()}
         if self._fit_scores is not None:
@@ -345,21 +371,22 @@ class Detector:
         write_arrays(path, header, arrays)
 
     @classmethod
-    def load(cls, path, model=None):
+    def load(cls, path, model=None, *, check_model=True):
         """The detector that `save` wrote.
 
         Args:
             path: Name of the file.
             model: The model that it was fitted on, to score inputs; `score_features` needs none.
+            check_model: As for `load_detector`.
 
         Returns:
             The detector, fitted, with its threshold.
 
         Raises:
             ValueError: If the file is not there, damaged, of another version, or holds a detector
-                of another class.
+                of another class; if the model has other weights.
         """
-        detector = load_detector(path, model)
+        detector = load_detector(path, model, check_model=check_model)
         if type(detector) is not cls:
             raise ValueError(
                 f"Argument `path` must be a file of a {cls.__name__}. "
@@ -381,6 +408,7 @@ class Detector:
         self._state = {name.removeprefix("state/"): array for name, array in arrays.items()}
         check_shapes(self._state, self._shapes(), sizes)
         self._widths = widths
+        self._known = checked_fingerprint(header.get("model"))
         if self._fit_scores is not None:
             check_rows("fit_scores", self._fit_scores, ndim=1)
         if threshold is not None:
@@ -421,18 +449,22 @@ class FeatureDetector(Detector):
         return (check_rows("features", features, pool=True),)
 
 
-def load_detector(path, model=None):
+def load_detector(path, model=None, *, check_model=True):
     """A detector of `tfuq.ood` of whatever class, from the file that its `save` wrote.
 
     Args:
         path: Name of the file.
         model: The model that it was fitted on, to score inputs; it is not in the file.
+        check_model: Whether that is held to a mark of the weights and outputs, which is in the file
+            (not in one that an earlier version or `fit_features` made, or of a function instead of
+            a model: then nothing is known). With False any model is taken.
 
     Returns:
         The detector, fitted, with its threshold.
 
     Raises:
-        ValueError: If the file is not there, damaged, or of another version.
+        ValueError: If the file is not there, damaged, or of another version; if the model is
+            another than the one that the detector was fitted on, or has other weights.
 
     Example:
 
@@ -450,7 +482,7 @@ def load_detector(path, model=None):
         header, arrays = read_arrays(path)
         if header["format"] != FORMAT:
             raise ValueError(f"format {header['format']!r}, not {FORMAT}")
-        check_fields(header, ("format", "class", "config", "widths", "threshold"))
+        check_fields(header, ("format", "class", "config", "widths", "threshold", "model"))
         made = keras.saving.get_registered_object(header["class"])
         if not (isinstance(made, type) and issubclass(made, Detector)):
             raise ValueError(f"a {header['class']!r}, not a detector that is known here")
@@ -461,6 +493,7 @@ def load_detector(path, model=None):
             "Argument `path` must be a whole file that a detector's `save` wrote, of this version. "
             f"Received: path={str(path)!r} ({type(error).__name__}: {error})"
         ) from error
+    detector.check_model = check_model
     if model is not None:
         detector.model = model
     return detector

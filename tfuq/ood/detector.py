@@ -214,7 +214,7 @@ class GradientDetector(_GradientDetector):
             np.concatenate([self._read(b)[0] for b, *_ in batches(data, batch_size, verbose, name)])
             for name, data in (("x", x), ("x_out", x_out))
         )
-        return self.fit_features(inside, outside, verbose=verbose)
+        return self.fit_features(inside, outside, verbose=verbose)._know_model()
 
     def fit_features(self, features, features_out, *, verbose=0):
         """Fits to features of in-distribution and of out-of-distribution examples.

@@ -87,12 +87,12 @@ class MutualInformation(Detector):
             ValueError: If data are empty or not finite, or the model holds no random layer.
         """
         self._bind(model)
-        self._widths = self._fit_scores = self.threshold = None
+        self._widths = self._fit_scores = self.threshold = self._known = None
         scores = self.score(x, batch_size=batch_size, verbose=verbose)
         if not np.all(np.isfinite(scores)):
             raise ValueError("Argument `x` must be finite. Received: NaN or infinity in x")
         self._fit_scores = scores
-        return self
+        return self._know_model()
 
     def _bind(self, model):
         if not isinstance(model, (keras.Model, DeepEnsemble)) and not callable(model):
