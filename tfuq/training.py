@@ -150,16 +150,8 @@ def rapid_fit(
     epochs = epochs_of(num_cycles, cycle_length, cycle_mult, warmup)
     longest = math.ceil(cycle_length * cycle_mult ** (num_cycles - 1))
     stopping = _early_stopping(validation, monitor, longest if patience is None else patience)
-    arguments = {
-        **fit_arguments(train, None, fit_kwargs),
-        "validation_data": validation,
-        "batch_size": batch_size if isinstance(train, tuple) else None,
-        "steps_per_epoch": steps_per_epoch,
-        "epochs": epochs,
-        "verbose": verbose,
-    }
-    if isinstance(train, tf.data.Dataset):
-        arguments["shuffle"] = False  # it shuffles as it says; Keras warns of its own default
+    recipe = {"validation_data": validation, "steps_per_epoch": steps_per_epoch, "epochs": epochs}
+    arguments = _arguments(train, batch_size, {**fit_kwargs, **recipe, "verbose": verbose})
     with _precision(model, mixed_precision):
         recompile(model, _new_optimizer(model, layer_rates, min_factor, groups))
         found = None
@@ -193,6 +185,15 @@ def _check(model, num_cycles, mixed_precision, fit_kwargs):
             "Argument `epochs` must be left out: the cycles give it, see `num_cycles`. "
             f"Received: epochs={fit_kwargs['epochs']!r}"
         )
+
+
+def _arguments(train, batch_size, options):
+    """Arguments of `fit`: the data, their batches, and `options`."""
+    arguments = fit_arguments(train, None, options)
+    arguments["batch_size"] = batch_size if isinstance(train, tuple) else None
+    if isinstance(train, tf.data.Dataset):
+        arguments["shuffle"] = False  # it shuffles as it says; Keras warns of its own default
+    return arguments
 
 
 def _new_optimizer(model, layer_rates, min_factor, groups):

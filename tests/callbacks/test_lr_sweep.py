@@ -10,13 +10,8 @@ from contract import two_devices
 from scipy.signal import lfilter
 
 from tfuq.callbacks import SGDR, GradualUnfreezing, LRRangeTest, PosteriorSampling
-from tfuq.callbacks.lr_sweep import (
-    exponential_sweep,
-    is_diverged,
-    lr_range_test,
-    read_sweep,
-    smooth,
-)
+from tfuq.callbacks._sweep_curve import exponential_sweep, is_diverged, read_sweep, smooth
+from tfuq.callbacks.lr_sweep import lr_range_test
 from tfuq.layers import MCDropout
 from tfuq.optimizers import DiscriminativeLearningRate
 

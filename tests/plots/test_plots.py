@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from tfuq import metrics, plots
 from tfuq.callbacks import SGDR
-from tfuq.callbacks.lr_sweep import read_sweep
+from tfuq.callbacks._sweep_curve import read_sweep
 from tfuq.corruptions import CorruptionReport
 from tfuq.predictive import predictive_entropy
 

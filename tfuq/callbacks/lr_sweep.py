@@ -1,21 +1,26 @@
 """The learning rate range test: a short training with rates that grow, and nothing left of it."""
 
-import contextlib
-import itertools
 import math
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_fraction, check_integer, check_positive
+from tfuq._arguments import check_choice, check_integer
 from tfuq._models.train_step import build_optimizer, optimizer_chain, remake_train_function
 from tfuq._random.global_state import kept_random_state, seeded
+from tfuq.callbacks._kept_state import Copies, copy_of, kept_attributes
+from tfuq.callbacks._sweep_curve import (
+    MIN_STEPS,
+    check_curve,
+    check_sweep,
+    exponential_sweep,
+    is_diverged,
+    read_sweep,
+    smooth,
+)
 
-MIN_STEPS = 5  # fewer losses say nothing
 SET_BY_FIT = (
     "train_function",
     "stop_training",
@@ -23,162 +28,6 @@ SET_BY_FIT = (
     "_initial_epoch",
     "_eval_epoch_iterator",
 )
-HALF_DECADE = math.sqrt(10.0)
-
-
-# --- The curve and what it says ---------------------------------------------------------------
-
-
-def exponential_sweep(step, start, stop, num_steps):
-    """Learning rate of `step`, from 0: rate = start * (stop / start)^(step / (num_steps - 1))."""
-    return start * (stop / start) ** (np.asarray(step, "float64") / (num_steps - 1))
-
-
-def smooth(losses, smoothing):
-    """Exponential moving average without the bias to 0 of its beginning.
-
-    ```
-    m_t = smoothing * m_(t-1) + (1 - smoothing) * loss_t;  smoothed_t = m_t / (1 - smoothing^(t+1))
-    ```
-    """
-
-    def sums(values):
-        return np.array(list(itertools.accumulate(values, lambda s, v: smoothing * s + v)))
-
-    return sums(losses) / sums(np.ones(len(losses)))
-
-
-def is_diverged(smoothed, stop_factor):
-    """Whether the last loss is above the lowest by more than `stop_factor - 1` times its size.
-
-    Of losses above 0 that is: above `stop_factor` times the lowest.
-    """
-    lowest = np.min(smoothed)
-    return bool(smoothed[-1] - lowest > (stop_factor - 1) * abs(lowest))
-
-
-def steepest_descent(learning_rates, smoothed):
-    """Rate where the loss falls fastest over log(rate); None if it falls nowhere.
-
-    The first tenth is left out, where the average is of few losses, and what lies behind the
-    minimum.
-    """
-    slopes = np.gradient(smoothed, np.log(learning_rates))
-    first, end = len(slopes) // 10, int(np.argmin(smoothed)) + 1
-    slopes = slopes[first:end]
-    if not slopes.size or slopes.min() >= 0:
-        return None
-    return float(learning_rates[first + np.argmin(slopes)])
-
-
-class RangeTestResult(NamedTuple):
-    """What a learning rate range test found.
-
-    Attributes:
-        learning_rates: The rates, growing, one per step that was taken; float64.
-        losses: The loss of each step's batch, before the step.
-        smoothed_losses: Their exponential moving average.
-        minimum: Rate with the lowest smoothed loss. The average lags behind the losses, by about
-            `smoothing / (1 - smoothing)` steps.
-        steepest: Rate at which the smoothed loss falls fastest over the logarithm of the rate, from
-            a tenth of the steps on and up to the minimum. `None` if it falls nowhere.
-        diverged: Whether the test ended because the loss grew too far, or was not finite.
-    """
-
-    learning_rates: np.ndarray
-    losses: np.ndarray
-    smoothed_losses: np.ndarray
-    minimum: float
-    steepest: float | None
-    diverged: bool
-
-    @property
-    def minimum_over_10(self):
-        """A tenth of `minimum`: the loss still falls there, at a distance from where it grows."""
-        return self.minimum / 10
-
-    @property
-    def suggestion(self):
-        """The rate to begin with: `minimum_over_10`, which hangs less on single batches."""
-        return self.minimum_over_10
-
-    @property
-    def bracket(self):
-        """`(lowest, highest)`: the decade around `minimum`, which is its middle on the log scale.
-
-        Mishra (2020, section 3.2.2) advises such a neighbourhood for imbalanced and homogeneous
-        data, and leaves its width open; it is minimum / sqrt(10) to minimum * sqrt(10) here.
-        """
-        return self.minimum / HALF_DECADE, self.minimum * HALF_DECADE
-
-    def plot(self, ax=None):
-        """Draws the losses over the learning rate (`tfuq.plots.lr_range_test`).
-
-        Args:
-            ax: Matplotlib Axes to draw on, or `None` for a new figure.
-
-        Returns:
-            The Axes.
-        """
-        from tfuq.plots import lr_range_test as draw  # matplotlib is optional
-
-        return draw(self, ax)
-
-
-def read_sweep(learning_rates, losses, smoothing, diverged):
-    """The `RangeTestResult` of a sweep."""
-    learning_rates, losses = np.asarray(learning_rates), np.asarray(losses)
-    smoothed = smooth(losses, smoothing)
-    return RangeTestResult(
-        learning_rates,
-        losses,
-        smoothed,
-        minimum=float(learning_rates[np.argmin(smoothed)]),
-        steepest=steepest_descent(learning_rates, smoothed),
-        diverged=diverged,
-    )
-
-
-# --- What is put back -------------------------------------------------------------------------
-
-
-def _parts(variables):
-    """The TensorFlow variables behind Keras', each once: one per replica."""
-    values = {id(variable): variable.value for variable in variables}.values()
-    return [part for value in values for part in getattr(value, "values", (value,))]
-
-
-class _Copies:
-    """Values of Keras variables as they are now."""
-
-    def __init__(self, *variables):
-        self.copies = [(part, tf.identity(part)) for part in _parts(variables)]
-
-    def put_back(self):
-        for part, value in self.copies:
-            part.assign(value)
-
-
-def _copy_of(model):
-    """All that training changes: weights and other state, seeds, metrics, optimizer."""
-    return _Copies(*model.variables, *model.metrics_variables, *model.optimizer.variables)
-
-
-@contextlib.contextmanager
-def _kept_attributes(thing, *names):
-    """Puts back, or takes away, attributes that are set meanwhile."""
-    kept = {name: vars(thing)[name] for name in names if name in vars(thing)}
-    try:
-        yield
-    finally:
-        for name in names:
-            if name in kept:
-                setattr(thing, name, kept[name])
-            elif name in vars(thing):
-                delattr(thing, name)
-
-
-# --- Callback and function --------------------------------------------------------------------
 
 
 def check_model(model):
@@ -194,28 +43,6 @@ def check_model(model):
             "Argument `optimizer` of `compile` must have a number as its learning rate, for the "
             f"range test to change, not a schedule. Received: learning_rate={rate!r}"
         )
-
-
-def check_sweep(start, stop, num_steps):
-    """Raises ValueError unless rates and steps can be swept."""
-    check_positive("start", start)
-    check_positive("stop", stop)
-    if not stop > start:
-        raise ValueError(
-            f"Argument `stop` must be above `start`. Received: stop={stop!r}, start={start!r}"
-        )
-    check_integer("num_steps", num_steps, MIN_STEPS)
-
-
-def check_curve(smoothing, stop_factor):
-    """Raises ValueError unless the losses can be judged."""
-    check_fraction("smoothing", smoothing)
-    if smoothing == 1:
-        raise ValueError(f"Argument `smoothing` must be in [0, 1). Received: {smoothing=}")
-    if stop_factor is not None:
-        check_positive("stop_factor", stop_factor)
-        if stop_factor <= 1:
-            raise ValueError(f"Argument `stop_factor` must be above 1. Received: {stop_factor=}")
 
 
 def _batches_per_step(optimizer):
@@ -368,12 +195,12 @@ class LRRangeTest(keras.callbacks.Callback):
         try:
             with (
                 kept_random_state(),
-                _kept_attributes(self.model, "steps_per_execution", "train_function"),
+                kept_attributes(self.model, "steps_per_execution", "train_function"),
             ):
                 self._swap_in()
                 try:
                     self._take_batches(iterator)
-                    self._between = None if self._is_over() else _copy_of(self.model)
+                    self._between = None if self._is_over() else copy_of(self.model)
                 finally:
                     self._put_back()
             if self._is_over():
@@ -389,7 +216,7 @@ class LRRangeTest(keras.callbacks.Callback):
         """Goes on where the last epoch ended, with a train function of single steps."""
         build_optimizer(self.model)
         if self._before is None:
-            self._before = _copy_of(self.model)
+            self._before = copy_of(self.model)
         if self._between is not None:
             self._between.put_back()
         self.model.steps_per_execution = 1
@@ -543,10 +370,10 @@ def lr_range_test(
     check_integer("batch_size", batch_size, 1)
     check_integer("seed", seed, 0)
     arguments = _fit_arguments(data, batch_size, shuffle)
-    metrics = _Copies(*model.metrics_variables)
+    metrics = Copies(*model.metrics_variables)
     with (
         seeded(seed),
-        _kept_attributes(model, *SET_BY_FIT),
+        kept_attributes(model, *SET_BY_FIT),
         warnings.catch_warnings(),
     ):
         # Keras says this of any dataset whose length it does not know, read to its end as asked.

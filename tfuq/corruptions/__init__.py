@@ -21,14 +21,10 @@ from tfuq.corruptions.digital import (
     pixelate,
     saturate,
 )
-from tfuq.corruptions.evaluation import (
-    CorruptionReport,
-    NoiseSettings,
-    corruption_report,
-    noise_settings,
-)
+from tfuq.corruptions.evaluation import CorruptionReport, corruption_report
 from tfuq.corruptions.layer import CorruptionLayer
 from tfuq.corruptions.noise import gaussian_noise, impulse_noise, shot_noise, speckle_noise
+from tfuq.corruptions.noisy_training import NoiseSettings, noise_settings
 from tfuq.corruptions.weather import dirty_lens, fog, frost, snow
 
 __all__ = [

@@ -1,65 +1,32 @@
-"""Several networks trained apart, and the mixture of what they predict."""
+"""`DeepEnsemble`: several networks trained apart, and the mixture of their predictions."""
 
-import concurrent.futures
-import contextlib
-import functools
-import json
 import os
 import pathlib
-import re
-import tempfile
 
-import keras
 import numpy as np
-import tensorflow as tf
 
 from tfuq._arguments import check_integer
-from tfuq._files.reading import (
-    DAMAGE,
-    check_fields,
-    check_fingerprint,
-    check_weights,
-    fingerprint,
-    load_keras,
-    read_json,
-    sealed,
-    unsealed,
-)
 from tfuq._files.writing import folder_written_whole
-from tfuq._models.batches import batches
-from tfuq._models.outputs import Reading, any_batch, check_same_shapes, input_spec, select_output
-from tfuq._models.train_step import build_optimizer
+from tfuq._models.outputs import Reading
 from tfuq._random.global_state import seed_of, seeded
-from tfuq._version import __version__
+from tfuq.ensembles._checks import check_built, check_function, check_members, checked_metrics
+from tfuq.ensembles._files import (
+    check_replaceable,
+    read_checkpoint,
+    read_members,
+    write_graph,
+    write_members,
+)
+from tfuq.ensembles._mixture import joined, mean_of_members, stacks
 from tfuq.ensembles.processes import (
     Task,
     check_executor,
     check_portable,
     fit_arguments,
-    process_pool,
-    read_trained,
-    stored,
-    train_stored,
-    write_model,
-)
-from tfuq.metrics import (
-    brier_score,
-    expected_calibration_error,
-    negative_log_likelihood,
-    selective_accuracy,
+    train_elsewhere,
 )
 
 __all__ = ["DeepEnsemble"]
-
-_MANIFEST = "ensemble.json"
-_MEMBER = re.compile(r"member_\d{3,}\.keras")
-_FORMAT = 1
-_METRICS = {
-    "nll": negative_log_likelihood,
-    "accuracy": functools.partial(selective_accuracy, threshold=0.0),
-    "brier": brier_score,
-    "ece": expected_calibration_error,
-}
 
 
 class DeepEnsemble:
@@ -120,7 +87,7 @@ class DeepEnsemble:
     def __init__(self, build_model, num_members=5, *, seed=0):
         check_integer("num_members", num_members, 1)
         check_integer("seed", seed, 0)
-        _check_function("build_model", build_model)
+        check_function("build_model", build_model)
         made = []
         for number in range(num_members):
             with seeded(seed_of(seed, number, 0)):
@@ -128,7 +95,7 @@ class DeepEnsemble:
         self._hold(made, "build_model", build_model, seed)
 
     def _hold(self, members, name, build_model, seed):
-        _check_members(members, name)
+        check_members(members, name)
         self._members = list(members)
         self.build_model = build_model
         self.seed = seed
@@ -177,8 +144,8 @@ class DeepEnsemble:
         if isinstance(paths, (str, os.PathLike)) or not list(paths):
             raise ValueError(f"Argument `paths` must be a list of files. Received: paths={paths!r}")
         if build_model is not None:
-            _check_function("build_model", build_model)
-        models = [_read_checkpoint("paths", pathlib.Path(path), build_model) for path in paths]
+            check_function("build_model", build_model)
+        models = [read_checkpoint("paths", pathlib.Path(path), build_model) for path in paths]
         ensemble = cls.from_models(models, seed=seed)
         ensemble.build_model = build_model
         return ensemble
@@ -265,21 +232,11 @@ class DeepEnsemble:
         return task.train(self._members[task.number], verbose)
 
     def _fit_elsewhere(self, tasks, workers, executor, verbose):
-        _check_built(self._members, "be trained in other processes")
+        check_built(self._members, "be trained in other processes")
         check_portable(tasks[0], self.build_model)
-        with contextlib.ExitStack() as opened:
-            folder = opened.enter_context(tempfile.TemporaryDirectory(prefix="tfuq-"))
-            tasks = stored(tasks, self._members, folder, self.build_model)
-            pool = executor or opened.enter_context(process_pool(workers))
-            futures = [pool.submit(train_stored, task) for task in tasks]
-            try:
-                _await(futures, verbose)
-            finally:
-                for future in futures:
-                    future.cancel()
-                concurrent.futures.wait(futures)  # before their files go
-            answers = [future.result() for future in futures]
-            histories = [read_trained(*pair) for pair in zip(tasks, answers, strict=True)]
+        histories = train_elsewhere(
+            tasks, self._members, self.build_model, workers, executor, verbose
+        )
         self._members = [history.model for history in histories]
         return histories
 
@@ -312,7 +269,7 @@ class DeepEnsemble:
                 `output` names none.
         """
         reading = Reading(output, from_logits, multi_label)
-        parts = self._read(x, batch_size, reading, lambda stack: stack, verbose)
+        parts = stacks(self.members, x, batch_size, reading, verbose)
         return np.concatenate([stack for stack, *_ in parts], axis=1)
 
     def predict_mixture(
@@ -326,7 +283,8 @@ class DeepEnsemble:
             Array `(examples, ..., classes)`, float32.
         """
         reading = Reading(output, from_logits, multi_label)
-        return np.concatenate([p for p, *_ in self._read(x, batch_size, reading, _mean, verbose)])
+        parts = stacks(self.members, x, batch_size, reading, verbose, mean_of_members)
+        return np.concatenate([probs for probs, *_ in parts])
 
     def evaluate(
         self,
@@ -365,37 +323,22 @@ class DeepEnsemble:
         Raises:
             ValueError: If there are no labels, or a metric cannot judge what it gets.
         """
-        metrics = _checked_metrics(metrics)
+        metrics = checked_metrics(metrics)
         data = x if y is None else (x, y, sample_weight)
         reading = Reading(output, from_logits, multi_label)
-        reduce = (lambda stack: stack) if per_member else (lambda stack: _mean(stack)[None])
-        rows = list(self._read(data, batch_size, reading, reduce, verbose))
+        reduce = None if per_member else lambda stack: mean_of_members(stack)[None]
+        rows = list(stacks(self.members, data, batch_size, reading, verbose, reduce))
         stack = np.concatenate([part for part, *_ in rows], axis=1)
-        labels, weight = (_column(rows, index, output) for index in (1, 2))
+        labels, weight = (joined(rows, index, output) for index in (1, 2))
         if labels is None:
             raise ValueError("Argument `y` must hold labels, or `x` pairs. Received: no labels")
 
-        def judge(probs):
+        def measured(probs):
             beside = {"multi_label": multi_label, "sample_weight": weight}
             return {name: metric(labels, probs, **beside) for name, metric in metrics.items()}
 
-        found = judge(stack.mean(0))
-        return {**found, "members": [judge(probs) for probs in stack]} if per_member else found
-
-    def _read(self, data, batch_size, reading, reduce, verbose):
-        """`reduce(stack)`, labels and weights of each batch; one graph holds all members."""
-        functions, flags = {}, None
-        for batch, *beside in batches(data, batch_size, verbose):
-            spec = tf.nest.map_structure(any_batch, batch)
-            flags = flags or [reading.is_logits(member, batch) for member in self._members]
-            if str(spec) not in functions:
-                stack = functools.partial(_stack, self.members, reading, flags)
-                functions[str(spec)] = tf.function(
-                    lambda batch, stack=stack: reduce(stack(batch)),
-                    input_signature=[spec],
-                    autograph=False,  # it would wrap our errors
-                )
-            yield functions[str(spec)](batch).numpy(), *beside
+        found = measured(stack.mean(0))
+        return {**found, "members": [measured(probs) for probs in stack]} if per_member else found
 
     # --- Files ----------------------------------------------------------------------------
 
@@ -412,24 +355,10 @@ class DeepEnsemble:
             ValueError: If a member is not built, or the path holds something else.
         """
         folder = pathlib.Path(folder)
-        _check_built(self._members, "be saved")
-        if folder.exists() and not _is_replaceable(folder):
-            raise ValueError(
-                "Argument `folder` must be new, empty or an ensemble's. "
-                f"Received: folder={str(folder)!r}, which holds something else"
-            )
+        check_built(self._members, "be saved")
+        check_replaceable(folder)
         with folder_written_whole(folder) as new:
-            self._write(new)
-
-    def _write(self, folder):
-        names = [f"member_{number:03d}.keras" for number in range(len(self))]
-        for name, member in zip(names, self._members, strict=True):
-            write_model(member, folder / name)
-        manifest = {"tfuq": __version__, "format": _FORMAT, "members": names}
-        manifest |= {"seed": self.seed, "fits": self._fits}
-        manifest["files"] = {name: fingerprint(folder / name) for name in names}
-        text = json.dumps(sealed(manifest), indent=2)
-        (folder / _MANIFEST).write_text(text, encoding="utf-8")
+            write_members(new, self._members, self.seed, self._fits)
 
     @classmethod
     def load(cls, folder):
@@ -448,13 +377,9 @@ class DeepEnsemble:
             ValueError: If there is no such folder, it holds something else, or a file is damaged
                 or of another version.
         """
-        folder = pathlib.Path(folder)
-        manifest = _read_manifest(folder)
-        for name, written in manifest["files"].items():
-            _check_member_file(folder, name, written)
-        models = [_read_checkpoint("folder", folder / name) for name in manifest["members"]]
-        ensemble = cls.from_models(models, seed=manifest["seed"])
-        ensemble._fits = manifest["fits"]
+        models, seed, fits = read_members(pathlib.Path(folder))
+        ensemble = cls.from_models(models, seed=seed)
+        ensemble._fits = fits
         return ensemble
 
     def export(
@@ -485,183 +410,6 @@ class DeepEnsemble:
             ValueError: If a member is not built, the inputs are not known, or nothing says whether
                 the outputs are logits.
         """
-        _check_built(self._members, "be exported")
+        check_built(self._members, "be exported")
         reading = Reading(output, from_logits, multi_label)
-        flags = [reading.is_logits(member) for member in self._members]
-        spec = input_spec(self._members[0]) if input_signature is None else input_signature
-
-        def serve(inputs):
-            stack = _stack(self._members, reading, flags, inputs)
-            return {"members": stack, "probabilities": _mean(stack)}
-
-        archive = keras.export.ExportArchive()
-        for member in self._members:
-            archive.track(member)
-        archive.add_endpoint("serve", serve, [spec])
-        archive.write_out(str(path), verbose=verbose)
-
-
-# --- What the members predict -----------------------------------------------------------------
-
-
-def _stack(members, reading, flags, batch):
-    """Probabilities `(members, batch, ..., classes)` of one batch."""
-    pairs = zip(members, flags, strict=True)
-    probs = [reading.probs(member, batch, is_logits) for member, is_logits in pairs]
-    check_same_shapes([[tuple(p.shape)] for p in probs], "models")
-    return tf.stack(probs)
-
-
-def _mean(stack):
-    return tf.reduce_mean(stack, axis=0)
-
-
-def _await(futures, verbose):
-    """Waits for the training of all members; raises what the first of them raises."""
-    for future in concurrent.futures.as_completed(futures):
-        future.result()
-        if verbose:
-            print(f"Member {futures.index(future) + 1} of {len(futures)} is trained")
-
-
-def _column(rows, index, output):
-    """Labels or weights of all batches as one array; None if there are none."""
-    parts = [row[index] for row in rows]
-    if parts[0] is None:
-        return None
-    parts = [select_output(p, output) if keras.tree.is_nested(p) else p for p in parts]
-    return np.concatenate([np.asarray(part) for part in parts])
-
-
-# --- Files ------------------------------------------------------------------------------------
-
-
-def _read_checkpoint(argument, path, build_model=None):
-    if not path.is_file():
-        raise ValueError(
-            f"Argument `{argument}` must lead to existing files. Received: no file {str(path)!r}"
-        )
-    if path.suffix == ".keras":
-        return load_keras(path, f"A model of `{argument}`")
-    if not path.name.endswith(".weights.h5"):
-        raise ValueError(
-            f"Argument `paths` must name .keras or .weights.h5 files. Received: {str(path)!r}"
-        )
-    if build_model is None:
-        raise ValueError(
-            "Argument `build_model` must be a function that makes the model of these weights. "
-            f"Received: build_model=None with {str(path)!r}"
-        )
-    with seeded(0):
-        model = build_model()
-    _check_members([model], "build_model")
-    _check_built([model], "load weights")
-    if getattr(model, "optimizer", None) is not None:
-        build_optimizer(model)  # what the file may hold of it is loaded too
-    try:
-        check_weights(path)
-        model.load_weights(path)
-    except DAMAGE as error:
-        raise ValueError(
-            f"Argument `{argument}` must name whole files of weights of the model that "
-            "`build_model` makes: bring the file back, or leave it out. "
-            f"Received: {str(path)!r} ({type(error).__name__}: {error})"
-        ) from error
-    return model
-
-
-def _is_replaceable(folder):
-    is_ensemble = (folder / _MANIFEST).is_file()
-    return folder.is_dir() and (is_ensemble or not any(folder.iterdir()))
-
-
-def _read_manifest(folder):
-    path = folder / _MANIFEST
-    if not path.is_file():
-        found = f"without {_MANIFEST}" if folder.is_dir() else "which is no folder"
-        raise ValueError(
-            "Argument `folder` must be what `DeepEnsemble.save` wrote. "
-            f"Received: folder={str(folder)!r}, {found}"
-        )
-    try:
-        manifest = unsealed(read_json(path))
-        if manifest["format"] != _FORMAT:
-            raise ValueError(f"format {manifest['format']!r} instead of {_FORMAT}")
-        check_fields(manifest, ("tfuq", "format", "members", "seed", "fits", "files"))
-        names, files = manifest["members"], dict(manifest.get("files", {}))
-        if not names or not all(_MEMBER.fullmatch(name) for name in names):
-            raise ValueError(f"members {names!r}")  # so no name leads elsewhere
-        if files and set(files) != set(names):
-            raise ValueError(f"members {names!r} and files {sorted(files)}")
-        check_integer("seed", manifest["seed"], 0)
-        check_integer("fits", manifest["fits"], 0)
-        return {**manifest, "files": files}
-    except DAMAGE as error:
-        raise ValueError(
-            f"Argument `folder` must hold a {_MANIFEST} as `DeepEnsemble.save` of this version "
-            "wrote it: bring it back, or load the members by `DeepEnsemble.from_checkpoints`. "
-            f"Received: folder={str(folder)!r} ({type(error).__name__}: {error})"
-        ) from error
-
-
-def _check_member_file(folder, name, written):
-    try:
-        check_fingerprint(folder / name, written)
-    except DAMAGE as error:
-        raise ValueError(
-            "Argument `folder` must hold the files of its members as they were written: bring the "
-            "file back, or load the others by `DeepEnsemble.from_checkpoints`. "
-            f"Received: {str(folder / name)!r} ({type(error).__name__}: {error})"
-        ) from error
-
-
-# --- Checks -----------------------------------------------------------------------------------
-
-
-def _check_function(name, function):
-    if not callable(function) or isinstance(function, keras.Model):
-        raise ValueError(
-            f"Argument `{name}` must be a function that returns a new Keras model. "
-            f"Received: {name}={function!r}"
-        )
-
-
-def _check_members(members, name):
-    """Raises ValueError unless `members` are different Keras models with outputs of one shape."""
-    wrong = [member for member in members if not isinstance(member, keras.Model)]
-    if wrong or not members:
-        raise ValueError(
-            f"Argument `{name}` must give Keras models. Received: {wrong[0]!r}"
-            if wrong
-            else f"Argument `{name}` must give at least one Keras model. Received: none"
-        )
-    if len({id(member) for member in members}) < len(members):
-        raise ValueError(
-            f"Argument `{name}` must give a model of its own for each member. "
-            "Received: the same model twice"
-        )
-    check_same_shapes([_output_shapes(member) for member in members], name)
-
-
-def _output_shapes(model):
-    """Shapes of all outputs, without the batch; None if the model does not know them."""
-    outputs = getattr(model, "outputs", None)
-    return None if outputs is None else [tuple(output.shape) for output in outputs]
-
-
-def _check_built(members, purpose):
-    for number, member in enumerate(members):
-        if not member.built:
-            raise ValueError(
-                f"Every member must be built to {purpose}: give the model an input shape, or call "
-                f"it once. Received: member {number} without weights, {member}"
-            )
-
-
-def _checked_metrics(metrics):
-    metrics = _METRICS if metrics is None else metrics
-    if not isinstance(metrics, dict) or not metrics or not all(map(callable, metrics.values())):
-        raise ValueError(
-            f"Argument `metrics` must be a dict of functions. Received: metrics={metrics!r}"
-        )
-    return metrics
+        write_graph(path, self._members, reading, input_signature, verbose)

@@ -7,6 +7,7 @@ import functools
 import multiprocessing
 import os
 import sys
+import tempfile
 import types
 
 import keras
@@ -148,6 +149,31 @@ def _loaded(path, noise):
     for state, value in zip(_noise_states(model), noise, strict=True):
         state.assign(value)
     return model
+
+
+def train_elsewhere(tasks, members, build_model, workers, executor, verbose):
+    """Keras' history of each member, trained in other processes; `history.model` is the result."""
+    with contextlib.ExitStack() as opened:
+        folder = opened.enter_context(tempfile.TemporaryDirectory(prefix="tfuq-"))
+        tasks = stored(tasks, members, folder, build_model)
+        pool = executor or opened.enter_context(process_pool(workers))
+        futures = [pool.submit(train_stored, task) for task in tasks]
+        try:
+            _wait_for(futures, verbose)
+        finally:
+            for future in futures:
+                future.cancel()
+            concurrent.futures.wait(futures)  # before their files go
+        answers = [future.result() for future in futures]
+        return [read_trained(*pair) for pair in zip(tasks, answers, strict=True)]
+
+
+def _wait_for(futures, verbose):
+    """Waits for the training of all members; raises what the first of them raises."""
+    for future in concurrent.futures.as_completed(futures):
+        future.result()
+        if verbose:
+            print(f"Member {futures.index(future) + 1} of {len(futures)} is trained")
 
 
 def process_pool(workers):

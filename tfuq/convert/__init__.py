@@ -1,0 +1,16 @@
+"""Conversion of models: deterministic ones to Bayesian ones, and back."""
+
+from tfuq.convert.deterministic import to_deterministic
+from tfuq.convert.dropout import mc_dropout
+from tfuq.convert.gaussian import variational
+from tfuq.convert.head import replace_head
+from tfuq.convert.sparse import saliency, sparse_bayesian
+
+__all__ = [
+    "mc_dropout",
+    "replace_head",
+    "saliency",
+    "sparse_bayesian",
+    "to_deterministic",
+    "variational",
+]

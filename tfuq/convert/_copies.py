@@ -1,0 +1,96 @@
+"""Copies of models with other layers in place of some, and the same weights."""
+
+import keras
+
+from tfuq._models.changes import clone_uncompiled
+from tfuq.layers import (
+    Conv1DVariational,
+    Conv2DTransposeVariational,
+    Conv2DVariational,
+    DenseVariational,
+    SparseBayesConv1D,
+    SparseBayesConv2D,
+    SparseBayesConv2DTranspose,
+    SparseBayesConv3D,
+    SparseBayesDense,
+    SparseBayesDepthwiseConv2D,
+)
+
+VARIATIONAL = {
+    keras.layers.Dense: DenseVariational,
+    keras.layers.Conv1D: Conv1DVariational,
+    keras.layers.Conv2D: Conv2DVariational,
+    keras.layers.Conv2DTranspose: Conv2DTransposeVariational,
+}
+SPARSE = {
+    keras.layers.Dense: SparseBayesDense,
+    keras.layers.Conv1D: SparseBayesConv1D,
+    keras.layers.Conv2D: SparseBayesConv2D,
+    keras.layers.Conv3D: SparseBayesConv3D,
+    keras.layers.Conv2DTranspose: SparseBayesConv2DTranspose,
+    keras.layers.DepthwiseConv2D: SparseBayesDepthwiseConv2D,
+}
+TWINS = {ours: twin for table in (VARIATIONAL, SPARSE) for twin, ours in table.items()}
+
+
+def check_graph(model):
+    """Raises ValueError unless `model` is a graph of layers that is there already."""
+    if isinstance(model, keras.Sequential) and not model.built:
+        raise ValueError(
+            "Argument `model` must be built: call it, or give it an Input. "
+            f"Received: {model!r}, which is not"
+        )
+    if not isinstance(model, keras.Model) or not getattr(model, "outputs", None):
+        raise ValueError(
+            f"Argument `model` must be a functional or Sequential Keras model. Received: {model!r}"
+        )
+
+
+def leaves(model, kinds):
+    """The layers of exactly these kinds, at any depth, each once."""
+    check_graph(model)
+    return [layer for layer in model._flatten_layers() if type(layer) in kinds]
+
+
+def chosen_layers(candidates, names):
+    """Ids of the layers to convert."""
+    found = {layer.name: layer for layer in candidates}
+    if not found:
+        raise ValueError(
+            "Argument `model` must hold layers that can be converted, such as Dense or Conv2D, "
+            "and of Keras' own classes. Received: a model with none"
+        )
+    missing = sorted(set(names or ()) - set(found))
+    if missing or (names is not None and not names):
+        raise ValueError(
+            "Argument `layers` must name layers that can be converted, among "
+            f"{sorted(found)}. Received: layers={names!r}"
+        )
+    return {id(layer) for layer in candidates if names is None or layer.name in names}
+
+
+def cloned(model, make):
+    """A copy with the same weights, and the pairs of layers for which `make` gave a new one."""
+    pairs = []
+
+    def clone(layer):
+        new = make(layer)
+        if new is not None:
+            pairs.append((layer, new))
+            return new
+        new = layer.__class__.from_config(layer.get_config())
+        if isinstance(layer, keras.layers.Layer):  # and no operation, as `x * 2` is
+            copied.append((layer, new))
+        return new
+
+    copied = []
+    new_model = clone_uncompiled(model, clone_function=clone, recursive=True)
+    for layer, new in copied:
+        new.trainable = layer.trainable
+        new.set_weights(layer.get_weights())
+    for layer, new in pairs:
+        new.trainable = layer.trainable
+        for name in ("kernel", "bias"):
+            if getattr(layer, name, None) is not None:
+                getattr(new, name).assign(getattr(layer, name))
+    return new_model, pairs

@@ -1,0 +1,166 @@
+"""Sparse Bayesian copies of trained models, and the saliency of weights."""
+
+import keras
+
+from tfuq._arguments import check_choice
+from tfuq._models.gradients import METHODS, squared_gradients
+from tfuq.convert._copies import SPARSE, chosen_layers, cloned, leaves
+from tfuq.layers import SparseBayesDense
+from tfuq.layers.base import check_kl_weight
+from tfuq.layers.saliency import SCOPES
+from tfuq.layers.sparse_bayes import select_layers
+
+
+def sparse_bayesian(
+    model,
+    data,
+    loss=None,
+    r_bayes=0.01,
+    kl_weight=None,
+    scope="layer",
+    layers=None,
+    *,
+    bias_r_bayes=0.0,
+    method="gradient",
+    estimator="reparameterization",
+    prior_scale=1.0,
+    posterior_scale=0.05,
+    batch_size=32,
+    verbose=0,
+):
+    """A copy of a trained model of whose weights only the most salient are Gaussian.
+
+    `Dense`, `Conv1D`, `Conv2D`, `Conv3D`, `Conv2DTranspose` and `DepthwiseConv2D` become
+    `SparseBayesDense` and so on; all other layers are copied as they are. Nested models and shared
+    layers are kept. Train the copy on: steps 2 and 3 of Abboud et al. 2024 are then done.
+
+    Args:
+        model: A functional or `Sequential` Keras model.
+        data: What the gradients are computed on: `(x, y)` or `(x, y, sample_weight)` arrays, a
+            `tf.data.Dataset` or a `keras.utils.PyDataset`.
+        loss: Keras loss, its name, or a function of y_true and y_pred. `None`: the loss that
+            `model` is compiled with.
+        r_bayes: Fraction of the weights of the kernels that become random, in [0, 1].
+        kl_weight: Weight of the KL divergence, normally `1 / number of training examples`.
+            Required.
+        scope: `"layer"`: that fraction of each kernel. `"global"`: of all kernels together, those
+            with the largest gradients.
+        layers: Names of the layers to convert; by default all that can be.
+        bias_r_bayes: As `r_bayes`, of the biases.
+        method: `"gradient"` or `"fisher"`; see `saliency`.
+        estimator: Of the new layers, as in `tfuq.layers.SparseBayesDense`; by default one draw of
+            the weights for each batch, whose training steps take the time and the memory of the
+            plain network's. `"local_reparameterization"` draws for each example: gradients of less
+            variance, for about 2 times the time and 1.5 times the memory.
+        prior_scale, posterior_scale: Of the new layers.
+        batch_size: Examples at a time, where `data` are arrays.
+        verbose: 1 shows a progress bar.
+
+    Returns:
+        A model of the same kind and names, not compiled.
+
+    Raises:
+        ValueError: If an argument is out of its range, `kl_weight` is missing, `model` cannot be
+            cloned or holds nothing to convert, a name in `layers` is not that of a layer that can
+            be converted, or the loss gives no gradient for a layer, or one that is not finite.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.convert import sparse_bayesian
+
+    x, y = np.random.rand(64, 8), np.random.randint(3, size=64)
+    layers = [keras.layers.Dense(16, activation="relu"), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((8,)), *layers])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    bayesian = sparse_bayesian(model, (x, y), loss, r_bayes=0.05, kl_weight=1 / 64)
+    bayesian.compile("adam", loss)
+    bayesian.fit(x, y, verbose=0)
+    ```
+
+    References:
+        - Abboud, Lombaert and Kadoury, "Sparse Bayesian Networks: Efficient Uncertainty
+          Quantification in Medical Image Analysis", MICCAI 2024.
+    """
+    check_kl_weight(kl_weight)
+    check_choice("scope", scope, SCOPES)
+    options = {
+        "kl_weight": kl_weight,
+        "r_bayes": r_bayes,
+        "bias_r_bayes": bias_r_bayes,
+        "estimator": estimator,
+        "prior_scale": prior_scale,
+        "posterior_scale": posterior_scale,
+    }
+    SparseBayesDense(1, **options)  # says what is wrong with them, if anything is
+    chosen = chosen_layers(leaves(model, tuple(SPARSE)), layers)
+
+    def make(layer):
+        if id(layer) in chosen:
+            return SPARSE[type(layer)].from_config({**layer.get_config(), **options})
+        return None
+
+    copy, pairs = cloned(model, make)
+    weights = [getattr(layer, name) for layer, new in pairs for name in new.ranked_weights()]
+    found = iter(
+        squared_gradients(
+            model, weights, data, loss, method=method, batch_size=batch_size, verbose=verbose
+        )
+    )
+    found = [{name: next(found) for name in new.ranked_weights()} for _, new in pairs]
+    select_layers([new for _, new in pairs], found, scope)
+    return copy
+
+
+def saliency(model, data, loss=None, *, method="gradient", batch_size=32, verbose=0):
+    """How much each weight of a model matters to its loss: the squared gradients, in one pass.
+
+    The model runs as when it predicts: no dropout, batch statistics frozen.
+
+    Args:
+        model: A built Keras model of any style.
+        data: `(x, y)` or `(x, y, sample_weight)` arrays, a `tf.data.Dataset` or a
+            `keras.utils.PyDataset`.
+        loss: Keras loss, its name, or a function of y_true and y_pred. `None`: the loss that
+            `model` is compiled with, and what its layers add.
+        method: `"gradient"`: (dL / dw)^2 of each batch's loss, averaged over the batches (Abboud
+            et al. 2024). `"fisher"`: of each example's loss, averaged over the examples: the
+            diagonal of the empirical Fisher information; one example at a time.
+        batch_size: Examples at a time, where `data` are arrays.
+        verbose: 1 shows a progress bar.
+
+    Returns:
+        Dict from the path of each trainable variable to an array of its shape, float32. Of
+        variables that share a path, the second has `"_1"` behind it, and so on.
+
+    Raises:
+        ValueError: If an argument is not as described, or the loss gives no gradient for a
+            variable, or one that is not finite.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.convert import saliency
+
+    x, y = np.random.rand(64, 8), np.random.rand(64, 3)
+    head = keras.layers.Dense(3, name="head")
+    model = keras.Sequential([keras.Input((8,)), head], name="net")
+    print(saliency(model, (x, y), "mse")["net/head/kernel"].shape)  # (8, 3)
+    ```
+    """
+    check_choice("method", method, METHODS)
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(f"Argument `model` must be a built Keras model. Received: {model!r}")
+    variables = model.trainable_variables
+    found = squared_gradients(
+        model, variables, data, loss, method=method, batch_size=batch_size, verbose=verbose
+    )
+    named, seen = {}, {}
+    for variable, squares in zip(variables, found, strict=True):
+        number = seen[variable.path] = seen.get(variable.path, -1) + 1
+        named[f"{variable.path}_{number}" if number else variable.path] = squares
+    return named

@@ -1,0 +1,159 @@
+"""Files of an ensemble: its folder, checkpoints, a SavedModel of all members."""
+
+import json
+import re
+
+import keras
+
+from tfuq._arguments import check_integer
+from tfuq._files.reading import (
+    DAMAGE,
+    check_fields,
+    check_fingerprint,
+    check_weights,
+    fingerprint,
+    load_keras,
+    read_json,
+    sealed,
+    unsealed,
+)
+from tfuq._models.outputs import input_spec
+from tfuq._models.train_step import build_optimizer
+from tfuq._random.global_state import seeded
+from tfuq._version import __version__
+from tfuq.ensembles._checks import check_built, check_members
+from tfuq.ensembles._mixture import mean_of_members, member_probs
+from tfuq.ensembles.processes import write_model
+
+_MANIFEST = "ensemble.json"
+_MEMBER = re.compile(r"member_\d{3,}\.keras")
+_FORMAT = 1
+
+
+def read_checkpoint(argument, path, build_model=None):
+    """The model of a `.keras` file, or that of `build_model` with weights from a `.weights.h5`."""
+    if not path.is_file():
+        raise ValueError(
+            f"Argument `{argument}` must lead to existing files. Received: no file {str(path)!r}"
+        )
+    if path.suffix == ".keras":
+        return load_keras(path, f"A model of `{argument}`")
+    if not path.name.endswith(".weights.h5"):
+        raise ValueError(
+            f"Argument `paths` must name .keras or .weights.h5 files. Received: {str(path)!r}"
+        )
+    if build_model is None:
+        raise ValueError(
+            "Argument `build_model` must be a function that makes the model of these weights. "
+            f"Received: build_model=None with {str(path)!r}"
+        )
+    with seeded(0):
+        model = build_model()
+    check_members([model], "build_model")
+    check_built([model], "load weights")
+    if getattr(model, "optimizer", None) is not None:
+        build_optimizer(model)  # what the file may hold of it is loaded too
+    try:
+        check_weights(path)
+        model.load_weights(path)
+    except DAMAGE as error:
+        raise ValueError(
+            f"Argument `{argument}` must name whole files of weights of the model that "
+            "`build_model` makes: bring the file back, or leave it out. "
+            f"Received: {str(path)!r} ({type(error).__name__}: {error})"
+        ) from error
+    return model
+
+
+# --- The folder -------------------------------------------------------------------------------
+
+
+def check_replaceable(folder):
+    """Raises ValueError if `folder` holds something else than an ensemble."""
+    is_ensemble = folder.is_dir() and (folder / _MANIFEST).is_file()
+    is_empty = folder.is_dir() and not any(folder.iterdir())
+    if folder.exists() and not is_ensemble and not is_empty:
+        raise ValueError(
+            "Argument `folder` must be new, empty or an ensemble's. "
+            f"Received: folder={str(folder)!r}, which holds something else"
+        )
+
+
+def write_members(folder, members, seed, fits):
+    """Writes a `.keras` file for each member, and the manifest that names them."""
+    names = [f"member_{number:03d}.keras" for number in range(len(members))]
+    for name, member in zip(names, members, strict=True):
+        write_model(member, folder / name)
+    manifest = {"tfuq": __version__, "format": _FORMAT, "members": names}
+    manifest |= {"seed": seed, "fits": fits}
+    manifest["files"] = {name: fingerprint(folder / name) for name in names}
+    text = json.dumps(sealed(manifest), indent=2)
+    (folder / _MANIFEST).write_text(text, encoding="utf-8")
+
+
+def read_members(folder):
+    """The models, the seed and the number of fits that `write_members` wrote."""
+    manifest = _read_manifest(folder)
+    for name, written in manifest["files"].items():
+        _check_member_file(folder, name, written)
+    models = [read_checkpoint("folder", folder / name) for name in manifest["members"]]
+    return models, manifest["seed"], manifest["fits"]
+
+
+def _read_manifest(folder):
+    path = folder / _MANIFEST
+    if not path.is_file():
+        found = f"without {_MANIFEST}" if folder.is_dir() else "which is no folder"
+        raise ValueError(
+            "Argument `folder` must be what `DeepEnsemble.save` wrote. "
+            f"Received: folder={str(folder)!r}, {found}"
+        )
+    try:
+        manifest = unsealed(read_json(path))
+        if manifest["format"] != _FORMAT:
+            raise ValueError(f"format {manifest['format']!r} instead of {_FORMAT}")
+        check_fields(manifest, ("tfuq", "format", "members", "seed", "fits", "files"))
+        names, files = manifest["members"], dict(manifest.get("files", {}))
+        if not names or not all(_MEMBER.fullmatch(name) for name in names):
+            raise ValueError(f"members {names!r}")  # so no name leads elsewhere
+        if files and set(files) != set(names):
+            raise ValueError(f"members {names!r} and files {sorted(files)}")
+        check_integer("seed", manifest["seed"], 0)
+        check_integer("fits", manifest["fits"], 0)
+        return {**manifest, "files": files}
+    except DAMAGE as error:
+        raise ValueError(
+            f"Argument `folder` must hold a {_MANIFEST} as `DeepEnsemble.save` of this version "
+            "wrote it: bring it back, or load the members by `DeepEnsemble.from_checkpoints`. "
+            f"Received: folder={str(folder)!r} ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _check_member_file(folder, name, written):
+    try:
+        check_fingerprint(folder / name, written)
+    except DAMAGE as error:
+        raise ValueError(
+            "Argument `folder` must hold the files of its members as they were written: bring the "
+            "file back, or load the others by `DeepEnsemble.from_checkpoints`. "
+            f"Received: {str(folder / name)!r} ({type(error).__name__}: {error})"
+        ) from error
+
+
+# --- A SavedModel -----------------------------------------------------------------------------
+
+
+def write_graph(path, members, reading, input_signature, verbose):
+    """Writes a SavedModel whose `serve` gives the probabilities of all members and their mean."""
+    flags = [reading.is_logits(member) for member in members]
+    spec = input_spec(members[0]) if input_signature is None else input_signature
+
+    def serve(inputs):
+        stack = member_probs(members, reading, flags, inputs)
+        return {"members": stack, "probabilities": mean_of_members(stack)}
+
+    archive = keras.export.ExportArchive()
+    for member in members:
+        archive.track(member)
+    archive.add_endpoint("serve", serve, [spec])
+    archive.write_out(str(path), verbose=verbose)
