@@ -36,7 +36,7 @@ bench-heteroscedastic: $(VENV)/.examples .venv-edward2/.done
 	$(BIN)/python benchmarks/heteroscedastic.py
 
 bench-import-time: $(VENV)/.examples
-	$(BIN)/python benchmarks/import_time.py
+	$(BIN)/python benchmarks/import_time.py --json benchmarks/import_time.json
 
 bench-label-noise: $(VENV)/.examples
 	$(BIN)/python benchmarks/label_noise.py --json benchmarks/label_noise.json

@@ -32,6 +32,7 @@ from tfuq import (
     selective,
     training,
 )
+from tfuq._arguments import public_dir
 from tfuq._version import __version__
 from tfuq.callbacks.lr_sweep import lr_range_test
 
@@ -57,13 +58,10 @@ __all__ = [
     "selective",
     "training",
 ]
+__dir__ = public_dir(__all__)
 
 
 def __getattr__(name):
     if name == "plots":  # on first use, because matplotlib is optional
         return importlib.import_module("tfuq.plots")
     raise AttributeError(f"module 'tfuq' has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted(__all__)

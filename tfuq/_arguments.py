@@ -1,9 +1,14 @@
-"""Registration with Keras, and the checks that stop bad arguments at the door."""
+"""Registration with Keras, the listing of public names, and checks of arguments."""
 
 import keras
 import numpy as np
 
 register = keras.saving.register_keras_serializable(package="tfuq")
+
+
+def public_dir(names):
+    """A module's `__dir__` that lists `names`, its `__all__`, and nothing else."""
+    return lambda: sorted(names)
 
 
 def _is_integer(value):

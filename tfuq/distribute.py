@@ -11,9 +11,11 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context
 
+from tfuq._arguments import public_dir
 from tfuq._models.workers import is_chief_of, read_cluster, spans_machines, task_is_chief
 
 __all__ = ["RayExecutor", "is_chief", "multi_worker"]
+__dir__ = public_dir(__all__)
 
 # Versions of Keras whose source was read: all of them have the fault.
 KNOWN = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.15")

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import keras
 
-from tfuq._arguments import check_choice, check_fraction, check_positive, register
+from tfuq._arguments import check_choice, check_fraction, check_positive, public_dir, register
 
 __all__ = ["DiscriminativeLearningRate"]
+__dir__ = public_dir(__all__)
 
 SCHEMES = ("log", "linear", "thirds")
 

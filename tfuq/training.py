@@ -6,7 +6,7 @@ import math
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_integer
+from tfuq._arguments import check_choice, check_integer, public_dir
 from tfuq._models.train_step import optimizer_chain, recompile
 from tfuq.callbacks import SGDR, SnapshotEnsemble
 from tfuq.callbacks.lr_sweep import lr_range_test
@@ -14,6 +14,7 @@ from tfuq.ensembles.processes import fit_arguments
 from tfuq.optimizers import DiscriminativeLearningRate
 
 __all__ = ["rapid_fit"]
+__dir__ = public_dir(__all__)
 
 POLICIES = ("mixed_float16", "mixed_bfloat16")
 

@@ -1,5 +1,6 @@
 """Keras callbacks."""
 
+from tfuq._arguments import public_dir
 from tfuq.callbacks.backup import BackupAndRestore
 from tfuq.callbacks.kl_annealing import KLAnnealing
 from tfuq.callbacks.lr_sweep import LRRangeTest
@@ -21,3 +22,4 @@ __all__ = [
     "SaliencySelection",
     "SnapshotEnsemble",
 ]
+__dir__ = public_dir(__all__)

@@ -8,10 +8,12 @@ import os
 import sys
 import warnings
 
+from tfuq._arguments import public_dir
 from tfuq._version import __version__
 from tfuq.cli import calibrate, evaluate, export, predict, report
 
 __all__ = ["main"]
+__dir__ = public_dir(__all__)
 
 COMMANDS = {
     "evaluate": evaluate,

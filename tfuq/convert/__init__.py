@@ -1,5 +1,6 @@
 """Conversion of models: deterministic ones to Bayesian ones, and back."""
 
+from tfuq._arguments import public_dir
 from tfuq.convert.deterministic import to_deterministic
 from tfuq.convert.dropout import mc_dropout
 from tfuq.convert.gaussian import variational
@@ -14,3 +15,4 @@ __all__ = [
     "to_deterministic",
     "variational",
 ]
+__dir__ = public_dir(__all__)

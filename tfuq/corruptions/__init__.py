@@ -10,6 +10,7 @@ eager mode a wrong argument and images outside [0, 1] are refused; a graph canno
 Results are clipped to [0, 1].
 """
 
+from tfuq._arguments import public_dir
 from tfuq.corruptions._registry import corrupt, names
 from tfuq.corruptions.blur import defocus_blur, gaussian_blur, motion_blur, zoom_blur
 from tfuq.corruptions.digital import (
@@ -55,3 +56,4 @@ __all__ = [
     "speckle_noise",
     "zoom_blur",
 ]
+__dir__ = public_dir(__all__)

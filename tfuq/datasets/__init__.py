@@ -4,9 +4,11 @@
 `(image, label)`, batched if asked for, which `keras.Model.fit` takes as it is.
 """
 
+from tfuq._arguments import public_dir
 from tfuq.datasets.balance import balanced
 from tfuq.datasets.files import from_npz
 from tfuq.datasets.public import PublicSet, describe, load, names
 from tfuq.datasets.smote import smote
 
 __all__ = ["PublicSet", "balanced", "describe", "from_npz", "load", "names", "smote"]
+__dir__ = public_dir(__all__)

@@ -1,5 +1,6 @@
 """Why a model says what it says, or is unsure: maps of images, and pairs of classes."""
 
+from tfuq._arguments import public_dir
 from tfuq.interpret.confusions import ConfusedPair, ConfusedPairs, confused_pairs
 from tfuq.interpret.gradients import grad_cam, guided_backpropagation, guided_grad_cam
 from tfuq.interpret.label_noise import (
@@ -27,3 +28,4 @@ __all__ = [
     "label_noise_ranks",
     "occlusion",
 ]
+__dir__ = public_dir(__all__)

@@ -1,5 +1,6 @@
 """Layers that stand in for Keras' own and express uncertainty."""
 
+from tfuq._arguments import public_dir
 from tfuq.layers.heteroscedastic import MCSigmoidDenseFA, MCSoftmaxDenseFA
 from tfuq.layers.mc_dropout import MCDropout
 from tfuq.layers.post_processing import PostProcessing
@@ -36,3 +37,4 @@ __all__ = [
     "SparseBayesDepthwiseConv2D",
     "VBLLDense",
 ]
+__dir__ = public_dir(__all__)

@@ -5,6 +5,7 @@ metric of the same name takes batches, in `compile(metrics=[...])` or by hand, w
 size does not depend on the data, and answers NaN instead of raising.
 """
 
+from tfuq._arguments import public_dir
 from tfuq.metrics.calibration import (
     AdaptiveCalibrationError,
     ExpectedCalibrationError,
@@ -87,3 +88,4 @@ __all__ = [
     "reliability_curve",
     "selective_accuracy",
 ]
+__dir__ = public_dir(__all__)

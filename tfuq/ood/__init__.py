@@ -1,5 +1,6 @@
 """Detection of inputs that are out of distribution: scores that grow the further out they are."""
 
+from tfuq._arguments import public_dir
 from tfuq.ood.base import load_detector
 from tfuq.ood.detector import GradientDensity, GradientDetector
 from tfuq.ood.gradients import GradientFeatures
@@ -29,3 +30,4 @@ __all__ = [
     "ViM",
     "load_detector",
 ]
+__dir__ = public_dir(__all__)

@@ -6,6 +6,7 @@ colour-blind eyes (Okabe and Ito 2008), and line styles, markers and hatches by 
 grey.
 """
 
+from tfuq._arguments import public_dir
 from tfuq._predictions.masks import error_map
 from tfuq.plots.calibration import reliability_diagram
 from tfuq.plots.decisions import detection_histograms, risk_coverage
@@ -38,3 +39,4 @@ __all__ = [
     "uncertainty_against_error",
     "uncertainty_maps",
 ]
+__dir__ = public_dir(__all__)

@@ -8,6 +8,7 @@ Binary predictions have one class in the last axis, several labels have `multi_l
 then a distribution over two classes, and the last axis stays in what is per example.
 """
 
+from tfuq._arguments import public_dir
 from tfuq._predictions.uncertainty import Sums as _Sums  # noqa: F401
 from tfuq._predictions.uncertainty import (
     Uncertainty,
@@ -45,6 +46,7 @@ __all__ = [
     "test_time_augmentation",
     "variation_ratio",
 ]
+__dir__ = public_dir(__all__)
 
 
 def __getattr__(name):

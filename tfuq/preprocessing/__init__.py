@@ -7,6 +7,7 @@ SavedModel; none has weights or random numbers. In eager mode a function refuses
 [0, 1]; a graph cannot look at values, and layers clip them.
 """
 
+from tfuq._arguments import public_dir
 from tfuq.preprocessing.confounders import ConfounderRemoval, confounder_mask, remove_confounders
 from tfuq.preprocessing.contrast import CLAHE, clahe
 from tfuq.preprocessing.crops import (
@@ -40,3 +41,4 @@ __all__ = [
     "evaluate_synthetic",
     "remove_confounders",
 ]
+__dir__ = public_dir(__all__)

@@ -1,6 +1,8 @@
 """One page for a person who has to decide what a model may answer by itself."""
 
+from tfuq._arguments import public_dir
 from tfuq.report.page import html
 from tfuq.report.text import to_markdown
 
 __all__ = ["html", "to_markdown"]
+__dir__ = public_dir(__all__)

@@ -1,5 +1,6 @@
 """From a score to a decision: rejection, deferral, calibration, conformal sets, shift."""
 
+from tfuq._arguments import public_dir
 from tfuq.selective.calibration import (
     IsotonicCalibration,
     TemperatureScaling,
@@ -91,3 +92,4 @@ __all__ = [
     "simulate_deferral",
     "subgroup_report",
 ]
+__dir__ = public_dir(__all__)
