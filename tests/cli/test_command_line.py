@@ -16,7 +16,7 @@ from tfuq.ensembles import DeepEnsemble
 from tfuq.export import verify_export
 from tfuq.layers import MCDropout
 from tfuq.ood import MaxSoftmax
-from tfuq.predictive import predict_uncertainty
+from tfuq.predictive import declare, predict_uncertainty
 from tfuq.selective import RejectionRule, TemperatureScaling
 
 RNG = np.random.default_rng(0)
@@ -254,7 +254,88 @@ def test_folders_of_images(here, model):
     here.refused("evaluate", "m.keras", "images", says="images beside the folders")
     (here.path / "images" / "stray.png").unlink()
     (here.path / "images" / "cat" / "00.png").write_bytes(b"GIF")
-    here.refused("evaluate", "m.keras", "images", says="00.png")
+    here.refused("evaluate", "m.keras", "images", *scale, says="00.png")
+    here.refused("evaluate", "m.keras", "images", says="--scale must be given")
+
+
+def write_images(folder, classes, count=4, shape=(4, 4, 1)):
+    """Images whose brightest corner tells their class: the model is right."""
+    for number, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for k in range(count):
+            image = np.zeros(shape, "uint8")
+            image[0, number] = 250 - k
+            (folder / name / f"{k}.png").write_bytes(tf.io.encode_png(image).numpy())
+
+
+def accuracy_of(here, *arguments):
+    return here("evaluate", "m.keras", *arguments, "--scale", 1 / 255, "--json")["accuracy"]
+
+
+def test_an_empty_folder_keeps_its_number_and_a_missing_one_is_no_shift(here):
+    classes = ["cat", "dog", "emu"]
+    names = ("--class-names", "cat,dog,emu")
+    write_images(here.path / "images", classes)
+    assert accuracy_of(here, "images") == accuracy_of(here, "images", *names) == 1
+    for file in (here.path / "images" / "cat").iterdir():
+        file.unlink()
+    (here.path / "images" / ".checkpoints").mkdir()  # hidden ones are none
+    assert accuracy_of(here, "images") == accuracy_of(here, "images", *names) == 1
+    (here.path / "images" / "cat").rmdir()
+    assert accuracy_of(here, "images", *names) == 1
+    for command in (("evaluate", "m.keras", "images"), ("predict", "m.keras", "images", "o.csv")):
+        here.refused(*command, says="a sub-folder, if an empty one, for each of 3 classes")
+    command = ("calibrate", "m.keras", "images", "--target-coverage", 0.8, "--out", "r.json")
+    here.refused(*command, says="--class-names")
+    assert not (here.path / "r.json").exists()
+    (here.path / "images" / "gnu").mkdir()
+    here.refused("evaluate", "m.keras", "images", *names, says="cat, dog, emu. Received: gnu")
+    few = ("--class-names", "dog,emu,gnu,cat", "--scale", 1)
+    here.refused("evaluate", "m.keras", "images", *few, says="must name the 3 classes")
+
+
+def test_names_that_are_declared_of_a_model_order_its_folders(here, model):
+    """Folders are in the order of the alphabet, the classes of this model are not."""
+    classes = ["zebra", "ape", "bear"]
+    write_images(here.path / "images", classes)
+    assert accuracy_of(here, "images") < 1  # as nothing is known
+    named = keras.models.clone_model(model)
+    named.set_weights(model.get_weights())
+    named.compile(loss=model.loss)
+    declare(named, class_names=classes, value_range=(0, 1))
+    named.save("m.keras")
+    found = here("evaluate", "m.keras", "images", "--json")  # the range, too, is declared
+    assert found["accuracy"] == 1
+    here.refused("evaluate", "m.keras", "images", "--scale", 1, says="--scale must be left out")
+    here("predict", "m.keras", "images", "o.csv")
+    rows = list(csv.DictReader(open_text("o.csv")))
+    assert {(row["file"].split("/")[1], row["class"]) for row in rows} == {(c, c) for c in classes}
+    other = ("--class-names", "ape,bear,zebra")
+    here.refused("evaluate", "m.keras", "images", *other, says="must be the same everywhere")
+    x, y = X[:9, :, :, :].clip(0, 1), np.array(classes)[Y[:9]]
+    np.savez("named.npz", x=x, y=y)
+    assert here("evaluate", "m.keras", "named.npz", "--json")["examples"] == 9
+    np.savez("bytes.npz", x=(255 * x).astype("uint8"), y=y)
+    here.refused("evaluate", "m.keras", "bytes.npz", says="images from 0 to 1")
+    assert here("evaluate", "m.keras", "bytes.npz", "--scale", 1 / 255, "--json")["examples"] == 9
+
+
+def test_files_that_came_while_predict_was_interrupted(here, monkeypatch):
+    from tfuq._files import shards
+
+    def interrupted(folder, columns, data=None):
+        raise KeyboardInterrupt
+
+    write_images(here.path / "images", ["cat", "dog", "emu"])
+    command = ("predict", "m.keras", "images", "o.csv", "--shard-size", 5, "--scale", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.ShardFolder, "add", interrupted)
+        here(*command, code=130)
+    (here.path / "images" / "cat" / "00.png").write_bytes(
+        (here.path / "images" / "cat" / "1.png").read_bytes()
+    )
+    here.refused(*command, says="files: 12 there, 13 now")
+    assert here(*command, "--overwrite", "--json")["examples"] == 13
 
 
 def test_export_and_what_it_wrote_is_a_model(here, probs):

@@ -52,6 +52,7 @@ def elements(labels, batch_size=None):
 
 
 ONE_HOT = np.eye(3, dtype="float32")[LABELS]
+MULTI_HOT = np.where(ROWS == 777, 1, ONE_HOT)  # one example has several labels
 FORMS = {
     "arrays": lambda: (ROWS, LABELS),
     "arrays, column": lambda: (ROWS, LABELS[:, None].astype("float32")),
@@ -162,6 +163,10 @@ def test_shapes_say_whether_elements_are_batches():
         ("data", (ROWS, LABELS + 0.5), {}),
         ("data", (ROWS, LABELS[:5]), {}),
         ("data", (ROWS[:0], LABELS[:0]), {}),
+        ("data", (ROWS, MULTI_HOT), {}),
+        ("data", (ROWS, 0 * ONE_HOT), {}),
+        ("data", elements(MULTI_HOT), {}),
+        ("data", elements(MULTI_HOT, 64), {}),
         ("data", (ROWS,), {}),
         ("data", ROWS, {}),
         ("data", (ROWS, np.zeros((1000, 4, 4), int)), {}),

@@ -15,6 +15,8 @@ import h5py
 import keras
 import numpy as np
 
+from tfuq._files.declared import content_of, remember
+
 # What reading a file that is damaged, or of another kind, may raise.
 DAMAGE = (
     OSError,
@@ -184,8 +186,11 @@ def load_keras(path, subject="A model"):
     does not load calls it `subject`.
     """
     try:
-        _check_keras(path)
-        return keras.models.load_model(path, safe_mode=True)
+        content = content_of(_check_keras(path))
+        model = keras.models.load_model(path, safe_mode=True)
+        if content:
+            remember(model, content)
+        return model
     except Exception as error:  # of all kinds, from zipfile to what a class of the user raises
         lines = str(error).strip().splitlines() or ["no more is known"]
         raise ValueError(
@@ -196,6 +201,7 @@ def load_keras(path, subject="A model"):
 
 
 def _check_keras(path):
+    """The configuration in the file, or an error."""
     with zipfile.ZipFile(path) as archive:
         _check_sizes(archive)
         damaged = archive.testzip()
@@ -203,11 +209,13 @@ def _check_keras(path):
             raise ValueError(f"{damaged} is damaged: its checksum is another")
         if archive.getinfo("config.json").file_size > CONFIG_BYTES:
             raise ValueError(f"config.json of more than {CONFIG_BYTES} bytes")
-        _check_classes(parsed(archive.read("config.json").decode("utf-8")))
+        config = parsed(archive.read("config.json").decode("utf-8"))
+        _check_classes(config)
         for info in archive.infolist():
             if info.filename.endswith(".h5"):
                 with archive.open(info) as member:
                     check_weights(member)
+    return config
 
 
 def _check_classes(config):

@@ -28,7 +28,7 @@ a first tour:
   tfuq calibrate model.keras validation.npz --target-risk 0.1 --out rule.json
   tfuq evaluate  model.keras test.npz --rule rule.json
   tfuq report    model.keras test.npz report.html --rule rule.json
-  tfuq predict   model.keras new_images/ predictions.csv --rule rule.json
+  tfuq predict   model.keras new_images/ predictions.csv --rule rule.json --scale 1
   tfuq export    model.keras served/ --rule rule.json
 
 `tfuq COMMAND --help` tells more. Answers go to stdout, progress and errors to stderr.

@@ -8,9 +8,13 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfuq._files.reading import load_keras, open_arrays
+from tfuq._files.declared import remember
+from tfuq._files.reading import load_keras, open_arrays, read_json
+from tfuq._images.inputs import InputSpec
+from tfuq._predictions.class_names import agreed_names, check_count, checked_names
 from tfuq.datasets import from_npz
 from tfuq.ensembles import DeepEnsemble
+from tfuq.predictive.declarations import declared
 from tfuq.predictive.inputs import IMAGES, Files, decoder, read_npz, source_of
 from tfuq.predictive.rows import Scorer, as_model, members_of
 from tfuq.selective import (
@@ -32,9 +36,14 @@ tfuq.ensembles.DeepEnsemble.save wrote, or the folder of a SavedModel, such as o
 DATA_HELP = """\
 DATA is an .npz file with inputs `x` and labels `y` (or x_test, y_test; images, labels;
 test_images, test_labels; JPEG files in bytes, offsets), or a folder of images (png, jpg, bmp,
-gif), in which sub-folders are classes, numbered in the order of their names. Images are
-resized to what the model takes and have pixels from 0 to 255; `--scale 0.00392156862745098`
-makes that 0 to 1."""
+gif), in which sub-folders are classes and have their names. All count, empty ones too.
+
+What is declared of the model (`tfuq.predictive.declare`, saved with it) is applied: names of
+classes, by which sub-folders and labels that are texts are known, and the range, size and
+channels of images. Otherwise `--class-names` says the names, in the order of the model's
+output; without them there has to be a folder for each class, in that order. Images are then
+resized to what the model takes, and `--scale` has to be given: 1 for pixels from 0 to 255,
+0.00392156862745098 for 0 to 1."""
 
 
 # --- Arguments that several commands share -------------------------------------------------------
@@ -49,7 +58,13 @@ def add_data(parser):
     parser.add_argument("data", metavar="DATA", help="an .npz file, or a folder of images")
     group = parser.add_argument_group("how data are read")
     group.add_argument("--split", help="part of an .npz file: test reads x_test, y_test")
-    group.add_argument("--scale", type=float, default=1.0, help="inputs are multiplied by this")
+    group.add_argument("--scale", type=float, help="inputs are multiplied by this (1)")
+    group.add_argument(
+        "--class-names",
+        "--names",
+        metavar="A,B",
+        help="of the model's classes, in the order of its output",
+    )
     group.add_argument("--batch-size", type=int, default=32, help="examples at a time (32)")
 
 
@@ -97,7 +112,7 @@ def load_model(path):
     if (path / "ensemble.json").is_file():
         return DeepEnsemble.load(path)
     if (path / "saved_model.pb").is_file():
-        return tf.saved_model.load(str(path))
+        return _load_saved_model(path)
     raise ValueError(
         "MODEL must be a .keras file, the folder of a DeepEnsemble or that of a SavedModel. "
         f"Received: {path}"
@@ -109,6 +124,15 @@ def _load_keras(path):
         # Nothing is trained here: it does not matter what the optimizer remembers.
         warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
         return load_keras(path, "MODEL")
+
+
+def _load_saved_model(path):
+    """A SavedModel, and what `tfuq export` has written beside it of classes and inputs."""
+    model = tf.saved_model.load(str(path))
+    if (path / "metadata.json").is_file():
+        about = read_json(path / "metadata.json")
+        remember(model, {name: about.get(name) for name in ("class_names", "inputs")})
+    return model
 
 
 def load_rule(path):
@@ -140,24 +164,37 @@ def progress(text):
 
 
 class Data(NamedTuple):
-    """Batches, names of classes if folders give them, and pictures of the examples if there are."""
+    """Batches, names of classes if they are known, and pictures of the examples if there are."""
 
     source: object
     classes: list | None
     pictures: object
 
 
-def load_data(arguments, model):
+def known_names(arguments, model, rule=None):
+    """Names of the classes, in their order, that all agree on who know any; else None."""
+    given = arguments.class_names and arguments.class_names.split(",")
+    return agreed_names(
+        {
+            "--class-names": checked_names(given, "--class-names"),
+            "MODEL": declared(model).class_names,
+            "--rule": getattr(rule, "class_names", None),
+        }
+    )
+
+
+def load_data(arguments, model, rule=None):
     """`Data` of an .npz file or a folder."""
     path = existing("DATA", arguments.data)
+    names = known_names(arguments, model, rule)
     if path.is_dir() and not list(path.glob("*.npz")):
-        return _folder(path, arguments, model)
+        return _folder(path, arguments, model, names)
     if path.is_dir():
         raise ValueError(f"DATA must be an .npz file or a folder of images. Received: {path}")
     if path.suffix != ".npz":
         raise ValueError(f"DATA must be an .npz file or a folder of images. Received: {path}")
     data, pictures = _npz(path, arguments, model)
-    return Data(source_of(data, arguments.batch_size, None, None, 1), None, pictures)
+    return Data(source_of(data, arguments.batch_size, None, None, 1), names, pictures)
 
 
 def _npz(path, arguments, model):
@@ -172,33 +209,84 @@ def _npz(path, arguments, model):
         shape = getattr(members_of(as_model(model))[0], "input_shape", None)
         size = shape[1:3] if shape and len(shape) == 4 and None not in shape[1:3] else None
         data = from_npz(path, arguments.split, batch_size=arguments.batch_size, image_size=size)
-        return data.map(lambda x, y: (tf.cast(x, "float32") * arguments.scale, y)), None
+        inputs = _inputs(arguments, model)
+        return data.map(lambda x, y: (inputs.prepared(x), y)), None
     x, y = read_npz(path, arguments.split)
-    if arguments.scale != 1:
+    if arguments.scale is not None:
         x = x.astype("float32") * np.float32(arguments.scale)
     is_picture = x.ndim == 4 and x.shape[-1] in (1, 3)
     return (x if y is None else (x, y)), (x if is_picture else None)
 
 
-def _folder(path, arguments, model):
+def _inputs(arguments, model):
+    """The `InputSpec` of images: as declared of the model, or 0 to 255 times --scale."""
+    known, scale = declared(model).inputs, arguments.scale
+    if scale is None:
+        if known is None:
+            raise ValueError(
+                "--scale must be given for images, as nothing is declared of MODEL: 1 for pixels "
+                "from 0 to 255, 0.00392156862745098 for 0 to 1; or declare it, once "
+                "(`tfuq.predictive.declare(model, value_range=(0, 1))`). Received: no --scale"
+            )
+        return known
+    given = InputSpec((0.0, 255.0 * scale)).checked()
+    if known is None:
+        return given
+    if not np.allclose(known.value_range, given.value_range):
+        raise ValueError(
+            f"--scale must be left out: MODEL is declared to take images of {known.value_range}. "
+            f"Received: {scale}"
+        )
+    return known
+
+
+def _folder(path, arguments, model, names):
     """Images in sub-folders, which are classes, or images alone."""
-    folders = sorted(child for child in path.iterdir() if child.is_dir())
-    classes = [folder.name for folder in folders if images_in(folder)]
-    names, labels = images_in(path), None
-    if classes:
-        if names:
+    folders = sorted(folder for folder in path.iterdir() if folder.is_dir())
+    folders = [folder for folder in folders if not folder.name.startswith(".")]
+    files, labels = images_in(path), None
+    if any(images_in(folder) for folder in folders):
+        if files:
             raise ValueError(
                 "DATA must be a folder of images, or one of sub-folders of images. Received: "
-                f"{path}, with images beside the folders {classes[:5]}"
+                f"{path}, with images beside the folders {[f.name for f in folders[:5]]}"
             )
-        parts = [images_in(path / name) for name in classes]
-        labels = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-        names = [name for part in parts for name in part]
-    if not names:
+        names = _checked_folders([folder.name for folder in folders], names, model)
+        parts = [(images_in(folder), names.index(folder.name)) for folder in folders]
+        files = [file for part, _ in parts for file in part]
+        labels = np.repeat([number for _, number in parts], [len(part) for part, _ in parts])
+    if not files:
         raise ValueError(f"DATA must hold images ({', '.join(IMAGES)}). Received: {path}")
-    decode = decoder(members_of(as_model(model))[0], arguments.scale)
-    source = Files([str(name) for name in names], arguments.batch_size, decode, 1, labels)
-    return Data(source, classes or None, Pictures(names, decode))
+    decode = decoder(members_of(as_model(model))[0], _inputs(arguments, model))
+    source = Files([str(file) for file in files], arguments.batch_size, decode, 1, labels)
+    return Data(source, names, Pictures(files, decode))
+
+
+def _checked_folders(folders, names, model):
+    """Names of all classes, of which `folders` are some; of all if no names are known."""
+    if names is not None:
+        unknown = [folder for folder in folders if folder not in names]
+        if unknown:
+            raise ValueError(
+                f"DATA must hold sub-folders that are called as the classes, {', '.join(names)}. "
+                f"Received: {', '.join(unknown[:10])}"
+            )
+        return names
+    classes = _classes_of(model)
+    if classes is not None and len(folders) != classes:
+        raise ValueError(
+            f"DATA must hold a sub-folder, if an empty one, for each of {classes} classes of "
+            "MODEL, unless --class-names says which is which. "
+            f"Received: {len(folders)}, {', '.join(folders[:10])}"
+        )
+    return folders
+
+
+def _classes_of(model):
+    """How many classes a model tells apart; None where it does not say."""
+    shape = getattr(members_of(as_model(model))[0], "output_shape", None)
+    width = shape[-1] if isinstance(shape, tuple) and len(shape) == 2 else None
+    return 2 if width == 1 else width
 
 
 def images_in(folder):
@@ -244,6 +332,7 @@ def predict(model, data, arguments, rule=None, score=None):
         ood=None,
         columns=None,
         multi_label=False,
+        class_names=data.classes,
         **prediction_options(arguments),
     )
     keeps = scorer.has_stack and needs in (
@@ -258,7 +347,9 @@ def predict(model, data, arguments, rule=None, score=None):
                 "DATA must have labels: `y` in an .npz file, or a sub-folder for each class. "
                 f"Received: {arguments.data}"
             )
+        scorer.check_inputs(batch.inputs)
         stack = scorer.predict(batch.inputs)[0]
+        check_count(data.classes, stack.shape[-1])
         probs.append(stack if keeps else stack.mean(0))
-        labels.append(np.asarray(batch.labels))
+        labels.append(scorer.labels_of(batch.labels))
     return Predictions(np.concatenate(probs, axis=1 if keeps else 0), np.concatenate(labels), keeps)

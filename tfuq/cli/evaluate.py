@@ -59,7 +59,7 @@ def run(arguments):
         raise ValueError("--max-risk and --min-coverage must come with --rule. Received: no rule")
     rule, calibration = load_rule(arguments.rule), load_calibration(arguments.calibration)
     model = load_model(arguments.model)
-    data = load_data(arguments, model)
+    data = load_data(arguments, model, rule)
     progress(f"predicting {arguments.data}")
     found = predict(model, data, arguments, rule)
     probs = found.probs if calibration is None else calibrated(calibration, found.probs)

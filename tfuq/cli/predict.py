@@ -24,12 +24,13 @@ from tfuq.ood import load_detector
 HELP = "writes predictions and their uncertainty to a table"
 EPILOG = f"""\
 OUT ends in .csv or .parquet: one file; or is a folder, which gets shards of 10000 rows. A row
-holds index, file, true_label, the probabilities, label, confidence, predictive_entropy (nats),
-for random models and ensembles expected_entropy, mutual_information and variation_ratio, with
---rule accept, with --ood ood_score. Data need no labels. Memory does not grow with the data.
+holds index, file, true_label, the probabilities, label, class (where names are known),
+confidence, predictive_entropy (nats), for random models and ensembles expected_entropy,
+mutual_information and variation_ratio, with --rule accept, with --ood ood_score. Data need no
+labels. Memory does not grow with the data.
 
-A command that was interrupted goes on where it stopped when it is given again: until it is
-done, rows are in OUT.parts.
+A command that was interrupted goes on where it stopped when it is given again with the same
+data: until it is done, rows are in OUT.parts.
 
 {MODEL_HELP}
 
@@ -38,7 +39,7 @@ done, rows are in OUT.parts.
 examples:
   tfuq predict model.keras images/ predictions.csv --scale 0.00392156862745098
   tfuq predict model.keras new.npz predictions.parquet --rule rule.json
-  tfuq predict saved_model/ images/ predictions/
+  tfuq predict saved_model/ images/ predictions/ --class-names cat,dog,emu --scale 1
 
 exit code: 0 fine; 2 bad input."""
 
@@ -70,7 +71,7 @@ def run(arguments):
     rule = load_rule(arguments.rule)
     model = load_model(arguments.model)
     ood = None if arguments.ood is None else load_detector(arguments.ood, model)
-    data = load_data(arguments, model)
+    data = load_data(arguments, model, rule)
     parts = out.with_name(f"{out.name}.parts") if join else out
     progress(f"predicting {arguments.data}")
     found = predictive.score_dataset(
@@ -82,6 +83,7 @@ def run(arguments):
         rule=rule,
         ood=ood,
         columns=arguments.columns.split(",") if arguments.columns else None,
+        class_names=data.classes,
         resume=not arguments.overwrite,
         **prediction_options(arguments),
     )

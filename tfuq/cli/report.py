@@ -24,7 +24,7 @@ OUT is one HTML file, which opens from a disk and loads nothing from anywhere.
 
 examples:
   tfuq report model.keras test.npz report.html
-  tfuq report model.keras test_images/ report.html --rule rule.json --title "Ward 3"
+  tfuq report model.keras test_images/ report.html --rule rule.json --scale 1
 
 exit code: 0 fine; 2 bad input."""
 
@@ -35,7 +35,6 @@ def add_arguments(parser):
     parser.add_argument("out", metavar="OUT", help="HTML file to write")
     add_prediction(parser)
     parser.add_argument("--rule", metavar="FILE", help="a RejectionRule, as `calibrate` writes it")
-    parser.add_argument("--names", help="names of the classes, separated by commas")
     parser.add_argument("--title", default="Report", help="of the page")
     parser.add_argument("--num-examples", type=int, default=80, help="pictures on the page (80)")
 
@@ -46,14 +45,14 @@ def run(arguments):
     if rule is not None:
         rule = type(rule)(**{**rule.get_config(), "from_logits": False})
     model = load_model(arguments.model)
-    data = load_data(arguments, model)
+    data = load_data(arguments, model, rule)
     progress(f"predicting {arguments.data}")
     found = predict(model, data, arguments, rule)
     page = reporting.html(
         (found.probs, found.labels),
         arguments.out,
         images=data.pictures,
-        names=arguments.names.split(",") if arguments.names else data.classes,
+        names=data.classes,
         rule=rule,
         title=arguments.title,
         num_examples=arguments.num_examples,

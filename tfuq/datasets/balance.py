@@ -5,9 +5,14 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._arguments import check_integer
+from tfuq._predictions.probabilities import TOLERANCE
 from tfuq._random.points import ALGORITHM
 
 BUFFER = 1024  # examples of a dataset that are shuffled among each other
+_SEVERAL = (
+    "Argument `data` must hold one class for each example: integers, or one-hot labels or "
+    "probabilities that sum to 1. Received: labels with several classes, or none"
+)
 
 
 def balanced(
@@ -37,7 +42,8 @@ def balanced(
     Args:
         data: Arrays `(x, y)` or `(x, y, sample_weight)`; or a `tf.data.Dataset` of these, of
             examples or of batches. `x` may be a structure. Labels are integers or one-hot (or
-            probabilities, of which the largest counts).
+            probabilities that sum to 1, of which the largest counts). Several labels of one example
+            have no class to balance: give integers of your own, such as of their combinations.
         num_classes: Number of classes. By default that of the one-hot labels, or 1 + the largest.
         weights: How often each class shall come: `num_classes` numbers of at least 0, of which
             only the proportions count. By default all the same.
@@ -58,8 +64,9 @@ def balanced(
         `tf.data.Dataset` of elements in the form of `data`, of known length, for `fit`.
 
     Raises:
-        ValueError: If a class that has weight does not occur, a label is none of the classes, or
-            an argument is out of its range.
+        ValueError: If a class that has weight does not occur, a label is none of the classes or
+            several at once, or an argument is out of its range. (With `counts` given, such labels
+            of a dataset stop the iteration with TensorFlow's InvalidArgumentError.)
 
     Example:
 
@@ -126,6 +133,8 @@ class _Arrays:
             )
         labels = self.arrays[1]
         one_hot, width = _form_of(tf.TensorShape(np.shape(labels)[1:]))
+        if one_hot and not np.all(np.abs(labels.sum(-1, dtype="float64") - 1) <= TOLERANCE):
+            raise ValueError(_SEVERAL)
         self.classes = _checked_classes(labels.argmax(-1) if one_hot else labels.reshape(-1))
         self.counts = _bins(self.classes, num_classes, width)
 
@@ -168,7 +177,12 @@ class _Examples:
         self.counts = _checked_counts(counts, num_classes or width)
 
     def _class(self, _, label, *weight):
-        return tf.argmax(label) if self.one_hot else tf.reshape(label, ())
+        if not self.one_hot:
+            return tf.reshape(label, ())
+        distance = tf.abs(tf.reduce_sum(tf.cast(label, "float64")) - 1)
+        check = tf.debugging.assert_less_equal(distance, np.float64(TOLERANCE), _SEVERAL)
+        with tf.control_dependencies([check]):
+            return tf.argmax(label)
 
     def _count(self):
         """The class of each example."""
@@ -177,7 +191,12 @@ class _Examples:
                 "Argument `counts` must be given for a dataset that does not end. "
                 "Received: counts=None"
             )
-        found = list(self.examples.map(self._class).batch(1024).as_numpy_iterator())
+        try:
+            found = list(self.examples.map(self._class).batch(1024).as_numpy_iterator())
+        except tf.errors.InvalidArgumentError as error:
+            if _SEVERAL in str(error):
+                raise ValueError(_SEVERAL) from None
+            raise
         if not found:
             raise ValueError(
                 "Argument `data` must hold at least one example. Received: no examples"

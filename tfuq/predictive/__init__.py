@@ -21,6 +21,7 @@ from tfuq._predictions.uncertainty import (
 )
 from tfuq._predictions.uncertainty import uncertainty_of as _uncertainty  # noqa: F401
 from tfuq.predictive.augmentation import test_time_augmentation
+from tfuq.predictive.declarations import Declared, declare, declared
 from tfuq.predictive.draws import (
     predict_uncertainty,
     sample_predictions,
@@ -32,8 +33,11 @@ from tfuq.predictive.sampler import sampler_of as _sampler  # noqa: F401
 from tfuq.predictive.scoring import ScoredDataset, read_scores, score_dataset
 
 __all__ = [
+    "Declared",
     "ScoredDataset",
     "Uncertainty",
+    "declare",
+    "declared",
     "decompose",
     "entropy",
     "expected_entropy",

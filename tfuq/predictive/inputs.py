@@ -12,7 +12,9 @@ import tensorflow as tf
 
 from tfuq._arguments import check_integer
 from tfuq._files.reading import open_arrays
+from tfuq._images.inputs import InputSpec
 from tfuq._models.batches import batches
+from tfuq.predictive.declarations import declared, is_of_images
 from tfuq.predictive.identity import identity_of_arrays, identity_of_dataset, identity_of_files
 
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
@@ -156,31 +158,30 @@ def _checked_files(data):
     return files
 
 
-def decoder(model, scale=1.0):
-    """A function from the name of an image to what `model` takes: resized, float32, 0 to 255.
+def decoder(model, inputs=None):
+    """A function from the name of an image to what `model` takes, float32.
 
-    As `keras.utils.image_dataset_from_directory`, but antialiased, as `tfuq.datasets` resizes. The
-    pixels are multiplied by `scale`.
+    As `inputs`, an `InputSpec`, says; by default what is declared of the model. Of one that nothing
+    is declared of, from 0 to 255 as `keras.utils.image_dataset_from_directory`, but antialiased, as
+    `tfuq.datasets` resizes.
     """
     shape = getattr(model, "input_shape", None)
-    if not (isinstance(shape, tuple) and len(shape) == 4 and shape[-1] in (1, 3)):
+    if not is_of_images(shape):
         raise ValueError(
             "Argument `model` must take images (height, width, 1 or 3) if `data` are files, or "
             f"`decode` must read them. Received: inputs of shape {shape}"
         )
-    _, height, width, channels = shape
+    inputs = (inputs or declared(model).inputs or InputSpec()).for_shape(shape)
 
     def decode(file):
         try:
-            image = tf.io.decode_image(tf.io.read_file(file), channels, expand_animations=False)
+            image = tf.io.decode_image(tf.io.read_file(file), shape[-1], expand_animations=False)
         except (tf.errors.OpError, ValueError) as error:
             raise ValueError(
                 f"Argument `data` must name images that can be read. Received: {file!r} "
                 f"({str(error).splitlines()[0][:200]})"
             ) from None
-        if height is not None and width is not None:
-            image = tf.image.resize(image, (height, width), antialias=True)
-        return tf.cast(image, "float32") * scale
+        return inputs.prepared(image)
 
     return decode
 

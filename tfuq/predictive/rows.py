@@ -8,11 +8,14 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._arguments import check_flags, check_integer
+from tfuq._files.declared import recalled, remember
 from tfuq._models.fingerprint import layers_digest, weights_digest
 from tfuq._models.outputs import Reading, select_output
+from tfuq._predictions.class_names import agreed_names, check_count, checked_names, numbered
 from tfuq._predictions.scores import OF_STACKS
 from tfuq._predictions.uncertainty import decompose
 from tfuq._random.draws import random_layers
+from tfuq.predictive.declarations import declared
 from tfuq.predictive.sampler import sampler_of
 
 COLUMNS = (
@@ -21,6 +24,7 @@ COLUMNS = (
     "true_label",
     "probabilities",
     "label",
+    "class",
     "confidence",
     "predictive_entropy",
     "expected_entropy",
@@ -47,6 +51,7 @@ class Scorer:
         rule: `RejectionRule` or None.
         ood: Detector or None.
         columns: Names of the columns that are wanted; None for all.
+        class_names: Names of the classes; None for what is declared of the model, or the rule says.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class Scorer:
         rule,
         ood,
         columns,
+        class_names=None,
     ):
         check_flags(multi_label=multi_label)
         if from_logits is not None:
@@ -70,6 +76,11 @@ class Scorer:
         self.model, self.multi_label, self.output, self.seed = model, multi_label, output, seed
         self.members = members_of(model)
         self.num_samples = self._checked_samples(num_samples)
+        known = declared(model)
+        self.inputs, given = known.inputs, checked_names(class_names)
+        names = {"`class_names`": given, "the model": known.class_names}
+        self.class_names = agreed_names({**names, "`rule`": getattr(rule, "class_names", None)})
+        self.check_inputs(first)
         reading = Reading(output, from_logits, multi_label)
         # From the first batch, whichever comes first after a process was killed.
         self.from_logits = [reading.is_logits(member, first) for member in self.members]
@@ -157,10 +168,12 @@ class Scorer:
             "rule": None if self.rule is None else _text_digest(self.rule.to_json()),
             "ood": None if self.ood is None else _ood_digest(self.ood),
             "columns": None if self.columns is None else list(self.columns),
+            "class_names": self.class_names,
         }
 
     def rows(self, start, batch):
         """Columns of a batch whose first example has the number `start`."""
+        self.check_inputs(batch.inputs)
         stack, beside = self.predict(batch.inputs)
         count = stack.shape[1]
         found = {"index": np.arange(start, start + count, dtype="int64")}
@@ -175,10 +188,20 @@ class Scorer:
             found["ood_score"] = np.asarray(self.ood.score(batch.inputs), "float32")
         return self._chosen(found)
 
-    def _labels(self, labels):
+    def check_inputs(self, inputs):
+        """Raises ValueError if a batch is none that the model was declared to take."""
+        if self.inputs is not None:
+            for leaf in keras.tree.flatten(inputs):
+                self.inputs.check(leaf)
+
+    def labels_of(self, labels):
+        """Labels as numbers, of the output that is scored."""
         if keras.tree.is_nested(labels):
             labels = select_output(labels, self.output)
-        labels = np.asarray(labels)
+        return np.asarray(numbered(labels, self.class_names, "data"))
+
+    def _labels(self, labels):
+        labels = self.labels_of(labels)
         labels = labels[:, 0] if labels.shape[1:] == (1,) else labels
         if labels.dtype.kind not in "biuf" or labels.ndim > 2:
             raise ValueError(
@@ -190,6 +213,7 @@ class Scorer:
     def _measures(self, stack):
         """What `decompose` says; NaN and the label -1 where a prediction is not finite."""
         self._check_shape(stack)
+        check_count(self.class_names, stack.shape[-1])
         bad = ~np.isfinite(stack).all(axis=(0, 2))
         try:
             parts = decompose(np.where(bad[:, None], 0.5, stack), self.multi_label)
@@ -207,6 +231,8 @@ class Scorer:
 
         probs = np.where(bad[:, None], np.nan, parts.probs).astype("float32")
         found = {"probabilities": probs, "label": told(parts.label, -1, "int64")}
+        if self.class_names is not None and not self.multi_label:
+            found["class"] = [self.class_names[k] if k >= 0 else "" for k in found["label"]]
         names = _MEASURES if self.has_stack else _MEASURES[:2]
         return found | {name: told(getattr(parts, name), np.nan, "float32") for name in names}
 
@@ -252,6 +278,7 @@ class _Served:
     def __init__(self, module):
         self.module = module
         self.variables = list(getattr(module, "variables", ()))
+        remember(self, recalled(module))
         self.input_shape = None
         self._signature = module.signatures["serving_default"]
         _, named = self._signature.structured_input_signature

@@ -49,6 +49,7 @@ def score_dataset(
     multi_label=False,
     columns=None,
     decode=None,
+    class_names=None,
     seed=0,
     resume=True,
     verbose=1,
@@ -58,8 +59,9 @@ def score_dataset(
     Memory holds one shard of rows and one batch. A process that was killed goes on where it
     stopped when the same call is made again, and the files are those of an undisturbed run, byte
     for byte: shards are there whole or not at all, `manifest.json` says which are, and it binds
-    the model's weights, the options and the first batch, so that another run cannot be mixed in.
-    One process at a time writes to a folder.
+    the model's weights, the options and all of the data, so that another run cannot be mixed in:
+    names, sizes, times and labels of files; each byte of arrays; and the rows of each shard of a
+    dataset, which is read again from its beginning. One process at a time writes to a folder.
 
     Args:
         model: Keras model that classifies. With random layers (`MCDropout`, `VBLLDense`, ...),
@@ -87,7 +89,10 @@ def score_dataset(
         columns: Names of the columns to write; None for all that there are.
         decode: Function from the name of a file to the input that the model takes. By default an
             image is resized to the model's input (bilinear, antialiased) and has float32 pixels
-            from 0 to 255, as of `keras.utils.image_dataset_from_directory`.
+            from 0 to 255, as of `keras.utils.image_dataset_from_directory`, or as is declared of
+            the model (`tfuq.predictive.declare`).
+        class_names: Names of the classes in the order of the model's output, by default those that
+            are declared of the model, or that the rule was fitted with. Labels may then be texts.
         seed: Integer from which the networks are drawn.
         resume: Whether to go on with what `path` holds; False replaces it. A dataset is read and
             compared even if all of it was scored.
@@ -98,10 +103,10 @@ def score_dataset(
 
         - `index`: number of the example, int64; `file`: its name, for files;
         - `true_label`: the label beside it, int64 (float32 if it is no integer; a list if
-          one-hot), where there is one;
+          one-hot), where there is one, and by its number where it is a name;
         - `probabilities`: mean probabilities, a list of float32;
-        - `label`: the most probable class, int64; `confidence`: its probability (of binary
-          predictions the larger of p and 1 - p), float32;
+        - `label`: the most probable class, int64; `class`: its name, where names are known;
+          `confidence`: its probability (of binary predictions the larger of p and 1 - p), float32;
         - `predictive_entropy`: nats, float32;
         - `expected_entropy`, `mutual_information` (nats) and `variation_ratio`, float32, of models
           with random layers and ensembles;
@@ -114,8 +119,9 @@ def score_dataset(
     Raises:
         ValueError: If the folder holds something else, another run (the error says what differs),
             one of an earlier version, or damaged shards; if data are others than those that were
-            scored before; if the predictions are per pixel, which has no row; if files are missing
-            or cannot be read; or an argument is out of its range.
+            scored before; if images are not as declared of the model, names of classes differ, or
+            labels are none of them; if the predictions are per pixel, which has no row; if files
+            are missing or cannot be read; or an argument is out of its range.
         ImportError: If Parquet is asked for without pyarrow.
 
     Example:
@@ -149,6 +155,7 @@ def score_dataset(
         rule=rule,
         ood=ood,
         columns=columns,
+        class_names=class_names,
     )
     scorer.rows(0, source.first)  # whatever is wrong with the arguments, before anything is written
     run = {"format": form, "shard_size": shard_size, **scorer.described()}
