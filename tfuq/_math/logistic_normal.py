@@ -19,6 +19,7 @@ the range of float32; the sums show it, and the blocks are then computed again i
 
 import contextlib
 import contextvars
+import math
 
 import tensorflow as tf
 
@@ -145,6 +146,14 @@ def mean_log_sum_exp(loc, scale, points, *, mirrored):
 def mean_softplus(loc, scale, points, *, mirrored):
     """mean_s log(1 + exp(u_s)) for u_s = loc + scale * e_s: `(rows, classes)`."""
     return _mean_log_partition(_softplus, _sigmoid, loc, scale, points, mirrored)
+
+
+def probit(mean, variance):
+    """Logits of about the mean probability under Gaussian logits (MacKay 1992).
+
+    mean / sqrt(1 + pi variance / 8), of each logit by itself.
+    """
+    return mean / tf.sqrt(1 + math.pi / 8 * variance)
 
 
 def _log_sum_exp(u):

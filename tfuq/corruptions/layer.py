@@ -14,6 +14,7 @@ from tfuq._arguments import (
 from tfuq._images.pieces import Shared
 from tfuq._random import points
 from tfuq.corruptions._registry import CORRUPTIONS, names
+from tfuq.layers.ways import resamples
 
 
 @register
@@ -109,7 +110,7 @@ class CorruptionLayer(keras.layers.Layer):
     def call(self, inputs, training=False):
         if self.training_only and not training:
             return inputs
-        if not (training or self.resample):
+        if not (training or resamples(self)):
             return self._scaled(inputs, Shared(self.seed or 0))
         noise, choice = points.split_seed(self.seed_generator.next(), 2)
         corrupted = self._scaled(inputs, noise)

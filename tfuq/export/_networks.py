@@ -15,12 +15,10 @@ from tfuq._random.draws import one_draw, random_layers
 from tfuq.ensembles import DeepEnsemble
 from tfuq.export._operations import layer_of
 from tfuq.export._samples import FreshSeeds, samples, unrolled_samples
-from tfuq.layers import MCDropout, MCSigmoidDenseFA, MCSoftmaxDenseFA, VBLLDense
-from tfuq.layers.shapes import with_leading
+from tfuq.layers.ways import knows, predicting
 
 PREDICTIVES = ("fixed_samples", "probit", "mean", "fresh_samples")
 NUM_SAMPLES = 30
-_HETEROSCEDASTIC = (MCSoftmaxDenseFA, MCSigmoidDenseFA)
 
 
 class Options(NamedTuple):
@@ -96,17 +94,13 @@ def is_random(model):
 
 
 def _has_noise(model):
-    return is_random(model) or any(map(_is_heteroscedastic, model._flatten_layers()))
-
-
-def _is_heteroscedastic(layer):
-    return isinstance(layer, _HETEROSCEDASTIC)
+    heads = [layer for layer in model._flatten_layers() if knows(layer, "fresh_samples")]
+    return bool(heads) or is_random(model)
 
 
 def _check_probit(members):
     for member in members:
-        layers = list(member._flatten_layers())
-        heads = [each for each in layers if isinstance(each, (VBLLDense, *_HETEROSCEDASTIC))]
+        heads = [layer for layer in member._flatten_layers() if knows(layer, "probit")]
         others = [each.name for each in random_layers(member) if each not in heads]
         others = [name for name in others if is_random(member)]
         if len(heads) != 1 or others:
@@ -121,67 +115,10 @@ def _check_probit(members):
 # --- One network ------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def predicting(model, predictive):
-    """While it is open, the layers of `model` predict as is asked for, not as they were made."""
-    with contextlib.ExitStack() as stack:
-        for layer in dict.fromkeys(model._flatten_layers()):
-            for name, value in _changes(layer, predictive).items():
-                stack.enter_context(_with_attribute(layer, name, value))
-            if predictive == "probit" and _is_heteroscedastic(layer):
-                stack.enter_context(watched(layer, _probit_of(layer)))
-        yield
-
-
 def changes(model, predictive):
-    """Whether `predicting` changes anything."""
-    is_probit = predictive == "probit"
-    return is_probit or any(_changes(layer, predictive) for layer in model._flatten_layers())
-
-
-def _changes(layer, predictive):
-    found = {}
-    if isinstance(layer, VBLLDense) and predictive in ("probit", "mean"):
-        found["predictive"] = predictive
-    if isinstance(layer, MCDropout) and predictive == "mean":
-        found["rate"] = 0
-    is_fresh = predictive == "fresh_samples"
-    points = getattr(layer, "_test_points", None)
-    if points is not None and points.fresh != (is_fresh and _is_heteroscedastic(layer)):
-        found["_test_points"] = layer._normal_points(layer.test_mc_samples, fresh=not points.fresh)
-    if getattr(layer, "resample", False) and not is_fresh:
-        found["resample"] = False
-    return found
-
-
-@contextlib.contextmanager
-def _with_attribute(layer, name, value):
-    before = getattr(layer, name)
-    # Past Keras' own `__setattr__`, which locks and tracks.
-    object.__setattr__(layer, name, value)
-    try:
-        yield
-    finally:
-        object.__setattr__(layer, name, before)
-
-
-def _probit_of(layer):
-    """mean / sqrt(1 + pi var / 8) of the logits (MacKay 1992), in place of a mean over noise."""
-
-    def handler(call, inputs, *args, **kwargs):
-        loc, scale, factors = layer._at_temperature(*layer._parameters(inputs))
-        variance = tf.square(scale)
-        if len(factors) == 2:  # v(x) and loadings that all inputs share
-            gain, loadings = factors
-            variance += tf.square(gain) * tf.reduce_sum(tf.square(loadings), axis=0)
-        elif factors:
-            variance += tf.reduce_sum(tf.square(factors[0]), axis=-1)
-        logits = with_leading(loc / tf.sqrt(1 + np.pi / 8 * variance), inputs)
-        if layer.logits_only:
-            return logits
-        return call(inputs, *args, **kwargs)._replace(logits=logits)
-
-    return handler
+    """Whether the network may predict otherwise than as it was made."""
+    layers = model._flatten_layers()
+    return any(knows(layer, predictive) or getattr(layer, "resample", False) for layer in layers)
 
 
 def network(model, options, spec, hold, score=None):
@@ -209,7 +146,7 @@ def network(model, options, spec, hold, score=None):
 
         def drawn(batch, seed):
             with passes():
-                with predicting(model, options.predictive), one_draw(seed):
+                with predicting(options.predictive), one_draw(seed):
                     outputs = select_output(model(batch, training=False), options.output)
                 return tf.cast(outputs, "float32"), beside(batch)
 
@@ -232,7 +169,7 @@ def network(model, options, spec, hold, score=None):
 
     def predict(batch):
         with passes():
-            with predicting(model, options.predictive):
+            with predicting(options.predictive):
                 outputs = select_output(model(batch, training=False), options.output)
             return tf.cast(outputs, "float32"), beside(batch)
 

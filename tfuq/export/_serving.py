@@ -23,12 +23,12 @@ from tfuq.export._networks import (
     members_of,
     named,
     network,
-    predicting,
     sample_inputs,
 )
 from tfuq.export._operations import of_python, unrepeatable
 from tfuq.export._samples import EXACT
 from tfuq.export._unrolled import without_loops
+from tfuq.layers.ways import predicting
 from tfuq.selective import RejectionRule
 
 
@@ -188,7 +188,7 @@ def _gives_logits(model, inputs):
 
 
 def _is_logits(reading, model, inputs, predictive):
-    with predicting(model, predictive):
+    with predicting(predictive):
         return reading.is_logits(model, inputs)
 
 

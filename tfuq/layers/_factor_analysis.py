@@ -8,9 +8,11 @@ import keras
 import tensorflow as tf
 
 from tfuq._arguments import check_choice, check_fraction, check_integer, check_positive
+from tfuq._math.logistic_normal import probit
 from tfuq._random import points
 from tfuq.layers.base import distributions
 from tfuq.layers.shapes import project, with_leading
+from tfuq.layers.ways import wanted_way
 
 MIN_SCALE = 1e-3  # the floor of d(x), as in the authors' code
 
@@ -43,6 +45,8 @@ class MCDenseFA(keras.layers.Layer):
 
     A subclass names its number of outputs, and turns logs of means into its output.
     """
+
+    ways = ("probit", "fresh_samples")
 
     def __init__(
         self,
@@ -187,8 +191,13 @@ class MCDenseFA(keras.layers.Layer):
         )
 
     def call(self, inputs, training=False):
-        source = self._train_points if training else self._test_points
         loc, scale, factors = self._at_temperature(*self._parameters(inputs))
+        closed = None
+        if wanted_way() == "probit" and not training:
+            closed = with_leading(_probit_logits(loc, scale, factors), inputs)
+            if self.logits_only:
+                return closed
+        source = self._train_points if training else self._points_of_prediction()
         seed = None
         if source.fresh:
             seed, sign_seed = points.split_seed(self.seed_generator.next(), 2)
@@ -203,7 +212,16 @@ class MCDenseFA(keras.layers.Layer):
 
         outputs = self._outputs(log_means)
         outputs = tf.nest.map_structure(lambda t: with_leading(t, inputs), outputs)
+        if closed is not None:
+            outputs = outputs._replace(logits=closed)
         return outputs.logits if self.logits_only else outputs
+
+    def _points_of_prediction(self):
+        source, way = self._test_points, wanted_way()
+        fresh = source.fresh if way is None else way == "fresh_samples"
+        if fresh == source.fresh:
+            return source
+        return self._normal_points(self.test_mc_samples, fresh=fresh)
 
     def compute_output_spec(self, inputs, training=False):
         def spec(width):
@@ -318,6 +336,17 @@ class MCDenseFA(keras.layers.Layer):
             for weights in ("kernel", "bias"):
                 config[f"{weights}_{kind}"] = serialize(getattr(self, f"{weights}_{kind}"))
         return config
+
+
+def _probit_logits(loc, scale, factors):
+    """mean / sqrt(1 + pi var / 8) of the logits, in place of a mean over noise."""
+    variance = tf.square(scale)
+    if len(factors) == 2:  # v(x) and loadings that all inputs share
+        gain, loadings = factors
+        variance += tf.square(gain) * tf.reduce_sum(tf.square(loadings), axis=0)
+    elif factors:
+        variance += tf.reduce_sum(tf.square(factors[0]), axis=-1)
+    return probit(loc, variance)
 
 
 def _with_random_signs(scale, factors, *, seed):

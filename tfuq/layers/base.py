@@ -8,6 +8,7 @@ from tfuq._arguments import check_choice, check_integer, check_positive, is_fini
 from tfuq._random import points
 from tfuq._random.draws import TakesDraws, current_draw
 from tfuq.layers._estimators import ESTIMATORS
+from tfuq.layers.ways import resamples
 
 
 def kl_normal(loc, scale, prior_loc, prior_scale):
@@ -71,7 +72,7 @@ class VariationalLayer(TakesDraws, keras.layers.Layer):
         draw = current_draw()
         if draw is not None:
             return draw.seed_of(self)
-        if training or self.resample:
+        if training or resamples(self):
             return points.split_seed(self.seed_generator.next(), 1)[0]
         return None
 

@@ -6,6 +6,7 @@ import tensorflow as tf
 from tfuq._arguments import check_fraction, check_integer, register
 from tfuq._random import points
 from tfuq._random.draws import TakesDraws, current_draw
+from tfuq.layers.ways import resamples, wanted_way
 
 
 @register
@@ -46,6 +47,8 @@ class MCDropout(TakesDraws, keras.layers.Dropout):
     ```
     """
 
+    ways = ("mean",)
+
     def __init__(self, rate, noise_shape=None, resample=False, seed=None, **kwargs):
         check_fraction("rate", rate)
         if rate == 1:
@@ -56,7 +59,7 @@ class MCDropout(TakesDraws, keras.layers.Dropout):
         self.resample = resample
 
     def call(self, inputs, training=False):
-        if self.rate == 0:
+        if self.rate == 0 or (wanted_way() == "mean" and not training):
             return inputs
         if not inputs.dtype.is_floating:
             raise ValueError(
@@ -65,7 +68,7 @@ class MCDropout(TakesDraws, keras.layers.Dropout):
         draw = current_draw()
         if draw is not None:
             seed = draw.seed_of(self)
-        elif training or self.resample:
+        elif training or resamples(self):
             seed = points.split_seed(self.seed_generator.next(), 1)[0]
         else:
             seed = tf.constant([0, self.seed or 0], "int32")

@@ -13,6 +13,7 @@ from tfuq.layers._likelihoods import LIKELIHOODS, closed_form_gap
 from tfuq.layers._posteriors import POSTERIORS, PosteriorName, sum_of_squares
 from tfuq.layers.base import VariationalLayer, check_kl_weight, distributions, softplus_inverse
 from tfuq.layers.shapes import with_leading
+from tfuq.layers.ways import wanted_way
 
 MIN_VARIANCE = 1e-12  # below it the square root has no useful gradient
 
@@ -130,6 +131,8 @@ class VBLLDense(VariationalLayer):
     References:
         - Harrison, Willes, Snoek: "Variational Bayesian Last Layers", ICLR 2024.
     """
+
+    ways = ("probit", "mean")
 
     def __init__(
         self,
@@ -349,14 +352,17 @@ class VBLLDense(VariationalLayer):
         return mean_log_partition - likelihood.log_partition(mean)
 
     def _predictive_logits(self, mean, variance):
-        if self.predictive == "mean":
+        way = wanted_way() if wanted_way() in self.ways else self.predictive
+        if way == "mean":
             return mean
-        if self.predictive == "probit":
-            return mean / tf.sqrt(1 + math.pi / 8 * variance)
+        if way == "probit":
+            return logistic_normal.probit(mean, variance)
         return self._mean_probs_as_logits(mean, variance)
 
     def _mean_probs_as_logits(self, mean, variance):
         source = self._test_points
+        if source.fresh and wanted_way() is not None:  # fresh samples are draws of the weights
+            source = self._normal_points(self.test_mc_samples, fresh=False)
         seed = None
         if source.fresh:
             seed = points.split_seed(self.seed_generator.next(), 1)[0]
