@@ -1,4 +1,4 @@
-"""Functions cut where randomness enters, and what in a graph cannot leave this process."""
+"""Functions of a batch and a seed, cut in three where randomness enters."""
 
 import math
 from typing import NamedTuple
@@ -40,29 +40,38 @@ def cut(function, spec):
     batch, seed = placeholders[0]
     inputs = tf.nest.flatten(batch)
     result, beside = wrapped.structured_outputs
-    moving, random = dependents(inputs), dependents([seed])
-    both = moving & random
-    of_batch, of_seed, size = {}, {}, 0.0
-    for op in wrapped.graph.get_operations():
-        if id(op) in both:
-            size += math.inf if op.type in _CONTROL else sum(map(_size, op.outputs))
-            for tensor in op.inputs:
-                if id(tensor.op) in both or tensor.dtype == tf.resource:
-                    continue
-                if id(tensor.op) in random:
-                    of_seed[id(tensor)] = tensor
-                elif tensor.op.type != "Const":  # of the batch, or of weights alone: once for all
-                    of_batch[id(tensor)] = tensor
-    of_batch, of_seed, beside = [*of_batch.values()], [*of_seed.values()], [*beside]
+    of_batch, of_seed, size = _frontier(wrapped.graph, inputs, seed)
+    beside = [*beside]
     first = _part(wrapped.graph, inputs, [*of_batch, *beside])
 
     def prefix(batch):
-        found = first(*tf.nest.flatten(batch))
-        return found[: len(of_batch)], found[len(of_batch) :]
+        tensors = first(*tf.nest.flatten(batch))
+        return tensors[: len(of_batch)], tensors[len(of_batch) :]
 
     rest = _part(wrapped.graph, [*of_batch, *of_seed], [result])
     noise = tf.function(_part(wrapped.graph, [seed], of_seed), autograph=False)
     return Cut(prefix, noise, lambda *tensors: rest(*tensors)[0], size)
+
+
+def _frontier(graph, inputs, seed):
+    """What the operations that depend on `inputs` and on `seed` take from those that do not.
+
+    Lists of the tensors that do not depend on the seed, and of those that do; and how many numbers
+    these operations compute for an example.
+    """
+    moving, random = _dependents(inputs), _dependents([seed])
+    both = moving & random
+    of_batch, of_seed, size = {}, {}, 0.0
+    for op in [op for op in graph.get_operations() if id(op) in both]:
+        size += math.inf if op.type in _CONTROL else sum(map(_size, op.outputs))
+        for tensor in op.inputs:
+            if id(tensor.op) in both or tensor.dtype == tf.resource:
+                continue
+            if id(tensor.op) in random:
+                of_seed[id(tensor)] = tensor
+            elif tensor.op.type != "Const":  # of the batch, or of weights alone: once for all
+                of_batch[id(tensor)] = tensor
+    return [*of_batch.values()], [*of_seed.values()], size
 
 
 def _part(graph, feeds, fetches):
@@ -113,10 +122,7 @@ def _size(tensor):
     return math.prod([1, *tensor.shape[1:]])
 
 
-# --- What a graph holds -----------------------------------------------------------------------
-
-
-def dependents(tensors):
+def _dependents(tensors):
     """Ids of the operations that make `tensors`, and of those that depend on them."""
     found, waiting = set(), [tensor.op for tensor in tensors]
     while waiting:

@@ -28,7 +28,6 @@ from tfuq.predictive.draws import (
     uncertainty_with_labels,  # noqa: F401 (of other parts of tfuq)
 )
 from tfuq.predictive.sampler import Sampler as _Sampler  # noqa: F401
-from tfuq.predictive.sampler import cut_at_randomness as _cut_at_randomness  # noqa: F401
 from tfuq.predictive.sampler import sampler_of as _sampler  # noqa: F401
 from tfuq.predictive.scoring import ScoredDataset, read_scores, score_dataset
 

@@ -1,6 +1,7 @@
-"""A model with random weights, cut in two where randomness enters, and drawn from."""
+"""Draws of a model with random weights, which is cut where randomness enters."""
 
 import collections.abc
+import functools
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ from tfuq._arguments import check_flags, check_integer
 from tfuq._models.finite import known_only
 from tfuq._models.outputs import Reading, loss_takes_logits, select_output
 from tfuq._predictions.uncertainty import is_binary
-from tfuq._random.cut import dependents
+from tfuq._random.cut import cut
 from tfuq._random.draws import one_draw, random_layers
 
 KEPT_SAMPLERS = 4  # of each model, with what they have traced
@@ -80,22 +81,30 @@ class Sampler:
         return self._cut[key]
 
     def _make_parts(self, spec):
-        prefix, rest = cut_at_randomness(self._draw, spec)
+        parts = cut(self._draw, spec)
 
-        @tf.function
+        @functools.partial(tf.function, input_signature=[spec], autograph=False)
+        def prefix(batch):
+            return parts.prefix(batch)[0]
+
+        @functools.partial(tf.function, autograph=False)
+        def rest(frontier, seed):
+            return parts.rest(*frontier, *parts.noise(seed))
+
+        @functools.partial(tf.function, autograph=False, reduce_retracing=True)
         def stack(*frontier):
             return tf.map_fn(
-                lambda seed: rest(*frontier, seed), self.seeds, fn_output_signature="float32"
+                lambda seed: rest(frontier, seed), self.seeds, fn_output_signature="float32"
             )
 
-        @tf.function
+        @functools.partial(tf.function, autograph=False, reduce_retracing=True)
         def sums(*frontier):
-            first = self._terms(rest(*frontier, self.seeds[0]))
+            first = self._terms(rest(frontier, self.seeds[0]))
             start = (*first, tf.zeros_like(first[0]))
 
             def add(state, number):
                 mean, entropies, votes, squares = state
-                probs, *more = self._terms(rest(*frontier, self.seeds[number]))
+                probs, *more = self._terms(rest(frontier, self.seeds[number]))
                 step = probs - mean  # Welford's recursion
                 mean += step / tf.cast(number + 1, "float32")
                 return mean, entropies + more[0], votes + more[1], squares + step * (probs - mean)
@@ -107,7 +116,7 @@ class Sampler:
         return prefix, stack, sums
 
     def _draw(self, batch, seed):
-        """Probabilities of one network, NaN for inputs that are not finite."""
+        """Probabilities of one network, NaN for inputs that are not finite, and nothing beside."""
         with one_draw(seed) as draw:
             outputs = self.model(batch, training=False)
         taking = [layer for layer in random_layers(self.model) if id(layer) in draw.layers]
@@ -119,10 +128,10 @@ class Sampler:
                 f"Received: {self.model}"
             )
         outputs = known_only(batch, tf.cast(select_output(outputs, self.output), "float32"))
-        if not self.from_logits:
-            return outputs
-        binary = is_binary(outputs.shape, self.multi_label)
-        return tf.sigmoid(outputs) if binary else tf.nn.softmax(outputs)
+        if self.from_logits:
+            binary = is_binary(outputs.shape, self.multi_label)
+            outputs = tf.sigmoid(outputs) if binary else tf.nn.softmax(outputs)
+        return outputs, []
 
     def _terms(self, probs):
         """A sample's probabilities, entropy and votes."""
@@ -135,35 +144,3 @@ class Sampler:
 
 def _tensor_entropy(probs):
     return -tf.math.xlogy(probs, probs)
-
-
-def cut_at_randomness(function, spec):
-    """`function(batch, seed)` as `prefix(batch)` and `rest(*prefix(batch), seed)`.
-
-    The graph is cut at the tensors that depend on the batch and not on the seed, and are used by
-    what depends on the seed. So it works for a model of any style.
-    """
-    placeholders = []
-
-    def traced(batch, seed):
-        placeholders.append((batch, seed))
-        return function(batch, seed)
-
-    seed_spec = tf.TensorSpec((2,), "int32")
-    graph_function = tf.compat.v1.wrap_function(traced, [spec, seed_spec])
-    batch, seed = placeholders[0]
-    inputs = tf.nest.flatten(batch)
-    (result,) = tf.nest.flatten(graph_function.structured_outputs)
-    random, moving = dependents([seed]), dependents(inputs)
-    frontier = {}
-    for op in graph_function.graph.get_operations():
-        if id(op) in random:
-            for tensor in op.inputs:
-                if id(tensor.op) in moving and id(tensor.op) not in random:
-                    frontier[id(tensor)] = tensor
-    frontier = list(frontier.values())
-    prefix = graph_function.prune(inputs, frontier)
-    rest = graph_function.prune([*frontier, seed], result)
-    # A function around it, because a pruned one is not optimised on its own.
-    prefix = tf.function(prefix)
-    return lambda batch: prefix(*tf.nest.flatten(batch)), rest
