@@ -1,23 +1,21 @@
-"""What is inside an export: detectors, fresh noise, one pass through the prefix, fixed batches."""
+"""What is inside an export: fresh noise, one pass through the prefix, fixed batches."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfuq import ood
 from tfuq._random.cut import cut
 from tfuq.export import export, verify_export
-from tfuq.export._detectors import GraphScore
-from tfuq.export._networks import Options, network
+from tfuq.export._networks import network
 from tfuq.export._operations import operations
+from tfuq.export._request import Request
 from tfuq.export._samples import AT_ONCE
 from tfuq.layers import DenseVariational, MCDropout, MCSoftmaxDenseFA, VBLLDense
 from tfuq.predictive import predict_uncertainty
 
 KL = {"kl_weight": 0.01, "posterior_scale": 0.5}
 X = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
-Y = np.arange(40) % 3
 SPEC = tf.TensorSpec((None, 4), "float32")
 
 
@@ -34,53 +32,13 @@ def served(model, folder, **options):
     return tf.saved_model.load(str(folder / "served"))
 
 
-# --- Detectors --------------------------------------------------------------------------------
-
-DETECTORS = (
-    ood.MaxSoftmax(),
-    ood.MaxLogit(),
-    ood.Energy(temperature=2.0),
-    ood.Entropy(),
-    ood.ODIN(epsilon=0.0),
-    ood.ODIN(temperature=10.0, epsilon=0.05),
-    ood.Mahalanobis(),
-    ood.Mahalanobis(layers=["trunk", None], epsilon=0.01),
-    ood.RelativeMahalanobis(shrinkage=0.1),
-    ood.KNN(k=3),
-    ood.ViM(dim=2),
-    ood.GradNorm(temperature=2.0),
-    ood.ReAct(percentile=70),
-    ood.ReAct(percentile=70, base="max_softmax", layer="trunk"),
-)
-
-
-@pytest.mark.parametrize("detector", DETECTORS, ids=lambda each: type(each).__name__)
-def test_detector_scores_in_a_graph_as_in_python(detector):
-    model = classifier()
-    detector.fit(model, X, Y)
-    x = np.concatenate([3 * X, np.full((1, 4), np.nan, "float32")])
-    score = GraphScore(detector, tf.constant(X), tf.Variable)
-    found = tf.function(score, input_signature=[SPEC], autograph=False)(x).numpy()
-    expected = detector.score(x)
-    assert expected[-1] == found[-1] == np.inf
-    assert len(np.unique(found)) > 10
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_neighbours_are_found_block_by_block(monkeypatch):
-    monkeypatch.setattr("tfuq.export._detectors.BLOCK", 7)
-    detector = ood.KNN(k=5).fit(classifier(), X)
-    found = tf.function(GraphScore(detector, tf.constant(X), tf.Variable))(tf.constant(2 * X + 1))
-    np.testing.assert_allclose(found, detector.score(2 * X + 1), rtol=1e-5, atol=1e-6)
-
-
 # --- Noise ------------------------------------------------------------------------------------
 
 
 def test_prefix_is_computed_once():
     model = classifier(VBLLDense(3, **KL))
-    options = Options("fixed_samples", 5, None, 0)
-    predict = network(model, options, SPEC, tf.Variable)
+    request = Request([model], num_samples=5, inputs=tf.constant(X))
+    predict = network(request, model, tf.Variable)
     whole = tf.function(predict, input_signature=[SPEC], autograph=False).get_concrete_function()
     kinds = [kind for kind, _ in operations(whole)]
     assert kinds.count("MatMul") == 3  # of the trunk, and of the mean and variance of the head
@@ -94,8 +52,8 @@ def test_every_way_to_draw_gives_the_same_samples(at_once, baked_bytes, monkeypa
     monkeypatch.setattr("tfuq.export._samples.BAKED_BYTES", baked_bytes)
     model = classifier(DenseVariational(5, **KL), MCDropout(0.5), DenseVariational(3, **KL))
     held = []
-    options = Options("fixed_samples", 5, None, 3)
-    predict = network(model, options, SPEC, lambda array: held.append(array) or tf.Variable(array))
+    request = Request([model], num_samples=5, seed=3, inputs=tf.constant(X))
+    predict = network(request, model, lambda array: held.append(array) or tf.Variable(array))
     logits, _ = tf.function(predict, autograph=False)(tf.constant(X))
     assert bool(held) == bool(baked_bytes)
     probs = tf.reduce_mean(tf.nn.softmax(logits), 0)

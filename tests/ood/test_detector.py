@@ -7,13 +7,8 @@ from sklearn.covariance import LedoitWolf
 
 from tfuq import metrics
 from tfuq.ood import GradientDensity, GradientDetector, load_detector
-from tfuq.ood.detector import (
-    equal_priors,
-    leave_one_out,
-    relu_network,
-    shrunk_whitener,
-    split_rows,
-)
+from tfuq.ood.density import leave_one_out, shrunk_whitener
+from tfuq.ood.detector import equal_priors, relu_network, split_rows
 from tfuq.ood.log_features import FLOOR, Scale, log_norms, squared_norms
 
 RNG = np.random.default_rng(0)

@@ -10,6 +10,7 @@ from keras import ops
 
 # Probabilities of a model in bfloat16 are this far from [0, 1] and, in sum, from 1.
 TOLERANCE = 5e-3
+TINY = float(np.finfo("float32").tiny)
 
 
 def is_binary(shape, multi_label):
@@ -45,6 +46,8 @@ def entropy(probs, is_binary=False):
         `probs` hold NaN.
     """
     probs = ops.clip(ops.convert_to_tensor(probs), 0.0, 1.0)
+    # Runtimes of exports take what is smaller for 0, but do not say that it equals 0.
+    probs = ops.where(probs <= TINY, ops.zeros_like(probs), probs)
     if is_binary:
         return _surprise(probs, probs) + _surprise(1 - probs, 1 - probs)
     return cross_entropy(probs, probs)

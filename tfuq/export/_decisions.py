@@ -1,10 +1,11 @@
-"""From outputs of networks to all that an exported model says, as tensors."""
+"""Answers of an exported model, as tensors: from outputs of networks to decisions."""
 
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from tfuq._predictions.probabilities import entropy, is_binary, probabilities
 from tfuq._predictions.scores import OF_STACKS
 from tfuq.selective import ConformalPredictor, RejectionRule
 from tfuq.selective.conformal_scores import ROUNDING
@@ -39,47 +40,46 @@ class Decisions(NamedTuple):
 
         `is_stack` says which.
         """
-        columns = outputs.shape[-1]
-        is_binary = self.multi_label or columns == 1
-        samples = _probs(outputs, is_binary) if self.is_logits else outputs
+        binary = is_binary(outputs.shape, self.multi_label)
+        samples = probabilities(outputs, self.is_logits, binary)
         mean = tf.reduce_mean(samples, 0) if is_stack else samples
-        probs = mean if self.calibration is None else self._calibrated(outputs, samples, is_binary)
-        found = {"probabilities": probs}
-        if is_binary:
-            found["label"] = tf.cast(probs > 0.5, "int64")
-            found["confidence"] = tf.maximum(probs, 1 - probs)
+        probs = mean if self.calibration is None else self._calibrated(outputs, samples, binary)
+        said = {"probabilities": probs}
+        if binary:
+            said["label"] = tf.cast(probs > 0.5, "int64")
+            said["confidence"] = tf.maximum(probs, 1 - probs)
         else:
-            found["label"] = tf.argmax(probs, -1, output_type="int64")
-            found["confidence"] = tf.reduce_max(probs, -1)
-        found["predictive_entropy"] = _entropy(probs, is_binary)
+            said["label"] = tf.argmax(probs, -1, output_type="int64")
+            said["confidence"] = tf.reduce_max(probs, -1)
+        said["predictive_entropy"] = entropy(probs, binary)
         if is_stack:
-            expected = tf.reduce_mean(_entropy(samples, is_binary), 0)
-            found["expected_entropy"] = expected
-            found["mutual_information"] = tf.maximum(_entropy(mean, is_binary) - expected, 0.0)
-        return found | self._decided(probs, samples)
+            expected = tf.reduce_mean(entropy(samples, binary), 0)
+            said["expected_entropy"] = expected
+            said["mutual_information"] = tf.maximum(entropy(mean, binary) - expected, 0.0)
+        return said | self._decided(probs, samples)
 
-    def _calibrated(self, outputs, samples, is_binary):
+    def _calibrated(self, outputs, samples, binary):
         """Probabilities that the calibration makes, of the kind of predictions it was fitted to."""
         given = outputs if self.calibration.from_logits else samples
         if self.calibration.rank == 1:  # it was fitted to `(n,)`, which is one column here
-            found = self.calibration.transform(given[..., 0])[..., None]
+            calibrated = self.calibration.transform(given[..., 0])[..., None]
         else:
-            found = self.calibration.transform(given)
-        return _probs(found, is_binary) if self.calibration.from_logits else found
+            calibrated = self.calibration.transform(given)
+        return probabilities(calibrated, self.calibration.from_logits, binary)
 
     def _decided(self, probs, samples):
-        found = {}
+        decided = {}
         if self.conformal is not None:
             known = tf.reduce_all(tf.math.is_finite(probs), -1)
             sets = self.conformal.transform(_of_rank(self.conformal, probs))["prediction_set"]
-            found["prediction_set"] = sets
+            decided["prediction_set"] = sets
             known = known[..., None] if self.multi_label else known
             known = tf.broadcast_to(known, tf.shape(sets)[:-1])
-            found["accept"] = known & (tf.reduce_sum(tf.cast(sets, "int32"), -1) == 1)
+            decided["accept"] = known & (tf.reduce_sum(tf.cast(sets, "int32"), -1) == 1)
         if self.rule is not None:
-            judged = samples if self.rule.score in OF_STACKS else probs
-            found["accept"] = self.rule.transform(_of_rank(self.rule, judged))["accept"]
-        return found
+            scored = samples if self.rule.score in OF_STACKS else probs
+            decided["accept"] = self.rule.transform(_of_rank(self.rule, scored))["accept"]
+        return decided
 
 
 def _of_rank(fitted, probs):
@@ -87,24 +87,13 @@ def _of_rank(fitted, probs):
     return probs[..., 0] if fitted.rank == 1 else probs
 
 
-def _probs(logits, is_binary):
-    return tf.sigmoid(logits) if is_binary else tf.nn.softmax(logits)
-
-
-def _entropy(probs, is_binary):
-    """H in nats, per label of binary predictions."""
-    probs = tf.clip_by_value(probs, 0.0, 1.0)
-    if is_binary:
-        return -tf.math.xlogy(probs, probs) - tf.math.xlogy(1 - probs, 1 - probs)
-    return -tf.reduce_sum(tf.math.xlogy(probs, probs), -1)
-
-
 # --- Checks -----------------------------------------------------------------------------------
 
 
-def make_decisions(shape, is_stack, is_logits, multi_label, calibration, rule, conformal):
+def make_decisions(request, shape, is_stack, is_logits):
     """`Decisions` on outputs of `shape` `(batch, ..., classes)`, or a ValueError."""
-    rank, columns = len(shape), shape[-1]
+    rank, columns, multi_label = len(shape), shape[-1], request.multi_label
+    calibration, rule, conformal = request.calibration, request.rule, request.conformal
     if rank < 2:
         raise ValueError(
             "Argument `model` must return predictions of shape (batch, ..., classes). "

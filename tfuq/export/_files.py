@@ -1,4 +1,4 @@
-"""What an export leaves, a folder or a file: where it may go, and hashes by which it is known."""
+"""Files of an export, a folder or one file: where they may go, and their hashes."""
 
 import contextlib
 import hashlib
@@ -128,11 +128,11 @@ def _check_file(path, file, name, expected):
         raise ValueError(
             f"Argument `path` must hold all files. Received: path={str(path)!r}, no {name}"
         )
-    found = fingerprint(file)
-    if found != expected:
-        change = "truncated" if found["bytes"] < expected["bytes"] else "altered"
+    present = fingerprint(file)
+    if present != expected:
+        change = "truncated" if present["bytes"] < expected["bytes"] else "altered"
         raise ValueError(
             f"Argument `path` must hold files as written. Received: path={str(path)!r}, {name} "
-            f"{change}: SHA-256 {found['sha256']} of {found['bytes']} bytes, expected "
+            f"{change}: SHA-256 {present['sha256']} of {present['bytes']} bytes, expected "
             f"{expected['sha256']} of {expected['bytes']}"
         )

@@ -83,10 +83,10 @@ class Frozen(NamedTuple):
 
         def call(**tensors):
             fed = {f"{name}:0": tensor for name, tensor in tensors.items() if name in used}
-            found = tf.graph_util.import_graph_def(graph, fed, list(self.outputs.values()))
+            tensors = tf.graph_util.import_graph_def(graph, fed, list(self.outputs.values()))
             return {
                 name: tf.identity(tensor, name=name)
-                for name, tensor in zip(self.outputs, found, strict=True)
+                for name, tensor in zip(self.outputs, tensors, strict=True)
             }
 
         return tf.function(call, autograph=False).get_concrete_function(**self.inputs)
@@ -209,16 +209,21 @@ def _simplify(node):
         node.op = "Identity"
         del node.attr["shape"]
     for attribute in node.attr.values():
-        kind = attribute.WhichOneof("value")
-        if kind == "type" and attribute.type in _NARROWED:
-            attribute.type = types_pb2.DT_FLOAT
-        elif kind == "list":
-            kinds = attribute.list.type
-            kinds[:] = [types_pb2.DT_FLOAT if each in _NARROWED else each for each in kinds]
-        elif kind == "tensor" and attribute.tensor.dtype in _NARROWED:
-            array = tf.make_ndarray(attribute.tensor).astype("float64")
-            with np.errstate(over="ignore"):
-                attribute.tensor.CopyFrom(tf.make_tensor_proto(array.astype("float32")))
+        _narrow_attribute(attribute)
+
+
+def _narrow_attribute(attribute):
+    """Makes the types and the constant of an attribute float32."""
+    kind = attribute.WhichOneof("value")
+    if kind == "type" and attribute.type in _NARROWED:
+        attribute.type = types_pb2.DT_FLOAT
+    elif kind == "list":
+        kinds = attribute.list.type
+        kinds[:] = [types_pb2.DT_FLOAT if each in _NARROWED else each for each in kinds]
+    elif kind == "tensor" and attribute.tensor.dtype in _NARROWED:
+        array = tf.make_ndarray(attribute.tensor).astype("float64")
+        with np.errstate(over="ignore"):
+            attribute.tensor.CopyFrom(tf.make_tensor_proto(array.astype("float32")))
 
 
 def _decide(graph):

@@ -1,4 +1,4 @@
-"""Operations of a graph: what cannot leave this process, what does not repeat."""
+"""Operations of a graph: those of Python, those that do not repeat, and their layers."""
 
 _OF_PYTHON = ("PyFunc", "PyFuncStateless", "EagerPyFunc", "NumpyFunction")
 
@@ -43,10 +43,20 @@ def unrepeatable(function):
 def layer_of(name, layers):
     """The innermost of `layers` in whose scope the operation `name` stands, or None."""
     parts = name.split("/")
-    found = [layer for part in reversed(parts) for layer in layers if _is_named(part, layer.name)]
-    return found[0] if found else None
+    inner = [layer for part in reversed(parts) for layer in layers if _is_named(part, layer.name)]
+    return inner[0] if inner else None
 
 
 def _is_named(part, name):
     """Whether a scope is that of a layer; a second call has `_1` behind its name."""
     return part == name or (part.startswith(f"{name}_") and part[len(name) + 1 :].isdigit())
+
+
+def named(operation, models):
+    """A text that names the layer of an operation."""
+    layers = [layer for model in models for layer in model._flatten_layers(include_self=False)]
+    layer = layer_of(operation, layers)
+    where = "outside its layers"
+    if layer is not None:
+        where = f"layer {layer.name!r} of class {type(layer).__name__}"
+    return f"{where} (operation {operation!r})"

@@ -9,9 +9,12 @@ from tfuq._arguments import check_choice, check_flags
 from tfuq._files.writing import disk_errors
 from tfuq.export._files import check_file, file_written_whole
 from tfuq.export._frozen import frozen, with_exact_constants
-from tfuq.export._networks import check_is_fixed, named
+from tfuq.export._metadata import metadata, signature_of
+from tfuq.export._networks import networks
+from tfuq.export._operations import named
+from tfuq.export._request import checked_request
 from tfuq.export._runtimes import try_out
-from tfuq.export._serving import serving, written_signature
+from tfuq.export._serving import graph
 
 __all__ = ["export_litert"]
 
@@ -109,31 +112,21 @@ def export_litert(
     print(verify_export("small.tflite", x, predict_uncertainty(model, x, num_samples=10)))
     ```
     """
+    arguments = locals()
     check_choice("weights", weights, WEIGHTS)
     check_flags(overwrite=overwrite)
-    check_is_fixed(predictive, "LiteRT")
     path = check_file(path, overwrite)
-    made = serving(
-        *(model, rule, num_samples, ood, predictive, batch_size, preprocessing),
-        calibration=calibration,
-        conformal=conformal,
-        output=output,
-        from_logits=from_logits,
-        multi_label=multi_label,
-        seed=seed,
-        input_signature=input_signature,
-        is_unrolled=True,
-    )
+    request = checked_request(arguments, "LiteRT")
+    serving = graph(request, networks(request))
     with disk_errors(path):  # the conversion has files of its own
-        graph = frozen(made.write)
-        _check_branches(graph, made.members)
-        content = _converted(graph, weights, made.members)
-    made.about.update(kind="litert", weights=weights)
-    about = {**made.about, **written_signature(graph)}
+        constant = frozen(serving.write)
+        _check_branches(constant, request.members)
+        content = _converted(constant, weights, request.members)
+    about = {**metadata(request), "kind": "litert", "weights": weights, **signature_of(constant)}
     with file_written_whole(path, about) as new:
         new.write_bytes(content)
         # What cannot be run must not take the place of anything.
-        about["agreement"] = try_out("litert", new, made)
+        about["agreement"] = try_out("litert", new, serving, is_exact=weights == "float32")
 
 
 def _check_branches(graph, members):
@@ -141,12 +134,12 @@ def _check_branches(graph, members):
 
     Of a convolution in a branch the interpreter of TensorFlow 2.21 ends the process.
     """
-    found = graph.nodes_of(("If", "StatelessIf", "Case", "StatelessCase"))
-    if found:
+    branches = graph.nodes_of(("If", "StatelessIf", "Case", "StatelessCase"))
+    if branches:
         raise ValueError(
             "Argument `model`, and what goes with it, must not branch by what it computes, of "
             "which the interpreter may end the process. Received: a branch in "
-            f"{named(found[0], members)}"
+            f"{named(branches[0], members)}"
         )
 
 
@@ -168,11 +161,11 @@ def _converted(graph, weights, members):
             return converter.convert()
         except Exception as error:
             missing = re.findall(r"'tf\.(\w+)' op", str(error))
-            found = graph.nodes_of(missing)
-            if not found:
+            nodes = graph.nodes_of(missing)
+            if not nodes:
                 raise
             raise ValueError(
                 "Argument `model`, and what goes with it, must be made of operations that LiteRT "
                 f"has built in. Received: {', '.join(sorted(set(missing)))}, as in "
-                f"{named(found[0], members)}"
+                f"{named(nodes[0], members)}"
             ) from error

@@ -8,9 +8,12 @@ from tfuq._arguments import check_flags, check_integer
 from tfuq._files.writing import disk_errors
 from tfuq.export._files import check_file, file_written_whole
 from tfuq.export._frozen import frozen
-from tfuq.export._networks import check_is_fixed, named
+from tfuq.export._metadata import metadata, signature_of
+from tfuq.export._networks import networks
+from tfuq.export._operations import named
+from tfuq.export._request import checked_request
 from tfuq.export._runtimes import try_out
-from tfuq.export._serving import serving, written_signature
+from tfuq.export._serving import graph
 
 __all__ = ["export_onnx"]
 
@@ -104,30 +107,21 @@ def export_onnx(
         print(verify_export("model.onnx", x, predict_uncertainty(model, x, num_samples=10)))
     ```
     """
+    arguments = locals()
     check_integer("opset", opset, 13)
     check_flags(overwrite=overwrite)
-    check_is_fixed(predictive, "ONNX")
     path = check_file(path, overwrite)
     tf2onnx = _import_tf2onnx()
-    made = serving(
-        *(model, rule, num_samples, ood, predictive, batch_size, preprocessing),
-        calibration=calibration,
-        conformal=conformal,
-        output=output,
-        from_logits=from_logits,
-        multi_label=multi_label,
-        seed=seed,
-        input_signature=input_signature,
-        is_unrolled=True,
-    )
+    request = checked_request(arguments, "ONNX")
+    serving = graph(request, networks(request))
     with disk_errors(path):  # the conversion has files of its own
-        graph = frozen(made.write).inlined()
-    converted = _converted(tf2onnx, graph, opset, made.members)
-    about = {**made.about, "kind": "onnx", "opset": opset, **written_signature(graph)}
+        constant = frozen(serving.write).inlined()
+    converted = _converted(tf2onnx, constant, opset, request.members)
+    about = {**metadata(request), "kind": "onnx", "opset": opset, **signature_of(constant)}
     with file_written_whole(path, about) as new:
         new.write_bytes(converted.SerializeToString())
         # What cannot be run must not take the place of anything.
-        about["agreement"] = try_out("onnx", new, made)
+        about["agreement"] = try_out("onnx", new, serving)
 
 
 def _converted(tf2onnx, graph, opset, members):
@@ -147,8 +141,8 @@ def _converted(tf2onnx, graph, opset, members):
         except Exception as error:
             errors.append(f"{type(error).__name__}: {error}")
     if errors:  # it may go on, with a model that is not whole
-        found = re.search(r"(?:node|output) '([^':]+)|\[([^:\]]+): ", errors[0])
-        where = named(found[1] or found[2], members) if found else "one"
+        match = re.search(r"(?:node|output) '([^':]+)|\[([^:\]]+): ", errors[0])
+        where = named(match[1] or match[2], members) if match else "one"
         raise ValueError(
             "Argument `model`, and what goes with it, must be made of operations that tf2onnx "
             f"converts. Received: {where}: {errors[0].splitlines()[0]}"
@@ -159,12 +153,12 @@ def _converted(tf2onnx, graph, opset, members):
 @contextlib.contextmanager
 def _errors_of(logger):
     """A list of the errors that are logged while it is open, and go nowhere else."""
-    handler, found, propagate = logging.Handler(logging.ERROR), [], logger.propagate
-    handler.emit = lambda record: found.append(record.getMessage())
+    handler, messages, propagate = logging.Handler(logging.ERROR), [], logger.propagate
+    handler.emit = lambda record: messages.append(record.getMessage())
     logger.addHandler(handler)
     logger.propagate = False
     try:
-        yield found
+        yield messages
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagate

@@ -1,13 +1,14 @@
 """Export as one SavedModel, which TensorFlow alone loads."""
 
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
 
 from tfuq._arguments import check_flags
 from tfuq._files.writing import folder_written_whole
-from tfuq.export._decisions import MEANINGS
 from tfuq.export._files import check_path, write_metadata
-from tfuq.export._serving import serving
+from tfuq.export._metadata import metadata, signature_of_folder
+from tfuq.export._networks import networks
+from tfuq.export._request import checked_request
+from tfuq.export._serving import graph
 
 __all__ = ["export"]
 
@@ -139,39 +140,12 @@ def export(
     References:
         - MacKay, "The evidence framework applied to classification networks", 1992.
     """
+    arguments = locals()
     check_flags(overwrite=overwrite)
     path = check_path(path, overwrite)
-    made = serving(
-        *(model, rule, num_samples, ood, predictive, batch_size, preprocessing),
-        calibration=calibration,
-        conformal=conformal,
-        output=output,
-        from_logits=from_logits,
-        multi_label=multi_label,
-        seed=seed,
-        input_signature=input_signature,
-    )
+    request = checked_request(arguments)
+    serving = graph(request, networks(request))
     with folder_written_whole(path) as folder:
-        made.write(folder, verbose)
+        serving.write(folder, verbose)
         tf.saved_model.load(str(folder))  # what cannot be read must not take the place of anything
-        write_metadata(folder, {**made.about, **_signature(folder)})
-
-
-def _signature(folder):
-    """Inputs and outputs of the serving signature, as the file has them."""
-    message = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
-    found = message.meta_graphs[0].signature_def["serving_default"]
-    inputs, outputs = (
-        {name: _tensor(info) for name, info in sorted(part.items())}
-        for part in (found.inputs, found.outputs)
-    )
-    documented = {name: {**info, "meaning": MEANINGS[name]} for name, info in outputs.items()}
-    return {"signature": {"inputs": inputs, "outputs": list(outputs)}, "outputs": documented}
-
-
-def _tensor(info):
-    shape = tf.TensorShape(info.tensor_shape)
-    return {
-        "dtype": tf.dtypes.as_dtype(info.dtype).name,
-        "shape": None if shape.rank is None else shape.as_list(),
-    }
+        write_metadata(folder, {**metadata(request), **signature_of_folder(folder)})

@@ -1,4 +1,4 @@
-"""Whether an exported model is whole, and says what it should."""
+"""Check of an exported model: whether it is whole, and says what it should."""
 
 from typing import NamedTuple
 

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from tfuq._arguments import check_choice, check_integer, check_positive, register
+from tfuq._math.logistic_normal import probit
 from tfuq._random import points
 from tfuq._random.draws import current_draw
 from tfuq.layers._likelihoods import LIKELIHOODS, closed_form_gap
@@ -356,7 +357,7 @@ class VBLLDense(VariationalLayer):
         if way == "mean":
             return mean
         if way == "probit":
-            return logistic_normal.probit(mean, variance)
+            return probit(mean, variance)
         return self._mean_probs_as_logits(mean, variance)
 
     def _mean_probs_as_logits(self, mean, variance):

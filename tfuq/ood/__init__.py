@@ -1,13 +1,14 @@
 """Detection of inputs that are out of distribution: scores that grow the further out they are."""
 
 from tfuq._arguments import public_dir
-from tfuq.ood.base import load_detector
-from tfuq.ood.detector import GradientDensity, GradientDetector
+from tfuq.ood.density import GradientDensity
+from tfuq.ood.detector import GradientDetector
 from tfuq.ood.gradients import GradientFeatures
 from tfuq.ood.last_layer import GradNorm, ReAct, ViM
 from tfuq.ood.logits import ODIN, Energy, Entropy, MaxLogit, MaxSoftmax
 from tfuq.ood.mahalanobis import Mahalanobis, RelativeMahalanobis
 from tfuq.ood.neighbours import KNN
+from tfuq.ood.saving import load_detector
 from tfuq.ood.stacks import MutualInformation
 from tfuq.ood.thresholds import Threshold
 

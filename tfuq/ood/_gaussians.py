@@ -1,6 +1,7 @@
 """Gaussians of features, one mean per class and one covariance for all, and distances to them."""
 
 import numpy as np
+import tensorflow as tf
 from scipy.linalg import solve_triangular
 from scipy.spatial.distance import cdist
 
@@ -71,3 +72,20 @@ def whitener(total, fourth, count, shrinkage=None):
 def squared_distances(features, means, whitening):
     """(f - m)^T S^-1 (f - m) of each row f to each mean m: `(n, classes)`."""
     return cdist(features @ whitening, means @ whitening, "sqeuclidean")
+
+
+# --- In a graph -------------------------------------------------------------------------------
+
+
+def graph_squared_distances(rows, points):
+    """|a - b|^2 of each row and point, `(n, points)`."""
+    center = tf.reduce_mean(points, 0)  # what is far from the origin keeps its digits, in float32
+    rows, points = rows - center, points - center
+    squares = tf.reduce_sum(rows**2, 1)[:, None] + tf.reduce_sum(points**2, 1)
+    return tf.maximum(squares - 2 * tf.matmul(rows, points, transpose_b=True), 0)
+
+
+def graph_closest(features, centers, whitening):
+    """Squared Mahalanobis distance to the closest of `centers`, which are whitened, `(n,)`."""
+    rows = tf.cast(features, "float64") @ whitening
+    return tf.reduce_min(graph_squared_distances(rows, centers), 1)

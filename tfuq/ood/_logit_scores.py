@@ -1,29 +1,32 @@
-"""Scores of logits `(n, classes)`, larger for what is less certain, in float64."""
+"""Scores of logits `(n, classes)`, larger for the less certain: float64, of arrays and tensors."""
 
 import numpy as np
-from scipy.special import expit, log_softmax, logsumexp
+import tensorflow as tf
+
+from tfuq._predictions.probabilities import entropy_of_logits
 
 
 def max_softmax(logits, temperature=1.0):
     """1 - max_c softmax(z / T)_c, as the sum of all others: next to 1, 1 - p would be rounded."""
-    ordered = np.partition(np.asarray(logits, "float64") / temperature, -1, axis=-1)
-    return expit(logsumexp(ordered[..., :-1], axis=-1) - ordered[..., -1])
+    scaled = tf.cast(logits, "float64") / temperature
+    is_top = tf.one_hot(tf.argmax(scaled, -1), scaled.shape[-1], True, False, dtype="bool")
+    others = tf.where(is_top, tf.cast(-np.inf, scaled.dtype), scaled)
+    return tf.sigmoid(tf.reduce_logsumexp(others, -1) - tf.reduce_max(scaled, -1))
 
 
 def max_logit(logits):
     """-max_c z_c."""
-    return -np.asarray(logits, "float64").max(-1)
+    return -tf.reduce_max(tf.cast(logits, "float64"), -1)
 
 
 def energy(logits, temperature=1.0):
     """-T log sum_c exp(z_c / T)."""
-    return -temperature * logsumexp(np.asarray(logits, "float64") / temperature, axis=-1)
+    return -temperature * tf.reduce_logsumexp(tf.cast(logits, "float64") / temperature, -1)
 
 
 def entropy(logits):
-    """H[p] = -sum_c p_c log p_c in nats, for p = softmax(z)."""
-    log_probs = log_softmax(np.asarray(logits, "float64"), axis=-1)
-    return -(np.exp(log_probs) * log_probs).sum(-1)
+    """H[softmax(z)] in nats."""
+    return entropy_of_logits(tf.cast(logits, "float64"))
 
 
 LOGIT_SCORES = {

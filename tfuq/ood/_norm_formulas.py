@@ -183,11 +183,11 @@ def _gram(rows):
 
 def _patches(uses, offsets, window):
     """The columns of the patches that belong to `offsets`: `(batch, positions, columns)`."""
-    found = [
+    patches = [
         _joined([_flat(window.met(x, offset, g.shape[1:-1])) for offset in offsets], axis=-1)
         for x, g in uses
     ]
-    return _joined(found, axis=1)
+    return _joined(patches, axis=1)
 
 
 def _gradients(uses):

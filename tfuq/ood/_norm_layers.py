@@ -38,8 +38,8 @@ class Use(NamedTuple):
 
     def inputs(self):
         """All that went in, flat, followed by the masks that Keras has attached to it."""
-        found = tf.nest.flatten((self.args, self.kwargs))
-        return found + [getattr(value, "_keras_mask", None) for value in found]
+        values = tf.nest.flatten((self.args, self.kwargs))
+        return values + [getattr(value, "_keras_mask", None) for value in values]
 
     def call_of_one(self, examples):
         """`(args, kwargs)` for a batch of one, of whom `examples` are the rows."""
@@ -59,12 +59,12 @@ class Use(NamedTuple):
 def _pairs(layer, uses):
     """`(inputs, gradients)` of each use: float32, channels last."""
     is_first = getattr(layer, "data_format", None) == "channels_first"
-    found = []
+    pairs = []
     for use in uses:
         x = use.args[0] if use.args else use.kwargs["inputs"]
         pair = tf.cast(x, "float32"), use.gradients[0]
-        found.append(tuple(map(_channels_last, pair)) if is_first else pair)
-    return found
+        pairs.append(tuple(map(_channels_last, pair)) if is_first else pair)
+    return pairs
 
 
 def _channels_last(values):
@@ -228,8 +228,8 @@ def replayed_norms(layer, variables, uses):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(watched)
             total = tf.add_n([_product(layer, *pair) for pair in zip(uses, parts, strict=True)])
-        found = tape.gradient(total, watched, unconnected_gradients="zero")
-        return tf.stack([tf.reduce_sum(tf.square(tf.cast(g, "float32"))) for g in found])
+        gradients = tape.gradient(total, watched, unconnected_gradients="zero")
+        return tf.stack([tf.reduce_sum(tf.square(tf.cast(g, "float32"))) for g in gradients])
 
     parts = [
         ([use.inputs()[number] for number in use.rows], list(use.gradients.values()))

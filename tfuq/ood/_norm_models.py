@@ -117,7 +117,7 @@ class _Recorder:
         }
         self.opened = []  # variables of the units that are being called
 
-    def wrap(self, unit, found, original):
+    def wrap(self, unit, uses, original):
         def call(*args, **kwargs):
             if tf.compat.v1.get_default_graph() is not self.graph:  # what loops and branches hold
                 return original(*args, **kwargs)  # cannot be taken out of them
@@ -125,7 +125,7 @@ class _Recorder:
                 outputs = original(*args, **kwargs)
             flat = _distinct_floats(outputs)
             self.tape.watch(flat)
-            found.append(Use(args, kwargs, flat))
+            uses.append(Use(args, kwargs, flat))
             return outputs if activation is None else activation(outputs)
 
         return call
@@ -143,11 +143,11 @@ class _Recorder:
 def _distinct_floats(outputs):
     """The tensors that have a gradient, by their place; one that stands twice, as what a recurrent
     cell gives and its state, has its whole gradient in the first place."""
-    found = {}
+    tensors = {}
     for number, tensor in enumerate(tf.nest.flatten(outputs)):
-        if _is_float(tensor) and not any(tensor is other for other in found.values()):
-            found[number] = tensor
-    return found
+        if _is_float(tensor) and not any(tensor is other for other in tensors.values()):
+            tensors[number] = tensor
+    return tensors
 
 
 @contextlib.contextmanager

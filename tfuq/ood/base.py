@@ -1,25 +1,22 @@
-"""What detectors of out-of-distribution inputs have in common.
+"""Base of the detectors of out-of-distribution inputs.
 
 A detector holds its constructor's arguments, and what it has fitted: a dict of arrays, `_state`,
 that is all a file of it holds. A child names a few hooks and writes its mathematics as functions.
 """
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_flags, check_integer
-from tfuq._files.archives import check_shapes, read_arrays, write_arrays
-from tfuq._files.reading import DAMAGE, check_fields
+from tfuq._arguments import check_flags
 from tfuq._models.batches import batches
 from tfuq._models.feature_arrays import check_rows, rows_finite
 from tfuq._models.features import Tap
-from tfuq._models.fingerprint import check_known, checked_fingerprint, fingerprint, quick_mark
+from tfuq._models.fingerprint import check_known, fingerprint, quick_mark
 from tfuq._models.finite import finite_rows
 from tfuq._models.outputs import select_output
-from tfuq.ood.thresholds import Threshold, find_threshold
+from tfuq.ood.saving import Saved
+from tfuq.ood.thresholds import find_threshold
 
-FORMAT = 1
 CHUNK = 1024  # rows that are scored at a time, which bounds the memory
 
 
@@ -30,12 +27,12 @@ def _chosen(label, output):
     return None if output is None else select_output(label, output)
 
 
-class Detector:
+class Detector(Saved):
     """Base of the detectors: a score per example that is larger the further out it is.
 
     A child names `_read`, what it takes from a model; `_check`, what of cached arrays; `_shapes`,
-    what it fits; `_fit` and `_score`. Inside, arrays come as a tuple, examples along the first axis
-    of each.
+    what it fits; `_fit` and `_score`, and `_graph_score`, the same in a graph, or None for that.
+    Inside, arrays come as a tuple, examples along the first axis of each.
 
     Args:
         output: Which output of the model is the classification, when it has several: an index, a
@@ -91,6 +88,20 @@ class Detector:
 
     def _score(self, arrays):
         """Scores `(n,)` of arrays that are finite."""
+        raise NotImplementedError
+
+    def _graph_state(self):
+        """Arrays that `_graph_score` takes: what was fitted, float64."""
+        return {name: np.asarray(array, "float64") for name, array in self._state.items()}
+
+    def _graph_score(self, state, found, batch):
+        """Scores `(batch,)` in a graph, and the tensors that these need to be finite.
+
+        Args:
+            state: Tensors, as `_graph_state` gives arrays.
+            found: `tfuq._models.features.Found` of the batch.
+            batch: Inputs, for detectors that run the model again.
+        """
         raise NotImplementedError
 
     def _score_batch(self, batch):
@@ -184,11 +195,11 @@ class Detector:
                 "`load(path, model=model)` or set `detector.model`. Received: no model"
             )
         self._check_model()
-        found = [
+        scores = [
             np.where(finite_rows(batch), self._score_batch(batch), np.inf)
             for batch, *_ in batches(x, batch_size, verbose)
         ]
-        return np.concatenate(found)
+        return np.concatenate(scores)
 
     def score_features(self, features):
         """As `score`, of arrays as `fit_features` takes them.
@@ -338,85 +349,9 @@ class Detector:
         scores = self.score(x, batch_size=batch_size, verbose=verbose)
         return (scores > self.threshold.value) | np.isposinf(scores)
 
-    # Save and load.
-
     def get_config(self):
         """The constructor's arguments."""
         return {"output": self.output, "from_logits": self.from_logits}
-
-    def save(self, path):
-        """Writes the detector, whole or not at all, to one file without code in it.
-
-        That is a NumPy archive: the constructor's arguments as JSON, what was fitted, the
-        threshold. The model is not in it: save that beside it, and give it to `load`.
-
-        Args:
-            path: Name of the file, by custom `.npz`; its folder has to be there.
-
-        Raises:
-            ValueError: If the detector is not fitted.
-        """
-        self._check_fitted()
-        header = {
-            "format": FORMAT,
-            "class": keras.saving.get_registered_name(type(self)),
-            "config": self.get_config(),
-            "widths": self._widths,
-            "threshold": self.threshold,
-            "model": self._known,
-        }
-        arrays = {f"state/{name}": array for name, array in self._state.items()}
-        if self._fit_scores is not None:
-            arrays["fit_scores"] = self._fit_scores
-        write_arrays(path, header, arrays)
-
-    @classmethod
-    def load(cls, path, model=None, *, check_model=True):
-        """The detector that `save` wrote.
-
-        Args:
-            path: Name of the file.
-            model: The model that it was fitted on, to score inputs; `score_features` needs none.
-            check_model: As for `load_detector`.
-
-        Returns:
-            The detector, fitted, with its threshold.
-
-        Raises:
-            ValueError: If the file is not there, damaged, of another version, or holds a detector
-                of another class; if the model has other weights.
-        """
-        detector = load_detector(path, model, check_model=check_model)
-        if type(detector) is not cls:
-            raise ValueError(
-                f"Argument `path` must be a file of a {cls.__name__}. "
-                f"Received: {str(path)!r}, a file of a {type(detector).__name__}"
-            )
-        return detector
-
-    def _restore(self, header, arrays):
-        """Takes over what was saved, or raises ValueError if it does not fit together."""
-        widths, threshold = header["widths"], header["threshold"]
-        sizes = {}
-        if widths is not None:
-            if not isinstance(widths, list) or not widths:
-                raise ValueError(f"widths {widths!r}")
-            for i, width in enumerate(widths):
-                check_integer("widths", width, 1)
-                sizes[f"features_{i}"] = width
-        self._fit_scores = arrays.pop("fit_scores", None)
-        self._state = {name.removeprefix("state/"): array for name, array in arrays.items()}
-        check_shapes(self._state, self._shapes(), sizes)
-        self._widths = widths
-        self._known = checked_fingerprint(header.get("model"))
-        if self._fit_scores is not None:
-            check_rows("fit_scores", self._fit_scores, ndim=1)
-        if threshold is not None:
-            if any(isinstance(number, bool) for number in threshold):
-                raise ValueError(f"a threshold of {threshold}")
-            self.threshold = Threshold(*map(float, threshold[:-1]), int(threshold[-1]))
-            if np.any(np.isnan(self.threshold)):
-                raise ValueError(f"a threshold with NaN: {threshold}")
 
 
 def check_layer(name, layer):
@@ -447,53 +382,3 @@ class FeatureDetector(Detector):
 
     def _check(self, features):
         return (check_rows("features", features, pool=True),)
-
-
-def load_detector(path, model=None, *, check_model=True):
-    """A detector of `tfuq.ood` of whatever class, from the file that its `save` wrote.
-
-    Args:
-        path: Name of the file.
-        model: The model that it was fitted on, to score inputs; it is not in the file.
-        check_model: Whether that is held to a mark of the weights and outputs, which is in the file
-            (not in one that an earlier version or `fit_features` made, or of a function instead of
-            a model: then nothing is known). With False any model is taken.
-
-    Returns:
-        The detector, fitted, with its threshold.
-
-    Raises:
-        ValueError: If the file is not there, damaged, or of another version; if the model is
-            another than the one that the detector was fitted on, or has other weights.
-
-    Example:
-
-    ```python
-    import numpy as np
-    from tfuq.ood import Energy, load_detector
-
-    detector = Energy().fit_features(np.random.normal(size=(100, 3)))
-    detector.threshold_at(0.95)
-    detector.save("energy.npz")
-    print(load_detector("energy.npz").threshold.value)
-    ```
-    """
-    try:
-        header, arrays = read_arrays(path)
-        if header["format"] != FORMAT:
-            raise ValueError(f"format {header['format']!r}, not {FORMAT}")
-        check_fields(header, ("format", "class", "config", "widths", "threshold", "model"))
-        made = keras.saving.get_registered_object(header["class"])
-        if not (isinstance(made, type) and issubclass(made, Detector)):
-            raise ValueError(f"a {header['class']!r}, not a detector that is known here")
-        detector = made(**header["config"])
-        detector._restore(header, arrays)
-    except DAMAGE as error:
-        raise ValueError(
-            "Argument `path` must be a whole file that a detector's `save` wrote, of this version. "
-            f"Received: path={str(path)!r} ({type(error).__name__}: {error})"
-        ) from error
-    detector.check_model = check_model
-    if model is not None:
-        detector.model = model
-    return detector

@@ -150,10 +150,10 @@ class GradientFeatures:
         return [variable.path for variable in self._variables]
 
     def __call__(self, x):
-        found = [
+        norms = [
             self._of_batch(batch).numpy() for batch, *_ in batches(x, self.batch_size, self.verbose)
         ]
-        features = np.concatenate(found)
+        features = np.concatenate(norms)
         is_finite = np.isfinite(features).all(axis=1)
         if not is_finite.all():
             raise ValueError(
@@ -273,7 +273,7 @@ def _chosen(model, layers):
         raise ValueError(
             f"Argument `layers` must be a list of layers or names. Received: layers={layers!r}"
         )
-    found = []
+    wanted_layers = []
     for wanted in layers:
         held = model._flatten_layers()
         chosen = [layer for layer in held if layer is wanted or layer.name == wanted]
@@ -282,5 +282,5 @@ def _chosen(model, layers):
                 "Argument `layers` must be among the layers of the model, "
                 f"{sorted(layer.name for layer in held)}. Received: {wanted!r} in layers={layers!r}"
             )
-        found += chosen
-    return found
+        wanted_layers += chosen
+    return wanted_layers

@@ -1,9 +1,8 @@
-"""Detectors that need the last layer of a classifier beside the features that it takes."""
+"""Detectors by the last layer of a classifier and the features that it takes."""
 
 import keras
 import numpy as np
 import tensorflow as tf
-from scipy.special import softmax
 
 from tfuq._arguments import check_choice, check_integer, check_positive, register
 from tfuq._models.feature_arrays import check_rows, in_blocks
@@ -24,13 +23,19 @@ def residual_space(features, origin, dim):
 
 def virtual_logit(features, origin, residual):
     """||R^T (f - o)||_2 of each row."""
-    return np.linalg.norm((features - origin) @ residual, axis=1)
+    return tf.norm((tf.cast(features, "float64") - origin) @ residual, axis=1)
 
 
 def grad_norm(features, logits, temperature=1.0):
     """||d KL(u || softmax(z / T)) / d W||_1 = ||f||_1 ||softmax(z / T) - u||_1 / T, per row."""
-    gap = softmax(logits / temperature, axis=1) - 1 / logits.shape[1]
-    return np.abs(features).sum(1) * np.abs(gap).sum(1) / temperature
+    features = tf.cast(features, "float64")
+    gap = tf.reduce_sum(tf.abs(tf.nn.softmax(logits / temperature) - 1 / logits.shape[1]), 1)
+    return tf.reduce_sum(tf.abs(features), 1) * gap / temperature
+
+
+def head_logits(features, state):
+    """f W + b, float64, of a detector's arrays or of their tensors in a graph."""
+    return tf.cast(features, "float64") @ state["kernel"] + state["bias"]
 
 
 def check_head(head):
@@ -101,8 +106,15 @@ class _LastLayerDetector(Detector):
             )
         return head._asdict()
 
-    def _logits(self, features):
-        return features @ self._state["kernel"] + self._state["bias"]
+    def _formula(self, features, state):
+        """Scores of features, of arrays and in a graph."""
+        raise NotImplementedError
+
+    def _score(self, arrays):
+        return self._formula(arrays[0], self._state)
+
+    def _graph_score(self, state, found, batch):
+        return self._formula(found.features[0], state), found.features
 
 
 @register
@@ -193,10 +205,9 @@ class ViM(_LastLayerDetector):
             )
         return dim
 
-    def _score(self, arrays):
-        state = self._state
-        virtual = virtual_logit(arrays[0], state["origin"], state["residual"])
-        return state["alpha"] * virtual + energy(self._logits(arrays[0]))
+    def _formula(self, features, state):
+        virtual = virtual_logit(features, state["origin"], state["residual"])
+        return state["alpha"] * virtual + energy(head_logits(features, state))
 
 
 @register
@@ -249,8 +260,8 @@ class GradNorm(_LastLayerDetector):
     def get_config(self):
         return {**super().get_config(), "temperature": self.temperature}
 
-    def _score(self, arrays):
-        return -grad_norm(arrays[0], self._logits(arrays[0]), self.temperature)
+    def _formula(self, features, state):
+        return -grad_norm(features, head_logits(features, state), self.temperature)
 
 
 @register
@@ -380,4 +391,10 @@ class ReAct(_LastLayerDetector):
                 "Argument `head` must be given to `fit_features`, or the model end in a Dense "
                 "layer whose inputs are rectified, to score features. Received: none"
             )
-        return LOGIT_SCORES[self.base](self._logits(np.minimum(arrays[0], self._state["limit"])))
+        rectified = np.minimum(arrays[0], self._state["limit"])
+        return LOGIT_SCORES[self.base](head_logits(rectified, self._state))
+
+    def _graph_score(self, state, found, batch):
+        rectified = self._find_rectified(batch, state["limit"])
+        score = LOGIT_SCORES[self.base](rectified.logits)
+        return score, [rectified.features[0], rectified.logits]

@@ -1,4 +1,4 @@
-"""Detectors that look at the logits of a classifier, and fit nothing."""
+"""Detectors by the logits of a classifier, which fit nothing."""
 
 import tensorflow as tf
 
@@ -17,6 +17,9 @@ class _LogitDetector(Detector):
 
     def _check(self, features):
         return (check_logits("features", features),)
+
+    def _graph_score(self, state, found, batch):
+        return self._score((found.logits,)), [found.logits]
 
 
 class _OwnLogitDetector(_LogitDetector):
@@ -250,6 +253,10 @@ class ODIN(_LogitDetector):
             return super()._score_batch(batch)
         self._tap.prepare(batch)
         return self._scores_of((self._moved(batch).numpy(),))
+
+    def _graph_score(self, state, found, batch):
+        logits = found.logits if self.epsilon == 0 else self._logits_of_moved(batch)
+        return self._score((logits,)), [logits]
 
     def _scores_of_fit(self, arrays):
         return super()._scores_of_fit(arrays) if self.epsilon == 0 else None

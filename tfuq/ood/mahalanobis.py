@@ -1,4 +1,4 @@
-"""Detectors that fit Gaussians to features: Mahalanobis distances."""
+"""Detectors by Mahalanobis distances of features from Gaussians."""
 
 import numpy as np
 import tensorflow as tf
@@ -7,7 +7,13 @@ from tfuq._arguments import check_fraction, register
 from tfuq._math.logistic_regression import logistic_regression
 from tfuq._models.batches import batches
 from tfuq._models.feature_arrays import check_labels, check_rows, in_blocks
-from tfuq.ood._gaussians import class_means, scatter, squared_distances, whitener
+from tfuq.ood._gaussians import (
+    class_means,
+    graph_closest,
+    scatter,
+    squared_distances,
+    whitener,
+)
 from tfuq.ood._input_processing import check_epsilon, descended
 from tfuq.ood.base import FeatureDetector, check_layer
 
@@ -175,12 +181,12 @@ class Mahalanobis(FeatureDetector):
 
     def _fit(self, arrays, y):
         labels = check_labels(y, len(arrays[0]))
-        found = [fit_gaussians(array, labels, self.shrinkage) for array in arrays]
+        gaussians = [fit_gaussians(array, labels, self.shrinkage) for array in arrays]
         state = {}
-        for i, (means, whitening) in enumerate(found):
+        for i, (means, whitening) in enumerate(gaussians):
             state |= {f"means_{i}": means, f"whitening_{i}": whitening}
         if self.layers is not None:
-            pairs = zip(arrays, found, strict=True)
+            pairs = zip(arrays, gaussians, strict=True)
             state |= _equal_weights(np.stack([closest(a, *g) for a, g in pairs], axis=1))
         return state
 
@@ -190,11 +196,26 @@ class Mahalanobis(FeatureDetector):
         return np.stack([closest(array, *gaussians) for array, gaussians in pairs], axis=1)
 
     def _score(self, arrays):
-        distances = self._distances(arrays)
+        return self._weighted(self._distances(arrays), self._state)
+
+    def _weighted(self, distances, state):
+        """The score of distances `(n, layers)`, arrays or tensors as those of `state` are."""
         if self.layers is None:
             return distances[:, 0]
-        standard = (distances - self._state["center"]) / self._state["scale"]
-        return standard @ self._state["weights"] + self._state["bias"]
+        standard = (distances - state["center"]) / state["scale"]
+        return (standard @ state["weights"][:, None])[:, 0] + state["bias"]
+
+    def _graph_state(self):
+        return _with_whitened_means(super()._graph_state())
+
+    def _graph_score(self, state, found, batch):
+        numbers, features = range(len(found.features)), found.features
+        gaussians = [(state[f"means_{i}"], state[f"whitening_{i}"]) for i in numbers]
+        if self.epsilon != 0:
+            features = self._features_of_moved(batch, gaussians)
+        pairs = zip(features, gaussians, strict=True)
+        distances = tf.stack([graph_closest(rows, *gaussian) for rows, gaussian in pairs], 1)
+        return self._weighted(distances, state), features
 
     # Input processing: each layer has inputs of its own, moved along its own gradient.
 
@@ -253,14 +274,14 @@ class Mahalanobis(FeatureDetector):
             ValueError: If there are no `layers`, it is not fitted, or data are empty or not finite.
         """
         self._check_layers()
-        found = []
+        distances = []
         for data, name in ((x_in, "x_in"), (x_ood, "x_ood")):
             parts = [
                 self._distances(self._read_to_score(batch))
                 for batch, *_ in batches(data, batch_size, verbose, name)
             ]
-            found.append(np.concatenate(parts))
-        return self._learn_weights(*found)
+            distances.append(np.concatenate(parts))
+        return self._learn_weights(*distances)
 
     def fit_weights_features(self, features_in, features_ood):
         """As `fit_weights`, of lists of features.
@@ -307,6 +328,16 @@ def _equal_weights(distances):
         "weights": np.full(count, 1 / count),
         "bias": np.zeros(()),
     }
+
+
+def _with_whitened_means(state):
+    """What was fitted, with all means whitened, as distances in a graph take them."""
+    whitened = {
+        name: array @ state[name.replace("means", "whitening")]
+        for name, array in state.items()
+        if "means" in name
+    }
+    return {**state, **whitened}
 
 
 @register
@@ -385,3 +416,12 @@ class RelativeMahalanobis(FeatureDetector):
         return to_class - closest(
             arrays[0], state["background_means"], state["background_whitening"]
         )
+
+    def _graph_state(self):
+        return _with_whitened_means(super()._graph_state())
+
+    def _graph_score(self, state, found, batch):
+        (features,) = found.features
+        to_class = graph_closest(features, state["means"], state["whitening"])
+        to_all = graph_closest(features, state["background_means"], state["background_whitening"])
+        return to_class - to_all, found.features

@@ -1,9 +1,11 @@
-"""A detector that measures how far features are from those of the nearest training data."""
+"""Detector by the distance to the nearest training data."""
 
 import numpy as np
+import tensorflow as tf
 
 from tfuq._arguments import check_integer, register
 from tfuq._models.feature_arrays import BLOCK, in_blocks
+from tfuq.ood._gaussians import graph_squared_distances
 from tfuq.ood.base import FeatureDetector
 
 
@@ -24,6 +26,19 @@ def kth_distance(queries, bank, k):
         if nearest.shape[1] > k:
             nearest = np.partition(nearest, k - 1, axis=1)[:, :k]
     return np.sqrt(np.maximum(nearest.max(1), 0))
+
+
+def graph_kth_distance(features, bank, k):
+    """The same in a graph, of features of any length, a block of `bank` at a time."""
+    rows, nearest = tf.cast(features, "float64"), None
+    norms = tf.norm(rows, axis=1, keepdims=True)
+    rows /= tf.where(norms > 0, norms, tf.ones_like(norms))
+    for start in range(0, bank.shape[0], BLOCK):
+        block = graph_squared_distances(rows, tf.cast(bank[start : start + BLOCK], rows.dtype))
+        nearest = block if nearest is None else tf.concat([nearest, block], 1)
+        if nearest.shape[1] > k:
+            nearest = -tf.math.top_k(-nearest, k).values
+    return tf.sqrt(tf.reduce_max(nearest, 1))
 
 
 @register
@@ -85,6 +100,12 @@ class KNN(FeatureDetector):
 
     def _score(self, arrays):
         return kth_distance(unit_length(arrays[0]), self._state["bank"], self.k)
+
+    def _graph_state(self):
+        return self._state  # the features as they came
+
+    def _graph_score(self, state, found, batch):
+        return graph_kth_distance(found.features[0], state["bank"], self.k), found.features
 
     def _scores_of_fit(self, arrays):
         return None  # `_own_scores` finds them, if somebody asks

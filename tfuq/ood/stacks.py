@@ -1,4 +1,4 @@
-"""A detector that looks at how much networks disagree."""
+"""Detector by the disagreement of networks."""
 
 import keras
 import numpy as np
@@ -133,6 +133,8 @@ class MutualInformation(Detector):
 
     def _check(self, features):
         return (np.moveaxis(check_rows("features", features, ndim=3), 0, 1),)
+
+    _graph_score = None  # an export that holds the networks has their mutual information
 
     def _score(self, arrays):
         return mutual_information(np.moveaxis(arrays[0], 1, 0)).reshape(len(arrays[0]))

@@ -1,4 +1,4 @@
-"""A threshold of a score that accepts a given fraction, and how well it is known."""
+"""Thresholds of scores that accept a given fraction."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Ways to look at the same images: augmentations at test time, and what undoes them."""
+"""Views of the same images: augmentations at test time, and what undoes them."""
 
 import functools
 import inspect
@@ -98,7 +98,7 @@ def _call_function(function, takes_seed, images, seed):
 
 def predictions(views, batch, number, predict, expected, seed):
     """`predict(images)` of each view of a batch, the one of this number: `(views, batch, ...)`."""
-    found, augmented = [], 0
+    stack, augmented = [], 0
     for view in views:
         images = batch
         if view.augment is not None:
@@ -106,14 +106,14 @@ def predictions(views, batch, number, predict, expected, seed):
             images = view.look(batch, seed_of(seed, augmented, number) >> 1)
             images = _checked(images, batch, expected)
             augmented += 1
-        found.append(view.undo(predict(images)))
-    shapes = {probs.shape for probs in found}
+        stack.append(view.undo(predict(images)))
+    shapes = {probs.shape for probs in stack}
     if len(shapes) > 1:
         raise ValueError(
             "Argument `augment` must lead to predictions of one shape; an inverse must keep it. "
             f"Received: predictions of shapes {sorted(shapes)}"
         )
-    return np.stack(found)
+    return np.stack(stack)
 
 
 def expected_inputs(model):
@@ -126,17 +126,18 @@ def expected_inputs(model):
 
 def _checked(images, batch, expected):
     """Augmented images in a type that the model takes; an error if they cannot be of this batch."""
-    given, found = tf.nest.flatten(batch), list(map(tf.convert_to_tensor, tf.nest.flatten(images)))
+    given = tf.nest.flatten(batch)
+    returned = list(map(tf.convert_to_tensor, tf.nest.flatten(images)))
     if expected is None or len(expected) != len(given):
         expected = [None] * len(given)
-    is_kept = len(found) == len(given) and all(map(_is_view, found, given, expected))
+    is_kept = len(returned) == len(given) and all(map(_is_view, returned, given, expected))
     if not is_kept:
         raise ValueError(
             "Argument `augment` must return as many images as it is given, in a shape that the "
-            f"model takes. Received: shapes {[tuple(each.shape) for each in found]} for images of "
-            f"shapes {[tuple(each.shape) for each in given]}"
+            f"model takes. Received: shapes {[tuple(each.shape) for each in returned]} for "
+            f"images of shapes {[tuple(each.shape) for each in given]}"
         )
-    return tf.nest.pack_sequence_as(batch, list(map(_typed, found, expected)))
+    return tf.nest.pack_sequence_as(batch, list(map(_typed, returned, expected)))
 
 
 def _is_view(new, old, spec):

@@ -105,7 +105,7 @@ def test_time_augmentation(
     check_integer("seed", seed, 0)
     views = make_views(augment, num_samples, include_original)
     reading, expected = Reading(output, from_logits, multi_label), expected_inputs(model)
-    is_logits, found = None, []
+    is_logits, stacks = None, []
 
     @tf.function(autograph=False, reduce_retracing=True)  # autograph would wrap our errors
     def probs(images):
@@ -115,8 +115,8 @@ def test_time_augmentation(
         if is_logits is None:
             is_logits = reading.is_logits(model, batch)
         stack = predictions(views, batch, number, lambda i: probs(i).numpy(), expected, seed)
-        found.append(decompose_known(stack, multi_label) if summary else stack)
-    return Uncertainty(*concatenated(found)) if summary else np.concatenate(found, axis=1)
+        stacks.append(decompose_known(stack, multi_label) if summary else stack)
+    return Uncertainty(*concatenated(stacks)) if summary else np.concatenate(stacks, axis=1)
 
 
 test_time_augmentation.__test__ = False  # pytest, which would collect it wherever it is imported

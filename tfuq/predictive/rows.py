@@ -1,4 +1,4 @@
-"""What is told of each example: rows of scores, from a model of any kind that tfuq knows."""
+"""Rows of scores of each example, from a model of any kind that tfuq knows."""
 
 import hashlib
 import json

@@ -1,0 +1,88 @@
+"""Metadata of an export: versions, options, what was fitted, inputs and outputs."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from tfuq._version import __version__
+from tfuq.export._decisions import MEANINGS
+from tfuq.export._files import hash_of_arrays
+
+
+def metadata(request):
+    """What is known of a `Request` before anything is written, for JSON."""
+    members, rule, detector = request.members, request.rule, request.detector
+    fitted = {"rule": rule, "conformal": request.conformal}
+    counts = {name: each.fitted_to.get("examples") for name, each in fitted.items() if each}
+    threshold = getattr(detector, "threshold", None)
+    threshold = None if threshold is None else float(threshold.value)
+    arrays = [keras.ops.convert_to_numpy(v) for m in members for v in m.variables]
+    return {
+        "versions": {
+            "tfuq": __version__,
+            "keras": keras.__version__,
+            "tensorflow": tf.__version__,
+            "numpy": np.__version__,
+        },
+        "predictive": request.predictive,
+        "num_samples": request.num_samples,
+        "members": len(members),
+        "seed": request.seed,
+        "models": [{"name": m.name, "class": type(m).__name__} for m in members],
+        "preprocessing": str(_names(request.steps)) if request.steps else None,
+        "calibration": _described(request.calibration),
+        "rule": None if rule is None else {**_described(rule), "says": rule.describe()},
+        "conformal": _described(request.conformal),
+        "calibration_examples": counts,
+        "ood": None if detector is None else {**_described(detector), "threshold": threshold},
+        "weights_sha256": hash_of_arrays(arrays),
+    }
+
+
+def _described(fitted):
+    if fitted is None:
+        return None
+    return {"name": type(fitted).__name__, "config": fitted.get_config()}
+
+
+def _names(steps):
+    return [getattr(step, "name", getattr(step, "__name__", type(step).__name__)) for step in steps]
+
+
+# --- Inputs and outputs -----------------------------------------------------------------------
+
+
+def signature_of(graph):
+    """Metadata of a `tfuq.export._frozen.Frozen`: its inputs and outputs."""
+    outputs = graph.function().structured_outputs
+    return _signature(
+        {name: _tensor(spec.shape, spec.dtype) for name, spec in graph.inputs.items()},
+        {name: _tensor(spec.shape, spec.dtype) for name, spec in outputs.items()},
+    )
+
+
+def signature_of_folder(folder):
+    """The same of the serving signature of a SavedModel, as the file has it."""
+    message = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    serving = message.meta_graphs[0].signature_def["serving_default"]
+    inputs, outputs = (
+        {
+            name: _tensor(tf.TensorShape(info.tensor_shape), tf.dtypes.as_dtype(info.dtype))
+            for name, info in part.items()
+        }
+        for part in (serving.inputs, serving.outputs)
+    )
+    return _signature(inputs, outputs)
+
+
+def _signature(inputs, outputs):
+    documented = {
+        name: {**info, "meaning": MEANINGS[name]} for name, info in sorted(outputs.items())
+    }
+    signature = {"inputs": dict(sorted(inputs.items())), "outputs": list(documented)}
+    return {"signature": signature, "outputs": documented}
+
+
+def _tensor(shape, dtype):
+    return {"dtype": dtype.name, "shape": None if shape.rank is None else shape.as_list()}

@@ -1,0 +1,294 @@
+"""The request for an export: all arguments, checked once."""
+
+import functools
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfuq import ood
+from tfuq._arguments import check_choice, check_flags, check_integer
+from tfuq._models.outputs import any_batch, input_spec
+from tfuq._random.draws import random_layers
+from tfuq.ensembles import DeepEnsemble
+from tfuq.layers.ways import knows
+from tfuq.ood.base import Detector
+from tfuq.ood.graph_scores import has_graph_form
+from tfuq.selective import RejectionRule
+
+PREDICTIVES = ("fixed_samples", "probit", "mean", "fresh_samples")
+NUM_SAMPLES = 30
+
+
+class Request(NamedTuple):
+    """What is to be exported, and how it predicts: the arguments of `tfuq.export.export`."""
+
+    members: list  # models; several if `is_ensemble`
+    is_ensemble: bool = False
+    predictive: str = "fixed_samples"
+    num_samples: int | None = None  # draws of each model; None if nothing is drawn
+    seed: int = 0
+    output: object = None
+    from_logits: bool | None = None
+    multi_label: bool = False
+    calibration: object = None
+    rule: RejectionRule | None = None
+    conformal: object = None
+    detector: Detector | None = None
+    steps: tuple = ()  # of the preprocessing
+    spec: object = None  # `tf.TensorSpec`s of what is served
+    inputs: object = None  # random ones, as the models take them
+    batch_size: int | None = None
+    is_unrolled: bool = False  # without loops and random numbers, which LiteRT does not have
+
+    def prepare(self, inputs):
+        """What the models take, of what is served."""
+        for step in self.steps:
+            inputs = step(inputs)
+        return inputs
+
+    def inner_spec(self):
+        """`tf.TensorSpec`s of what the models take."""
+        return tf.nest.map_structure(
+            lambda tensor: _with_batch(any_batch(tensor), self.batch_size), self.inputs
+        )
+
+
+def checked_request(arguments, runtime=None):
+    """`Request` of the arguments of a public function, or a ValueError.
+
+    Args:
+        arguments: Dict by name, those that are not of `tfuq.export.export` among them.
+        runtime: Name of a runtime that has neither loops nor random numbers; draws are constants.
+    """
+    given = {name: value for name, value in arguments.items() if name in Request._fields}
+    check_choice("predictive", given["predictive"], PREDICTIVES)
+    check_flags(multi_label=given["multi_label"])
+    if given["batch_size"] is not None:
+        check_integer("batch_size", given["batch_size"], 1)
+    if runtime is not None:
+        _check_is_fixed(given["predictive"], runtime)
+    members, is_ensemble = _members_of(arguments["model"])
+    steps = _steps_of(arguments["preprocessing"])
+    if given["rule"] is not None and not isinstance(given["rule"], RejectionRule):
+        given["rule"] = RejectionRule.load(given["rule"])
+    signature = arguments["input_signature"]
+    request = Request(members, is_ensemble, **given)._replace(
+        num_samples=_checked_num_samples(members, is_ensemble, given),
+        detector=arguments["ood"],
+        steps=steps,
+        spec=_input_spec(members[0], steps, signature, given["batch_size"]),
+        is_unrolled=runtime is not None,
+    )
+    request = request._replace(inputs=_inputs_of(request))
+    if request.output is None and _gives_logits(members[0], request.inputs):
+        request = request._replace(output="logits", from_logits=True)
+    if request.detector is not None:
+        _check_detector(request)
+    return request
+
+
+# --- Models -----------------------------------------------------------------------------------
+
+
+def _members_of(model):
+    """The Keras models of the argument `model`, and whether they are an ensemble."""
+    if isinstance(model, keras.Model):
+        members, several = [model], False
+    else:
+        if callable(getattr(model, "ensemble", None)):  # snapshots
+            model = model.ensemble()
+        if isinstance(model, (list, tuple)) and all(isinstance(m, keras.Model) for m in model):
+            model = DeepEnsemble.from_models(model)
+        if not isinstance(model, DeepEnsemble):
+            raise ValueError(
+                "Argument `model` must be a Keras model, a DeepEnsemble, a SnapshotEnsemble or a "
+                f"list of Keras models. Received: model={model!r}"
+            )
+        members, several = list(model.members), True
+    for member in members:
+        if not member.built:
+            raise ValueError(
+                "Argument `model` must be built: give it an input shape, or call it once. "
+                f"Received: {member} without weights"
+            )
+    return members, several
+
+
+def _checked_num_samples(members, is_ensemble, given):
+    """How many samples are drawn of each model, or None; ValueError if models do not fit."""
+    predictive, count = given["predictive"], given["num_samples"]
+    check_integer("seed", given["seed"], 0)
+    if count is not None:
+        check_integer("num_samples", count, 1)
+    if predictive == "probit":
+        _check_probit(members)
+    if predictive == "fresh_samples" and not all(map(_has_noise, members)):
+        raise ValueError(
+            "Argument `predictive` must not be 'fresh_samples' for a model without random layers, "
+            f"whose predictions are all the same. Received: predictive={predictive!r}"
+        )
+    draws = predictive in ("fixed_samples", "fresh_samples") and any(map(is_random, members))
+    if count is not None and not draws:
+        raise ValueError(
+            "Argument `num_samples` must be None unless samples are drawn of a model with random "
+            f"layers. Received: num_samples={count!r} with predictive={predictive!r} and "
+            f"{members[0]}"
+        )
+    is_default = draws and count is None and not (is_ensemble and predictive == "fixed_samples")
+    return NUM_SAMPLES if is_default else count
+
+
+def _check_is_fixed(predictive, runtime):
+    if predictive == "fresh_samples":
+        raise ValueError(
+            "Argument `predictive` must not be 'fresh_samples', of new random numbers in each "
+            f"call, which {runtime} does not have built in; take 'fixed_samples'. "
+            "Received: predictive='fresh_samples'"
+        )
+
+
+def is_random(model):
+    """Whether draws of the network differ."""
+    return any(layer.is_random() for layer in random_layers(model))
+
+
+def _has_noise(model):
+    heads = [layer for layer in model._flatten_layers() if knows(layer, "fresh_samples")]
+    return bool(heads) or is_random(model)
+
+
+def _check_probit(members):
+    for member in members:
+        heads = [layer for layer in member._flatten_layers() if knows(layer, "probit")]
+        others = [each.name for each in random_layers(member) if each not in heads]
+        others = [name for name in others if is_random(member)]
+        if len(heads) != 1 or others:
+            layers = f"the random layers {others}" if others else f"{len(heads)} of these"
+            raise ValueError(
+                "Argument `predictive` may be 'probit' for a model whose one random layer is a "
+                "VBLLDense, MCSoftmaxDenseFA or MCSigmoidDenseFA, which knows the variance of its "
+                f"logits; take 'fixed_samples'. Received: predictive='probit' with {layers}"
+            )
+
+
+def _gives_logits(model, inputs):
+    """Whether the outputs are a named tuple with logits, as of the layers of tfuq."""
+    return "logits" in getattr(model(inputs, training=False), "_fields", ())
+
+
+# --- Detectors --------------------------------------------------------------------------------
+
+
+def _check_detector(request):
+    """Raises ValueError unless the argument `ood` is a detector that the graph can hold."""
+    detector, members = request.detector, request.members
+    if not isinstance(detector, Detector):
+        raise ValueError(
+            f"Argument `ood` must be a fitted detector of `tfuq.ood`. Received: ood={detector!r}"
+        )
+    detector._check_fitted()
+    if isinstance(detector, ood.MutualInformation):
+        _check_samples(detector, request)
+        detector._check_model()
+        return
+    if not has_graph_form(type(detector)):
+        known = [kind for kind in map(ood.__dict__.get, ood.__all__) if _is_served(kind)]
+        raise ValueError(
+            "Argument `ood` must be a detector that runs in a graph: "
+            f"{', '.join(sorted(kind.__name__ for kind in known))}. "
+            f"Received: a {type(detector).__name__}"
+        )
+    if detector.model is None and len(members) == 1:
+        detector.model = members[0]
+    if not any(detector.model is member for member in members):
+        raise ValueError(
+            "Argument `ood` must be fitted to the model that is exported, or to a member of it. "
+            f"Received: a {type(detector).__name__} of {detector.model}"
+        )
+    detector._check_model()
+
+
+def _is_served(kind):
+    is_detector = isinstance(kind, type) and issubclass(kind, Detector)
+    return is_detector and (kind is ood.MutualInformation or has_graph_form(kind))
+
+
+def _check_samples(detector, request):
+    """Raises ValueError unless the score is the mutual information of the exported samples."""
+    wanted = (detector.num_samples, detector.seed)
+    given = (request.num_samples, request.seed)
+    is_of_members = len(request.members) > 1 and request.num_samples is None
+    if request.predictive != "fixed_samples" or not (is_of_members or wanted == given):
+        raise ValueError(
+            "Argument `ood` may be a MutualInformation of the samples that are exported: with "
+            f"predictive='fixed_samples', num_samples={wanted[0]} and seed={wanted[1]}. Received: "
+            f"predictive={request.predictive!r}, num_samples={given[0]}, seed={given[1]}"
+        )
+
+
+# --- Inputs -----------------------------------------------------------------------------------
+
+
+def _steps_of(preprocessing):
+    """The argument `preprocessing` as a tuple of layers and functions, empty for None."""
+    if preprocessing is None:
+        return ()
+    steps = preprocessing if isinstance(preprocessing, (list, tuple)) else [preprocessing]
+    for step in steps:
+        if not callable(step):
+            raise ValueError(
+                "Argument `preprocessing` must be a Keras layer, a function of tensors or a list "
+                f"of these. Received: {step!r}"
+            )
+    return tuple(steps)
+
+
+def _input_spec(model, steps, input_signature, batch_size):
+    if input_signature is None:
+        knows_inputs = steps and isinstance(getattr(steps[0], "inputs", None), list)
+        input_signature = input_spec(steps[0] if knows_inputs else model)
+    specs = keras.tree.map_structure(lambda spec: _with_batch(spec, batch_size), input_signature)
+    if not isinstance(specs, dict):
+        return specs
+    # The signature then calls them by their keys.
+    return {
+        name: tf.TensorSpec(each.shape, each.dtype, str(name)) if hasattr(each, "shape") else each
+        for name, each in specs.items()
+    }
+
+
+def _with_batch(spec, batch_size):
+    return tf.TensorSpec((batch_size, *spec.shape[1:]), spec.dtype)
+
+
+def _inputs_of(request):
+    """Random inputs as the models take them; ValueError if the preprocessing fails."""
+    inputs = sample_inputs(request.spec)
+    if not request.steps:
+        return inputs
+    try:
+        return tf.nest.map_structure(tf.convert_to_tensor, tf.function(request.prepare)(inputs))
+    except Exception as error:
+        raise ValueError(
+            "Argument `preprocessing` must be made of TensorFlow operations, and take the inputs "
+            f"that `input_signature` says. Received: {type(error).__name__}: {error}"
+        ) from error
+
+
+def sample_inputs(spec, count=32):
+    """Inputs of a kind that `spec` describes, to see what a model makes of them."""
+    return tf.nest.map_structure(
+        functools.partial(_random_tensor, np.random.default_rng(0), count), spec
+    )
+
+
+def _random_tensor(rng, count, spec):
+    shape = [count if spec.shape[0] is None else spec.shape[0]]
+    shape += [1 if axis is None else axis for axis in spec.shape[1:]]
+    if spec.dtype.is_floating:
+        return tf.constant(rng.normal(size=shape), spec.dtype)
+    if spec.dtype == tf.string:
+        return tf.fill(shape, "")
+    return tf.cast(rng.integers(256 if spec.dtype == tf.uint8 else 2, size=shape), spec.dtype)
