@@ -15,9 +15,6 @@ SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 # Not split yet, with the size that each has at most. The list only gets shorter.
 TOO_WIDE = {
-    "export/_serving.py:serving, lines of code": 68,
-    "ood/base.py, lines": 499,
-    "ood/detector.py, lines": 458,
     "selective/calibration.py, lines": 564,
     "selective/conformal.py, lines": 620,
     "selective/curves.py, lines": 504,
