@@ -72,6 +72,9 @@ def assert_answers(name, found, expected, allowed):
 @pytest.mark.parametrize("name", NAMES)
 def test_answers_as_when_it_was_written(name, saved, allowed):
     expected = {key: array for key, array in ARRAYS.items() if key.startswith(f"{name}/")}
+    if name.startswith("scores/"):  # how many rows a call added, and what it added to old ones
+        expected = {} if "begun" in name else expected
+        expected.pop(f"{name}/scored", None)
     found = saved_files.ask(saved, name, GIVEN)
     found = {f"{name}/{answer}": array for answer, array in found.items()}
     assert found.keys() == expected.keys()
