@@ -22,6 +22,36 @@ TOO_WIDE = {
     "selective/rule.py, lines": 527,
 }
 
+# A module's docstring names a thing; a question or a riddle names none.
+RIDDLES = {"What", "Who", "Whose", "How", "Which", "Whether", "Why", "When", "Where", "By", "From"}
+RIDDLES |= {"All", "Everything"}
+# Riddles that are left. The list only gets shorter.
+RIDDLES_LEFT = {
+    "_files/declared.py",
+    "_images/inputs.py",
+    "_predictions/examples.py",
+    "_predictions/uncertainty.py",
+    "export/_decisions.py",
+    "export/_files.py",
+    "export/_networks.py",
+    "export/verification.py",
+    "metrics/calibration.py",
+    "metrics/classwise.py",
+    "metrics/ood.py",
+    "metrics/ood_streaming.py",
+    "metrics/rejection.py",
+    "metrics/selective.py",
+    "ood/base.py",
+    "predictive/declarations.py",
+    "predictive/rows.py",
+    "selective/_experts.py",
+    "selective/_rule_fitting.py",
+    "selective/conformal_scores.py",
+    "selective/deferral.py",
+    "selective/rule.py",
+    "selective/shift.py",
+}
+
 
 # --- Sizes --------------------------------------------------------------------------------------
 
@@ -127,3 +157,27 @@ def test_the_feature_is_where_contributing_says(feature, file, name):
     path = ROOT / file
     assert path.is_file(), f"{feature}: no file {file}"
     assert name in set(defined(ast.parse(path.read_text("utf-8")))), f"{feature}: not in {file}"
+
+
+# --- Words --------------------------------------------------------------------------------------
+
+
+def names_a_thing(docstring):
+    """Whether the first sentence begins with a name, and ends: as far as a test can say."""
+    first = docstring.strip().split("\n\n")[0]
+    begins = re.match(r"[A-Z`][\w`.-]*|tfuq", first)
+    return bool(begins) and begins.group() not in RIDDLES and first.endswith((".", ":"))
+
+
+def test_module_docstrings_name_a_thing():
+    files = {path.relative_to(ROOT).as_posix(): path for path in FILES}
+    docstrings = {n: ast.get_docstring(ast.parse(p.read_text("utf-8"))) for n, p in files.items()}
+    riddles = {name for name, docstring in docstrings.items() if not names_a_thing(docstring or "")}
+    assert riddles <= RIDDLES_LEFT
+
+
+@pytest.mark.parametrize(
+    "docstring", ["What a model says.", "How it fares.", "", "a rule.", "Rule"]
+)
+def test_docstrings_that_name_nothing_are_found(docstring):
+    assert not names_a_thing(docstring)

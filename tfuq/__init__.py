@@ -1,11 +1,11 @@
 """tfuq: uncertainty for Keras 3 models on TensorFlow.
 
 `tfuq.layers` holds what stands in for Keras' own layers, `tfuq.convert` puts it into a trained
-model, `tfuq.predictive` draws networks and says what their uncertainty is made of,
-`tfuq.ensembles` trains several, `tfuq.training`, `tfuq.callbacks` and `tfuq.optimizers` make
-training rapid, `tfuq.ood` finds what a model does not know, `tfuq.corruptions` spoils images,
-`tfuq.preprocessing` prepares them, `tfuq.metrics` judges, `tfuq.selective` decides,
-`tfuq.interpret` says why, `tfuq.plots` (extra `plots`) shows, `tfuq.report` writes one page for a
+model, `tfuq.predictive` draws networks and decomposes their uncertainty, `tfuq.ensembles` trains
+several, `tfuq.training`, `tfuq.callbacks` and `tfuq.optimizers` make training rapid, `tfuq.ood`
+detects inputs that are out of distribution, `tfuq.corruptions` corrupts images,
+`tfuq.preprocessing` prepares them, `tfuq.metrics` measures, `tfuq.selective` decides,
+`tfuq.interpret` explains, `tfuq.plots` (extra `plots`) draws, `tfuq.report` writes one page for a
 person, `tfuq.datasets` loads.
 """
 

@@ -68,6 +68,12 @@ def checked_range(value_range):
     )
 
 
+def check_model(model):
+    """Raises ValueError unless `model` is a Keras model."""
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"Argument `model` must be a Keras model. Received: model={model!r}")
+
+
 def check_flags(**flags):
     """Raises ValueError unless all of `flags` are True or False."""
     for name, value in flags.items():

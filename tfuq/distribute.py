@@ -1,4 +1,4 @@
-"""What Keras 3 still lacks to train on several machines, and ensembles trained by Ray."""
+"""Training on several machines, which Keras 3 alone cannot do, and ensembles trained by Ray."""
 
 import concurrent.futures
 import contextlib

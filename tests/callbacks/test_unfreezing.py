@@ -10,7 +10,7 @@ from contract import policy, two_devices
 from keras import layers
 
 from tfuq.callbacks import GradualUnfreezing
-from tfuq.callbacks.unfreezing import Part, split_from_top, stage_at, weighted_parts
+from tfuq.callbacks.unfreezing import WeightedLayer, split_from_top, stage_at, weighted_layers
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 4)).astype("float32")
@@ -71,7 +71,7 @@ def compiled(make=nested, optimizer=None, **kwargs):
 
 
 def layer_of(model, name):
-    return next(part.layer for part in weighted_parts(model) if part.path.endswith(name))
+    return next(part.layer for part in weighted_layers(model) if part.path.endswith(name))
 
 
 class Watch(keras.callbacks.Callback):
@@ -96,7 +96,7 @@ class Watch(keras.callbacks.Callback):
         self.moved.append("".join(f"{name} " for name in NAMES if verdict[name] == {False}))
 
     def weights(self):
-        return {p.path.split("/")[-1]: p.layer.get_weights() for p in weighted_parts(self.model)}
+        return {p.path.split("/")[-1]: p.layer.get_weights() for p in weighted_layers(self.model)}
 
 
 def trainable(model):
@@ -155,7 +155,7 @@ def test_split_from_top():
 
 
 def test_patterns_fit_names_and_paths_of_layers_and_of_the_models_around_them():
-    part = Part("outer/block_1/conv", None)
+    part = WeightedLayer("outer/block_1/conv", None)
     for pattern in ("conv", "c*", "outer", "block_?", "outer/block_1", "outer/*", part.path):
         assert part.matches(pattern), pattern
     for pattern in ("con", "block", "block_1/conv", "outer/conv", "Conv"):
@@ -170,13 +170,13 @@ def test_parts_come_bottom_first_wherever_they_are():
     y = layers.MultiHeadAttention(1, 2, name="attention")(y, y)
     y = layers.TimeDistributed(layers.Dense(2, name="each"), name="wrap")(y)
     model = keras.Model(x, layers.add([y, skip]))
-    paths = [part.path for part in weighted_parts(model)]
+    paths = [part.path for part in weighted_layers(model)]
     assert paths[0].startswith("pair/forward")
     assert paths[-2:] == ["wrap/each", "skip"]
     assert {p for p in paths if p.startswith("attention/")} == {
         f"attention/{name}" for name in ("query", "key", "value", "attention_output")
     }
-    weights = [id(weight) for part in weighted_parts(model) for weight in part.layer.weights]
+    weights = [id(weight) for part in weighted_layers(model) for weight in part.layer.weights]
     assert sorted(weights) == sorted(map(id, model.weights))
 
 
@@ -192,7 +192,7 @@ def test_a_layer_with_weights_of_its_own_is_not_taken_apart():
             return self.scale * self.inner(x)
 
     model = keras.Sequential([keras.Input((4,)), Block(), layers.Dense(3)])
-    assert next(weighted_parts(model)).path == "block"
+    assert next(weighted_layers(model)).path == "block"
 
 
 # --- Weights ----------------------------------------------------------------------------------
@@ -398,7 +398,7 @@ def test_what_the_user_froze_stays_frozen():
 def weights_by_name(model):
     return {
         f"{part.path.split('/')[-1]}/{weight.name}": weight.numpy()
-        for part in weighted_parts(model)
+        for part in weighted_layers(model)
         for weight in part.layer.weights
     }
 

@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from test_corruptions import refused
 
 from tfuq import corruptions, metrics
-from tfuq._random.global_state import seed_of
+from tfuq._random.global_state import derived_seed
 from tfuq.corruptions import CorruptionReport, NoiseSettings, corruption_report, noise_settings
 
 RNG = np.random.default_rng(0)
@@ -38,7 +38,7 @@ def corrupted(name, severity, batch_size=128, seed=0):
     parts = [X[i : i + batch_size] for i in range(0, len(X), batch_size)]
     return np.concatenate(
         [
-            corruptions.corrupt(part, name, severity, seed=seed_of(seed, number, 2))
+            corruptions.corrupt(part, name, severity, seed=derived_seed(seed, number, 2))
             for number, part in enumerate(parts)
         ]
     )
@@ -288,7 +288,7 @@ def test_who_is_trained_and_tested_on_what(settings):
             parts = [X[i : i + 10] for i in range(0, 24, 10)]
             test = np.concatenate(
                 [
-                    corruptions.impulse_noise(part, **level, seed=seed_of(0, number, 2))
+                    corruptions.impulse_noise(part, **level, seed=derived_seed(0, number, 2))
                     for number, part in enumerate(parts)
                 ]
             )

@@ -1,4 +1,4 @@
-"""Arithmetic that several parts share: bins of confidence and what is counted in them.
+"""Bins of confidence, and sums over the examples in them.
 
 A table of sums has shape `(..., bins, 3)`: for each bin the sums of `weight`, `weight *
 confidence` and `weight * correct`, in float64, so that counts stay exact past 2^24. Tables of the

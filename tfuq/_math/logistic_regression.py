@@ -1,4 +1,4 @@
-"""Two classes told apart by a line."""
+"""Logistic regression of two classes."""
 
 import numpy as np
 from scipy.optimize import minimize

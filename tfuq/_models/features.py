@@ -1,4 +1,4 @@
-"""What a classifier computes for a batch: its logits, and features on the way to them.
+"""Logits of a classifier, and the features it computes on the way to them.
 
 A model of any style is called as it is, while the layers of interest are watched; so what is read,
 and the rest of the network behind a feature that is changed, are those of the model itself.
@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from tfuq._arguments import check_model
 from tfuq._models.changes import replaced
 from tfuq._models.feature_arrays import pooled, two_classes
 from tfuq._models.outputs import Reading
@@ -47,7 +48,7 @@ class Linear(NamedTuple):
     bias: np.ndarray
 
 
-class _Head(NamedTuple):
+class _LogitLayer(NamedTuple):
     """The layer whose input are the penultimate features, and what is known of it."""
 
     layer: keras.layers.Layer
@@ -86,8 +87,7 @@ class Tap:
     """
 
     def __init__(self, model, layers=(), output=None, from_logits=None, pool=True):
-        if not isinstance(model, keras.Model):
-            raise ValueError(f"Argument `model` must be a Keras model. Received: model={model!r}")
+        check_model(model)
         self.model, self.layers, self.pool = model, tuple(layers), pool
         self.reading = Reading(output, from_logits, multi_label=False)
         self._head = self._named = self._is_logits = None
@@ -227,7 +227,7 @@ def _before_activation(layer, call, args, kwargs):
 
 
 def _find_head(model, reading, batch):
-    """Whether a model returns logits, and its `_Head`.
+    """Whether a model returns logits, and its `_LogitLayer`.
 
     That is the last layer with weights whose outputs, before the activation, are the logits. Where
     there is none (logits are averaged, say, or normalized after it) it is the last of all.
@@ -238,12 +238,12 @@ def _find_head(model, reading, batch):
     _check_outputs(reading, outputs, is_logits)
     for layer, features, logits in reversed(calls):
         if _agree(logits, outputs, is_logits):
-            return is_logits, _Head(layer, True, _is_linear(layer, features, logits))
+            return is_logits, _LogitLayer(layer, True, _is_linear(layer, features, logits))
     if not calls:
         raise ValueError(
             f"Argument `model` must have a layer with weights. Received: model={model!r}"
         )
-    return is_logits, _Head(calls[-1][0], False, False)
+    return is_logits, _LogitLayer(calls[-1][0], False, False)
 
 
 def _calls(model, reading, batch):

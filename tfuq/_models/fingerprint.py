@@ -1,4 +1,4 @@
-"""By what a model is known again: every byte of its weights, and the shape of what it gives."""
+"""Fingerprint of a model: every byte of its weights, and the shape of its outputs."""
 
 import hashlib
 import json

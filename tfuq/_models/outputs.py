@@ -1,4 +1,4 @@
-"""What a model's outputs mean: logits or probabilities, and of which shape."""
+"""Meaning of a model's outputs: logits or probabilities, and of which shape."""
 
 import contextlib
 from typing import NamedTuple

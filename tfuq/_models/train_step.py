@@ -1,4 +1,4 @@
-"""A model that changes while it trains: its training step, and what its optimizer knows."""
+"""Training step and optimizer state of a model that changes while it trains."""
 
 import contextlib
 import functools

@@ -1,4 +1,4 @@
-"""Several machines that train one model: who they are, and what one of them tells the others."""
+"""Workers that train one model on several machines: their cluster, and messages between them."""
 
 import json
 import os

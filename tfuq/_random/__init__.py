@@ -1,1 +1,1 @@
-"""All that makes or fixes random numbers."""
+"""Random numbers: points, seeds, and functions cut where randomness enters."""

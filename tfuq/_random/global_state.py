@@ -15,7 +15,7 @@ from tensorflow.python.ops import stateful_random_ops
 _LOCK = threading.RLock()
 
 
-def seed_of(seed, number, purpose):
+def derived_seed(seed, number, purpose):
     """A seed of 32 bits for a member's building (purpose 0) or its n-th training (n)."""
     sequence = np.random.SeedSequence(seed, spawn_key=(number, purpose))
     return int(sequence.generate_state(1)[0])

@@ -1,4 +1,4 @@
-"""The one place that makes random numbers: standard normal points, for inference and training.
+"""Standard normal points, for inference and training: all random numbers are made here.
 
 Points are `(points, dimensions)`, shared by all rows of a batch. A rule says how they are placed:
 

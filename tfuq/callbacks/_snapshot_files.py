@@ -1,4 +1,4 @@
-"""A folder with snapshots of a training: their names, and the list of them."""
+"""Files of a training's snapshots: their names, and the list of them."""
 
 import json
 import math
@@ -58,15 +58,15 @@ def write_manifest(directory, snapshots, monitor, fingerprints=None):
 
 def read_manifest(directory):
     """The snapshots that `directory` lists, and the name of their value; none, without a list."""
-    return _read(directory)[:2]
+    return _read_manifest(directory)[:2]
 
 
 def read_fingerprints(directory):
     """What is known of the files that `directory` lists: hash and size, by their names."""
-    return _read(directory)[2]
+    return _read_manifest(directory)[2]
 
 
-def _read(directory):
+def _read_manifest(directory):
     path = directory / MANIFEST
     if not path.is_file():
         return [], None, {}

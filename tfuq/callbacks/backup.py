@@ -1,4 +1,4 @@
-"""A training that goes on where it was killed, to the bit."""
+"""Backup of a training that was killed, and its restoration to the bit."""
 
 import contextlib
 import io
@@ -248,10 +248,10 @@ class BackupAndRestore(keras.callbacks.Callback):
     def _content(self):
         """What the file of the chief holds; None without one."""
         is_there = self._writes and self._path.exists()
-        content = self._read() if is_there else None
+        content = self._read_bytes() if is_there else None
         return from_chief(self.model.distribute_strategy, content)
 
-    def _read(self):
+    def _read_bytes(self):
         """The file, unless it is larger than a selection of random weights can make it."""
         most = 2**24 + _EXPANSION * sum(_num_bytes(variable) for variable in self._variables())
         with _told(self._path):

@@ -1,4 +1,4 @@
-"""The weight of the KL divergence as a function of the epoch or of the step."""
+"""Annealing of the weight of the KL divergence, by epoch or by step."""
 
 import keras
 import numpy as np

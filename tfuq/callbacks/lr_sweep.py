@@ -30,7 +30,7 @@ SET_BY_FIT = (
 )
 
 
-def check_model(model):
+def check_trainable(model):
     """Raises ValueError unless `model` is built and has a learning rate that can be set."""
     if not isinstance(model, keras.Model) or not model.built or not model.compiled:
         raise ValueError(
@@ -139,7 +139,7 @@ class LRRangeTest(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.result = None
-        check_model(self.model)
+        check_trainable(self.model)
         self._per_step = _batches_per_step(self.model.optimizer)
         needed, steps = self.num_steps * self._per_step, self.params["steps"]
         if steps and steps * self.params["epochs"] < needed:
@@ -366,7 +366,7 @@ def lr_range_test(
     """
     options = {"smoothing": smoothing, "stop_factor": stop_factor, "verbose": verbose}
     test = LRRangeTest(start, stop, num_steps, **options)
-    check_model(model)
+    check_trainable(model)
     check_integer("batch_size", batch_size, 1)
     check_integer("seed", seed, 0)
     arguments = _fit_arguments(data, batch_size, shuffle)

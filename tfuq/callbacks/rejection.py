@@ -1,4 +1,4 @@
-"""What a classifier would answer and what it would refuse, told after each epoch."""
+"""Evaluation after each epoch of a classifier that may reject: accuracy, coverage, calibration."""
 
 import csv
 import pathlib
@@ -146,13 +146,13 @@ class RejectionEvaluator(keras.callbacks.Callback):
         every: Evaluate at the first epoch of a training, at each `every`-th after it, and at the
             last. In between, `logs` repeat the latest values, so that no column of `CSVLogger` is
             missing and no monitor loses sight; `history` holds only what was measured.
-        output: Which output of the model to judge, when it has several: an index, a key, a field
+        output: The output of the model to evaluate, when it has several: an index, a key, a field
             of a named tuple, or a function (made of `keras.ops`) of the outputs. Labels that are
             nested likewise are chosen from in the same way.
         from_logits: Whether that output holds logits and not probabilities.
         multi_label: Whether its last axis holds labels, each a binary prediction of its own.
         num_samples: Number of networks to draw, with `tfuq.predictive`, for the three scores that
-            are measures of uncertainty; what is judged is then their mean prediction. A model
+            are measures of uncertainty; what is evaluated is then their mean prediction. A model
             without random layers has no mutual information and no variation ratio, and the
             entropy of its one prediction.
         n_bins: Number of bins of the expected calibration error.
@@ -238,7 +238,7 @@ class RejectionEvaluator(keras.callbacks.Callback):
         self._labelled = None
 
     def evaluate(self, model=None, verbose=0):
-        """Judges `model` (default: the one in training) in one pass over the validation data.
+        """Evaluates `model` (default: the one in training) in one pass over the validation data.
 
         Args:
             model: A Keras model, compiled or not.
@@ -249,13 +249,13 @@ class RejectionEvaluator(keras.callbacks.Callback):
             what `table()` shows; `history` records only what is evaluated in training.
 
         Raises:
-            ValueError: If `model` is no Keras model, or its answers cannot be judged.
+            ValueError: If `model` is no Keras model, or its predictions cannot be evaluated.
         """
         model = self.model if model is None else model
         labelled = self._wrapped(model)
         draws = self._draws_networks(model)
         found, confidence = (
-            self._judge_draws(model, verbose) if draws else self._judge(labelled, verbose)
+            self._evaluate_draws(model, verbose) if draws else self._evaluate(labelled, verbose)
         )
         self._table = rejection_table(
             found["y_true"],
@@ -269,7 +269,7 @@ class RejectionEvaluator(keras.callbacks.Callback):
         )
         return self._table
 
-    def _judge(self, labelled, verbose):
+    def _evaluate(self, labelled, verbose):
         """Predictions beside labels, and the confidence in them."""
         found = predict_with_labels(
             labelled, self.validation_data, batch_size=self.batch_size, verbose=verbose
@@ -288,8 +288,8 @@ class RejectionEvaluator(keras.callbacks.Callback):
             )
         return bool(random_layers(model))
 
-    def _judge_draws(self, model, verbose):
-        """As `_judge`, for the mean prediction of many networks."""
+    def _evaluate_draws(self, model, verbose):
+        """As `_evaluate`, for the mean prediction of many networks."""
         uncertainty, y_true, weight = uncertainty_with_labels(
             model,
             self.validation_data,
@@ -375,7 +375,7 @@ class RejectionEvaluator(keras.callbacks.Callback):
             raise ValueError(
                 f"Argument `model` must be a Keras model, or None in training. Received: {model!r}"
             )
-        if self._labelled is None or self._labelled.judged is not model:
+        if self._labelled is None or self._labelled.predictor is not model:
             with model.distribute_strategy.scope():
                 self._labelled = Labelled(model, self.output)
         return self._labelled

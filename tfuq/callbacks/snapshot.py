@@ -49,19 +49,19 @@ def best(snapshots, keep, direction):
 
 
 def direction_of(model, monitor, mode):
-    """1 if more of `monitor` is better, -1 if less is, as Keras' own callbacks judge it."""
+    """1 if more of `monitor` is better, -1 if less is, as Keras' own callbacks decide."""
     if mode != "auto":
         return 1 if mode == "max" else -1
-    judge = keras.callbacks.EarlyStopping(monitor)
-    judge.set_model(model)
+    stopping = keras.callbacks.EarlyStopping(monitor)
+    stopping.set_model(model)
     try:
-        judge._set_monitor_op()
+        stopping._set_monitor_op()
     except ValueError as error:
         raise ValueError(
             f"Argument `mode` must be 'min' or 'max' for monitor={monitor!r}, because Keras does "
             "not know which is better. Received: mode='auto'"
         ) from error
-    return 1 if judge.monitor_op(1.0, 0.0) else -1
+    return 1 if stopping.monitor_op(1.0, 0.0) else -1
 
 
 class _Memory(io.BytesIO):
@@ -177,8 +177,8 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         keep: How many snapshots stay: the latest ones, or, with `monitor`, the best. `None`: all.
         monitor: Name in the logs, such as `"val_loss"`. The value of a snapshot is that at the end
             of the epoch in which its cycle ended.
-        mode: `"min"` or `"max"`: which values of `monitor` are better. `"auto"`: as Keras judges by
-            the name and the compiled metrics.
+        mode: `"min"` or `"max"`: which values of `monitor` are better. `"auto"`: as Keras decides
+            by the name and the compiled metrics.
         every: Number of epochs between two snapshots, whatever the learning rate does. `None`: the
             cycles of `SGDR` decide.
         verbose: 1 prints a line for each snapshot. Weights that hold NaN are no member: a warning
@@ -236,7 +236,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         self._snapshots = []
         self._fingerprints = {}  # of the files, by their names
         self._stale = set()  # files of later steps than where the training goes on
-        self._unjudged = set()  # files whose epoch has not ended
+        self._without_value = set()  # files whose epoch has not ended
         self._completed = None  # of the cycles, as a function of the step
         self._cycles = 0
         self._most = 0  # steps, if each batch since the count was asked for was one: no more
@@ -317,7 +317,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         if self.every is not None and (epoch + 1) % self.every == 0:
             self._save((epoch + 1) // self.every, self._step())
         if self.monitor is not None:
-            self._judge(epoch, logs or {})
+            self._compare(epoch, logs or {})
 
     @property
     def _folder(self):
@@ -344,9 +344,9 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         self._stale = {snapshot.file for snapshot in listed if snapshot.step > step}
         self._fingerprints = read_fingerprints(self._folder)
         if monitor == self.monitor:
-            self._unjudged = {s.file for s in self._snapshots if s.value is None}
+            self._without_value = {s.file for s in self._snapshots if s.value is None}
         else:
-            self._unjudged = set()
+            self._without_value = set()
             self._snapshots = [s._replace(value=None) for s in self._snapshots]
 
     def _save(self, cycle, step):
@@ -366,19 +366,19 @@ class SnapshotEnsemble(keras.callbacks.Callback):
                 self._fingerprints[new.file] = fingerprint(path)
         others = [snapshot for snapshot in self._snapshots if snapshot.file != new.file]
         self._snapshots = [*others, new]
-        self._unjudged.add(new.file)
+        self._without_value.add(new.file)
         if self.keep is not None and self.monitor is None:
             self._snapshots = latest(self._snapshots, self.keep)
         self._publish()
         if self.verbose and self._writes:
             print(f"\nEpoch {self._epoch + 1}: SnapshotEnsemble wrote {self._folder / new.file}")
 
-    def _judge(self, epoch, logs):
+    def _compare(self, epoch, logs):
         """Gives the snapshots of this epoch their value, now that it is known."""
-        due = {s.file for s in self._snapshots if s.epoch == epoch} & self._unjudged
+        due = {s.file for s in self._snapshots if s.epoch == epoch} & self._without_value
         self._check_logs(epoch, logs, due)
         if due:
-            self._unjudged -= due
+            self._without_value -= due
             value = float(logs[self.monitor])
             value = value if math.isfinite(value) else None
             self._snapshots = [

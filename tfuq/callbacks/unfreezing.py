@@ -1,4 +1,4 @@
-"""A pretrained backbone that joins the training from the top, stage by stage, in one `fit`."""
+"""Gradual unfreezing of a pretrained backbone, from the top, stage by stage, in one `fit`."""
 
 import contextlib
 import fnmatch
@@ -39,7 +39,7 @@ def check_epochs_per_stage(epochs_per_stage, num_stages):
 # --- What: layers -----------------------------------------------------------------------------
 
 
-class Part(NamedTuple):
+class WeightedLayer(NamedTuple):
     """A layer that has weights, and the names on the way to it."""
 
     path: str
@@ -52,7 +52,7 @@ class Part(NamedTuple):
         return any(fnmatch.fnmatchcase(part, pattern) for part in (*names, *paths))
 
 
-def weighted_parts(layer, prefix=""):
+def weighted_layers(layer, prefix=""):
     """Yields the parts of `layer`, bottom first.
 
     What only holds other layers is taken apart: nested models, wrappers, blocks. Layers of a
@@ -62,9 +62,9 @@ def weighted_parts(layer, prefix=""):
     for inner in _held(layer):
         path = f"{prefix}{inner.name}"
         if _held(inner) and not _has_own_weights(inner):
-            yield from weighted_parts(inner, f"{path}/")
+            yield from weighted_layers(inner, f"{path}/")
         elif inner.weights:
-            yield Part(path, inner)
+            yield WeightedLayer(path, inner)
 
 
 def _held(layer):
@@ -145,7 +145,7 @@ def trainable_flags(layers):
 
 
 @contextlib.contextmanager
-def frozen(flags):
+def untrained(flags):
     """While it is open nothing in `flags` is trainable; then the flags are as they say."""
     for thing, _ in flags:
         thing.trainable = False
@@ -160,7 +160,7 @@ def frozen_step(step, flags):
     """The training step in which nothing in `flags` is trainable."""
 
     def wrapped(data):
-        with frozen(flags):
+        with untrained(flags):
             return step(data)
 
     return wrapped
@@ -331,7 +331,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
 
     def _choose(self):
         """The parts of the model that belong to the backbone."""
-        parts = distinct(weighted_parts(self.model))
+        parts = distinct(weighted_layers(self.model))
         if self.backbone is None:
             return parts[:-1]
         if isinstance(self.backbone, str):

@@ -40,7 +40,7 @@ def make_parser():
     """The parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="tfuq",
-        description="Models that know what they do not know: judged, calibrated, shipped.",
+        description="Models that know what they do not know: measured, calibrated, shipped.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

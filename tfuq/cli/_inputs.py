@@ -1,4 +1,4 @@
-"""What the command line is given: models, data, rules, all by their paths."""
+"""Inputs of the command line: models, data and rules, all by their paths."""
 
 import pathlib
 import sys

@@ -1,4 +1,4 @@
-"""tfuq calibrate: fits a calibration, or a rule that keeps a promise, to labelled data."""
+"""Command `tfuq calibrate`: fits a calibration, or a rule with a guarantee, to labelled data."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""tfuq evaluate: how good a model is, and whether a rule keeps what it promised."""
+"""Command `tfuq evaluate`: metrics of a model, and whether a rule keeps its guarantee."""
 
 import numpy as np
 
@@ -67,7 +67,7 @@ def run(arguments):
     figures = measured(found.labels, mean)
     failures = []
     if rule is not None:
-        figures["rule"] = judged(rule, probs, found.labels)
+        figures["rule"] = rule_figures(rule, probs, found.labels)
         if figures["rule"]["promise_broken"]:
             failures.append(
                 f"the rule promised a risk of at most {figures['rule']['promised_risk']:g}; found "
@@ -96,7 +96,7 @@ def measured(labels, probs):
     }
 
 
-def judged(rule, probs, labels):
+def rule_figures(rule, probs, labels):
     """What a rule accepts, and what was promised of it."""
     rule = type(rule)(**{**rule.get_config(), "from_logits": False})
     found = rule.evaluate(probs, labels)

@@ -1,4 +1,4 @@
-"""tfuq export: a model with the uncertainty and the decision in it, for other programs."""
+"""Command `tfuq export`: a model with its uncertainty and decisions, for other programs."""
 
 import pathlib
 

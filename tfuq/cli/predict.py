@@ -1,4 +1,4 @@
-"""tfuq predict: predictions and their uncertainty, in a table."""
+"""Command `tfuq predict`: predictions and their uncertainty, in a table."""
 
 import csv
 import pathlib

@@ -1,4 +1,4 @@
-"""tfuq report: one page on which a person can try where to refuse a model's answers."""
+"""Command `tfuq report`: one page on which a rejection threshold can be tried."""
 
 from tfuq import report as reporting
 from tfuq.cli._inputs import (

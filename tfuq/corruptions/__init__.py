@@ -1,4 +1,4 @@
-"""Corruptions of images, and how well a model stands them.
+"""Corruptions of images, and the accuracy and calibration of models on them.
 
 Each corruption is a function `(images, severity, *, seed=0)` in TensorFlow, for batches
 `(batch, height, width, 1 or 3)` of uint8 or of floating point in [0, 1], eager, in a `tf.function`

@@ -10,7 +10,7 @@ from tfuq._files.tables import markdown_table
 from tfuq._images.pieces import checked_images
 from tfuq._models.batches import batches
 from tfuq._models.outputs import Reading, any_batch, select_output
-from tfuq._random.global_state import seed_of
+from tfuq._random.global_state import derived_seed
 from tfuq.corruptions._registry import corrupt
 from tfuq.metrics import (
     coverage,
@@ -52,7 +52,9 @@ class EvaluationProtocol(NamedTuple):
         """The five figures on `data`, by name, with or without a corruption."""
         rows = []
         for number, (images, *beside) in enumerate(batches(data, self.batch_size, verbose=0)):
-            images = self._corrupted(images, corruption, options, seed_of(self.seed, number, TEST))
+            images = self._corrupted(
+                images, corruption, options, derived_seed(self.seed, number, TEST)
+            )
             rows.append((scores(images), *map(self._chosen, beside)))
         predicted, labels, weight = (
             None if part[0] is None else np.concatenate(part) for part in zip(*rows, strict=True)
@@ -83,7 +85,7 @@ class EvaluationProtocol(NamedTuple):
 
     def training_data(self, data, corruption, options):
         """Arguments of `fit`: `data`, corrupted once if asked for, and ready for the model."""
-        seed = seed_of(self.seed, 0, TRAIN) >> 1
+        seed = derived_seed(self.seed, 0, TRAIN) >> 1
 
         def changed(number, images, *beside):
             pair = tf.stack([seed, tf.cast(number, "int32")])

@@ -1,4 +1,4 @@
-"""What all corruptions of images share: their list, their checks, their random numbers."""
+"""Registry of image corruptions: their list, argument checks and random numbers."""
 
 import numpy as np
 import tensorflow as tf

@@ -1,4 +1,4 @@
-"""Exposure, colour, and what processing does: brightness, contrast, colour, warps, blocks, JPEG."""
+"""Digital corruptions: brightness, contrast, colour, warps, blocks, JPEG."""
 
 import functools
 import numbers

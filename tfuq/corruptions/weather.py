@@ -1,4 +1,4 @@
-"""What lies between camera and scene: snow, frost, fog, and dirt on the lens."""
+"""Corruptions between camera and scene: snow, frost, fog, and dirt on the lens."""
 
 import math
 

@@ -80,7 +80,7 @@ def from_npz(
 
 def _dataset(path, split, label, form):
     """Numbers of examples, shuffled where these alone have to be kept, then read."""
-    images, labels = _read(_file(path, split), split, label)
+    images, labels = _read_split(_file(path, split), split, label)
     count = len(labels)
     if len(images) != count:
         raise ValueError(
@@ -174,7 +174,7 @@ def _file(path, split):
     return path
 
 
-def _read(path, split, label):
+def _read_split(path, split, label):
     """Images and labels of a split."""
     with _whole(path), open_arrays(path) as arrays:
         there = arrays.files

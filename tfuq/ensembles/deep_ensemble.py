@@ -8,7 +8,7 @@ import numpy as np
 from tfuq._arguments import check_integer
 from tfuq._files.writing import folder_written_whole
 from tfuq._models.outputs import Reading
-from tfuq._random.global_state import seed_of, seeded
+from tfuq._random.global_state import derived_seed, seeded
 from tfuq.ensembles._checks import check_built, check_function, check_members, checked_metrics
 from tfuq.ensembles._files import (
     check_replaceable,
@@ -90,7 +90,7 @@ class DeepEnsemble:
         check_function("build_model", build_model)
         made = []
         for number in range(num_members):
-            with seeded(seed_of(seed, number, 0)):
+            with seeded(derived_seed(seed, number, 0)):
                 made.append(build_model())
         self._hold(made, "build_model", build_model, seed)
 
@@ -216,7 +216,7 @@ class DeepEnsemble:
         check_executor(executor, workers)
         arguments = fit_arguments(x, y, fit_kwargs)
         tasks = [
-            Task(number, seed_of(self.seed, number, self._fits + 1), arguments, callbacks)
+            Task(number, derived_seed(self.seed, number, self._fits + 1), arguments, callbacks)
             for number in range(len(self))
         ]
         if executor is None and workers == 1:

@@ -1,4 +1,4 @@
-"""Why a model says what it says, or is unsure: maps of images, and pairs of classes."""
+"""Explanations of predictions and of their uncertainty: maps of images, and pairs of classes."""
 
 from tfuq._arguments import public_dir
 from tfuq.interpret.confusions import ConfusedPair, ConfusedPairs, confused_pairs

@@ -1,4 +1,4 @@
-"""What a model says of images, or how unsure it is of them, and the gradients of that.
+"""Explainer: scores or uncertainty of a model for images, and their gradients.
 
 A score is a mean over draws of a random network, or that of the one network that a model is; so
 memory does not grow with the number of draws. Where a score is no mean, as the entropy of the mean
@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_flags, check_integer
+from tfuq._arguments import check_choice, check_flags, check_integer, check_model
 from tfuq._models.batches import batches
 from tfuq._models.features import TINY
 from tfuq._models.finite import known_only
@@ -230,12 +230,6 @@ def _without_places(values):
 
 
 # --- Arguments --------------------------------------------------------------------------------
-
-
-def check_model(model):
-    """Raises ValueError unless `model` is a Keras model."""
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"Argument `model` must be a Keras model. Received: model={model!r}")
 
 
 def reading_of(output, from_logits, multi_label):

@@ -22,7 +22,7 @@ def spatial_layer(model, reading, batch, layer=None):
     None stands for the last layer with spatial output on which the output depends. Raises
     ValueError if there is no such layer.
     """
-    layers = _candidates(model) if layer is None else [layer_of(model, layer)]
+    layers = _candidates(model) if layer is None else [layer_in(model, layer)]
     outputs, calls, tape = _watched_calls(model, reading, few_rows(batch), layers)
     spatial = [(each, tensor) for each, tensor in calls if _is_spatial(each, tensor)]
     if layer is not None and not spatial:
@@ -76,7 +76,7 @@ def _candidates(model):
     return [layer for layer in layers if id(layer) not in inside]
 
 
-def layer_of(model, layer):
+def layer_in(model, layer):
     """The layer of `model`, at any depth, of this name or path, or the layer itself."""
     if isinstance(layer, str):
         return find_layer(model, layer)

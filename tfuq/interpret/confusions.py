@@ -1,4 +1,4 @@
-"""Which classes are taken for which, over one or several runs."""
+"""Confused pairs of classes, over one or several runs."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Maps of which places of an image matter, from gradients: Grad-CAM, guided backpropagation."""
+"""Maps of the relevant places of an image, from gradients: Grad-CAM, guided backpropagation."""
 
 import contextlib
 

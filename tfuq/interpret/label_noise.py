@@ -1,4 +1,4 @@
-"""Which classes share label noise, from the covariance that a heteroscedastic head has learned."""
+"""Pairs of classes with common label noise, from the covariance a heteroscedastic head learned."""
 
 from typing import NamedTuple
 
@@ -6,14 +6,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_flags, to_float64
+from tfuq._arguments import check_choice, check_flags, check_model, to_float64
 from tfuq._files.tables import check_top, markdown_table, names_of
 from tfuq._models.batches import batches
 from tfuq._models.features import watched
 from tfuq._models.outputs import Reading, select_output
 from tfuq._predictions.examples import from_arrays
-from tfuq.interpret._explainer import check_model
-from tfuq.interpret._spatial_layers import layer_of
+from tfuq.interpret._spatial_layers import layer_in
 
 BLOCK = 2**22  # entries of covariance matrices at a time
 
@@ -121,7 +120,7 @@ def label_noise_pairs(
     """
     check_top(top)
     check_choice("by", by, ("covariance", "correlation"))
-    head = _Head(model, layer)
+    head = _NoiseModel(model, layer)
     total, n = 0.0, 0
     for batch, *_ in batches(data, batch_size, 0, name="data"):
         _, features = head(batch)
@@ -266,7 +265,7 @@ def label_noise_ranks(
     """
     check_flags(from_logits=from_logits)
     other = to_float64("other", other)
-    head, reading = _Head(model, layer), Reading(output, None, False)
+    head, reading = _NoiseModel(model, layer), Reading(output, None, False)
     start, found = 0, []
     for batch, labels, _ in batches(data, batch_size, 0, name="data"):
         if labels is None:
@@ -274,7 +273,7 @@ def label_noise_ranks(
         labels = select_output(labels, output) if keras.tree.is_nested(labels) else labels
         outputs, features = head(batch, reading)
         end = start + len(outputs)
-        parts = _read(labels, other[start:end], outputs, from_logits)
+        parts = _read_labels(labels, other[start:end], outputs, from_logits)
         found.append(_ranks(head, features, *parts, start))
         start = end
     if start != len(other):
@@ -286,7 +285,7 @@ def label_noise_ranks(
     return LabelNoiseRanks(*columns, other.shape[1])
 
 
-def _read(labels, other, outputs, from_logits):
+def _read_labels(labels, other, outputs, from_logits):
     """Labels, predictions and predictions of the other model, as classes `(batch,)`."""
     if outputs.ndim != 2 or outputs.shape[1] < 2 or other.shape != outputs.shape:
         raise ValueError(
@@ -329,7 +328,7 @@ def _rows(blocks, classes):
 # --- The layer --------------------------------------------------------------------------------
 
 
-class _Head:
+class _NoiseModel:
     """A model, and the layer in it that knows the covariance of its logits."""
 
     def __init__(self, model, layer):
@@ -375,7 +374,7 @@ def _noisy_layer(model, layer):
         found = [each for each in model._flatten_layers() if _has_covariance(each)]
         found = list(dict.fromkeys(found))
     else:
-        found = [layer_of(model, layer)]
+        found = [layer_in(model, layer)]
     if len(found) != 1 or not _has_covariance(found[0]):
         raise ValueError(
             "Argument `layer` must be the one layer of the model with a method "

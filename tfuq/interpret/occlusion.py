@@ -1,4 +1,4 @@
-"""What a model says when a part of the image is hidden."""
+"""Occlusion: predictions of a model for images of which a part is hidden."""
 
 from typing import NamedTuple
 
@@ -204,7 +204,7 @@ class CenterOcclusion(NamedTuple):
     kept_probability: np.ndarray
     """Mean probability of the true class with all but the centre hidden."""
     n: int
-    """Decisions that were judged: images, or labels or pixels of them."""
+    """Decisions that were counted: images, or labels or pixels of them."""
 
     def to_markdown(self):
         """A table with a line for each size.
@@ -246,7 +246,7 @@ def center_occlusion(
         sizes: Sides of the centre, as fractions of those of the images, from 0 to 1; rounded to
             pixels.
         value: What hidden pixels hold: a number, or one for each channel.
-        num_samples: Number of draws, of which the mean prediction is judged.
+        num_samples: Number of draws, of which the mean prediction is used.
         output: Which output.
         from_logits: Whether the output holds logits.
         multi_label: Whether each entry of the last axis is a binary prediction of its own.
@@ -296,7 +296,7 @@ def center_occlusion(
 
 
 def _sums(explainer, batch, labels, weight, sizes, value):
-    """Sums `(sizes, 2, 4)`, without the centre and without all else, as of `_judged`."""
+    """Sums `(sizes, 2, 4)`, without the centre and without all else, as of `_sums_of_batch`."""
     height, width = image_of(batch).shape[1:3]
     found = []
     for size in sizes:
@@ -304,11 +304,11 @@ def _sums(explainer, batch, labels, weight, sizes, value):
         top, left = (height - high) // 2, (width - wide) // 2
         box = (top, left, top + high, left + wide)
         pair = [_hidden(batch, box, value, outside) for outside in (False, True)]
-        found.append([_judged(explainer, images, labels, weight) for images in pair])
+        found.append([_sums_of_batch(explainer, images, labels, weight) for images in pair])
     return np.array(found)
 
 
-def _judged(explainer, batch, labels, weight):
+def _sums_of_batch(explainer, batch, labels, weight):
     """Decisions, their weight, that of the right ones, and of all times p(true class)."""
     probs = explainer.mean(batch).numpy()
     probs = probs[..., 1] if explainer.is_binary else probs

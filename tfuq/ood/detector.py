@@ -5,7 +5,7 @@ import numpy as np
 
 from tfuq._arguments import check_integer, check_positive, register
 from tfuq._models.batches import batches
-from tfuq._random.global_state import seed_of, seeded
+from tfuq._random.global_state import derived_seed, seeded
 from tfuq.metrics import ood_metrics
 from tfuq.ood._gradient_base import GradientNormDetector, check_enough, scale_of
 from tfuq.ood.log_features import log_norms, squared_norms
@@ -214,7 +214,7 @@ class GradientDetector(GradientNormDetector):
         train, validation, test = ((z[rows], y[rows]) for rows in parts)
         options = {name: getattr(self, name) for name in ("hidden_units", "learning_rate")}
         options |= {name: getattr(self, name) for name in ("batch_size", "epochs", "patience")}
-        with seeded(seed_of(self.seed, 0, 0)):
+        with seeded(derived_seed(self.seed, 0, 0)):
             weights, self.history = train_network(train, validation, verbose=verbose, **options)
         weights = [weight.astype("float64") for weight in weights]
         names = ("hidden_kernel", "hidden_bias", "kernel", "bias")

@@ -1,4 +1,4 @@
-"""Pictures of rejection, calibration, errors and why, masks, training, detection (extra `plots`).
+"""Pictures of rejection, calibration, errors, explanations, masks and detection (extra `plots`).
 
 Each function draws with matplotlib on the Axes it is given, or on those of a new figure, and
 returns them; those of several panels do the same with a Figure. The colours are told apart by

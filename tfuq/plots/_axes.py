@@ -1,4 +1,4 @@
-"""What all pictures share: Axes and Figures, and colours that any eye tells apart.
+"""Axes, figures and colours of all pictures; any eye can tell the colours apart.
 
 The colours are those of Okabe and Ito (2008), for colour-blind eyes; line styles, markers and
 hatches are for those who print in grey.

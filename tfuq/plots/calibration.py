@@ -1,4 +1,4 @@
-"""Pictures of how far a confidence is right."""
+"""Pictures of calibration: confidence against accuracy."""
 
 from tfuq.metrics import expected_calibration_error, reliability_curve
 from tfuq.plots._axes import GREY, PALE_BLUE, RED, axes_of

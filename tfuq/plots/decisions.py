@@ -1,4 +1,4 @@
-"""Pictures of what rejection costs and gains, and of what a rule promises."""
+"""Pictures of the cost and gain of rejection, and of the guarantee of a rule."""
 
 import numpy as np
 

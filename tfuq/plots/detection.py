@@ -1,4 +1,4 @@
-"""Pictures of what is corrupted or out of distribution."""
+"""Pictures of corruption and of out-of-distribution detection."""
 
 import numpy as np
 

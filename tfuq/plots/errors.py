@@ -1,4 +1,4 @@
-"""Pictures of which classes are taken for which."""
+"""Pictures of errors: confusion matrices and ROC curves."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Pictures of single examples: what is accepted, what is not, and why."""
+"""Pictures of single examples, accepted and rejected, and of their uncertainty."""
 
 import numpy as np
 from scipy.stats import binomtest

@@ -1,4 +1,4 @@
-"""Pictures of why: maps over their images, and pairs of classes that are taken for each other."""
+"""Pictures of explanations: maps over their images, and pairs of confused classes."""
 
 import numpy as np
 

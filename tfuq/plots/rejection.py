@@ -1,4 +1,4 @@
-"""Pictures of what a threshold accepts."""
+"""Pictures of rejection by a threshold of the confidence."""
 
 import numpy as np
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfuq._arguments import check_integer
 from tfuq._models.outputs import input_spec
-from tfuq._random.global_state import seed_of, seeded
+from tfuq._random.global_state import derived_seed, seeded
 
 NUM_SAMPLES = 30
 
@@ -103,7 +103,7 @@ def predictions(views, batch, number, predict, expected, seed):
         images = batch
         if view.augment is not None:
             # 31 bits, which TensorFlow takes for an integer.
-            images = view.look(batch, seed_of(seed, augmented, number) >> 1)
+            images = view.look(batch, derived_seed(seed, augmented, number) >> 1)
             images = _checked(images, batch, expected)
             augmented += 1
         stack.append(view.undo(predict(images)))

@@ -3,12 +3,11 @@
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer
+from tfuq._arguments import check_integer, check_model
 from tfuq._models.batches import batches
 from tfuq._models.outputs import Reading
 from tfuq._predictions.uncertainty import Uncertainty, concatenated, decompose_known
 from tfuq.predictive._views import expected_inputs, make_views, predictions
-from tfuq.predictive.sampler import check_model
 
 
 def test_time_augmentation(

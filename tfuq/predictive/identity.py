@@ -1,4 +1,4 @@
-"""By what data are known again: all of them, not a sample.
+"""Identity of data: all of them, not a sample.
 
 What is known before anything is read (names, sizes, times, lengths, labels) is an `identity`, a
 dict; of what has to be read to be known, `Marks` holds a digest of the rows of each shard.

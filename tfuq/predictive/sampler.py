@@ -3,11 +3,10 @@
 import collections.abc
 import functools
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_flags, check_integer
+from tfuq._arguments import check_flags, check_integer, check_model
 from tfuq._models.finite import known_only
 from tfuq._models.outputs import Reading, loss_takes_logits, select_output
 from tfuq._predictions.uncertainty import is_binary
@@ -43,11 +42,6 @@ def sampler_of(model, *arguments):
     # Past Keras' own `__setattr__`, which tracks what is set as a part of the model.
     object.__setattr__(model, "_tfuq_samplers", dict([*latest, (key, sampler)]))
     return sampler
-
-
-def check_model(model):
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"Argument `model` must be a Keras model. Received: model={model!r}")
 
 
 class Sampler:

@@ -1,4 +1,4 @@
-"""What functions and layers that prepare images share: types, ranges of values, resampling."""
+"""Base of functions and layers that prepare images: types, ranges of values, resampling."""
 
 import keras
 import numpy as np

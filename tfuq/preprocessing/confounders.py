@@ -70,7 +70,7 @@ def remove_confounders(
         Mishra, "Rapid and Robust Learning for Homogeneous Image Data", 2020.
     """
     options = marker_colors, tolerance, num_colors, min_share, keep_shades, margin
-    marker_colors = _checked(*options, grid)
+    marker_colors = _checked_colors(*options, grid)
 
     def body(images):
         _check_shades(images, marker_colors, keep_shades)
@@ -130,7 +130,7 @@ def confounder_mask(
            [0, 0, 0, 0, 0]])
     """
     options = marker_colors, tolerance, num_colors, min_share, keep_shades, margin
-    marker_colors = _checked(*options)
+    marker_colors = _checked_colors(*options)
 
     def body(images):
         _check_shades(images, marker_colors, keep_shades)
@@ -195,7 +195,7 @@ class ConfounderRemoval(ImageLayer):
     ):
         super().__init__(value_range, **kwargs)
         options = marker_colors, tolerance, num_colors, min_share, keep_shades, margin
-        self.marker_colors = _checked(*options, grid)
+        self.marker_colors = _checked_colors(*options, grid)
         self.tolerance = tolerance
         self.grid = grid
         self.num_colors = num_colors
@@ -224,7 +224,7 @@ class ConfounderRemoval(ImageLayer):
 # --- Checks -----------------------------------------------------------------------------------
 
 
-def _checked(marker_colors, tolerance, num_colors, min_share, keep_shades, margin, grid=1):
+def _checked_colors(marker_colors, tolerance, num_colors, min_share, keep_shades, margin, grid=1):
     """The colours as tuples, or a ValueError for any of the arguments."""
     check_positive("tolerance", tolerance)
     check_integer("grid", grid, 1)

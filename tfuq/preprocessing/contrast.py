@@ -52,7 +52,7 @@ def clahe(images, kernel_size=None, clip_limit=0.01, n_bins=256):
     References:
         Zuiderveld, Contrast Limited Adaptive Histogram Equalization, Graphics Gems IV, 1994.
     """
-    kernel_size = _checked(kernel_size, clip_limit, n_bins)
+    kernel_size = _checked_kernel_size(kernel_size, clip_limit, n_bins)
 
     def body(images):
         value = tf.reduce_max(images, axis=-1, keepdims=True)
@@ -101,7 +101,7 @@ class CLAHE(ImageLayer):
         self, kernel_size=None, clip_limit=0.01, n_bins=256, value_range=(0.0, 1.0), **kwargs
     ):
         super().__init__(value_range, **kwargs)
-        self.kernel_size = _checked(kernel_size, clip_limit, n_bins)
+        self.kernel_size = _checked_kernel_size(kernel_size, clip_limit, n_bins)
         self.clip_limit = clip_limit
         self.n_bins = n_bins
 
@@ -117,7 +117,7 @@ class CLAHE(ImageLayer):
         }
 
 
-def _checked(kernel_size, clip_limit, n_bins):
+def _checked_kernel_size(kernel_size, clip_limit, n_bins):
     check_fraction("clip_limit", clip_limit)
     check_integer("n_bins", n_bins, 2)
     return None if kernel_size is None else checked_pair("kernel_size", kernel_size)

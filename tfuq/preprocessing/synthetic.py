@@ -1,4 +1,4 @@
-"""Whether what a model says of generated images follows what they were mixed from."""
+"""Evaluation of a model on generated images whose mixture of classes is known."""
 
 from typing import NamedTuple
 
@@ -213,11 +213,11 @@ def _answers(model, data, reading, batch_size, verbose):
         else:
             is_logits = reading.is_logits(model, batch) if is_logits is None else is_logits
             probs = reading.probs(model, batch, is_logits)
-        rows.append((_checked("model", probs), _checked("mixing", ratios)))
+        rows.append((_checked_rows("model", probs), _checked_rows("mixing", ratios)))
     return tuple(np.concatenate(part) for part in zip(*rows, strict=True))
 
 
-def _checked(name, values):
+def _checked_rows(name, values):
     """Probabilities `(n, classes)`, or a ValueError; those of class 1 alone are completed."""
     values = to_float64(name, values)
     if values.ndim == 1 or (values.ndim == 2 and values.shape[1] == 1):

@@ -1,4 +1,4 @@
-"""One page for a person who has to decide what a model may answer by itself."""
+"""Report: one page on which a person decides which answers of a model to accept."""
 
 from tfuq._arguments import public_dir
 from tfuq.report.page import html

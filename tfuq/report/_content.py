@@ -1,4 +1,4 @@
-"""What a report shows, and what a threshold makes of it.
+"""Content of a report, and the effect of a threshold on it.
 
 Examples are kept in the order of trust: what any threshold accepts stands at the front.
 """

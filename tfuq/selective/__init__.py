@@ -1,4 +1,4 @@
-"""From a score to a decision: rejection, deferral, calibration, conformal sets, shift."""
+"""Decisions from scores: rejection, deferral, calibration, conformal sets, shift."""
 
 from tfuq._arguments import public_dir
 from tfuq.selective.calibration import (

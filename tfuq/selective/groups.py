@@ -1,4 +1,4 @@
-"""How a model and its rule fare in each group of examples, a hospital or a device."""
+"""Report by group of examples, such as hospital or device, of a model and its rule."""
 
 import dataclasses
 from typing import NamedTuple
