@@ -310,7 +310,7 @@ def test_the_evaluator_refuses_bad_arguments():
     for value in NOT_COUNTS:
         refused("every", evaluator, data, every=value)
         refused("n_bins", evaluator, data, n_bins=value)
-    refused("score", evaluator, data, score="entropy")
+    refused("score", evaluator, data, score="certainty")
 
 
 @pytest.mark.parametrize(

@@ -36,10 +36,16 @@ TOLERANCES = {
     "optimizers/*/state": READ,
     "optimizers/*/factors": READ,
     "detectors/*/threshold": READ,
+    "detectors/*/scores": CLOSE,  # one formula for arrays and graphs, one entropy: 1e-16 apart
+    "detectors/*/of_features": CLOSE,
     "ensembles/*/weights_*": READ,
     "snapshots/*/weights_*": READ,
     "*": COMPUTED,
 }
+
+
+# Words that have another name since; the old ones are read.
+RENAMED = {"fitted/rule_risk.json/config": ('"score": "entropy"', '"score": "predictive_entropy"')}
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +66,9 @@ def tolerance_of(name, allowed):
 
 def assert_answers(name, found, expected, allowed):
     found, tolerance = np.asarray(found), tolerance_of(name, allowed)
+    if name in RENAMED:
+        assert RENAMED[name][0] in str(expected)
+        expected = np.asarray(str(expected).replace(*RENAMED[name]))
     assert (found.dtype, found.shape) == (expected.dtype, expected.shape), name
     if tolerance == 0 or expected.dtype.kind != "f":
         np.testing.assert_array_equal(found, expected, err_msg=name)

@@ -204,7 +204,7 @@ def explanation_maps(shown, figure):
     maps = {
         "Grad-CAM": interpret.grad_cam(model, x, layer=model.layers[1]),
         "guided": interpret.guided_grad_cam(model, x, layer=model.layers[1]),
-        "unsure": interpret.grad_cam(model, x, target="entropy", relu=False, **sampled),
+        "unsure": interpret.grad_cam(model, x, target="predictive_entropy", relu=False, **sampled),
         "occlusion": interpret.occlusion(model, x, 4, 1),
     }
     titles = [f"{shown.test.y[i]}, taken for {shown.found.label[i]}" for i in rows]

@@ -86,7 +86,7 @@ def test_the_check_takes_what_a_model_in_bfloat16_gives():
 @pytest.mark.parametrize(
     "row, message",
     [
-        ([0.9, 0.9, 0.05], r"`probs` must sum to 1.*probs=\[0.9  0.9  0.05\] \(1 such\)"),
+        ([0.9, 0.9, 0.05], r"that sum to 1 over.*probs=\[0.9  0.9  0.05\] \(1 such\)"),
         ([np.nan, 0.5, 0.5], r"`probs` must hold probabilities in \[0, 1\]"),
         ([2.0, -1.0, 0.0], r"`probs` must hold probabilities in \[0, 1\]"),
     ],

@@ -85,10 +85,36 @@ def test_certain_samples_that_disagree_are_all_epistemic():
     assert parts.variation_ratio == 0.5
 
 
-@pytest.mark.parametrize("stack", [np.zeros((0, 2, 3)), np.ones(3) / 3, [[[1.5, -0.5]]]])
+@pytest.mark.parametrize(
+    "stack",
+    [np.zeros((0, 2, 3)), np.ones(3) / 3, [[[1.5, -0.5]]], [[[0.9, 0.9, 0.05]]], [[[np.nan, 1]]]],
+)
 def test_bad_stacks(stack):
-    with pytest.raises(ValueError, match="Argument `stack` must"):
-        decompose(stack)
+    for function in (
+        decompose,
+        predictive.predictive_entropy,
+        predictive.expected_entropy,
+        predictive.mutual_information,
+        predictive.variation_ratio,
+    ):
+        with pytest.raises(ValueError, match="Argument `stack` must"):
+            function(stack)
+
+
+def test_what_does_not_sum_to_1_may_be_several_labels_or_rounded():
+    with pytest.raises(ValueError, match="sum to 1 over the classes, or pass multi_label=True"):
+        predictive.entropy([0.9, 0.9, 0.05])
+    assert predictive.entropy([0.9, 0.9, 0.05], multi_label=True).shape == (3,)
+    assert decompose([[[0.604, 0.4]]]).confidence == 0.604  # what a model in bfloat16 gives
+
+
+def test_margin_is_the_lead_of_the_most_probable_class():
+    stack = random_stack(4, 6, 3)
+    second, first = np.sort(stack.mean(0), axis=-1)[:, 1:].T
+    np.testing.assert_allclose(decompose(stack).margin, first - second, atol=1e-12)
+    p = stack[..., :1]
+    both = decompose(np.concatenate([1 - p, p], axis=-1)).margin
+    np.testing.assert_allclose(decompose(p).margin[:, 0], both, atol=1e-12)
 
 
 # --- From a model -----------------------------------------------------------------------------

@@ -80,9 +80,12 @@ def test_isotonic_is_one_against_the_rest():
 
 
 def test_isotonic_of_nothing_is_uniform():
-    curves = IsotonicCalibration([[0.2, 0.8]] * 3, [[0.0, 1.0]] * 3)
-    np.testing.assert_allclose(curves([[0.1, 0.2, 0.15], [0.5, 0.5, 0.0]])[0], 1 / 3, 1e-6)
-    assert curves([[0.5, 0.5, 0.0]]).round(6).tolist() == [[0.5, 0.5, 0.0]]
+    curves = IsotonicCalibration([[0.3, 0.8]] * 4, [[0.0, 1.0]] * 4)
+    found = curves([[0.2, 0.3, 0.25, 0.25], [0.5, 0.5, 0.0, 0.0]])
+    np.testing.assert_allclose(found[0], 1 / 4, 1e-6)
+    assert found[1].round(6).tolist() == [0.5, 0.5, 0.0, 0.0]
+    with pytest.raises(ValueError, match="`probs` must hold probabilities that sum to 1"):
+        curves([[0.1, 0.2, 0.15, 0.1]])
 
 
 def test_platt_is_the_logistic_regression_of_scikit_learn():

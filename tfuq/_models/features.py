@@ -17,6 +17,7 @@ from tfuq._arguments import check_model
 from tfuq._models.changes import replaced
 from tfuq._models.feature_arrays import pooled, two_classes
 from tfuq._models.outputs import Reading
+from tfuq._predictions.probabilities import is_binary, probabilities
 
 SAMPLE = 4  # examples that tell how a model is built
 TINY = np.finfo("float32").tiny
@@ -284,9 +285,8 @@ def _agree(logits, outputs, is_logits):
     """Whether the outputs are these logits or, of a model of probabilities, come from them."""
     if logits.shape != outputs.shape:
         return False
-    expected = tf.cast(logits, "float32")
-    if not is_logits:
-        expected = (tf.sigmoid if outputs.shape[-1] == 1 else tf.nn.softmax)(expected)
+    binary = is_binary(outputs.shape, multi_label=False)
+    expected = probabilities(tf.cast(logits, "float32"), not is_logits, binary)
     return _are_close(expected, outputs, logits.dtype)
 
 

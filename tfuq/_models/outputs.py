@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._models.finite import known_only
+from tfuq._predictions.probabilities import are_inside, is_binary, probabilities, sum_to_one
 
 
 class Reading(NamedTuple):
@@ -47,20 +48,18 @@ class Reading(NamedTuple):
 
     def is_binary(self, shape):
         """Whether each entry of the last axis is a prediction of its own."""
-        return self.multi_label or shape[-1] == 1
+        return is_binary(shape, self.multi_label)
 
     def probs(self, model, batch, is_logits):
         """Probabilities `(batch, ..., classes)`, NaN for inputs that are not finite."""
         scores = known_only(batch, self.select(model, batch))
-        if not is_logits:
-            return scores
-        return tf.sigmoid(scores) if self.is_binary(scores.shape) else tf.nn.softmax(scores)
+        return probabilities(scores, is_logits, self.is_binary(scores.shape))
 
     def are_probs(self, values):
         """Whether `values` `(..., classes)` can be probabilities."""
-        inside = np.all((values >= 0) & (values <= 1))
-        sums_to_one = self.is_binary(values.shape) or np.allclose(values.sum(-1), 1, atol=5e-3)
-        return bool(inside and sums_to_one)
+        fine = are_inside(values)
+        fine = fine if self.is_binary(values.shape) else fine & sum_to_one(values)
+        return bool(np.all(fine))
 
 
 def loss_takes_logits(model, output):

@@ -11,52 +11,54 @@ from tfuq._models.finite import known_only
 from tfuq._models.outputs import loss_takes_logits, select_output
 
 
-def _data_error(expected, received):
-    return ValueError(f"Argument `validation_data` must {expected}. Received: {received}")
+def _data_error(name, expected, received):
+    return ValueError(f"Argument `{name}` must {expected}. Received: {received}")
 
 
-def _check_arrays(data):
+def _check_arrays(name, data):
     """`(x, y)` or `(x, y, sample_weight)`: as many examples in each array, and at least one."""
     if len(data) not in (2, 3):
-        raise _data_error("be (x, y) or (x, y, sample_weight)", f"a tuple of {len(data)}")
+        raise _data_error(name, "be (x, y) or (x, y, sample_weight)", f"a tuple of {len(data)}")
     arrays = keras.tree.flatten(tuple(part for part in data if part is not None))
     shapes = [tuple(getattr(array, "shape", ())) for array in arrays]
     if not all(shapes) or data[1] is None:
-        raise _data_error("hold arrays, labels among them", f"shapes {shapes}")
+        raise _data_error(name, "hold arrays, labels among them", f"shapes {shapes}")
     lengths = [shape[0] for shape in shapes]
     if len(set(lengths)) > 1 or lengths[0] == 0:
-        raise _data_error("hold arrays of one length of at least 1", f"lengths {lengths}")
+        raise _data_error(name, "hold arrays of one length of at least 1", f"lengths {lengths}")
 
 
-def _check_dataset(dataset):
+def _check_dataset(name, dataset):
     """A `tf.data.Dataset` of batches with labels, known to end and not known to be empty."""
     spec = dataset.element_spec
     if not isinstance(spec, tuple) or len(spec) not in (2, 3):
-        raise _data_error("give (x, y) or (x, y, sample_weight)", f"elements of {spec}")
+        raise _data_error(name, "give (x, y) or (x, y, sample_weight)", f"elements of {spec}")
     if any(leaf.shape.rank == 0 for leaf in keras.tree.flatten(spec)):
-        raise _data_error("be batched: call `.batch(n)` on the dataset", f"elements of {spec}")
-    _check_length(int(dataset.cardinality()))
+        raise _data_error(
+            name, "be batched: call `.batch(n)` on the dataset", f"elements of {spec}"
+        )
+    _check_length(name, int(dataset.cardinality()))
 
 
-def _check_length(batches):
+def _check_length(name, batches):
     """`batches` as PyDataset and tf.data count them: None or -1 is infinite, -2 unknown."""
     if batches in (None, -1):
-        raise _data_error("end: it is read to its end each time", "an infinite dataset")
+        raise _data_error(name, "end: it is read to its end each time", "an infinite dataset")
     if batches == 0:
-        raise _data_error("hold at least one batch", "an empty dataset")
+        raise _data_error(name, "hold at least one batch", "an empty dataset")
 
 
-def check_validation_data(data):
-    """Raises ValueError unless `data` is of a kind that `RejectionEvaluator` can read."""
+def check_validation_data(data, name="validation_data"):
+    """Raises ValueError unless `data`, the argument `name`, are labelled and known to end."""
     if isinstance(data, tf.data.Dataset):
-        _check_dataset(data)
+        _check_dataset(name, data)
     elif isinstance(data, keras.utils.PyDataset):
-        _check_length(data.num_batches)
+        _check_length(name, data.num_batches)
     elif isinstance(data, (tuple, list)):
-        _check_arrays(data)
+        _check_arrays(name, data)
     else:
         kinds = "be (x, y[, sample_weight]) arrays, a tf.data.Dataset or a PyDataset"
-        raise _data_error(kinds, f"{type(data).__name__}")
+        raise _data_error(name, kinds, f"{type(data).__name__}")
 
 
 class Labelled(keras.Model):
@@ -86,6 +88,10 @@ class Labelled(keras.Model):
 class _NotEmpty(keras.callbacks.Callback):
     """Stops `predict` with a clear error when the data turn out to be empty."""
 
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+
     def on_predict_begin(self, logs=None):
         self.seen = False
 
@@ -94,7 +100,7 @@ class _NotEmpty(keras.callbacks.Callback):
 
     def on_predict_end(self, logs=None):
         if not self.seen:
-            raise _data_error("hold at least one batch", "an empty dataset")
+            raise _data_error(self.name, "hold at least one batch", "an empty dataset")
 
 
 def _split(data):
@@ -105,15 +111,18 @@ def _split(data):
     return x, {"y_true": y_true} if weight is None else {"y_true": y_true, "weight": weight}
 
 
-def predict_with_labels(labelled, data, *, batch_size=None, verbose=0):
-    """One pass over `data`: a dict of `y_pred`, `y_true` and, if there is one, `weight`."""
+def predict_with_labels(labelled, data, *, batch_size=None, verbose=0, name="validation_data"):
+    """One pass over `data`: a dict of `y_pred`, `y_true` and, if there is one, `weight`.
+
+    `name` is what the caller calls `data`.
+    """
     x, given = _split(data)
     with warnings.catch_warnings():
         # Keras says this of any dataset whose length it does not know, read to its end as asked.
         warnings.filterwarnings("ignore", message="Your input ran out of data")
-        found = labelled.predict(x, batch_size, verbose, callbacks=[_NotEmpty()]) | given
+        found = labelled.predict(x, batch_size, verbose, callbacks=[_NotEmpty(name)]) | given
     if "y_true" not in found:
-        raise _data_error("give (x, y) or (x, y, sample_weight)", "batches without labels")
+        raise _data_error(name, "give (x, y) or (x, y, sample_weight)", "batches without labels")
     choose = labelled.choice
     return {k: select_output(v, choose) if keras.tree.is_nested(v) else v for k, v in found.items()}
 
@@ -129,13 +138,10 @@ class Predicted(NamedTuple):
 
 def predicted(model, data, output=None, batch_size=None, verbose=0, *, takes_weights=False):
     """`Predicted` of `(x, y)` arrays, a `tf.data.Dataset` or a `PyDataset`: the argument `data`."""
-    try:
-        check_validation_data(data)
-        found = predict_with_labels(
-            Labelled(model, output), data, batch_size=batch_size, verbose=verbose
-        )
-    except ValueError as error:
-        raise ValueError(str(error).replace("`validation_data`", "`data`")) from None
+    check_validation_data(data, "data")
+    found = predict_with_labels(
+        Labelled(model, output), data, batch_size=batch_size, verbose=verbose, name="data"
+    )
     weight = found.get("weight")
     if weight is not None and not takes_weights:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What a classifier predicted and what was true, read from all the shapes that Keras users hold.
+"""Predictions and labels, read from all the shapes that Keras users hold.
 
 The shape of `y_pred` tells the kinds of prediction apart:
 
@@ -8,7 +8,7 @@ The shape of `y_pred` tells the kinds of prediction apart:
 - multi-label `(n, ..., labels)`, only if asked for: each label a binary prediction of its own.
 
 Weights have the leading axes of the labels, one or more; what has weight 0 is left out, whatever
-it holds. What cannot be judged (NaN, no probabilities, no class) raises in `from_arrays`; in
+it holds. What has no meaning (NaN, no probabilities, no class) raises in `from_arrays`; in
 `from_tensors`, which runs where nothing can raise, it is dropped and counted.
 """
 
@@ -18,9 +18,13 @@ import numpy as np
 from keras import ops
 
 from tfuq._arguments import check_flags, to_float64
+from tfuq._predictions.probabilities import (
+    are_inside,
+    both_classes,
+    probabilities,
+    sum_to_one,
+)
 
-# Probabilities of a model in bfloat16 are this far from [0, 1] and, in sum, from 1.
-_TOLERANCE = 5e-3
 # Products and sums of what lies between are numbers in float32 and float64; what is less counts 0.
 LEAST_WEIGHT, LARGEST_WEIGHT = 1e-30, 1e30
 
@@ -36,7 +40,7 @@ class Examples(NamedTuple):
 
     def probs(self):
         """Probabilities `(n, classes)`."""
-        return ops.softmax(self.scores) if self.from_logits else self.scores
+        return probabilities(self.scores, self.from_logits, is_binary=False)
 
     def log_probs(self):
         """Their logarithms `(n, classes)` in nats; that of 0 is -inf."""
@@ -66,6 +70,14 @@ def largest(values, least):
     return ops.max(values, axis=-1, initial=least)
 
 
+class Names(NamedTuple):
+    """What a caller calls the arguments, for messages."""
+
+    y_true: str = "y_true"
+    y_pred: str = "y_pred"
+    sample_weight: str = "sample_weight"
+
+
 class _Fault(NamedTuple):
     """What an argument must do, which examples `(n,)` do not, and what they hold instead."""
 
@@ -75,21 +87,30 @@ class _Fault(NamedTuple):
     values: object
 
 
-def from_arrays(y_true, y_pred, sample_weight=None, *, from_logits=False, multi_label=False):
-    """`Examples` in float64 of anything like arrays, or a ValueError that says what is wrong."""
+def from_arrays(
+    y_true, y_pred, sample_weight=None, *, from_logits=False, multi_label=False, names=()
+):
+    """`Examples` in float64 of anything like arrays, or a ValueError that says what is wrong.
+
+    `names` are what the caller calls these arguments, in their order; the rest keep theirs.
+    """
     check_flags(from_logits=from_logits, multi_label=multi_label)
-    y_true, y_pred = to_float64("y_true", y_true), to_float64("y_pred", y_pred)
-    weights = [] if sample_weight is None else [to_float64("sample_weight", sample_weight)]
+    names = Names(*names)
+    y_true, y_pred = to_float64(names.y_true, y_true), to_float64(names.y_pred, y_pred)
+    weights = [] if sample_weight is None else [to_float64(names.sample_weight, sample_weight)]
     if y_pred.size == 0:
         raise ValueError(
-            f"Argument `y_pred` must not be empty. Received: y_pred of shape {y_pred.shape}"
+            f"Argument `{names.y_pred}` must not be empty. "
+            f"Received: {names.y_pred} of shape {y_pred.shape}"
         )
     flags = {"from_logits": from_logits, "multi_label": multi_label}
-    examples, faults = _read(y_true, y_pred, *weights, **flags)
+    examples, faults = _read(y_true, y_pred, *weights, **flags, names=names)
     for fault in faults:
         _raise_if_found(fault)
     if not np.any(examples.weight):
-        raise ValueError("Argument `sample_weight` must not be 0 everywhere. Received: only zeros")
+        raise ValueError(
+            f"Argument `{names.sample_weight}` must not be 0 everywhere. Received: only zeros"
+        )
     return _drop(examples, faults)[0]
 
 
@@ -99,7 +120,8 @@ def from_tensors(y_true, y_pred, *weights, from_logits, multi_label, dtype):
     Several weights are multiplied, and None is no weight.
     """
     given = [ops.cast(x, dtype) for x in (y_true, y_pred, *weights) if x is not None]
-    return _drop(*_read(*given, from_logits=from_logits, multi_label=multi_label))
+    flags = {"from_logits": from_logits, "multi_label": multi_label}
+    return _drop(*_read(*given, **flags, names=Names()))
 
 
 def _raise_if_found(fault):
@@ -124,61 +146,60 @@ def _drop(examples, faults):
     return examples, ops.sum(ops.cast(faulty, "float64"))
 
 
-def _read(y_true, y_pred, *weights, from_logits, multi_label):
+def _read(y_true, y_pred, *weights, from_logits, multi_label, names):
     """`Examples` as they came, with labels still floating point, and the list of faults."""
-    _check_axes(y_pred.shape, multi_label)
+    _check_axes(y_pred.shape, multi_label, names)
     binary = len(y_pred.shape) == 1 or y_pred.shape[-1] == 1
     columns = y_pred.shape[-1] if multi_label else 1 if binary else None
     if binary and not multi_label and len(y_pred.shape) > 1:
         y_pred = y_pred[..., 0]
     if columns is not None:
-        y_pred = _both_classes(y_pred, from_logits)
+        y_pred = _logits_of_both(y_pred) if from_logits else both_classes(y_pred)
     classes = y_pred.shape[-1]
-    labels, label_fault = _read_labels(y_true, y_pred.shape)
-    weight = _read_weight(weights, y_pred[..., 0])
+    labels, label_fault = _read_labels(y_true, y_pred.shape, names)
+    weight = _read_weight(weights, y_pred[..., 0], names.sample_weight)
     scores = ops.reshape(y_pred, (-1, classes))
-    faults = [*_score_faults(scores, from_logits), label_fault, _weight_fault(weight)]
+    faults = [*_score_faults(scores, from_logits, names.y_pred), label_fault]
+    faults.append(_weight_fault(weight, names.sample_weight))
     used = ops.not_equal(weight, 0)
     faults = [fault._replace(found=fault.found & used) for fault in faults]
     return Examples(scores, labels, weight, from_logits, columns), faults
 
 
-def _check_axes(shape, multi_label):
+def _check_axes(shape, multi_label, names):
     if len(shape) < 1 + multi_label or (not shape[-1] and len(shape) > 1):
         expected = "(n, ..., labels)" if multi_label else "(n,), (n, ..., 1) or (n, ..., classes)"
         raise ValueError(
-            f"Argument `y_pred` must have shape {expected}, with the last axis known. "
-            f"Received: y_pred of shape {tuple(shape)}"
+            f"Argument `{names.y_pred}` must have shape {expected}, with the last axis known. "
+            f"Received: {names.y_pred} of shape {tuple(shape)}"
         )
 
 
-def _both_classes(y_pred, from_logits):
-    """Scores `(..., 2)` of the classes 0 and 1 from those of class 1."""
-    other = ops.zeros_like(y_pred) if from_logits else 1 - y_pred
-    return ops.stack([other, ops.convert_to_tensor(y_pred)], axis=-1)
+def _logits_of_both(logits):
+    """Logits `(..., 2)` of the classes 0 and 1 from those of class 1."""
+    return ops.stack([ops.zeros_like(logits), ops.convert_to_tensor(logits)], axis=-1)
 
 
-def _read_labels(y_true, shape):
+def _read_labels(y_true, shape, names):
     """Labels `(n,)` for scores of `shape`, and their fault, whether sparse or one-hot."""
     classes = shape[-1]
     if _fits(y_true.shape, shape):
         rows = ops.reshape(y_true, (-1, classes))
-        near = ops.abs(ops.sum(rows, axis=-1) - 1) <= _TOLERANCE
-        fine = near & ops.all(rows >= 0, axis=-1)
+        fine = sum_to_one(rows) & ops.all(rows >= 0, axis=-1)
         expected = "have one-hot rows that sum to 1, or pass multi_label=True"
         labels = ops.cast(ops.argmax(rows, axis=-1), rows.dtype)
-        return labels, _Fault("y_true", expected, ~fine, rows)
+        return labels, _Fault(names.y_true, expected, ~fine, rows)
     if not (_fits(y_true.shape, shape[:-1]) or _fits(y_true.shape, (*shape[:-1], 1))):
         raise ValueError(
-            f"Argument `y_true` must have shape {tuple(shape[:-1])}, {(*shape[:-1], 1)} or, "
-            f"one-hot, {tuple(shape)}. Received: y_true of shape {tuple(y_true.shape)}"
+            f"Argument `{names.y_true}` must have shape {tuple(shape[:-1])}, {(*shape[:-1], 1)} "
+            f"or, one-hot, {tuple(shape)}. Received: {names.y_true} of shape {tuple(y_true.shape)}"
         )
     labels = ops.reshape(y_true, (-1,))
     fine = (labels >= 0) & (labels < classes) & ops.equal(labels, ops.floor(labels))
-    return labels, _Fault("y_true", f"hold only classes 0 to {classes - 1}", ~fine, labels)
+    return labels, _Fault(names.y_true, f"hold only classes 0 to {classes - 1}", ~fine, labels)
 
 
-def _read_weight(weights, like):
+def _read_weight(weights, like, name):
     """The product `(n,)` of the weights, spread over the examples of the tensor `like`."""
     total = ops.ones_like(like)
     for weight in weights:
@@ -187,8 +208,8 @@ def _read_weight(weights, like):
         rank = len(weight.shape)
         if rank == 0 or not _fits(weight.shape, like.shape[:rank]):
             raise ValueError(
-                f"Argument `sample_weight` must have one or more leading axes of "
-                f"{tuple(like.shape)}. Received: sample_weight of shape {tuple(weight.shape)}"
+                f"Argument `{name}` must have one or more leading axes of "
+                f"{tuple(like.shape)}. Received: {name} of shape {tuple(weight.shape)}"
             )
         total = total * weight[(..., *[None] * (len(like.shape) - rank))]
     total = ops.where(ops.abs(total) < LEAST_WEIGHT, 0, total)
@@ -202,21 +223,20 @@ def _fits(shape, expected):
     return all(a == b or None in (a, b) for a, b in zip(shape, expected, strict=True))
 
 
-def _score_faults(scores, from_logits):
+def _score_faults(scores, from_logits, name):
     """Faults of the scores `(n, classes)`."""
-    yield _Fault("y_pred", "hold no NaN", ops.any(ops.isnan(scores), axis=-1), scores)
+    yield _Fault(name, "hold no NaN", ops.any(ops.isnan(scores), axis=-1), scores)
     if from_logits:
         infinite = ~ops.isfinite(largest(scores, -np.inf))
-        yield _Fault("y_pred", "hold no +inf, nor -inf for all classes", infinite, scores)
+        yield _Fault(name, "hold no +inf, nor -inf for all classes", infinite, scores)
         return
-    outside = ops.any((scores < -_TOLERANCE) | (scores > 1 + _TOLERANCE), axis=-1)
     expected = "hold probabilities in [0, 1], or logits with from_logits=True"
-    yield _Fault("y_pred", expected, outside, scores)
-    far = ops.abs(ops.sum(scores, axis=-1) - 1) > _TOLERANCE
-    yield _Fault("y_pred", "sum to 1 over the classes, or pass multi_label=True", far, scores)
+    yield _Fault(name, expected, ~are_inside(scores), scores)
+    expected = "sum to 1 over the classes, or pass multi_label=True"
+    yield _Fault(name, expected, ~sum_to_one(scores), scores)
 
 
-def _weight_fault(weight):
+def _weight_fault(weight, name):
     fine = (weight >= 0) & (weight <= LARGEST_WEIGHT)
     expected = f"hold finite numbers of at least 0, and at most {LARGEST_WEIGHT:g}"
-    return _Fault("sample_weight", expected, ~fine, weight)
+    return _Fault(name, expected, ~fine, weight)

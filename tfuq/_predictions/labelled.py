@@ -1,4 +1,4 @@
-"""Predictions of one network or of a stack beside what was true, and how far each is trusted.
+"""Labelled predictions of one network or of a stack, and how far each is trusted.
 
 A stack `(samples, n, ..., classes)` has one axis more than the labels let a single prediction
 have, and stands for its average. A decision is made on each entry `(n, ...)`, each label of
@@ -8,13 +8,16 @@ multi-label predictions `(n, ..., labels)`; scores and weights may have its lead
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit, softmax
 
-from tfuq._arguments import check_choice, check_flags, to_float64
-from tfuq._predictions.examples import Examples, from_arrays
-from tfuq._predictions.scores import CONFIDENCES, OF_STACKS, SCORES, score_of
-
-_TOLERANCE = 5e-3  # that of `_predictions`
+from tfuq._arguments import check_flags, to_float64
+from tfuq._predictions.examples import Examples, Names, from_arrays
+from tfuq._predictions.probabilities import (
+    both_classes,
+    check_probabilities,
+    is_binary,
+    probabilities,
+)
+from tfuq._predictions.scores import CONFIDENCES, OF_STACKS, score_name, score_of
 
 
 class Doubt(NamedTuple):
@@ -35,7 +38,7 @@ class Doubt(NamedTuple):
         return level, self.sign * last
 
 
-class Judged(NamedTuple):
+class LabelledPredictions(NamedTuple):
     """Flat predictions with their labels, and the shape `(n, ...)` that they had."""
 
     examples: Examples
@@ -77,7 +80,7 @@ class Judged(NamedTuple):
         if not isinstance(score, str):
             values = self.spread("score", score)
             return Doubt(values, values, 1)
-        check_choice("score", score, SCORES)
+        score = score_name(score)
         if score in OF_STACKS and self.stack is None:
             raise ValueError(
                 f"Argument `probs` must be a stack (samples, n, ..., classes) for score={score!r}. "
@@ -92,25 +95,37 @@ class Judged(NamedTuple):
         if self.stack is None:
             return np.asarray(self.examples.probs())[None]
         rows = self.stack.reshape(len(self.stack), len(self.weight), -1)
-        is_binary = self.examples.columns is not None
-        return np.concatenate([1 - rows, rows], axis=-1) if is_binary else rows
+        if self.examples.columns is None:
+            return rows
+        return np.asarray(both_classes(rows[..., 0]))
 
 
-def judge(probs, labels, sample_weight=None, *, from_logits=False, multi_label=False):
-    """`Judged` of anything like arrays, or a ValueError that says what is wrong."""
+def labelled_predictions(
+    probs, labels, sample_weight=None, *, from_logits=False, multi_label=False, names=()
+):
+    """`LabelledPredictions` of anything like arrays, or a ValueError that says what is wrong.
+
+    `names` are what the caller calls these arguments, in their order; the rest keep theirs.
+    """
     check_flags(from_logits=from_logits, multi_label=multi_label)
-    probs, labels = to_float64("probs", probs), to_float64("labels", labels)
+    names = (*names, *("probs", "labels", "sample_weight")[len(names) :])
+    names = Names(names[1], names[0], names[2])
+    probs, labels = to_float64(names.y_pred, probs), to_float64(names.y_true, labels)
     stack = None
     if probs.size and _is_stack(probs.shape, labels.shape, multi_label):
-        stack = _probabilities(probs, multi_label) if from_logits else probs
-        probs, from_logits = _average(stack), False
-    try:
-        flags = {"from_logits": from_logits, "multi_label": multi_label}
-        examples = from_arrays(labels, probs, sample_weight, **flags)
-    except ValueError as error:
-        message = str(error).replace("y_pred", "probs").replace("y_true", "labels")
-        raise ValueError(message) from None
-    return Judged(examples, stack, _entries(probs.shape, multi_label))
+        binary = is_binary(probs.shape, multi_label)
+        stack = np.asarray(probabilities(probs, from_logits, binary))
+        _check_stack(names.y_pred, stack, binary)
+        probs, from_logits = stack.mean(axis=0), False
+    flags = {"from_logits": from_logits, "multi_label": multi_label}
+    examples = from_arrays(labels, probs, sample_weight, **flags, names=names)
+    return LabelledPredictions(examples, stack, _entries(probs.shape, multi_label))
+
+
+def _check_stack(name, stack, binary):
+    """Raises ValueError unless all samples are probabilities; NaN is left to what is not used."""
+    known = ~np.isnan(stack).any(axis=-1)
+    check_probabilities(name, stack[known], binary, ("from_logits", "multi_label"))
 
 
 def _entries(shape, multi_label):
@@ -127,21 +142,5 @@ def _is_stack(shape, labels, multi_label):
 def _fits(shape, labels, multi_label):
     """Whether labels of that shape, sparse or one-hot, belong to single predictions of `shape`."""
     entries = _entries(shape, multi_label)
-    classes = 2 if multi_label or shape[-1] == 1 else shape[-1]
+    classes = 2 if is_binary(shape, multi_label) else shape[-1]
     return labels in (entries, (*entries, 1), (*entries, classes))
-
-
-def _probabilities(logits, multi_label):
-    with np.errstate(invalid="ignore"):  # infinite logits become NaN, which is refused
-        is_binary = multi_label or logits.shape[-1] == 1
-        return expit(logits) if is_binary else softmax(logits, axis=-1)
-
-
-def _average(stack):
-    outside = (stack < -_TOLERANCE) | (stack > 1 + _TOLERANCE)
-    if np.any(outside):
-        raise ValueError(
-            "Argument `probs` must hold probabilities in [0, 1], or logits with from_logits=True. "
-            f"Received: probs={stack[outside][0]} ({outside.sum()} such)"
-        )
-    return stack.mean(axis=0)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from tfuq._arguments import check_fraction, check_integer, to_float64
+from tfuq._predictions.probabilities import check_probabilities, is_binary
 
 
 def error_map(mask, prediction):
@@ -56,12 +57,8 @@ def mean_probs(probs):
             "Argument `probs` must have shape (n, height, width, classes) or (samples, n, height, "
             f"width, classes) and not be empty. Received: probs of shape {probs.shape}"
         )
-    fine = np.all((probs >= 0) & (probs <= 1 + 1e-5))
-    if not fine or (probs.shape[-1] > 1 and np.any(np.abs(probs.sum(-1) - 1) > 5e-3)):
-        raise ValueError(
-            "Argument `probs` must hold probabilities in [0, 1] that sum to 1 over the classes. "
-            f"Received: probs from {probs.min()} to {probs.max()}"
-        )
+    check_probabilities("probs", probs, is_binary(probs.shape, multi_label=False))
+    probs = np.clip(probs, 0.0, 1.0)
     return probs if probs.ndim == 4 else probs.mean(0)
 
 

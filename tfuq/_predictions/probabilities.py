@@ -64,8 +64,12 @@ def entropy_of_logits(logits):
     Next to a certain prediction it keeps the digits that 1 - p loses.
     """
     log_probs = ops.log_softmax(ops.convert_to_tensor(logits))
-    terms = ops.exp(log_probs) * log_probs
-    return -ops.sum(ops.where(ops.isinf(log_probs), ops.zeros_like(terms), terms), axis=-1)
+    return ops.sum(entropy_terms(ops.exp(log_probs), log_probs), axis=-1)
+
+
+def entropy_terms(probs, log_probs):
+    """-p log p of each class, with 0 log 0 = 0, of probabilities whose logarithms are known."""
+    return -probs * ops.where(ops.isinf(log_probs), ops.zeros_like(log_probs), log_probs)
 
 
 def _surprise(probs, others):
@@ -86,22 +90,27 @@ def sum_to_one(probs):
     return ops.abs(ops.sum(probs, axis=-1) - 1) <= TOLERANCE
 
 
-def check_probabilities(name, probs, is_binary):
+def check_probabilities(name, probs, is_binary, flags=()):
     """Raises ValueError unless the array `name`, `(..., classes)`, holds probabilities.
 
-    They are in [0, 1] and, unless `is_binary`, sum to 1 over the last axis.
+    They are in [0, 1] and, unless `is_binary`, sum to 1 over the last axis. `flags` are those of
+    the arguments `from_logits` and `multi_label` that the caller has, and may be told to pass.
     """
     rows = np.asarray(probs)
+    if not rows.size:
+        return
     rows = rows.reshape(-1, rows.shape[-1])
     inside = np.asarray(are_inside(rows))
     if not inside.all():
+        otherwise = ", or logits with from_logits=True" if "from_logits" in flags else ""
         raise ValueError(
-            f"Argument `{name}` must hold probabilities in [0, 1], no logits and no NaN. "
+            f"Argument `{name}` must hold probabilities in [0, 1], no NaN{otherwise}. "
             f"Received: {name}={rows[~inside][0]} ({(~inside).sum()} such)"
         )
-    sums = True if is_binary else np.asarray(sum_to_one(rows))
-    if not np.all(sums):
+    fine = inside if is_binary else np.asarray(sum_to_one(rows))
+    if not fine.all():
+        otherwise = ", or pass multi_label=True" if "multi_label" in flags else ""
         raise ValueError(
-            f"Argument `{name}` must sum to 1 over the classes, the last axis, or be given with "
-            f"multi_label=True. Received: {name}={rows[~sums][0]} ({(~sums).sum()} such)"
+            f"Argument `{name}` must hold probabilities that sum to 1 over the classes{otherwise}. "
+            f"Received: {name}={rows[~fine][0]} ({(~fine).sum()} such)"
         )

@@ -3,24 +3,36 @@
 A prediction that holds NaN or infinity has the score NaN, which no threshold accepts.
 """
 
-import keras
 import numpy as np
 from keras import ops
 
+from tfuq._arguments import check_choice
 from tfuq._predictions.examples import largest
+from tfuq._predictions.probabilities import both_classes, entropy, probabilities
 
 CONFIDENCES = ("confidence", "margin")  # these grow with trust, all others with uncertainty
 OF_STACKS = ("expected_entropy", "mutual_information", "variation_ratio")
-SCORES = (*CONFIDENCES, "entropy", *OF_STACKS)
+SCORES = (*CONFIDENCES, "predictive_entropy", *OF_STACKS)
+_OLD_WORDS = {"entropy": "predictive_entropy", "max_probability": "confidence"}
 
 
-def probabilities(predictions, from_logits, is_binary):
-    """Probabilities `(..., classes)` in float32; of class 1 and of class 0 if `is_binary`."""
-    values = ops.cast(predictions, "float32")
-    if is_binary:
-        values = ops.sigmoid(values) if from_logits else values
-        return ops.stack([1 - values, values], axis=-1)
-    return ops.softmax(values) if from_logits else values
+def new_word(score):
+    """The name of a score, for an older word of it."""
+    return _OLD_WORDS.get(score, score) if isinstance(score, str) else score
+
+
+def score_name(score, known=SCORES, *, argument="score"):
+    """The name in `known` of a score, of which older words are accepted, or a ValueError."""
+    name = new_word(score)
+    if name not in known:
+        check_choice(argument, score, known)
+    return name
+
+
+def class_probabilities(predictions, from_logits, is_binary):
+    """Probabilities `(..., classes)` in float32; of the classes 0 and 1 if `is_binary`."""
+    probs = probabilities(ops.cast(predictions, "float32"), from_logits, is_binary)
+    return both_classes(probs) if is_binary else probs
 
 
 def stack_of(predictions, rank, from_logits, multi_label):
@@ -36,15 +48,8 @@ def stack_of(predictions, rank, from_logits, multi_label):
         )
     is_column = rank > 1 and not multi_label and shape[-1] == 1
     predictions = predictions[..., 0] if is_column else predictions
-    probs = probabilities(predictions, from_logits, multi_label or rank == 1 or is_column)
+    probs = class_probabilities(predictions, from_logits, multi_label or rank == 1 or is_column)
     return probs if len(shape) > rank else probs[None]
-
-
-def entropy(probs):
-    """-sum p log p over the last axis, nats."""
-    probs = ops.clip(probs, 0.0, 1.0)
-    tiny = keras.config.epsilon() ** 4  # 0 log 0 is 0
-    return -ops.sum(probs * ops.log(ops.maximum(probs, tiny)), axis=-1)
 
 
 def margin(probs):
@@ -59,20 +64,24 @@ def variation_ratio(stack):
     return 1 - largest(ops.mean(votes, axis=0), 0.0)
 
 
+def mutual_information(stack, mean):
+    """H[mean] less the mean of H over the samples, never below 0, in nats."""
+    return ops.maximum(entropy(mean) - ops.mean(entropy(stack), axis=0), 0.0)
+
+
+_FORMULAS = {  # of the samples and of their mean
+    "confidence": lambda stack, mean: largest(mean, 0.0),
+    "margin": lambda stack, mean: margin(mean),
+    "predictive_entropy": lambda stack, mean: entropy(mean),
+    "expected_entropy": lambda stack, mean: ops.mean(entropy(stack), axis=0),
+    "mutual_information": mutual_information,
+    "variation_ratio": lambda stack, mean: variation_ratio(stack),
+}
+
+
 def score_of(name, stack):
     """The score `name`, `(n, ...)`, of probabilities `(samples, n, ..., classes)`."""
     mean = ops.mean(stack, axis=0)
-    if name == "confidence":
-        value = largest(mean, 0.0)
-    elif name == "margin":
-        value = margin(mean)
-    elif name == "entropy":
-        value = entropy(mean)
-    elif name == "expected_entropy":
-        value = ops.mean(entropy(stack), axis=0)
-    elif name == "mutual_information":
-        value = ops.maximum(entropy(mean) - ops.mean(entropy(stack), axis=0), 0.0)
-    else:
-        value = variation_ratio(stack)
+    value = _FORMULAS[name](stack, mean)
     known = ops.all(ops.isfinite(mean), axis=-1)
     return ops.where(known, value, np.nan)

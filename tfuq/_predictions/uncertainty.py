@@ -1,4 +1,4 @@
-"""What a stack of predictions says: entropies, their parts, votes.
+"""Uncertainty of a stack of predictions: entropies, their parts, votes.
 
 A stack of predictions is `(samples, batch, ..., classes)`, probabilities, whoever made it: draws of
 a Bayesian network, of dropout, an ensemble, snapshots, or augmented images. All entropies are in
@@ -11,6 +11,9 @@ then a distribution over two classes, and the last axis stays in what is per exa
 from typing import NamedTuple
 
 import numpy as np
+
+from tfuq._predictions import probabilities as home
+from tfuq._predictions.probabilities import is_binary
 
 
 class Uncertainty(NamedTuple):
@@ -42,6 +45,14 @@ class Uncertainty(NamedTuple):
     std: np.ndarray
     """Standard deviation over the samples of each class's probability: `(batch, ..., classes)`."""
 
+    @property
+    def margin(self):
+        """The largest of `probs` less the second largest (of binary ones, |2 p - 1|), in [0, 1]."""
+        if self.confidence.shape == self.probs.shape:
+            return np.abs(2 * self.probs - 1)
+        top = np.sort(self.probs, axis=-1)
+        return top[..., -1] - top[..., -2]
+
 
 def entropy(probs, multi_label=False):
     """H[p] = -sum_c p_c log p_c in nats, with 0 log 0 = 0, over the last axis.
@@ -53,16 +64,18 @@ def entropy(probs, multi_label=False):
     Returns:
         Array `(...)`; for binary predictions `(..., labels)`.
 
+    Raises:
+        ValueError: If `probs` are empty, are not in [0, 1] or do not sum to 1 (to 0.005, the
+            rounding of bfloat16).
+
     Example:
 
     >>> from tfuq.predictive import entropy
     >>> print(entropy([[0.5, 0.5], [1.0, 0.0]]).round(3))
     [0.693 0.   ]
     """
-    probs = _checked("probs", probs, 1)
-    if is_binary(probs.shape, multi_label):
-        return np.asarray(_entropy(probs) + _entropy(1 - probs))
-    return np.asarray(_entropy(probs).sum(-1))
+    probs = _checked("probs", probs, 1, multi_label)
+    return np.asarray(home.entropy(probs, is_binary(probs.shape, multi_label)))
 
 
 def predictive_entropy(stack, multi_label=False):
@@ -82,7 +95,7 @@ def predictive_entropy(stack, multi_label=False):
     >>> print(predictive_entropy(np.array([[[0.9, 0.1]], [[0.1, 0.9]]])).round(3))
     [0.693]
     """
-    return entropy(_checked("stack", stack, 2).mean(0), multi_label)
+    return entropy(_checked("stack", stack, 2, multi_label).mean(0), multi_label)
 
 
 def expected_entropy(stack, multi_label=False):
@@ -97,7 +110,7 @@ def expected_entropy(stack, multi_label=False):
     >>> print(expected_entropy(np.array([[[0.9, 0.1]], [[0.1, 0.9]]])).round(3))
     [0.325]
     """
-    return entropy(_checked("stack", stack, 2), multi_label).mean(0)
+    return entropy(_checked("stack", stack, 2, multi_label), multi_label).mean(0)
 
 
 def mutual_information(stack, multi_label=False):
@@ -128,7 +141,7 @@ def variation_ratio(stack, multi_label=False):
     >>> print(variation_ratio(np.array([[[0.9, 0.1]], [[0.1, 0.9]]])).round(3))
     [0.5]
     """
-    stack = _checked("stack", stack, 2)
+    stack = _checked("stack", stack, 2, multi_label)
     if is_binary(stack.shape, multi_label):
         share = (stack > 0.5).mean(0)
         return 1 - np.maximum(share, 1 - share)
@@ -147,7 +160,8 @@ def decompose(stack, multi_label=False):
         `Uncertainty`.
 
     Raises:
-        ValueError: If `stack` is empty, holds no probabilities, or has fewer than two axes.
+        ValueError: If `stack` is empty, has fewer than two axes, or holds what is not in [0, 1] or
+            does not sum to 1 (to 0.005, the rounding of bfloat16).
 
     Example:
 
@@ -158,7 +172,7 @@ def decompose(stack, multi_label=False):
     >>> print(parts.predictive_entropy.round(3), parts.mutual_information.round(3))
     [0.693 0.693] [0.368 0.   ]
     """
-    stack = _checked("stack", stack, 2)
+    stack = _checked("stack", stack, 2, multi_label)
     if is_binary(stack.shape, multi_label):
         votes = (stack > 0.5).mean(0)
     else:
@@ -181,7 +195,7 @@ def decompose_known(stack, multi_label):
     binary = is_binary(stack.shape, multi_label)
     known = np.isfinite(stack).all(axis=0)
     known = known if binary else known.all(axis=-1)
-    filled = np.where(known if binary else known[..., None], stack, 0.5)
+    filled = _filled(known, stack, binary)
     return _only(known, decompose(filled, multi_label))
 
 
@@ -200,8 +214,14 @@ def uncertainty_of(sums, multi_label):
     """`Uncertainty` from `Sums`; what is not finite is unknown: NaN, with the label -1."""
     binary = is_binary(sums[0].shape, multi_label)
     known = np.isfinite(sums[0]) if binary else np.isfinite(sums[0]).all(axis=-1)
-    filled = np.where(known if binary else known[..., None], sums[0], 0.5)
+    filled = _filled(known, sums[0], binary)
     return _only(known, _measured((filled, *sums[1:]), multi_label))
+
+
+def _filled(known, probs, binary):
+    """`probs`, with even ones where they are not `known`."""
+    even = 0.5 if binary else 1 / probs.shape[-1]
+    return np.where(known if binary else known[..., None], probs, even)
 
 
 def _measured(sums, multi_label):
@@ -224,15 +244,8 @@ def _measured(sums, multi_label):
     )
 
 
-def is_binary(shape, multi_label):
-    return multi_label or shape[-1] == 1
-
-
-def _entropy(probs):
-    return -probs * np.log(np.where(probs > 0, probs, 1))
-
-
-def _checked(name, probs, min_axes):
+def _checked(name, probs, min_axes, multi_label):
+    """The argument `name` as probabilities in float64, or a ValueError."""
     try:
         probs = np.asarray(probs, "float64")
     except (TypeError, ValueError):
@@ -245,12 +258,8 @@ def _checked(name, probs, min_axes):
             f"Argument `{name}` must have shape {axes} and not be empty. "
             f"Received: {name} of shape {probs.shape}"
         )
-    if not np.all((probs >= 0) & (probs <= 1 + 1e-5)):
-        raise ValueError(
-            f"Argument `{name}` must hold probabilities in [0, 1]. Received: values from "
-            f"{probs.min()} to {probs.max()}"
-        )
-    return probs
+    home.check_probabilities(name, probs, is_binary(probs.shape, multi_label), ("multi_label",))
+    return np.clip(probs, 0.0, 1.0)
 
 
 def concatenated(rows):

@@ -9,13 +9,14 @@ import numpy as np
 from tfuq._arguments import check_choice, check_flags, check_fraction, check_integer
 from tfuq._files.writing import written_whole
 from tfuq._models.predicting import Labelled, check_validation_data, predict_with_labels
+from tfuq._predictions.probabilities import is_binary, probabilities
+from tfuq._predictions.scores import CONFIDENCES, OF_STACKS, SCORES, score_name
 from tfuq._random.draws import random_layers
 from tfuq.metrics import rejection_table
 from tfuq.predictive import decompose, uncertainty_with_labels
 
 FIELDS = ("accuracy", "coverage", "rejection_rate", "risk", "ece")
 TITLES = ("accuracy", "coverage", "rejected", "  risk", "   ECE")
-SCORES = ("max_probability", "predictive_entropy", "mutual_information", "variation_ratio")
 
 
 def check_thresholds(thresholds):
@@ -51,11 +52,10 @@ def confidence_of(score, y_pred, *, from_logits=False, multi_label=False):
 
     That of an entropy H over K classes is 1 - H / log K; 1 - variation ratio is a confidence.
     """
-    if score == "max_probability":
+    if score == "confidence":
         return None
-    each_binary = multi_label or y_pred.ndim == 1 or y_pred.shape[-1] == 1
-    if from_logits:
-        y_pred = np.asarray((keras.ops.sigmoid if each_binary else keras.ops.softmax)(y_pred))
+    each_binary = y_pred.ndim == 1 or is_binary(y_pred.shape, multi_label)
+    y_pred = np.asarray(probabilities(y_pred, from_logits, each_binary))
     shape = y_pred.shape if multi_label or y_pred.ndim == 1 else y_pred.shape[:-1]
     if not callable(score):
         columns = y_pred[:, None] if y_pred.ndim == 1 else y_pred
@@ -70,10 +70,10 @@ def confidence_of(score, y_pred, *, from_logits=False, multi_label=False):
 
 
 def confidence_in(uncertainty, score):
-    """The confidence that goes with a score's measure of uncertainty, in [0, 1]."""
-    if score == "max_probability":
-        return uncertainty.confidence
+    """The confidence that goes with a score, in [0, 1]."""
     value = getattr(uncertainty, score)
+    if score in CONFIDENCES:
+        return value
     if score != "variation_ratio":
         binary = value.shape == uncertainty.probs.shape
         value = value / np.log(2 if binary else uncertainty.probs.shape[-1])
@@ -139,22 +139,23 @@ class RejectionEvaluator(keras.callbacks.Callback):
         validation_data: Arrays `(x, y)` or `(x, y, sample_weight)`; a batched, finite
             `tf.data.Dataset` of such tuples, shuffled or not; or a `keras.utils.PyDataset`.
         thresholds: Confidences in [0, 1] from which a prediction is accepted.
-        score: `"max_probability"`; `"predictive_entropy"` or `"mutual_information"`, of which the
-            confidence is 1 - score / log(classes); `"variation_ratio"`, 1 - score; or a function
+        score: `"confidence"`, the largest probability; `"margin"`; `"predictive_entropy"`,
+            `"expected_entropy"` or `"mutual_information"`, of which the confidence is
+            1 - score / log(classes); `"variation_ratio"`, 1 - score; or a function
             from the array of probabilities to an array of confidences in [0, 1], one per label,
             that grow with confidence. The ECE is that of the largest probability all the same.
         every: Evaluate at the first epoch of a training, at each `every`-th after it, and at the
             last. In between, `logs` repeat the latest values, so that no column of `CSVLogger` is
             missing and no monitor loses sight; `history` holds only what was measured.
-        output: The output of the model to evaluate, when it has several: an index, a key, a field
-            of a named tuple, or a function (made of `keras.ops`) of the outputs. Labels that are
-            nested likewise are chosen from in the same way.
+        output: Which output of the model to evaluate, when it has several: an index, a key, a
+            field of a named tuple, or a function (made of `keras.ops`) of the outputs. Labels that
+            are nested likewise are chosen from in the same way.
         from_logits: Whether that output holds logits and not probabilities.
         multi_label: Whether its last axis holds labels, each a binary prediction of its own.
-        num_samples: Number of networks to draw, with `tfuq.predictive`, for the three scores that
-            are measures of uncertainty; what is evaluated is then their mean prediction. A model
-            without random layers has no mutual information and no variation ratio, and the
-            entropy of its one prediction.
+        num_samples: Number of networks to draw, with `tfuq.predictive`, for all scores but
+            `"confidence"`; their mean prediction is then evaluated. A model without random layers
+            has no expected entropy, mutual information and variation ratio, and the entropy and
+            margin of its one prediction.
         n_bins: Number of bins of the expected calibration error.
         batch_size: Batch size for arrays; Keras' default if `None`. Datasets have their own.
         prefix: What the names in `logs` begin with. `TensorBoard` files under validation, and
@@ -190,7 +191,7 @@ class RejectionEvaluator(keras.callbacks.Callback):
         self,
         validation_data,
         thresholds=(0.5, 0.6, 0.7, 0.8, 0.9),
-        score="max_probability",
+        score="confidence",
         every=1,
         *,
         output=None,
@@ -205,8 +206,7 @@ class RejectionEvaluator(keras.callbacks.Callback):
         super().__init__()
         check_validation_data(validation_data)
         check_thresholds(thresholds)
-        if not callable(score):
-            check_choice("score", score, SCORES)
+        score = score if callable(score) else score_name(score)
         check_integer("every", every, 1)
         check_integer("num_samples", num_samples, 1)
         check_integer("n_bins", n_bins, 1)
@@ -279,12 +279,13 @@ class RejectionEvaluator(keras.callbacks.Callback):
 
     def _draws_networks(self, model):
         """Whether the score is one of many networks; some scores need that, and then it must be."""
-        if callable(self.score) or self.score == "max_probability":
+        if callable(self.score) or self.score == "confidence":
             return False
-        if self.score != "predictive_entropy" and not random_layers(model):
+        if self.score in OF_STACKS and not random_layers(model):
+            single = ", ".join(repr(name) for name in SCORES if name not in OF_STACKS)
             raise ValueError(
-                "Argument `score` must be 'max_probability', 'predictive_entropy' or a function "
-                f"for a model without random layers. Received: score={self.score!r}"
+                f"Argument `score` must be one of {single} or a function for a model without "
+                f"random layers. Received: score={self.score!r}"
             )
         return bool(random_layers(model))
 

@@ -12,6 +12,7 @@ from tfuq._files.declared import remember
 from tfuq._files.reading import load_keras, open_arrays, read_json
 from tfuq._images.inputs import InputSpec
 from tfuq._predictions.class_names import agreed_names, check_count, checked_names
+from tfuq._predictions.scores import OF_STACKS
 from tfuq.datasets import from_npz
 from tfuq.ensembles import DeepEnsemble
 from tfuq.predictive.declarations import declared
@@ -335,11 +336,7 @@ def predict(model, data, arguments, rule=None, score=None):
         class_names=data.classes,
         **prediction_options(arguments),
     )
-    keeps = scorer.has_stack and needs in (
-        "expected_entropy",
-        "mutual_information",
-        "variation_ratio",
-    )
+    keeps = scorer.has_stack and needs in OF_STACKS
     probs, labels = [], []
     for _, batch in data.source.after(0):
         if batch.labels is None:

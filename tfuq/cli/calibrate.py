@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from tfuq._predictions.scores import SCORES
+from tfuq._predictions.scores import SCORES, new_word
 from tfuq.cli._inputs import (
     CALIBRATIONS,
     DATA_HELP,
@@ -52,7 +52,12 @@ def add_arguments(parser):
     rule.add_argument("--target-coverage", type=float, metavar="C", help="share accepted")
     rule.add_argument("--confidence", type=float, default=0.95, help="of the promise (0.95)")
     rule.add_argument(
-        "--score", default="confidence", choices=SCORES, metavar="SCORE", help=", ".join(SCORES)
+        "--score",
+        type=new_word,
+        default="confidence",
+        choices=SCORES,
+        metavar="SCORE",
+        help=", ".join(SCORES),
     )
     rule.add_argument("--calibration", metavar="FILE", help="applied before the rule")
     parser.add_argument(

@@ -15,18 +15,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_flags, check_integer, check_model
+from tfuq._arguments import check_flags, check_integer, check_model
 from tfuq._models.batches import batches
-from tfuq._models.features import TINY
 from tfuq._models.finite import known_only
 from tfuq._models.outputs import Reading, any_batch, input_spec
-from tfuq._predictions.scores import probabilities
+from tfuq._predictions.probabilities import cross_entropy
+from tfuq._predictions.scores import class_probabilities, score_name
 from tfuq._random.draws import one_draw, random_layers
 from tfuq.interpret._spatial_layers import few_rows, output_kept
 
-TARGETS = ("class", "probability", "entropy", "expected_entropy", "mutual_information")
+TARGETS = ("class", "probability", "predictive_entropy", "expected_entropy", "mutual_information")
 _OF_CLASSES = ("class", "probability")
-_OF_THE_MEAN = ("entropy", "mutual_information")
+_OF_THE_MEAN = ("predictive_entropy", "mutual_information")
 SEED = tf.TensorSpec((2,), "int32")
 
 
@@ -44,7 +44,7 @@ class Explainer:
 
     def __init__(self, model, class_index, target, num_samples, seed, reading):
         check_model(model)
-        check_choice("target", target, TARGETS)
+        target = score_name(target, TARGETS, argument="target")
         self.model, self.target, self.reading = model, target, reading
         self.classes = _read_classes(class_index, target)
         self.is_single = self.classes is None or np.ndim(class_index) == 0
@@ -122,11 +122,11 @@ class Explainer:
         return sum(function(batch, s, mean, classes) for s in self.seeds) / len(self.seeds)
 
     def _probs(self, batch, seed):
-        return probabilities(self._outputs(batch, seed), self._is_logits, self.is_binary)
+        return class_probabilities(self._outputs(batch, seed), self._is_logits, self.is_binary)
 
     def _scores(self, batch, seed, mean, classes):
         outputs = self._outputs(batch, seed)
-        probs = probabilities(outputs, self._is_logits, self.is_binary)
+        probs = class_probabilities(outputs, self._is_logits, self.is_binary)
         mean = tf.stop_gradient(probs) if mean is None else mean
         if self.target not in _OF_CLASSES:
             return self._uncertainty(probs, mean)
@@ -166,9 +166,9 @@ class Explainer:
 
     def _uncertainty(self, probs, mean):
         """What is `(batch, 1)`, and over the draws on average the uncertainty, in nats."""
-        of_mean = _cross_entropy(probs, mean)
-        of_draw = _cross_entropy(probs, probs)
-        values = {"entropy": of_mean, "expected_entropy": of_draw}
+        of_mean = cross_entropy(probs, mean)
+        of_draw = cross_entropy(probs, probs)
+        values = {"predictive_entropy": of_mean, "expected_entropy": of_draw}
         found = values.get(self.target, of_mean - of_draw)
         labels = found if self.is_binary else found[..., None]
         return tf.reduce_sum(_without_places(labels), axis=-1, keepdims=True)
@@ -217,11 +217,6 @@ def _graph(function):
 
 def _any_batch(tensor):
     return None if tensor is None else any_batch(tensor)
-
-
-def _cross_entropy(probs, others):
-    """-sum_c p_c log q_c over the last axis, nats, with 0 log 0 = 0."""
-    return -tf.reduce_sum(probs * tf.math.log(tf.maximum(others, TINY)), axis=-1)
 
 
 def _without_places(values):

@@ -61,7 +61,7 @@ def grad_cam(
             predict each pixel, name a layer: the last one is the prediction.
         target: What is to be explained, y. `"class"`: what the model returns for the class, logit
             or probability, and with `num_samples` the mean probability. `"probability"`: always
-            that. `"entropy"`: of the mean prediction, the total uncertainty, in nats;
+            that. `"predictive_entropy"`: of the mean prediction, the total uncertainty, in nats;
             `"expected_entropy"`: the mean of the draws' entropies, the aleatoric part;
             `"mutual_information"`: their difference, the epistemic part. Entropies of labels are
             summed. What is per pixel is averaged over the pixels.

@@ -292,11 +292,7 @@ def _read_labels(labels, other, outputs, from_logits):
             "Argument `other` must hold predictions (n, classes), as those of the model, of shape "
             f"{outputs.shape} in a batch. Received: {other.shape}"
         )
-    try:
-        examples = from_arrays(labels, other, from_logits=from_logits)
-    except ValueError as error:
-        message = str(error).replace("y_true", "data").replace("y_pred", "other")
-        raise ValueError(message) from None
+    examples = from_arrays(labels, other, from_logits=from_logits, names=("data", "other"))
     scores = np.asarray(examples.scores)
     return np.asarray(examples.labels), outputs.argmax(axis=1), scores.argmax(axis=1)
 

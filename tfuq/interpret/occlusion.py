@@ -52,7 +52,7 @@ def occlusion(
             that are normalized to mean 0 is not 0.
         class_index: Classes. The predicted one is that of the whole image.
         target: What falls. `"class"`, what the model returns for the class; `"probability"`;
-            `"entropy"`, `"expected_entropy"`, `"mutual_information"` (nats).
+            `"predictive_entropy"`, `"expected_entropy"`, `"mutual_information"` (nats).
         num_samples: Number of draws, of which the score is one of the mean prediction.
         upsample: Whether to return maps of the size of the images, or else the drops.
         output: Which output.
@@ -312,12 +312,8 @@ def _sums_of_batch(explainer, batch, labels, weight):
     """Decisions, their weight, that of the right ones, and of all times p(true class)."""
     probs = explainer.mean(batch).numpy()
     probs = probs[..., 1] if explainer.is_binary else probs
-    try:
-        multi_label = explainer.reading.multi_label
-        examples = from_arrays(labels, probs, weight, multi_label=multi_label)
-    except ValueError as error:
-        message = str(error).replace("y_true", "data").replace("y_pred", "model")
-        raise ValueError(message.replace("sample_weight", "data")) from None
+    names, multi_label = ("data", "model", "data"), explainer.reading.multi_label
+    examples = from_arrays(labels, probs, weight, multi_label=multi_label, names=names)
     weight = np.asarray(examples.weight)
     right = np.asarray(examples.top_label()[1])
     labels = np.asarray(examples.labels)

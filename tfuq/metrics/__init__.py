@@ -1,6 +1,6 @@
 """Metrics of calibration, rejection, masks and detection: functions and Keras metrics.
 
-A function takes whole arrays, computes in float64 and raises on anything that it cannot judge. The
+A function takes whole arrays, computes in float64 and raises on anything that has no meaning. The
 metric of the same name takes batches, in `compile(metrics=[...])` or by hand, with a state whose
 size does not depend on the data, and answers NaN instead of raising.
 """

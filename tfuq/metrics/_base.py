@@ -1,42 +1,44 @@
-"""Metric base class."""
+"""Base classes of the streaming metrics."""
 
 import keras
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import check_flags
+from tfuq._arguments import check_flags, check_integer
 from tfuq._predictions.examples import from_tensors
 
 
 class PredictionMetric(keras.metrics.Metric):
     """Base of the streaming metrics of `Examples`.
 
-    A child names two things: `measure(examples)`, a tensor of sums, of one shape for any batch,
-    and `compute(sums)`, the scalar that the total of these sums stands for. The total is kept in
-    float64, so that counts stay exact past 2^24. As soon as one prediction cannot be judged (NaN,
-    not a probability, a label that is no class, a negative weight) the result is NaN until
-    `reset_state`, because a graph cannot raise. A Keras mask on `y_pred` is a weight of 0 or 1.
-
-    Args:
-        shape: Shape of the sums; None to learn it from the first batch.
-        from_logits: Whether predictions are logits.
-        multi_label: Whether the last axis holds labels, each a binary prediction.
-        name: Name in the logs.
-        dtype: Dtype of the result and, if it is float64, of the probabilities; these are float32
-            otherwise.
+    A child names its `name`; `_shape`, the shape of its sums, unless the first batch tells it;
+    `measure(examples)`, a tensor of sums, of one shape for any batch; and `compute(sums)`, what the
+    total of these sums stands for. The total is kept in float64, so that counts stay exact past
+    2^24. What all metrics share is documented here: at `__init__`, `update_state` and `result`.
     """
 
+    name = None
+    _shape = None
     _direction = "down"  # what Keras' monitors read when told mode="auto": less is better
 
-    def __init__(self, shape, *, from_logits, multi_label, name, dtype):
-        super().__init__(name=name, dtype=dtype)
+    def __init__(self, from_logits=False, multi_label=False, name=None, dtype=None):
+        """Makes the metric, without any data.
+
+        Args:
+            from_logits: Whether predictions are logits, not probabilities.
+            multi_label: Whether each entry of the last axis is a binary prediction of its own.
+            name: Name in the logs; by default that of the class, in lower case.
+            dtype: Dtype of the result. Probabilities are float64 if it is, else float32; sums are
+                float64.
+        """
         check_flags(from_logits=from_logits, multi_label=multi_label)
+        super().__init__(name=type(self).name if name is None else name, dtype=dtype)
         self.from_logits = from_logits
         self.multi_label = multi_label
         self.faulty = self.add_weight(shape=(), initializer="zeros", dtype="float64", name="faulty")
         self.sums = None
-        if shape is not None:
-            self._add_sums(shape)
+        if self._shape is not None:
+            self._add_sums(self._shape)
 
     def _add_sums(self, shape):
         self.sums = self.add_weight(shape=shape, initializer="zeros", dtype="float64", name="sums")
@@ -50,6 +52,17 @@ class PredictionMetric(keras.metrics.Metric):
         raise NotImplementedError
 
     def update_state(self, y_true, y_pred, sample_weight=None):
+        """Adds a batch. A Keras mask on `y_pred` is a weight of 0 or 1.
+
+        Args:
+            y_true: Labels, sparse `(batch, ...)` or one-hot.
+            y_pred: Predictions `(batch, ..., classes)`, binary `(batch,)` or `(batch, ..., 1)`,
+                multi-label `(batch, ..., labels)`.
+            sample_weight: Weights `(batch,)`, or with more of the leading axes.
+
+        Raises:
+            ValueError: If shapes do not fit together.
+        """
         examples, faulty = from_tensors(
             y_true,
             y_pred,
@@ -66,6 +79,11 @@ class PredictionMetric(keras.metrics.Metric):
         self.faulty.assign_add(faulty)
 
     def result(self):
+        """The metric of all batches, a scalar of `dtype`.
+
+        NaN before any data; and from one prediction without a meaning on (NaN, no probability, a
+        label that is no class, a negative weight) until `reset_state`, since a graph cannot raise.
+        """
         if self.sums is None:
             return ops.cast(np.nan, self.dtype)
         value = ops.where(self.faulty > 0, np.nan, self.compute(ops.convert_to_tensor(self.sums)))
@@ -74,3 +92,27 @@ class PredictionMetric(keras.metrics.Metric):
     def get_config(self):
         flags = {"from_logits": self.from_logits, "multi_label": self.multi_label}
         return {**super().get_config(), **flags}
+
+
+class BinnedMetric(PredictionMetric):
+    """Base of the metrics that count in `n_bins` bins."""
+
+    _least_bins = 1
+
+    def __init__(self, n_bins=15, from_logits=False, multi_label=False, name=None, dtype=None):
+        """Makes the metric, without any data.
+
+        Args:
+            n_bins: Number of bins.
+            from_logits: Whether predictions are logits, not probabilities.
+            multi_label: Whether each entry of the last axis is a binary prediction of its own.
+            name: Name in the logs; by default that of the class, in lower case.
+            dtype: Dtype of the result. Probabilities are float64 if it is, else float32; sums are
+                float64.
+        """
+        check_integer("n_bins", n_bins, self._least_bins)
+        self.n_bins = int(n_bins)  # before the state, whose shape it may be
+        super().__init__(from_logits, multi_label, name, dtype)
+
+    def get_config(self):
+        return {"n_bins": self.n_bins, **super().get_config()}

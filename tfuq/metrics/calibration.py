@@ -1,4 +1,4 @@
-"""How far confidence is from accuracy: calibration errors of the top label."""
+"""Calibration errors of the top label: how far confidence is from accuracy."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from tfuq._math.bins import (
     width_index,
 )
 from tfuq._predictions.examples import from_arrays
-from tfuq.metrics._base import PredictionMetric
+from tfuq.metrics._base import BinnedMetric
 
 # Resolution of the streaming adaptive error: 0.0083 in log-odds, at most 0.0021 in confidence.
 FINE_BINS = 4096
@@ -215,45 +215,16 @@ def reliability_curve(
     }
 
 
-class _TopLabelMetric(PredictionMetric):
-    """Base of the streaming calibration errors of the top label, over `n_bins` bins."""
-
-    def __init__(self, n_bins, shape, from_logits, multi_label, name, dtype):
-        check_integer("n_bins", n_bins, 1)
-        super().__init__(
-            shape, from_logits=from_logits, multi_label=multi_label, name=name, dtype=dtype
-        )
-        self.n_bins = int(n_bins)
-
-    def get_config(self):
-        return {"n_bins": self.n_bins, **super().get_config()}
-
-
 @register
-class ExpectedCalibrationError(_TopLabelMetric):
+class ExpectedCalibrationError(BinnedMetric):
     """Expected calibration error of the top label, over bins of equal width; streaming.
 
     The formula, the bins and the kinds of prediction are those of the function
     `expected_calibration_error`; whatever the batches, the result is the same.
 
-    Args:
-        n_bins: Number of bins.
-        from_logits: Whether predictions are logits, not probabilities.
-        multi_label: Whether each entry of the last axis is a binary prediction of its own.
-        name: Name in the logs.
-        dtype: Dtype of the result. Probabilities are float32, or float64 if it is; sums float64.
-
-    Call arguments:
-        y_true: Labels, sparse `(batch, ...)` or one-hot.
-        y_pred: Predictions `(batch, ..., classes)`, binary `(batch,)` or `(batch, ..., 1)`.
-        sample_weight: Weights `(batch,)`, or with more of the leading axes.
-
     Returns:
-        A scalar in [0, 1]. NaN before any data, and for good after a prediction that cannot be
-        judged: NaN, no probabilities, a label that is no class. A graph cannot raise.
-
-    Raises:
-        ValueError: If `n_bins` is below 1, or shapes do not fit together.
+        A scalar in [0, 1]; 0 is calibrated. What all metrics share is told at `__init__`,
+        `update_state` and `result`.
 
     Example:
 
@@ -265,15 +236,11 @@ class ExpectedCalibrationError(_TopLabelMetric):
     0.35
     """
 
-    def __init__(
-        self,
-        n_bins=15,
-        from_logits=False,
-        multi_label=False,
-        name="expected_calibration_error",
-        dtype=None,
-    ):
-        super().__init__(n_bins, (n_bins, 3), from_logits, multi_label, name, dtype)
+    name = "expected_calibration_error"
+
+    @property
+    def _shape(self):
+        return self.n_bins, 3
 
     def measure(self, examples):
         return top_label_sums(examples, self.n_bins)
@@ -283,7 +250,7 @@ class ExpectedCalibrationError(_TopLabelMetric):
 
 
 @register
-class AdaptiveCalibrationError(_TopLabelMetric):
+class AdaptiveCalibrationError(BinnedMetric):
     """Calibration error of the top label over bins that hold equal weight; streaming.
 
     The function `adaptive_calibration_error` sorts all confidences. This keeps the sums of 4,096
@@ -292,23 +259,8 @@ class AdaptiveCalibrationError(_TopLabelMetric):
     narrow bins that hold a border, as a fraction of all weight (times 1.005): less than 0.001 where
     confidences spread, and 0 where a narrow bin holds one distinct confidence.
 
-    Args:
-        n_bins: Number of bins.
-        from_logits: Whether predictions are logits, not probabilities.
-        multi_label: Whether each entry of the last axis is a binary prediction of its own.
-        name: Name in the logs.
-        dtype: Dtype of the result. Probabilities are float32, or float64 if it is; sums float64.
-
-    Call arguments:
-        y_true: Labels, sparse `(batch, ...)` or one-hot.
-        y_pred: Predictions `(batch, ..., classes)`, binary `(batch,)` or `(batch, ..., 1)`.
-        sample_weight: Weights `(batch,)`, or with more of the leading axes.
-
     Returns:
-        A scalar in [0, 1]; NaN as for `ExpectedCalibrationError`.
-
-    Raises:
-        ValueError: If `n_bins` is below 1, or shapes do not fit together.
+        A scalar in [0, 1].
 
     Example:
 
@@ -319,15 +271,8 @@ class AdaptiveCalibrationError(_TopLabelMetric):
     0.15
     """
 
-    def __init__(
-        self,
-        n_bins=15,
-        from_logits=False,
-        multi_label=False,
-        name="adaptive_calibration_error",
-        dtype=None,
-    ):
-        super().__init__(n_bins, (FINE_BINS, 3), from_logits, multi_label, name, dtype)
+    name = "adaptive_calibration_error"
+    _shape = (FINE_BINS, 3)
 
     def measure(self, examples):
         return fine_sums(examples)
@@ -337,28 +282,13 @@ class AdaptiveCalibrationError(_TopLabelMetric):
 
 
 @register
-class MaximumCalibrationError(_TopLabelMetric):
+class MaximumCalibrationError(BinnedMetric):
     """Largest calibration error of the top label in any bin that is not empty; streaming.
 
     The formula is that of the function `maximum_calibration_error`.
 
-    Args:
-        n_bins: Number of bins.
-        from_logits: Whether predictions are logits, not probabilities.
-        multi_label: Whether each entry of the last axis is a binary prediction of its own.
-        name: Name in the logs.
-        dtype: Dtype of the result. Probabilities are float32, or float64 if it is; sums float64.
-
-    Call arguments:
-        y_true: Labels, sparse `(batch, ...)` or one-hot.
-        y_pred: Predictions `(batch, ..., classes)`, binary `(batch,)` or `(batch, ..., 1)`.
-        sample_weight: Weights `(batch,)`, or with more of the leading axes.
-
     Returns:
-        A scalar in [0, 1]; NaN as for `ExpectedCalibrationError`.
-
-    Raises:
-        ValueError: If `n_bins` is below 1, or shapes do not fit together.
+        A scalar in [0, 1].
 
     Example:
 
@@ -369,15 +299,11 @@ class MaximumCalibrationError(_TopLabelMetric):
     0.6
     """
 
-    def __init__(
-        self,
-        n_bins=15,
-        from_logits=False,
-        multi_label=False,
-        name="maximum_calibration_error",
-        dtype=None,
-    ):
-        super().__init__(n_bins, (n_bins, 3), from_logits, multi_label, name, dtype)
+    name = "maximum_calibration_error"
+
+    @property
+    def _shape(self):
+        return self.n_bins, 3
 
     def measure(self, examples):
         return top_label_sums(examples, self.n_bins)

@@ -1,4 +1,4 @@
-"""How far the probability of each class, not only of the top one, is from its frequency."""
+"""Classwise calibration error: of the probability of each class, not only of the top one."""
 
 import numpy as np
 from keras import ops
@@ -6,7 +6,7 @@ from keras import ops
 from tfuq._arguments import check_flags, check_integer, register
 from tfuq._math.bins import bin_sums, calibration_error, width_index
 from tfuq._predictions.examples import from_arrays
-from tfuq.metrics._base import PredictionMetric
+from tfuq.metrics._base import BinnedMetric
 
 
 def classwise_sums(examples, n_bins):
@@ -72,29 +72,17 @@ def classwise_calibration_error(
 
 
 @register
-class ClasswiseCalibrationError(PredictionMetric):
+class ClasswiseCalibrationError(BinnedMetric):
     """Calibration error of the probability of each class, averaged over classes; streaming.
 
     The formula is that of the function `classwise_calibration_error`. The state, `(classes, n_bins,
     3)`, is made when the first batch tells the number of classes.
 
-    Args:
-        n_bins: Number of bins.
-        from_logits: Whether predictions are logits, not probabilities.
-        multi_label: Whether each entry of the last axis is a binary prediction of its own.
-        name: Name in the logs.
-        dtype: Dtype of the result. Probabilities are float32, or float64 if it is; sums float64.
-
-    Call arguments:
-        y_true: Labels, sparse `(batch, ...)` or one-hot.
-        y_pred: Predictions `(batch, ..., classes)`, binary `(batch,)` or `(batch, ..., 1)`.
-        sample_weight: Weights `(batch,)`, or with more of the leading axes.
-
     Returns:
-        A scalar in [0, 1]; NaN as for `ExpectedCalibrationError`.
+        A scalar in [0, 1].
 
     Raises:
-        ValueError: If `n_bins` is below 1, or shapes do not fit together.
+        ValueError: If the number of classes changes.
 
     Example:
 
@@ -105,19 +93,7 @@ class ClasswiseCalibrationError(PredictionMetric):
     0.111111
     """
 
-    def __init__(
-        self,
-        n_bins=15,
-        from_logits=False,
-        multi_label=False,
-        name="classwise_calibration_error",
-        dtype=None,
-    ):
-        check_integer("n_bins", n_bins, 1)
-        super().__init__(
-            None, from_logits=from_logits, multi_label=multi_label, name=name, dtype=dtype
-        )
-        self.n_bins = int(n_bins)
+    name = "classwise_calibration_error"
 
     def measure(self, examples):
         sums = classwise_sums(examples, self.n_bins)
@@ -130,6 +106,3 @@ class ClasswiseCalibrationError(PredictionMetric):
 
     def compute(self, sums):
         return ops.mean(calibration_error(sums))
-
-    def get_config(self):
-        return {"n_bins": self.n_bins, **super().get_config()}

@@ -1,4 +1,4 @@
-"""How well a score tells what is out of distribution: functions of whole arrays, and intervals.
+"""Metrics of detectors of what is out of distribution: functions of arrays, and intervals.
 
 Labels are 1 for out of distribution and 0 for in distribution; a score grows with being out of it.
 Only the order of scores counts. Scores that are equal cannot be told apart, and no function looks
@@ -230,7 +230,7 @@ def detection_accuracy(y_true, y_score, *, sample_weight=None):
     Formula:
         max_t (P(s_in <= t) + P(s_out > t)) / 2
     over all thresholds t (Liang et al. 2018; the column of table 1 of Lee and AlRegib). The best
-    threshold is chosen on the very scores that are judged, so it flatters few examples.
+    threshold is chosen on the very scores of its figures, so it flatters few examples.
 
     Args:
         y_true: Labels. All arguments are as for `auroc`.

@@ -1,4 +1,4 @@
-"""How well a score tells what is out of distribution: Keras metrics, whose state is of fixed size.
+"""Streaming metrics of detectors of what is out of distribution, with a state of fixed size.
 
 They agree with the functions of `tfuq.metrics.ood` but for scores that share a bin.
 """
@@ -6,7 +6,7 @@ They agree with the functions of `tfuq.metrics.ood` but for scores that share a 
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import check_choice, check_integer, register
+from tfuq._arguments import check_choice, register
 from tfuq._math.rankings import (
     POSITIVE,
     average_precision_in,
@@ -17,12 +17,12 @@ from tfuq._math.rankings import (
     roc_area,
     squashed_index,
 )
-from tfuq.metrics._base import PredictionMetric
+from tfuq.metrics._base import BinnedMetric
 
 N_BINS = 16384
 
 
-class _OODMetric(PredictionMetric):
+class _OODMetric(BinnedMetric):
     """Base of the streaming metrics of a table `(n_bins, 2)`; a child names `of_table(table)`.
 
     `keras.metrics.AUC` would count in float32, in thresholds that are even in probability, which
@@ -30,13 +30,14 @@ class _OODMetric(PredictionMetric):
     """
 
     _direction = "up"
+    _least_bins = 2
 
-    def __init__(self, n_bins, from_logits, multi_label, name, dtype):
-        check_integer("n_bins", n_bins, 2)
-        super().__init__(
-            (n_bins, 2), from_logits=from_logits, multi_label=multi_label, name=name, dtype=dtype
-        )
-        self.n_bins = n_bins
+    def __init__(self, n_bins=N_BINS, from_logits=False, multi_label=False, name=None, dtype=None):
+        super().__init__(n_bins, from_logits, multi_label, name, dtype)
+
+    @property
+    def _shape(self):
+        return self.n_bins, 2
 
     def of_table(self, table):
         """The metric of a table that holds both classes."""
@@ -59,9 +60,6 @@ class _OODMetric(PredictionMetric):
         both = ops.all(ops.sum(sums, axis=0) > 0)
         return ops.where(both, self.of_table(sums), np.nan)
 
-    def get_config(self):
-        return {"n_bins": self.n_bins, **super().get_config()}
-
 
 @register
 class AUROC(_OODMetric):
@@ -79,7 +77,6 @@ class AUROC(_OODMetric):
             distribution.
         multi_label: Whether each entry of the last axis is a score of its own, all counted
             together: maps of scores `(batch, height, width)`.
-        name: Name in the logs.
         dtype: Dtype of the result; sums are float64.
 
     Call arguments:
@@ -88,8 +85,8 @@ class AUROC(_OODMetric):
         sample_weight: Weights `(batch,)`, or with more of the leading axes.
 
     Returns:
-        A scalar in [0, 1]. NaN while one class is missing, and for good after a score that cannot
-        be judged: NaN, +inf, or no probability without `from_logits`. A graph cannot raise.
+        A scalar in [0, 1]. NaN while one class is missing, and for good after a score that is NaN,
+        +inf, or no probability without `from_logits`. A graph cannot raise.
 
     Raises:
         ValueError: If `n_bins` is below 2, or shapes do not fit together.
@@ -103,10 +100,7 @@ class AUROC(_OODMetric):
     0.875
     """
 
-    def __init__(
-        self, n_bins=N_BINS, from_logits=False, multi_label=False, name="auroc", dtype=None
-    ):
-        super().__init__(n_bins, from_logits, multi_label, name, dtype)
+    name = "auroc"
 
     def of_table(self, table):
         return roc_area(table)
@@ -117,24 +111,10 @@ class AUPRIn(_OODMetric):
     """Average precision with **in** distribution as the positive class; streaming.
 
     The formula is that of the function `aupr_in`; the scores of one bin count as equal.
-
-    Args:
-        n_bins: Number of bins. All arguments are as for `AUROC`.
-        from_logits: Whether `y_pred` are scores of any size, not probabilities.
-        multi_label: Whether each entry of the last axis is a score of its own.
-        name: Name in the logs.
-        dtype: Dtype of the result.
-
-    Call arguments:
-        y_true: Labels, 1 for out of distribution and 0 for in distribution.
-        y_pred: Scores `(batch,)` or `(batch, ..., 1)`, larger for out of distribution.
-        sample_weight: Weights `(batch,)`, or with more of the leading axes.
+    All arguments are as for `AUROC`.
 
     Returns:
-        A scalar in [0, 1], or NaN as for `AUROC`.
-
-    Raises:
-        ValueError: As `AUROC`.
+        A scalar in [0, 1].
 
     Example:
 
@@ -145,10 +125,7 @@ class AUPRIn(_OODMetric):
     0.8333
     """
 
-    def __init__(
-        self, n_bins=N_BINS, from_logits=False, multi_label=False, name="aupr_in", dtype=None
-    ):
-        super().__init__(n_bins, from_logits, multi_label, name, dtype)
+    name = "aupr_in"
 
     def of_table(self, table):
         return average_precision_in(table)
@@ -159,24 +136,10 @@ class AUPROut(_OODMetric):
     """Average precision with **out of** distribution as the positive class; streaming.
 
     The formula is that of the function `aupr_out`; the scores of one bin count as equal.
-
-    Args:
-        n_bins: Number of bins. All arguments are as for `AUROC`.
-        from_logits: Whether `y_pred` are scores of any size, not probabilities.
-        multi_label: Whether each entry of the last axis is a score of its own.
-        name: Name in the logs.
-        dtype: Dtype of the result.
-
-    Call arguments:
-        y_true: Labels, 1 for out of distribution and 0 for in distribution.
-        y_pred: Scores `(batch,)` or `(batch, ..., 1)`, larger for out of distribution.
-        sample_weight: Weights `(batch,)`, or with more of the leading axes.
+    All arguments are as for `AUROC`.
 
     Returns:
-        A scalar in [0, 1], or NaN as for `AUROC`.
-
-    Raises:
-        ValueError: As `AUROC`.
+        A scalar in [0, 1].
 
     Example:
 
@@ -187,10 +150,7 @@ class AUPROut(_OODMetric):
     0.8333
     """
 
-    def __init__(
-        self, n_bins=N_BINS, from_logits=False, multi_label=False, name="aupr_out", dtype=None
-    ):
-        super().__init__(n_bins, from_logits, multi_label, name, dtype)
+    name = "aupr_out"
 
     def of_table(self, table):
         return average_precision_out(table)
@@ -207,18 +167,9 @@ class FPRAtTPR(_OODMetric):
         tpr: Rate of true positives in (0, 1].
         positive: `"in"` or `"out"`, the class whose true positives are meant.
         n_bins: Number of bins. The other arguments are as for `AUROC`.
-        from_logits: Whether `y_pred` are scores of any size, not probabilities.
-        multi_label: Whether each entry of the last axis is a score of its own.
-        name: Name in the logs.
-        dtype: Dtype of the result.
-
-    Call arguments:
-        y_true: Labels, 1 for out of distribution and 0 for in distribution.
-        y_pred: Scores `(batch,)` or `(batch, ..., 1)`, larger for out of distribution.
-        sample_weight: Weights `(batch,)`, or with more of the leading axes.
 
     Returns:
-        A scalar in [0, 1], less is better, or NaN as for `AUROC`.
+        A scalar in [0, 1], less is better.
 
     Raises:
         ValueError: As `AUROC`; if `tpr` or `positive` is none of those said.
@@ -233,6 +184,7 @@ class FPRAtTPR(_OODMetric):
     """
 
     _direction = "down"
+    name = "fpr_at_tpr"
 
     def __init__(
         self,
@@ -241,7 +193,7 @@ class FPRAtTPR(_OODMetric):
         n_bins=N_BINS,
         from_logits=False,
         multi_label=False,
-        name="fpr_at_tpr",
+        name=None,
         dtype=None,
     ):
         check_rate("tpr", tpr)
@@ -262,25 +214,10 @@ class DetectionAccuracy(_OODMetric):
     """Accuracy of telling the classes apart at the best threshold, both as probable; streaming.
 
     The formula is that of the function `detection_accuracy`. Thresholds are the ends of the bins,
-    so the accuracy is never above the exact one.
-
-    Args:
-        n_bins: Number of bins. All arguments are as for `AUROC`.
-        from_logits: Whether `y_pred` are scores of any size, not probabilities.
-        multi_label: Whether each entry of the last axis is a score of its own.
-        name: Name in the logs.
-        dtype: Dtype of the result.
-
-    Call arguments:
-        y_true: Labels, 1 for out of distribution and 0 for in distribution.
-        y_pred: Scores `(batch,)` or `(batch, ..., 1)`, larger for out of distribution.
-        sample_weight: Weights `(batch,)`, or with more of the leading axes.
+    so the accuracy is never above the exact one. All arguments are as for `AUROC`.
 
     Returns:
-        A scalar in [0.5, 1], or NaN as for `AUROC`.
-
-    Raises:
-        ValueError: As `AUROC`.
+        A scalar in [0.5, 1].
 
     Example:
 
@@ -291,15 +228,7 @@ class DetectionAccuracy(_OODMetric):
     0.75
     """
 
-    def __init__(
-        self,
-        n_bins=N_BINS,
-        from_logits=False,
-        multi_label=False,
-        name="detection_accuracy",
-        dtype=None,
-    ):
-        super().__init__(n_bins, from_logits, multi_label, name, dtype)
+    name = "detection_accuracy"
 
     def of_table(self, table):
         return best_accuracy(table)

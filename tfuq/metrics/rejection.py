@@ -1,4 +1,4 @@
-"""Everything about rejection for many thresholds at once, from one pass over the predictions."""
+"""Rejection table: accuracy, coverage, risk and calibration for many thresholds in one pass."""
 
 import numpy as np
 from keras import ops
@@ -64,7 +64,7 @@ def rejection_table(
     levels, position = np.unique(thresholds, return_inverse=True)
     between = np.asarray(_sums_between(examples, rank, levels, n_bins))
     reached = np.cumsum(between[::-1], axis=0)[::-1]  # the first row is everything
-    fields = {name: field[1:][position] for name, field in _judge(reached).items()}
+    fields = {name: field[1:][position] for name, field in _fields(reached).items()}
     return {"threshold": thresholds, **fields}
 
 
@@ -76,7 +76,7 @@ def _sums_between(examples, confidence, levels, n_bins):
     return ops.reshape(sums, (len(levels) + 1, n_bins, 3))
 
 
-def _judge(sums):
+def _fields(sums):
     """The fields of the table from sums `(..., n_bins, 3)`, of which the first are everything."""
     weight, _, correct = sums.sum(axis=1).T
     accuracy = correct / np.where(weight > 0, weight, np.nan)

@@ -1,10 +1,10 @@
-"""Risk against coverage in batches: Keras metrics, whose state is of fixed size.
+"""Streaming metrics of risk against coverage, with a state of fixed size.
 
 They agree with the functions of `tfuq.selective` but for confidences that share a bin, which count
 as equal.
 """
 
-from tfuq._arguments import check_flags, check_fraction, check_integer, register
+from tfuq._arguments import check_flags, check_fraction, register
 from tfuq._math.bins import fine_index
 from tfuq._math.rankings import check_rate
 from tfuq._math.risk_coverage import (
@@ -14,28 +14,27 @@ from tfuq._math.risk_coverage import (
     risk_at,
     selective_area,
 )
-from tfuq.metrics._base import PredictionMetric
+from tfuq.metrics._base import BinnedMetric
 
 N_BINS = 8192
 
 
-class _RiskCoverageMetric(PredictionMetric):
+class _RiskCoverageMetric(BinnedMetric):
     """Base of the streaming metrics of a table `(n_bins, 2)`; a child names `compute(table)`."""
 
-    def __init__(self, n_bins, from_logits, multi_label, name, dtype):
-        check_integer("n_bins", n_bins, 2)
-        super().__init__(
-            (n_bins, 2), from_logits=from_logits, multi_label=multi_label, name=name, dtype=dtype
-        )
-        self.n_bins = n_bins
+    _least_bins = 2
+
+    def __init__(self, n_bins=N_BINS, from_logits=False, multi_label=False, name=None, dtype=None):
+        super().__init__(n_bins, from_logits, multi_label, name, dtype)
+
+    @property
+    def _shape(self):
+        return self.n_bins, 2
 
     def measure(self, examples):
         confidence, correct = examples.top_label()
         level = self.n_bins - 1 - fine_index(confidence, self.n_bins)
         return loss_table(level, self.n_bins, examples.weight, ~correct)
-
-    def get_config(self):
-        return {"n_bins": self.n_bins, **super().get_config()}
 
 
 @register
@@ -47,25 +46,18 @@ class AURC(_RiskCoverageMetric):
     0.42 % in the odds. A bin in which all are right, or all are wrong, changes nothing inside it.
 
     Args:
-        n_bins: Number of bins, at least 2. The state has twice as many numbers.
-        from_logits: Whether predictions are logits, not probabilities.
-        multi_label: Whether each entry of the last axis is a binary prediction of its own.
-        name: Name in the logs.
-        dtype: Dtype of the result. Probabilities are float32, or float64 if it is; sums float64.
+        n_bins: Number of bins, at least 2. The state has twice as many numbers. The other arguments
+            are as at `__init__`.
 
     Call arguments:
-        y_true: Labels, sparse `(batch, ...)` or one-hot.
-        y_pred: Predictions `(batch, ..., classes)`, binary `(batch,)` or `(batch, ..., 1)`.
-        sample_weight: Weights `(batch,)`, or with more of the leading axes. They count equal
-            examples, and should be about 1 on average.
+        sample_weight: Weights. They count equal examples, and should be about 1 on average. The
+            others are as at `update_state`.
 
     Returns:
-        A scalar in [0, 1], less is better. NaN before any data, and for good after a prediction
-        that cannot be judged: NaN, no probabilities, a label that is no class. A graph cannot
-        raise.
+        A scalar in [0, 1], less is better.
 
     Raises:
-        ValueError: If `n_bins` is below 2, or shapes do not fit together.
+        ValueError: If `n_bins` is below 2.
 
     Example:
 
@@ -76,10 +68,7 @@ class AURC(_RiskCoverageMetric):
     0.1111
     """
 
-    def __init__(
-        self, n_bins=N_BINS, from_logits=False, multi_label=False, name="aurc", dtype=None
-    ):
-        super().__init__(n_bins, from_logits, multi_label, name, dtype)
+    name = "aurc"
 
     def compute(self, sums):
         return selective_area(sums)
@@ -92,23 +81,10 @@ class AUGRC(_RiskCoverageMetric):
     The formula is that of the function `tfuq.selective.augrc`; the confidences of one bin count as
     equal.
 
-    Args:
-        n_bins: Number of bins. All arguments are as for `AURC`.
-        from_logits: Whether predictions are logits.
-        multi_label: Whether each entry of the last axis is a binary prediction of its own.
-        name: Name in the logs.
-        dtype: Dtype of the result.
-
-    Call arguments:
-        y_true: Labels, sparse `(batch, ...)` or one-hot.
-        y_pred: Predictions `(batch, ..., classes)`, binary `(batch,)` or `(batch, ..., 1)`.
-        sample_weight: Weights `(batch,)`, or with more of the leading axes; only ratios count.
+    All arguments are as for `AURC`; of weights only ratios count.
 
     Returns:
-        A scalar in [0, 0.5], less is better, or NaN as for `AURC`.
-
-    Raises:
-        ValueError: As `AURC`.
+        A scalar in [0, 0.5], less is better.
 
     Example:
 
@@ -119,10 +95,7 @@ class AUGRC(_RiskCoverageMetric):
     0.0556
     """
 
-    def __init__(
-        self, n_bins=N_BINS, from_logits=False, multi_label=False, name="augrc", dtype=None
-    ):
-        super().__init__(n_bins, from_logits, multi_label, name, dtype)
+    name = "augrc"
 
     def compute(self, sums):
         return generalized_area(sums)
@@ -141,18 +114,9 @@ class CoverageAtRisk(_RiskCoverageMetric):
         attainable: Whether a bin is accepted as a whole or not at all. Otherwise some of the
             predictions in it may be, at random.
         n_bins: Number of bins. The other arguments are as for `AURC`.
-        from_logits: Whether predictions are logits.
-        multi_label: Whether each entry of the last axis is a binary prediction of its own.
-        name: Name in the logs.
-        dtype: Dtype of the result.
-
-    Call arguments:
-        y_true: Labels, sparse `(batch, ...)` or one-hot.
-        y_pred: Predictions `(batch, ..., classes)`, binary `(batch,)` or `(batch, ..., 1)`.
-        sample_weight: Weights `(batch,)`, or with more of the leading axes.
 
     Returns:
-        A scalar in [0, 1], 0 if no coverage has so small a risk; NaN as for `AURC`.
+        A scalar in [0, 1], 0 if no coverage has so small a risk.
 
     Raises:
         ValueError: As `AURC`; if `risk` is outside [0, 1] or `attainable` not True or False.
@@ -167,6 +131,7 @@ class CoverageAtRisk(_RiskCoverageMetric):
     """
 
     _direction = "up"
+    name = "coverage_at_risk"
 
     def __init__(
         self,
@@ -175,7 +140,7 @@ class CoverageAtRisk(_RiskCoverageMetric):
         n_bins=N_BINS,
         from_logits=False,
         multi_label=False,
-        name="coverage_at_risk",
+        name=None,
         dtype=None,
     ):
         check_fraction("risk", risk)
@@ -203,18 +168,9 @@ class RiskAtCoverage(_RiskCoverageMetric):
         attainable: Whether a bin is accepted as a whole. Otherwise as many predictions in it are,
             at random, as the coverage needs.
         n_bins: Number of bins. The other arguments are as for `AURC`.
-        from_logits: Whether predictions are logits.
-        multi_label: Whether each entry of the last axis is a binary prediction of its own.
-        name: Name in the logs.
-        dtype: Dtype of the result.
-
-    Call arguments:
-        y_true: Labels, sparse `(batch, ...)` or one-hot.
-        y_pred: Predictions `(batch, ..., classes)`, binary `(batch,)` or `(batch, ..., 1)`.
-        sample_weight: Weights `(batch,)`, or with more of the leading axes.
 
     Returns:
-        A scalar in [0, 1], less is better, or NaN as for `AURC`.
+        A scalar in [0, 1], less is better.
 
     Raises:
         ValueError: As `AURC`; if `coverage` is not in (0, 1] or `attainable` not True or False.
@@ -228,6 +184,8 @@ class RiskAtCoverage(_RiskCoverageMetric):
     0.25
     """
 
+    name = "risk_at_coverage"
+
     def __init__(
         self,
         coverage=0.8,
@@ -235,7 +193,7 @@ class RiskAtCoverage(_RiskCoverageMetric):
         n_bins=N_BINS,
         from_logits=False,
         multi_label=False,
-        name="risk_at_coverage",
+        name=None,
         dtype=None,
     ):
         check_rate("coverage", coverage)

@@ -5,6 +5,7 @@ from keras import ops
 
 from tfuq._arguments import check_choice, check_flags, register, to_float64
 from tfuq._predictions.examples import from_arrays
+from tfuq._predictions.probabilities import entropy_terms
 from tfuq.metrics._base import PredictionMetric
 
 REDUCTIONS = ("sum", "mean")
@@ -28,7 +29,7 @@ def likelihood_sums(examples):
 def entropy_sums(examples, binary_terms):
     """The weighted sum of entropies, over labels too, and that of weights, as `(2,)` in float64."""
     probs, log_probs = (ops.cast(x, "float64") for x in (examples.probs(), examples.log_probs()))
-    terms = ops.where(probs > 0, -probs * log_probs, 0.0)
+    terms = entropy_terms(probs, log_probs)
     if examples.columns is not None and binary_terms == "positive":
         terms = terms[:, 1:]
     weight = ops.cast(examples.weight, "float64")
@@ -185,30 +186,30 @@ def entropy_of_expectation(
     return float(total / weight)
 
 
+class _WeightedMean(PredictionMetric):
+    """Base of the means over examples, from a sum and its weight."""
+
+    _shape = (2,)
+
+    def compute(self, sums):
+        return sums[0] / sums[1]
+
+
 @register
-class BrierScore(PredictionMetric):
+class BrierScore(_WeightedMean):
     """Brier score: the squared distance between probabilities and what came true; streaming.
 
     The formulas are those of the function `brier_score`.
 
     Args:
-        class_reduction: `"sum"` or `"mean"` over classes, or labels.
-        from_logits: Whether predictions are logits, not probabilities.
-        multi_label: Whether each entry of the last axis is a binary prediction of its own.
-        name: Name in the logs.
-        dtype: Dtype of the result. Probabilities are float32, or float64 if it is; sums float64.
-
-    Call arguments:
-        y_true: Labels, sparse `(batch, ...)` or one-hot.
-        y_pred: Predictions `(batch, ..., classes)`, binary `(batch,)` or `(batch, ..., 1)`.
-        sample_weight: Weights `(batch,)`, or with more of the leading axes.
+        class_reduction: `"sum"` or `"mean"` over classes, or labels. The other arguments are as at
+            `__init__`.
 
     Returns:
-        A scalar, 0 is perfect. NaN before any data, and for good after a prediction that cannot be
-        judged: NaN, no probabilities, a label that is no class. A graph cannot raise.
+        A scalar, 0 is perfect.
 
     Raises:
-        ValueError: If `class_reduction` is none of the two, or shapes do not fit together.
+        ValueError: If `class_reduction` is none of the two.
 
     Example:
 
@@ -219,53 +220,36 @@ class BrierScore(PredictionMetric):
     0.085
     """
 
+    name = "brier_score"
+
     def __init__(
         self,
         class_reduction="sum",
         from_logits=False,
         multi_label=False,
-        name="brier_score",
+        name=None,
         dtype=None,
     ):
         check_choice("class_reduction", class_reduction, REDUCTIONS)
-        super().__init__(
-            (2,), from_logits=from_logits, multi_label=multi_label, name=name, dtype=dtype
-        )
+        super().__init__(from_logits, multi_label, name, dtype)
         self.class_reduction = class_reduction
 
     def measure(self, examples):
         return brier_sums(examples, self.class_reduction)
-
-    def compute(self, sums):
-        return sums[0] / sums[1]
 
     def get_config(self):
         return {"class_reduction": self.class_reduction, **super().get_config()}
 
 
 @register
-class NegativeLogLikelihood(PredictionMetric):
+class NegativeLogLikelihood(_WeightedMean):
     """Mean negative log-likelihood of the true class, in nats; streaming.
 
     The formula is that of the function `negative_log_likelihood`: nothing is clipped, so it is inf
     if what came true had a probability of 0. `from_logits=True` avoids the underflow of soft-max.
 
-    Args:
-        from_logits: Whether predictions are logits, not probabilities.
-        multi_label: Whether each entry of the last axis is a binary prediction of its own.
-        name: Name in the logs.
-        dtype: Dtype of the result. Probabilities are float32, or float64 if it is; sums float64.
-
-    Call arguments:
-        y_true: Labels, sparse `(batch, ...)` or one-hot.
-        y_pred: Predictions `(batch, ..., classes)`, binary `(batch,)` or `(batch, ..., 1)`.
-        sample_weight: Weights `(batch,)`, or with more of the leading axes.
-
     Returns:
-        A scalar in nats; NaN as for `BrierScore`.
-
-    Raises:
-        ValueError: If shapes do not fit together.
+        A scalar in nats.
 
     Example:
 
@@ -276,47 +260,30 @@ class NegativeLogLikelihood(PredictionMetric):
     1.03972
     """
 
-    def __init__(
-        self,
-        from_logits=False,
-        multi_label=False,
-        name="negative_log_likelihood",
-        dtype=None,
-    ):
-        super().__init__(
-            (2,), from_logits=from_logits, multi_label=multi_label, name=name, dtype=dtype
-        )
+    name = "negative_log_likelihood"
 
     def measure(self, examples):
         return likelihood_sums(examples)
 
-    def compute(self, sums):
-        return sums[0] / sums[1]
-
 
 @register
-class EntropyOfExpectation(PredictionMetric):
+class EntropyOfExpectation(_WeightedMean):
     """Mean entropy of predicted probabilities, in nats; streaming.
 
     The formulas are those of the function `entropy_of_expectation`. Labels are not looked at.
 
     Args:
-        binary_terms: `"both"` or `"positive"`: what a binary prediction is made of.
-        from_logits: Whether predictions are logits, not probabilities.
-        multi_label: Whether each entry of the last axis is a binary prediction of its own.
-        name: Name in the logs.
-        dtype: Dtype of the result. Probabilities are float32, or float64 if it is; sums float64.
+        binary_terms: `"both"` or `"positive"`: what a binary prediction is made of. The other
+            arguments are as at `__init__`.
 
     Call arguments:
-        y_true: Anything: Keras passes labels to every metric.
-        y_pred: Predictions `(batch, ..., classes)`, binary `(batch,)` or `(batch, ..., 1)`.
-        sample_weight: Weights `(batch,)`, or with more of the leading axes.
+        y_true: Anything: Keras passes labels to every metric. The others are as at `update_state`.
 
     Returns:
-        A scalar in nats; NaN as for `BrierScore`.
+        A scalar in nats.
 
     Raises:
-        ValueError: If `binary_terms` is none of the two, or shapes do not fit together.
+        ValueError: If `binary_terms` is none of the two.
 
     Example:
 
@@ -327,18 +294,18 @@ class EntropyOfExpectation(PredictionMetric):
     0.346574
     """
 
+    name = "entropy_of_expectation"
+
     def __init__(
         self,
         binary_terms="both",
         from_logits=False,
         multi_label=False,
-        name="entropy_of_expectation",
+        name=None,
         dtype=None,
     ):
         check_choice("binary_terms", binary_terms, BINARY_TERMS)
-        super().__init__(
-            (2,), from_logits=from_logits, multi_label=multi_label, name=name, dtype=dtype
-        )
+        super().__init__(from_logits, multi_label, name, dtype)
         self.binary_terms = binary_terms
 
     def update_state(self, y_true, y_pred, sample_weight=None):
@@ -347,9 +314,6 @@ class EntropyOfExpectation(PredictionMetric):
 
     def measure(self, examples):
         return entropy_sums(examples, self.binary_terms)
-
-    def compute(self, sums):
-        return sums[0] / sums[1]
 
     def get_config(self):
         return {"binary_terms": self.binary_terms, **super().get_config()}

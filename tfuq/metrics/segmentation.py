@@ -327,11 +327,8 @@ class DiceScore(PredictionMetric):
         empty: Number in [0, 1], the Dice of two empty masks; `None` leaves them out.
         target_class_ids: List of the classes (or labels) that count, or `None` for all.
         ignore_class: Integer, the label of pixels that are left out, or `None`.
-        raters_axis: Axis of `y_true` that holds several raters' masks, or `None`.
-        from_logits: Whether predictions are logits, not probabilities.
-        multi_label: Whether each entry of the last axis is a binary prediction of its own.
-        name: Name in the logs.
-        dtype: Dtype of the result. Probabilities are float32, or float64 if it is; sums float64.
+        raters_axis: Axis of `y_true` that holds several raters' masks, or `None`. The other
+            arguments are those of all metrics.
 
     Call arguments:
         y_true: Masks, sparse `(batch, ...)` or one-hot; with several raters, one axis more.
@@ -340,7 +337,7 @@ class DiceScore(PredictionMetric):
 
     Returns:
         A scalar in [0, 1], 1 is perfect; or `(classes,)` with `average=None`. NaN before any data,
-        and for good after a pixel that cannot be judged: NaN, no probabilities, a label that is no
+        and for good after a pixel without a meaning: NaN, no probabilities, a label that is no
         class. A graph cannot raise.
 
     Raises:
@@ -357,6 +354,7 @@ class DiceScore(PredictionMetric):
     """
 
     _direction = "up"
+    name = "dice_score"
 
     def __init__(
         self,
@@ -370,12 +368,10 @@ class DiceScore(PredictionMetric):
         raters_axis=None,
         from_logits=False,
         multi_label=False,
-        name="dice_score",
+        name=None,
         dtype=None,
     ):
-        super().__init__(
-            None, from_logits=from_logits, multi_label=multi_label, name=name, dtype=dtype
-        )
+        super().__init__(from_logits, multi_label, name, dtype)
         self.aggregate = aggregate
         self.average = average
         self.soft = soft

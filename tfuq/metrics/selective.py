@@ -1,4 +1,4 @@
-"""What a classifier answers, and how well, if it may refuse where its confidence is low.
+"""Accuracy and coverage of a classifier that may reject where its confidence is low.
 
 A prediction is accepted at a threshold if its confidence, the largest probability, is at least
 that. Both are compared in float32, so that 0.7 reaches 0.7 in any precision.
@@ -146,11 +146,11 @@ def rejection_rate(
 class _SelectiveMetric(PredictionMetric):
     """Base of the streaming metrics of what is accepted at one `threshold`."""
 
-    def __init__(self, threshold, from_logits, multi_label, name, dtype):
+    _shape = (2, 3)
+
+    def __init__(self, threshold=0.5, from_logits=False, multi_label=False, name=None, dtype=None):
         check_fraction("threshold", threshold)
-        super().__init__(
-            (2, 3), from_logits=from_logits, multi_label=multi_label, name=name, dtype=dtype
-        )
+        super().__init__(from_logits, multi_label, name, dtype)
         self.threshold = float(threshold)
 
     def measure(self, examples):
@@ -168,22 +168,14 @@ class SelectiveAccuracy(_SelectiveMetric):
 
     Args:
         threshold: Confidence in [0, 1] from which a prediction is accepted.
-        from_logits: Whether predictions are logits, not probabilities.
-        multi_label: Whether each entry of the last axis is a binary prediction of its own.
         name: Name in the logs. Name them apart if there is one for each of several thresholds.
-        dtype: Dtype of the result. Probabilities are float32, or float64 if it is; sums float64.
-
-    Call arguments:
-        y_true: Labels, sparse `(batch, ...)` or one-hot.
-        y_pred: Predictions `(batch, ..., classes)`, binary `(batch,)` or `(batch, ..., 1)`.
-        sample_weight: Weights `(batch,)`, or with more of the leading axes.
+            The other arguments are as at `__init__`.
 
     Returns:
-        A scalar in [0, 1]. NaN while nothing is accepted, and for good after a prediction that
-        cannot be judged: NaN, no probabilities, a label that is no class. A graph cannot raise.
+        A scalar in [0, 1]; NaN while nothing is accepted, and as told at `result`.
 
     Raises:
-        ValueError: If `threshold` is outside [0, 1], or shapes do not fit together.
+        ValueError: If `threshold` is outside [0, 1].
 
     Example:
 
@@ -195,16 +187,7 @@ class SelectiveAccuracy(_SelectiveMetric):
     """
 
     _direction = "up"
-
-    def __init__(
-        self,
-        threshold=0.5,
-        from_logits=False,
-        multi_label=False,
-        name="selective_accuracy",
-        dtype=None,
-    ):
-        super().__init__(threshold, from_logits, multi_label, name, dtype)
+    name = "selective_accuracy"
 
     def compute(self, sums):
         return accuracy_of_accepted(sums)
@@ -216,22 +199,14 @@ class Coverage(_SelectiveMetric):
 
     Args:
         threshold: Confidence in [0, 1] from which a prediction is accepted.
-        from_logits: Whether predictions are logits, not probabilities.
-        multi_label: Whether each entry of the last axis is a binary prediction of its own.
         name: Name in the logs. Name them apart if there is one for each of several thresholds.
-        dtype: Dtype of the result. Probabilities are float32, or float64 if it is; sums float64.
-
-    Call arguments:
-        y_true: Labels, sparse `(batch, ...)` or one-hot.
-        y_pred: Predictions `(batch, ..., classes)`, binary `(batch,)` or `(batch, ..., 1)`.
-        sample_weight: Weights `(batch,)`, or with more of the leading axes.
+            The other arguments are as at `__init__`.
 
     Returns:
-        A scalar in [0, 1]; NaN before any data, and after what cannot be judged, as for
-        `SelectiveAccuracy`.
+        A scalar in [0, 1].
 
     Raises:
-        ValueError: If `threshold` is outside [0, 1], or shapes do not fit together.
+        ValueError: If `threshold` is outside [0, 1].
 
     Example:
 
@@ -243,11 +218,7 @@ class Coverage(_SelectiveMetric):
     """
 
     _direction = "up"
-
-    def __init__(
-        self, threshold=0.5, from_logits=False, multi_label=False, name="coverage", dtype=None
-    ):
-        super().__init__(threshold, from_logits, multi_label, name, dtype)
+    name = "coverage"
 
     def compute(self, sums):
         return share_of_accepted(sums)
@@ -259,22 +230,14 @@ class RejectionRate(_SelectiveMetric):
 
     Args:
         threshold: Confidence in [0, 1] from which a prediction is accepted.
-        from_logits: Whether predictions are logits, not probabilities.
-        multi_label: Whether each entry of the last axis is a binary prediction of its own.
         name: Name in the logs. Name them apart if there is one for each of several thresholds.
-        dtype: Dtype of the result. Probabilities are float32, or float64 if it is; sums float64.
-
-    Call arguments:
-        y_true: Labels, sparse `(batch, ...)` or one-hot.
-        y_pred: Predictions `(batch, ..., classes)`, binary `(batch,)` or `(batch, ..., 1)`.
-        sample_weight: Weights `(batch,)`, or with more of the leading axes.
+            The other arguments are as at `__init__`.
 
     Returns:
-        A scalar in [0, 1]; NaN before any data, and after what cannot be judged, as for
-        `SelectiveAccuracy`.
+        A scalar in [0, 1].
 
     Raises:
-        ValueError: If `threshold` is outside [0, 1], or shapes do not fit together.
+        ValueError: If `threshold` is outside [0, 1].
 
     Example:
 
@@ -285,10 +248,7 @@ class RejectionRate(_SelectiveMetric):
     0.5
     """
 
-    def __init__(
-        self, threshold=0.5, from_logits=False, multi_label=False, name="rejection_rate", dtype=None
-    ):
-        super().__init__(threshold, from_logits, multi_label, name, dtype)
+    name = "rejection_rate"
 
     def compute(self, sums):
         return share_of_rejected(sums)

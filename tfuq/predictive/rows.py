@@ -12,7 +12,7 @@ from tfuq._files.declared import recalled, remember
 from tfuq._models.fingerprint import layers_digest, weights_digest
 from tfuq._models.outputs import Reading, select_output
 from tfuq._predictions.class_names import agreed_names, check_count, checked_names, numbered
-from tfuq._predictions.scores import OF_STACKS
+from tfuq._predictions.scores import OF_STACKS, new_word
 from tfuq._predictions.uncertainty import decompose
 from tfuq._random.draws import random_layers
 from tfuq.predictive.declarations import declared
@@ -33,9 +33,8 @@ COLUMNS = (
     "accept",
     "ood_score",
 )
-_OF_SAMPLES = ("expected_entropy", "mutual_information", "variation_ratio")
 _SERVED = ("expected_entropy", "mutual_information", "accept", "ood_score")
-_MEASURES = ("confidence", "predictive_entropy", *_OF_SAMPLES)
+_MEASURES = ("confidence", "predictive_entropy", *OF_STACKS)
 NUM_SAMPLES = 30
 
 
@@ -251,7 +250,7 @@ class Scorer:
 def _checked_columns(columns):
     if columns is None:
         return None
-    names = [columns] if isinstance(columns, str) else list(columns)
+    names = [new_word(name) for name in ([columns] if isinstance(columns, str) else columns)]
     unknown = [name for name in names if name not in COLUMNS]
     if unknown or not names or len(set(names)) < len(names):
         raise ValueError(

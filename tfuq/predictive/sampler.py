@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfuq._arguments import check_flags, check_integer, check_model
 from tfuq._models.finite import known_only
 from tfuq._models.outputs import Reading, loss_takes_logits, select_output
-from tfuq._predictions.uncertainty import is_binary
+from tfuq._predictions.probabilities import entropy, is_binary, probabilities
 from tfuq._random.cut import cut
 from tfuq._random.draws import one_draw, random_layers
 
@@ -122,19 +122,11 @@ class Sampler:
                 f"Received: {self.model}"
             )
         outputs = known_only(batch, tf.cast(select_output(outputs, self.output), "float32"))
-        if self.from_logits:
-            binary = is_binary(outputs.shape, self.multi_label)
-            outputs = tf.sigmoid(outputs) if binary else tf.nn.softmax(outputs)
-        return outputs, []
+        binary = is_binary(outputs.shape, self.multi_label)
+        return probabilities(outputs, self.from_logits, binary), []
 
     def _terms(self, probs):
         """A sample's probabilities, entropy and votes."""
         if is_binary(probs.shape, self.multi_label):
-            entropies = _tensor_entropy(probs) + _tensor_entropy(1 - probs)
-            return probs, entropies, tf.cast(probs > 0.5, "float32")
-        votes = tf.one_hot(tf.argmax(probs, -1), probs.shape[-1])
-        return probs, tf.reduce_sum(_tensor_entropy(probs), -1), votes
-
-
-def _tensor_entropy(probs):
-    return -tf.math.xlogy(probs, probs)
+            return probs, entropy(probs, is_binary=True), tf.cast(probs > 0.5, "float32")
+        return probs, entropy(probs), tf.one_hot(tf.argmax(probs, -1), probs.shape[-1])

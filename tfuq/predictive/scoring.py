@@ -8,6 +8,7 @@ import numpy as np
 
 from tfuq._arguments import check_integer
 from tfuq._files.shards import ShardFolder, chosen_format
+from tfuq._predictions.scores import new_word
 from tfuq.predictive.identity import ANOTHER, Marks, batch_digest
 from tfuq.predictive.inputs import is_files, source_of
 from tfuq.predictive.rows import Scorer, as_model, members_of
@@ -262,7 +263,7 @@ def read_scores(path, columns=None):
     """
     folder = ShardFolder.open(pathlib.Path(path))
     there = folder.manifest["columns"]
-    names = list(there) if columns is None else list(columns)
+    names = list(there) if columns is None else [new_word(name) for name in columns]
     unknown = [name for name in names if name not in there]
     if unknown:
         raise ValueError(

@@ -10,8 +10,7 @@ from tfuq._files.tables import markdown_table
 from tfuq._math.bins import width_index
 from tfuq._models.batches import batches
 from tfuq._models.outputs import Reading
-
-TOLERANCE = 5e-3  # of sums of probabilities, as of a model in bfloat16
+from tfuq._predictions.probabilities import are_inside, both_classes, sum_to_one
 
 
 class SyntheticEvaluation(NamedTuple):
@@ -221,12 +220,11 @@ def _checked_rows(name, values):
     """Probabilities `(n, classes)`, or a ValueError; those of class 1 alone are completed."""
     values = to_float64(name, values)
     if values.ndim == 1 or (values.ndim == 2 and values.shape[1] == 1):
-        values = np.stack([1 - values.reshape(-1), values.reshape(-1)], axis=-1)
+        values = np.asarray(both_classes(values.reshape(-1)))
     expected = "give probabilities (n, classes) with sum 1, or (n,) of class 1"
     if values.ndim != 2:
         raise ValueError(f"Argument `{name}` must {expected}. Received: shape {values.shape}")
-    inside = np.all((values >= -TOLERANCE) & (values <= 1 + TOLERANCE), axis=-1)
-    wrong = ~(inside & (np.abs(values.sum(axis=-1) - 1) <= TOLERANCE))
+    wrong = ~np.asarray(are_inside(values) & sum_to_one(values))
     if wrong.any():
         raise ValueError(f"Argument `{name}` must {expected}. Received: {values[wrong][0]} in it")
     return np.clip(values, 0.0, 1.0)

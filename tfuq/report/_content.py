@@ -164,7 +164,7 @@ def read(
     threshold = _checked_threshold(threshold)
     found = given(source, data, output, batch_size, from_logits, rule)
     ranked = _rank(found, rule)
-    names = names_of(names, found.judged.examples.scores.shape[-1])
+    names = names_of(names, found.labelled.examples.scores.shape[-1])
     columns = {} if groups is None else group_columns(groups, found.total)
     columns = {name: column.astype(str) for name, column in columns.items()}
     marks = _marks(rule, names)
@@ -206,7 +206,7 @@ def _checked_threshold(threshold):
 
 def _rank(found, rule):
     """`Ranked` by the score of the rule, or by confidence."""
-    examples = found.judged.examples
+    examples = found.labelled.examples
     grows = rule is None or rule.grows_with_trust
     score = examples.top_label()[0] if rule is None else rule.score_of(found.rows)
     score = np.asarray(score, "float32")

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfuq._arguments import check_flags, to_float64
 from tfuq._models.predicting import predicted
-from tfuq._predictions.labelled import Judged, judge
+from tfuq._predictions.labelled import LabelledPredictions, labelled_predictions
 
 
 class Given(NamedTuple):
@@ -20,8 +20,8 @@ class Given(NamedTuple):
     probs: np.ndarray
     """All predictions, in the form that they had."""
     usable: np.ndarray
-    """Which examples `(n,)` have a prediction that can be judged."""
-    judged: Judged
+    """Which examples `(n,)` have a prediction that can be labelled."""
+    labelled: LabelledPredictions
     """The usable ones."""
     rows: np.ndarray
     """The usable predictions, in the form that they had."""
@@ -59,18 +59,18 @@ def given(source, data, output, batch_size, from_logits, rule):
             f"Received: none among {len(usable)}"
         )
     rows = probs[:, usable] if probs.ndim == 3 else probs[usable]
-    judged = judge(rows, labels[usable], from_logits=from_logits)
-    if judged.shape != (len(judged.error),):
+    labelled = labelled_predictions(rows, labels[usable], from_logits=from_logits)
+    if labelled.shape != (len(labelled.error),):
         raise ValueError(
             "Argument `labels` must hold one class for each example. "
             f"Received: labels of shape {labels.shape} with probs of shape {probs.shape}"
         )
-    known = np.asarray(judged.examples.labels)
-    if judged.stack is None:
-        return Given(probs, usable, judged, rows, known, rows, from_logits)
-    mean = np.asarray(judged.examples.probs())
-    mean = mean[:, 1] if judged.examples.columns else mean
-    return Given(probs, usable, judged, rows, known, mean, False)
+    known = np.asarray(labelled.examples.labels)
+    if labelled.stack is None:
+        return Given(probs, usable, labelled, rows, known, rows, from_logits)
+    mean = np.asarray(labelled.examples.probs())
+    mean = mean[:, 1] if labelled.examples.columns else mean
+    return Given(probs, usable, labelled, rows, known, mean, False)
 
 
 def pictures(source, data):
@@ -114,7 +114,7 @@ def _is_logits(from_logits, rule, said):
 
 
 def _usable(probs, total, from_logits):
-    """Which examples `(n,)` have a prediction that can be judged."""
+    """Which examples `(n,)` have a prediction that can be labelled."""
     stacked = probs.ndim == 3
     if probs.ndim not in (1, 2, 3) or probs.size == 0 or probs.shape[stacked] != total:
         raise ValueError(

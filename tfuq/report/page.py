@@ -17,7 +17,7 @@ from tfuq.report._content import read
 from tfuq.report._thumbnails import thumbnail
 
 SHOWN = 6  # on each side of the threshold
-UNITS = {"entropy": " (nats)", "expected_entropy": " (nats)", "mutual_information": " (nats)"}
+UNITS = dict.fromkeys(("predictive_entropy", "expected_entropy", "mutual_information"), " (nats)")
 
 
 def html(

@@ -3,10 +3,12 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special, stats
+from scipy import stats
 
-from tfuq._arguments import check_choice, check_fraction, check_integer, to_float64
-from tfuq._predictions.labelled import judge
+from tfuq._arguments import check_fraction, check_integer, to_float64
+from tfuq._predictions.labelled import labelled_predictions
+from tfuq._predictions.probabilities import entropy
+from tfuq._predictions.scores import score_name
 from tfuq.selective._label_shift import (
     by_true_class,
     confidence_difference,
@@ -223,7 +225,8 @@ def average_thresholded_confidence(
             binary `(n,)` or `(n, 1)`; or a stack `(samples, n, classes)`.
         labels: Their labels, sparse or one-hot.
         probs_target: Predictions for the new data.
-        score: `"confidence"`, the largest probability, or `"entropy"`, its negative.
+        score: `"confidence"`, the largest probability, or `"predictive_entropy"`, of which the
+            negative is compared.
         confidence: Of the interval.
         n_bootstrap: Draws that the interval is made of.
         seed: Of these draws.
@@ -246,7 +249,7 @@ def average_thresholded_confidence(
     >>> average_thresholded_confidence(source, labels, target).accuracy
     0.66
     """
-    check_choice("score", score, tuple(_SCORES))
+    score = score_name(score, tuple(_SCORES))
     return _estimated(
         thresholded_accuracy,
         _SCORES[score],
@@ -310,7 +313,7 @@ def difference_of_confidences(
 
 _SCORES = {  # float32, so that 0.7 equals 0.7
     "confidence": lambda probs: probs.max(axis=1).astype("float32"),
-    "entropy": lambda probs: -special.entr(np.clip(probs, 0, 1)).sum(axis=1).astype("float32"),
+    "predictive_entropy": lambda probs: -np.asarray(entropy(probs), "float32"),
 }
 
 
@@ -352,17 +355,13 @@ def _read_unlabelled(name, probs, from_logits):
 
 
 def _read_one(name, probs, labels, from_logits):
-    try:
-        judged = judge(probs, labels, from_logits=from_logits)
-    except ValueError as error:
-        message = str(error).replace("`probs`", f"`{name}`").replace("probs=", f"{name}=")
-        raise ValueError(message) from None
-    if len(judged.shape) > 1:
+    labelled = labelled_predictions(probs, labels, from_logits=from_logits, names=(name,))
+    if len(labelled.shape) > 1:
         raise ValueError(
             f"Argument `{name}` must have one prediction for each example. "
-            f"Received: {judged.shape} of them"
+            f"Received: {labelled.shape} of them"
         )
-    return np.asarray(judged.examples.probs()), np.asarray(judged.examples.labels)
+    return np.asarray(labelled.examples.probs()), np.asarray(labelled.examples.labels)
 
 
 def confusion_of(labels, probs):

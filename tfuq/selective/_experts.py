@@ -1,4 +1,4 @@
-"""What answers are worth, those of a model and those that are expected of an expert."""
+"""Correctness and cost of the answers of a model and of an expert."""
 
 import numpy as np
 
@@ -7,21 +7,21 @@ from tfuq._arguments import check_fraction, to_float64
 _COSTS = {"error": 1.0, "rejection": 0.0, "review": 0.0}
 
 
-def top(judged):
+def top(labelled):
     """The model's answers, the classes of the largest probabilities."""
-    return np.asarray(judged.examples.probs()).argmax(axis=-1)
+    return np.asarray(labelled.examples.probs()).argmax(axis=-1)
 
 
-def judge_answers(judged, answers, costs):
+def graded_answers(labelled, answers, costs):
     """Whether each answer is right, and what it costs."""
-    labels = np.asarray(judged.examples.labels)
+    labels = np.asarray(labelled.examples.labels)
     return (answers == labels).astype(float), costs["error"][labels, answers]
 
 
-def judge_expert(judged, expert, costs):
+def graded_expert(labelled, expert, costs):
     """Probability that the expert is right on each entry, and the expected cost of the answer."""
     expert = to_float64("expert", expert)
-    labels, classes = np.asarray(judged.examples.labels), judged.examples.scores.shape[-1]
+    labels, classes = np.asarray(labelled.examples.labels), labelled.examples.scores.shape[-1]
     if expert.ndim == 0:
         check_fraction("expert", float(expert))
         if costs["is_matrix"]:
@@ -32,20 +32,20 @@ def judge_expert(judged, expert, costs):
         wrong = costs["error"][0, 1]  # the same for any wrong answer
         everywhere = np.ones(len(labels))
         return expert * everywhere, (1 - expert) * wrong * everywhere
-    if expert.shape in (judged.shape, (*judged.shape, 1)):
-        return judge_answers(judged, _read_answers(expert, judged, classes), costs)
+    if expert.shape in (labelled.shape, (*labelled.shape, 1)):
+        return graded_answers(labelled, _read_answers(expert, labelled, classes), costs)
     if expert.shape == (classes, classes):
-        chances = _read_confusion(expert, labels[judged.weight > 0])
+        chances = _read_confusion(expert, labels[labelled.weight > 0])
         return np.diag(chances)[labels], (chances * costs["error"]).sum(axis=1)[labels]
     raise ValueError(
         f"Argument `expert` must be an accuracy, a confusion matrix {(classes, classes)} or "
-        f"answers {judged.shape}. Received: expert of shape {expert.shape}"
+        f"answers {labelled.shape}. Received: expert of shape {expert.shape}"
     )
 
 
-def _read_answers(expert, judged, classes):
+def _read_answers(expert, labelled, classes):
     answers = expert.ravel()
-    used = judged.weight > 0
+    used = labelled.weight > 0
     fine = (answers >= 0) & (answers < classes) & (answers == np.floor(answers))
     if not np.all(fine[used]):
         raise ValueError(
@@ -71,7 +71,7 @@ def _read_confusion(matrix, labels):
     return np.divide(matrix, rows, out=np.zeros_like(matrix), where=rows > 0)
 
 
-def read_costs(costs, judged):
+def read_costs(costs, labelled):
     """The cost matrix, whether it was one, and what a referral costs before it is answered."""
     costs = {} if costs is None else costs
     if not isinstance(costs, dict) or not costs.keys() <= _COSTS.keys():
@@ -80,7 +80,7 @@ def read_costs(costs, judged):
             f"Received: costs={costs!r}"
         )
     costs = {name: to_float64("costs", value) for name, value in (_COSTS | costs).items()}
-    classes = judged.examples.scores.shape[-1]
+    classes = labelled.examples.scores.shape[-1]
     for name, value in costs.items():
         is_matrix = name == "error" and value.shape == (classes, classes)
         if (value.ndim and not is_matrix) or not np.all(np.isfinite(value) & (value >= 0)):

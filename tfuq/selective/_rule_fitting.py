@@ -1,4 +1,4 @@
-"""What fits a rejection rule: targets, losses, and the threshold of each part of the examples."""
+"""Fitting of a rejection rule: targets, losses, and the threshold of each part of the examples."""
 
 import warnings
 from typing import NamedTuple
@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tfuq._arguments import check_choice, check_fraction, check_integer, is_finite, to_float64
+from tfuq._math.bounds import clopper_pearson_interval
 from tfuq._predictions.examples import from_arrays
 from tfuq._predictions.scores import CONFIDENCES
 from tfuq.selective._guarantees import METHODS, ImageSums, Sums, best_promise, fewest_examples
@@ -118,6 +119,35 @@ def _check_costs(costs):
         )
 
 
+def report_of(found, read, goal, loss, positive_class):
+    """What a rule of these parts was fitted to, for `fitted_to`."""
+    decisions = len(read.score)
+    accepted = int(sum(part.sums["accepted"] for part in found.values()))
+    seen = np.unique(read.labels)
+    report = {
+        "goal": goal.wanted,
+        "loss": _name_of(loss),
+        "examples": int(read.images),
+        "decisions": decisions,
+        "accepted": accepted,
+        "coverage": accepted / decisions,
+        "classes": seen.tolist(),
+        "unseen_classes": np.setdiff1d(np.arange(read.classes), seen).tolist(),
+    }
+    if decisions == read.images:
+        ends = clopper_pearson_interval(accepted, decisions, goal.confidence)
+        report["coverage_interval"] = [float(end) for end in ends]
+    if report["loss"] == "false_negative":
+        report["positive_class"] = int(positive_class)
+    return report | goal.said()
+
+
+def _name_of(loss):
+    if callable(loss):
+        return f"function {getattr(loss, '__name__', type(loss).__name__)}"
+    return loss if isinstance(loss, str) else "matrix"
+
+
 def rank_of(probs, labels, multi_label):
     """Axes of a single prediction, from predictions and labels."""
     shape, of_labels = np.shape(probs), np.shape(labels)
@@ -133,19 +163,15 @@ def rank_of(probs, labels, multi_label):
     )
 
 
-def read_examples(mean, labels, rule):
+def read_examples(mean, labels):
     """`Examples` of mean probabilities `(n, ..., classes)`, two classes for each binary one."""
     shape = mean.shape[:-1]
     if labels.ndim == len(shape) + 1 and labels.shape[-1] == 1:
         labels = labels[..., 0]
-    try:
-        return from_arrays(labels, mean)
-    except ValueError as error:
-        text = str(error).replace("y_pred", "probs").replace("y_true", "labels")
-        raise ValueError(text) from None
+    return from_arrays(labels, mean, names=("labels", "probs"))
 
 
-def is_binary(loss):
+def is_zero_one(loss):
     """Whether the argument `loss` can give no other number than 0 or 1."""
     return isinstance(loss, str) or (not callable(loss) and bool(np.isin(loss, (0, 1)).all()))
 

@@ -88,11 +88,6 @@ def to_logits(probs, is_binary):
     return ops.where(ops.isfinite(probs), value, np.nan)
 
 
-def to_probs(logits, is_binary):
-    """Softmax over the last axis, or the sigmoid if `is_binary`."""
-    return ops.sigmoid(logits) if is_binary else ops.softmax(logits)
-
-
 def bounded(logits):
     """Logits with a large negative number for -inf, so that 0 times them is 0."""
     return ops.where(logits < LOWEST_LOGIT, LOWEST_LOGIT, logits)

@@ -36,7 +36,7 @@ def classifier_two_sample_test(
 ):
     """Whether two samples come from one distribution: whether a classifier tells them apart.
 
-    A logistic regression learns from one part of both samples, as many of each, and is judged on
+    A logistic regression learns from one part of both samples, as many of each, and is tested on
     the rest. If the samples are alike it is right in half of the cases:
 
     ```

@@ -1,229 +1,28 @@
-"""Calibration after training: probabilities that are right as often as they say."""
+"""Calibrations after training: temperature, vector and isotonic scaling."""
 
 import warnings
 
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import check_choice, check_flags, check_integer, register, to_float64
-from tfuq._models.predicting import predicted
-from tfuq._predictions.labelled import judge
-from tfuq.layers import PostProcessing
+from tfuq._arguments import check_flags, register
+from tfuq._predictions.probabilities import TOLERANCE
+from tfuq.selective._calibration import Calibration
 from tfuq.selective._scaling import (
     TEMPERATURES,
-    Entries,
-    bounded,
     fit_isotonic,
     fit_temperature,
     fit_vector,
     interpolate,
     log_probabilities,
-    to_logits,
-    to_probs,
 )
-from tfuq.selective.base import Fitted, numbers, plain, with_outputs
+from tfuq.selective.base import numbers
 
 __all__ = ["IsotonicCalibration", "TemperatureScaling", "VectorScaling"]
 
-_TOLERANCE = 5e-3  # that of `tfuq._predictions.examples`
-
-
-class _Calibration(Fitted):
-    """Base of what maps predictions to calibrated ones.
-
-    A child says on what it works (`_on_logits`), its parameters (`_parameters`, all None until it
-    is fitted), `_estimate(data)` and `_scale(values)`.
-    """
-
-    _on_logits = True
-    _parameters = ()
-
-    def __init__(self, rank, from_logits, multi_label, average):
-        if rank is not None:
-            check_integer("rank", rank, 1)
-        check_flags(from_logits=from_logits, multi_label=multi_label)
-        check_choice("average", average, ("before", "after"))
-        self.rank = rank
-        self.from_logits = from_logits
-        self.multi_label = multi_label
-        self.average = average
-
-    def get_config(self):
-        names = (*self._parameters, "rank", "from_logits", "multi_label", "average")
-        return plain({name: getattr(self, name) for name in names})
-
-    def _estimate(self, data):
-        """Sets the parameters."""
-        raise NotImplementedError
-
-    def _scale(self, values):
-        """Calibrated `values`, a tensor `(samples, n, ..., classes)` of logits or probabilities."""
-        raise NotImplementedError
-
-    def _num_columns(self):
-        """How long the last axis must be; None for any."""
-        return None
-
-    # --- Fitting ------------------------------------------------------------------------------
-
-    def fit(self, probs, labels, sample_weight=None):
-        """Fits to labelled predictions, and forgets what was fitted before.
-
-        Args:
-            probs: Predictions for data that the model has not been trained on, logits with
-                `from_logits=True`: `(n, ..., classes)`; binary `(n,)` or `(n, ..., 1)`; multi-label
-                `(n, ..., labels)`; or a stack of them, `(samples, n, ..., classes)`.
-            labels: Labels, sparse `(n, ...)` or one-hot.
-            sample_weight: Weights with one or more of the leading axes of the labels.
-
-        Returns:
-            This object.
-
-        Raises:
-            ValueError: If arrays are empty or do not fit together, hold NaN, no probabilities or
-                labels that are no class, or lack a class that has parameters of its own.
-        """
-        data, rank = self._read(probs, labels, sample_weight)
-        self._estimate(data)
-        self.rank = rank
-        return self
-
-    @classmethod
-    def fit_model(cls, model, data, *, output=None, batch_size=32, verbose=0, **options):
-        """A new object, fitted to what a model predicts for `data`, in one pass over it.
-
-        Args:
-            model: A Keras model.
-            data: `(x, y)` or `(x, y, sample_weight)` arrays, a `tf.data.Dataset` of such batches,
-                or a `PyDataset`; not what the model was trained on.
-            output: Which output, if there are several: an index, a key or a function.
-            batch_size: Examples in a batch of arrays.
-            verbose: As in Keras' `predict`.
-            **options: Arguments of the constructor. `from_logits` is by default what the compiled
-                loss says.
-
-        Returns:
-            The fitted object.
-
-        Raises:
-            ValueError: As `fit`; if the data are of another kind or have no labels.
-        """
-        found = predicted(model, data, output, batch_size, verbose, takes_weights=True)
-        fresh = cls(**{"from_logits": found.from_logits, **options})
-        return fresh.fit(found.probs, found.labels, found.weight)
-
-    def _read(self, probs, labels, sample_weight):
-        """`Entries`, and how many axes single predictions have."""
-        flags = {"from_logits": self.from_logits, "multi_label": self.multi_label}
-        judged = judge(probs, labels, sample_weight, **flags)
-        values, is_stack = to_float64("probs", probs), judged.stack is not None
-        rank, is_binary = values.ndim - is_stack, judged.examples.columns is not None
-        # Heights are looked up in float32 later, so knots must be the same numbers.
-        dtype = "float64" if self._on_logits else "float32"
-        tensor = ops.convert_to_tensor(values, dtype)
-        values = ops.convert_to_numpy(self._samples(tensor, is_stack))
-        shape = (len(values), -1) if is_binary else (len(values), -1, values.shape[-1])
-        labels, weight = (np.asarray(part) for part in judged.examples[1:3])
-        num_columns = judged.examples.columns or 1
-        column = np.arange(len(labels)) % num_columns
-        data = Entries(values.reshape(shape), labels, weight, column, num_columns, is_binary)
-        return data.rows(weight > 0), rank
-
-    # --- Use ----------------------------------------------------------------------------------
-
-    def transform(self, probs):
-        """Calibrated predictions, arrays for arrays and tensors for tensors, in float32.
-
-        Args:
-            probs: Predictions, or a stack of them, of the kind that was fitted to.
-
-        Returns:
-            Predictions `(n, ..., classes)`; those of a stack are one average.
-
-        Raises:
-            ValueError: If nothing has been fitted, or shapes do not fit; of arrays, if they hold
-                NaN or no probabilities.
-        """
-        if any(getattr(self, name) is None for name in self._parameters):
-            raise ValueError(
-                f"{type(self).__name__} must be fitted before it is used: call `fit` or "
-                f"`fit_model`. Received: {self!r}"
-            )
-        is_array = not ops.is_tensor(probs)
-        probs = self._checked(probs) if is_array else probs
-        probs = ops.cast(probs, "float32")
-        is_stack = self._is_stack(probs.shape)
-        scaled = self._scale(self._samples(probs, is_stack))
-        found = self._joined(scaled, is_stack and self.average == "after")
-        return ops.convert_to_numpy(found) if is_array else found
-
-    __call__ = transform
-
-    def append_to(self, model, output=None):
-        """A functional model of the same inputs whose output is calibrated; weights are shared.
-
-        Args:
-            model: A functional or `Sequential` model, or a subclassed one called in such.
-            output: Which of several outputs: an index, a key or a function.
-        """
-        return with_outputs(model, PostProcessing(self, name="calibration"), output)
-
-    def _checked(self, probs):
-        probs = to_float64("probs", probs)
-        if np.any(np.isnan(probs)):
-            raise ValueError(
-                f"Argument `probs` must hold no NaN. Received: {np.isnan(probs).sum()} such"
-            )
-        outside = probs == np.inf
-        if not self.from_logits:
-            outside = (probs < -_TOLERANCE) | (probs > 1 + _TOLERANCE)
-        if np.any(outside):
-            raise ValueError(
-                "Argument `probs` must hold probabilities in [0, 1], or finite logits with "
-                f"from_logits=True. Received: probs={probs[outside][0]} ({outside.sum()} such)"
-            )
-        return probs
-
-    def _is_stack(self, shape):
-        """Whether predictions of `shape` are a stack; ValueError if they are neither."""
-        axes, width = len(shape), shape[-1] if len(shape) > 1 else 1
-        known = (axes,) if self.rank is None else (self.rank, self.rank + 1)
-        if self.rank == 1:  # what was (n,) may come as (n, 1), and as a stack of these
-            known = (1, 2, 3) if width == 1 else (1,)
-        columns = self._num_columns()
-        if axes not in known or axes == 0 or columns not in (None, width):
-            last = "" if columns is None else f", the last of length {columns}"
-            raise ValueError(
-                f"Argument `probs` must have {self.rank or 'one or more'} axes{last}; one more if "
-                f"they are a stack of samples. Received: probs of shape {tuple(shape)}"
-            )
-        return self.rank is not None and axes > max(self.rank, 2)
-
-    def _is_binary(self, axes, width):
-        return self.multi_label or axes == 1 or width == 1
-
-    def _samples(self, probs, is_stack):
-        """What is scaled, `(samples, n, ..., classes)`; one sample if averages are."""
-        is_binary = self._is_binary(len(probs.shape), probs.shape[-1])
-        stack = probs if is_stack else probs[None]
-        pool = is_stack and self.average == "before"
-        if self._on_logits and not pool:
-            return bounded(stack) if self.from_logits else to_logits(stack, is_binary)
-        stack = to_probs(stack, is_binary) if self.from_logits else stack
-        stack = ops.mean(stack, axis=0, keepdims=True) if pool else stack
-        return to_logits(stack, is_binary) if self._on_logits else stack
-
-    def _joined(self, scaled, is_stack):
-        """The answer: one of the kind of the inputs, of scaled logits `(samples, n, ...)`."""
-        is_binary = self._is_binary(len(scaled.shape) - 1, scaled.shape[-1])
-        if self.from_logits and not is_stack:
-            return scaled[0]
-        probs = ops.mean(to_probs(scaled, is_binary), axis=0)
-        return to_logits(probs, is_binary) if self.from_logits else probs
-
 
 @register
-class TemperatureScaling(_Calibration):
+class TemperatureScaling(Calibration):
     """Divides logits by a temperature: the class that is predicted stays, its confidence changes.
 
     Formula: softmax(z / T), sigmoid(z / T) of binary and multi-label predictions, with the T of the
@@ -335,7 +134,7 @@ class TemperatureScaling(_Calibration):
 
 
 @register
-class VectorScaling(_Calibration):
+class VectorScaling(Calibration):
     """Gives the logit of each class a weight and a bias; Platt scaling where there is one logit.
 
     Formula: softmax(w_k z_k + b_k), sigmoid(w z + b) of a binary prediction and of each label of a
@@ -421,8 +220,8 @@ class VectorScaling(_Calibration):
 
     def _samples(self, probs, is_stack):
         logits = super()._samples(probs, is_stack)
-        is_binary = self._is_binary(len(probs.shape), probs.shape[-1])
-        return logits if is_binary else log_probabilities(logits)
+        binary = self._is_binary(len(probs.shape), probs.shape[-1])
+        return logits if binary else log_probabilities(logits)
 
     def _scale(self, values):
         scale, bias = (ops.convert_to_tensor(p, "float32") for p in (self.scale, self.bias))
@@ -430,7 +229,7 @@ class VectorScaling(_Calibration):
 
 
 @register
-class IsotonicCalibration(_Calibration):
+class IsotonicCalibration(Calibration):
     """Maps the probability of each class by a rising curve, and brings their sum back to 1.
 
     Formula: of each class against the rest, the non-decreasing function of its probability of the
@@ -551,7 +350,7 @@ def _check_curves(knots, heights):
                 f"ascend. Received: {x.tolist()}, {y.tolist()}"
             )
         for name, values in (("knots", x), ("heights", y)):
-            if not _all_in(values, -_TOLERANCE, 1 + _TOLERANCE):
+            if not _all_in(values, -TOLERANCE, 1 + TOLERANCE):
                 raise ValueError(
                     f"Argument `{name}` must hold numbers in [0, 1]. Received: {values.tolist()}"
                 )

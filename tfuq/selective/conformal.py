@@ -1,91 +1,43 @@
-"""Sets of labels that hold the true one as often as was asked, whatever the model."""
-
-import warnings
-from typing import NamedTuple
+"""Conformal prediction sets: they hold the true label as often as was asked."""
 
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import (
-    check_choice,
-    check_flags,
-    check_fraction,
-    check_integer,
-    check_positive,
-    register,
-    to_float64,
-)
-from tfuq._math.bounds import clopper_pearson_interval, hoeffding_bentkus_p_value
+from tfuq._arguments import check_choice, check_flags, check_integer, register, to_float64
 from tfuq._models.predicting import predicted
 from tfuq._predictions.scores import stack_of
 from tfuq.layers import PostProcessing
-from tfuq.selective._guarantees import smallest_where
+from tfuq.selective._conformal_fitting import (
+    check_counts,
+    check_options,
+    checked_alpha,
+    is_tuned,
+    split,
+)
 from tfuq.selective._rule_fitting import rank_of, read_examples
+from tfuq.selective._set_evaluation import (
+    SetCoverage,
+    SetEvaluation,
+    class_coverage,
+    set_coverage,
+    set_evaluation,
+)
 from tfuq.selective.base import Fitted, numbers, plain, with_outputs
 from tfuq.selective.conformal_scores import (
     SCORES,
-    fewest_examples,
+    by_example,
+    prediction_sets,
     strangeness,
     thresholds,
     true_scores,
     tuned_penalty,
     tuned_rank,
     uniform_of,
-    with_tolerance,
 )
 
 __all__ = ["ConformalPredictor", "SetCoverage", "SetEvaluation"]
 
 _PENALTY, _K_REG = 0.1, 2  # of "raps", where nothing is said
-_CONFIDENCE = 0.95  # of intervals
-
-
-class SetCoverage(NamedTuple):
-    """How often sets hold the true class, with an interval at 95 %.
-
-    Example:
-
-    >>> from tfuq.selective import ConformalPredictor
-    >>> sets = ConformalPredictor("lac", 0.4)
-    >>> sets.coverage([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]], [0, 1, 0]).coverage
-    0.6666666666666666
-    """
-
-    coverage: float
-    lower: float
-    """By Clopper and Pearson; by Hoeffding and Bentkus, of means over examples, where an example
-    has several entries."""
-    upper: float
-
-
-class SetEvaluation(NamedTuple):
-    """What prediction sets achieve on labelled data.
-
-    Example:
-
-    >>> from tfuq.selective import ConformalPredictor
-    >>> sets = ConformalPredictor("lac", 0.6)
-    >>> found = sets.evaluate([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]], [0, 1, 0])
-    >>> found.coverage, found.mean_size, found.class_coverage
-    (1.0, 1.3333333333333333, array([1., 1.]))
-    """
-
-    examples: int
-    coverage: float
-    coverage_lower: float
-    """Lower end of its interval, as in `SetCoverage`."""
-    coverage_upper: float
-    mean_size: float
-    """Labels in a set."""
-    singletons: float
-    """Fraction of the sets that have one label, those that `accept` accepts."""
-    empty: float
-    """Fraction of the sets that have none."""
-    singleton_accuracy: float
-    """How often that one label is the true one; NaN if there are no such sets."""
-    class_coverage: np.ndarray
-    """Coverage of each true class, `(classes,)`, of multi-label data `(labels, 2)`; NaN where there
-    is none."""
 
 
 @register
@@ -162,7 +114,7 @@ class ConformalPredictor(Fitted):
         )
         check_integer("seed", seed, 0)
         check_integer("rank", rank, 1)
-        _check_options(score, randomized, penalty, k_reg)
+        check_options(score, randomized, penalty, k_reg)
         self.threshold = numbers("threshold", threshold)
         if self.threshold.ndim != class_conditional + multi_label or self.threshold.size == 0:
             raise ValueError(
@@ -279,8 +231,8 @@ class ConformalPredictor(Fitted):
               prediction", 2021.
             - Angelopoulos et al., "Conformal risk control", 2024.
         """
-        alpha = _check_alpha(alpha, target_coverage)
-        tuned = [name for name, x in (("penalty", penalty), ("k_reg", k_reg)) if _is_tuned(x)]
+        alpha = checked_alpha(alpha, target_coverage)
+        tuned = [name for name, x in (("penalty", penalty), ("k_reg", k_reg)) if is_tuned(x)]
         options = {"class_conditional": class_conditional, "randomized": randomized}
         options |= {"allow_empty": allow_empty, "seed": seed}
         options |= {"from_logits": from_logits, "multi_label": multi_label}
@@ -293,12 +245,12 @@ class ConformalPredictor(Fitted):
             **options,
         )
         if tuned and score != "raps":
-            _check_options(score, randomized, penalty, k_reg)
+            check_options(score, randomized, penalty, k_reg)
         probs, labels = draft._read(probs, labels)
         rows = np.arange(len(probs))
         tuning = rows[:0]
         if tuned:
-            tuning, rows = _split(len(probs), tuning_share, seed)
+            tuning, rows = split(len(probs), tuning_share, seed)
             draft._tune(probs[tuning], labels[tuning], alpha, tuned)
         return draft._calibrated(probs[rows], labels[rows], alpha, len(tuning))
 
@@ -336,11 +288,10 @@ class ConformalPredictor(Fitted):
         return cls.fit(found.probs, found.labels, **{"from_logits": found.from_logits, **options})
 
     def _tune(self, probs, labels, alpha, tuned):
-        probs, labels = self._by_example(probs), self._by_example(labels, classes=False)
+        probs = by_example(probs, self.multi_label)
+        labels = by_example(labels, self.multi_label, classes=False)
         if "k_reg" in tuned:
-            ranks = np.argsort(np.argsort(-probs, axis=-1, kind="stable"), axis=-1) + 1
-            self.k_reg = tuned_rank(true_scores(ranks, labels), alpha)
-            self.k_reg = int(min(self.k_reg, probs.shape[-1]))
+            self.k_reg = tuned_rank(probs, labels, alpha)
         if "penalty" in tuned:
 
             def scores_of(penalty):
@@ -352,11 +303,11 @@ class ConformalPredictor(Fitted):
     def _calibrated(self, probs, labels, alpha, tuned_on):
         """The predictor with the thresholds of these examples, and what they promise."""
         scores = true_scores(self._scores(probs), labels)
-        scores = self._by_example(scores, classes=False)
+        scores = by_example(scores, self.multi_label, classes=False)
         classes = probs.shape[-1] if self.class_conditional else None
-        true = self._by_example(labels, classes=False)
+        true = by_example(labels, self.multi_label, classes=False)
         found, counts = thresholds(scores, true, alpha, classes)
-        _check_counts(counts, alpha, self.class_conditional)
+        check_counts(counts, alpha, self.class_conditional)
         shape = found.shape[0 if self.multi_label else 1 : 2 if self.class_conditional else 1]
         report = {"alpha": alpha, "examples": len(probs), "classes": np.unique(labels).tolist()}
         if self.class_conditional:
@@ -375,42 +326,19 @@ class ConformalPredictor(Fitted):
     def _read(self, probs, labels):
         """Mean probabilities `(n, ..., classes)` and labels `(n, ...)`, checked."""
         mean = ops.convert_to_numpy(self._mean(to_float64("probs", probs)))
-        examples = read_examples(mean.astype("float64"), to_float64("labels", labels), self)
+        examples = read_examples(mean.astype("float64"), to_float64("labels", labels))
         return mean, np.asarray(examples.labels).reshape(mean.shape[:-1])
-
-    def _by_example(self, values, classes=True):
-        """`(n, ..., labels, classes)` as `(n, entries, labels, classes)`; labels 1 if there is one.
-
-        Without `classes`, values have not that axis.
-        """
-        kept = values.shape[values.ndim - classes - self.multi_label :]
-        return values.reshape(len(values), -1, *(() if self.multi_label else (1,)), *kept)
 
     def _scores(self, probs):
         """Scores of all classes, as an array."""
         share = uniform_of(probs, self.seed) if self.randomized else None
-        return ops.convert_to_numpy(self._strangeness(ops.convert_to_tensor(probs), share))
-
-    def _strangeness(self, probs, share=None):
-        return strangeness(probs, self.score, self.penalty, self.k_reg, share)
+        probs = ops.convert_to_tensor(probs)
+        return ops.convert_to_numpy(strangeness(probs, self.score, self.penalty, self.k_reg, share))
 
     def _set(self, probs, scores):
         """Sets, a bool for each class, of mean probabilities and scores, as tensors."""
-        limits = self.threshold
-        classes = tuple(probs.shape)[-2:] if self.multi_label else tuple(probs.shape)[-1:]
-        expected = classes[: self.multi_label] + classes[-1:] * self.class_conditional
-        if limits.shape != expected:
-            raise ValueError(
-                f"Argument `probs` must have as many classes or labels as there are thresholds, "
-                f"{limits.shape}. Received: probs with {expected}"
-            )
-        limits = limits if self.class_conditional or not self.multi_label else limits[:, None]
-        found = scores <= with_tolerance(limits)
-        if not self.allow_empty:
-            top = ops.one_hot(ops.argmax(probs, axis=-1), probs.shape[-1], dtype="bool")
-            found = ops.logical_or(found, top)
-        known = ops.all(ops.isfinite(probs), axis=-1, keepdims=True)
-        return ops.logical_or(found, ops.logical_not(known))
+        flags = (self.class_conditional, self.multi_label, self.allow_empty)
+        return prediction_sets(probs, scores, self.threshold, *flags)
 
     def _sets(self, mean):
         return ops.convert_to_numpy(self._set(ops.convert_to_tensor(mean), self._scores(mean)))
@@ -429,11 +357,7 @@ class ConformalPredictor(Fitted):
         return self._sets(ops.convert_to_numpy(self._mean(to_float64("probs", probs))))
 
     def set_size(self, probs):
-        """How many labels are in each set, int `(n, ...)`.
-
-        Args:
-            probs: As in `predict_set`.
-        """
+        """How many labels are in each set of `predict_set`, int `(n, ...)`."""
         return self.predict_set(probs).sum(axis=-1)
 
     def accept(self, probs):
@@ -458,7 +382,7 @@ class ConformalPredictor(Fitted):
             ValueError: If arrays do not fit together, or hold NaN or a label that is no class.
         """
         mean, labels = self._read(probs, labels)
-        return _coverage(true_scores(self._sets(mean), labels))
+        return set_coverage(true_scores(self._sets(mean), labels))
 
     def evaluate(self, probs, labels):
         """Coverage, sizes and singletons of the sets on labelled data, a `SetEvaluation`.
@@ -472,21 +396,10 @@ class ConformalPredictor(Fitted):
         """
         mean, labels = self._read(probs, labels)
         sets = self._sets(mean)
-        covered, sizes = true_scores(sets, labels), sets.sum(axis=-1)
-        single = sizes == 1
-        of_class = self._by_example(labels, classes=False)[..., None] == np.arange(mean.shape[-1])
-        counts = of_class.sum(axis=(0, 1))
-        hits = (of_class & self._by_example(covered, classes=False)[..., None]).sum(axis=(0, 1))
-        by_class = np.divide(hits, counts, out=np.full(hits.shape, np.nan), where=counts > 0)
-        return SetEvaluation(
-            len(mean),
-            *_coverage(covered),
-            float(sizes.mean()),
-            float(single.mean()),
-            float((sizes == 0).mean()),
-            float(covered[single].mean()) if single.any() else np.nan,
-            by_class if self.multi_label else by_class[0],
-        )
+        covered = true_scores(sets, labels)
+        entries = (by_example(part, self.multi_label, classes=False) for part in (labels, covered))
+        by_class = class_coverage(*entries, mean.shape[-1])
+        return set_evaluation(sets, covered, by_class if self.multi_label else by_class[0])
 
     def transform(self, predictions):
         """Tensors `"probabilities"` and `"prediction_set"` for tensors of predictions.
@@ -504,7 +417,7 @@ class ConformalPredictor(Fitted):
                 "Received: randomized=True"
             )
         probs = self._mean(predictions)
-        found = self._set(probs, self._strangeness(probs))
+        found = self._set(probs, strangeness(probs, self.score, self.penalty, self.k_reg))
         if self.multi_label or self.rank == 1:
             probs = probs[..., 1]
         elif predictions.shape[-1] == 1:
@@ -534,87 +447,3 @@ class ConformalPredictor(Fitted):
         ```
         """
         return with_outputs(model, PostProcessing(self, name="conformal"), output)
-
-
-def _check_options(score, randomized, penalty, k_reg):
-    """Raises ValueError unless the options of the scores are of their kind, and for this score."""
-    if score == "lac" and randomized:
-        raise ValueError('Argument `randomized` must be False with score="lac". Received: True')
-    for name, value in (("penalty", penalty), ("k_reg", k_reg)):
-        if value is not None and score != "raps":
-            raise ValueError(
-                f'Argument `{name}` must be None unless score="raps". Received: {name}={value!r}'
-            )
-    if k_reg is not None:
-        check_integer("k_reg", k_reg, 0)
-    if penalty not in (None, 0):
-        check_positive("penalty", penalty)
-
-
-def _is_tuned(value):
-    return isinstance(value, str) and value == "tuned"
-
-
-def _check_alpha(alpha, target_coverage):
-    """The fraction to miss, of the one argument that is given or of neither."""
-    if alpha is not None and target_coverage is not None:
-        raise ValueError(
-            "Argument `target_coverage` must be None if `alpha` is given. "
-            f"Received: alpha={alpha!r}, target_coverage={target_coverage!r}"
-        )
-    given = {"alpha": alpha, "target_coverage": target_coverage}
-    for name, value in given.items():
-        if value is not None:
-            check_fraction(name, value)
-            if value in (0, 1):
-                raise ValueError(f"Argument `{name}` must be in (0, 1). Received: {name}={value!r}")
-    if target_coverage is not None:
-        return round(1 - float(target_coverage), 12)
-    return 0.1 if alpha is None else float(alpha)
-
-
-def _split(count, share, seed):
-    """Rows to tune with, and rows to calibrate with."""
-    check_fraction("tuning_share", share)
-    tuned_on = round(share * count)
-    if not 0 < tuned_on < count:
-        raise ValueError(
-            f"Argument `tuning_share` must leave some of {count} examples on both sides. "
-            f"Received: tuning_share={share!r}"
-        )
-    rows = np.random.default_rng(seed).permutation(count)
-    return np.sort(rows[:tuned_on]), np.sort(rows[tuned_on:])
-
-
-def _check_counts(counts, alpha, class_conditional):
-    """Raises ValueError, or warns of some classes, if there are too few examples."""
-    needed = fewest_examples(alpha)
-    few = counts < needed
-    if few.all():
-        of_each = " of a class" if class_conditional else ""
-        raise ValueError(
-            f"Argument `probs` must hold at least {needed} examples{of_each} to miss at most "
-            f"alpha={alpha:g}. Received: {counts.max()} examples{of_each}"
-        )
-    if few.any():
-        names = [c[1] if len(counts) == 1 else tuple(c) for c in np.argwhere(few).tolist()]
-        warnings.warn(
-            f"Classes with fewer than {needed} calibration examples are in every set: "
-            f"{names} with {counts[few].tolist()}.",
-            stacklevel=4,
-        )
-
-
-def _coverage(covered):
-    """`SetCoverage` of what is covered, bool `(n, ...)`."""
-    of_example = covered.reshape(len(covered), -1)
-    mean, count = float(covered.mean()), len(covered)
-    if of_example.shape[1] == 1:
-        lower, upper = clopper_pearson_interval(covered.sum(), count, _CONFIDENCE)
-        return SetCoverage(mean, float(lower), float(upper))
-    side = (1 - _CONFIDENCE) / 2
-
-    def bound(value):
-        return smallest_where(lambda risk: hoeffding_bentkus_p_value(value, count, risk) <= side)
-
-    return SetCoverage(mean, 1 - bound(1 - mean), bound(mean))

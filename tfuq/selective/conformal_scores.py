@@ -1,4 +1,4 @@
-"""What conformal sets are made of: scores of how strange a label is, and their threshold."""
+"""Conformal scores: how strange a label is, the threshold of that, and the sets below it."""
 
 import numpy as np
 from keras import ops
@@ -27,6 +27,36 @@ def strangeness(probs, score, penalty=0.0, k_reg=0, share=None):
         beyond = ops.cast(ranks, probs.dtype) + 1.0 - k_reg
         running = running + penalty * ops.maximum(beyond, 0.0)
     return running
+
+
+def by_example(values, multi_label, classes=True):
+    """`(n, ..., labels, classes)` as `(n, entries, labels, classes)`; labels 1 if there is one.
+
+    Without `classes`, values have not that axis.
+    """
+    kept = values.shape[values.ndim - classes - multi_label :]
+    return values.reshape(len(values), -1, *(() if multi_label else (1,)), *kept)
+
+
+def prediction_sets(probs, scores, limits, class_conditional, multi_label, allow_empty):
+    """Sets, a bool for each class, of mean probabilities and scores, as tensors.
+
+    What is not finite has the set of all classes.
+    """
+    classes = tuple(probs.shape)[-2:] if multi_label else tuple(probs.shape)[-1:]
+    expected = classes[:multi_label] + classes[-1:] * class_conditional
+    if limits.shape != expected:
+        raise ValueError(
+            f"Argument `probs` must have as many classes or labels as there are thresholds, "
+            f"{limits.shape}. Received: probs with {expected}"
+        )
+    limits = limits if class_conditional or not multi_label else limits[:, None]
+    found = scores <= with_tolerance(limits)
+    if not allow_empty:
+        top = ops.one_hot(ops.argmax(probs, axis=-1), probs.shape[-1], dtype="bool")
+        found = ops.logical_or(found, top)
+    known = ops.all(ops.isfinite(probs), axis=-1, keepdims=True)
+    return ops.logical_or(found, ops.logical_not(known))
 
 
 def uniform_of(probs, seed):
@@ -103,10 +133,13 @@ def thresholds(scores, labels, alpha, classes=None):
     return found, counts
 
 
-def tuned_rank(ranks, alpha):
+def tuned_rank(probs, labels, alpha):
     """`k_reg` by Angelopoulos et al. 2021, algorithm 4: the rank that true classes seldom pass."""
+    ranks = np.argsort(np.argsort(-probs, axis=-1, kind="stable"), axis=-1) + 1
+    ranks = true_scores(ranks, labels)
     ones = np.full(ranks.shape, 1 / ranks.shape[1])
-    return smallest_threshold(ranks.ravel(), ones.ravel(), len(ranks), alpha)
+    found = smallest_threshold(ranks.ravel(), ones.ravel(), len(ranks), alpha)
+    return int(min(found, probs.shape[-1]))
 
 
 def tuned_penalty(scores_of, labels, alpha):

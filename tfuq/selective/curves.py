@@ -19,7 +19,7 @@ from tfuq._math.risk_coverage import (
     risk_at,
     selective_area,
 )
-from tfuq._predictions.labelled import judge
+from tfuq._predictions.labelled import labelled_predictions
 
 _LEAST_MEAN_WEIGHT = 0.1
 
@@ -103,10 +103,10 @@ def risk_coverage_curve(
             is the prediction. The number of axes of `labels` tells which.
         labels: Labels, sparse `(n, ...)` or one-hot; 0 or 1 if binary or multi-label.
         score: What ranks the predictions: `"confidence"` (the largest probability), `"margin"` (how
-            far it is ahead of the next) or `"entropy"`; of a stack also `"expected_entropy"`,
-            `"mutual_information"` or `"variation_ratio"`. They are compared in float32. Or an array
-            that **grows with uncertainty**, as every score of tfuq does, with one or more leading
-            axes of the labels. For an array of confidences give its negative.
+            far it is ahead of the next) or `"predictive_entropy"`; of a stack also
+            `"expected_entropy"`, `"mutual_information"` or `"variation_ratio"`. They are compared
+            in float32. Or an array that **grows with uncertainty** (of confidences, the negative),
+            with one or more leading axes of the labels.
         loss: What accepting a prediction costs; None for 1 if the class of the largest probability
             is wrong and 0 if it is right. An array like that of scores, or a function `loss(probs,
             labels)` of flat probabilities `(n, classes)` and labels `(n,)` that returns `(n,)`,
@@ -445,34 +445,34 @@ def risk_at_coverage(
 
 def _rank(probs, labels, score, loss, sample_weight, from_logits, multi_label):
     flags = {"from_logits": from_logits, "multi_label": multi_label}
-    judged = judge(probs, labels, sample_weight, **flags)
-    used = judged.weight > 0
-    weight, loss = judged.weight[used], _read_loss(loss, judged)[used]
-    level, threshold = judged.doubt(score).levels(used)
+    labelled = labelled_predictions(probs, labels, sample_weight, **flags)
+    used = labelled.weight > 0
+    weight, loss = labelled.weight[used], _read_loss(loss, labelled)[used]
+    level, threshold = labelled.doubt(score).levels(used)
     table = np.asarray(loss_table(level, len(threshold), weight, loss))
     return _Ranked(loss, weight, threshold, level, table)
 
 
-def _read_loss(loss, judged):
+def _read_loss(loss, labelled):
     if loss is None:
-        return judged.error
+        return labelled.error
     if callable(loss):
-        examples = judged.examples
+        examples = labelled.examples
         found = np.asarray(loss(np.asarray(examples.probs()), np.asarray(examples.labels)))
-        if found.shape != judged.weight.shape:
+        if found.shape != labelled.weight.shape:
             raise ValueError(
-                f"Argument `loss` must return an array of shape {judged.weight.shape}. "
+                f"Argument `loss` must return an array of shape {labelled.weight.shape}. "
                 f"Received: one of shape {found.shape}"
             )
-        loss = found.reshape(judged.shape)
-    loss = judged.spread("loss", loss)
-    outside = ~(np.isfinite(loss) & (loss >= 0)) & (judged.weight > 0)
+        loss = found.reshape(labelled.shape)
+    loss = labelled.spread("loss", loss)
+    outside = ~(np.isfinite(loss) & (loss >= 0)) & (labelled.weight > 0)
     if np.any(outside):
         raise ValueError(
             "Argument `loss` must hold finite numbers of at least 0. "
             f"Received: loss={loss[outside][0]} ({outside.sum()} such)"
         )
-    return np.where(judged.weight > 0, loss, 0.0)
+    return np.where(labelled.weight > 0, loss, 0.0)
 
 
 def _points(ranked):

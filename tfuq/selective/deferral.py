@@ -6,9 +6,9 @@ import numpy as np
 
 from tfuq._arguments import check_fraction, is_finite, to_float64
 from tfuq._files.tables import markdown_table
-from tfuq._predictions.labelled import Doubt, judge
+from tfuq._predictions.labelled import Doubt, labelled_predictions
 from tfuq._predictions.scores import CONFIDENCES
-from tfuq.selective._experts import judge_answers, judge_expert, read_costs, top
+from tfuq.selective._experts import graded_answers, graded_expert, read_costs, top
 
 _ROUNDING = 1e-12  # costs that are equal in exact arithmetic are equal here
 
@@ -202,11 +202,11 @@ def simulate_deferral(
         multi_label: Whether each entry of `probs` is a binary prediction of its own.
 
     Returns:
-        A `Deferral`. Its best threshold is chosen on the very data it is judged by, which flatters
+        A `Deferral`. Its best threshold is chosen on the very data of its figures, which flatters
         it if these are few.
 
     Raises:
-        ValueError: If arrays do not fit together or hold what cannot be judged; if the expert or
+        ValueError: If arrays do not fit together or hold what is no prediction; if the expert or
             the costs are none of those said; if a cost matrix comes with an accuracy, which does
             not say which wrong answers the expert gives; if an option does not go with the rule.
 
@@ -226,11 +226,11 @@ def simulate_deferral(
     """
     flags = {"from_logits": from_logits, "multi_label": multi_label}
     _check_rule(rule, score, groups, flags)
-    judged = judge(probs, labels, sample_weight, **flags)
-    doubt = _doubt(rule, probs, judged, score)
-    used = judged.weight > 0
-    costs = read_costs(costs, judged)
-    sums = _sums(judged, expert, costs)[used]
+    labelled = labelled_predictions(probs, labels, sample_weight, **flags)
+    doubt = _doubt(rule, probs, labelled, score)
+    used = labelled.weight > 0
+    costs = read_costs(costs, labelled)
+    sums = _sums(labelled, expert, costs)[used]
     keys, level = np.unique(doubt.key[used], return_inverse=True)
     table = np.stack([np.bincount(level, column, len(keys)) for column in sums.T], axis=-1)
     count, cuts = _read_thresholds(thresholds, doubt, used, keys)
@@ -242,7 +242,7 @@ def simulate_deferral(
     ends = _fields(accepted[[-1, 0]], referred[[-1, 0]])
     outside = doubt.levels(used)[1][-1], -doubt.sign * np.inf
     alone = DeferralPoint(np.array(outside), *ends)
-    own = _own(rule, probs, judged, doubt, groups, sums, used)
+    own = _own(rule, probs, labelled, doubt, groups, sums, used)
     return Deferral(*every, own, _at(every, _cheapest(every)), _at(alone, 0), _at(alone, 1))
 
 
@@ -300,7 +300,7 @@ def cascade(
     """
     flags = {"from_logits": from_logits, "multi_label": multi_label}
     stages, costs, prices = _read_stages(stages, costs)
-    first = judge(stages[0][0], labels, sample_weight, **flags)
+    first = labelled_predictions(stages[0][0], labels, sample_weight, **flags)
     left, total = first.weight, first.weight.sum()
     costs, rows, right = read_costs(costs, first), [], 0.0
     for (probs, rule), price in zip(stages, prices, strict=True):
@@ -309,13 +309,13 @@ def cascade(
             rows.append(CascadeStage(0.0, 0.0, np.nan, 0.0))
             continue
         _check_rule(rule, None, None, flags)
-        judged = judge(probs, labels, left.reshape(first.shape), **flags)
-        _check_alike(judged, first)
-        answered = left * _accepted(rule, probs, judged)
-        correct, paid = judge_answers(judged, top(judged), costs)
+        labelled = labelled_predictions(probs, labels, left.reshape(first.shape), **flags)
+        _check_alike(labelled, first)
+        answered = left * _accepted(rule, probs, labelled)
+        correct, paid = graded_answers(labelled, top(labelled), costs)
         rows.append(_stage(reached, answered, correct, paid, price * reached, total))
         right, left = right + answered @ correct, left - answered
-    correct, paid = judge_expert(first, expert, costs)
+    correct, paid = graded_expert(first, expert, costs)
     rows.append(_stage(left.sum(), left, correct, paid + costs["referral"], 0.0, total))
     accuracy = float((right + left @ correct) / total)
     coverage = float(1 - left.sum() / total) if left.any() else 1.0
@@ -325,12 +325,12 @@ def cascade(
 # --- Arithmetic ---------------------------------------------------------------------------------
 
 
-def _sums(judged, expert, costs):
+def _sums(labelled, expert, costs):
     """Columns of each entry: weight; right and cost of the model's answer; of a referral."""
-    model = judge_answers(judged, top(judged), costs)
-    right, paid = judge_expert(judged, expert, costs)
-    columns = [np.ones_like(judged.weight), *model, right, paid + costs["referral"]]
-    return judged.weight[:, None] * np.stack(columns, axis=-1)
+    model = graded_answers(labelled, top(labelled), costs)
+    right, paid = graded_expert(labelled, expert, costs)
+    columns = [np.ones_like(labelled.weight), *model, right, paid + costs["referral"]]
+    return labelled.weight[:, None] * np.stack(columns, axis=-1)
 
 
 def _fields(accepted, referred):
@@ -361,12 +361,12 @@ def _cheapest(every):
     return np.argmax(np.where(equal, every.coverage, -1))
 
 
-def _own(rule, probs, judged, doubt, groups, sums, used):
+def _own(rule, probs, labelled, doubt, groups, sums, used):
     """The `DeferralPoint` at the rule's own threshold."""
     if rule is None:
         return None
     if hasattr(rule, "accept"):
-        accepted = _accepted(rule, probs, judged, groups)[used] > 0
+        accepted = _accepted(rule, probs, labelled, groups)[used] > 0
         threshold = rule.threshold
     else:
         accepted = doubt.key[used] <= np.asarray(doubt.sign * rule, doubt.key.dtype)
@@ -407,13 +407,13 @@ def _read_stages(stages, costs):
     return stages, rest, np.broadcast_to(prices, len(stages))
 
 
-def _check_alike(judged, first):
-    classes = [j.examples.scores.shape[-1] for j in (judged, first)]
-    if classes[0] != classes[1] or judged.shape != first.shape:
+def _check_alike(labelled, first):
+    classes = [j.examples.scores.shape[-1] for j in (labelled, first)]
+    if classes[0] != classes[1] or labelled.shape != first.shape:
         raise ValueError(
             "Argument `stages` must have predictions of the same classes for the same examples. "
             f"Received: {classes[1]} classes for {first.shape}, then {classes[0]} for "
-            f"{judged.shape}"
+            f"{labelled.shape}"
         )
 
 
@@ -455,27 +455,27 @@ def _check_rule(rule, score, groups, flags):
             )
 
 
-def _doubt(rule, probs, judged, score):
+def _doubt(rule, probs, labelled, score):
     """How little each entry is trusted, by the rule's score or the argument `score`."""
     if hasattr(rule, "score_of"):
         sign = -1 if rule.score in CONFIDENCES else 1
-        values = sign * judged.spread("probs", np.asarray(rule.score_of(probs)))
+        values = sign * labelled.spread("probs", np.asarray(rule.score_of(probs)))
         return Doubt(values, values.astype("float32"), sign)
     if rule is not None and not is_finite(rule):
         raise ValueError(
             f"Argument `rule` must be a RejectionRule, a finite number or None. Received: {rule=}"
         )
-    return judged.doubt("confidence" if score is None else score)
+    return labelled.doubt("confidence" if score is None else score)
 
 
-def _accepted(rule, probs, judged, groups=None):
+def _accepted(rule, probs, labelled, groups=None):
     """1.0 for each entry that the rule accepts, 0.0 for the others."""
     if hasattr(rule, "accept"):
         accepted = rule.accept(probs) if groups is None else rule.accept(probs, groups=groups)
-        return judged.spread("rule", accepted)
+        return labelled.spread("rule", accepted)
     if _is_number(rule):
         check_fraction("rule", rule)
-        doubt = judged.doubt("confidence")
+        doubt = labelled.doubt("confidence")
         return (doubt.key <= np.float32(-rule)).astype(float)
     accepted = np.asarray(rule)
     if accepted.dtype != bool:
@@ -483,4 +483,4 @@ def _accepted(rule, probs, judged, groups=None):
             "Argument `stages` must have a RejectionRule, a number in [0, 1] or an array of True "
             f"and False beside each model's predictions. Received: rule={rule!r}"
         )
-    return judged.spread("rule", accepted)
+    return labelled.spread("rule", accepted)

@@ -10,7 +10,7 @@ from tfuq._arguments import check_choice, check_fraction, check_integer
 from tfuq._files.tables import group_columns, markdown_table, write_csv
 from tfuq._math.bins import width_index
 from tfuq._math.bounds import binomial_p_value, hoeffding_bentkus_p_value, wilson_interval
-from tfuq._predictions.labelled import judge
+from tfuq._predictions.labelled import labelled_predictions
 from tfuq.selective._rule_fitting import LOSSES, losses_of
 
 __all__ = ["GroupRow", "SubgroupReport", "subgroup_report"]
@@ -180,12 +180,12 @@ def subgroup_report(
     target_risk = _target(rule, target_risk)
     from_logits = getattr(rule, "from_logits", False) if from_logits is None else from_logits
     multi_label = getattr(rule, "multi_label", False) if multi_label is None else multi_label
-    judged = judge(probs, labels, from_logits=from_logits, multi_label=multi_label)
-    count = judged.shape[0]
+    labelled = labelled_predictions(probs, labels, from_logits=from_logits, multi_label=multi_label)
+    count = labelled.shape[0]
     columns = group_columns(groups, count)
-    accepted = _accepted(rule, probs, judged, columns, rule_groups)
-    loss, counts = _losses(judged, rule, loss, positive_class)
-    table = _table(judged, n_bins, accepted, accepted & counts, loss)
+    accepted = _accepted(rule, probs, labelled, columns, rule_groups)
+    loss, counts = _losses(labelled, rule, loss, positive_class)
+    table = _table(labelled, n_bins, accepted, accepted & counts, loss)
     keys, members = [(ALL, ALL)], [np.ones(count, bool)]
     for name, column in columns.items():
         names, index = np.unique(column, return_inverse=True)
@@ -237,30 +237,30 @@ def _target(rule, target_risk):
     return float(target_risk)
 
 
-def _accepted(rule, probs, judged, columns, rule_groups):
+def _accepted(rule, probs, labelled, columns, rule_groups):
     """What the rule accepts, `(entries,)`."""
     if rule is None:
-        return np.ones(judged.shape, bool).ravel()
+        return np.ones(labelled.shape, bool).ravel()
     if getattr(rule, "by", None) != "group":
         accepted = np.asarray(rule.accept(np.asarray(probs)))
     else:
         if rule_groups is None and len(columns) == 1:
             (rule_groups,) = columns.values()
-        if np.shape(rule_groups) != judged.shape[:1]:
+        if np.shape(rule_groups) != labelled.shape[:1]:
             raise ValueError(
-                f"Argument `rule_groups` must name the group of each of {judged.shape[0]} examples "
-                f"for a rule with by='group'. Received: rule_groups={rule_groups!r}"
+                f"Argument `rule_groups` must name the group of each of {labelled.shape[0]} "
+                f"examples for a rule with by='group'. Received: rule_groups={rule_groups!r}"
             )
         accepted = rule.accept(np.asarray(probs), rule_groups, unknown_group="reject")
-    if np.size(accepted) != len(judged.error):
+    if np.size(accepted) != len(labelled.error):
         raise ValueError(
-            f"Argument `rule` must accept or reject each of {judged.shape} decisions. "
+            f"Argument `rule` must accept or reject each of {labelled.shape} decisions. "
             f"Received: {np.shape(accepted)}"
         )
     return np.ravel(accepted)
 
 
-def _losses(judged, rule, loss, positive_class):
+def _losses(labelled, rule, loss, positive_class):
     """The loss of each decision, and whether it belongs to the risk, `(entries,)`."""
     if loss is None:
         said = _fitted_to(rule)
@@ -271,17 +271,17 @@ def _losses(judged, rule, loss, positive_class):
                 "Argument `loss` must be what the rule was fitted to, functions and costs it does "
                 f"not keep. Received: loss=None with a rule fitted to {loss!r}"
             )
-    probs = np.asarray(judged.examples.probs())
-    labels = np.asarray(judged.examples.labels)
-    return losses_of(loss, probs, labels, judged.error > 0, positive_class)
+    probs = np.asarray(labelled.examples.probs())
+    labels = np.asarray(labelled.examples.labels)
+    return losses_of(loss, probs, labels, labelled.error > 0, positive_class)
 
 
-def _table(judged, n_bins, *of_entries):
-    """`_Table` of what was judged, and of what else is known of the entries."""
-    confidence, correct = (np.asarray(part) for part in judged.examples.top_label())
+def _table(labelled, n_bins, *of_entries):
+    """`_Table` of what was labelled, and of what else is known of the entries."""
+    confidence, correct = (np.asarray(part) for part in labelled.examples.top_label())
     bins = np.asarray(width_index(confidence, n_bins))
     parts = bins, confidence, correct.astype("float64"), *of_entries
-    return _Table(*(np.reshape(part, (judged.shape[0], -1)) for part in parts))
+    return _Table(*(np.reshape(part, (labelled.shape[0], -1)) for part in parts))
 
 
 def _figures(part, confidence):

@@ -3,13 +3,12 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import softmax
 
 from tfuq._arguments import check_choice, check_flags, to_float64
-from tfuq._predictions.labelled import judge
+from tfuq._predictions.labelled import labelled_predictions
+from tfuq._predictions.probabilities import check_probabilities, probabilities
 
 _WEIGHTS = ("quadratic", "linear")
-_TOLERANCE = 5e-3  # that of `_predictions`
 _MOST_GRADES = 1000  # arrays of that many squared are made
 
 
@@ -117,10 +116,10 @@ def kappa_referral_curve(
     array([   nan, 1.    , 1.    , 0.3846])
     """
     check_choice("weights", weights, _WEIGHTS)
-    judged = judge(probs, labels, sample_weight, from_logits=from_logits)
-    used = judged.weight > 0
-    level, threshold = judged.doubt(score).levels(used)
-    grades = (array[used] for array in _of_judged(judged))
+    labelled = labelled_predictions(probs, labels, sample_weight, from_logits=from_logits)
+    used = labelled.weight > 0
+    level, threshold = labelled.doubt(score).levels(used)
+    grades = (array[used] for array in _grades_of(labelled))
     totals = _totals(*grades, weights, level)
     return KappaCurve(totals[0] / totals[0][-1], _kappa(*totals, weights), threshold)
 
@@ -212,10 +211,10 @@ def _kappa(total, observed, labels, predicted, weights):
 # --- Reading ------------------------------------------------------------------------------------
 
 
-def _of_judged(judged):
+def _grades_of(labelled):
     """Predicted and true grades and weights, one for each entry."""
-    predicted = np.asarray(judged.examples.probs()).argmax(axis=-1)
-    return predicted, np.asarray(judged.examples.labels), judged.weight
+    predicted = np.asarray(labelled.examples.probs()).argmax(axis=-1)
+    return predicted, np.asarray(labelled.examples.labels), labelled.weight
 
 
 def _read_grades(probs, labels, sample_weight, from_logits):
@@ -226,27 +225,27 @@ def _read_grades(probs, labels, sample_weight, from_logits):
     if predicted.ndim == 1 or (are_integers and predicted.shape == truth.shape):
         if from_logits:
             raise ValueError("Argument `from_logits` must be False for grades. Received: True")
-        judged = _judge_grades(predicted, truth, sample_weight)
+        labelled = _labelled_grades(predicted, truth, sample_weight)
     else:
-        judged = judge(predicted, truth, sample_weight, from_logits=from_logits)
-    used = judged.weight > 0
-    return tuple(array[used] for array in _of_judged(judged))
+        labelled = labelled_predictions(predicted, truth, sample_weight, from_logits=from_logits)
+    used = labelled.weight > 0
+    return tuple(array[used] for array in _grades_of(labelled))
 
 
-def _judge_grades(predicted, truth, sample_weight):
-    """`Judged` of grades: all probability is theirs."""
+def _labelled_grades(predicted, truth, sample_weight):
+    """`LabelledPredictions` of grades: all probability is theirs."""
     fine, known = _are_grades(predicted), _are_grades(truth)
     size = 1 + int(max(predicted[fine].max(initial=1), truth[known].max(initial=1)))
     certain = np.eye(size)[np.where(fine, predicted, 0).astype(int)]
-    judged = judge(certain, truth, sample_weight)
-    faulty = ~fine.ravel() & (judged.weight > 0)
+    labelled = labelled_predictions(certain, truth, sample_weight)
+    faulty = ~fine.ravel() & (labelled.weight > 0)
     if np.any(faulty):
         raise ValueError(
             f"Argument `probs` must hold grades 0, 1, 2 and so on, below {_MOST_GRADES}, or "
             f"probabilities (n, ..., grades). Received: probs={predicted.ravel()[faulty][0]} "
             f"({faulty.sum()} such)"
         )
-    return judged
+    return labelled
 
 
 def _are_grades(values):
@@ -261,16 +260,10 @@ def _read_probs(probs, from_logits):
             "Argument `probs` must have shape (..., classes) with at least two classes, and not be "
             f"empty. Received: probs of shape {probs.shape}"
         )
-    if from_logits:
-        with np.errstate(invalid="ignore"):  # infinite logits become NaN
-            probs = softmax(probs, axis=-1)
-    off = np.abs(probs.sum(axis=-1) - 1) > _TOLERANCE
-    faulty = ~((probs >= -_TOLERANCE) & (probs <= 1 + _TOLERANCE)).all(axis=-1) | off
-    if np.any(faulty):
-        raise ValueError(
-            "Argument `probs` must hold probabilities that sum to 1, no NaN, or finite logits with "
-            f"from_logits=True. Received: probs={probs[faulty][0]} ({faulty.sum()} such)"
-        )
+    probs = np.asarray(
+        probabilities(probs, from_logits, is_binary=False)
+    )  # NaN for infinite logits
+    check_probabilities("probs", probs, False, ("from_logits",))
     return probs
 
 

@@ -1,16 +1,14 @@
-"""Which answers to accept: a threshold of a score, and what was promised when it was chosen."""
-
-from typing import NamedTuple
+"""Rejection rules: a threshold of a score, and what was promised when it was chosen."""
 
 import numpy as np
 from keras import ops
 
 from tfuq._arguments import check_choice, check_flags, check_integer, register, to_float64
-from tfuq._math.bounds import clopper_pearson_interval
 from tfuq._models.predicting import predicted
-from tfuq._predictions.scores import CONFIDENCES, OF_STACKS, SCORES, score_of, stack_of
+from tfuq._predictions.scores import CONFIDENCES, OF_STACKS, score_name, score_of, stack_of
 from tfuq.layers import PostProcessing
 from tfuq.selective._guarantees import METHODS
+from tfuq.selective._rule_evaluation import Evaluation, description, evaluation_of
 from tfuq.selective._rule_fitting import (
     REJECT_ALL,
     Goal,
@@ -19,42 +17,16 @@ from tfuq.selective._rule_fitting import (
     check_targets,
     checked_report,
     fit_part,
-    is_binary,
+    is_zero_one,
     losses_of,
     parts_of,
     rank_of,
     read_examples,
+    report_of,
 )
 from tfuq.selective.base import Fitted, numbers, plain, with_outputs
 
 __all__ = ["Evaluation", "RejectionRule", "UnattainableRisk"]
-
-
-class Evaluation(NamedTuple):
-    """What a rule accepts of labelled data, and how much of that is wrong.
-
-    Example:
-
-    >>> from tfuq.selective import RejectionRule
-    >>> rule = RejectionRule("confidence", 0.7)
-    >>> print(rule.evaluate([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], [0, 0, 1]).risk)
-    0.5
-    """
-
-    examples: int
-    """Decisions, accepted or not."""
-    accepted: int
-    coverage: float
-    """Accepted fraction."""
-    risk: float
-    """Mean loss of the accepted; NaN if there are none."""
-    risk_lower: float
-    """Lower end of its interval at 95 % (Clopper and Pearson); NaN unless losses are 0 or 1 by
-    definition and each example is one decision, since decisions of one image are no sample."""
-    risk_upper: float
-    """Upper end."""
-    accuracy: float
-    """Accuracy over all, accepted or not."""
 
 
 @register
@@ -66,8 +38,9 @@ class RejectionRule(Fitted):
 
     Args:
         score: `"confidence"`, the largest probability; `"margin"`, its distance from the second;
-            `"entropy"` of the mean prediction in nats; and, of stacks of predictions alone,
-            `"expected_entropy"`, `"mutual_information"` in nats and `"variation_ratio"`.
+            `"predictive_entropy"`, that of the mean prediction in nats (once `"entropy"`, which is
+            still taken); and, of stacks of predictions alone, `"expected_entropy"`,
+            `"mutual_information"` in nats and `"variation_ratio"`.
         threshold: Accepted is a confidence or margin of at least this, an uncertainty of at most
             this, compared in float32. With `by`, one for each of `keys`.
         by: None for one threshold; `"class"` for one for each predicted class; `"group"` for one
@@ -102,7 +75,6 @@ class RejectionRule(Fitted):
         multi_label=False,
         fitted_to=None,
     ):
-        check_choice("score", score, SCORES)
         check_choice("by", by, (None, "class", "group"))
         check_integer("rank", rank, 1)
         check_flags(from_logits=from_logits, multi_label=multi_label)
@@ -117,7 +89,7 @@ class RejectionRule(Fitted):
             check_integer("keys", key, 0)
         if len(set(keys or ())) < len(keys or ()):
             raise ValueError(f"Argument `keys` must not repeat. Received: keys={keys!r}")
-        self.score = score
+        self.score = score_name(score)
         self.threshold = float(found) if by is None else found
         self.by = by
         self.keys = keys
@@ -243,7 +215,7 @@ class RejectionRule(Fitted):
         delta = (1 - confidence) / (len(parts) if simultaneous else 1)
         goal = Goal(wanted, target_risk, target_coverage, costs, confidence, delta, method)
         found = {key: fit_part(rule, read, rows, goal, by) for key, rows in parts.items()}
-        report = rule._report(found, read, goal, loss, positive_class)
+        report = report_of(found, read, goal, loss, positive_class)
         if by is None:
             threshold = found[None].threshold
             report |= {name: found[None].sums[name] for name in ("risk", "risk_bound")}
@@ -286,46 +258,24 @@ class RejectionRule(Fitted):
         found = predicted(model, data, output, batch_size, verbose)
         return cls.fit(found.probs, found.labels, **{"from_logits": found.from_logits, **options})
 
-    def _report(self, found, read, goal, loss, positive_class):
-        """What a rule of these parts was fitted to, for `fitted_to`."""
-        decisions = len(read.score)
-        accepted = int(sum(part.sums["accepted"] for part in found.values()))
-        seen = np.unique(read.labels)
-        report = {
-            "goal": goal.wanted,
-            "loss": _name_of(loss),
-            "examples": int(read.images),
-            "decisions": decisions,
-            "accepted": accepted,
-            "coverage": accepted / decisions,
-            "classes": seen.tolist(),
-            "unseen_classes": np.setdiff1d(np.arange(read.classes), seen).tolist(),
-        }
-        if decisions == read.images:
-            ends = clopper_pearson_interval(accepted, decisions, goal.confidence)
-            report["coverage_interval"] = [float(end) for end in ends]
-        if report["loss"] == "false_negative":
-            report["positive_class"] = int(positive_class)
-        return report | goal.said()
-
     def _with(self, threshold, report, **parts):
         """The same rule with the thresholds that were found."""
         config = {**self.get_config(), "threshold": threshold, "fitted_to": report, **parts}
         return type(self)(**config)
 
     def _read(self, probs, labels, loss, positive_class):
-        """Scores, losses and all else that fitting and judging ask for."""
+        """Scores, losses and all else that fitting and evaluation ask for."""
         stack = self._stack(to_float64("probs", probs))
         mean = np.asarray(ops.mean(stack, axis=0), "float64")
         labels = to_float64("labels", labels)
-        examples = read_examples(mean, labels, self)
+        examples = read_examples(mean, labels)
         score = np.asarray(score_of(self.score, stack), "float64").ravel()
         flat, true = np.asarray(examples.scores), np.asarray(examples.labels)
         predicted = flat.argmax(-1)
         right = predicted == true
         losses, counts = losses_of(loss, flat, true, ~right, positive_class)
         sizes = mean.shape[0], flat.shape[-1]
-        return Read(score, losses, counts, right, predicted, true, *sizes, is_binary(loss))
+        return Read(score, losses, counts, right, predicted, true, *sizes, is_zero_one(loss))
 
     # --- Use ----------------------------------------------------------------------------------
 
@@ -412,20 +362,7 @@ class RejectionRule(Fitted):
         """
         read = self._read(probs, labels, loss, positive_class)
         accepted = self.accept(probs, groups, unknown_group="reject").ravel()
-        chosen = accepted & read.counts
-        losses = read.loss[chosen]
-        lower = upper = np.nan
-        if read.binary and len(read.score) == read.images:
-            lower, upper = clopper_pearson_interval(losses.sum(), len(losses))
-        return Evaluation(
-            len(accepted),
-            int(accepted.sum()),
-            float(accepted.mean()),
-            float(losses.mean()) if len(losses) else np.nan,
-            float(lower),
-            float(upper),
-            float(read.right.mean()),
-        )
+        return evaluation_of(read, accepted)
 
     def transform(self, predictions):
         """Tensors `"probabilities"`, `"score"` and `"accept"` for tensors of predictions.
@@ -474,54 +411,4 @@ class RejectionRule(Fitted):
 
     def describe(self):
         """What the rule does and what was promised, in a sentence for who has to rely on it."""
-        report = self.fitted_to
-        if "goal" not in report:
-            verb = "at least" if self.grows_with_trust else "at most"
-            return f"The model answers where its {self.score} is {verb} {self.threshold}."
-        answered = round(100 * report["coverage"])
-        noun = "cases" if report["decisions"] == report["examples"] else "decisions"
-        text = (
-            f"Of 100 {noun} like these the model answers about {answered} and refers "
-            f"{100 - answered} to a person"
-        )
-        if report["goal"] == "risk":
-            text += self._promise(report)
-        elif report.get("risk") is not None and report["loss"] == "error":
-            known = report["decisions"]
-            text += f"; of its answers to {known} known {noun} {report['risk']:.1%} were wrong"
-        return f"{text}.{self._gaps(report)}"
-
-    def _promise(self, report):
-        """What `describe` says of the risk."""
-        where, wrong = "", "are wrong"
-        if report["loss"] == "false_negative":
-            where, wrong = f" to true cases of class {report['positive_class']}", "miss it"
-        elif report["loss"] != "error":
-            wrong = "are lost (by the chosen loss)"
-        sure = ""
-        if self.by is not None:
-            where += " in each group" if self.by == "group" else " of each class"
-            sure = "for all together, " if report["simultaneous"] else "for each by itself, "
-        return (
-            f"; of its answers{where} at most {100 * report['target_risk']:g} in 100 {wrong}, "
-            f"which is {100 * report['confidence']:g} % sure {sure}for cases like the "
-            f"{report['examples']} that this was checked on"
-        )
-
-    def _gaps(self, report):
-        """What `describe` says of classes and groups of which nothing is known."""
-        silent = [key for key, part in report.get("parts", {}).items() if not part["accepted"]]
-        unseen = [] if self.multi_label else report["unseen_classes"]
-        text = f" It answers nothing in {self.by} {_listed(silent)}." if silent else ""
-        return text + (f" No case of class {_listed(unseen)} was among them." if unseen else "")
-
-
-def _name_of(loss):
-    if callable(loss):
-        return f"function {getattr(loss, '__name__', type(loss).__name__)}"
-    return loss if isinstance(loss, str) else "matrix"
-
-
-def _listed(names, most=5):
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(str(name) for name in names[:most]) + more
+        return description(self)

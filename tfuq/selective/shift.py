@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
 
 from tfuq._arguments import to_float64
 from tfuq._files.tables import markdown_table
@@ -11,6 +10,7 @@ from tfuq._models.batches import batches
 from tfuq._models.features import Tap
 from tfuq._models.finite import finite_rows
 from tfuq._models.outputs import select_output
+from tfuq._predictions.probabilities import probabilities
 from tfuq.selective._accuracy_estimates import (
     AccuracyEstimate,
     LabelShift,
@@ -236,9 +236,8 @@ def _predicted(tap, data, name, output, batch_size, verbose):
         found.append(tap(batch))
         if label is not None:
             labels.append(_label_array(label, output))
-    probs = special.softmax(
-        np.concatenate([part.logits for part in found], dtype="float64"), axis=1
-    )
+    logits = np.concatenate([part.logits for part in found], dtype="float64")
+    probs = np.asarray(probabilities(logits, True, is_binary=False))
     features = np.concatenate([part.features[0] for part in found])
     if not (np.isfinite(probs).all() and np.isfinite(features).all()):
         raise ValueError(

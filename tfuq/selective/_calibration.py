@@ -1,0 +1,208 @@
+"""Calibration base class."""
+
+import numpy as np
+from keras import ops
+
+from tfuq._arguments import check_choice, check_flags, check_integer, to_float64
+from tfuq._models.predicting import predicted
+from tfuq._predictions.labelled import labelled_predictions
+from tfuq._predictions.probabilities import check_probabilities, is_binary, probabilities
+from tfuq.layers import PostProcessing
+from tfuq.selective._scaling import Entries, bounded, to_logits
+from tfuq.selective.base import Fitted, plain, with_outputs
+
+
+class Calibration(Fitted):
+    """Base of what maps predictions to calibrated ones.
+
+    A child says on what it works (`_on_logits`), its parameters (`_parameters`, all None until it
+    is fitted), `_estimate(data)` and `_scale(values)`.
+    """
+
+    _on_logits = True
+    _parameters = ()
+
+    def __init__(self, rank, from_logits, multi_label, average):
+        if rank is not None:
+            check_integer("rank", rank, 1)
+        check_flags(from_logits=from_logits, multi_label=multi_label)
+        check_choice("average", average, ("before", "after"))
+        self.rank = rank
+        self.from_logits = from_logits
+        self.multi_label = multi_label
+        self.average = average
+
+    def get_config(self):
+        names = (*self._parameters, "rank", "from_logits", "multi_label", "average")
+        return plain({name: getattr(self, name) for name in names})
+
+    def _estimate(self, data):
+        """Sets the parameters."""
+        raise NotImplementedError
+
+    def _scale(self, values):
+        """Calibrated `values`, a tensor `(samples, n, ..., classes)` of logits or probabilities."""
+        raise NotImplementedError
+
+    def _num_columns(self):
+        """How long the last axis must be; None for any."""
+        return None
+
+    # --- Fitting ------------------------------------------------------------------------------
+
+    def fit(self, probs, labels, sample_weight=None):
+        """Fits to labelled predictions, and forgets what was fitted before.
+
+        Args:
+            probs: Predictions for data that the model has not been trained on, logits with
+                `from_logits=True`: `(n, ..., classes)`; binary `(n,)` or `(n, ..., 1)`; multi-label
+                `(n, ..., labels)`; or a stack of them, `(samples, n, ..., classes)`.
+            labels: Labels, sparse `(n, ...)` or one-hot.
+            sample_weight: Weights with one or more of the leading axes of the labels.
+
+        Returns:
+            This object.
+
+        Raises:
+            ValueError: If arrays are empty or do not fit together, hold NaN, no probabilities or
+                labels that are no class, or lack a class that has parameters of its own.
+        """
+        data, rank = self._read(probs, labels, sample_weight)
+        self._estimate(data)
+        self.rank = rank
+        return self
+
+    @classmethod
+    def fit_model(cls, model, data, *, output=None, batch_size=32, verbose=0, **options):
+        """A new object, fitted to what a model predicts for `data`, in one pass over it.
+
+        Args:
+            model: A Keras model.
+            data: `(x, y)` or `(x, y, sample_weight)` arrays, a `tf.data.Dataset` of such batches,
+                or a `PyDataset`; not what the model was trained on.
+            output: Which output, if there are several: an index, a key or a function.
+            batch_size: Examples in a batch of arrays.
+            verbose: As in Keras' `predict`.
+            **options: Arguments of the constructor. `from_logits` is by default what the compiled
+                loss says.
+
+        Returns:
+            The fitted object.
+
+        Raises:
+            ValueError: As `fit`; if the data are of another kind or have no labels.
+        """
+        found = predicted(model, data, output, batch_size, verbose, takes_weights=True)
+        fresh = cls(**{"from_logits": found.from_logits, **options})
+        return fresh.fit(found.probs, found.labels, found.weight)
+
+    def _read(self, probs, labels, sample_weight):
+        """`Entries`, and how many axes single predictions have."""
+        flags = {"from_logits": self.from_logits, "multi_label": self.multi_label}
+        labelled = labelled_predictions(probs, labels, sample_weight, **flags)
+        values, is_stack = to_float64("probs", probs), labelled.stack is not None
+        rank, binary = values.ndim - is_stack, labelled.examples.columns is not None
+        # Heights are looked up in float32 later, so knots must be the same numbers.
+        dtype = "float64" if self._on_logits else "float32"
+        tensor = ops.convert_to_tensor(values, dtype)
+        values = ops.convert_to_numpy(self._samples(tensor, is_stack))
+        shape = (len(values), -1) if binary else (len(values), -1, values.shape[-1])
+        labels, weight = (np.asarray(part) for part in labelled.examples[1:3])
+        num_columns = labelled.examples.columns or 1
+        column = np.arange(len(labels)) % num_columns
+        data = Entries(values.reshape(shape), labels, weight, column, num_columns, binary)
+        return data.rows(weight > 0), rank
+
+    # --- Use ----------------------------------------------------------------------------------
+
+    def transform(self, probs):
+        """Calibrated predictions, arrays for arrays and tensors for tensors, in float32.
+
+        Args:
+            probs: Predictions, or a stack of them, of the kind that was fitted to.
+
+        Returns:
+            Predictions `(n, ..., classes)`; those of a stack are one average.
+
+        Raises:
+            ValueError: If nothing has been fitted, or shapes do not fit; of arrays, if they hold
+                NaN or no probabilities.
+        """
+        if any(getattr(self, name) is None for name in self._parameters):
+            raise ValueError(
+                f"{type(self).__name__} must be fitted before it is used: call `fit` or "
+                f"`fit_model`. Received: {self!r}"
+            )
+        is_array = not ops.is_tensor(probs)
+        probs = to_float64("probs", probs) if is_array else probs
+        is_stack = self._is_stack(probs.shape)
+        if is_array:
+            self._check_values(probs)
+        probs = ops.cast(probs, "float32")
+        scaled = self._scale(self._samples(probs, is_stack))
+        found = self._joined(scaled, is_stack and self.average == "after")
+        return ops.convert_to_numpy(found) if is_array else found
+
+    __call__ = transform
+
+    def append_to(self, model, output=None):
+        """A functional model of the same inputs whose output is calibrated; weights are shared.
+
+        Args:
+            model: A functional or `Sequential` model, or a subclassed one called in such.
+            output: Which of several outputs: an index, a key or a function.
+        """
+        return with_outputs(model, PostProcessing(self, name="calibration"), output)
+
+    def _check_values(self, probs):
+        """Raises ValueError unless an array holds what was fitted to."""
+        if np.any(np.isnan(probs)):
+            raise ValueError(
+                f"Argument `probs` must hold no NaN. Received: {np.isnan(probs).sum()} such"
+            )
+        if not self.from_logits:
+            rows = probs[..., None] if probs.ndim < 2 else probs
+            binary = is_binary(rows.shape, self.multi_label)
+            check_probabilities("probs", rows, binary, ("from_logits",))
+        elif np.any(probs == np.inf):
+            raise ValueError(
+                "Argument `probs` must hold finite logits with from_logits=True. "
+                f"Received: {(probs == np.inf).sum()} of inf"
+            )
+
+    def _is_stack(self, shape):
+        """Whether predictions of `shape` are a stack; ValueError if they are neither."""
+        axes, width = len(shape), shape[-1] if len(shape) > 1 else 1
+        known = (axes,) if self.rank is None else (self.rank, self.rank + 1)
+        if self.rank == 1:  # what was (n,) may come as (n, 1), and as a stack of these
+            known = (1, 2, 3) if width == 1 else (1,)
+        columns = self._num_columns()
+        if axes not in known or axes == 0 or columns not in (None, width):
+            last = "" if columns is None else f", the last of length {columns}"
+            raise ValueError(
+                f"Argument `probs` must have {self.rank or 'one or more'} axes{last}; one more if "
+                f"they are a stack of samples. Received: probs of shape {tuple(shape)}"
+            )
+        return self.rank is not None and axes > max(self.rank, 2)
+
+    def _is_binary(self, axes, width):
+        return axes == 1 or is_binary((width,), self.multi_label)
+
+    def _samples(self, probs, is_stack):
+        """What is scaled, `(samples, n, ..., classes)`; one sample if averages are."""
+        binary = self._is_binary(len(probs.shape), probs.shape[-1])
+        stack = probs if is_stack else probs[None]
+        pool = is_stack and self.average == "before"
+        if self._on_logits and not pool:
+            return bounded(stack) if self.from_logits else to_logits(stack, binary)
+        stack = probabilities(stack, self.from_logits, binary)
+        stack = ops.mean(stack, axis=0, keepdims=True) if pool else stack
+        return to_logits(stack, binary) if self._on_logits else stack
+
+    def _joined(self, scaled, is_stack):
+        """The answer: one of the kind of the inputs, of scaled logits `(samples, n, ...)`."""
+        binary = self._is_binary(len(scaled.shape) - 1, scaled.shape[-1])
+        if self.from_logits and not is_stack:
+            return scaled[0]
+        probs = ops.mean(probabilities(scaled, True, binary), axis=0)
+        return to_logits(probs, binary) if self.from_logits else probs

@@ -1,0 +1,77 @@
+"""Arguments of fitting a conformal predictor: their checks, and the examples to tune with."""
+
+import warnings
+
+import numpy as np
+
+from tfuq._arguments import check_fraction, check_integer, check_positive
+from tfuq.selective.conformal_scores import fewest_examples
+
+
+def check_options(score, randomized, penalty, k_reg):
+    """Raises ValueError unless the options of the scores are of their kind, and for this score."""
+    if score == "lac" and randomized:
+        raise ValueError('Argument `randomized` must be False with score="lac". Received: True')
+    for name, value in (("penalty", penalty), ("k_reg", k_reg)):
+        if value is not None and score != "raps":
+            raise ValueError(
+                f'Argument `{name}` must be None unless score="raps". Received: {name}={value!r}'
+            )
+    if k_reg is not None:
+        check_integer("k_reg", k_reg, 0)
+    if penalty not in (None, 0):
+        check_positive("penalty", penalty)
+
+
+def is_tuned(value):
+    return isinstance(value, str) and value == "tuned"
+
+
+def checked_alpha(alpha, target_coverage):
+    """The fraction to miss, of the one argument that is given or of neither."""
+    if alpha is not None and target_coverage is not None:
+        raise ValueError(
+            "Argument `target_coverage` must be None if `alpha` is given. "
+            f"Received: alpha={alpha!r}, target_coverage={target_coverage!r}"
+        )
+    given = {"alpha": alpha, "target_coverage": target_coverage}
+    for name, value in given.items():
+        if value is not None:
+            check_fraction(name, value)
+            if value in (0, 1):
+                raise ValueError(f"Argument `{name}` must be in (0, 1). Received: {name}={value!r}")
+    if target_coverage is not None:
+        return round(1 - float(target_coverage), 12)
+    return 0.1 if alpha is None else float(alpha)
+
+
+def split(count, share, seed):
+    """Rows to tune with, and rows to calibrate with."""
+    check_fraction("tuning_share", share)
+    tuned_on = round(share * count)
+    if not 0 < tuned_on < count:
+        raise ValueError(
+            f"Argument `tuning_share` must leave some of {count} examples on both sides. "
+            f"Received: tuning_share={share!r}"
+        )
+    rows = np.random.default_rng(seed).permutation(count)
+    return np.sort(rows[:tuned_on]), np.sort(rows[tuned_on:])
+
+
+def check_counts(counts, alpha, class_conditional):
+    """Raises ValueError, or warns of some classes, if there are too few examples."""
+    needed = fewest_examples(alpha)
+    few = counts < needed
+    if few.all():
+        of_each = " of a class" if class_conditional else ""
+        raise ValueError(
+            f"Argument `probs` must hold at least {needed} examples{of_each} to miss at most "
+            f"alpha={alpha:g}. Received: {counts.max()} examples{of_each}"
+        )
+    if few.any():
+        names = [c[1] if len(counts) == 1 else tuple(c) for c in np.argwhere(few).tolist()]
+        warnings.warn(
+            f"Classes with fewer than {needed} calibration examples are in every set: "
+            f"{names} with {counts[few].tolist()}.",
+            stacklevel=4,
+        )

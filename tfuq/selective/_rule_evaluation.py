@@ -1,0 +1,102 @@
+"""Evaluation and description of a rejection rule."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tfuq._math.bounds import clopper_pearson_interval
+
+
+class Evaluation(NamedTuple):
+    """What a rule accepts of labelled data, and how much of that is wrong.
+
+    Example:
+
+    >>> from tfuq.selective import RejectionRule
+    >>> rule = RejectionRule("confidence", 0.7)
+    >>> print(rule.evaluate([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], [0, 0, 1]).risk)
+    0.5
+    """
+
+    examples: int
+    """Decisions, accepted or not."""
+    accepted: int
+    coverage: float
+    """Accepted fraction."""
+    risk: float
+    """Mean loss of the accepted; NaN if there are none."""
+    risk_lower: float
+    """Lower end of its interval at 95 % (Clopper and Pearson); NaN unless losses are 0 or 1 by
+    definition and each example is one decision, since decisions of one image are no sample."""
+    risk_upper: float
+    """Upper end."""
+    accuracy: float
+    """Accuracy over all, accepted or not."""
+
+
+def evaluation_of(read, accepted):
+    """`Evaluation` of entries that were `Read`, and which of them are accepted."""
+    losses = read.loss[accepted & read.counts]
+    lower = upper = np.nan
+    if read.binary and len(read.score) == read.images:
+        lower, upper = clopper_pearson_interval(losses.sum(), len(losses))
+    return Evaluation(
+        len(accepted),
+        int(accepted.sum()),
+        float(accepted.mean()),
+        float(losses.mean()) if len(losses) else np.nan,
+        float(lower),
+        float(upper),
+        float(read.right.mean()),
+    )
+
+
+def description(rule):
+    """What a rule does and what was promised, as text."""
+    report = rule.fitted_to
+    if "goal" not in report:
+        verb = "at least" if rule.grows_with_trust else "at most"
+        return f"The model answers where its {rule.score} is {verb} {rule.threshold}."
+    answered = round(100 * report["coverage"])
+    noun = "cases" if report["decisions"] == report["examples"] else "decisions"
+    text = (
+        f"Of 100 {noun} like these the model answers about {answered} and refers "
+        f"{100 - answered} to a person"
+    )
+    if report["goal"] == "risk":
+        text += _promise(rule, report)
+    elif report.get("risk") is not None and report["loss"] == "error":
+        known = report["decisions"]
+        text += f"; of its answers to {known} known {noun} {report['risk']:.1%} were wrong"
+    return f"{text}.{_gaps(rule, report)}"
+
+
+def _promise(rule, report):
+    """What `describe` says of the risk."""
+    where, wrong = "", "are wrong"
+    if report["loss"] == "false_negative":
+        where, wrong = f" to true cases of class {report['positive_class']}", "miss it"
+    elif report["loss"] != "error":
+        wrong = "are lost (by the chosen loss)"
+    sure = ""
+    if rule.by is not None:
+        where += " in each group" if rule.by == "group" else " of each class"
+        sure = "for all together, " if report["simultaneous"] else "for each by itself, "
+    return (
+        f"; of its answers{where} at most {100 * report['target_risk']:g} in 100 {wrong}, "
+        f"which is {100 * report['confidence']:g} % sure {sure}for cases like the "
+        f"{report['examples']} that this was checked on"
+    )
+
+
+def _gaps(rule, report):
+    """What `describe` says of classes and groups of which nothing is known."""
+    silent = [key for key, part in report.get("parts", {}).items() if not part["accepted"]]
+    unseen = [] if rule.multi_label else report["unseen_classes"]
+    text = f" It answers nothing in {rule.by} {_listed(silent)}." if silent else ""
+    return text + (f" No case of class {_listed(unseen)} was among them." if unseen else "")
+
+
+def _listed(names, most=5):
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(str(name) for name in names[:most]) + more

@@ -1,0 +1,96 @@
+"""Coverage and size of prediction sets on labelled data."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tfuq._math.bounds import clopper_pearson_interval, hoeffding_bentkus_p_value
+from tfuq.selective._guarantees import smallest_where
+
+_CONFIDENCE = 0.95  # of intervals
+
+
+class SetCoverage(NamedTuple):
+    """How often sets hold the true class, with an interval at 95 %.
+
+    Example:
+
+    >>> from tfuq.selective import ConformalPredictor
+    >>> sets = ConformalPredictor("lac", 0.4)
+    >>> sets.coverage([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]], [0, 1, 0]).coverage
+    0.6666666666666666
+    """
+
+    coverage: float
+    lower: float
+    """By Clopper and Pearson; by Hoeffding and Bentkus, of means over examples, where an example
+    has several entries."""
+    upper: float
+
+
+class SetEvaluation(NamedTuple):
+    """What prediction sets achieve on labelled data.
+
+    Example:
+
+    >>> from tfuq.selective import ConformalPredictor
+    >>> sets = ConformalPredictor("lac", 0.6)
+    >>> found = sets.evaluate([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]], [0, 1, 0])
+    >>> found.coverage, found.mean_size, found.class_coverage
+    (1.0, 1.3333333333333333, array([1., 1.]))
+    """
+
+    examples: int
+    coverage: float
+    coverage_lower: float
+    """Lower end of its interval, as in `SetCoverage`."""
+    coverage_upper: float
+    mean_size: float
+    """Labels in a set."""
+    singletons: float
+    """Fraction of the sets that have one label, those that `accept` accepts."""
+    empty: float
+    """Fraction of the sets that have none."""
+    singleton_accuracy: float
+    """How often that one label is the true one; NaN if there are no such sets."""
+    class_coverage: np.ndarray
+    """Coverage of each true class, `(classes,)`, of multi-label data `(labels, 2)`; NaN where there
+    is none."""
+
+
+def set_evaluation(sets, covered, class_coverage):
+    """`SetEvaluation` of sets `(n, ..., classes)` and whether they hold the true class."""
+    sizes = sets.sum(axis=-1)
+    single = sizes == 1
+    return SetEvaluation(
+        len(sets),
+        *set_coverage(covered),
+        float(sizes.mean()),
+        float(single.mean()),
+        float((sizes == 0).mean()),
+        float(covered[single].mean()) if single.any() else np.nan,
+        class_coverage,
+    )
+
+
+def class_coverage(labels, covered, classes):
+    """Coverage `(labels, classes)` of each true class, of arrays `(n, entries, labels)`."""
+    of_class = labels[..., None] == np.arange(classes)
+    counts = of_class.sum(axis=(0, 1))
+    hits = (of_class & covered[..., None]).sum(axis=(0, 1))
+    return np.divide(hits, counts, out=np.full(hits.shape, np.nan), where=counts > 0)
+
+
+def set_coverage(covered):
+    """`SetCoverage` of what is covered, bool `(n, ...)`."""
+    of_example = covered.reshape(len(covered), -1)
+    mean, count = float(covered.mean()), len(covered)
+    if of_example.shape[1] == 1:
+        lower, upper = clopper_pearson_interval(covered.sum(), count, _CONFIDENCE)
+        return SetCoverage(mean, float(lower), float(upper))
+    side = (1 - _CONFIDENCE) / 2
+
+    def bound(value):
+        return smallest_where(lambda risk: hoeffding_bentkus_p_value(value, count, risk) <= side)
+
+    return SetCoverage(mean, 1 - bound(1 - mean), bound(mean))
