@@ -163,6 +163,8 @@ def fit_rule(model, data, probs):
 
 def export(model, rule, images, probs, output):
     """Writes the SavedModel, and has plain TensorFlow answer and decide the same."""
+    names = [str(digit) for digit in range(10)]
+    tfuq.predictive.declare(model, class_names=names, value_range=(0, 1))
     path = output / "saved_model"
     rule.save(output / "rule.json")
     tfuq.export.export(model, path, rule=rule, overwrite=True)

@@ -97,11 +97,11 @@ def running_server(model, *options, command=(sys.executable, str(SERVER))):
 # --- Requests ---------------------------------------------------------------------------------
 
 
-def good_requests(model, files, pixel_range=(0.0, 1.0)):
+def good_requests(model, files):
     """Each image as the file that it is, as PNG, JPEG, array and JSON, with what is expected."""
-    low, high = pixel_range
     loaded = tf.saved_model.load(str(model))
     metadata = read_metadata(model)
+    low, high = (metadata["inputs"] or {}).get("value_range", (0.0, 255.0))
     (spec,) = metadata["signature"]["inputs"].values()
     bodies, inputs = [], []
     for file in files:

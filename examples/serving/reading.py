@@ -20,6 +20,7 @@ TAKEN = (*IMAGES, NPY, JSON)
 # Which modes of Pillow hold how many channels without loss.
 MODES = {1: ("L", ("1", "L")), 2: ("LA", ("LA",)), 3: ("RGB", ("RGB", "P")), 4: ("RGBA", ("RGBA",))}
 PNG_END = b"IEND\xaeB`\x82"
+TOLERANCE = 1e-3  # of the range that is declared, as in the exported model
 NPY_HEADER = 512  # that of a plain array has 118 bytes
 _OPENING = threading.Lock()
 
@@ -36,14 +37,17 @@ class InputSpec(NamedTuple):
     """What the model takes.
 
     `shape` is that of one input, None where any length will do; `pixel_range` is what 0 and 255 of
-    an image become for a model of floating point inputs.
+    an image become for a model of floating point inputs, None if nobody says it: such a model gets
+    no images. `value_range` is what arrays must lie in, None where nothing is declared.
     """
 
     shape: tuple
     dtype: np.dtype
-    pixel_range: tuple = (0.0, 1.0)
+    pixel_range: tuple | None = None
     max_pixels: int = 2**24
     max_instances: int = 32
+    value_range: tuple | None = None
+    is_bgr: bool = False
 
 
 def read(content_type, body, spec):
@@ -70,6 +74,13 @@ def read(content_type, body, spec):
 def _image(body, kind, spec):
     if len(spec.shape) not in (2, 3):
         raise Refused(415, "unsupported_media_type", "the model takes arrays, not images")
+    if spec.pixel_range is None and spec.dtype.kind == "f":
+        raise Refused(
+            415,
+            "unsupported_media_type",
+            "the model does not declare what pixels become, and the server was not started with "
+            "--pixel-range: send arrays",
+        )
     image = _opened(body, kind)
     width, height = image.size
     if width * height > spec.max_pixels:
@@ -92,6 +103,8 @@ def _image(body, kind, spec):
         )
     _check_whole(body, kind, image)
     pixels = _decoded(body, kind, mode)
+    if spec.is_bgr and pixels.ndim == 3:
+        pixels = pixels[..., ::-1]
     if spec.dtype.kind != "f":
         return pixels.reshape(_full(spec.shape, pixels)).astype(spec.dtype)
     low, high = spec.pixel_range
@@ -172,6 +185,8 @@ def _npy(body, spec):
         raise Refused(
             400, word, f"the .npy file must have {expected} bytes of numbers; there are {found}"
         )
+    if dtype.kind in "iu" and spec.value_range not in (None, (0.0, 255.0)):
+        raise Refused(422, "wrong_range", _range_of(spec) + f"; the dtype of the array is {dtype}")
     array = np.frombuffer(body, dtype, offset=file.tell())
     return _cast(array.reshape(shape, order="F" if is_fortran else "C"), spec)
 
@@ -223,6 +238,11 @@ def check_shape(shape, spec):
         raise Refused(413, "too_large", f"the input has more than {spec.max_pixels} pixels")
 
 
+def _range_of(spec):
+    low, high = spec.value_range
+    return f"the input must hold numbers from {low:g} to {high:g}, which the model was fitted to"
+
+
 def _cast(array, spec):
     """Numbers in the dtype of the model, if they are finite and fit in."""
     if not np.all(np.isfinite(array)):
@@ -234,4 +254,9 @@ def _cast(array, spec):
             raise Refused(422, "not_finite", f"the input holds numbers too large for {spec.dtype}")
     elif array.dtype.kind == "f" or np.any(cast != array):
         raise Refused(422, "wrong_dtype", f"the input must hold integers that fit in {spec.dtype}")
+    if spec.value_range is not None:
+        low, high = spec.value_range
+        slack = TOLERANCE * (high - low)
+        if np.any(cast < low - slack) or np.any(cast > high + slack):
+            raise Refused(422, "wrong_range", _range_of(spec))
     return cast

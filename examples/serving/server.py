@@ -40,13 +40,7 @@ class Service:
 
     def __init__(self, model, decision, options):
         self.model, self.options = model, options
-        self.spec = InputSpec(
-            model.shape,
-            model.dtype,
-            tuple(options.pixel_range),
-            options.max_pixels,
-            options.max_batch,
-        )
+        self.spec = input_spec(model, options)
         self.batcher = Batcher(
             lambda inputs: answers(model.predict(inputs), decision), options.max_batch
         )
@@ -179,9 +173,9 @@ def parse(arguments=None):
         "--pixel-range",
         type=float,
         nargs=2,
-        default=(0.0, 1.0),
         metavar=("LOW", "HIGH"),
-        help="what 0 and 255 of an image become, if the model takes floating point numbers",
+        help="what 0 and 255 of an image become, if the model takes floating point numbers and "
+        "does not declare it",
     )
     add("--max-bytes", type=int, default=2**22, help="of a body")
     add("--max-pixels", type=int, default=2**24, help="of an image")
@@ -193,12 +187,41 @@ def parse(arguments=None):
     return parser.parse_args(arguments)
 
 
-def load(options):
-    """The model and what decides; ValueError if it does not decide, or the names do not fit."""
-    model = ServedModel(options.model)
-    names = options.class_names and tuple(options.class_names.split(","))
+def input_spec(model, options):
+    """What the model takes, as its metadata and the options say; ValueError if they disagree."""
+    declared = model.metadata.get("inputs") or {}
+    known, given = declared.get("value_range"), options.pixel_range
+    if known and given and list(known) != list(given):
+        raise ValueError(f"--pixel-range must be left out: the model declares {known}, not {given}")
+    pixel_range = known or given
+    return InputSpec(
+        model.shape,
+        model.dtype,
+        pixel_range and tuple(pixel_range),
+        options.max_pixels,
+        options.max_batch,
+        known and tuple(known),
+        declared.get("channels") == "bgr",
+    )
+
+
+def class_names(model, options):
+    """Names of the classes as the metadata and the options say; ValueError if they disagree."""
+    known, given = model.metadata.get("class_names"), options.class_names
+    given = given and given.split(",")
+    if known and given and known != given:
+        raise ValueError(f"--class-names must be left out, or those of the model, {known}: {given}")
+    names = known or given
     if names and len(names) != model.num_classes:
         raise ValueError(f"--class-names must name {model.num_classes} classes, not {len(names)}")
+    return names and tuple(names)
+
+
+def load(options):
+    """The model and what decides; ValueError if it does not decide, or what is known disagrees."""
+    model = ServedModel(options.model)
+    names = class_names(model, options)
+    input_spec(model, options)
     decision = Decision.of(model.metadata, names or None)
     if not decision.decides:
         raise ValueError(f"{options.model} decides nothing: export it with a `rule`")

@@ -26,7 +26,7 @@ from sklearn.datasets import load_digits
 from tfuq.export import export
 from tfuq.layers import MCDropout, MCSoftmaxDenseFA
 from tfuq.ood import Mahalanobis
-from tfuq.predictive import predict_uncertainty
+from tfuq.predictive import declare, predict_uncertainty
 from tfuq.selective import ConformalPredictor, RejectionRule
 
 pytestmark = pytest.mark.xdist_group("serving")  # one process trains the model and starts servers
@@ -99,6 +99,7 @@ def served(tmp_path_factory):
     detector = Mahalanobis().fit(model, x[:1200], labels[:1200])
     threshold = detector.threshold_at(0.99)
     rule = RejectionRule("confidence", 0.7)
+    declare(model, class_names=NAMES, value_range=(0, 1))
     export(model, folder / "saved_model", rule=rule, ood=detector, num_samples=10, seed=4)
     rng = np.random.default_rng(0)
     shown = pixels[1200:1300].copy()
@@ -117,7 +118,7 @@ def served(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(served):
     command = (sys.executable, str(HIDDEN))
-    options = ("--max-bytes", str(LIMIT), "--class-names", ",".join(NAMES))
+    options = ("--max-bytes", str(LIMIT))
     with load_test.running_server(served.path, *options, command=command) as running:
         yield running
 
@@ -262,11 +263,14 @@ def test_several_instances(served, client):
     assert client.post(body, "application/json")[1]["error"] == "wrong_shape"
 
 
-def test_numbers_without_measure_are_not_accepted(client):
-    """Finite inputs for which the network overflows."""
+def test_numbers_without_measure_are_not_accepted(served, client):
+    """Finite inputs for which the network overflows: the server refuses them, and so the model."""
     array = np.full((8, 8, 1), 3e38, "float32")
     status, answer = client.post(malformed.npy_file(array), "application/x-npy")
-    assert status == 200
+    assert (status, answer["error"]) == (422, "wrong_range")
+    model = SCRIPTS["served_model"].ServedModel(served.path)
+    decision = SCRIPTS["answers"].Decision.of(model.metadata)
+    (answer,) = SCRIPTS["answers"].answers(model.predict([array]), decision)
     assert answer["accept"] is False
     assert answer["reasons"]
 
@@ -685,17 +689,46 @@ def test_reads_pixels_as_the_model_takes_them():
     spec = reading.InputSpec((2, 2, 1), np.dtype("float32"), (-1.0, 1.0))
     (found,), _ = reading.read("IMAGE/PNG; q=1", body, spec)
     np.testing.assert_allclose(found[..., 0], [[-1, 1], [-0.6, -0.2]], atol=1e-6)
-    spec = reading.InputSpec((2, 2), np.dtype("float32"))
+    spec = reading.InputSpec((2, 2), np.dtype("float32"), (0.0, 1.0))
     (found,), _ = reading.read("image/png", body, spec)
     np.testing.assert_allclose(found, [[0, 1], [0.2, 0.4]], atol=1e-6)
     spec = reading.InputSpec((4,), np.dtype("float32"))
     refused("unsupported_media_type", "image/png", body, spec)
 
 
+def test_numbers_outside_of_what_is_declared_are_refused():
+    spec = reading.InputSpec((2, 2, 1), np.dtype("float32"), (0.0, 1.0), value_range=(0.0, 1.0))
+    floats = np.array([[[0.0], [1.0]], [[0.2], [0.4]]])
+    assert len(reading.read("application/x-npy", malformed.npy_file(floats), spec)[0]) == 1
+    for wrong in (255 * floats, (255 * floats).astype("uint8"), np.zeros((2, 2, 1), "uint8")):
+        refused("wrong_range", "application/x-npy", malformed.npy_file(wrong), spec)
+    body = json.dumps({"instances": [(255 * floats).tolist()]}).encode()
+    refused("wrong_range", "application/json", body, spec)
+    image = malformed.image_file(np.zeros((2, 2), "uint8"), "PNG")
+    undeclared = reading.InputSpec((2, 2, 1), np.dtype("float32"))
+    assert "--pixel-range" in str(refused("unsupported_media_type", "image/png", image, undeclared))
+
+
+def test_images_are_read_as_the_command_line_reads_them(tmp_path):
+    """Two pieces of code, as the server imports no tfuq: what they make of a file is the same."""
+    from tfuq._images.inputs import InputSpec
+    from tfuq.predictive.inputs import decoder
+
+    pixels = np.random.default_rng(0).integers(256, size=(6, 5, 3), dtype="uint8")
+    (tmp_path / "a.png").write_bytes(malformed.image_file(pixels, "PNG"))
+    model = keras.Sequential([keras.Input((6, 5, 3)), keras.layers.Flatten()])
+    for low, high, channels in ((0.0, 1.0, "rgb"), (-1.0, 1.0, "bgr"), (0.0, 255.0, "rgb")):
+        found = decoder(model, InputSpec((low, high), None, channels))(str(tmp_path / "a.png"))
+        spec = (6, 5, 3), np.dtype("float32"), (low, high)
+        spec = reading.InputSpec(*spec, is_bgr=channels == "bgr")
+        (served,), _ = reading.read("image/png", (tmp_path / "a.png").read_bytes(), spec)
+        np.testing.assert_allclose(served, found, atol=1e-5 * (high - low))
+
+
 def test_files_cut_anywhere_are_refused():
     """Of a PNG and a .npy each length, of a JPEG too; none is taken, none raises anything else."""
     pixels = np.arange(64, dtype="uint8").reshape(8, 8, 1)
-    spec = reading.InputSpec((8, 8, 1), np.dtype("float32"))
+    spec = reading.InputSpec((8, 8, 1), np.dtype("float32"), (0.0, 1.0))
     files = {
         "image/png": malformed.image_file(pixels, "PNG"),
         "image/jpeg": malformed.image_file(pixels, "JPEG"),
@@ -713,7 +746,7 @@ def test_altered_bytes_raise_nothing_else():
     """2,000 files with some bytes changed: read or refused."""
     rng = np.random.default_rng(0)
     pixels = np.arange(64, dtype="uint8").reshape(8, 8, 1)
-    spec = reading.InputSpec((8, 8, 1), np.dtype("float32"))
+    spec = reading.InputSpec((8, 8, 1), np.dtype("float32"), (0.0, 1.0))
     files = {
         "image/png": malformed.image_file(pixels, "PNG"),
         "image/jpeg": malformed.image_file(pixels, "JPEG"),
@@ -755,8 +788,13 @@ def test_does_not_start_with_what_it_cannot_serve(served, tmp_path):
     small(tmp_path / "undecided")
     with pytest.raises(ValueError, match="export it with a `rule`"):
         load(tmp_path / "undecided")
-    with pytest.raises(ValueError, match="10 classes, not 2"):
+    with pytest.raises(ValueError, match="those of the model"):
         load(served.path, "--class-names", "a,b")
+    with pytest.raises(ValueError, match="must be left out, or those of the model"):
+        load(served.path, "--class-names", ",".join(NAMES[::-1]))
+    with pytest.raises(ValueError, match="--pixel-range must be left out"):
+        load(served.path, "--pixel-range", "0", "255")
+    load(served.path, "--class-names", ",".join(NAMES), "--pixel-range", "0", "1")
     inputs = [keras.Input((3,), name=name) for name in ("a", "b")]
     joined = keras.layers.Dense(3, activation="softmax")(keras.layers.Concatenate()(inputs))
     export(keras.Model(inputs, joined), tmp_path / "two", rule=RejectionRule("confidence", 0.5))

@@ -17,6 +17,7 @@ def metadata(request):
     counts = {name: each.fitted_to.get("examples") for name, each in fitted.items() if each}
     threshold = getattr(detector, "threshold", None)
     threshold = None if threshold is None else float(threshold.value)
+    inputs = None if request.steps else request.declared.inputs  # of what is served
     arrays = [keras.ops.convert_to_numpy(v) for m in members for v in m.variables]
     return {
         "versions": {
@@ -31,6 +32,8 @@ def metadata(request):
         "seed": request.seed,
         "models": [{"name": m.name, "class": type(m).__name__} for m in members],
         "preprocessing": str(_names(request.steps)) if request.steps else None,
+        "class_names": request.declared.class_names,
+        "inputs": None if inputs is None else inputs.get_config(),
         "calibration": _described(request.calibration),
         "rule": None if rule is None else {**_described(rule), "says": rule.describe()},
         "conformal": _described(request.conformal),

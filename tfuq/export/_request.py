@@ -12,9 +12,11 @@ from tfuq._arguments import check_choice, check_flags, check_integer
 from tfuq._models.outputs import any_batch, input_spec
 from tfuq._random.draws import random_layers
 from tfuq.ensembles import DeepEnsemble
+from tfuq.export._declared import declared_of
 from tfuq.layers.ways import knows
 from tfuq.ood.base import Detector
 from tfuq.ood.graph_scores import has_graph_form
+from tfuq.predictive import Declared
 from tfuq.selective import RejectionRule
 
 PREDICTIVES = ("fixed_samples", "probit", "mean", "fresh_samples")
@@ -36,6 +38,7 @@ class Request(NamedTuple):
     rule: RejectionRule | None = None
     conformal: object = None
     detector: Detector | None = None
+    declared: Declared = Declared()  # of the models
     steps: tuple = ()  # of the preprocessing
     spec: object = None  # `tf.TensorSpec`s of what is served
     inputs: object = None  # random ones, as the models take them
@@ -77,6 +80,7 @@ def checked_request(arguments, runtime=None):
     request = Request(members, is_ensemble, **given)._replace(
         num_samples=_checked_num_samples(members, is_ensemble, given),
         detector=arguments["ood"],
+        declared=declared_of(members, given["rule"]),
         steps=steps,
         spec=_input_spec(members[0], steps, signature, given["batch_size"]),
         is_unrolled=runtime is not None,

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfuq._models.finite import finite_rows, where_known
 from tfuq.export._decisions import MEANINGS, make_decisions
+from tfuq.export._declared import rows_in_range
 from tfuq.export._networks import tracing
 from tfuq.export._operations import named, of_python, unrepeatable
 from tfuq.export._request import Request
@@ -51,11 +52,14 @@ def graph(request, networks):
 def _served(request, networks, inputs):
     """The dict that `serve` returns.
 
-    Of inputs that are not finite nothing is known, even if the preparation or the network hides it.
+    Of inputs that are not finite nothing is known, even if the preparation or the network hides it,
+    nor of what lies outside of the range that is declared of the models.
     """
     batch = request.prepare(inputs)
     values, scores = networks(batch)
     known = finite_rows([inputs] if batch is inputs else [inputs, batch])
+    if request.declared.inputs is not None:
+        known &= rows_in_range(request.declared.inputs, batch)
     values = where_known(known, values, axis=int(networks.is_stack))
     shape = values.shape[1:] if networks.is_stack else values.shape
     decide = make_decisions(request, shape, networks.is_stack, networks.is_logits)

@@ -60,13 +60,15 @@ def export(
     entropy that is their sum; without a calibration, that is `predictive_entropy`.
 
     Of an input that holds NaN or infinity nothing is known: its probabilities are NaN, it is never
-    accepted, its `ood_score` is inf.
+    accepted, its `ood_score` is inf. So it is with what lies outside of the range that is declared
+    of the model (`tfuq.predictive.declare`): 0 to 255 where it takes 0 to 1.
 
     The noise is part of the file, so that predictions repeat, and are those of
     `tfuq.predictive.predict_uncertainty` with the same `num_samples` and `seed`. What comes before
     the first random layer runs once, not per sample.
 
-    In the folder, `metadata.json` says what was exported: versions, signature, outputs, rule, how
+    In the folder, `metadata.json` says what was exported: versions, signature, outputs, names of
+    classes and inputs as they are declared, rule, how
     many examples that was fitted to, hashes of the weights and of each file. `verify_export` reads
     it. The folder may be moved.
 
