@@ -1,6 +1,7 @@
 """Methods of layers, replaced for a while, in one thread alone."""
 
 import contextlib
+import functools
 import threading
 
 import keras
@@ -49,3 +50,9 @@ def clone_uncompiled(model, **kwargs):
     finally:
         for layer in compiled:
             layer.compiled = True
+
+
+def watched(layer, handler):
+    """While it is open, calls of `layer` go to `handler(call, *args, **kwargs)` instead."""
+    name = "quantized_call" if getattr(layer, "quantization_mode", None) else "call"
+    return replaced(layer, name, lambda call: functools.partial(handler, call))

@@ -5,7 +5,6 @@ and the rest of the network behind a feature that is changed, are those of the m
 """
 
 import contextlib
-import functools
 from typing import NamedTuple
 
 import keras
@@ -14,9 +13,9 @@ import tensorflow as tf
 from keras import ops
 
 from tfuq._arguments import check_model
-from tfuq._models.changes import replaced
+from tfuq._models.changes import replaced, watched
 from tfuq._models.feature_arrays import pooled, two_classes
-from tfuq._models.outputs import Reading
+from tfuq._models.meaning import Reading
 from tfuq._predictions.probabilities import is_binary, probabilities
 
 SAMPLE = 4  # examples that tell how a model is built
@@ -57,12 +56,6 @@ class _LogitLayer(NamedTuple):
     is_linear: bool  # a matrix product on `(batch, d)`
 
 
-def watched(layer, handler):
-    """While it is open, calls of `layer` go to `handler(call, *args, **kwargs)` instead."""
-    name = "quantized_call" if getattr(layer, "quantization_mode", None) else "call"
-    return replaced(layer, name, lambda call: functools.partial(handler, call))
-
-
 def without_nan(batch):
     """The batch with 0 in place of what is not finite."""
 
@@ -90,7 +83,7 @@ class Tap:
     def __init__(self, model, layers=(), output=None, from_logits=None, pool=True):
         check_model(model)
         self.model, self.layers, self.pool = model, tuple(layers), pool
-        self.reading = Reading(output, from_logits, multi_label=False)
+        self.reading = Reading(output, from_logits, None)
         self._head = self._named = self._is_logits = None
         self._compiled = self.compiled(self.forward)
 
@@ -235,8 +228,9 @@ def _find_head(model, reading, batch):
     """
     outputs = reading.select(model, batch)  # builds what is not built
     calls = _calls(model, reading, batch)
-    is_logits = reading.is_logits(model, batch)
-    _check_outputs(reading, outputs, is_logits)
+    reading = reading.known(model, batch)
+    is_logits = reading.from_logits
+    _check_outputs(model, reading, outputs)
     for layer, features, logits in reversed(calls):
         if _agree(logits, outputs, is_logits):
             return is_logits, _LogitLayer(layer, True, _is_linear(layer, features, logits))
@@ -268,17 +262,18 @@ def _calls(model, reading, batch):
     return calls
 
 
-def _check_outputs(reading, outputs, is_logits):
+def _check_outputs(model, reading, outputs):
     if outputs.shape.rank != 2:
         raise ValueError(
             "Argument `model` must return one prediction per example, (batch, classes). "
             f"Received: outputs of shape {tuple(outputs.shape)}"
         )
-    if not is_logits and not reading.are_probs(outputs.numpy()):
+    if reading.multi_label and outputs.shape[-1] > 1:
         raise ValueError(
-            "Argument `model` must return logits, or probabilities that sum to 1. Received: "
-            f"from_logits=False with outputs {outputs[0].numpy()}"
+            "Argument `model` must give classes that exclude one another. Received: model "
+            f"{model.name!r} with {outputs.shape[-1]} labels that do not"
         )
+    reading.checked(outputs.numpy())
 
 
 def _agree(logits, outputs, is_logits):

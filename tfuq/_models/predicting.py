@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._models.finite import known_only
-from tfuq._models.outputs import loss_takes_logits, select_output
+from tfuq._models.meaning import declared
+from tfuq._models.outputs import select_output
 
 
 def _data_error(name, expected, received):
@@ -148,5 +149,5 @@ def predicted(model, data, output=None, batch_size=None, verbose=0, *, takes_wei
             "Argument `data` must have no sample weights: each example counts once. "
             f"Received: weights of shape {np.shape(weight)}"
         )
-    from_logits = bool(loss_takes_logits(model, output))
-    return Predicted(found["y_pred"], found["y_true"], weight, from_logits)
+    meaning = declared(model, output)
+    return Predicted(found["y_pred"], found["y_true"], weight, meaning.is_logits)

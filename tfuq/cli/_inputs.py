@@ -79,7 +79,7 @@ def add_prediction(parser):
     group.add_argument(
         "--from-logits",
         choices=("yes", "no"),
-        help="whether it gives logits; by default what its loss says, or its predictions show",
+        help="whether it gives logits; by default what its last layer or its loss says",
     )
     group.add_argument("--output-name", help="which output, if it has several: an index or name")
 

@@ -9,7 +9,8 @@ import tensorflow as tf
 from tfuq._files.tables import markdown_table
 from tfuq._images.pieces import checked_images
 from tfuq._models.batches import batches
-from tfuq._models.outputs import Reading, any_batch, select_output
+from tfuq._models.meaning import Reading
+from tfuq._models.outputs import any_batch, select_output
 from tfuq._random.global_state import derived_seed
 from tfuq.corruptions._registry import corrupt
 from tfuq.metrics import (
@@ -38,7 +39,7 @@ class EvaluationProtocol(NamedTuple):
         if isinstance(model, keras.Model):
             return _ModelOutputs(model, self.reading, self.inputs)
         if callable(model):
-            return _FunctionOutputs(model, self.inputs)
+            return _FunctionOutputs(model, self.inputs, self.reading.multi_label)
         raise ValueError(
             "Argument `model` must be a Keras model or a function from inputs to probabilities. "
             f"Received: model={model!r}"
@@ -62,7 +63,7 @@ class EvaluationProtocol(NamedTuple):
         if labels is None:
             raise ValueError("Argument `y` must hold labels, or `x` pairs. Received: no labels")
         data = (labels, predicted)
-        flags = {"from_logits": scores.from_logits, "multi_label": self.reading.multi_label}
+        flags = {"from_logits": scores.from_logits, "multi_label": scores.multi_label}
         flags["sample_weight"] = weight
         return {
             "accuracy": selective_accuracy(*data, 0.0, **flags),
@@ -107,8 +108,8 @@ class _FunctionOutputs:
 
     from_logits = False
 
-    def __init__(self, function, inputs):
-        self._function, self._inputs = function, inputs
+    def __init__(self, function, inputs, multi_label):
+        self._function, self._inputs, self.multi_label = function, inputs, bool(multi_label)
 
     def __call__(self, images):
         return np.asarray(self._function(self._inputs(images)))
@@ -117,7 +118,7 @@ class _FunctionOutputs:
 class _ModelOutputs:
     """Logits or probabilities of a Keras model; logits as they are, where soft-max underflows."""
 
-    from_logits = None
+    from_logits = multi_label = None
 
     def __init__(self, model, reading, inputs):
         self._model, self._reading, self._inputs = model, reading, inputs
@@ -125,7 +126,8 @@ class _ModelOutputs:
     def __call__(self, images):
         batch = self._inputs(images)
         if self.from_logits is None:
-            self.from_logits = self._reading.is_logits(self._model, batch)
+            known = self._reading.known(self._model, batch)
+            self.from_logits, self.multi_label = known.from_logits, known.multi_label
             self._function = tf.function(
                 lambda batch: self._reading.select(self._model, batch),
                 input_signature=[tf.nest.map_structure(any_batch, batch)],

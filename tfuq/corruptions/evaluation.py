@@ -7,7 +7,7 @@ import numpy as np
 
 from tfuq._arguments import check_choice, check_integer
 from tfuq._files.tables import write_csv
-from tfuq._models.outputs import Reading
+from tfuq._models.meaning import reading_of
 from tfuq.corruptions._protocol import FIGURES, EvaluationProtocol, figure_table
 from tfuq.corruptions._registry import SEVERITIES, check_severity, names
 
@@ -144,7 +144,7 @@ def corruption_report(
     preprocess=None,
     output=None,
     from_logits=None,
-    multi_label=False,
+    multi_label=None,
     sample_weight=None,
     seed=0,
     verbose=1,
@@ -202,7 +202,7 @@ def corruption_report(
     corruptions = _checked_names(names() if corruptions is None else corruptions)
     severities = _checked_severities(severities)
     check_integer("seed", seed, 0)
-    reading = Reading(output, from_logits, multi_label)
+    reading = reading_of(output, from_logits, multi_label)
     protocol = EvaluationProtocol(reading, threshold, n_bins, batch_size, preprocess, seed)
     data = x if y is None else (x, y, sample_weight)
     scores = protocol.scores(model)

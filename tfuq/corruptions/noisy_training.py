@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfuq._arguments import check_choice, check_integer
 from tfuq._files.tables import write_csv
-from tfuq._models.outputs import Reading
+from tfuq._models.meaning import reading_of
 from tfuq._random.global_state import seeded
 from tfuq.corruptions._protocol import FIGURES, EvaluationProtocol, figure_table
 from tfuq.corruptions._registry import SEVERITIES, corrupt, names
@@ -95,7 +95,7 @@ def noise_settings(
     preprocess=None,
     output=None,
     from_logits=None,
-    multi_label=False,
+    multi_label=None,
     seed=0,
     verbose=1,
     **fit_kwargs,
@@ -160,7 +160,7 @@ def noise_settings(
     check_choice("corruption", corruption, names())
     options = _checked_levels(corruption, levels)
     check_integer("seed", seed, 0)
-    reading = Reading(output, from_logits, multi_label)
+    reading = reading_of(output, from_logits, multi_label)
     protocol = EvaluationProtocol(reading, threshold, n_bins, batch_size, preprocess, seed)
     bar = keras.utils.Progbar(1 + len(options), verbose=min(verbose, 1), unit_name="training")
 

@@ -17,6 +17,7 @@ from tfuq._files.reading import (
     sealed,
     unsealed,
 )
+from tfuq._models.meaning import readings_of
 from tfuq._models.outputs import input_spec
 from tfuq._models.train_step import build_optimizer
 from tfuq._random.global_state import seeded
@@ -145,11 +146,11 @@ def _check_member_file(folder, name, written):
 
 def write_graph(path, members, reading, input_signature, verbose):
     """Writes a SavedModel whose `serve` gives the probabilities of all members and their mean."""
-    flags = [reading.is_logits(member) for member in members]
+    readings = readings_of(members, reading)
     spec = input_spec(members[0]) if input_signature is None else input_signature
 
     def serve(inputs):
-        stack = member_probs(members, reading, flags, inputs)
+        stack = member_probs(members, readings, inputs)
         return {"members": stack, "probabilities": mean_of_members(stack)}
 
     archive = keras.export.ExportArchive()

@@ -7,7 +7,7 @@ import numpy as np
 
 from tfuq._arguments import check_integer
 from tfuq._files.writing import folder_written_whole
-from tfuq._models.outputs import Reading
+from tfuq._models.meaning import reading_of
 from tfuq._random.global_state import derived_seed, seeded
 from tfuq.ensembles._checks import check_built, check_function, check_members, checked_metrics
 from tfuq.ensembles._files import (
@@ -243,7 +243,7 @@ class DeepEnsemble:
     # --- Prediction -----------------------------------------------------------------------
 
     def predict(
-        self, x, batch_size=32, output=None, *, from_logits=None, multi_label=False, verbose=0
+        self, x, batch_size=32, output=None, *, from_logits=None, multi_label=None, verbose=0
     ):
         """Probabilities of every member.
 
@@ -256,8 +256,7 @@ class DeepEnsemble:
             output: Which output, when the models have several: an index, a key, a field of a named
                 tuple, or a function of the outputs.
             from_logits: Whether the outputs are logits; False leaves them as they are. By default
-                what each member's compiled loss says; of one without, logits are what lies outside
-                [0, 1] or does not sum to 1.
+                what the last layer declares, else what the compiled loss says.
             multi_label: Whether each entry of the last axis is a binary prediction of its own.
             verbose: 1 shows a progress bar.
 
@@ -268,12 +267,12 @@ class DeepEnsemble:
             ValueError: If the data are empty, the members' predictions differ in shape, or
                 `output` names none.
         """
-        reading = Reading(output, from_logits, multi_label)
+        reading = reading_of(output, from_logits, multi_label)
         parts = stacks(self.members, x, batch_size, reading, verbose)
         return np.concatenate([stack for stack, *_ in parts], axis=1)
 
     def predict_mixture(
-        self, x, batch_size=32, output=None, *, from_logits=None, multi_label=False, verbose=0
+        self, x, batch_size=32, output=None, *, from_logits=None, multi_label=None, verbose=0
     ):
         """Mean of the members' probabilities, without keeping those.
 
@@ -282,7 +281,7 @@ class DeepEnsemble:
         Returns:
             Array `(examples, ..., classes)`, float32.
         """
-        reading = Reading(output, from_logits, multi_label)
+        reading = reading_of(output, from_logits, multi_label)
         parts = stacks(self.members, x, batch_size, reading, verbose, mean_of_members)
         return np.concatenate([probs for probs, *_ in parts])
 
@@ -296,7 +295,7 @@ class DeepEnsemble:
         *,
         sample_weight=None,
         from_logits=None,
-        multi_label=False,
+        multi_label=None,
         per_member=False,
         verbose=0,
     ):
@@ -325,16 +324,16 @@ class DeepEnsemble:
         """
         metrics = checked_metrics(metrics)
         data = x if y is None else (x, y, sample_weight)
-        reading = Reading(output, from_logits, multi_label)
+        reading = reading_of(output, from_logits, multi_label)
         reduce = None if per_member else lambda stack: mean_of_members(stack)[None]
         rows = list(stacks(self.members, data, batch_size, reading, verbose, reduce))
-        stack = np.concatenate([part for part, *_ in rows], axis=1)
+        stack = np.concatenate([part.probs for part in rows], axis=1)
         labels, weight = (joined(rows, index, output) for index in (1, 2))
         if labels is None:
             raise ValueError("Argument `y` must hold labels, or `x` pairs. Received: no labels")
 
         def measured(probs):
-            beside = {"multi_label": multi_label, "sample_weight": weight}
+            beside = {"multi_label": rows[0].multi_label, "sample_weight": weight}
             return {name: metric(labels, probs, **beside) for name, metric in metrics.items()}
 
         found = measured(stack.mean(0))
@@ -389,7 +388,7 @@ class DeepEnsemble:
         input_signature=None,
         output=None,
         from_logits=None,
-        multi_label=False,
+        multi_label=None,
         verbose=False,
     ):
         """Writes the ensemble as one SavedModel, which plain TensorFlow loads.
@@ -402,7 +401,7 @@ class DeepEnsemble:
             input_signature: `tf.TensorSpec`, or a structure of these as the models take it. By
                 default the inputs of the first member, if that is functional or `Sequential`.
             output: Which output, as for `predict`.
-            from_logits: As for `predict`, but without a loss that says it, it has to be given.
+            from_logits: As for `predict`.
             multi_label: Whether each entry of the last axis is a binary prediction of its own.
             verbose: Whether to print what is written.
 
@@ -411,5 +410,5 @@ class DeepEnsemble:
                 the outputs are logits.
         """
         check_built(self._members, "be exported")
-        reading = Reading(output, from_logits, multi_label)
+        reading = reading_of(output, from_logits, multi_label)
         write_graph(path, self._members, reading, input_signature, verbose)

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._models.features import watched
-from tfuq._models.outputs import Reading, select_output
+from tfuq._models.outputs import select_output
 from tfuq._predictions.probabilities import is_binary, probabilities
 from tfuq._random.cut import cut
 from tfuq._random.draws import one_draw
@@ -54,9 +54,6 @@ def networks(request):
         held.append(tf.Variable(array, trainable=False, name=f"held_{len(held)}"))
         return held[-1]
 
-    reading = Reading(request.output, request.from_logits, request.multi_label)
-    with predicting(request.predictive):
-        flags = [reading.is_logits(member, request.inputs) for member in members]
     with tracing(request):
         score, scored = None, _scored_model(request.detector)
         if scored is not None:
@@ -66,7 +63,9 @@ def networks(request):
         ]
     draws = request.num_samples is not None
     are_stacks = [draws and is_random(member) for member in members]
-    return Networks(predict, flags, are_stacks, request.is_ensemble, request.multi_label, held)
+    return Networks(
+        predict, request.are_logits, are_stacks, request.is_ensemble, request.multi_label, held
+    )
 
 
 def _scored_model(detector):

@@ -8,12 +8,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq import ood
-from tfuq._arguments import check_choice, check_flags, check_integer
+from tfuq._arguments import check_choice, check_integer
+from tfuq._models.meaning import reading_of, readings_of
 from tfuq._models.outputs import any_batch, input_spec
 from tfuq._random.draws import random_layers
 from tfuq.ensembles import DeepEnsemble
 from tfuq.export._declared import declared_of
-from tfuq.layers.ways import knows
+from tfuq.layers.ways import knows, predicting
 from tfuq.ood.base import Detector
 from tfuq.ood.graph_scores import has_graph_form
 from tfuq.predictive import Declared
@@ -34,6 +35,7 @@ class Request(NamedTuple):
     output: object = None
     from_logits: bool | None = None
     multi_label: bool = False
+    are_logits: tuple = ()  # of each model, whether its output holds logits
     calibration: object = None
     rule: RejectionRule | None = None
     conformal: object = None
@@ -67,7 +69,6 @@ def checked_request(arguments, runtime=None):
     """
     given = {name: value for name, value in arguments.items() if name in Request._fields}
     check_choice("predictive", given["predictive"], PREDICTIVES)
-    check_flags(multi_label=given["multi_label"])
     if given["batch_size"] is not None:
         check_integer("batch_size", given["batch_size"], 1)
     if runtime is not None:
@@ -87,10 +88,20 @@ def checked_request(arguments, runtime=None):
     )
     request = request._replace(inputs=_inputs_of(request))
     if request.output is None and _gives_logits(members[0], request.inputs):
-        request = request._replace(output="logits", from_logits=True)
+        request = request._replace(output="logits")
+    request = _with_meaning(request)
     if request.detector is not None:
         _check_detector(request)
     return request
+
+
+def _with_meaning(request):
+    """The request, once it is known what the outputs of its models mean."""
+    reading = reading_of(request.output, request.from_logits, request.multi_label)
+    with predicting(request.predictive):
+        readings = readings_of(request.members, reading, request.inputs)
+    flags = tuple(known.from_logits for known in readings)
+    return request._replace(are_logits=flags, multi_label=readings[0].multi_label)
 
 
 # --- Models -----------------------------------------------------------------------------------

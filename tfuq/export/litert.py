@@ -36,7 +36,7 @@ def export_litert(
     conformal=None,
     output=None,
     from_logits=None,
-    multi_label=False,
+    multi_label=None,
     seed=0,
     input_signature=None,
     overwrite=False,

@@ -33,7 +33,7 @@ def export_onnx(
     conformal=None,
     output=None,
     from_logits=None,
-    multi_label=False,
+    multi_label=None,
     seed=0,
     input_signature=None,
     overwrite=False,

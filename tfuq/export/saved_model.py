@@ -27,7 +27,7 @@ def export(
     conformal=None,
     output=None,
     from_logits=None,
-    multi_label=False,
+    multi_label=None,
     seed=0,
     input_signature=None,
     overwrite=False,
@@ -102,8 +102,8 @@ def export(
             `rule`, predictions with one class in their set are accepted.
         output: Which output, when the model has several: an index, a key or a function; by default
             the `logits` of a named tuple that has such.
-        from_logits: Whether the output holds logits. By default what the compiled loss says; of a
-            model without, logits are what lies outside [0, 1] or does not sum to 1.
+        from_logits: Whether the output holds logits. By default what the last layer declares, else
+            what the compiled loss says.
         multi_label: Whether each entry of the last axis is a binary prediction of its own.
         seed: Integer from which networks are drawn.
         input_signature: `tf.TensorSpec`, or a structure of these, of the inputs. By default those

@@ -15,10 +15,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_flags, check_integer, check_model
+from tfuq._arguments import check_integer, check_model
 from tfuq._models.batches import batches
 from tfuq._models.finite import known_only
-from tfuq._models.outputs import Reading, any_batch, input_spec
+from tfuq._models.outputs import any_batch, input_spec
 from tfuq._predictions.probabilities import cross_entropy
 from tfuq._predictions.scores import class_probabilities, score_name
 from tfuq._random.draws import one_draw, random_layers
@@ -49,7 +49,7 @@ class Explainer:
         self.classes = _read_classes(class_index, target)
         self.is_single = self.classes is None or np.ndim(class_index) == 0
         self.seeds = _seeds(num_samples, seed, target)
-        self._is_logits = self.is_binary = None
+        self.is_binary = None
         self._run_scores, self._run_probs = _graph(self._scores), _graph(self._probs)
 
     # --- Batches ------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ class Explainer:
         for batch, *beside in batches(images, batch_size, 0, name=name):
             batch = with_image(batch, _as_float, name)
             _check_inputs(self.model, batch, name)
-            if self._is_logits is None:
+            if self.is_binary is None:
                 self._prepare(batch)
             count = len(image_of(batch))
             yield batch, self._classes_of(start, count), *beside
@@ -75,7 +75,8 @@ class Explainer:
                 "Argument `model` must return predictions (batch, ..., classes). "
                 f"Received: outputs of shape {tuple(outputs.shape)}"
             )
-        self._is_logits = self.reading.is_logits(self.model, rows)
+        self.reading = self.reading.known(self.model, rows)
+        self.reading.checked(outputs)
         self.is_binary = self.reading.is_binary(outputs.shape)
         count = 2 if outputs.shape[-1] == 1 and not self.reading.multi_label else outputs.shape[-1]
         if self.classes is not None and not np.all((self.classes >= 0) & (self.classes < count)):
@@ -122,16 +123,18 @@ class Explainer:
         return sum(function(batch, s, mean, classes) for s in self.seeds) / len(self.seeds)
 
     def _probs(self, batch, seed):
-        return class_probabilities(self._outputs(batch, seed), self._is_logits, self.is_binary)
+        return class_probabilities(
+            self._outputs(batch, seed), self.reading.from_logits, self.is_binary
+        )
 
     def _scores(self, batch, seed, mean, classes):
         outputs = self._outputs(batch, seed)
-        probs = class_probabilities(outputs, self._is_logits, self.is_binary)
+        probs = class_probabilities(outputs, self.reading.from_logits, self.is_binary)
         mean = tf.stop_gradient(probs) if mean is None else mean
         if self.target not in _OF_CLASSES:
             return self._uncertainty(probs, mean)
         classes = self._most_probable(mean) if classes is None else classes
-        if self.target == "class" and self._is_logits and seed is None:
+        if self.target == "class" and self.reading.from_logits and seed is None:
             columns = _without_places(self._both_classes(outputs))
         else:
             columns = self._columns(probs)
@@ -225,14 +228,6 @@ def _without_places(values):
 
 
 # --- Arguments --------------------------------------------------------------------------------
-
-
-def reading_of(output, from_logits, multi_label):
-    """`Reading` of the arguments of these names."""
-    check_flags(multi_label=multi_label)
-    if from_logits is not None:
-        check_flags(from_logits=from_logits)
-    return Reading(output, from_logits, multi_label)
 
 
 def _seeds(num_samples, seed, target):

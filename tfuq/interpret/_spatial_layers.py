@@ -5,7 +5,8 @@ import contextlib
 import keras
 import tensorflow as tf
 
-from tfuq._models.features import SAMPLE, find_layer, watched, without_nan
+from tfuq._models.changes import watched
+from tfuq._models.features import SAMPLE, find_layer, without_nan
 
 # Their layers inside give tensors of four axes, none of which is a place in the image.
 _ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)

@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from tfuq._arguments import check_flags
 from tfuq._models.finite import known_only
-from tfuq.interpret._explainer import Explainer, image_of, reading_of
+from tfuq._models.meaning import reading_of
+from tfuq.interpret._explainer import Explainer, image_of
 from tfuq.interpret._spatial_layers import spatial_layer
 
 GUIDED = {"Relu": "TfuqGuidedRelu", "Relu6": "TfuqGuidedRelu6"}
@@ -25,7 +26,7 @@ def grad_cam(
     upsample=True,
     output=None,
     from_logits=None,
-    multi_label=False,
+    multi_label=None,
     batch_size=32,
     seed=0,
 ):
@@ -72,8 +73,8 @@ def grad_cam(
         upsample: Whether the maps are brought to the size of the images, by bilinear interpolation.
         output: Which output, when the model has several: an index, a key, a field of a named tuple,
             or a function of the outputs.
-        from_logits: Whether the output holds logits. By default what the compiled loss says; of a
-            model without, logits are what lies outside [0, 1] or does not sum to 1.
+        from_logits: Whether the output holds logits. By default what the last layer declares, else
+            what the compiled loss says.
         multi_label: Whether each entry of the last axis is a binary prediction of its own.
         batch_size: Images at a time, for arrays; datasets have their own.
         seed: Integer from which the networks are drawn.
@@ -131,7 +132,7 @@ def guided_backpropagation(
     num_samples=None,
     output=None,
     from_logits=None,
-    multi_label=False,
+    multi_label=None,
     batch_size=32,
     seed=0,
 ):
@@ -201,7 +202,7 @@ def guided_grad_cam(
     num_samples=None,
     output=None,
     from_logits=None,
-    multi_label=False,
+    multi_label=None,
     batch_size=32,
     seed=0,
 ):

@@ -9,8 +9,9 @@ import tensorflow as tf
 from tfuq._arguments import check_choice, check_flags, check_model, to_float64
 from tfuq._files.tables import check_top, markdown_table, names_of
 from tfuq._models.batches import batches
-from tfuq._models.features import watched
-from tfuq._models.outputs import Reading, select_output
+from tfuq._models.changes import watched
+from tfuq._models.meaning import Reading
+from tfuq._models.outputs import select_output
 from tfuq._predictions.examples import from_arrays
 from tfuq.interpret._spatial_layers import layer_in
 
@@ -265,7 +266,7 @@ def label_noise_ranks(
     """
     check_flags(from_logits=from_logits)
     other = to_float64("other", other)
-    head, reading = _NoiseModel(model, layer), Reading(output, None, False)
+    head, reading = _NoiseModel(model, layer), Reading(output, None, None)
     start, found = 0, []
     for batch, labels, _ in batches(data, batch_size, 0, name="data"):
         if labels is None:

@@ -8,9 +8,10 @@ import tensorflow as tf
 
 from tfuq._arguments import check_flags, check_fraction, check_integer, to_float64
 from tfuq._files.tables import markdown_table
+from tfuq._models.meaning import reading_of
 from tfuq._models.outputs import select_output
 from tfuq._predictions.examples import from_arrays
-from tfuq.interpret._explainer import Explainer, image_of, reading_of, with_image
+from tfuq.interpret._explainer import Explainer, image_of, with_image
 
 
 def occlusion(
@@ -26,7 +27,7 @@ def occlusion(
     upsample=True,
     output=None,
     from_logits=None,
-    multi_label=False,
+    multi_label=None,
     batch_size=32,
     seed=0,
 ):
@@ -229,7 +230,7 @@ def center_occlusion(
     num_samples=None,
     output=None,
     from_logits=None,
-    multi_label=False,
+    multi_label=None,
     batch_size=32,
     seed=0,
 ):

@@ -37,8 +37,8 @@ class Detector(Saved):
     Args:
         output: Which output of the model is the classification, when it has several: an index, a
             key or a field of a named tuple.
-        from_logits: Whether that holds logits. By default what the last layer or the compiled loss
-            says; of a model without, logits are what lies outside [0, 1] or does not sum to 1.
+        from_logits: Whether that holds logits. By default what the last layer declares, else what
+            the compiled loss says.
 
     Attributes:
         check_model: Whether `score` holds the model to the weights that it had when the detector

@@ -7,7 +7,8 @@ import tensorflow as tf
 from tfuq._arguments import check_choice, check_integer
 from tfuq._models.batches import batches
 from tfuq._models.gradients import FLOAT16_SCALE
-from tfuq._models.outputs import Reading, loss_takes_logits, select_output
+from tfuq._models.meaning import Reading
+from tfuq._models.outputs import select_output
 from tfuq.ood._norm_models import find_units, gradient_norms
 
 
@@ -165,7 +166,8 @@ class GradientFeatures:
 
     def _of_batch(self, batch):
         if self._is_logits is None:
-            self._is_logits = self._reads_logits(batch)
+            reading = Reading(self.output, self.from_logits, None)
+            self._is_logits = reading.known(self.model, batch).from_logits
         if self._units is None:
             self._units = find_units(self.model, self._variables, batch, self._losses)
         count = tf.nest.flatten(batch)[0].shape[0]
@@ -206,24 +208,14 @@ class GradientFeatures:
         return tf.reduce_mean(tf.reshape(losses, (losses.shape[0], -1)), axis=1)
 
     def _logits(self, scores):
-        if not self._is_told_logits():
-            otherwise = scores if self._is_logits else None
-            scores = getattr(scores, "_keras_logits", otherwise)  # where Keras' losses find them
+        if not self._is_logits:
+            scores = getattr(scores, "_keras_logits", None)  # where Keras' losses find them
         if scores is None:
             raise ValueError(
-                "Argument `model` must give logits, or the result of a Keras soft-max or sigmoid; "
-                "say `from_logits=True` if its output only looks like probabilities. Received: "
-                f"{self.model}, of which the logits are not known"
+                "Argument `model` must give logits, or the result of a Keras soft-max or sigmoid. "
+                f"Received: model {self.model.name!r}, of which the logits are not known"
             )
         return tf.cast(scores, "float32")
-
-    def _is_told_logits(self):
-        told = self.from_logits
-        return loss_takes_logits(self.model, self.output) if told is None else told
-
-    def _reads_logits(self, batch):
-        reading = Reading(self.output, self.from_logits, multi_label=False)
-        return reading.is_logits(self.model, batch)
 
 
 def _label(label, loss):

@@ -45,8 +45,8 @@ class MaxSoftmax(_LogitDetector):
     Args:
         output: Which output of the model is the classification, when it has several: an index, a
             key or a field of a named tuple.
-        from_logits: Whether that holds logits. By default what the compiled loss says; of a model
-            without, logits are what lies outside [0, 1] or does not sum to 1.
+        from_logits: Whether that holds logits. By default what the last layer declares, else what
+            the compiled loss says.
 
     Raises:
         ValueError: If an argument is not as described.

@@ -7,7 +7,8 @@ import tensorflow as tf
 from tfuq._arguments import check_integer, register
 from tfuq._models.feature_arrays import check_rows
 from tfuq._models.features import without_nan
-from tfuq._models.outputs import Reading, check_same_shapes
+from tfuq._models.meaning import Reading
+from tfuq._models.outputs import check_same_shapes
 from tfuq.ensembles import DeepEnsemble
 from tfuq.ood.base import Detector
 from tfuq.predictive import mutual_information, sample_predictions
@@ -119,12 +120,11 @@ class MutualInformation(Detector):
     def _of_members(self, batch):
         """The stack of an ensemble, by a graph that is kept: its `predict` makes one per call."""
         if self._members is None:
-            reading = Reading(self.output, self.from_logits, multi_label=False)
-            flags = [reading.is_logits(member, batch) for member in self.model.members]
-            pairs = list(zip(self.model.members, flags, strict=True))
+            reading = Reading(self.output, self.from_logits, None)
+            pairs = [(member, reading.known(member, batch)) for member in self.model.members]
 
             def stack(batch):
-                probs = [reading.probs(member, batch, flag) for member, flag in pairs]
+                probs = [known.probs(member, batch) for member, known in pairs]
                 check_same_shapes([[tuple(p.shape)] for p in probs], "model")
                 return tf.stack(probs)
 

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfuq._arguments import check_integer, check_model
 from tfuq._models.batches import batches
-from tfuq._models.outputs import Reading
+from tfuq._models.meaning import reading_of
 from tfuq._predictions.uncertainty import Uncertainty, concatenated, decompose_known
 from tfuq.predictive._views import expected_inputs, make_views, predictions
 
@@ -19,7 +19,7 @@ def test_time_augmentation(
     *,
     output=None,
     from_logits=None,
-    multi_label=False,
+    multi_label=None,
     include_original=True,
     summary=False,
     seed=0,
@@ -59,8 +59,8 @@ def test_time_augmentation(
         batch_size: Examples at a time, for arrays; datasets have their own.
         output: Which output, when the model has several: an index, a key, a field of a named
             tuple, or a function of the outputs.
-        from_logits: Whether the output holds logits. By default what the compiled loss says; of a
-            model without, logits are what lies outside [0, 1] or does not sum to 1.
+        from_logits: Whether the output holds logits. By default what the last layer declares, else
+            what the compiled loss says.
         multi_label: Whether each entry of the last axis is a binary prediction of its own.
         include_original: Whether the images as they are are the first sample.
         summary: Whether to return the `Uncertainty` of the stack, without keeping that: memory
@@ -103,18 +103,19 @@ def test_time_augmentation(
     check_model(model)
     check_integer("seed", seed, 0)
     views = make_views(augment, num_samples, include_original)
-    reading, expected = Reading(output, from_logits, multi_label), expected_inputs(model)
-    is_logits, stacks = None, []
+    reading, expected = reading_of(output, from_logits, multi_label), expected_inputs(model)
+    stacks = []
 
     @tf.function(autograph=False, reduce_retracing=True)  # autograph would wrap our errors
     def probs(images):
-        return reading.probs(model, images, is_logits)
+        return reading.probs(model, images)
 
     for number, (batch, *_) in enumerate(batches(x, batch_size, verbose)):
-        if is_logits is None:
-            is_logits = reading.is_logits(model, batch)
+        if not stacks:
+            reading = reading.known(model, batch)
         stack = predictions(views, batch, number, lambda i: probs(i).numpy(), expected, seed)
-        stacks.append(decompose_known(stack, multi_label) if summary else stack)
+        reading.checked(stack)
+        stacks.append(decompose_known(stack, reading.multi_label) if summary else stack)
     return Uncertainty(*concatenated(stacks)) if summary else np.concatenate(stacks, axis=1)
 
 

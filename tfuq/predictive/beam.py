@@ -62,7 +62,7 @@ class ScoreDoFn(_DoFn or object):
         ood=None,
         output=None,
         from_logits=None,
-        multi_label=False,
+        multi_label=None,
         columns=None,
         seed=0,
     ):

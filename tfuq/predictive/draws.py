@@ -17,7 +17,7 @@ def sample_predictions(
     *,
     output=None,
     from_logits=None,
-    multi_label=False,
+    multi_label=None,
     seed=0,
     verbose=0,
 ):
@@ -37,9 +37,10 @@ def sample_predictions(
         batch_size: Examples at a time, for arrays; datasets have their own.
         output: Which output, when the model has several: an index, a key, a field of a named
             tuple, or a function of the outputs.
-        from_logits: Whether the output holds logits. By default what the compiled loss says; of a
-            model without, logits are what lies outside [0, 1] or does not sum to 1.
-        multi_label: Whether each entry of the last axis is a binary prediction of its own.
+        from_logits: Whether the output holds logits. By default what the last layer declares (a
+            head of `tfuq.layers`, a soft-max, a sigmoid), else what the compiled loss says.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own. By
+            default what the last layer declares, else what the compiled loss says, else False.
         seed: Integer from which the networks are drawn.
         verbose: 1 shows a progress bar.
 
@@ -63,7 +64,7 @@ def sample_predictions(
     ```
     """
     sampler = sampler_of(model, num_samples, output, from_logits, multi_label, seed)
-    stacks = [sampler.stack(batch).numpy() for batch, *_ in batches(x, batch_size, verbose)]
+    stacks = [sampler.stack(batch) for batch, *_ in batches(x, batch_size, verbose)]
     return np.concatenate(stacks, axis=1)
 
 
@@ -75,14 +76,16 @@ def predict_uncertainty(
     *,
     output=None,
     from_logits=None,
-    multi_label=False,
+    multi_label=None,
     seed=0,
     verbose=0,
 ):
-    """Mean prediction of a model with random weights, and what its uncertainty is made of.
+    """Mean prediction of a model, and what its uncertainty is made of.
 
     As `decompose(sample_predictions(...))`, without keeping the samples: memory does not grow with
-    their number. Arguments and errors are those of `sample_predictions`.
+    their number. Arguments and errors are those of `sample_predictions`, but that any classifier
+    will do: one in which nothing is random is a single network, so that its uncertainty is all
+    aleatoric and the epistemic part, `mutual_information`, is 0 (`Uncertainty.note` says so).
 
     Returns:
         `Uncertainty`, with arrays over all examples. An input or a prediction that is not finite is
@@ -101,9 +104,9 @@ def predict_uncertainty(
     print(found.label, found.mutual_information)
     ```
     """
-    sampler = sampler_of(model, num_samples, output, from_logits, multi_label, seed)
+    sampler = sampler_of(model, num_samples, output, from_logits, multi_label, seed, takes_one=True)
     parts = [sampler.sums(batch) for batch, *_ in batches(x, batch_size, verbose)]
-    return uncertainty_of(Sums(*concatenated(parts)), multi_label)
+    return uncertainty_of(Sums(*concatenated(parts)), sampler.reading.multi_label)
 
 
 def uncertainty_with_labels(
@@ -114,15 +117,15 @@ def uncertainty_with_labels(
     *,
     output=None,
     from_logits=None,
-    multi_label=False,
+    multi_label=None,
     seed=0,
     verbose=0,
 ):
     """`predict_uncertainty`, and the labels and weights (or None) that stand beside the inputs."""
-    sampler = sampler_of(model, num_samples, output, from_logits, multi_label, seed)
+    sampler = sampler_of(model, num_samples, output, from_logits, multi_label, seed, takes_one=True)
     parts, beside = [], []
     for batch, *labels in batches(data, batch_size, verbose):
         parts.append(sampler.sums(batch))
         beside.append([select_output(y, output) if keras.tree.is_nested(y) else y for y in labels])
-    uncertainty = uncertainty_of(Sums(*concatenated(parts)), multi_label)
+    uncertainty = uncertainty_of(Sums(*concatenated(parts)), sampler.reading.multi_label)
     return (uncertainty, *concatenated(beside))

@@ -7,10 +7,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_flags, check_integer
+from tfuq._arguments import check_integer
 from tfuq._files.declared import recalled, remember
 from tfuq._models.fingerprint import layers_digest, weights_digest
-from tfuq._models.outputs import Reading, select_output
+from tfuq._models.meaning import NOTHING, Meaning, reading_of
+from tfuq._models.outputs import select_output
 from tfuq._predictions.class_names import agreed_names, check_count, checked_names, numbered
 from tfuq._predictions.scores import OF_STACKS, new_word
 from tfuq._predictions.uncertainty import decompose
@@ -68,11 +69,9 @@ class Scorer:
         columns,
         class_names=None,
     ):
-        check_flags(multi_label=multi_label)
-        if from_logits is not None:
-            check_flags(from_logits=from_logits)
+        reading = reading_of(output, from_logits, multi_label)
         check_integer("seed", seed, 0)
-        self.model, self.multi_label, self.output, self.seed = model, multi_label, output, seed
+        self.model, self.output, self.seed = model, output, seed
         self.members = members_of(model)
         self.num_samples = self._checked_samples(num_samples)
         known = declared(model)
@@ -80,11 +79,11 @@ class Scorer:
         names = {"`class_names`": given, "the model": known.class_names}
         self.class_names = agreed_names({**names, "`rule`": getattr(rule, "class_names", None)})
         self.check_inputs(first)
-        reading = Reading(output, from_logits, multi_label)
-        # From the first batch, whichever comes first after a process was killed.
-        self.from_logits = [reading.is_logits(member, first) for member in self.members]
+        readings = [reading.known(member, first) for member in self.members]
+        self.from_logits = [known.from_logits for known in readings]
+        self.multi_label = readings[0].multi_label
         self.has_stack = self.num_samples is not None or len(self.members) > 1
-        self.predict = self._predictor(reading)
+        self.predict = self._predictor(readings)
         self.rule = self._checked_rule(rule)
         self.ood = _checked_ood(ood)
         self.columns = _checked_columns(columns)
@@ -102,24 +101,27 @@ class Scorer:
             )
         return (num_samples or NUM_SAMPLES) if is_random else None
 
-    def _predictor(self, reading):
+    def _predictor(self, readings):
         """A function from a batch to probabilities `(samples, batch, classes)`, and what else."""
         if self.num_samples is not None:
             arguments = (self.output, self.from_logits[0], self.multi_label, self.seed)
             sampler = sampler_of(self.members[0], self.num_samples, *arguments)
-            return lambda batch: (sampler.stack(batch).numpy(), {})
+            return lambda batch: (sampler.stack(batch), {})
         if isinstance(self.members[0], _Served):
-            is_logits = self.from_logits[0]
-            return lambda batch: self.members[0].all_outputs(batch, reading, is_logits)
-        pairs = list(zip(self.members, self.from_logits, strict=True))
+            return lambda batch: self.members[0].all_outputs(batch, readings[0])
+        pairs = list(zip(self.members, readings, strict=True))
 
         @tf.function(autograph=False, reduce_retracing=True)  # autograph would wrap our errors
         def stack(batch):
-            return tf.stack(
-                [reading.probs(member, batch, is_logits) for member, is_logits in pairs]
-            )
+            return tf.stack([reading.probs(member, batch) for member, reading in pairs])
 
-        return lambda batch: (stack(batch).numpy(), {})
+        def checked(batch):
+            found = stack(batch).numpy()
+            for (_, reading), probs in zip(pairs, found, strict=True):
+                reading.checked(probs)
+            return found, {}
+
+        return checked
 
     def _checked_rule(self, rule):
         """The rule as it judges probabilities, whatever it was fitted to."""
@@ -305,12 +307,17 @@ class _Served:
             )
         return names[0]
 
-    def all_outputs(self, batch, reading, is_logits):
+    def declared_output(self):
+        """Whether the output holds logits: not if it is called probabilities, as in our exports."""
+        names = self._signature.structured_outputs
+        is_told = "probabilities" in names or "probs" in names
+        return Meaning(False, None, "the SavedModel") if is_told else NOTHING
+
+    def all_outputs(self, batch, reading):
         """A stack of one sample, and what else the model tells that has a column."""
         outputs = self._signature(**{self._name: tf.cast(batch, self.spec.dtype)})
         given = outputs[self._probabilities(outputs)]
-        # The outputs are there already: the model that `reading` calls only hands them on.
-        probs = reading.probs(lambda *_, **__: given, batch, is_logits).numpy()
+        probs = reading.checked(reading.as_probs(batch, tf.cast(given, "float32")).numpy())
         known = np.isfinite(probs).reshape(len(probs), -1).all(axis=1)
         beside = {name: outputs[name].numpy() for name in _SERVED if name in outputs}
         for name in beside.keys() - {"ood_score"}:  # which says by itself what is unknown

@@ -6,20 +6,22 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_flags, check_integer, check_model
-from tfuq._models.finite import known_only
-from tfuq._models.outputs import Reading, loss_takes_logits, select_output
-from tfuq._predictions.probabilities import entropy, is_binary, probabilities
+from tfuq._arguments import check_integer, check_model
+from tfuq._models.meaning import reading_of, said
+from tfuq._models.outputs import select_output
+from tfuq._predictions.probabilities import entropy
 from tfuq._random.cut import cut
 from tfuq._random.draws import one_draw, random_layers
 
 KEPT_SAMPLERS = 4  # of each model, with what they have traced
 
 
-def sampler_of(model, *arguments):
+def sampler_of(model, *arguments, takes_one=False):
     """A `Sampler` of `model`, the one of an earlier call if nothing has changed since.
 
-    What it has traced knows the model's variables and whether its loss takes logits, so these are
+    With `takes_one` a model in which nothing is random is one network (`Single`), and no error.
+
+    What it has traced knows the model's variables and what its outputs are said to be, so these are
     compared. Like Keras' own `predict_function`, it does not see other attributes change.
     """
     check_model(model)
@@ -31,13 +33,13 @@ def sampler_of(model, *arguments):
         )
     check_integer("num_samples", num_samples, 1)
     check_integer("seed", seed, 0)
-    check_flags(multi_label=multi_label)
-    if from_logits is not None:
-        check_flags(from_logits=from_logits)
+    reading = reading_of(output, from_logits, multi_label)
     variables = tuple(id(variable) for variable in model.variables)
-    key = (*arguments, variables, loss_takes_logits(model, output))
+    is_single = takes_one and not any(layer.is_random() for layer in random_layers(model))
+    key = (*arguments, is_single, variables, *said(model, output))
     kept = vars(model).get("_tfuq_samplers", {})
-    sampler = kept.get(key) or Sampler(model, *arguments)
+    make = Single if is_single else functools.partial(Sampler, num_samples=num_samples, seed=seed)
+    sampler = kept.get(key) or make(model, reading)
     latest = [(k, v) for k, v in kept.items() if k != key][1 - KEPT_SAMPLERS :]
     # Past Keras' own `__setattr__`, which tracks what is set as a part of the model.
     object.__setattr__(model, "_tfuq_samplers", dict([*latest, (key, sampler)]))
@@ -47,9 +49,8 @@ def sampler_of(model, *arguments):
 class Sampler:
     """A model cut in two where randomness enters: a prefix that runs once, and the rest."""
 
-    def __init__(self, model, num_samples, output, from_logits, multi_label, seed):
-        self.model, self.output, self.multi_label = model, output, multi_label
-        self.from_logits = loss_takes_logits(model, output) if from_logits is None else from_logits
+    def __init__(self, model, reading, num_samples, seed):
+        self.model, self.reading = model, reading
         numbers = np.arange(num_samples)
         self.seeds = tf.constant(np.stack([np.full_like(numbers, seed), numbers], 1), "int32")
         self._cut = {}
@@ -57,20 +58,20 @@ class Sampler:
     def stack(self, batch):
         """Probabilities `(samples, batch, ..., classes)`."""
         prefix, rest, _ = self._parts(batch)
-        return rest(*prefix(batch))
+        return self.reading.checked(rest(*prefix(batch)).numpy())
 
     def sums(self, batch):
         """`Sums` of one batch, with memory for one sample."""
         prefix, _, sums = self._parts(batch)
-        return [part.numpy() for part in sums(*prefix(batch))]
+        found = [part.numpy() for part in sums(*prefix(batch))]
+        self.reading.checked(found[0])  # the mean, which is out of range where a sample is far out
+        return found
 
     def _parts(self, batch):
         spec = tf.nest.map_structure(lambda t: tf.TensorSpec((None, *t.shape[1:]), t.dtype), batch)
         key = str(spec)
         if key not in self._cut:
-            if self.from_logits is None:
-                reading = Reading(self.output, None, self.multi_label)
-                self.from_logits = reading.is_logits(self.model, batch)
+            self.reading = self.reading.known(self.model, batch)
             self._cut[key] = self._make_parts(spec)
         return self._cut[key]
 
@@ -121,12 +122,34 @@ class Sampler:
                 "selected, `SparseBayesDense`; its predictions would all be the same. "
                 f"Received: {self.model}"
             )
-        outputs = known_only(batch, tf.cast(select_output(outputs, self.output), "float32"))
-        binary = is_binary(outputs.shape, self.multi_label)
-        return probabilities(outputs, self.from_logits, binary), []
+        outputs = select_output(outputs, self.reading.output)
+        return self.reading.as_probs(batch, tf.cast(outputs, "float32")), []
 
     def _terms(self, probs):
-        """A sample's probabilities, entropy and votes."""
-        if is_binary(probs.shape, self.multi_label):
-            return probs, entropy(probs, is_binary=True), tf.cast(probs > 0.5, "float32")
-        return probs, entropy(probs), tf.one_hot(tf.argmax(probs, -1), probs.shape[-1])
+        return _terms(probs, self.reading.is_binary(probs.shape))
+
+
+class Single:
+    """A model in which nothing is random: one network, whose epistemic uncertainty is 0."""
+
+    def __init__(self, model, reading):
+        self.model, self.reading = model, reading
+        # Autograph would wrap our errors.
+        self._compiled = tf.function(self._all_terms, autograph=False, reduce_retracing=True)
+
+    def sums(self, batch):
+        """`Sums` of one batch."""
+        self.reading = self.reading.known(self.model, batch)
+        probs, entropies, votes = (part.numpy() for part in self._compiled(batch))
+        return [self.reading.checked(probs), entropies, votes, np.zeros_like(probs)]
+
+    def _all_terms(self, batch):
+        probs = self.reading.probs(self.model, batch)
+        return _terms(probs, self.reading.is_binary(probs.shape))
+
+
+def _terms(probs, is_binary):
+    """A sample's probabilities, entropy and votes."""
+    if is_binary:
+        return probs, entropy(probs, is_binary=True), tf.cast(probs > 0.5, "float32")
+    return probs, entropy(probs), tf.one_hot(tf.argmax(probs, -1), probs.shape[-1])

@@ -47,7 +47,7 @@ def score_dataset(
     ood=None,
     output=None,
     from_logits=None,
-    multi_label=False,
+    multi_label=None,
     columns=None,
     decode=None,
     class_names=None,
@@ -83,9 +83,8 @@ def score_dataset(
         ood: Fitted detector of `tfuq.ood`, for the column `ood_score`.
         output: Which output, when the model has several: an index, a key, a field of a named
             tuple, or a function of the outputs.
-        from_logits: Whether the output holds logits. By default what the compiled loss says; of a
-            model without, the first batch tells: logits are what lies outside [0, 1] or does not
-            sum to 1.
+        from_logits: Whether the output holds logits. By default what the last layer declares, else
+            what the compiled loss says.
         multi_label: Whether each entry of the last axis is a binary prediction of its own.
         columns: Names of the columns to write; None for all that there are.
         decode: Function from the name of a file to the input that the model takes. By default an

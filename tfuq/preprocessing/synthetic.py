@@ -9,7 +9,7 @@ from tfuq._arguments import check_choice, check_integer, to_float64
 from tfuq._files.tables import markdown_table
 from tfuq._math.bins import width_index
 from tfuq._models.batches import batches
-from tfuq._models.outputs import Reading
+from tfuq._models.meaning import reading_of
 from tfuq._predictions.probabilities import are_inside, both_classes, sum_to_one
 
 
@@ -150,7 +150,7 @@ def evaluate_synthetic(
     if not models:
         raise ValueError("Argument `model` must hold at least one model. Received: model=[]")
     data = images if mixing is None else (images, mixing)
-    reading = Reading(output, from_logits, False)
+    reading = reading_of(output, from_logits, None)
     answers = [_answers(each, data, reading, batch_size, verbose) for each in models]
     ratios = answers[0][1]
     for each in answers:
@@ -200,7 +200,7 @@ def _answers(model, data, reading, batch_size, verbose):
             "Argument `model` must be a Keras model, a function from images to probabilities, or a "
             f"list of these. Received: model={model!r}"
         )
-    rows, is_logits = [], None
+    rows = []
     for batch, ratios, _ in batches(data, batch_size, verbose, "images"):
         if ratios is None:
             raise ValueError(
@@ -210,8 +210,8 @@ def _answers(model, data, reading, batch_size, verbose):
         if not is_keras:
             probs = model(batch)
         else:
-            is_logits = reading.is_logits(model, batch) if is_logits is None else is_logits
-            probs = reading.probs(model, batch, is_logits)
+            reading = reading if rows else reading.known(model, batch)
+            probs = reading.checked(reading.probs(model, batch))
         rows.append((_checked_rows("model", probs), _checked_rows("mixing", ratios)))
     return tuple(np.concatenate(part) for part in zip(*rows, strict=True))
 

@@ -1,0 +1,113 @@
+"""Every way into tfuq that takes a model: `(model, labels, folder)` to what it answers."""
+
+import numpy as np
+from models import IMAGES
+
+from tfuq import callbacks, cli, corruptions, export, interpret, ood, predictive, report, selective
+from tfuq.ensembles import DeepEnsemble
+
+
+def predict_uncertainty(model, labels, folder, **told):
+    return predictive.predict_uncertainty(model, IMAGES, 4, **told)
+
+
+def sample_predictions(model, labels, folder, **told):
+    return predictive.sample_predictions(model, IMAGES, 4, **told)
+
+
+def score_dataset(model, labels, folder, **told):
+    return predictive.score_dataset(model, IMAGES, folder / "scores", verbose=0, **told)
+
+
+def test_time_augmentation(model, labels, folder, **told):
+    views = [lambda images: images, lambda images: images[:, ::-1]]
+    return predictive.test_time_augmentation(model, IMAGES, views, **told)
+
+
+def ensemble(model, labels, folder, **told):
+    return DeepEnsemble.from_models([model, model]).predict(IMAGES, **told)
+
+
+def ensemble_evaluate(model, labels, folder, **told):
+    return DeepEnsemble.from_models([model, model]).evaluate((IMAGES, labels), **told)
+
+
+def detector(kind):
+    def fitted(model, labels, folder, **told):
+        found = getattr(ood, kind)(**told)
+        return found.fit(model, IMAGES, labels).score(IMAGES)
+
+    return fitted
+
+
+def explanation(name, **options):
+    def explained(model, labels, folder, **told):
+        return getattr(interpret, name)(model, IMAGES[:2], **options, **told)
+
+    return explained
+
+
+def corruption_report(model, labels, folder, **told):
+    names = ["gaussian_noise"]
+    return corruptions.corruption_report(model, IMAGES, labels, names, [1], verbose=0, **told)
+
+
+def exported(name, suffix):
+    def written(model, labels, folder, **told):
+        return getattr(export, name)(model, folder / f"model{suffix}", **told)
+
+    return written
+
+
+def fitted(kind, **options):
+    def from_model(model, labels, folder, **told):
+        return getattr(selective, kind).fit_model(model, (IMAGES, labels), **options, **told)
+
+    return from_model
+
+
+def page(model, labels, folder, **told):
+    return report.html(model, folder / "page.html", data=(IMAGES, labels), **told)
+
+
+def evaluator(model, labels, folder, **told):
+    watched = callbacks.RejectionEvaluator((IMAGES, labels), (0.5,), verbose=0, **told)
+    return model.fit(IMAGES, labels, callbacks=[watched], verbose=0)
+
+
+def command(name, *arguments):
+    def run(model, labels, folder, **told):
+        model.save(folder / "model.keras")
+        np.savez(folder / "data.npz", x=IMAGES, y=labels)
+        said = [str(folder / "model.keras"), str(folder / "data.npz")]
+        said += [str(folder / part) if "." in part else part for part in arguments]
+        code = cli.main([name, *said, "--quiet", "--debug"])
+        return code
+
+    return run
+
+
+DETECTORS = ("MaxSoftmax", "MaxLogit", "Energy", "Entropy", "ODIN", "GradNorm", "ViM", "ReAct")
+DETECTORS += ("Mahalanobis", "RelativeMahalanobis", "KNN")
+
+ENTRIES = {
+    "predict_uncertainty": predict_uncertainty,
+    "score_dataset": score_dataset,
+    "test_time_augmentation": test_time_augmentation,
+    "DeepEnsemble.predict": ensemble,
+    "DeepEnsemble.evaluate": ensemble_evaluate,
+    **{f"ood.{name}": detector(name) for name in DETECTORS},
+    "grad_cam": explanation("grad_cam"),
+    "guided_backpropagation": explanation("guided_backpropagation"),
+    "occlusion": explanation("occlusion", patch=3),
+    "corruption_report": corruption_report,
+    "export": exported("export", ""),
+    "export_litert": exported("export_litert", ".tflite"),
+    "export_onnx": exported("export_onnx", ".onnx"),
+    "RejectionRule.fit_model": fitted("RejectionRule", coverage=0.8),
+    "ConformalPredictor.fit_model": fitted("ConformalPredictor", alpha=0.2),
+    "TemperatureScaling.fit_model": fitted("TemperatureScaling"),
+    "report.html": page,
+    "tfuq evaluate": command("evaluate"),
+}
+RANDOM_ONLY = {"sample_predictions": sample_predictions}
