@@ -81,7 +81,10 @@ def declared(model, output=None, from_logits=None, multi_label=None, batch=None)
     is_logits = _first("is_logits", sides)
     if is_logits is None:
         raise ValueError(_unknown(model, loss))
-    return Meaning(bool(is_logits), bool(_first("multi_label", sides)))
+    independent = _first("multi_label", sides[:2])
+    if independent is None and loss.multi_label:  # of one output there is nothing to exclude
+        independent = _width(model, output, batch) != 1
+    return Meaning(bool(is_logits), bool(independent))
 
 
 def _first(name, sides):
@@ -273,6 +276,18 @@ def _labels(layer):
     """Whether a layer that ends in a sigmoid gives several labels, or None if it does not show."""
     units = getattr(layer, "units", None) or getattr(layer, "filters", None)
     return None if units is None else units > 1
+
+
+def _width(model, output, batch):
+    """How many numbers an output has for each entry, or None if it does not show."""
+    if not isinstance(model, keras.Sequential) and getattr(model, "output", None) is not None:
+        return select_output(model.output, output).shape[-1]
+    if isinstance(model, keras.Sequential) and model.built:
+        return model.output_shape[-1]
+    if batch is None:
+        return None
+    rows = tf.nest.map_structure(lambda leaf: leaf[:1], batch)
+    return select_output(model(rows, training=False), output).shape[-1]
 
 
 def _said_when_called(model, output, batch):

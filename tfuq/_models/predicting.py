@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._models.finite import known_only
-from tfuq._models.meaning import declared
+from tfuq._models.meaning import Reading
 from tfuq._models.outputs import select_output
 
 
@@ -134,7 +134,12 @@ class Predicted(NamedTuple):
     probs: np.ndarray  # probabilities, or logits
     labels: np.ndarray
     weight: np.ndarray | None
-    from_logits: bool  # what the compiled loss says
+    from_logits: bool
+    multi_label: bool
+
+    def flags(self):
+        """What the predictions are declared to be, as arguments."""
+        return {"from_logits": self.from_logits, "multi_label": self.multi_label}
 
 
 def predicted(model, data, output=None, batch_size=None, verbose=0, *, takes_weights=False):
@@ -149,5 +154,14 @@ def predicted(model, data, output=None, batch_size=None, verbose=0, *, takes_wei
             "Argument `data` must have no sample weights: each example counts once. "
             f"Received: weights of shape {np.shape(weight)}"
         )
-    meaning = declared(model, output)
-    return Predicted(found["y_pred"], found["y_true"], weight, meaning.is_logits)
+    reading = Reading(output, None, None).known(model, _first_rows(data))
+    reading.checked(found["y_pred"])
+    return Predicted(found["y_pred"], found["y_true"], weight, *reading[1:])
+
+
+def _first_rows(data):
+    """Inputs of some examples, for a subclassed model, which shows its layers when it is called."""
+    if isinstance(data, (tuple, list)):
+        return tf.nest.map_structure(lambda leaf: tf.convert_to_tensor(leaf[:1]), data[0])
+    first = data[0] if isinstance(data, keras.utils.PyDataset) else next(iter(data))
+    return keras.tree.map_structure(tf.convert_to_tensor, first[0])

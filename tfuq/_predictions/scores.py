@@ -35,23 +35,6 @@ def class_probabilities(predictions, from_logits, is_binary):
     return both_classes(probs) if is_binary else probs
 
 
-def stack_of(predictions, rank, from_logits, multi_label):
-    """Probabilities `(samples, n, ..., classes)`, or `(..., labels, 2)`, float32, in graphs too.
-
-    `rank` is how many axes a single prediction array has, which is a stack of one sample.
-    """
-    shape = tuple(predictions.shape)
-    if len(shape) not in (rank, rank + 1):
-        raise ValueError(
-            f"Argument `probs` must have {rank} axes, or {rank + 1} if it is a stack of samples. "
-            f"Received: probs of shape {shape}"
-        )
-    is_column = rank > 1 and not multi_label and shape[-1] == 1
-    predictions = predictions[..., 0] if is_column else predictions
-    probs = class_probabilities(predictions, from_logits, multi_label or rank == 1 or is_column)
-    return probs if len(shape) > rank else probs[None]
-
-
 def margin(probs):
     """The largest probability less the second largest."""
     top, _ = ops.top_k(probs, 2)

@@ -16,17 +16,8 @@ from tfuq._predictions import probabilities as home
 from tfuq._predictions.probabilities import is_binary
 
 
-class Uncertainty(NamedTuple):
-    """What a stack of predictions says of each example, as arrays `(batch, ...)`.
-
-    With `multi_label` or one class, the arrays per example are `(batch, ..., labels)`.
-
-    Example:
-
-    >>> from tfuq.predictive import decompose
-    >>> print(decompose([[[0.9, 0.1]], [[0.7, 0.3]]]).confidence)
-    [0.8]
-    """
+class _Measures(NamedTuple):
+    """The arrays of `Uncertainty`."""
 
     probs: np.ndarray
     """Mean probabilities E_w p(y | x, w): `(batch, ..., classes)`."""
@@ -45,6 +36,27 @@ class Uncertainty(NamedTuple):
     std: np.ndarray
     """Standard deviation over the samples of each class's probability: `(batch, ..., classes)`."""
 
+
+class Uncertainty(_Measures):
+    """What predictions say of each example, as arrays `(batch, ...)`.
+
+    With `multi_label` or one class, the arrays per example are `(batch, ..., labels)`. Rejection
+    rules and conformal predictors take it as it is.
+
+    Attributes:
+        multi_label: Whether the labels do not exclude one another.
+        note: Where the epistemic part is 0, why.
+
+    Example:
+
+    >>> from tfuq.predictive import decompose
+    >>> print(decompose([[[0.9, 0.1]], [[0.7, 0.3]]]).confidence)
+    [0.8]
+    """
+
+    multi_label = False
+    note = ""
+
     @property
     def margin(self):
         """The largest of `probs` less the second largest (of binary ones, |2 p - 1|), in [0, 1]."""
@@ -52,6 +64,31 @@ class Uncertainty(NamedTuple):
             return np.abs(2 * self.probs - 1)
         top = np.sort(self.probs, axis=-1)
         return top[..., -1] - top[..., -2]
+
+    def told(self, multi_label=False, note=""):
+        """The same arrays, with what is known of them all."""
+        found = type(self)(*self)
+        found.multi_label, found.note = bool(multi_label), note
+        return found
+
+    def __repr__(self):
+        count, shape = len(self.probs), self.probs.shape
+        parts = {
+            "mean confidence": self.confidence,
+            "predictive entropy": self.predictive_entropy,
+            "mutual information": self.mutual_information,
+        }
+        with np.errstate(invalid="ignore"):
+            means = [f"{name} {_mean_of(values):.3g}" for name, values in parts.items()]
+        kind = "labels" if self.multi_label else "classes"
+        head = f"Uncertainty of {count} examples, {shape[-1]} {kind}: probs {shape}"
+        lines = [head, "  " + ", ".join(means), *([f"  {self.note}"] if self.note else [])]
+        return "\n".join(lines)
+
+
+def _mean_of(values):
+    known = values[np.isfinite(values)]
+    return known.mean() if known.size else np.nan
 
 
 def entropy(probs, multi_label=False):
@@ -207,7 +244,8 @@ def _only(known, uncertainty):
         return np.where(mask, values, nothing)
 
     found = {name: told(values) for name, values in uncertainty._asdict().items()}
-    return uncertainty._replace(**found | {"label": told(uncertainty.label, -1)})
+    found["label"] = told(uncertainty.label, -1)
+    return Uncertainty(**found).told(uncertainty.multi_label, uncertainty.note)
 
 
 def uncertainty_of(sums, multi_label):
@@ -241,7 +279,7 @@ def _measured(sums, multi_label):
         mutual_information=np.maximum(total - expected, 0),
         variation_ratio=1 - frequent,
         std=np.sqrt(np.maximum(variance, 0)),
-    )
+    ).told(multi_label)
 
 
 def _checked(name, probs, min_axes, multi_label):

@@ -8,6 +8,7 @@ import numpy as np
 from tfuq._arguments import check_integer
 from tfuq._files.writing import folder_written_whole
 from tfuq._models.meaning import reading_of
+from tfuq._predictions.stacks import samples
 from tfuq._random.global_state import derived_seed, seeded
 from tfuq.ensembles._checks import check_built, check_function, check_members, checked_metrics
 from tfuq.ensembles._files import (
@@ -269,7 +270,7 @@ class DeepEnsemble:
         """
         reading = reading_of(output, from_logits, multi_label)
         parts = stacks(self.members, x, batch_size, reading, verbose)
-        return np.concatenate([stack for stack, *_ in parts], axis=1)
+        return samples(np.concatenate([stack for stack, *_ in parts], axis=1))
 
     def predict_mixture(
         self, x, batch_size=32, output=None, *, from_logits=None, multi_label=None, verbose=0

@@ -6,6 +6,7 @@ import tensorflow as tf
 from tfuq._arguments import check_integer, check_model
 from tfuq._models.batches import batches
 from tfuq._models.meaning import reading_of
+from tfuq._predictions.stacks import samples
 from tfuq._predictions.uncertainty import Uncertainty, concatenated, decompose_known
 from tfuq.predictive._views import expected_inputs, make_views, predictions
 
@@ -116,7 +117,9 @@ def test_time_augmentation(
         stack = predictions(views, batch, number, lambda i: probs(i).numpy(), expected, seed)
         reading.checked(stack)
         stacks.append(decompose_known(stack, reading.multi_label) if summary else stack)
-    return Uncertainty(*concatenated(stacks)) if summary else np.concatenate(stacks, axis=1)
+    if summary:
+        return Uncertainty(*concatenated(stacks)).told(reading.multi_label)
+    return samples(np.concatenate(stacks, axis=1))
 
 
 test_time_augmentation.__test__ = False  # pytest, which would collect it wherever it is imported

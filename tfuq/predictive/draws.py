@@ -5,6 +5,7 @@ import numpy as np
 
 from tfuq._models.batches import batches
 from tfuq._models.outputs import select_output
+from tfuq._predictions.stacks import samples
 from tfuq._predictions.uncertainty import Sums, concatenated, uncertainty_of
 from tfuq.predictive.sampler import sampler_of
 
@@ -45,7 +46,8 @@ def sample_predictions(
         verbose: 1 shows a progress bar.
 
     Returns:
-        Array `(samples, examples, ..., classes)`, float32; NaN for inputs that are not finite.
+        Array `(samples, examples, ..., classes)`, float32; NaN for inputs that are not finite. It
+        says that it is a stack: rules and sets take it as such, also of binary predictions.
 
     Raises:
         ValueError: If the model holds no random layer, the data are empty, or an argument is out
@@ -65,7 +67,7 @@ def sample_predictions(
     """
     sampler = sampler_of(model, num_samples, output, from_logits, multi_label, seed)
     stacks = [sampler.stack(batch) for batch, *_ in batches(x, batch_size, verbose)]
-    return np.concatenate(stacks, axis=1)
+    return samples(np.concatenate(stacks, axis=1))
 
 
 def predict_uncertainty(
@@ -106,7 +108,8 @@ def predict_uncertainty(
     """
     sampler = sampler_of(model, num_samples, output, from_logits, multi_label, seed, takes_one=True)
     parts = [sampler.sums(batch) for batch, *_ in batches(x, batch_size, verbose)]
-    return uncertainty_of(Sums(*concatenated(parts)), sampler.reading.multi_label)
+    found = uncertainty_of(Sums(*concatenated(parts)), sampler.reading.multi_label)
+    return found.told(found.multi_label, sampler.note)
 
 
 def uncertainty_with_labels(

@@ -49,6 +49,8 @@ def sampler_of(model, *arguments, takes_one=False):
 class Sampler:
     """A model cut in two where randomness enters: a prefix that runs once, and the rest."""
 
+    note = ""
+
     def __init__(self, model, reading, num_samples, seed):
         self.model, self.reading = model, reading
         numbers = np.arange(num_samples)
@@ -131,6 +133,8 @@ class Sampler:
 
 class Single:
     """A model in which nothing is random: one network, whose epistemic uncertainty is 0."""
+
+    note = "no epistemic part: nothing in the model is random, so that it is a single network"
 
     def __init__(self, model, reading):
         self.model, self.reading = model, reading

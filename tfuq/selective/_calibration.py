@@ -83,8 +83,8 @@ class Calibration(Fitted):
             output: Which output, if there are several: an index, a key or a function.
             batch_size: Examples in a batch of arrays.
             verbose: As in Keras' `predict`.
-            **options: Arguments of the constructor. `from_logits` is by default what the compiled
-                loss says.
+            **options: Arguments of the constructor. `from_logits` and `multi_label` are by default
+                what the last layer declares, else what the compiled loss says.
 
         Returns:
             The fitted object.
@@ -93,7 +93,7 @@ class Calibration(Fitted):
             ValueError: As `fit`; if the data are of another kind or have no labels.
         """
         found = predicted(model, data, output, batch_size, verbose, takes_weights=True)
-        fresh = cls(**{"from_logits": found.from_logits, **options})
+        fresh = cls(**{**found.flags(), **options})
         return fresh.fit(found.probs, found.labels, found.weight)
 
     def _read(self, probs, labels, sample_weight):

@@ -148,9 +148,11 @@ def _name_of(loss):
     return loss if isinstance(loss, str) else "matrix"
 
 
-def rank_of(probs, labels, multi_label):
-    """Axes of a single prediction, from predictions and labels."""
+def rank_of(probs, labels, multi_label, is_stack=None):
+    """Axes of a single prediction, from predictions and labels, and whether they are a stack."""
     shape, of_labels = np.shape(probs), np.shape(labels)
+    if is_stack:
+        return max(1, len(shape) - 1)
     for rank, single in ((len(shape), shape), (len(shape) - 1, shape[1:])):
         if rank < 1 or (rank < len(shape) and len(shape) < 3):
             break

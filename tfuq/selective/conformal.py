@@ -5,7 +5,7 @@ from keras import ops
 
 from tfuq._arguments import check_choice, check_flags, check_integer, register, to_float64
 from tfuq._models.predicting import predicted
-from tfuq._predictions.scores import stack_of
+from tfuq._predictions.stacks import is_stacked, only_probabilities, stack_of
 from tfuq.layers import PostProcessing
 from tfuq.selective._conformal_fitting import (
     check_counts,
@@ -14,6 +14,7 @@ from tfuq.selective._conformal_fitting import (
     is_tuned,
     split,
 )
+from tfuq.selective._reading import array_of, flags_of, kind_of, mean_of
 from tfuq.selective._rule_fitting import rank_of, read_examples
 from tfuq.selective._set_evaluation import (
     SetCoverage,
@@ -235,13 +236,13 @@ class ConformalPredictor(Fitted):
         tuned = [name for name, x in (("penalty", penalty), ("k_reg", k_reg)) if is_tuned(x)]
         options = {"class_conditional": class_conditional, "randomized": randomized}
         options |= {"allow_empty": allow_empty, "seed": seed}
-        options |= {"from_logits": from_logits, "multi_label": multi_label}
+        options |= flags_of(probs, from_logits, multi_label)
         draft = cls(
             score,
             np.full((1,) * (bool(class_conditional) + bool(multi_label)), np.inf),
             penalty=None if "penalty" in tuned else penalty,
             k_reg=None if "k_reg" in tuned else k_reg,
-            rank=rank_of(probs, labels, multi_label),
+            rank=rank_of(array_of(probs), labels, options["multi_label"], is_stacked(probs)),
             **options,
         )
         if tuned and score != "raps":
@@ -265,7 +266,8 @@ class ConformalPredictor(Fitted):
             output: Which output, if there are several: an index, a key or a function.
             batch_size: Examples in a batch of arrays.
             verbose: As in Keras' `predict`.
-            **options: Arguments of `fit`. `from_logits` is by default what the compiled loss says.
+            **options: Arguments of `fit`. `from_logits` and `multi_label` are by default what the last
+                layer declares, else what the compiled loss says.
 
         Returns:
             The predictor.
@@ -285,7 +287,7 @@ class ConformalPredictor(Fitted):
         ```
         """
         found = predicted(model, data, output, batch_size, verbose)
-        return cls.fit(found.probs, found.labels, **{"from_logits": found.from_logits, **options})
+        return cls.fit(found.probs, found.labels, **{**found.flags(), **options})
 
     def _tune(self, probs, labels, alpha, tuned):
         probs = by_example(probs, self.multi_label)
@@ -310,6 +312,7 @@ class ConformalPredictor(Fitted):
         check_counts(counts, alpha, self.class_conditional)
         shape = found.shape[0 if self.multi_label else 1 : 2 if self.class_conditional else 1]
         report = {"alpha": alpha, "examples": len(probs), "classes": np.unique(labels).tolist()}
+        report["unseen_classes"] = np.setdiff1d(np.arange(probs.shape[-1]), labels).tolist()
         if self.class_conditional:
             report["examples_of_class"] = counts.reshape(shape).tolist()
         if tuned_on:
@@ -319,13 +322,12 @@ class ConformalPredictor(Fitted):
 
     # --- Use ----------------------------------------------------------------------------------
 
-    def _mean(self, predictions):
-        stack = stack_of(predictions, self.rank, self.from_logits, self.multi_label)
-        return ops.mean(stack, axis=0)
+    def _mean(self, probs, stacked=None):
+        return mean_of(probs, kind_of(self, self.fitted_to), stacked)
 
-    def _read(self, probs, labels):
+    def _read(self, probs, labels, stacked=None):
         """Mean probabilities `(n, ..., classes)` and labels `(n, ...)`, checked."""
-        mean = ops.convert_to_numpy(self._mean(to_float64("probs", probs)))
+        mean = self._mean(probs, stacked)
         examples = read_examples(mean.astype("float64"), to_float64("labels", labels))
         return mean, np.asarray(examples.labels).reshape(mean.shape[:-1])
 
@@ -343,24 +345,28 @@ class ConformalPredictor(Fitted):
     def _sets(self, mean):
         return ops.convert_to_numpy(self._set(ops.convert_to_tensor(mean), self._scores(mean)))
 
-    def predict_set(self, probs):
+    def predict_set(self, probs, *, stacked=None):
         """Which labels are in each set, bool `(n, ..., classes)`.
 
         Binary predictions have two classes; the last axes of multi-label ones are `(labels, 2)`.
 
         Args:
-            probs: Predictions or a stack of them, of the kind that the predictor was fitted to.
+            probs: Predictions or a stack of them, of the kind that the predictor was fitted to, or
+                what `tfuq.predictive.predict_uncertainty` gave.
+            stacked: Whether `probs` are a stack. By default what `sample_predictions` and
+                ensembles give is one, and otherwise the shape tells; binary `(samples, n)` has to
+                be said.
 
         Raises:
-            ValueError: If shapes do not fit.
+            ValueError: If shapes or classes do not fit, or `probs` hold no probabilities.
         """
-        return self._sets(ops.convert_to_numpy(self._mean(to_float64("probs", probs))))
+        return self._sets(self._mean(probs, stacked))
 
-    def set_size(self, probs):
+    def set_size(self, probs, *, stacked=None):
         """How many labels are in each set of `predict_set`, int `(n, ...)`."""
-        return self.predict_set(probs).sum(axis=-1)
+        return self.predict_set(probs, stacked=stacked).sum(axis=-1)
 
-    def accept(self, probs):
+    def accept(self, probs, *, stacked=None):
         """Which predictions are accepted, bool `(n, ...)`: those whose set has one label.
 
         An empty set is rejected as well: no label is likely enough.
@@ -368,7 +374,7 @@ class ConformalPredictor(Fitted):
         Args:
             probs: As in `predict_set`.
         """
-        mean = ops.convert_to_numpy(self._mean(to_float64("probs", probs)))
+        mean = self._mean(probs, stacked)
         return (self._sets(mean).sum(axis=-1) == 1) & np.isfinite(mean).all(axis=-1)
 
     def coverage(self, probs, labels):
@@ -416,7 +422,8 @@ class ConformalPredictor(Fitted):
                 "A randomized predictor cannot be part of a model: fit one with randomized=False. "
                 "Received: randomized=True"
             )
-        probs = self._mean(predictions)
+        stack = stack_of(predictions, kind_of(self, self.fitted_to))
+        probs = ops.mean(stack if self.from_logits else only_probabilities(stack), axis=0)
         found = self._set(probs, strangeness(probs, self.score, self.penalty, self.k_reg))
         if self.multi_label or self.rank == 1:
             probs = probs[..., 1]

@@ -5,9 +5,11 @@ from keras import ops
 
 from tfuq._arguments import check_choice, check_flags, check_integer, register, to_float64
 from tfuq._models.predicting import predicted
-from tfuq._predictions.scores import CONFIDENCES, OF_STACKS, score_name, score_of, stack_of
+from tfuq._predictions.scores import CONFIDENCES, OF_STACKS, score_name, score_of
+from tfuq._predictions.stacks import is_stack_shape, is_stacked, only_probabilities, stack_of
 from tfuq.layers import PostProcessing
 from tfuq.selective._guarantees import METHODS
+from tfuq.selective._reading import array_of, flags_of, kind_of, scored
 from tfuq.selective._rule_evaluation import Evaluation, description, evaluation_of
 from tfuq.selective._rule_fitting import (
     REJECT_ALL,
@@ -203,13 +205,10 @@ class RejectionRule(Fitted):
         check_choice("method", method, tuple(METHODS))
         check_choice("by", by, (None, "class", "group"))
         check_flags(simultaneous=simultaneous)
-        rule = cls(
-            score,
-            0.0,
-            rank=rank_of(probs, labels, multi_label),
-            from_logits=from_logits,
-            multi_label=multi_label,
-        )
+        flags = flags_of(probs, from_logits, multi_label)
+        is_stack = is_stacked(probs)
+        rank = rank_of(array_of(probs), labels, flags["multi_label"], is_stack)
+        rule = cls(score, 0.0, rank=rank, **flags)
         read = rule._read(probs, labels, loss, positive_class)
         parts = parts_of(read, by, groups)
         delta = (1 - confidence) / (len(parts) if simultaneous else 1)
@@ -236,7 +235,8 @@ class RejectionRule(Fitted):
             output: Which output, if there are several: an index, a key or a function.
             batch_size: Examples in a batch of arrays.
             verbose: As in Keras' `predict`.
-            **options: Arguments of `fit`. `from_logits` is by default what the compiled loss says.
+            **options: Arguments of `fit`. `from_logits` and `multi_label` are by default what the last
+                layer declares, else what the compiled loss says.
 
         Returns:
             The rule.
@@ -256,7 +256,7 @@ class RejectionRule(Fitted):
         ```
         """
         found = predicted(model, data, output, batch_size, verbose)
-        return cls.fit(found.probs, found.labels, **{"from_logits": found.from_logits, **options})
+        return cls.fit(found.probs, found.labels, **{**found.flags(), **options})
 
     def _with(self, threshold, report, **parts):
         """The same rule with the thresholds that were found."""
@@ -265,11 +265,9 @@ class RejectionRule(Fitted):
 
     def _read(self, probs, labels, loss, positive_class):
         """Scores, losses and all else that fitting and evaluation ask for."""
-        stack = self._stack(to_float64("probs", probs))
-        mean = np.asarray(ops.mean(stack, axis=0), "float64")
-        labels = to_float64("labels", labels)
-        examples = read_examples(mean, labels)
-        score = np.asarray(score_of(self.score, stack), "float64").ravel()
+        score, mean = scored(probs, kind_of(self, self.fitted_to), self.score)
+        mean, score = np.asarray(mean, "float64"), np.asarray(score, "float64").ravel()
+        examples = read_examples(mean, to_float64("labels", labels))
         flat, true = np.asarray(examples.scores), np.asarray(examples.labels)
         predicted = flat.argmax(-1)
         right = predicted == true
@@ -279,43 +277,37 @@ class RejectionRule(Fitted):
 
     # --- Use ----------------------------------------------------------------------------------
 
-    def _stack(self, predictions):
-        """Probabilities `(samples, n, ..., classes)` of float32, eagerly or in a graph."""
-        if self.score in OF_STACKS and len(predictions.shape) == self.rank:
-            raise ValueError(
-                f"Argument `probs` must be a stack (samples, n, ..., classes) for the score "
-                f"{self.score!r}. Received: probs of shape {tuple(predictions.shape)}"
-            )
-        return stack_of(predictions, self.rank, self.from_logits, self.multi_label)
-
-    def score_of(self, probs):
+    def score_of(self, probs, *, stacked=None):
         """The score of each prediction, `(n, ...)`, in its own direction and unit; NaN for NaN.
 
         Args:
-            probs: Predictions or a stack of them, of the kind that the rule was fitted to.
+            probs: Predictions or a stack of them, of the kind that the rule was fitted to, or what
+                `tfuq.predictive.predict_uncertainty` gave.
+            stacked: Whether `probs` are a stack. By default what `sample_predictions` and
+                ensembles give is one, and otherwise the shape tells; binary `(samples, n)` has to
+                be said.
         """
-        probs = to_float64("probs", probs)
-        return ops.convert_to_numpy(score_of(self.score, self._stack(probs)))
+        return scored(probs, kind_of(self, self.fitted_to), self.score, stacked)[0]
 
-    def accept(self, probs, groups=None, *, unknown_group="error"):
+    def accept(self, probs, groups=None, *, unknown_group="error", stacked=None):
         """Which predictions are accepted, bool `(n, ...)`.
 
         Args:
-            probs: Predictions or a stack of them, of the kind that the rule was fitted to.
+            probs: As for `score_of`.
             groups: With `by="group"`: the group of each example, `(n,)`.
             unknown_group: What to do with a group that fitting never saw: `"error"` or `"reject"`.
+            stacked: As for `score_of`.
 
         Raises:
-            ValueError: If shapes do not fit, groups are missing, or one is unknown.
+            ValueError: If shapes or classes do not fit, `probs` hold no probabilities (or, with
+                `from_logits`, such), groups are missing, or one is unknown.
         """
         check_choice("unknown_group", unknown_group, ("error", "reject"))
-        stack = self._stack(to_float64("probs", probs))
-        score = ops.convert_to_numpy(score_of(self.score, stack))
+        score, mean = scored(probs, kind_of(self, self.fitted_to), self.score, stacked)
         if self.by is None:
             return self._passes(score, self.threshold)
         if self.by == "class":
-            predicted = ops.convert_to_numpy(ops.argmax(ops.mean(stack, axis=0), axis=-1))
-            return self._passes(score, self._table(stack.shape[-1])[predicted])
+            return self._passes(score, self._table(mean.shape[-1])[mean.argmax(axis=-1)])
         thresholds = self._of_groups(groups, len(score), unknown_group)
         return self._passes(score, thresholds.reshape(-1, *[1] * (score.ndim - 1)))
 
@@ -374,8 +366,15 @@ class RejectionRule(Fitted):
                 "A rule with a threshold for each group cannot be part of a model, which does not "
                 "know the groups. Received: by='group'"
             )
-        predictions = ops.cast(predictions, "float32")
-        stack = self._stack(predictions)
+        predictions, kind = ops.cast(predictions, "float32"), kind_of(self, self.fitted_to)
+        stack = stack_of(predictions, kind)
+        is_stack = is_stack_shape(predictions.shape, kind)
+        if self.score in OF_STACKS and not is_stack:
+            raise ValueError(
+                f"Argument `predictions` must be a stack (samples, n, ..., classes) for the score "
+                f"{self.score!r}. Received: predictions of shape {tuple(predictions.shape)}"
+            )
+        stack = stack if self.from_logits else only_probabilities(stack)
         mean = ops.mean(stack, axis=0)
         score = score_of(self.score, stack)
         threshold = np.float32(self.threshold) if self.by is None else None
@@ -385,7 +384,8 @@ class RejectionRule(Fitted):
         passes = score >= threshold if self.grows_with_trust else score <= threshold
         if mean.shape[-1] != predictions.shape[-1] or self.multi_label or self.rank == 1:
             mean = mean[..., 1]
-            mean = mean[..., None] if len(mean.shape) < self.rank else mean
+            is_column = len(mean.shape) < len(predictions.shape) - is_stack
+            mean = mean[..., None] if is_column else mean
         return {"probabilities": mean, "score": score, "accept": passes}
 
     def append_to(self, model, output=None):
