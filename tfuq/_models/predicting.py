@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._models.finite import known_only
-from tfuq._models.meaning import Reading
+from tfuq._models.meaning import reading_of
 from tfuq._models.outputs import select_output
 
 
@@ -142,7 +142,9 @@ class Predicted(NamedTuple):
         return {"from_logits": self.from_logits, "multi_label": self.multi_label}
 
 
-def predicted(model, data, output=None, batch_size=None, verbose=0, *, takes_weights=False):
+def predicted(
+    model, data, output=None, batch_size=None, verbose=0, *, takes_weights=False, given=None
+):
     """`Predicted` of `(x, y)` arrays, a `tf.data.Dataset` or a `PyDataset`: the argument `data`."""
     check_validation_data(data, "data")
     found = predict_with_labels(
@@ -154,7 +156,8 @@ def predicted(model, data, output=None, batch_size=None, verbose=0, *, takes_wei
             "Argument `data` must have no sample weights: each example counts once. "
             f"Received: weights of shape {np.shape(weight)}"
         )
-    reading = Reading(output, None, None).known(model, _first_rows(data))
+    flags = [(given or {}).get(name) for name in ("from_logits", "multi_label")]
+    reading = reading_of(output, *flags).known(model, _first_rows(data))
     reading.checked(found["y_pred"])
     return Predicted(found["y_pred"], found["y_true"], weight, *reading[1:])
 

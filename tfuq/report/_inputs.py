@@ -44,7 +44,9 @@ class Given(NamedTuple):
 def given(source, data, output, batch_size, from_logits, rule):
     """`Given` of the arguments of a report, or a ValueError that says what is wrong."""
     if isinstance(source, keras.Model):
-        probs, labels, _, said = predicted(source, data, output, batch_size)
+        told = rule.from_logits if rule is not None and from_logits is None else from_logits
+        read = predicted(source, data, output, batch_size, given={"from_logits": told})
+        probs, labels, said = read.probs, read.labels, read.from_logits
     else:
         probs, labels = _arrays(source, data)
         said = False

@@ -235,8 +235,8 @@ class RejectionRule(Fitted):
             output: Which output, if there are several: an index, a key or a function.
             batch_size: Examples in a batch of arrays.
             verbose: As in Keras' `predict`.
-            **options: Arguments of `fit`. `from_logits` and `multi_label` are by default what the last
-                layer declares, else what the compiled loss says.
+            **options: Arguments of `fit`. `from_logits` and `multi_label` are by default what the
+                last layer declares, else what the compiled loss says.
 
         Returns:
             The rule.
@@ -255,7 +255,7 @@ class RejectionRule(Fitted):
         rule = RejectionRule.fit_model(model, (x, x.argmax(-1)), target_risk=0.05)
         ```
         """
-        found = predicted(model, data, output, batch_size, verbose)
+        found = predicted(model, data, output, batch_size, verbose, given=options)
         return cls.fit(found.probs, found.labels, **{**found.flags(), **options})
 
     def _with(self, threshold, report, **parts):
