@@ -5,8 +5,15 @@ from keras import ops
 
 from tfuq._arguments import check_choice, check_flags, check_integer, register, to_float64
 from tfuq._models.predicting import predicted
+from tfuq._predictions.class_names import (
+    agreed_names,
+    check_count,
+    checked_names,
+    numbered,
+)
 from tfuq._predictions.scores import CONFIDENCES, OF_STACKS, score_name, score_of, stack_of
 from tfuq.layers import PostProcessing
+from tfuq.predictive import declared
 from tfuq.selective._guarantees import METHODS
 from tfuq.selective._rule_evaluation import Evaluation, description, evaluation_of
 from tfuq.selective._rule_fitting import (
@@ -52,6 +59,8 @@ class RejectionRule(Fitted):
         multi_label: Whether each entry of the last axis is a binary prediction of its own, decided
             on by itself.
         fitted_to: What the rule was fitted to, a dict.
+        class_names: Names of the classes, in the order of the last axis. Labels may be names then,
+            and predictions of another number of classes are refused.
 
     Raises:
         ValueError: If an argument is none of those said.
@@ -62,6 +71,8 @@ class RejectionRule(Fitted):
     >>> RejectionRule("confidence", 0.7).accept([[0.9, 0.1], [0.4, 0.6]])
     array([ True, False])
     """
+
+    LATER = ("class_names",)
 
     def __init__(
         self,
@@ -74,6 +85,7 @@ class RejectionRule(Fitted):
         from_logits=False,
         multi_label=False,
         fitted_to=None,
+        class_names=None,
     ):
         check_choice("by", by, (None, "class", "group"))
         check_integer("rank", rank, 1)
@@ -97,10 +109,11 @@ class RejectionRule(Fitted):
         self.from_logits = from_logits
         self.multi_label = multi_label
         self.fitted_to = checked_report(fitted_to, by)
+        self.class_names = checked_names(class_names)
 
     def get_config(self):
         names = ("score", "threshold", "by", "keys", "rank", "from_logits", "multi_label")
-        return plain({name: getattr(self, name) for name in (*names, "fitted_to")})
+        return plain({name: getattr(self, name) for name in (*names, "fitted_to", *self.LATER)})
 
     @property
     def grows_with_trust(self):
@@ -128,6 +141,7 @@ class RejectionRule(Fitted):
         simultaneous=False,
         from_logits=False,
         multi_label=False,
+        class_names=None,
     ):
         """The rule that accepts the most while it keeps what is asked for; one of three is given.
 
@@ -150,7 +164,7 @@ class RejectionRule(Fitted):
             probs: Predictions that the model has not been trained on: `(n, ..., classes)`; binary
                 `(n,)` or `(n, ..., 1)`; multi-label `(n, ..., labels)`; or a stack of them,
                 `(samples, n, ..., classes)`, whose mean is the answer.
-            labels: Labels, sparse `(n, ...)` or one-hot.
+            labels: Labels, sparse `(n, ...)` or one-hot; or names, of `class_names`.
             score: As in the constructor.
             target_risk: Risk in (0, 1) that is kept.
             confidence: Probability in (0, 1) with which it is.
@@ -209,6 +223,7 @@ class RejectionRule(Fitted):
             rank=rank_of(probs, labels, multi_label),
             from_logits=from_logits,
             multi_label=multi_label,
+            class_names=class_names,
         )
         read = rule._read(probs, labels, loss, positive_class)
         parts = parts_of(read, by, groups)
@@ -255,6 +270,8 @@ class RejectionRule(Fitted):
         rule = RejectionRule.fit_model(model, (x, x.argmax(-1)), target_risk=0.05)
         ```
         """
+        known = {"`class_names`": options.get("class_names"), "model": declared(model).class_names}
+        options["class_names"] = agreed_names(known)
         found = predicted(model, data, output, batch_size, verbose)
         return cls.fit(found.probs, found.labels, **{"from_logits": found.from_logits, **options})
 
@@ -267,7 +284,7 @@ class RejectionRule(Fitted):
         """Scores, losses and all else that fitting and evaluation ask for."""
         stack = self._stack(to_float64("probs", probs))
         mean = np.asarray(ops.mean(stack, axis=0), "float64")
-        labels = to_float64("labels", labels)
+        labels = to_float64("labels", numbered(labels, self.class_names))
         examples = read_examples(mean, labels)
         score = np.asarray(score_of(self.score, stack), "float64").ravel()
         flat, true = np.asarray(examples.scores), np.asarray(examples.labels)
@@ -286,7 +303,9 @@ class RejectionRule(Fitted):
                 f"Argument `probs` must be a stack (samples, n, ..., classes) for the score "
                 f"{self.score!r}. Received: probs of shape {tuple(predictions.shape)}"
             )
-        return stack_of(predictions, self.rank, self.from_logits, self.multi_label)
+        stack = stack_of(predictions, self.rank, self.from_logits, self.multi_label)
+        check_count(self.class_names, (predictions if self.multi_label else stack).shape[-1])
+        return stack
 
     def score_of(self, probs):
         """The score of each prediction, `(n, ...)`, in its own direction and unit; NaN for NaN.
