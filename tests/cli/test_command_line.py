@@ -294,6 +294,30 @@ def test_an_empty_folder_keeps_its_number_and_a_missing_one_is_no_shift(here):
     here.refused("evaluate", "m.keras", "images", *few, says="must name the 3 classes")
 
 
+def test_a_rule_carries_the_names_along(here):
+    classes = ["zebra", "ape", "bear"]
+    write_images(here.path / "images", classes, count=20)
+    names, scale = ("--class-names", ",".join(classes)), ("--scale", 1 / 255)
+    command = ("calibrate", "m.keras", "images", "--target-coverage", 0.8, "--out", "rule.json")
+    here(*command, *names, *scale)
+    assert RejectionRule.load("rule.json").class_names == classes
+    for file in (here.path / "images" / "ape").iterdir():
+        file.unlink()
+    (here.path / "images" / "ape").rmdir()
+    rule = ("--rule", "rule.json")
+    assert accuracy_of(here, "images", *rule) == 1
+    here("predict", "m.keras", "images", "o.csv", *rule, *scale)
+    rows = list(csv.DictReader(open_text("o.csv")))
+    assert {(row["true_label"], row["class"]) for row in rows} == {("0", "zebra"), ("2", "bear")}
+    here("report", "m.keras", "images", "page.html", *rule, *scale)
+    assert "zebra" in (here.path / "page.html").read_text()
+    here("export", "m.keras", "served", *rule)
+    found = here("evaluate", "served", "images", *scale, "--json")
+    assert found["accuracy"] == 1  # the names are in its metadata
+    other = ("--class-names", "ape,bear,zebra")
+    here.refused("evaluate", "m.keras", "images", *rule, *other, says="the same everywhere")
+
+
 def test_names_that_are_declared_of_a_model_order_its_folders(here, model):
     """Folders are in the order of the alphabet, the classes of this model are not."""
     classes = ["zebra", "ape", "bear"]

@@ -120,7 +120,7 @@ def test_unusable_predictions_are_rejected_and_told():
     assert f"accepts {rule.accept(probs).sum()} (" in text
 
 
-@pytest.mark.parametrize("score", ["margin", "entropy", "mutual_information"])
+@pytest.mark.parametrize("score", ["margin", "predictive_entropy", "mutual_information"])
 def test_a_rule_brings_its_score_and_threshold(score):
     stack = softmax(LOGITS + RNG.normal(size=(4, 300, 3)), axis=-1)
     rule = RejectionRule.fit(stack, LABELS, score, target_coverage=0.6)

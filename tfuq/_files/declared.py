@@ -1,4 +1,4 @@
-"""What is declared of a model, in its `.keras` file and beside the model in memory.
+"""Declarations of a model, in its `.keras` file and beside the model in memory.
 
 Keras writes what `get_build_config` returns beside the config of a model, and reads nothing of it
 for a model that is built when its config is read, as functional and `Sequential` ones are. So any

@@ -1,4 +1,4 @@
-"""What a model's images have to be: their range, size, channels, and how others are resized."""
+"""A description of a model's images: range, size, channels, and how others are resized."""
 
 from typing import NamedTuple
 

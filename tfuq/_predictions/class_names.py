@@ -43,6 +43,11 @@ def agreed_names(given):
     return names
 
 
+def called(classes, class_names):
+    """Classes, which are numbers or texts of such, by their names where these are known."""
+    return [class_names[int(k)] for k in classes] if class_names else list(classes)
+
+
 def numbered(labels, class_names, argument="labels"):
     """Labels as numbers: names of classes by their places, all others as they are.
 

@@ -87,7 +87,12 @@ def run(arguments):
         probs = np.asarray(type(calibration)(**config).transform(probs))
     try:
         rule = RejectionRule.fit(
-            probs, found.labels, arguments.score, confidence=arguments.confidence, **targets
+            probs,
+            found.labels,
+            arguments.score,
+            confidence=arguments.confidence,
+            class_names=data.classes,
+            **targets,
         )
     except UnattainableRisk as error:
         return {"failures": [str(error)]}, False

@@ -1,4 +1,4 @@
-"""What is declared of the models of an export: names of classes, and inputs that are looked at."""
+"""Declarations of the models of an export: names of classes, and a look at the range of inputs."""
 
 import tensorflow as tf
 

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._math import logistic_normal
+from tfuq._predictions.probabilities import probabilities
 
 _TINY = np.finfo("float32").tiny  # the least probability that a logarithm is taken of
 
@@ -30,8 +31,8 @@ def log_means(link, loc, scale, factors, points, mirrored, power):
 
 def _probs(link, logits):
     if link is logistic_normal.Softmax:
-        return (tf.nn.softmax(logits),)
-    return tf.sigmoid(logits), tf.sigmoid(-logits)
+        return (probabilities(logits, from_logits=True, is_binary=False),)
+    return tuple(probabilities(z, from_logits=True, is_binary=True) for z in (logits, -logits))
 
 
 def _noise(scale, factors, points):

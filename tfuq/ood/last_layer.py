@@ -7,6 +7,7 @@ import tensorflow as tf
 from tfuq._arguments import check_choice, check_integer, check_positive, register
 from tfuq._models.feature_arrays import check_rows, in_blocks
 from tfuq._models.features import linear
+from tfuq._predictions.probabilities import probabilities
 from tfuq.ood._gaussians import scatter
 from tfuq.ood._logit_scores import LOGIT_SCORES, energy
 from tfuq.ood.base import Detector, check_layer
@@ -29,7 +30,8 @@ def virtual_logit(features, origin, residual):
 def grad_norm(features, logits, temperature=1.0):
     """||d KL(u || softmax(z / T)) / d W||_1 = ||f||_1 ||softmax(z / T) - u||_1 / T, per row."""
     features = tf.cast(features, "float64")
-    gap = tf.reduce_sum(tf.abs(tf.nn.softmax(logits / temperature) - 1 / logits.shape[1]), 1)
+    probs = probabilities(logits / temperature, from_logits=True, is_binary=False)
+    gap = tf.reduce_sum(tf.abs(probs - 1 / logits.shape[1]), 1)
     return tf.reduce_sum(tf.abs(features), 1) * gap / temperature
 
 

@@ -1,4 +1,4 @@
-"""What is declared of a model and travels with it: names of its classes, and its inputs."""
+"""Declarations that travel with a model: names of its classes, and its inputs."""
 
 from typing import NamedTuple
 

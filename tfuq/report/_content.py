@@ -9,6 +9,7 @@ import numpy as np
 
 from tfuq import metrics
 from tfuq._files.tables import group_columns, names_of
+from tfuq.predictive import declared
 from tfuq.report._inputs import given, pictures
 from tfuq.report._tables import Table, number, percent, section, with_interval
 from tfuq.selective import RejectionRule, aurc, subgroup_report
@@ -164,6 +165,8 @@ def read(
     threshold = _checked_threshold(threshold)
     found = given(source, data, output, batch_size, from_logits, rule)
     ranked = _rank(found, rule)
+    if names is None:
+        names = getattr(rule, "class_names", None) or declared(source).class_names
     names = names_of(names, found.labelled.examples.scores.shape[-1])
     columns = {} if groups is None else group_columns(groups, found.total)
     columns = {name: column.astype(str) for name, column in columns.items()}

@@ -92,7 +92,9 @@ class Calibration(Fitted):
         Raises:
             ValueError: As `fit`; if the data are of another kind or have no labels.
         """
-        found = predicted(model, data, output, batch_size, verbose, takes_weights=True, given=options)
+        found = predicted(
+            model, data, output, batch_size, verbose, takes_weights=True, given=options
+        )
         fresh = cls(**{**found.flags(), **options})
         return fresh.fit(found.probs, found.labels, found.weight)
 

@@ -10,8 +10,9 @@ from tfuq._predictions.uncertainty import Uncertainty
 
 def kind_of(fitted, report):
     """The `Kind` of predictions of a fitted object; its report names the classes, if it is one."""
-    classes = None
-    if "unseen_classes" in report and not fitted.multi_label:
+    names = getattr(fitted, "class_names", None)
+    classes = len(names) if names else None
+    if classes is None and "unseen_classes" in report and not fitted.multi_label:
         classes = len(report["classes"]) + len(report["unseen_classes"])
     return Kind(fitted.rank, fitted.from_logits, fitted.multi_label, classes)
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tfuq._math.bounds import clopper_pearson_interval
+from tfuq._predictions.class_names import called
 
 
 class Evaluation(NamedTuple):
@@ -93,6 +94,8 @@ def _gaps(rule, report):
     """What `describe` says of classes and groups of which nothing is known."""
     silent = [key for key, part in report.get("parts", {}).items() if not part["accepted"]]
     unseen = [] if rule.multi_label else report["unseen_classes"]
+    unseen = called(unseen, rule.class_names)
+    silent = called(silent, rule.class_names) if rule.by == "class" else silent
     text = f" It answers nothing in {rule.by} {_listed(silent)}." if silent else ""
     return text + (f" No case of class {_listed(unseen)} was among them." if unseen else "")
 

@@ -5,9 +5,11 @@ from keras import ops
 
 from tfuq._arguments import check_choice, check_flags, check_integer, register, to_float64
 from tfuq._models.predicting import predicted
+from tfuq._predictions.class_names import agreed_names, checked_names, numbered
 from tfuq._predictions.scores import CONFIDENCES, OF_STACKS, score_name, score_of
 from tfuq._predictions.stacks import is_stack_shape, is_stacked, only_probabilities, stack_of
 from tfuq.layers import PostProcessing
+from tfuq.predictive import declared
 from tfuq.selective._guarantees import METHODS
 from tfuq.selective._reading import array_of, flags_of, kind_of, scored
 from tfuq.selective._rule_evaluation import Evaluation, description, evaluation_of
@@ -54,6 +56,8 @@ class RejectionRule(Fitted):
         multi_label: Whether each entry of the last axis is a binary prediction of its own, decided
             on by itself.
         fitted_to: What the rule was fitted to, a dict.
+        class_names: Names of the classes, in the order of the last axis. Labels may be names then,
+            and predictions of another number of classes are refused.
 
     Raises:
         ValueError: If an argument is none of those said.
@@ -64,6 +68,8 @@ class RejectionRule(Fitted):
     >>> RejectionRule("confidence", 0.7).accept([[0.9, 0.1], [0.4, 0.6]])
     array([ True, False])
     """
+
+    LATER = ("class_names",)
 
     def __init__(
         self,
@@ -76,6 +82,7 @@ class RejectionRule(Fitted):
         from_logits=False,
         multi_label=False,
         fitted_to=None,
+        class_names=None,
     ):
         check_choice("by", by, (None, "class", "group"))
         check_integer("rank", rank, 1)
@@ -99,10 +106,11 @@ class RejectionRule(Fitted):
         self.from_logits = from_logits
         self.multi_label = multi_label
         self.fitted_to = checked_report(fitted_to, by)
+        self.class_names = checked_names(class_names)
 
     def get_config(self):
         names = ("score", "threshold", "by", "keys", "rank", "from_logits", "multi_label")
-        return plain({name: getattr(self, name) for name in (*names, "fitted_to")})
+        return plain({name: getattr(self, name) for name in (*names, "fitted_to", *self.LATER)})
 
     @property
     def grows_with_trust(self):
@@ -130,6 +138,7 @@ class RejectionRule(Fitted):
         simultaneous=False,
         from_logits=False,
         multi_label=False,
+        class_names=None,
     ):
         """The rule that accepts the most while it keeps what is asked for; one of three is given.
 
@@ -152,7 +161,7 @@ class RejectionRule(Fitted):
             probs: Predictions that the model has not been trained on: `(n, ..., classes)`; binary
                 `(n,)` or `(n, ..., 1)`; multi-label `(n, ..., labels)`; or a stack of them,
                 `(samples, n, ..., classes)`, whose mean is the answer.
-            labels: Labels, sparse `(n, ...)` or one-hot.
+            labels: Labels, sparse `(n, ...)` or one-hot; or names, of `class_names`.
             score: As in the constructor.
             target_risk: Risk in (0, 1) that is kept.
             confidence: Probability in (0, 1) with which it is.
@@ -208,7 +217,7 @@ class RejectionRule(Fitted):
         flags = flags_of(probs, from_logits, multi_label)
         is_stack = is_stacked(probs)
         rank = rank_of(array_of(probs), labels, flags["multi_label"], is_stack)
-        rule = cls(score, 0.0, rank=rank, **flags)
+        rule = cls(score, 0.0, rank=rank, class_names=class_names, **flags)
         read = rule._read(probs, labels, loss, positive_class)
         parts = parts_of(read, by, groups)
         delta = (1 - confidence) / (len(parts) if simultaneous else 1)
@@ -255,6 +264,8 @@ class RejectionRule(Fitted):
         rule = RejectionRule.fit_model(model, (x, x.argmax(-1)), target_risk=0.05)
         ```
         """
+        known = {"`class_names`": options.get("class_names"), "model": declared(model).class_names}
+        options["class_names"] = agreed_names(known)
         found = predicted(model, data, output, batch_size, verbose, given=options)
         return cls.fit(found.probs, found.labels, **{**found.flags(), **options})
 
@@ -267,7 +278,7 @@ class RejectionRule(Fitted):
         """Scores, losses and all else that fitting and evaluation ask for."""
         score, mean = scored(probs, kind_of(self, self.fitted_to), self.score)
         mean, score = np.asarray(mean, "float64"), np.asarray(score, "float64").ravel()
-        examples = read_examples(mean, to_float64("labels", labels))
+        examples = read_examples(mean, to_float64("labels", numbered(labels, self.class_names)))
         flat, true = np.asarray(examples.scores), np.asarray(examples.labels)
         predicted = flat.argmax(-1)
         right = predicted == true
