@@ -91,6 +91,9 @@ def array_of(tensor):
 def ask_model(path, given):
     """Weights first: a prediction moves the states of seeds."""
     model = loaded(path)
+    for layer in model._flatten_layers():
+        if isinstance(layer, MCDropout):  # what a prediction was then
+            layer.predictive = "thinned"
     x = given.get(path.stem, given["x"])
     found = {"weights": row_of(model.variables), **by_name("predicted", model(x))}
     found |= by_name("trained", model(x, training=True))

@@ -50,6 +50,7 @@ def public_objects():
         for public in module.__all__:
             yield f"{name}.{public}", getattr(module, public)
     yield "lr_range_test", tfuq.lr_range_test
+    yield "kl_weight_for", tfuq.kl_weight_for
 
 
 def documented(thing):

@@ -40,12 +40,20 @@ TOLERANCES = {
     "detectors/*/of_features": CLOSE,
     "ensembles/*/weights_*": READ,
     "snapshots/*/weights_*": READ,
+    "models/vectors.keras/losses": CLOSE,  # the mean over labels first, then over examples
     "*": COMPUTED,
 }
 
 
 # Words that have another name since; the old ones are read.
 RENAMED = {"fitted/rule_risk.json/config": ('"score": "entropy"', '"score": "predictive_entropy"')}
+# Answers that later versions changed knowingly: CHANGELOG says why. They have to be there, of the
+# same shape, and finite.
+CHANGED = (
+    "detectors/MutualInformation.npz/scores",  # draws of VBLLDense are draws of its weights
+    "detectors/MutualInformation.npz/detected",
+    "ensembles/drawn/predicted",
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +78,9 @@ def assert_answers(name, found, expected, allowed):
         assert RENAMED[name][0] in str(expected)
         expected = np.asarray(str(expected).replace(*RENAMED[name]))
     assert (found.dtype, found.shape) == (expected.dtype, expected.shape), name
-    if tolerance == 0 or expected.dtype.kind != "f":
+    if any(fnmatch.fnmatchcase(name, pattern) for pattern in CHANGED):
+        assert np.isfinite(found).all(), name
+    elif tolerance == 0 or expected.dtype.kind != "f":
         np.testing.assert_array_equal(found, expected, err_msg=name)
     else:
         known = np.abs(expected[np.isfinite(expected)])

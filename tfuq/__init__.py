@@ -35,6 +35,7 @@ from tfuq import (
 from tfuq._arguments import public_dir
 from tfuq._version import __version__
 from tfuq.callbacks.lr_sweep import lr_range_test
+from tfuq.layers.kl_weight import kl_weight_for
 
 __all__ = [
     "__version__",
@@ -46,6 +47,7 @@ __all__ = [
     "ensembles",
     "export",
     "interpret",
+    "kl_weight_for",
     "layers",
     "lr_range_test",
     "metrics",

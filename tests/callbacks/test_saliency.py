@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfuq.callbacks import GradualUnfreezing, PosteriorSampling, SaliencySelection
+from tfuq.callbacks import (
+    GradualUnfreezing,
+    PosteriorSampling,
+    SaliencySelection,
+    SnapshotEnsemble,
+)
 from tfuq.layers import SparseBayesDense
 from tfuq.layers.sparse_bayes import sparse_bayes_layers
 
@@ -293,3 +298,71 @@ def test_gradients_that_are_not_finite():
         fit(model(), SaliencySelection((x * np.nan, y), after_epoch=1))
     with pytest.raises(ValueError, match="Argument `saliency` must be finite"):
         model().fit(x * np.nan, y, callbacks=[SaliencySelection(after_epoch=1)], verbose=0)
+
+
+# --- Beside callbacks that compare epochs -------------------------------------------------------
+
+
+class Scores(keras.callbacks.Callback):
+    """Puts `score` into the logs, from a list."""
+
+    def __init__(self, scores):
+        super().__init__()
+        self.scores = scores
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["score"] = self.scores[epoch]
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_early_stopping_brings_back_no_epoch_before_the_selection(scope, first):
+    made = model()
+    stopping = keras.callbacks.EarlyStopping(
+        "score", mode="max", patience=9, restore_best_weights=True
+    )
+    others = [Scores([9, 8, 1, 3, 2]), SaliencySelection(after_epoch=2, scope=scope), stopping]
+    if not first:
+        others = [others[0], others[2], others[1]]
+    keep = Watch(4)  # the weights after epoch 3, the best one since
+    fit(made, *others, keep, epochs=5)
+    layers = sparse_bayes_layers(made)
+    assert all(layer.is_selected() for layer in layers)
+    if first:  # the epoch of the selection itself is compared: it has the selection already
+        assert stopping.best_epoch == 1
+    else:
+        assert stopping.best_epoch == 3
+        for variable in made.trainable_weights:
+            np.testing.assert_array_equal(variable, keep.weights[variable.path])
+
+
+def test_checkpoints_of_the_best_epoch_hold_the_selection(tmp_path):
+    made, path = model(), str(tmp_path / "best.weights.h5")
+    best = keras.callbacks.ModelCheckpoint(
+        path, "score", mode="max", save_best_only=True, save_weights_only=True
+    )
+    fit(made, Scores([9, 9, 1, 3]), best, SaliencySelection(after_epoch=2), epochs=4)
+    again = model()
+    again.optimizer.build(again.trainable_variables)
+    again.load_weights(path)
+    assert all(layer.is_selected() for layer in sparse_bayes_layers(again))
+
+
+def test_a_training_that_ends_before_the_selection_warns():
+    with pytest.warns(UserWarning, match="ended before SaliencySelection.*no weight of 2"):
+        fit(model(), SaliencySelection(after_epoch=5), epochs=1)
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_snapshots_of_before_and_after_are_read_together(tmp_path, scope):
+    made = model()
+    snapshots = SnapshotEnsemble(tmp_path / "cycles", every=1)
+    fit(made, SaliencySelection(after_epoch=2, scope=scope), snapshots, epochs=3)
+    for ensemble in (snapshots.ensemble(), SnapshotEnsemble.load(tmp_path / "cycles", model)):
+        selected = [
+            all(layer.is_selected() for layer in sparse_bayes_layers(member))
+            for member in ensemble.members
+        ]
+        assert selected == [False, True, True]
+        last = ensemble.members[-1].predict(data()[0], verbose=0)
+        np.testing.assert_allclose(last, made.predict(data()[0], verbose=0), rtol=1e-5)

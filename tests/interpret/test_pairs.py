@@ -172,7 +172,7 @@ def test_refusals_of_label_noise():
     refused("layer", label_noise_pairs, plain, X)
     refused("layer", label_noise_pairs, plain, X, "plain")
     refused("layer", label_noise_pairs, model, X, "features")
-    one = keras.Sequential([keras.Input((6,)), MCSoftmaxDenseFA(1, 1, logits_only=True)])
+    one = keras.Sequential([keras.Input((6,)), MCSigmoidDenseFA(1, 1, logits_only=True)])
     refused("layer", label_noise_pairs, one, X)
     refused("model", label_noise_pairs, "model", X)
     refused("by", label_noise_pairs, model, X, by="rank")

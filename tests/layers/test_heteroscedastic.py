@@ -296,10 +296,6 @@ def test_options_reach_the_weights():
     assert restored.get_config() == layer.get_config()
 
 
-def test_single_class_has_probability_one():
-    np.testing.assert_allclose(built(MCSoftmaxDenseFA(1, 0))(inputs()).probs, 1, rtol=1e-6)
-
-
 def test_nan_input_is_never_a_confident_answer():
     x = inputs(3)
     x[1, 0] = np.nan

@@ -1,4 +1,4 @@
-"""Dropout that stays on: what it drops, when, and for whom."""
+"""Dropout whose masks are draws: what it drops, when, and for whom."""
 
 import keras
 import numpy as np
@@ -12,14 +12,31 @@ def ones(*shape):
     return np.ones(shape, "float32")
 
 
-def test_prediction_drops_the_same_for_all_examples_and_repeats():
-    layer = MCDropout(0.5, seed=1)
+def test_prediction_is_that_of_the_mean_network():
+    np.testing.assert_array_equal(MCDropout(0.5, seed=1)(ones(8, 50)), ones(8, 50))
+
+
+def test_thinned_prediction_drops_the_same_for_all_examples_and_repeats():
+    layer = MCDropout(0.5, seed=1, predictive="thinned")
     found = np.asarray(layer(ones(8, 50)))
     assert set(np.unique(found)) == {0.0, 2.0}
     assert np.all(found == found[:1])
     np.testing.assert_array_equal(layer(ones(8, 50)), found)
     np.testing.assert_array_equal(layer(ones(3, 50)), found[:3])
-    assert np.any(np.asarray(MCDropout(0.5, seed=2)(ones(8, 50))) != found)
+    other = MCDropout(0.5, seed=2, predictive="thinned")
+    assert np.any(np.asarray(other(ones(8, 50))) != found)
+
+
+def test_a_fixed_mask_without_a_seed_is_saved():
+    layer = MCDropout(0.5, predictive="thinned")
+    again = MCDropout.from_config(layer.get_config())
+    np.testing.assert_array_equal(layer(ones(2, 50)), again(ones(2, 50)))
+
+
+def test_configurations_of_version_0_1_load():
+    config = MCDropout(0.5, seed=1).get_config()
+    del config["predictive"]
+    assert MCDropout.from_config(config).predictive == "mean"
 
 
 def test_training_drops_the_fraction_for_each_example():
@@ -51,7 +68,7 @@ def test_draws_follow_their_seed():
 
 @pytest.mark.parametrize("training", [False, True])
 def test_noise_shape(training):
-    layer = MCDropout(0.5, noise_shape=(None, 1, None), seed=1)
+    layer = MCDropout(0.5, noise_shape=(None, 1, None), seed=1, predictive="thinned")
     found = np.asarray(layer(ones(4, 6, 30), training=training))
     assert np.all(found == found[:, :1])
     assert np.any(found == 0)
@@ -67,12 +84,17 @@ def test_bad_rate(rate):
         MCDropout(rate)
 
 
+def test_bad_predictive():
+    with pytest.raises(ValueError, match="Argument `predictive` must"):
+        MCDropout(0.5, predictive="median")
+
+
 def test_bad_seed():
     with pytest.raises(ValueError, match="Argument `seed` must"):
         MCDropout(0.5, seed=-1)
 
 
 def test_config_round_trip():
-    layer = MCDropout(0.4, noise_shape=(None, 1, None), resample=True, seed=3)
+    layer = MCDropout(0.4, noise_shape=(None, 1, None), resample=True, seed=3, predictive="thinned")
     again = keras.layers.deserialize(keras.layers.serialize(layer))
     assert again.get_config() == layer.get_config()

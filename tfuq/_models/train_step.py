@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import sys
 import weakref
 
 import keras
@@ -192,3 +193,18 @@ def completed_cycles(model, asker):
     """What was announced in the `fit` that the callback `asker` is in, or None."""
     params, completed = _CYCLES.get(model, (None, None))
     return completed if params is asker.params else None
+
+
+def callbacks_of_fit(callback):
+    """The callbacks of the `fit` that `callback` is in, while one of its hooks runs.
+
+    Keras tells a callback the model and the parameters, not its neighbours; the list of them is the
+    one that calls it. Without a list the answer is `callback` alone.
+    """
+    frame = sys._getframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, keras.callbacks.CallbackList) and callback in caller.callbacks:
+            return list(caller.callbacks)
+        frame = frame.f_back
+    return [callback]

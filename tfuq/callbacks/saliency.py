@@ -1,5 +1,7 @@
 """Selection of the random weights of a network in the middle of its training."""
 
+import warnings
+
 import keras
 import tensorflow as tf
 
@@ -7,6 +9,7 @@ from tfuq._arguments import check_choice, check_integer
 from tfuq._models.gradients import METHODS, squared_gradients
 from tfuq._models.train_step import (
     build_optimizer,
+    callbacks_of_fit,
     forget_functions,
     intercepted,
     optimizer_chain,
@@ -30,6 +33,11 @@ class SaliencySelection(keras.callbacks.Callback):
     Layers that have been selected already, as after `keras.callbacks.BackupAndRestore` restored
     them, stay as they are. Put this callback before those that save the model, so that they save
     the selection. `logs` get `bayesian_weights`, the number of random weights in use.
+
+    What compares epochs begins anew with the selection, for the network is another one then:
+    `EarlyStopping` never brings back weights of an epoch before it, nor does
+    `ModelCheckpoint(save_best_only=True)` measure by one. A training that ends before the selection
+    warns that no weight is random.
 
     Args:
         data: What the gradients are computed on, in one pass, as when the model predicts: `(x, y)`
@@ -101,6 +109,7 @@ class SaliencySelection(keras.callbacks.Callback):
         self.batch_size = batch_size
         self.verbose = verbose
         self._sums = None  # of squared gradients, while they are recorded
+        self._comparing = []  # callbacks that keep the best epoch, and what they began with
 
     def on_train_begin(self, logs=None):
         layers = sparse_bayes_layers(self.model)
@@ -116,6 +125,12 @@ class SaliencySelection(keras.callbacks.Callback):
                 f"batch, or give it an `Input`. Received: model={self.model}"
             )
         self._sums = None
+        self._comparing = [
+            (each, getattr(each, "best", None))
+            for each in callbacks_of_fit(self)
+            if isinstance(each, keras.callbacks.EarlyStopping)
+            or (isinstance(each, keras.callbacks.ModelCheckpoint) and each.save_best_only)
+        ]
 
     def on_epoch_begin(self, epoch, logs=None):
         if not self._waiting():
@@ -138,6 +153,14 @@ class SaliencySelection(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         if self._sums is not None:
             self._stop_recording()
+        waiting = self._waiting()
+        if waiting:
+            warnings.warn(
+                f"The training ended before SaliencySelection(after_epoch={self.after_epoch}) "
+                f"selected: no weight of {len(waiting)} sparse Bayesian layers is random. Train "
+                "for more epochs; with EarlyStopping give it `start_from_epoch`.",
+                stacklevel=2,
+            )
 
     def _waiting(self):
         """The layers that have not been selected yet."""
@@ -206,6 +229,11 @@ class SaliencySelection(keras.callbacks.Callback):
                 if self.model.optimizer.built:
                     rebuild_optimizer(self.model.optimizer, self.model.trainable_variables)
                 forget_functions(self.model, self)
+        for callback, best in self._comparing:
+            if isinstance(callback, keras.callbacks.EarlyStopping):
+                callback.on_train_begin()  # forgets the best epoch and its weights
+            else:
+                callback.best = best
         if self.verbose:
             print(
                 f"\nEpoch {epoch + 1}: SaliencySelection made {self._count()} weights of "

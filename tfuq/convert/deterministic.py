@@ -11,7 +11,9 @@ def to_deterministic(model):
 
     Sparse Bayesian and variational layers become the Keras layers that they stand in for,
     `MCDropout` becomes `Dropout`; all other layers are copied as they are. The copy predicts what
-    the model predicts, and needs tfuq no more, if nothing else of tfuq is in it.
+    the model predicts, and needs tfuq no more, if nothing else of tfuq is in it. Layers that draw
+    anew for each prediction (`resample=True`) and `MCDropout(predictive="thinned")` do not predict
+    with their means; the copy does.
 
     Args:
         model: A functional or `Sequential` Keras model.

@@ -1,4 +1,4 @@
-"""Copies of models whose dropout stays on when predicting."""
+"""Copies of models whose dropout takes part in draws of the network."""
 
 import keras
 
@@ -13,7 +13,7 @@ _SPATIAL = {
 
 
 def mc_dropout(model):
-    """A copy of a model whose dropout stays on when predicting.
+    """A copy of a model whose dropout takes part in draws of the network.
 
     `Dropout` and `SpatialDropout1D/2D/3D` become `MCDropout`; batch normalization and all other
     layers are copied as they are. Draw and average with `tfuq.predictive`.

@@ -29,8 +29,8 @@ def variational(
 
     Args:
         model: A functional or `Sequential` Keras model.
-        kl_weight: Weight of the KL divergence, normally `1 / number of training examples`.
-            Required.
+        kl_weight: Weight of the KL divergence, normally `1 / number of training examples`;
+            `tfuq.kl_weight_for(data, loss)` computes it. Required.
         estimator, prior_scale, posterior_scale, trainable_prior: Of the new layers; see
             `tfuq.layers.DenseVariational`.
         moped: Whether prior and posterior follow the trained weights w (MOPED, Krishnan et al.

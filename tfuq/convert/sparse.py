@@ -41,8 +41,8 @@ def sparse_bayesian(
         loss: Keras loss, its name, or a function of y_true and y_pred. `None`: the loss that
             `model` is compiled with.
         r_bayes: Fraction of the weights of the kernels that become random, in [0, 1].
-        kl_weight: Weight of the KL divergence, normally `1 / number of training examples`.
-            Required.
+        kl_weight: Weight of the KL divergence, normally `1 / number of training examples`;
+            `tfuq.kl_weight_for(data, loss)` computes it. Required.
         scope: `"layer"`: that fraction of each kernel. `"global"`: of all kernels together, those
             with the largest gradients.
         layers: Names of the layers to convert; by default all that can be.

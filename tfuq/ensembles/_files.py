@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 
 import keras
 
@@ -19,12 +20,13 @@ from tfuq._files.reading import (
 )
 from tfuq._models.meaning import readings_of
 from tfuq._models.outputs import input_spec
-from tfuq._models.train_step import build_optimizer
+from tfuq._models.train_step import build_optimizer, rebuild_optimizer
 from tfuq._random.global_state import seeded
 from tfuq._version import __version__
 from tfuq.ensembles._checks import check_built, check_members
 from tfuq.ensembles._mixture import mean_of_members, member_probs
 from tfuq.ensembles.processes import write_model
+from tfuq.layers.sparse_bayes import sparse_bayes_layers
 
 _MANIFEST = "ensemble.json"
 _MEMBER = re.compile(r"member_\d{3,}\.keras")
@@ -56,6 +58,8 @@ def read_checkpoint(argument, path, build_model=None):
         build_optimizer(model)  # what the file may hold of it is loaded too
     try:
         check_weights(path)
+        if sparse_bayes_layers(model):
+            _make_room(model, path)
         model.load_weights(path)
     except DAMAGE as error:
         raise ValueError(
@@ -64,6 +68,19 @@ def read_checkpoint(argument, path, build_model=None):
             f"Received: {str(path)!r} ({type(error).__name__}: {error})"
         ) from error
     return model
+
+
+def _make_room(model, path):
+    """Gives sparse Bayesian layers the numbers of random weights that the file has.
+
+    Files of before and after a selection over the whole network differ in these, and so does the
+    state of an optimizer.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the optimizer, which does not fit yet
+        model.load_weights(path, skip_mismatch=True)
+    if getattr(model, "optimizer", None) is not None:
+        rebuild_optimizer(model.optimizer, model.trainable_variables)
 
 
 # --- The folder -------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from tfuq._arguments import check_choice, check_fraction, check_integer, check_p
 from tfuq._math.logistic_normal import probit
 from tfuq._random import points
 from tfuq.layers.base import distributions
+from tfuq.layers.heads import Head, OutputMeaning
 from tfuq.layers.shapes import project, with_leading
 from tfuq.layers.ways import wanted_way
 
@@ -40,13 +41,15 @@ _ARGUMENTS = (
 )
 
 
-class MCDenseFA(keras.layers.Layer):
+class MCDenseFA(Head, keras.layers.Layer):
     """Gaussian logits with a factor-analysis covariance, averaged after a link function.
 
     A subclass names its number of outputs, and turns logs of means into its output.
     """
 
     ways = ("probit", "fresh_samples")
+    output_type = HeteroscedasticOutput
+    multi_label = False
 
     def __init__(
         self,
@@ -100,6 +103,7 @@ class MCDenseFA(keras.layers.Layer):
         self._check_arguments()
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
+        self.supports_masking = True
 
     def _check_arguments(self):
         check_integer("num_outputs", self.num_outputs, minimum=1)
@@ -223,17 +227,23 @@ class MCDenseFA(keras.layers.Layer):
             return source
         return self._normal_points(self.test_mc_samples, fresh=fresh)
 
-    def compute_output_spec(self, inputs, training=False):
-        def spec(width):
-            return keras.KerasTensor((*inputs.shape[:-1], width), dtype=self._sampling_dtype())
+    def _widths(self):
+        return [*[self.num_outputs] * 3, self.num_outputs if self.compute_pred_variance else 0]
 
-        logits = spec(self.num_outputs)
-        if self.logits_only:
-            return logits
-        variance = spec(self.num_outputs if self.compute_pred_variance else 0)
-        return HeteroscedasticOutput(
-            logits, spec(self.num_outputs), spec(self.num_outputs), variance
-        )
+    def _meanings(self):
+        return {
+            "logits": OutputMeaning("logits", self.multi_label, not self.multi_label),
+            "log_probs": OutputMeaning("log_probabilities", self.multi_label, not self.multi_label),
+            "probs": OutputMeaning("probabilities", self.multi_label),
+            "predictive_variance": OutputMeaning("variance", self.multi_label),
+        }
+
+    def mean_logits(self, inputs):
+        inputs = tf.convert_to_tensor(inputs)
+        if not self.built:
+            self.build(inputs.shape)
+        loc, _, _ = self._at_temperature(*self._parameters(inputs))
+        return with_leading(loc, inputs)
 
     def _outputs(self, log_means):
         log_prob, *log_complement = log_means()

@@ -8,8 +8,10 @@ import warnings
 import keras
 import tensorflow as tf
 
+from tfuq._random import points
 from tfuq.layers.base import distributions, softplus_inverse
 
+MIN_VARIANCE = 1e-12  # below it the square root has no useful gradient
 OFF_DIAGONAL = 1e-3  # initial size of covariances, relative to a standard deviation
 
 
@@ -30,6 +32,11 @@ class Diagonal:
     def read(layer):
         """s."""
         return (tf.nn.softplus(tf.cast(layer.kernel_rho, layer._sampling_dtype())),)
+
+    @staticmethod
+    def noise(scale, *, seed):
+        """A draw of all weights less their means, `(features, units)`."""
+        return scale * points.normal(scale.shape, seed=seed, dtype=scale.dtype)
 
     @staticmethod
     def variance(rows, scale):
@@ -66,6 +73,13 @@ class LowRank:
         """s and U."""
         (scale,) = Diagonal.read(layer)
         return scale, tf.cast(layer.kernel_factor, scale.dtype)
+
+    @staticmethod
+    def noise(scale, factor, *, seed):
+        """s e + U z."""
+        seed, factor_seed = points.split_seed(seed, 2)
+        z = points.normal(factor.shape[1:], seed=factor_seed, dtype=factor.dtype)
+        return Diagonal.noise(scale, seed=seed) + tf.reduce_sum(factor * z, axis=-1)
 
     @staticmethod
     def variance(rows, scale, factor):
@@ -108,6 +122,12 @@ class Dense:
         return scale, kernel * below
 
     @staticmethod
+    def noise(scale, lower, *, seed):
+        """L_k e_k."""
+        e = points.normal(scale.shape, seed=seed, dtype=scale.dtype)
+        return scale * e + tf.transpose(tf.linalg.matvec(lower, tf.transpose(e)))
+
+    @staticmethod
     def variance(rows, scale, lower):
         """|x^T L_k|^2, a matrix product per class."""
         noise = tf.matmul(rows, lower) + rows * tf.transpose(scale)[:, None]
@@ -123,6 +143,11 @@ class Dense:
     def distribution(loc, scale, lower):
         root = tf.linalg.set_diag(lower, tf.transpose(scale))
         return distributions().MultivariateNormalTriL(loc, root)
+
+
+def standard_deviation(variance):
+    """sqrt(variance), with a gradient at 0."""
+    return tf.sqrt(tf.maximum(variance, MIN_VARIANCE))
 
 
 def sum_of_squares(values):

@@ -1,5 +1,8 @@
 """Layers whose weights are Gaussian: the terms of the evidence lower bound that they share."""
 
+import math
+import warnings
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -8,7 +11,16 @@ from tfuq._arguments import check_choice, check_integer, check_positive, is_fini
 from tfuq._random import points
 from tfuq._random.draws import TakesDraws, current_draw
 from tfuq.layers._estimators import ESTIMATORS
+from tfuq.layers._training import exempt_from_decay, first_in_call
 from tfuq.layers.ways import resamples
+
+HEAVY = 1e4  # nats that the KL term of one layer adds to the loss, where a mistake is likely
+# Variables that are spread, not means: weight decay would pull them towards softplus(0) = 0.69.
+SPREADS = ("kernel_rho", "bias_rho", "prior_rho", "noise_rho", "kernel_factor", "kernel_tril")
+WHAT_KL_WEIGHT_IS = (
+    "normally 1 / number of training examples, or 1 / (examples * labels or pixels) where the loss "
+    "is a mean over those, too: `tfuq.kl_weight_for(data, loss)` computes it"
+)
 
 
 def kl_normal(loc, scale, prior_loc, prior_scale):
@@ -42,17 +54,21 @@ def check_kl_weight(kl_weight):
     if kl_weight is None:
         raise ValueError(
             "Argument `kl_weight` is required: the weight of the KL divergence in the loss, "
-            "normally 1 / number of training examples. Received: kl_weight=None"
+            f"{WHAT_KL_WEIGHT_IS}. Received: kl_weight=None"
         )
     if not is_finite(kl_weight) or kl_weight < 0:
         raise ValueError(
-            "Argument `kl_weight` must be a finite number of at least 0, normally "
-            f"1 / number of training examples. Received: kl_weight={kl_weight!r}"
+            "Argument `kl_weight` must be a finite number of at least 0, "
+            f"{WHAT_KL_WEIGHT_IS}. Received: kl_weight={kl_weight!r}"
         )
 
 
 class VariationalLayer(TakesDraws, keras.layers.Layer):
     """A layer with Gaussian weights: adds `kl_weight * beta * KL` to the loss of its model.
+
+    The KL divergence is that of the weights: a layer that is called several times in one call of
+    the model (siamese networks, `TimeDistributed`) adds it once. Weight decay of the optimizer that
+    the model is compiled with leaves the spread of the weights alone.
 
     A subclass passes `kl_weight` on, calls `_add_beta` when it is built and `_add_kl` when it is
     called, and has the attributes `seed`, `resample` and `seed_generator`. `beta` is a weight,
@@ -64,8 +80,26 @@ class VariationalLayer(TakesDraws, keras.layers.Layer):
             name="beta", shape=(), initializer="ones", trainable=False, autocast=False
         )
 
-    def _add_kl(self, kl):
+    def _add_kl(self, kl_divergence, training):
+        """Adds what `kl_divergence()` returns to the loss, once per call of the model."""
+        if not first_in_call(self):
+            return
+        if training:
+            exempt_from_decay([v for v in self.trainable_variables if v.name in SPREADS])
+        kl = kl_divergence()
         self.add_loss(float(self.kl_weight) * tf.cast(self.beta, kl.dtype) * kl)
+
+    def _warn_if_heavy(self, count, posterior_scale):
+        """Warns if the KL divergence that `count` random weights start with outweighs any loss."""
+        ratio = posterior_scale / self.prior_scale
+        term = self.kl_weight * count * (ratio**2 / 2 - 0.5 - math.log(ratio))
+        if term > HEAVY:
+            warnings.warn(
+                f"The KL divergence of layer {self.name!r} starts as {term:.3g} in the loss, which "
+                f"the data can hardly change. `kl_weight` is {WHAT_KL_WEIGHT_IS}. "
+                f"Received: kl_weight={self.kl_weight!r} with {int(count)} random weights",
+                stacklevel=2,
+            )
 
     def _noise_seed(self, training):
         """The seed `(2,)` of this call's noise, or None if it is to repeat."""
@@ -123,7 +157,7 @@ class GaussianKernelLayer(VariationalLayer):
         raise NotImplementedError
 
     def call(self, inputs, training=False):
-        self._add_kl(self.kl_divergence())
+        self._add_kl(self.kl_divergence, training)
         seed = self._noise_seed(training)
         outputs = self._linear(inputs, seed)
         if self.use_bias:

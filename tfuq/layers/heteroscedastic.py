@@ -33,7 +33,7 @@ class MCSoftmaxDenseFA(MCDenseFA):
     classes, 256 are enough at inference.
 
     Args:
-        num_classes: Integer K, at least 1.
+        num_classes: Integer K, at least 2.
         num_factors: Integer R >= 0, the rank of the correlated noise.
         temperature: Number above 0. Lower is closer to an arg max, and its gradients noisier.
         parameter_efficient: Whether V(x) is v(x) times a weight: O(D K + K R) weights instead of
@@ -125,6 +125,12 @@ class MCSoftmaxDenseFA(MCDenseFA):
         **kwargs,
     ):
         check_integer("num_classes", num_classes, minimum=1)
+        if num_classes == 1:
+            raise ValueError(
+                "Argument `num_classes` must be at least 2: one class has probability 1 whatever "
+                "the input. For two classes in one logit, or one label, take "
+                "`MCSigmoidDenseFA(1)`. Received: num_classes=1"
+            )
         super().__init__(
             num_classes,
             num_factors,
@@ -204,6 +210,8 @@ class MCSigmoidDenseFA(MCDenseFA):
     model.fit(np.random.rand(16, 8), np.random.randint(2, size=(16, 4)), verbose=0)
     ```
     """
+
+    multi_label = True
 
     def _log_means(self, *args, **kwargs):
         return log_mean_sigmoid(*args, **kwargs)

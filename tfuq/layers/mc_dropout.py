@@ -1,9 +1,11 @@
-"""Dropout that stays on when predicting (Gal and Ghahramani, ICML 2016)."""
+"""Dropout whose masks are draws of a network (Gal and Ghahramani, ICML 2016)."""
+
+import zlib
 
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_fraction, check_integer, register
+from tfuq._arguments import check_choice, check_fraction, check_integer, register
 from tfuq._random import points
 from tfuq._random.draws import TakesDraws, current_draw
 from tfuq.layers.ways import resamples, wanted_way
@@ -11,20 +13,21 @@ from tfuq.layers.ways import resamples, wanted_way
 
 @register
 class MCDropout(TakesDraws, keras.layers.Dropout):
-    """Dropout in training and in prediction.
+    """Dropout in training and in draws of the network.
 
-    In training it is `keras.layers.Dropout`. A prediction drops, too: one mask for all examples of
-    the batch, that is, one thinned network, and by default always the same one, so that
-    predictions repeat. `tfuq.predictive` draws many thinned networks and averages over them, which
-    approximates a Bayesian posterior (Gal and Ghahramani 2016). Batch normalization and all else
-    predict as ever.
+    In training it is `keras.layers.Dropout`. A prediction (`predict`, `evaluate`) is that of the
+    mean network, which drops nothing. `tfuq.predictive` draws thinned networks, each with one mask
+    for all examples, and averages over them, which approximates a Bayesian posterior (Gal and
+    Ghahramani 2016). Batch normalization and all else predict as ever.
 
     Args:
         rate: Fraction of the inputs to drop, in [0, 1).
         noise_shape: Shape of the mask, as in `keras.layers.Dropout`; `None` entries are those of
             the input.
-        resample: Whether each prediction draws a new mask.
+        resample: Whether each prediction drops, with a new mask.
         seed: Integer from which the masks follow.
+        predictive: What a prediction is, unless `resample`: `"mean"`, the network without dropout,
+            or `"thinned"`, one thinned network, always the same one.
 
     Call arguments:
         inputs: Tensor of shape `(batch, ...)`.
@@ -49,14 +52,18 @@ class MCDropout(TakesDraws, keras.layers.Dropout):
 
     ways = ("mean",)
 
-    def __init__(self, rate, noise_shape=None, resample=False, seed=None, **kwargs):
+    def __init__(
+        self, rate, noise_shape=None, resample=False, seed=None, predictive="mean", **kwargs
+    ):
         check_fraction("rate", rate)
         if rate == 1:
             raise ValueError(f"Argument `rate` must be in [0, 1). Received: rate={rate!r}")
         super().__init__(rate, noise_shape=noise_shape, seed=seed, **kwargs)
         if seed is not None:
             check_integer("seed", seed, minimum=0)
+        check_choice("predictive", predictive, ("mean", "thinned"))
         self.resample = resample
+        self.predictive = predictive
 
     def call(self, inputs, training=False):
         if self.rate == 0 or (wanted_way() == "mean" and not training):
@@ -70,10 +77,18 @@ class MCDropout(TakesDraws, keras.layers.Dropout):
             seed = draw.seed_of(self)
         elif training or resamples(self):
             seed = points.split_seed(self.seed_generator.next(), 1)[0]
+        elif self.predictive == "thinned":
+            seed = self._fixed_seed()
         else:
-            seed = tf.constant([0, self.seed or 0], "int32")
+            return inputs
         shape = self._mask_shape(inputs, per_example=training and draw is None)
         return inputs * points.keep_mask(shape, self.rate, seed=seed, dtype=inputs.dtype)
+
+    def _fixed_seed(self):
+        """Follows from `seed`; without one from the name, of which each layer has its own."""
+        given = self.seed is not None
+        number = self.seed if given else zlib.crc32(self.name.encode()) & 0x7FFFFFFF
+        return tf.constant([0 if given else 1, number], "int32")
 
     def _mask_shape(self, inputs, per_example):
         shape = keras.ops.shape(inputs)  # static where known: a mask then depends on no batch
@@ -82,4 +97,5 @@ class MCDropout(TakesDraws, keras.layers.Dropout):
         return tf.stack(shape if per_example else [1, *shape[1:]])
 
     def get_config(self):
-        return {**super().get_config(), "resample": self.resample}
+        own = {"resample": self.resample, "predictive": self.predictive}
+        return {**super().get_config(), **own}

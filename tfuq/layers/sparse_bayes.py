@@ -49,6 +49,7 @@ class _SparseBayesLayer(GaussianKernelLayer):
             self._add_random(
                 name, count_bayesian(getattr(self, RATES[name]), np.prod(weight.shape))
             )
+        self._warn_if_heavy(sum(map(self.num_bayesian, RATES)), self.posterior_scale)
 
     def _candidates(self):
         """The weights that can be random, by name."""
@@ -263,8 +264,9 @@ class SparseBayesDense(_SparseBayesLayer, DenseOperation, layers.Dense):
 
     Args:
         units, activation, ...: The arguments of `keras.layers.Dense`.
-        kl_weight: Weight of the KL divergence, normally `1 / number of training examples`.
-            Required.
+        kl_weight: Weight of the KL divergence, normally `1 / number of training examples`, or
+            `1 / (examples * labels or pixels)` where the loss is a mean over those, too:
+            `tfuq.kl_weight_for(data, loss)`. Required.
         r_bayes: Fraction of the kernel's weights that are random, in [0, 1]: 0 is `Dense`, 1 is
             fully Bayesian.
         bias_r_bayes: As `r_bayes`, of the bias. Its random entries are drawn once per call.

@@ -3,6 +3,8 @@
 An estimator says how a noisy operation is computed, a layer says which operation it is.
 """
 
+import math
+
 import tensorflow as tf
 from keras import layers
 
@@ -43,6 +45,7 @@ class _MeanFieldLayer(GaussianKernelLayer):
                 name="prior_rho", shape=(), initializer=constant_rho(self.prior_scale)
             )
         self._add_beta()
+        self._warn_if_heavy(math.prod(self.kernel.shape), self.posterior_scale)
 
     def _gaussian(self):
         return Gaussian(tf.convert_to_tensor(self.kernel), self._scale())
@@ -78,7 +81,8 @@ class DenseVariational(_MeanFieldLayer, DenseOperation, layers.Dense):
 
     In training each call draws the weights and adds `kl_weight * beta * KL` to the loss. A
     prediction takes the means of the weights, and so repeats; `tfuq.predictive` draws whole
-    networks and averages over them. Biases are not random.
+    networks and averages over them. Biases are not random. A layer that is called several times in
+    one call of the model adds its KL divergence once.
 
     Formula:
 
@@ -89,8 +93,9 @@ class DenseVariational(_MeanFieldLayer, DenseOperation, layers.Dense):
 
     Args:
         units, activation, ...: The arguments of `keras.layers.Dense`.
-        kl_weight: Weight of the KL divergence, normally `1 / number of training examples`.
-            Required.
+        kl_weight: Weight of the KL divergence, normally `1 / number of training examples`, or
+            `1 / (examples * labels or pixels)` where the loss is a mean over those, too:
+            `tfuq.kl_weight_for(data, loss)`. Required.
         estimator: How noisy outputs are computed. `"flipout"` (Wen et al. 2018): a draw of the
             weights per batch, decorrelated by signs per example. `"reparameterization"` (Kingma
             and Welling 2014): a draw per batch. `"local_reparameterization"` (Kingma et al. 2015):

@@ -11,41 +11,24 @@ from tfuq._math.logistic_normal import probit
 from tfuq._random import points
 from tfuq._random.draws import current_draw
 from tfuq.layers._likelihoods import LIKELIHOODS, closed_form_gap
-from tfuq.layers._posteriors import POSTERIORS, PosteriorName, sum_of_squares
+from tfuq.layers._posteriors import POSTERIORS, PosteriorName, standard_deviation, sum_of_squares
+from tfuq.layers._training import add_term
 from tfuq.layers.base import VariationalLayer, check_kl_weight, distributions, softplus_inverse
+from tfuq.layers.heads import Head, OutputMeaning
 from tfuq.layers.shapes import with_leading
 from tfuq.layers.ways import wanted_way
-
-MIN_VARIANCE = 1e-12  # below it the square root has no useful gradient
 
 VBLLOutput = collections.namedtuple("VBLLOutput", ["logits", "mean", "variance"])
 
 _ARGUMENTS = (
-    "units",
-    "kl_weight",
-    "posterior",
-    "rank",
-    "prior_scale",
-    "posterior_scale",
-    "objective",
-    "noise",
-    "noise_scale",
-    "wishart_scale",
-    "dof",
-    "likelihood",
-    "predictive",
-    "train_mc_samples",
-    "test_mc_samples",
-    "use_bias",
-    "logits_only",
-    "sampling",
-    "resample",
-    "seed",
-)
+    "units", "kl_weight", "posterior", "rank", "prior_scale", "posterior_scale", "objective",
+    "noise", "noise_scale", "wishart_scale", "dof", "likelihood", "predictive", "train_mc_samples",
+    "test_mc_samples", "use_bias", "logits_only", "sampling", "resample", "seed",
+)  # fmt: skip
 
 
 @register
-class VBLLDense(VariationalLayer):
+class VBLLDense(Head, VariationalLayer):
     """Variational Bayesian last layer: stands in for the last `Dense` of a classifier.
 
     The weights of each output are Gaussian, and so, exactly, is each logit, which nothing has to
@@ -66,14 +49,17 @@ class VBLLDense(VariationalLayer):
     label is needed there either. In training the layer returns the mean logits; otherwise logits
     of the posterior predictive, and only the KL divergence is added to the loss.
 
-    Sample weights and class weights scale the cross-entropy that you compile with. They do not
-    reach what the layer adds.
+    E follows the cross-entropy that a model of one output is compiled with: its reduction,
+    `loss_weights`, masks, `ignore_class`, sample and class weights weigh both alike. With several
+    outputs these are refused; in a training loop of your own E is the mean over what is not
+    masked. A head that is called several times in one call adds the KL divergence once, and E for
+    each output (in a model of one output, its mean over the calls).
 
     Args:
-        units: Integer K, the number of classes (or labels).
-        kl_weight: Weight of the KL divergence, normally `1 / number of training examples`.
-            Required. Of the usual meaning: the loss is a mean over examples, and the KL divergence
-            counts once for all of them.
+        units: Integer K, the number of classes (at least 2) or labels.
+        kl_weight: Weight of the KL divergence, normally `1 / number of training examples`, or
+            `1 / (examples * labels or pixels)` where the loss is a mean over those, too:
+            `tfuq.kl_weight_for(data, loss)`. Required.
         posterior: `"diagonal"` (mean field; S_k diagonal), `"low_rank"` (a diagonal plus `rank`
             directions) or `"dense"` (a Cholesky factor per class, `units * features^2` weights).
         rank: Number of directions of `"low_rank"`, from 1 to the number of features.
@@ -106,6 +92,8 @@ class VBLLDense(VariationalLayer):
     Call arguments:
         inputs: Tensor of shape `(batch, ..., features)`.
         training: Boolean.
+        mask: Boolean tensor `(batch, ...)`, as Keras passes it on: what is False adds nothing to
+            the loss.
 
     Returns:
         Logits `(batch, ..., units)`, float32 also under a mixed precision policy. With
@@ -134,6 +122,7 @@ class VBLLDense(VariationalLayer):
     """
 
     ways = ("probit", "mean")
+    output_type = VBLLOutput
 
     def __init__(
         self,
@@ -191,6 +180,7 @@ class VBLLDense(VariationalLayer):
         self._check_arguments()
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
+        self.supports_masking = True
 
     def _check_arguments(self):
         check_integer("units", self.units, minimum=1)
@@ -210,6 +200,12 @@ class VBLLDense(VariationalLayer):
         check_choice("objective", self.objective, ("closed_form", "monte_carlo"))
         check_choice("noise", self.noise, ("none", "learned"))
         check_choice("likelihood", self.likelihood, tuple(LIKELIHOODS))
+        if self.units == 1 and self.likelihood == "categorical":
+            raise ValueError(
+                "Argument `units` must be at least 2 for likelihood='categorical', where one class "
+                "has probability 1 whatever the input. For two classes in one logit, or one label, "
+                "pass likelihood='bernoulli'. Received: units=1 with likelihood='categorical'"
+            )
         check_choice("predictive", self.predictive, ("monte_carlo", "probit", "mean"))
         check_integer("train_mc_samples", self.train_mc_samples, minimum=1)
         check_integer("test_mc_samples", self.test_mc_samples, minimum=1)
@@ -249,6 +245,7 @@ class VBLLDense(VariationalLayer):
                 autocast=False,
             )
         self._add_beta()
+        self._warn_if_heavy(features * self.units, self.posterior_scale or 1 / features)
         self._train_points = self._normal_points(self.train_mc_samples, fresh=True)
         self._test_points = self._normal_points(self.test_mc_samples, fresh=self.resample)
 
@@ -285,23 +282,30 @@ class VBLLDense(VariationalLayer):
             return tf.zeros((), dtype)
         return tf.square(tf.nn.softplus(tf.cast(self.noise_rho, dtype)))
 
-    def _moments(self, inputs, spread):
-        """Mean of the logits and their variance without the noise, `(rows, units)`."""
-        dtype = self._sampling_dtype()
+    def _mean(self, inputs):
+        """Mean of the logits, `(rows, units)`."""
         rows = tf.reshape(inputs, (-1, inputs.shape[-1]))
         mean = tf.matmul(rows, tf.cast(self.kernel, rows.dtype))
-        mean = tf.cast(mean + tf.cast(self.bias, mean.dtype) if self.use_bias else mean, dtype)
-        return mean, self._form.variance(tf.cast(rows, dtype), *spread)
+        mean = mean + tf.cast(self.bias, mean.dtype) if self.use_bias else mean
+        return tf.cast(mean, self._sampling_dtype())
 
-    def call(self, inputs, training=False):
+    def _rows(self, inputs):
+        """The inputs `(rows, features)`, in the sampling dtype."""
+        return tf.cast(tf.reshape(inputs, (-1, inputs.shape[-1])), self._sampling_dtype())
+
+    def _moments(self, inputs, spread):
+        """Mean of the logits and their variance without the noise, `(rows, units)`."""
+        return self._mean(inputs), self._form.variance(self._rows(inputs), *spread)
+
+    def call(self, inputs, training=False, mask=None):
         spread = self._form.read(self)
         mean, weight_variance = self._moments(inputs, spread)
         variance = weight_variance + self._noise_variance()
-        self._add_kl(self._kl(spread))
+        self._add_kl(lambda: self._kl(spread), training)
         if current_draw() is not None:
-            logits = self._drawn_logits(mean, weight_variance)
+            logits = self._drawn_logits(inputs, mean, spread)
         elif training:
-            self._add_mean(self._gap(mean, variance))
+            self._add_gap(self._gap(mean, variance), inputs, mask)
             logits = mean
         else:
             logits = self._predictive_logits(mean, variance)
@@ -309,9 +313,24 @@ class VBLLDense(VariationalLayer):
             return with_leading(logits, inputs)
         return VBLLOutput(*(with_leading(t, inputs) for t in (logits, mean, variance)))
 
-    def compute_output_spec(self, inputs, training=False):
-        spec = keras.KerasTensor((*inputs.shape[:-1], self.units), dtype=self._sampling_dtype())
-        return spec if self.logits_only else VBLLOutput(spec, spec, spec)
+    def _widths(self):
+        return [self.units] * len(VBLLOutput._fields)
+
+    def _meanings(self):
+        is_bernoulli = self.likelihood == "bernoulli"
+        # The log of mean probabilities sums to 1; the other logits are on a scale of their own.
+        normalized = self.predictive == "monte_carlo" and not is_bernoulli
+        return {
+            "logits": OutputMeaning("logits", is_bernoulli, normalized),
+            "mean": OutputMeaning("logits", is_bernoulli),
+            "variance": OutputMeaning("variance", is_bernoulli),
+        }
+
+    def mean_logits(self, inputs):
+        inputs = tf.convert_to_tensor(inputs)
+        if not self.built:
+            self.build(inputs.shape)
+        return with_leading(self._mean(inputs), inputs)
 
     def kl_divergence(self):
         """The KL divergence of the posterior from the prior, in nats; with learned noise, plus
@@ -333,10 +352,11 @@ class VBLLDense(VariationalLayer):
         trace, log_det_variance = tf.reduce_sum(1 / variance), tf.reduce_sum(tf.math.log(variance))
         return (self.wishart_scale * trace + (self.dof + self.units + 1) * log_det_variance) / 2
 
-    def _add_mean(self, values):
-        """Adds the mean of `values` to the loss; that of none is 0."""
-        count = tf.maximum(tf.size(values), 1)
-        self.add_loss(tf.reduce_sum(values) / tf.cast(count, values.dtype))
+    def _add_gap(self, gap, inputs, mask):
+        if self.likelihood == "bernoulli":  # the loss is a mean over labels
+            gap = tf.reduce_mean(gap, axis=-1)
+        leading = tf.reshape(gap, tf.shape(inputs)[:-1])
+        add_term(self, tf.ensure_shape(leading, inputs.shape[:-1]), mask)
 
     def _gap(self, mean, variance):
         """E[a(u)] - a(mean) by the objective, `(rows,)`, or `(rows, units)` for Bernoulli."""
@@ -344,7 +364,7 @@ class VBLLDense(VariationalLayer):
         if self.objective == "closed_form":
             return closed_form_gap(likelihood.log_partition, mean, variance)
         seed, sign_seed = points.split_seed(self.seed_generator.next(), 2)
-        scale = _standard_deviation(variance)
+        scale = standard_deviation(variance)
         scale *= points.random_signs(tf.shape(scale), seed=sign_seed, dtype=scale.dtype)
         normals = tf.cast(self._train_points(seed), mean.dtype)
         mean_log_partition = likelihood.mean_log_partition(
@@ -369,16 +389,15 @@ class VBLLDense(VariationalLayer):
             seed = points.split_seed(self.seed_generator.next(), 1)[0]
         normals = tf.cast(source(seed), mean.dtype)
         return LIKELIHOODS[self.likelihood].predictive_logits(
-            mean, _standard_deviation(variance), normals, source.mirrored
+            mean, standard_deviation(variance), normals, source.mirrored
         )
 
-    def _drawn_logits(self, mean, weight_variance):
-        """Logits for one draw of the weights; the noise on logits, which is not of the weights'
-        making, is averaged over.
+    def _drawn_logits(self, inputs, mean, spread):
+        """Logits for one draw of the weights, the same for all examples and batches; the noise on
+        logits, which is not of the weights' making, is averaged over.
         """
-        seed = current_draw().seed_of(self)
-        noise = points.normal((self.units,), seed=seed, dtype=mean.dtype)
-        logits = mean + _standard_deviation(weight_variance) * noise
+        noise = self._form.noise(*spread, seed=current_draw().seed_of(self))
+        logits = mean + tf.matmul(self._rows(inputs), noise)
         if self.noise == "none":
             return logits
         variance = self._noise_variance() * tf.ones_like(logits)
@@ -428,7 +447,3 @@ class VBLLDense(VariationalLayer):
             config[name] = keras.constraints.serialize(getattr(self, name))
         config["bias_regularizer"] = keras.regularizers.serialize(self.bias_regularizer)
         return config
-
-
-def _standard_deviation(variance):
-    return tf.sqrt(tf.maximum(variance, MIN_VARIANCE))

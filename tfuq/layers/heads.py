@@ -1,0 +1,94 @@
+"""Protocol of heads: what an output means, the logits of the mean network, masks and shapes."""
+
+from typing import NamedTuple
+
+import keras
+
+
+class OutputMeaning(NamedTuple):
+    """What the numbers of a head's output are, as the head declares it.
+
+    Args:
+        kind: `"logits"`, `"log_probabilities"`, `"probabilities"` or `"variance"`.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own, to which
+            a sigmoid belongs. Otherwise the entries are classes that exclude one another, to which
+            a soft-max belongs.
+        normalized: Whether the log-sum-exp of the logits is 0 by construction. Energies and other
+            scores of unnormalized logits are defined on `mean_logits` instead.
+    """
+
+    kind: str
+    multi_label: bool
+    normalized: bool = False
+
+    @property
+    def from_logits(self):
+        """True for logits, False for probabilities, None for what is neither."""
+        return {"logits": True, "probabilities": False}.get(self.kind)
+
+
+class Head:
+    """A layer that stands in for the last `Dense` of a classifier; before `Layer` in the bases.
+
+    Any layer with `output_meaning(field)` and `mean_logits(inputs)` follows the protocol. A
+    subclass of this one has the attribute `logits_only` and the class attribute `output_type`, a
+    named tuple whose first field is `logits`; it says how wide each field is, `_widths()`, and in
+    which dtype it answers, `_sampling_dtype()`.
+    """
+
+    output_type = None
+
+    def output_meaning(self, field="logits"):
+        """What the numbers of one field of the output are: never guessed, always declared.
+
+        Args:
+            field: Name of the field, for `logits_only=False`. With `logits_only=True` the output
+                is the field `"logits"`.
+
+        Returns:
+            `OutputMeaning`.
+
+        Raises:
+            ValueError: If the output has no such field.
+        """
+        meanings = self._meanings()
+        if field not in meanings:
+            raise ValueError(
+                f"Argument `field` must be one of {sorted(meanings)}. Received: field={field!r}"
+            )
+        return meanings[field]
+
+    def _meanings(self):
+        """`OutputMeaning` of each field."""
+        raise NotImplementedError
+
+    def mean_logits(self, inputs):
+        """Unnormalized logits of the mean network, without noise and without an average over it.
+
+        They have the link of the output (soft-max or sigmoid), and a log-sum-exp that says how
+        much the network has seen of the class, as the logits of a `Dense` do. Scores such as the
+        energy take them.
+
+        Args:
+            inputs: Inputs of the layer, `(batch, ..., features)`.
+
+        Returns:
+            Tensor `(batch, ..., outputs)`, float32 also under a mixed precision policy.
+        """
+        raise NotImplementedError
+
+    def compute_mask(self, inputs, previous_mask):
+        if previous_mask is None or self.logits_only:
+            return previous_mask
+        return self.output_type(*[previous_mask] * len(self.output_type._fields))
+
+    def compute_output_shape(self, input_shape):
+        shapes = [(*input_shape[:-1], width) for width in self._widths()]
+        return shapes[0] if self.logits_only else self.output_type(*shapes)
+
+    def compute_output_spec(self, inputs, training=False, mask=None):
+        dtype = self._sampling_dtype()
+        specs = [
+            keras.KerasTensor((*inputs.shape[:-1], width), dtype=dtype) for width in self._widths()
+        ]
+        return specs[0] if self.logits_only else self.output_type(*specs)
