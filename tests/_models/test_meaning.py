@@ -71,8 +71,8 @@ SAID = {
         {},
         PROBS,
     ),
-    "mc softmax": (lambda: network(MCSoftmaxDenseFA(3, logits_only=True)), {}, LOGITS),
-    "mc sigmoid": (lambda: network(MCSigmoidDenseFA(3, logits_only=True)), {}, LABEL_LOGITS),
+    "mc softmax": (lambda: network(MCSoftmaxDenseFA(3, 2, logits_only=True)), {}, LOGITS),
+    "mc sigmoid": (lambda: network(MCSigmoidDenseFA(3, 2, logits_only=True)), {}, LABEL_LOGITS),
     "vbll": (lambda: network(vbll()), {}, LOGITS),
     "vbll labels": (lambda: network(vbll(likelihood="bernoulli")), {}, LABEL_LOGITS),
     "vbll tuple": (

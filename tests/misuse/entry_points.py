@@ -24,12 +24,21 @@ def test_time_augmentation(model, labels, folder, **told):
     return predictive.test_time_augmentation(model, IMAGES, views, **told)
 
 
+def copy_of(model):
+    """A model of the same weights and the same compilation."""
+    again = keras.models.clone_model(model)
+    if model.loss is not None and not again.compiled:
+        again.compile("sgd", model.loss)
+    again.set_weights(model.get_weights())
+    return again
+
+
 def ensemble(model, labels, folder, **told):
-    return DeepEnsemble.from_models([model, model]).predict(IMAGES, **told)
+    return DeepEnsemble.from_models([model, copy_of(model)]).predict(IMAGES, **told)
 
 
 def ensemble_evaluate(model, labels, folder, **told):
-    return DeepEnsemble.from_models([model, model]).evaluate((IMAGES, labels), **told)
+    return DeepEnsemble.from_models([model, copy_of(model)]).evaluate((IMAGES, labels), **told)
 
 
 def detector(kind):

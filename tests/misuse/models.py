@@ -88,6 +88,14 @@ def made(name):
     return MAKERS[name]()
 
 
+@functools.cache
+def twin(name):
+    """Another network with the weights of `name`."""
+    again = MAKERS[name]()
+    again.set_weights(made(name).get_weights())
+    return again
+
+
 def labels_of(name):
     """Labels of the kind that the network `name` predicts."""
     if name in RIGHT_LABELS:

@@ -139,17 +139,18 @@ class Single:
     def __init__(self, model, reading):
         self.model, self.reading = model, reading
         # Autograph would wrap our errors.
-        self._compiled = tf.function(self._all_terms, autograph=False, reduce_retracing=True)
+        self._compiled = tf.function(self._probs, autograph=False, reduce_retracing=True)
 
     def sums(self, batch):
         """`Sums` of one batch."""
         self.reading = self.reading.known(self.model, batch)
-        probs, entropies, votes = (part.numpy() for part in self._compiled(batch))
-        return [self.reading.checked(probs), entropies, votes, np.zeros_like(probs)]
+        probs = self.reading.checked(self._compiled(batch).numpy()).astype("float64")
+        # In float64, so that the total and its aleatoric part are the same number.
+        terms = _terms(probs, self.reading.is_binary(probs.shape))
+        return [*(np.asarray(term) for term in terms), np.zeros_like(probs)]
 
-    def _all_terms(self, batch):
-        probs = self.reading.probs(self.model, batch)
-        return _terms(probs, self.reading.is_binary(probs.shape))
+    def _probs(self, batch):
+        return self.reading.probs(self.model, batch)
 
 
 def _terms(probs, is_binary):
