@@ -1,5 +1,6 @@
 """Every way into tfuq that takes a model: `(model, labels, folder)` to what it answers."""
 
+import keras
 import numpy as np
 from models import IMAGES
 

@@ -19,6 +19,7 @@ from models import (
     expected_probs,
     labels_of,
     made,
+    twin,
 )
 
 from tfuq import metrics, predictive, selective

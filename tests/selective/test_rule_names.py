@@ -57,6 +57,7 @@ def test_files_keep_the_names_and_older_ones_load(rule, tmp_path):
     del content["config"]["class_names"]
     old = RejectionRule.from_json(json.dumps(content))
     assert old.class_names is None and old.threshold == rule.threshold
+    assert json.loads(old.to_json()) == content  # as versions without names wrote it, and read it
 
 
 def test_what_is_said_is_said_by_name():

@@ -177,17 +177,17 @@ class Scorer:
         self.check_inputs(batch.inputs)
         stack, beside = self.predict(batch.inputs)
         count = stack.shape[1]
-        found = {"index": np.arange(start, start + count, dtype="int64")}
+        columns = {"index": np.arange(start, start + count, dtype="int64")}
         if batch.files is not None:
-            found["file"] = list(batch.files)
+            columns["file"] = list(batch.files)
         if batch.labels is not None:
-            found["true_label"] = self._labels(batch.labels)
-        found |= self._measures(stack) | beside
+            columns["true_label"] = self._labels(batch.labels)
+        columns |= self._measures(stack) | beside
         if self.rule is not None:
-            found["accept"] = self.rule.accept(stack if self.has_stack else stack[0])
+            columns["accept"] = self.rule.accept(stack if self.has_stack else stack[0])
         if self.ood is not None:
-            found["ood_score"] = np.asarray(self.ood.score(batch.inputs), "float32")
-        return self._chosen(found)
+            columns["ood_score"] = np.asarray(self.ood.score(batch.inputs), "float32")
+        return self._chosen(columns)
 
     def check_inputs(self, inputs):
         """Raises ValueError if a batch is none that the model was declared to take."""
@@ -231,22 +231,22 @@ class Scorer:
             return np.where(missing, nothing, values).astype(dtype)
 
         probs = np.where(bad[:, None], np.nan, parts.probs).astype("float32")
-        found = {"probabilities": probs, "label": told(parts.label, -1, "int64")}
+        columns = {"probabilities": probs, "label": told(parts.label, -1, "int64")}
         if self.class_names is not None and not self.multi_label:
-            found["class"] = [self.class_names[k] if k >= 0 else "" for k in found["label"]]
+            columns["class"] = [self.class_names[k] if k >= 0 else "" for k in columns["label"]]
         names = _MEASURES if self.has_stack else _MEASURES[:2]
-        return found | {name: told(getattr(parts, name), np.nan, "float32") for name in names}
+        return columns | {name: told(getattr(parts, name), np.nan, "float32") for name in names}
 
-    def _chosen(self, found):
+    def _chosen(self, columns):
         if self.columns is None:
-            return found
-        missing = [name for name in self.columns if name not in found]
+            return columns
+        missing = [name for name in self.columns if name not in columns]
         if missing:
             raise ValueError(
-                f"Argument `columns` must name columns that there are: {', '.join(found)}. "
+                f"Argument `columns` must name columns that there are: {', '.join(columns)}. "
                 f"Received: {missing}"
             )
-        return {name: found[name] for name in self.columns}
+        return {name: columns[name] for name in self.columns}
 
 
 def _checked_columns(columns):
@@ -360,12 +360,12 @@ def members_of(model):
 
 def _models_digest(members):
     """A mark of the weights, and of the layers that they are in."""
-    found = []
+    marks = []
     for member in members:
         is_keras = isinstance(member, keras.Model)
         weights = weights_digest(member.weights if is_keras else member.variables)
-        found.append([weights, layers_digest(member) if is_keras else None])
-    return _text_digest(json.dumps(found))
+        marks.append([weights, layers_digest(member) if is_keras else None])
+    return _text_digest(json.dumps(marks))
 
 
 def _text_digest(text):
@@ -373,9 +373,9 @@ def _text_digest(text):
 
 
 def _ood_digest(ood):
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     config = ood.get_config() if hasattr(ood, "get_config") else {}
-    found.update(json.dumps([type(ood).__name__, config], sort_keys=True, default=str).encode())
+    digest.update(json.dumps([type(ood).__name__, config], sort_keys=True, default=str).encode())
     for name, array in sorted(getattr(ood, "_state", {}).items()):
-        found.update(name.encode() + np.asarray(array).tobytes())
-    return found.hexdigest()[:16]
+        digest.update(name.encode() + np.asarray(array).tobytes())
+    return digest.hexdigest()[:16]

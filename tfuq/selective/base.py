@@ -46,8 +46,6 @@ def numbers(name, value):
 class Fitted:
     """Base of what is fitted to data and kept: `get_config` is all that it is."""
 
-    LATER = ()  # arguments that files of earlier versions do not have, and whose default says so
-
     def get_config(self):
         """The arguments of the constructor, as JSON can hold them."""
         raise NotImplementedError
@@ -89,7 +87,7 @@ class Fitted:
             raise ValueError(f"its format is {content['format']!r}, known is {FORMAT}")
         check_fields(content, ("class", "format", "config"))
         made = cls.from_config(content["config"])
-        missing = sorted(set(made.get_config()) - set(content["config"]) - set(cls.LATER))
+        missing = sorted(set(made.get_config()) - set(content["config"]))
         if missing:  # a default in their place would be another's decision
             raise ValueError(f"no {missing}")
         return made

@@ -69,8 +69,6 @@ class RejectionRule(Fitted):
     array([ True, False])
     """
 
-    LATER = ("class_names",)
-
     def __init__(
         self,
         score="confidence",
@@ -110,7 +108,8 @@ class RejectionRule(Fitted):
 
     def get_config(self):
         names = ("score", "threshold", "by", "keys", "rank", "from_logits", "multi_label")
-        return plain({name: getattr(self, name) for name in (*names, "fitted_to", *self.LATER)})
+        names += ("fitted_to",) if self.class_names is None else ("fitted_to", "class_names")
+        return plain({name: getattr(self, name) for name in names})
 
     @property
     def grows_with_trust(self):
