@@ -32,6 +32,26 @@ CASES = {
         {"filters": 3, "kernel_size": 2, "r_bayes": 0.5, **SPREAD},
         IMAGE,
     ),
+    "sparse_conv1d": (
+        layers.SparseBayesConv1D,
+        {"filters": 3, "kernel_size": 2, "r_bayes": 0.5, **SPREAD},
+        (7, 2),
+    ),
+    "sparse_conv3d": (
+        layers.SparseBayesConv3D,
+        {"filters": 3, "kernel_size": 2, "r_bayes": 0.5, **SPREAD},
+        (3, 3, 3, 2),
+    ),
+    "sparse_conv2d_transpose": (
+        layers.SparseBayesConv2DTranspose,
+        {"filters": 3, "kernel_size": 2, "r_bayes": 0.5, **SPREAD},
+        IMAGE,
+    ),
+    "sparse_depthwise": (
+        layers.SparseBayesDepthwiseConv2D,
+        {"kernel_size": 2, "r_bayes": 0.5, **SPREAD},
+        IMAGE,
+    ),
     "dropout": (layers.MCDropout, {"rate": 0.5}, FLAT),
 }
 
