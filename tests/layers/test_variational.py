@@ -159,7 +159,10 @@ def test_local_reparameterization_of_nothing_has_a_gradient():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"kl_weight": None}, r"1 / number of training examples, or .*kl_weight_for.* Received: kl_weight=None"),
+        (
+            {"kl_weight": None},
+            r"1 / number of training examples, or .*kl_weight_for.* Received: kl_weight=None",
+        ),
         ({"kl_weight": -1}, "Argument `kl_weight` must"),
         ({"kl_weight": float("nan")}, "Argument `kl_weight` must"),
         ({"estimator": "mean_field"}, "Argument `estimator` must be one of 'flipout'"),
