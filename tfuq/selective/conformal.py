@@ -353,9 +353,7 @@ class ConformalPredictor(Fitted):
         Args:
             probs: Predictions or a stack of them, of the kind that the predictor was fitted to, or
                 what `tfuq.predictive.predict_uncertainty` gave.
-            stacked: Whether `probs` are a stack. By default what `sample_predictions` and
-                ensembles give is one, and otherwise the shape tells; binary `(samples, n)` has to
-                be said.
+            stacked: Whether they are a stack, as in `RejectionRule.score_of`.
 
         Raises:
             ValueError: If shapes or classes do not fit, or `probs` hold no probabilities.
@@ -435,9 +433,7 @@ class ConformalPredictor(Fitted):
         """A functional model of the same inputs whose outputs are those of `transform`.
 
         Args:
-            model: A functional or `Sequential` model, or a subclassed one called in such; weights
-                are shared.
-            output: Which of several outputs: an index, a key or a function.
+            model, output: As in `RejectionRule.append_to`.
 
         Raises:
             ValueError: If the model does not know its inputs, or the predictor is randomized.

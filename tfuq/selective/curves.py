@@ -19,9 +19,7 @@ from tfuq._math.risk_coverage import (
     risk_at,
     selective_area,
 )
-from tfuq._predictions.labelled import labelled_predictions
-
-_LEAST_MEAN_WEIGHT = 0.1
+from tfuq.selective._ranking import check_counts, check_risk, curve_points, rank
 
 
 class RiskCoverageCurve(NamedTuple):
@@ -66,16 +64,6 @@ class GeneralizedCurve(NamedTuple):
     """Loss of the accepted per prediction, accepted or not."""
     attainable: np.ndarray
     """Whether a threshold gives this point: False between predictions of the same score."""
-
-
-class _Ranked(NamedTuple):
-    """What is left of the data once they are in order of trust."""
-
-    loss: np.ndarray  # (n,)
-    weight: np.ndarray  # (n,)
-    threshold: np.ndarray  # (levels,), in the units of the score
-    level: np.ndarray  # (n,), 0 for the most trusted
-    table: np.ndarray  # (levels, 2)
 
 
 def risk_coverage_curve(
@@ -136,8 +124,8 @@ def risk_coverage_curve(
     References:
         - Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks", NeurIPS 2017.
     """
-    ranked = _rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
-    coverage, generalized, attainable = _points(ranked)
+    ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
+    coverage, generalized, attainable = curve_points(ranked)
     threshold = np.repeat(ranked.threshold, np.bincount(ranked.level))
     return RiskCoverageCurve(coverage, generalized / coverage, generalized, threshold, attainable)
 
@@ -186,8 +174,8 @@ def generalized_risk_coverage_curve(
         - Traub et al., "Overcoming Common Flaws in the Evaluation of Selective Classification
           Systems", NeurIPS 2024.
     """
-    ranked = _rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
-    coverage, generalized, attainable = _points(ranked)
+    ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
+    coverage, generalized, attainable = curve_points(ranked)
     start = [np.concatenate([[first], rest]) for first, rest in ((0, coverage), (0, generalized))]
     return GeneralizedCurve(*start, np.concatenate([[True], attainable]))
 
@@ -237,8 +225,8 @@ def aurc(
         - Geifman, Uziel and El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural
           Classifiers", ICLR 2019.
     """
-    ranked = _rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
-    _check_counts(ranked.weight)
+    ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
+    check_counts(ranked.weight)
     return float(selective_area(ranked.table))
 
 
@@ -287,7 +275,7 @@ def augrc(
         - Traub et al., "Overcoming Common Flaws in the Evaluation of Selective Classification
           Systems", NeurIPS 2024.
     """
-    ranked = _rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
+    ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
     return float(generalized_area(ranked.table))
 
 
@@ -335,8 +323,8 @@ def eaurc(
         - Geifman, Uziel and El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural
           Classifiers", ICLR 2019.
     """
-    ranked = _rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
-    _check_counts(ranked.weight)
+    ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
+    check_counts(ranked.weight)
     losses, level = np.unique(ranked.loss, return_inverse=True)
     best = loss_table(level, len(losses), ranked.weight, ranked.loss)
     return max(0.0, float(selective_area(ranked.table)) - float(selective_area(best)))
@@ -387,9 +375,9 @@ def coverage_at_risk(
     >>> tfuq.selective.coverage_at_risk(probs, [1, 1, 0, 0], risk=0.2)
     0.0
     """
-    _check_risk(risk)
+    check_risk(risk)
     check_flags(attainable=attainable)
-    ranked = _rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
+    ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
     return float(largest_coverage(ranked.table, risk, attainable))
 
 
@@ -436,69 +424,5 @@ def risk_at_coverage(
     """
     check_rate("coverage", coverage)
     check_flags(attainable=attainable)
-    ranked = _rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
+    ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
     return float(risk_at(ranked.table, coverage, attainable))
-
-
-# --- Reading ------------------------------------------------------------------------------------
-
-
-def _rank(probs, labels, score, loss, sample_weight, from_logits, multi_label):
-    flags = {"from_logits": from_logits, "multi_label": multi_label}
-    labelled = labelled_predictions(probs, labels, sample_weight, **flags)
-    used = labelled.weight > 0
-    weight, loss = labelled.weight[used], _read_loss(loss, labelled)[used]
-    level, threshold = labelled.doubt(score).levels(used)
-    table = np.asarray(loss_table(level, len(threshold), weight, loss))
-    return _Ranked(loss, weight, threshold, level, table)
-
-
-def _read_loss(loss, labelled):
-    if loss is None:
-        return labelled.error
-    if callable(loss):
-        examples = labelled.examples
-        found = np.asarray(loss(np.asarray(examples.probs()), np.asarray(examples.labels)))
-        if found.shape != labelled.weight.shape:
-            raise ValueError(
-                f"Argument `loss` must return an array of shape {labelled.weight.shape}. "
-                f"Received: one of shape {found.shape}"
-            )
-        loss = found.reshape(labelled.shape)
-    loss = labelled.spread("loss", loss)
-    outside = ~(np.isfinite(loss) & (loss >= 0)) & (labelled.weight > 0)
-    if np.any(outside):
-        raise ValueError(
-            "Argument `loss` must hold finite numbers of at least 0. "
-            f"Received: loss={loss[outside][0]} ({outside.sum()} such)"
-        )
-    return np.where(labelled.weight > 0, loss, 0.0)
-
-
-def _points(ranked):
-    """Coverage and generalized risk of each point, and whether a threshold reaches it."""
-    members = np.bincount(ranked.level)
-    group = np.repeat(np.arange(len(members)), members)
-    place = np.arange(1, len(group) + 1) - np.repeat(np.cumsum(members) - members, members)
-    share = (place / members[group])[:, None]
-    down_to = np.cumsum(ranked.table, axis=0)
-    above = np.concatenate([np.zeros((1, 2)), down_to[:-1]])
-    points = np.where(share == 1, down_to[group], above[group] + share * ranked.table[group])
-    coverage, generalized = (points / down_to[-1, 0]).T
-    return coverage, generalized, share[:, 0] == 1
-
-
-def _check_counts(weight):
-    if weight.mean() < _LEAST_MEAN_WEIGHT:
-        raise ValueError(
-            "Argument `sample_weight` must count examples, 1 on average: divide by its mean. "
-            f"Received: sample_weight of mean {weight.mean():.3g}"
-        )
-
-
-def _check_risk(risk):
-    is_number = isinstance(risk, (int, float, np.integer, np.floating))
-    if not is_number or isinstance(risk, bool) or not 0 <= risk < np.inf:
-        raise ValueError(
-            f"Argument `risk` must be a finite number of at least 0. Received: risk={risk!r}"
-        )

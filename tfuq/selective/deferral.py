@@ -1,13 +1,20 @@
-"""What a model and an expert achieve together, if the expert sees what the model refuses."""
+"""Deferral: what a model and an expert achieve together."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from tfuq._arguments import check_fraction, is_finite, to_float64
 from tfuq._files.tables import markdown_table
-from tfuq._predictions.labelled import Doubt, labelled_predictions
-from tfuq._predictions.scores import CONFIDENCES
+from tfuq._predictions.labelled import labelled_predictions
+from tfuq.selective._deferral_arguments import (
+    acceptance,
+    check_alike,
+    check_rule,
+    doubt_of,
+    is_number,
+    read_stages,
+    read_thresholds,
+)
 from tfuq.selective._experts import graded_answers, graded_expert, read_costs, top
 
 _ROUNDING = 1e-12  # costs that are equal in exact arithmetic are equal here
@@ -151,9 +158,6 @@ def _percent(share):
     return "" if np.isnan(share) else f"{share:.1%}".replace("%", " %")
 
 
-# --- Functions ----------------------------------------------------------------------------------
-
-
 def simulate_deferral(
     rule,
     probs,
@@ -225,15 +229,15 @@ def simulate_deferral(
     | least cost | 0.8 | 66.7 % | 100.0 % | 90.0 % | 96.7 % | 1 |
     """
     flags = {"from_logits": from_logits, "multi_label": multi_label}
-    _check_rule(rule, score, groups, flags)
+    check_rule(rule, score, groups, flags)
     labelled = labelled_predictions(probs, labels, sample_weight, **flags)
-    doubt = _doubt(rule, probs, labelled, score)
+    doubt = doubt_of(rule, probs, labelled, score)
     used = labelled.weight > 0
     costs = read_costs(costs, labelled)
     sums = _sums(labelled, expert, costs)[used]
     keys, level = np.unique(doubt.key[used], return_inverse=True)
     table = np.stack([np.bincount(level, column, len(keys)) for column in sums.T], axis=-1)
-    count, cuts = _read_thresholds(thresholds, doubt, used, keys)
+    count, cuts = read_thresholds(thresholds, doubt, used, keys)
     nothing = np.zeros((1, table.shape[1]))
     accepted = np.concatenate([nothing, np.cumsum(table, axis=0)])
     referred = np.concatenate([np.cumsum(table[::-1], axis=0)[::-1], nothing])
@@ -299,7 +303,7 @@ def cascade(
     | all | 100.0 % | 100.0 % | 97.5 % | 2.35 |
     """
     flags = {"from_logits": from_logits, "multi_label": multi_label}
-    stages, costs, prices = _read_stages(stages, costs)
+    stages, costs, prices = read_stages(stages, costs)
     first = labelled_predictions(stages[0][0], labels, sample_weight, **flags)
     left, total = first.weight, first.weight.sum()
     costs, rows, right = read_costs(costs, first), [], 0.0
@@ -308,10 +312,10 @@ def cascade(
         if not reached:
             rows.append(CascadeStage(0.0, 0.0, np.nan, 0.0))
             continue
-        _check_rule(rule, None, None, flags)
+        check_rule(rule, None, None, flags)
         labelled = labelled_predictions(probs, labels, left.reshape(first.shape), **flags)
-        _check_alike(labelled, first)
-        answered = left * _accepted(rule, probs, labelled)
+        check_alike(labelled, first)
+        answered = left * acceptance(rule, probs, labelled)
         correct, paid = graded_answers(labelled, top(labelled), costs)
         rows.append(_stage(reached, answered, correct, paid, price * reached, total))
         right, left = right + answered @ correct, left - answered
@@ -320,9 +324,6 @@ def cascade(
     accuracy = float((right + left @ correct) / total)
     coverage = float(1 - left.sum() / total) if left.any() else 1.0
     return Cascade(tuple(rows), coverage, accuracy, sum(row.cost for row in rows))
-
-
-# --- Arithmetic ---------------------------------------------------------------------------------
 
 
 def _sums(labelled, expert, costs):
@@ -366,13 +367,13 @@ def _own(rule, probs, labelled, doubt, groups, sums, used):
     if rule is None:
         return None
     if hasattr(rule, "accept"):
-        accepted = _accepted(rule, probs, labelled, groups)[used] > 0
+        accepted = acceptance(rule, probs, labelled, groups)[used] > 0
         threshold = rule.threshold
     else:
         accepted = doubt.key[used] <= np.asarray(doubt.sign * rule, doubt.key.dtype)
         threshold = rule
     parts = sums[accepted].sum(axis=0), sums[~accepted].sum(axis=0)
-    threshold = float(threshold) if _is_number(threshold) else None
+    threshold = float(threshold) if is_number(threshold) else None
     return DeferralPoint(threshold, *map(float, _fields(*parts)))
 
 
@@ -381,106 +382,3 @@ def _stage(reached, answered, correct, paid, price, total):
     accuracy = float(answered @ correct / share) if share else np.nan
     cost = float((answered @ paid + price) / total)
     return CascadeStage(float(reached / total), float(share / total), accuracy, cost)
-
-
-# --- Reading ------------------------------------------------------------------------------------
-
-
-def _read_stages(stages, costs):
-    """Pairs of predictions and rule, the costs without `"model"`, and these, one for each pair."""
-    is_sequence = isinstance(stages, (list, tuple)) and len(stages) > 0
-    if not is_sequence or not all(isinstance(s, (list, tuple)) and len(s) == 2 for s in stages):
-        raise ValueError(
-            "Argument `stages` must be a sequence of at least one pair (probs, rule). "
-            f"Received: stages={stages!r}"
-        )
-    if not isinstance(costs, dict):
-        return stages, costs, np.zeros(len(stages))
-    rest = {name: value for name, value in costs.items() if name != "model"}
-    prices = to_float64("costs", costs.get("model", 0.0))
-    fits = prices.shape in ((), (len(stages),))
-    if not fits or not np.all(np.isfinite(prices) & (prices >= 0)):
-        raise ValueError(
-            "Argument `costs` must have for 'model' a number or one for each stage, finite and at "
-            f"least 0. Received: costs['model']={prices}"
-        )
-    return stages, rest, np.broadcast_to(prices, len(stages))
-
-
-def _check_alike(labelled, first):
-    classes = [j.examples.scores.shape[-1] for j in (labelled, first)]
-    if classes[0] != classes[1] or labelled.shape != first.shape:
-        raise ValueError(
-            "Argument `stages` must have predictions of the same classes for the same examples. "
-            f"Received: {classes[1]} classes for {first.shape}, then {classes[0]} for "
-            f"{labelled.shape}"
-        )
-
-
-def _read_thresholds(thresholds, doubt, used, keys):
-    """How many levels each threshold accepts, and the thresholds."""
-    if thresholds is None:
-        last = doubt.levels(used)[1]
-        return np.arange(len(keys) + 1), np.concatenate([[-doubt.sign * np.inf], last])
-    thresholds = np.atleast_1d(to_float64("thresholds", thresholds))
-    if thresholds.ndim != 1 or not thresholds.size or np.any(np.isnan(thresholds)):
-        raise ValueError(
-            "Argument `thresholds` must be a sequence of at least one number, no NaN. "
-            f"Received: thresholds={thresholds}"
-        )
-    cuts = (doubt.sign * thresholds).astype(doubt.key.dtype)
-    return np.searchsorted(keys, cuts, side="right"), thresholds
-
-
-def _is_number(value):
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, (bool, np.bool_))
-
-
-def _check_rule(rule, score, groups, flags):
-    """Raises ValueError if the arguments do not go with the rule."""
-    has_score = hasattr(rule, "accept")
-    if has_score and score is not None:
-        raise ValueError(
-            f"Argument `score` must be None with a rule that has one. Received: score={score!r}"
-        )
-    if groups is not None and not has_score:
-        raise ValueError(
-            "Argument `groups` must be None without a rule by group. Received: groups of some kind"
-        )
-    for name, value in flags.items():
-        if hasattr(rule, name) and getattr(rule, name) != value:
-            raise ValueError(
-                f"Argument `{name}` must be that of the rule, {getattr(rule, name)}. "
-                f"Received: {name}={value!r}"
-            )
-
-
-def _doubt(rule, probs, labelled, score):
-    """How little each entry is trusted, by the rule's score or the argument `score`."""
-    if hasattr(rule, "score_of"):
-        sign = -1 if rule.score in CONFIDENCES else 1
-        values = sign * labelled.spread("probs", np.asarray(rule.score_of(probs)))
-        return Doubt(values, values.astype("float32"), sign)
-    if rule is not None and not is_finite(rule):
-        raise ValueError(
-            f"Argument `rule` must be a RejectionRule, a finite number or None. Received: {rule=}"
-        )
-    return labelled.doubt("confidence" if score is None else score)
-
-
-def _accepted(rule, probs, labelled, groups=None):
-    """1.0 for each entry that the rule accepts, 0.0 for the others."""
-    if hasattr(rule, "accept"):
-        accepted = rule.accept(probs) if groups is None else rule.accept(probs, groups=groups)
-        return labelled.spread("rule", accepted)
-    if _is_number(rule):
-        check_fraction("rule", rule)
-        doubt = labelled.doubt("confidence")
-        return (doubt.key <= np.float32(-rule)).astype(float)
-    accepted = np.asarray(rule)
-    if accepted.dtype != bool:
-        raise ValueError(
-            "Argument `stages` must have a RejectionRule, a number in [0, 1] or an array of True "
-            f"and False beside each model's predictions. Received: rule={rule!r}"
-        )
-    return labelled.spread("rule", accepted)

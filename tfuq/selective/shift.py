@@ -1,4 +1,4 @@
-"""Whether new data are like those a model was tested on, and how accurate it is on them."""
+"""Shift report: how new data differ from labelled ones, and the accuracy to expect on them."""
 
 from typing import NamedTuple
 
@@ -13,14 +13,11 @@ from tfuq._models.outputs import select_output
 from tfuq._predictions.probabilities import probabilities
 from tfuq.selective._accuracy_estimates import (
     AccuracyEstimate,
-    LabelShift,
     average_thresholded_confidence,
-    black_box_shift_estimation,
-    check_draws,
-    confusion_of,
-    correct_label_shift,
     difference_of_confidences,
 )
+from tfuq.selective._label_shift import LabelShift, black_box_shift_estimation, correct_label_shift
+from tfuq.selective._shift_inputs import check_draws, confusion_of
 from tfuq.selective._two_sample_test import TwoSampleTest, classifier_two_sample_test
 
 __all__ = [
