@@ -332,7 +332,7 @@ def test_weights_of_another_share_load(tmp_path, count):
         ({"r_bayes": 1.1}, "Argument `r_bayes` must"),
         ({"r_bayes": float("nan")}, "Argument `r_bayes` must"),
         ({"bias_r_bayes": 2}, "Argument `bias_r_bayes` must"),
-        ({"kl_weight": None}, "1 / number of training examples. Received: kl_weight=None"),
+        ({"kl_weight": None}, r"training examples, or .*kl_weight_for.*: kl_weight=None"),
         ({"estimator": "local"}, "Argument `estimator` must be one of"),
         ({"prior_scale": 0}, "Argument `prior_scale` must"),
         ({"posterior_scale": -1}, "Argument `posterior_scale` must"),
