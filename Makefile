@@ -1,5 +1,5 @@
 # make demo   trains, evaluates with rejection, exports: see demo_output/
-# make test   the tests (about 12 minutes on two cores)
+# make test   the tests
 # Each builds the virtual environment it needs, once.
 
 PYTHON ?= python3.11
@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 SOURCES := setup.py pyproject.toml
 WORKERS ?= 2
 
-.PHONY: demo test test-slow lint format bench-heteroscedastic \
+.PHONY: demo test test-quick test-slow lint format bench-heteroscedastic \
 	bench-import-time bench-label-noise bench-vbll bench-sparse-bayes bench-flops \
 	bench-rapid-training bench-gradient-features bench-ood bench-selective \
 	bench-report-page bench-scaling bench-export clean
@@ -19,10 +19,13 @@ demo: $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py --output demo_output
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow"
+	$(BIN)/python tests/run.py -n $(WORKERS) -q -m "not slow"
+
+test-quick: $(VENV)/.test
+	$(BIN)/python tests/run.py -n $(WORKERS) -q --quick
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m slow
+	$(BIN)/python tests/run.py -n $(WORKERS) -q -m slow
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

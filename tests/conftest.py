@@ -12,7 +12,9 @@ os.environ["MPLBACKEND"] = "Agg"  # also for the processes that the tests start
 
 import keras
 import pytest
+import quick
 import tensorflow as tf
+from run import COUNTED
 
 for name in ("", "_callbacks", "_layers", "_metrics", "_process"):
     pytest.register_assert_rewrite(f"contract{name}")
@@ -24,37 +26,6 @@ tf.config.set_logical_device_configuration(
 
 
 FAST_XLA = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-
-# Run by `make test-slow`: what takes seconds, and has a sibling in `make test` that would find most
-# of the same faults.
-SLOW = (
-    "test_heteroscedastic.py::test_probabilities_agree*[[]*True-100]",
-    "test_heteroscedastic.py::test_probabilities_agree*[[]1-False-100]",
-    "test_heteroscedastic.py::test_training_samples_are_unbiased[[]True-*",
-    "test_heteroscedastic.py::test_training_samples_are_unbiased*MCSigmoidDenseFA]",
-    "test_rejection_scores.py::test_accepts_by*[[]predictive_entropy]",
-    "test_rejection_scores.py::test_accepts_by*[[]variation_ratio]",
-    "test_logistic_normal.py::test_noise_beyond*[[]True-sigmoid]",
-    "test_predictive.py::test_samples_are_networks*[[]sequential]",
-    "test_predictive.py::test_uncertainty_is_that*[[]sequential]",
-    "test_saliency.py::test_deterministic_first_then_random[[]False]",
-    "test_saliency.py::test_optimizer_keeps_its_state*[[]nadam-ema]",
-    "test_saliency.py::test_several_steps*",
-    "test_saliency.py::test_with_unfreezing*[[]layer]",
-    "test_saliency.py::test_gradients_over_other_data_select[[]arrays]",
-    "test_sparse_bayes.py::test_outputs_have_the_moments*[[]depthwise-*",
-    "test_sparse_bayes_examples.py::test_segmentation_draws*",
-    "test_posterior_sampling.py::test_step_is_the_mean*[[]options2-1]",
-    "test_unfreezing.py::test_resumes_where_it_was[[]0-*",
-    "test_contract.py::test_layer[[]clahe-functional_plain]",
-    "test_contract.py::test_layer[[]clahe-mixed_float16]",
-    "test_contract.py::test_layer[[]confounders-functional_plain]",
-    "test_contract.py::test_layer[[]confounders-mixed_float16]",
-    "test_contract.py::test_layer[[]gamma-two_devices]",
-    "test_scalings.py::test_ride_in_a_model_into_a_new_process",
-    "test_conformal.py::test_models_with_sets_live_on_in_a_new_process",
-    "test_metric_streaming.py::test_graph_says_the_same*[[]True]",
-)
 
 
 def pytest_configure(config):
@@ -68,13 +39,21 @@ def pytest_configure(config):
         os.environ["XLA_FLAGS"] = FAST_XLA  # read when XLA is first used
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption("--quick", action="store_true", help="what one runs while writing: quick.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
     for item in items:
-        if any(fnmatch.fnmatchcase(item.nodeid, f"*{pattern}") for pattern in SLOW):
-            item.add_marker(pytest.mark.slow)
-
-
-COUNTED = "counted: "
+        case = item.callspec.id if hasattr(item, "callspec") else ""
+        for mark in item.iter_markers("slow_cases"):
+            if any(fnmatch.fnmatchcase(case, pattern) for pattern in mark.args):
+                item.add_marker(pytest.mark.slow)
+    if config.getoption("quick"):
+        chosen = quick.chosen(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = [item for item in items if item in chosen]
 
 
 @pytest.fixture

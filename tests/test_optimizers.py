@@ -1,11 +1,10 @@
 """A step moves each layer as far as its depth or its group says, whatever moves it."""
 
 import itertools
-import subprocess
-import sys
 
 import keras
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 from contract import policy, two_devices
@@ -723,9 +722,9 @@ print(int(model.optimizer.iterations), list(model.optimizer.factors.values()))
 @pytest.mark.slow
 def test_loads_in_a_new_process(tmp_path):
     model = saved_model(tmp_path / "model.keras")
-    command = [sys.executable, "-c", LOAD, str(tmp_path / "model.keras")]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert said.strip() == f"3 {list(model.optimizer.factors.values())}"
+    done = processes.run(LOAD, tmp_path / "model.keras")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"3 {list(model.optimizer.factors.values())}"
 
 
 @pytest.mark.slow

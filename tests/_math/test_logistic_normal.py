@@ -101,6 +101,7 @@ def test_values_and_gradients_agree_with_a_plain_implementation(
     assert_agrees(link, params, points(), points.mirrored)
 
 
+@pytest.mark.slow_cases("True-sigmoid")
 @pytest.mark.parametrize("link", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_noise_beyond_float32_takes_the_careful_road(link, compiled):

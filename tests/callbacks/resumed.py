@@ -1,17 +1,14 @@
 """What tests of killed trainings share: running them, and comparing what they left to the bit."""
 
 import json
-import os
-import subprocess
-import sys
 
 import h5py
+import processes
 
 
 def run(script, folder, kills, seed=0):
     """Runs `script`, which trains in `folder` in peace and with so many kills."""
-    command = [sys.executable, script, folder, str(kills), str(seed)]
-    done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True)
+    done = processes.run(script, folder, kills, seed)
     assert done.returncode == 0, done.stderr
 
 

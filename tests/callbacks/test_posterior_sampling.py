@@ -24,6 +24,7 @@ def wide(**kwargs):
     return model, layer
 
 
+@pytest.mark.slow_cases("options2-1")
 @pytest.mark.parametrize("num_samples", [1, 4])
 @pytest.mark.parametrize("options", [{}, {"run_eagerly": True}, {"jit_compile": True}])
 def test_step_is_the_mean_of_independent_draws(num_samples, options):

@@ -28,6 +28,7 @@ def evaluated(score, model, *, given=None, **kwargs):
     return evaluator.evaluate(model)
 
 
+@pytest.mark.slow_cases("predictive_entropy", "variation_ratio")
 @pytest.mark.parametrize("score", SCORES)
 def test_accepts_by_the_uncertainty_of_the_networks(score):
     (x, y), model = data(), bayesian()

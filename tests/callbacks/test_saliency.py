@@ -75,6 +75,7 @@ def largest(values, count):
 # --- The three steps --------------------------------------------------------------------------
 
 
+@pytest.mark.slow_cases("False")
 @pytest.mark.parametrize("given", [False, True])
 def test_deterministic_first_then_random(given):
     made, twin = model(), model(keras.layers.Dense)
@@ -101,6 +102,7 @@ def test_gradients_of_the_training_steps_select(run_eagerly):
         np.testing.assert_array_equal(layer.kernel_indices, largest(values, layer.num_bayesian()))
 
 
+@pytest.mark.slow_cases("arrays")
 @pytest.mark.parametrize("kind", ["arrays", "dataset"])
 def test_gradients_over_other_data_select(kind):
     made = model(optimizer=keras.optimizers.SGD(0.0))
@@ -149,6 +151,7 @@ def state(optimizer):
     return {("product" if k.startswith("variable") else k): v for k, v in named.items()}
 
 
+@pytest.mark.slow_cases("nadam-ema")
 @pytest.mark.parametrize(
     "make",
     [
@@ -218,6 +221,7 @@ def test_late_start_selects_at_once(given):
     assert history["bayesian_weights"] == [14]
 
 
+@pytest.mark.slow
 def test_several_steps_per_execution_and_weights():
     made = model(steps_per_execution=2)
     weight = np.linspace(0, 1, 24)
@@ -225,6 +229,7 @@ def test_several_steps_per_execution_and_weights():
     assert history["bayesian_weights"] == [14, 14] and np.isfinite(history["loss"]).all()
 
 
+@pytest.mark.slow_cases("layer")
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_with_unfreezing_and_several_samples(scope):
     made = model()

@@ -336,6 +336,7 @@ def undisturbed():
     return model
 
 
+@pytest.mark.slow_cases("0-*")
 @pytest.mark.parametrize("epoch, order", [(0, 1), (1, -1), (2, 1)])
 def test_resumes_where_it_was(epoch, order, tmp_path):
     """Interrupted in each stage, behind its first batch, and gone on with in a new model."""

@@ -2,11 +2,10 @@
 
 import os
 import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
+import processes
 from contract import arrays, assert_close, perturb, whole
 from contract_metrics import BATCH, passing
 from new_process import BATCHES, READERS
@@ -90,20 +89,15 @@ def start(world, folder):
     script = pathlib.Path(__file__).with_name("new_process.py")
     paths = [str(pathlib.Path(tfuq.__file__).parents[1])] if world == "tfuq" else []
     paths += filter(None, [os.environ.get("PYTHONPATH")])
-    return subprocess.Popen(
-        [sys.executable, str(script), world, str(folder)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    options = {"cwd": folder, "env": {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}}
+    imported = {"tfuq": "keras", "tensorflow": "tensorflow"}[world]  # `tfuq` by the script itself
+    return processes.start(script, world, folder, **options, world=imported)
 
 
 def run_all(folder):
     """Runs one new process for each world, both at once, to their ends."""
     for process in [start(world, folder) for world in READERS]:
-        said = process.communicate()[0]
+        said = process.communicate()
         assert process.returncode == 0, said
 
 

@@ -73,7 +73,7 @@ READERS = {
 def hide(*packages):
     """Makes each package one that cannot be imported, and proves it."""
     for package in packages:
-        assert package not in sys.modules
+        assert sys.modules.get(package) is None
         sys.modules[package] = None  # Python's own way to say: there is no such module
         try:
             __import__(package)

@@ -281,6 +281,8 @@ CALLBACKS = [
 ]
 
 
+PARTS = 6  # processes that share these tests: see run.py
+
 ALL_LAYER_CHECKS = [*layer_checks(LAYERS), *model_checks(NETWORKS)]
 LAYER_FILES = [*layer_artifacts(LAYERS), *((case, CLASS_ARTIFACTS) for case in NETWORKS)]
 
@@ -289,6 +291,13 @@ def name_of(case):
     return case.name
 
 
+@pytest.mark.slow_cases(
+    "clahe-functional_plain",
+    "clahe-mixed_float16",
+    "confounders-functional_plain",
+    "confounders-mixed_float16",
+    "gamma-two_devices",
+)
 @pytest.mark.parametrize(
     "case, check",
     [
@@ -313,8 +322,8 @@ def test_metric(case, check):
     check(case)
 
 
-# XLA, beside what `LAYERS` and `METRICS` run of it.
-SLOW_CALLBACK_CHECKS = ("functional_jit", "sequential_jit", "subclassed_jit")
+# XLA, beside what `LAYERS` and `METRICS` run of it; the sequential model, which `again` trains too.
+SLOW_CALLBACK_CHECKS = ("functional_jit", "sequential_jit", "subclassed_jit", "sequential_plain")
 
 
 @pytest.mark.parametrize(
@@ -325,6 +334,8 @@ SLOW_CALLBACK_CHECKS = ("functional_jit", "sequential_jit", "subclassed_jit")
     ],
 )
 @pytest.mark.parametrize("case", CALLBACKS, ids=name_of)
+# These run under a strategy of several workers in tests/distribute/test_distribute.py.
+@pytest.mark.slow_cases("sgdr-two_devices", "backup-two_devices", "snapshots-two_devices")
 def test_callback(case, check):
     CALLBACK_CHECKS[check](case)
 

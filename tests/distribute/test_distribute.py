@@ -2,12 +2,12 @@
 
 import json
 import pathlib
-import subprocess
 import sys
 import types
 
 import keras
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 from keras.src.backend.tensorflow import trainer
@@ -38,9 +38,7 @@ def in_keras():
 
 def run(folder, workers, kills=0, seed=0, extent="brief"):
     """What each worker found, and what the process alone did."""
-    arguments = [str(folder), str(workers), str(kills), str(seed), extent]
-    command = [sys.executable, str(WORKER), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    done = processes.run(WORKER, folder, workers, kills, seed, extent)
     assert done.returncode == 0, done.stderr
     names = ["single", *map(str, range(workers))]
     single, *found = [dict(np.load(folder / f"worker_{name}.npz")) for name in names]

@@ -1,10 +1,9 @@
 """MirroredStrategy over several logical CPUs finds what one device finds on the same batches."""
 
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
+import processes
 import pytest
 from test_contract import LAYERS
 
@@ -17,8 +16,7 @@ NETWORKS = {"vbll", "vbll_low_rank", "variational", "sparse", "heteroscedastic",
 
 def run(path, devices, *cases):
     """`{case: (what one device found, what all of them found)}`."""
-    command = [sys.executable, str(PROCESS), str(devices), str(path), *cases]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    done = processes.run(PROCESS, devices, path, *cases)
     assert done.returncode == 0, done.stderr
     found = {}
     for key, array in np.load(path).items():

@@ -37,7 +37,7 @@ from tfuq.callbacks import (
 )
 from tfuq.distribute import is_chief, multi_worker
 
-PATIENCE = 150  # seconds after which a worker that hangs ends itself
+PATIENCE = 600  # seconds after which a worker that hangs ends itself
 EXAMPLES, BATCH, EPOCHS = 32, 8, 4
 
 

@@ -5,11 +5,10 @@ import functools
 import os
 import pathlib
 import random
-import subprocess
-import sys
 
 import keras
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 
@@ -448,10 +447,7 @@ def test_plain_tensorflow_serves_the_export(tmp_path):
     ensemble.export(tmp_path / "saved_model")
     np.save(tmp_path / "x.npy", x_of())
     environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[1] / "contract")}
-    command = [sys.executable, "-c", PLAIN]
-    done = subprocess.run(
-        command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = processes.run(PLAIN, env=environment, cwd=tmp_path, world="tensorflow")
     assert done.returncode == 0, done.stderr
     expected = ensemble.predict(x_of())
     with np.load(tmp_path / "found.npz") as found:

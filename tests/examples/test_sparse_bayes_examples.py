@@ -85,6 +85,7 @@ def test_classification_on_a_fresh_machine(classification, tmp_path, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_segmentation_draws_maps_of_two_raters(segmentation, tmp_path, capsys):
     arguments = ["--dataset", "vessels", "--output", str(tmp_path / "maps")]
     quick(segmentation, tmp_path, *arguments, "--methods", "partial 20 %")

@@ -1,12 +1,11 @@
 """Exported models say what Python says, where neither tfuq nor Keras can be imported."""
 
 import pathlib
-import subprocess
-import sys
 from typing import NamedTuple
 
 import keras
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 
@@ -314,8 +313,7 @@ def served(tmp_path_factory):
         export(case.model, place / "written", **case.options)
         (place / "written").rename(place / "moved")
         np.savez(place / "inputs.npz", **case.inputs)
-    command = [sys.executable, "-I", str(PROCESS), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = processes.run(PROCESS, folder, world="tensorflow")
     assert done.returncode == 0, done.stderr[-5000:]
     return {
         name: (case, dict(np.load(folder / name / "served.npz"))) for name, case in cases.items()

@@ -2,12 +2,10 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
+import processes
 import pytest
 from small_detectors import (
     DETECTORS,
@@ -78,10 +76,7 @@ def test_loaded_in_a_new_process(tmp_path):
     MODEL.save(tmp_path / "model.keras")
     np.save(tmp_path / "x.npy", OTHER)
     paths = write_all(tmp_path, names)
-    command = [sys.executable, "-c", LOAD, *[path.name for path in paths.values()]]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False
-    )
+    done = processes.run(LOAD, *[path.name for path in paths.values()], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for name, path in paths.items():
         scores, flags = np.load(f"{path}.found.npz").values()

@@ -149,6 +149,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow_cases("sequential")
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_samples_are_networks_whatever_the_batches(make):
     model, x = make(), inputs()
@@ -161,6 +162,7 @@ def test_samples_are_networks_whatever_the_batches(make):
     assert not np.allclose(sample_predictions(model, x, 6, seed=1), stack, atol=1e-3)
 
 
+@pytest.mark.slow_cases("sequential")
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_uncertainty_is_that_of_the_samples(make):
     model, x = make(), inputs()

@@ -4,12 +4,11 @@ import pathlib
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import keras
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 
@@ -21,8 +20,7 @@ OPTIONS = {"num_samples": 20, "shard_size": 20, "verbose": 0}
 
 
 def start(model, folder, *arguments):
-    command = [sys.executable, str(SCRIPT), str(model), str(folder), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return processes.start(SCRIPT, model, folder, *arguments)
 
 
 def contents(path):

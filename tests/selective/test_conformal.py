@@ -2,11 +2,10 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 from scipy import stats
@@ -384,6 +383,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_models_with_sets_live_on_in_a_new_process(tmp_path):
     x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
     expected = {}
@@ -404,9 +404,7 @@ def test_models_with_sets_live_on_in_a_new_process(tmp_path):
     np.savez(tmp_path / "expected.npz", **expected)
     root = str(pathlib.Path(selective.__file__).parents[2])
     source = f"import sys; sys.path.insert(0, {root!r})\n{SCRIPT}"
-    done = subprocess.run(
-        [sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = processes.run(source, cwd=tmp_path, world="keras")
     assert done.stdout.endswith("done\n"), done.stderr
 
 

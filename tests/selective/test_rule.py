@@ -1,11 +1,10 @@
 """A rejection rule: thresholds by brute force, kinds of predictions, files, models, bad input."""
 
 import json
-import subprocess
-import sys
 
 import keras
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 
@@ -314,8 +313,7 @@ def test_rides_in_a_model_into_a_new_process(by, tmp_path):
     whole.save(tmp_path / "model.keras")
     whole.export(tmp_path / "served", verbose=False)
     np.savez(tmp_path / "data.npz", x=x, probs=probs, accept=rule.accept(probs))
-    command = [sys.executable, "-c", IN_A_NEW_PROCESS]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = processes.run(IN_A_NEW_PROCESS, cwd=tmp_path, world="keras")
     assert done.returncode == 0, done.stderr
 
 

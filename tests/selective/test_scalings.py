@@ -2,12 +2,11 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 import warnings
 
 import keras
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 from scipy.optimize import minimize, minimize_scalar
@@ -405,6 +404,7 @@ for name in names:
 """
 
 
+@pytest.mark.slow
 def test_ride_in_a_model_into_a_new_process(tmp_path):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, "softmax")])
     x = RNG.normal(size=(200, 4)).astype("float32")
@@ -422,8 +422,7 @@ def test_ride_in_a_model_into_a_new_process(tmp_path):
     # All in one: to export a model takes longer than all else here.
     keras.Model(inputs, outputs).export(tmp_path / "served", verbose=False)
     np.savez(tmp_path / "data.npz", x=x, scores=scores, **arrays)
-    command = [sys.executable, "-c", IN_A_NEW_PROCESS, *arrays]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = processes.run(IN_A_NEW_PROCESS, *arrays, cwd=tmp_path, world="keras")
     assert done.returncode == 0, done.stderr
 
 
