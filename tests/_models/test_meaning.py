@@ -165,3 +165,17 @@ def test_outputs_that_are_no_probabilities_are_refused(probs):
 def test_what_is_unknown_is_no_fault():
     probs = np.array([[np.nan, np.nan], [0.25, 0.75]], "float32")
     assert Reading(None, False, False).checked(probs) is probs
+
+
+def test_fields_keep_their_names_after_loading(tmp_path):
+    """Keras loads a functional model with a named tuple as output as one with a list."""
+    model = functional(vbll(logits_only=False))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    assert not hasattr(loaded(x), "_fields")
+    pairs = [(Reading("logits", None, None).known(each), each) for each in (model, loaded)]
+    np.testing.assert_array_equal(*[reading.probs(each, x) for reading, each in pairs])
+    inputs = keras.Input((4,))
+    named = keras.Model(inputs, [kl.Dense(2, "softmax", name=name)(inputs) for name in "ab"])
+    assert np.all(Reading("b", None, None).known(named).select(named, x) == named(x)[1])

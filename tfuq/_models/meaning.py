@@ -145,7 +145,7 @@ class Reading(NamedTuple):
 
     def select(self, model, batch):
         """The output of a batch, float32."""
-        return tf.cast(select_output(model(batch, training=False), self.output), "float32")
+        return tf.cast(select_output(model(batch, training=False), self.output, model), "float32")
 
     def is_binary(self, shape):
         """Whether each entry of the last axis is a prediction of its own."""
@@ -213,7 +213,7 @@ def said_by_head(model, output=None):
     if isinstance(model, keras.Sequential):
         return _said_by_last(model.layers)
     outputs = getattr(model, "output", None)  # a subclassed model has none
-    return NOTHING if outputs is None else _said_by_tensor(select_output(outputs, output))
+    return NOTHING if outputs is None else _said_by_tensor(select_output(outputs, output, model))
 
 
 def _said_by_last(layers):
@@ -281,13 +281,13 @@ def _labels(layer):
 def _width(model, output, batch):
     """How many numbers an output has for each entry, or None if it does not show."""
     if not isinstance(model, keras.Sequential) and getattr(model, "output", None) is not None:
-        return select_output(model.output, output).shape[-1]
+        return select_output(model.output, output, model).shape[-1]
     if isinstance(model, keras.Sequential) and model.built:
         return model.output_shape[-1]
     if batch is None:
         return None
     rows = tf.nest.map_structure(lambda leaf: leaf[:1], batch)
-    return select_output(model(rows, training=False), output).shape[-1]
+    return select_output(model(rows, training=False), output, model).shape[-1]
 
 
 def _said_when_called(model, output, batch):
@@ -307,7 +307,7 @@ def _said_when_called(model, output, batch):
     with contextlib.ExitStack() as stack:
         for layer in dict.fromkeys(model._flatten_layers(include_self=False)):
             stack.enter_context(watched(layer, note(layer)))
-        found = select_output(model(rows, training=False), output)
+        found = select_output(model(rows, training=False), output, model)
     layer, index, _ = made.get(id(found), (None, 0, None))
     return NOTHING if layer is None else _said_by(layer, index)
 

@@ -37,8 +37,15 @@ def _are_compatible(shapes, others):
     return fit and len(shapes) == len(others)
 
 
-def select_output(outputs, output):
-    """The tensor among a model's `outputs` that `output` names: an index, a key or a function."""
+def select_output(outputs, output, model=None):
+    """The tensor among a model's `outputs` that `output` names: an index, a key or a function.
+
+    A functional model whose output is a named tuple returns a list once it was saved and loaded:
+    of `model` the fields are still known.
+    """
+    if isinstance(output, str) and isinstance(outputs, list):
+        names = _names_of(model)
+        output = names.index(output) if output in names else output
     if callable(output):
         return output(outputs)
     if keras.tree.is_nested(outputs) == (output is None):
@@ -56,3 +63,15 @@ def select_output(outputs, output):
             "Argument `output` must be an index or a key of the model's outputs. "
             f"Received: output={output!r} with {outputs}"
         ) from None
+
+
+def _names_of(model):
+    """Names of the outputs of a functional model that returns a list: fields, or layers."""
+    outputs = getattr(model, "output", None)
+    if not isinstance(outputs, list):
+        return []
+    makers = [tensor._keras_history.operation for tensor in outputs]
+    fields = getattr(getattr(makers[0], "output_type", None), "_fields", ())
+    if len(fields) == len(outputs) and all(maker is makers[0] for maker in makers):
+        return list(fields)
+    return list(model.output_names)

@@ -80,7 +80,7 @@ class Labelled(keras.Model):
 
     def predict_step(self, data):
         x, y_true, weight = keras.utils.unpack_x_y_sample_weight(data)
-        y_pred = select_output(self.predictor.predict_step(data), self.choice)
+        y_pred = select_output(self.predictor.predict_step(data), self.choice, self.predictor)
         y_pred = known_only(x, keras.ops.cast(y_pred, "float32"))
         found = {"y_pred": y_pred, "y_true": y_true, "weight": weight}
         return {name: value for name, value in found.items() if value is not None}

@@ -88,7 +88,7 @@ def network(request, model, hold, score=None):
 
     def read(batch):
         with predicting(request.predictive):
-            return select_output(model(batch, training=False), request.output)
+            return select_output(model(batch, training=False), request.output, model)
 
     def beside(batch):
         return [] if score is None else [_exact(score, batch, score.read(batch))]

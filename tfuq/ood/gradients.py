@@ -192,7 +192,7 @@ class GradientFeatures:
 
     def _losses(self, outputs):
         """The loss of each example."""
-        logits = self._logits(select_output(outputs, self.output))
+        logits = self._logits(select_output(outputs, self.output, self.model))
         label = self._label
         if label.ndim and label.shape != logits.shape[-1:]:
             raise ValueError(

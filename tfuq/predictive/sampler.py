@@ -124,7 +124,7 @@ class Sampler:
                 "selected, `SparseBayesDense`; its predictions would all be the same. "
                 f"Received: {self.model}"
             )
-        outputs = select_output(outputs, self.reading.output)
+        outputs = select_output(outputs, self.reading.output, self.model)
         return self.reading.as_probs(batch, tf.cast(outputs, "float32")), []
 
     def _terms(self, probs):

@@ -139,7 +139,7 @@ def with_outputs(model, layer, output=None):
             f"(`keras.Model(inputs, model(inputs))`). Received: model={model}"
         )
     inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-    return keras.Model(inputs, layer(_known(inputs, select_output(model(inputs), output))))
+    return keras.Model(inputs, layer(_known(inputs, select_output(model(inputs), output, model))))
 
 
 def _known(inputs, predictions):
