@@ -2,6 +2,8 @@
 
 import ast
 import re
+import shlex
+import subprocess
 
 import pytest
 from test_layering import FLOORS, MODULES, ROOT
@@ -13,32 +15,9 @@ BLOCKS = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.Match)
 FILES = list(MODULES.values())
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
-# Not split yet, with the size that each has at most. The list only gets shorter.
-TOO_WIDE = {}
-
 # A module's docstring names a thing; a question or a riddle names none.
 RIDDLES = {"What", "Who", "Whose", "How", "Which", "Whether", "Why", "When", "Where", "By", "From"}
 RIDDLES |= {"All", "Everything"}
-# Riddles that are left. The list only gets shorter.
-RIDDLES_LEFT = {
-    "_files/declared.py",
-    "_images/inputs.py",
-    "_predictions/examples.py",
-    "_predictions/uncertainty.py",
-    "metrics/calibration.py",
-    "metrics/classwise.py",
-    "metrics/ood.py",
-    "metrics/ood_streaming.py",
-    "metrics/rejection.py",
-    "metrics/selective.py",
-    "predictive/declarations.py",
-    "selective/_experts.py",
-    "selective/_rule_fitting.py",
-    "selective/conformal_scores.py",
-    "selective/deferral.py",
-    "selective/rule.py",
-    "selective/shift.py",
-}
 
 
 # --- Sizes --------------------------------------------------------------------------------------
@@ -80,7 +59,7 @@ def too_wide(name, source):
 def test_files_and_functions_are_short_and_flat():
     sources = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in FILES}
     found = dict(fault for name, source in sources.items() for fault in too_wide(name, source))
-    assert {what: size for what, size in found.items() if size > TOO_WIDE.get(what, 0)} == {}
+    assert found == {}
 
 
 @pytest.mark.parametrize(
@@ -147,6 +126,30 @@ def test_the_feature_is_where_contributing_says(feature, file, name):
     assert name in set(defined(ast.parse(path.read_text("utf-8")))), f"{feature}: not in {file}"
 
 
+# --- One home for an idea -----------------------------------------------------------------------
+
+ADR = (ROOT.parent / "docs/adr/0011-a-house-with-rooms.md").read_text("utf-8")
+HOMES = re.findall(r"^\| ([\w ]+) \| .* \| `(grep .*?)` \| (.*) \|$", ADR, re.MULTILINE)
+
+
+def shown(command):
+    """Files of `tfuq/` of which a command of the table shows lines."""
+    found = subprocess.run(
+        shlex.split(command.replace(r"\|", "|")), cwd=ROOT.parent, capture_output=True, text=True
+    )
+    assert found.returncode < 2, found.stderr
+    return set(re.findall(r"^tfuq/(.*?):", found.stdout, re.MULTILINE))
+
+
+@pytest.mark.parametrize("idea, command, files", HOMES, ids=[row[0] for row in HOMES])
+def test_an_idea_is_where_the_decision_says(idea, command, files):
+    assert shown(command) == set(re.findall(r"`(.*?)`", files))
+
+
+def test_each_idea_has_its_command():
+    assert len(HOMES) >= 8
+
+
 # --- Words --------------------------------------------------------------------------------------
 
 
@@ -161,7 +164,7 @@ def test_module_docstrings_name_a_thing():
     files = {path.relative_to(ROOT).as_posix(): path for path in FILES}
     docstrings = {n: ast.get_docstring(ast.parse(p.read_text("utf-8"))) for n, p in files.items()}
     riddles = {name for name, docstring in docstrings.items() if not names_a_thing(docstring or "")}
-    assert riddles <= RIDDLES_LEFT
+    assert riddles == set()
 
 
 @pytest.mark.parametrize(
