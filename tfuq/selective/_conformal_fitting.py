@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 
 from tfuq._arguments import check_fraction, check_integer, check_positive
-from tfuq.selective.conformal_scores import fewest_examples
+from tfuq.selective.conformal_scores import by_example, fewest_examples, thresholds
 
 
 def check_options(score, randomized, penalty, k_reg):
@@ -58,7 +58,21 @@ def split(count, share, seed):
     return np.sort(rows[:tuned_on]), np.sort(rows[tuned_on:])
 
 
-def check_counts(counts, alpha, class_conditional):
+def calibrated(scores, labels, num_classes, alpha, class_conditional, multi_label):
+    """The thresholds of the scores `(n, ...)` of true labels, and what they promise, a dict."""
+    scores, true = (by_example(part, multi_label, classes=False) for part in (scores, labels))
+    classes = num_classes if class_conditional else None
+    found, counts = thresholds(scores, true, alpha, classes)
+    _check_counts(counts, alpha, class_conditional)
+    shape = found.shape[0 if multi_label else 1 : 2 if class_conditional else 1]
+    report = {"alpha": alpha, "examples": len(labels), "classes": np.unique(labels).tolist()}
+    report["unseen_classes"] = np.setdiff1d(np.arange(num_classes), labels).tolist()
+    if class_conditional:
+        report["examples_of_class"] = counts.reshape(shape).tolist()
+    return found.reshape(shape), report
+
+
+def _check_counts(counts, alpha, class_conditional):
     """Raises ValueError, or warns of some classes, if there are too few examples."""
     needed = fewest_examples(alpha)
     few = counts < needed
@@ -73,5 +87,5 @@ def check_counts(counts, alpha, class_conditional):
         warnings.warn(
             f"Classes with fewer than {needed} calibration examples are in every set: "
             f"{names} with {counts[few].tolist()}.",
-            stacklevel=4,
+            stacklevel=5,
         )

@@ -8,7 +8,7 @@ from tfuq._models.predicting import predicted
 from tfuq._predictions.stacks import is_stacked, only_probabilities, stack_of
 from tfuq.layers import PostProcessing
 from tfuq.selective._conformal_fitting import (
-    check_counts,
+    calibrated,
     check_options,
     checked_alpha,
     is_tuned,
@@ -29,7 +29,6 @@ from tfuq.selective.conformal_scores import (
     by_example,
     prediction_sets,
     strangeness,
-    thresholds,
     true_scores,
     tuned_penalty,
     tuned_rank,
@@ -305,20 +304,11 @@ class ConformalPredictor(Fitted):
     def _calibrated(self, probs, labels, alpha, tuned_on):
         """The predictor with the thresholds of these examples, and what they promise."""
         scores = true_scores(self._scores(probs), labels)
-        scores = by_example(scores, self.multi_label, classes=False)
-        classes = probs.shape[-1] if self.class_conditional else None
-        true = by_example(labels, self.multi_label, classes=False)
-        found, counts = thresholds(scores, true, alpha, classes)
-        check_counts(counts, alpha, self.class_conditional)
-        shape = found.shape[0 if self.multi_label else 1 : 2 if self.class_conditional else 1]
-        report = {"alpha": alpha, "examples": len(probs), "classes": np.unique(labels).tolist()}
-        report["unseen_classes"] = np.setdiff1d(np.arange(probs.shape[-1]), labels).tolist()
-        if self.class_conditional:
-            report["examples_of_class"] = counts.reshape(shape).tolist()
-        if tuned_on:
-            report["tuned_on"] = tuned_on
-        config = {**self.get_config(), "threshold": found.reshape(shape), "fitted_to": report}
-        return type(self)(**config)
+        found, report = calibrated(
+            scores, labels, probs.shape[-1], alpha, self.class_conditional, self.multi_label
+        )
+        report |= {"tuned_on": tuned_on} if tuned_on else {}
+        return type(self)(**{**self.get_config(), "threshold": found, "fitted_to": report})
 
     # --- Use ----------------------------------------------------------------------------------
 
