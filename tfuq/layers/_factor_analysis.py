@@ -195,6 +195,7 @@ class MCDenseFA(Head, keras.layers.Layer):
         )
 
     def call(self, inputs, training=False):
+        self._check_loss(training)
         loc, scale, factors = self._at_temperature(*self._parameters(inputs))
         closed = None
         if wanted_way() == "probit" and not training:

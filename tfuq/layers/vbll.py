@@ -298,6 +298,7 @@ class VBLLDense(Head, VariationalLayer):
         return self._mean(inputs), self._form.variance(self._rows(inputs), *spread)
 
     def call(self, inputs, training=False, mask=None):
+        self._check_loss(training)
         spread = self._form.read(self)
         mean, weight_variance = self._moments(inputs, spread)
         variance = weight_variance + self._noise_variance()
