@@ -30,11 +30,8 @@ def model_of(head, style):
 def test_a_loss_of_probabilities_is_refused(name, style):
     make, y = HEADS[name]
     model = model_of(make(logits_only=True), style)
-    loss = LOSSES.get(name, keras.losses.SparseCategoricalCrossentropy)
-    for wrong in (
-        loss(),
-        loss.__name__.replace("Cross", "_cross").lower().replace("ecat", "e_cat"),
-    ):
+    loss, loss_name = LOSSES.get(name, EXCLUSIVE)
+    for wrong in (loss(), loss_name):
         model.compile("sgd", wrong)
         with pytest.raises(ValueError, match="from_logits"):
             model.fit(X, y, verbose=0)
