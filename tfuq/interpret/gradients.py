@@ -98,7 +98,8 @@ def grad_cam(
     from tfuq.layers import MCDropout
 
     conv = keras.layers.Conv2D(4, 3, activation="relu")
-    layers = [conv, keras.layers.GlobalAveragePooling2D(), MCDropout(0.5), keras.layers.Dense(3)]
+    head = keras.layers.Dense(3, "softmax")
+    layers = [conv, keras.layers.GlobalAveragePooling2D(), MCDropout(0.5), head]
     model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
     images = np.random.rand(2, 8, 8, 1)
     print(grad_cam(model, images).shape)  # (2, 8, 8), of the predicted classes
@@ -178,7 +179,7 @@ def guided_backpropagation(
     from tfuq.interpret import guided_backpropagation
 
     conv = keras.layers.Conv2D(4, 3, activation="relu")
-    layers = [conv, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)]
+    layers = [conv, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, "softmax")]
     model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
     print(guided_backpropagation(model, np.random.rand(2, 8, 8, 1)).shape)  # (2, 8, 8, 1)
     ```
@@ -240,7 +241,7 @@ def guided_grad_cam(
     from tfuq.interpret import guided_grad_cam
 
     conv = keras.layers.Conv2D(4, 3, activation="relu")
-    layers = [conv, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)]
+    layers = [conv, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, "softmax")]
     model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
     print(guided_grad_cam(model, np.random.rand(2, 8, 8, 1), [0, 1]).shape)  # (2, 2, 8, 8, 1)
     ```

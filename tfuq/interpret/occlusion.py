@@ -79,7 +79,7 @@ def occlusion(
     import numpy as np
     from tfuq.interpret import occlusion
 
-    layers = [keras.layers.Flatten(), keras.layers.Dense(3)]
+    layers = [keras.layers.Flatten(), keras.layers.Dense(3, "softmax")]
     model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
     images = np.random.rand(2, 8, 8, 1)
     print(occlusion(model, images, patch=4, stride=2).shape)  # (2, 8, 8)
@@ -268,7 +268,7 @@ def center_occlusion(
     import numpy as np
     from tfuq.interpret import center_occlusion
 
-    layers = [keras.layers.Flatten(), keras.layers.Dense(3)]
+    layers = [keras.layers.Flatten(), keras.layers.Dense(3, "softmax")]
     model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
     images, labels = np.random.rand(9, 8, 8, 1), np.arange(9) % 3
     print(center_occlusion(model, (images, labels), sizes=[0, 0.5]).to_markdown())

@@ -99,7 +99,7 @@ class GradientFeatures:
     from tfuq.ood import GradientFeatures
 
     model = keras.Sequential(
-        [keras.Input((8,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(3)]
+        [keras.Input((8,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(3, "softmax")]
     )
     features = GradientFeatures(model, confounding_label="all")
     print(features(np.random.rand(5, 8)).shape)  # (5, 4)

@@ -161,7 +161,7 @@ class ViM(_LastLayerDetector):
     x = np.random.normal(size=(64, 8))
     layers = [keras.layers.Dense(6, activation="relu"), keras.layers.Dense(3)]
     model = keras.Sequential([keras.Input((8,)), *layers])
-    detector = ViM(dim=4).fit(model, x)
+    detector = ViM(dim=4, from_logits=True).fit(model, x)
     print(detector.score(x).shape)
     ```
 
@@ -307,7 +307,7 @@ class ReAct(_LastLayerDetector):
     x = np.random.normal(size=(64, 8))
     layers = [keras.layers.Dense(6, activation="relu"), keras.layers.Dense(3)]
     model = keras.Sequential([keras.Input((8,)), *layers])
-    detector = ReAct(percentile=90).fit(model, x)
+    detector = ReAct(percentile=90, from_logits=True).fit(model, x)
     detector.threshold_at(0.95, x)
     print(detector.detect(10 * x).mean())
     ```

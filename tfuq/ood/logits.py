@@ -213,7 +213,7 @@ class ODIN(_LogitDetector):
     from tfuq.ood import ODIN
 
     x = np.random.normal(size=(64, 8))
-    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, "softmax")])
     detector = ODIN(temperature=1000, epsilon=0.0014).fit(model, x)
     detector.threshold_at(0.95, x)
     print(detector.detect(x).mean())
