@@ -52,8 +52,9 @@ def occlusion(
         value: What pixels in the patch hold: a number, or one for each channel. The black of images
             that are normalized to mean 0 is not 0.
         class_index: Classes. The predicted one is that of the whole image.
-        target: What falls. `"class"`, what the model returns for the class; `"probability"`;
-            `"predictive_entropy"`, `"expected_entropy"`, `"mutual_information"` (nats).
+        target: What falls. `"class"`, the logit of the class, where a layer shows it;
+            `"probability"`; `"predictive_entropy"`, `"expected_entropy"`, `"mutual_information"`
+            (nats).
         num_samples: Number of draws, of which the score is one of the mean prediction.
         upsample: Whether to return maps of the size of the images, or else the drops.
         output: Which output.

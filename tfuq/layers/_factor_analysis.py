@@ -246,6 +246,13 @@ class MCDenseFA(Head, keras.layers.Layer):
         loc, _, _ = self._at_temperature(*self._parameters(inputs))
         return with_leading(loc, inputs)
 
+    def linear_map(self):
+        inverse = 1 / self.current_temperature()
+        return tuple(
+            tf.cast(tf.convert_to_tensor(weight), inverse.dtype) * inverse
+            for weight in (self.loc_kernel, self.loc_bias)
+        )
+
     def _outputs(self, log_means):
         log_prob, *log_complement = log_means()
         probs = tf.exp(log_prob)

@@ -33,10 +33,10 @@ class OutputMeaning(NamedTuple):
 class Head:
     """A layer that stands in for the last `Dense` of a classifier; before `Layer` in the bases.
 
-    Any layer with `output_meaning(field)` and `mean_logits(inputs)` follows the protocol. A
-    subclass of this one has the attribute `logits_only` and the class attribute `output_type`, a
-    named tuple whose first field is `logits`; it says how wide each field is, `_widths()`, and in
-    which dtype it answers, `_sampling_dtype()`.
+    Any layer with `output_meaning(field)` and `mean_logits(inputs)` follows the protocol, and may
+    have `linear_map()`. A subclass of this one has the attribute `logits_only` and the class
+    attribute `output_type`, a named tuple whose first field is `logits`; it says how wide each
+    field is, `_widths()`, and in which dtype it answers, `_sampling_dtype()`.
     """
 
     output_type = None
@@ -79,6 +79,15 @@ class Head:
             Tensor `(batch, ..., outputs)`, float32 also under a mixed precision policy.
         """
         raise NotImplementedError
+
+    def linear_map(self):
+        """Kernel and bias with `mean_logits(inputs) = inputs @ kernel + bias`.
+
+        Returns:
+            Tensors `(features, outputs)` and `(outputs,)` or None; or None alone where the map is
+            not linear.
+        """
+        return None
 
     def _check_loss(self, training):
         """Raises ValueError where the model that is trained has a loss that misreads this layer.
