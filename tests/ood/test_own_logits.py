@@ -92,7 +92,8 @@ def test_an_export_scores_as_python(tmp_path):
     detector = ood.Energy().fit(model, X)
     detector.threshold_at(0.9, X)
     export(model, tmp_path / "model", ood=detector)
-    found = tf.saved_model.load(tmp_path / "model").serve(OTHER)
+    loaded = tf.saved_model.load(tmp_path / "model")
+    found = loaded.serve(OTHER)
     np.testing.assert_allclose(found["ood_score"], detector.score(OTHER), rtol=1e-5, atol=1e-5)
 
 
