@@ -73,7 +73,7 @@ def declared(model, output=None, from_logits=None, multi_label=None, batch=None)
             argument to pass.
     """
     head = said_by_head(model, output)
-    if head == NOTHING and batch is not None:
+    if head == NOTHING and batch is not None and isinstance(model, keras.Model):
         head = _said_when_called(model, output, batch)
     loss = said_by_loss(model, output)
     _check_agreement(head, loss, from_logits, multi_label)
@@ -93,16 +93,17 @@ def _first(name, sides):
 
 
 def _unknown(model, loss):
+    called = f"model {getattr(model, 'name', type(model).__name__)!r}"
     if loss.is_number:
         return (
             f"Argument `from_logits` must be given: {loss.says} is one for numbers, so that the "
             "outputs are no classes as far as is known. Say from_logits=True (logits) or False "
-            f"(probabilities) if they are. Received: from_logits=None with model {model.name!r}"
+            f"(probabilities) if they are. Received: from_logits=None with {called}"
         )
     return (
         "Argument `from_logits` must be True (logits) or False (probabilities): neither the last "
         "layer, nor a compiled loss says which the outputs are. "
-        f"Received: from_logits=None with model {model.name!r}"
+        f"Received: from_logits=None with {called}"
     )
 
 
