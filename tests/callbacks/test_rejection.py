@@ -324,12 +324,12 @@ def test_the_first_look_leaves_the_seeds_of_a_sampling_head_as_they_were():
     head = MCSoftmaxDenseFA(3, 2, train_mc_samples=4, logits_only=True, seed=3)
     model = keras.Sequential([keras.Input((4,)), head])
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    before = [np.array(variable) for variable in model.variables]
+    before = [variable.numpy() for variable in model.variables]
     evaluator = quiet()
     evaluator.set_model(model)
     evaluator.on_train_begin()
     for variable, value in zip(model.variables, before, strict=True):
-        np.testing.assert_array_equal(variable, value)
+        np.testing.assert_array_equal(variable.numpy(), value)
     with pytest.raises(ValueError, match="Nothing to show yet"):
         evaluator.table()
 

@@ -270,12 +270,14 @@ def _said_by_protocol(layer, index):
     """`Meaning` of an output that a head declares itself (`tfuq.layers.heads`)."""
     fields = () if getattr(layer, "logits_only", True) else layer.output_type._fields
     said = layer.output_meaning(*fields[index : index + 1])
-    return Meaning(said.from_logits, said.multi_label, f"the layer {layer.name!r}")
+    several = said.multi_label and _labels(layer) is not False  # one label excludes nothing
+    return Meaning(said.from_logits, several, f"the layer {layer.name!r}")
 
 
 def _labels(layer):
-    """Whether a layer that ends in a sigmoid gives several labels, or None if it does not show."""
-    units = getattr(layer, "units", None) or getattr(layer, "filters", None)
+    """Whether a layer of independent outputs gives several labels; None if it does not show."""
+    widths = (getattr(layer, name, None) for name in ("units", "filters", "num_outputs"))
+    units = next((width for width in widths if width is not None), None)
     return None if units is None else units > 1
 
 

@@ -29,6 +29,7 @@ from tfuq._predictions.probabilities import (
 
 # Products and sums of what lies between are numbers in float32 and float64; what is less counts 0.
 LEAST_WEIGHT, LARGEST_WEIGHT = 1e-30, 1e30
+MOST_DEMANDS = 5  # of `_read`
 
 
 class Examples(NamedTuple):
@@ -130,10 +131,8 @@ class Dropped(NamedTuple):
     """What `from_tensors` has dropped."""
 
     faulty: object  # how many examples, float64
-    misread: object  # how many of them for each demand, although they are numbers; float64
+    misread: object  # for each demand how many that are numbers, float64 `(MOST_DEMANDS,)`
     demands: tuple  # what the arguments must do, sentences
-
-    N_DEMANDS = 4
 
 
 def from_tensors(y_true, y_pred, *weights, from_logits, multi_label, dtype):
@@ -148,6 +147,7 @@ def from_tensors(y_true, y_pred, *weights, from_logits, multi_label, dtype):
     flags = {"from_logits": from_logits, "multi_label": multi_label}
     examples, faults = _read(*given, **flags, names=Names())
     misread = [_refuse(fault.misread()) for fault in faults]
+    misread += [ops.zeros_like(misread[0])] * (MOST_DEMANDS - len(faults))
     examples, faulty = _drop(examples, faults)
     demands = tuple(fault.demand() for fault in faults)
     return examples, Dropped(faulty, ops.cast(ops.stack(misread), "float64"), demands)

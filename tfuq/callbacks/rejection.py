@@ -265,8 +265,8 @@ class RejectionEvaluator(keras.callbacks.Callback):
             ValueError: If `model` is no Keras model, or its predictions cannot be evaluated.
         """
         model = self.model if model is None else model
-        labelled, reading = self._wrapped(model), self._reading(model)
-        draws = self._draws_networks(model)
+        labelled, draws = self._wrapped(model), self._draws_networks(model)
+        reading = self._reading(model)
         found, confidence = (
             self._evaluate_draws(model, reading, verbose)
             if draws
@@ -357,8 +357,9 @@ class RejectionEvaluator(keras.callbacks.Callback):
 
     def _check(self):
         """Raises what an evaluation of the model would raise, by one pass that changes nothing."""
-        labelled, reading = self._wrapped(self.model), self._reading(self.model)
+        labelled = self._wrapped(self.model)
         score = "confidence" if self._draws_networks(self.model) else None
+        reading = self._reading(self.model)
         before = Copies(*self.model.non_trainable_variables)  # the seeds of heads that sample
         try:
             found, confidence = self._evaluate(labelled, reading, 0, score)

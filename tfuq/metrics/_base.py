@@ -6,7 +6,7 @@ import tensorflow as tf
 from keras import ops
 
 from tfuq._arguments import check_flags, check_integer
-from tfuq._predictions.examples import Dropped, from_tensors
+from tfuq._predictions.examples import MOST_DEMANDS, from_tensors
 
 
 class PredictionMetric(keras.metrics.Metric):
@@ -37,7 +37,7 @@ class PredictionMetric(keras.metrics.Metric):
         self.from_logits = from_logits
         self.multi_label = multi_label
         self.faulty = self._add_counts((), "faulty")
-        self.misread = self._add_counts((Dropped.N_DEMANDS,), "misread")
+        self.misread = self._add_counts((MOST_DEMANDS,), "misread")
         self._demands = None
         self.sums = None
         if self._shape is not None:
