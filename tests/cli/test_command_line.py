@@ -119,6 +119,19 @@ def test_a_rule_is_fitted_judged_and_applied(here, probs):
     np.testing.assert_array_equal(accepted, rule.accept(probs[300:]))
 
 
+def test_a_rule_splits_its_rows_for_a_calibration(here, probs):
+    command = ("calibrate", "m.keras", *VAL, "--target-risk", 0.1, "--calibrate", "temperature")
+    said = here(*command, "--out", "rule.json", "--json")
+    rule = RejectionRule.load("rule.json")
+    assert rule.calibration.fitted_to["examples"] == said["fitted_to"]["examples"] == 150
+    found = here("evaluate", "m.keras", *TEST, "--rule", "rule.json", "--json")["rule"]
+    assert found["accepted"] == rule.evaluate(probs[300:], Y[300:]).accepted
+    rule.calibration.save("c.json")
+    twice = ("--rule", "rule.json", "--calibration", "c.json")
+    here("evaluate", "m.keras", *TEST, *twice, code=2)
+    here(*command, "--out", "rule.json", "--calibration", "c.json", code=2)
+
+
 def open_text(path):
     with open(path, newline="", encoding="utf-8") as file:
         return file.read().splitlines()

@@ -309,6 +309,7 @@ def test_subclassed_model_needs_its_signature(tmp_path):
             return keras.ops.softmax(inputs)
 
     model = Whole()
+    model.compile(loss="sparse_categorical_crossentropy")  # of probabilities
     model(X)
     with pytest.raises(ValueError, match="Argument `input_signature` must be given"):
         export(model, tmp_path / "model")
@@ -318,7 +319,9 @@ def test_subclassed_model_needs_its_signature(tmp_path):
 
 def test_ensemble_with_one_random_member(tmp_path):
     """The draws of one, and the other as it is: a stack of four networks."""
-    together = DeepEnsemble.from_models([PLAIN, classifier(DenseVariational(3, **KL))])
-    export(together, tmp_path / "model", num_samples=3, from_logits=True)
+    random = classifier(DenseVariational(3, **KL))
+    random.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    together = DeepEnsemble.from_models([PLAIN, random])
+    export(together, tmp_path / "model", num_samples=3)
     loaded = tf.saved_model.load(str(tmp_path / "model"))
     assert np.all(loaded.serve(X)["mutual_information"].numpy() > 0)

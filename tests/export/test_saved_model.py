@@ -64,6 +64,13 @@ def sequential(*layers, shape=(4,)):
     return keras.Sequential([keras.Input(shape), *layers])
 
 
+def of_logits(model):
+    """The model, compiled with a loss that says what its outputs are."""
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, jit_compile=False)
+    return model
+
+
 def trunk():
     return LAYERS.Dense(6, activation="tanh", name="trunk")
 
@@ -100,7 +107,7 @@ def plain(folder):
 
 def plain_with_everything(folder):
     """Raw images, a calibration, a rule, sets and a detector."""
-    model = sequential(LAYERS.Flatten(), trunk(), LAYERS.Dense(3), shape=(6, 6, 2))
+    model = of_logits(sequential(LAYERS.Flatten(), trunk(), LAYERS.Dense(3), shape=(6, 6, 2)))
     raw = np.random.default_rng(0).integers(256, size=(64, 6, 6, 2), dtype="uint8")
     x = (raw / 127.5 - 1).astype("float32")
     logits = model.predict(x, verbose=0)
@@ -158,7 +165,7 @@ def snapshots(folder):
 
 def sparse_bayesian(folder):
     layers = [SparseBayesDense(n, kl_weight=0.01, r_bayes=0.3) for n in (6, 3)]
-    model = sequential(layers[0], LAYERS.Activation("tanh"), layers[1])
+    model = of_logits(sequential(layers[0], LAYERS.Activation("tanh"), layers[1]))
     for layer in layers:
         layer.select(np.random.default_rng(0).random(layer.kernel.shape))
     return drawn(model)
@@ -176,12 +183,12 @@ def fully_bayesian(folder):
         DenseVariational(6, activation="tanh", **KL),
         DenseVariational(3, **KL),
     ]
-    return drawn(sequential(*layers, shape=(6, 6, 2)), IMAGES)
+    return drawn(of_logits(sequential(*layers, shape=(6, 6, 2))), IMAGES)
 
 
 def dropout(folder):
     layers = [MCDropout(0.5), trunk(), MCDropout(0.5), LAYERS.Dense(3)]
-    return drawn(sequential(*layers))
+    return drawn(of_logits(sequential(*layers)))
 
 
 def vbll(folder):
@@ -223,7 +230,7 @@ def dropout_mean(folder):
     layers = [trunk(), MCDropout(0.5), LAYERS.Dense(3)]
     whole = sequential(layers[0], layers[2])
     probs = tf.nn.softmax(whole(X))
-    return certain(sequential(*layers), probs, options={"predictive": "mean"})
+    return certain(of_logits(sequential(*layers)), probs, options={"predictive": "mean"})
 
 
 def heteroscedastic(folder):
@@ -259,7 +266,7 @@ def binary(folder):
 def segmentation(folder):
     layers = [Conv2DVariational(4, 3, padding="same", activation="relu", **KL)]
     head = SparseBayesConv2D(2, 1, kl_weight=0.01, r_bayes=0.5)
-    model = sequential(*layers, head, shape=(6, 6, 2))
+    model = of_logits(sequential(*layers, head, shape=(6, 6, 2)))
     head.select(np.ones(head.kernel.shape))
     stack = sample_predictions(model, IMAGES, 5, seed=3)
     rule = RejectionRule("margin", 0.3, rank=4)
@@ -284,7 +291,7 @@ class Subclassed(keras.Model):
 
 
 def subclassed(folder):
-    model = Subclassed()
+    model = of_logits(Subclassed())
     model(X)
     detector = Energy().fit(model, X)
     spec = tf.TensorSpec((None, 4), "float32")

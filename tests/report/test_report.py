@@ -133,6 +133,18 @@ def test_a_rule_brings_its_score_and_threshold(score):
     assert numbers(text)[name.replace("_", "\\_")] == [f"{area:.4g}"]
 
 
+def test_a_model_of_logits_takes_a_rule_of_what_is_told_of_it():
+    """The pair that `predict_uncertainty` and `RejectionRule.fit` made."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.layers[0].set_weights([np.eye(3), np.zeros(3)])
+    rule = RejectionRule.fit(
+        tfuq.predictive.predict_uncertainty(model, LOGITS), LABELS, target_coverage=0.6
+    )
+    found = to_markdown(model, data=(LOGITS, LABELS), rule=rule)
+    assert found == to_markdown((PROBS.astype("float32"), LABELS), rule=rule)
+
+
 def test_rules_of_several_thresholds_are_told_and_marked(tmp_path):
     rule = RejectionRule("confidence", [0.6, np.inf], by="group", keys=["north", "south|east"])
     path = html((PROBS, LABELS), tmp_path / "page.html", rule=rule, groups={"hospital": HOSPITAL})

@@ -164,10 +164,11 @@ def test_binary_stacks_logits_and_one_hot_are_the_same_predictions():
     probs, labels = draw(np.random.default_rng(0), 60, classes=2)
     given = {"score": "aps", "alpha": 0.2}
     one = ConformalPredictor.fit(probs[:, 1], labels, **given)
+    spread = 0.1 * probs[:, 1:] * probs[:, :1]
     for other, read, flags in (
         (probs[:, 1:], labels, {}),
         (np.log(probs[:, 1:] / probs[:, :1]), labels, {"from_logits": True}),
-        (np.stack([probs[:, 1:] - 0.01, probs[:, 1:] + 0.01]), labels[:, None], {}),
+        (np.stack([probs[:, 1:] - spread, probs[:, 1:] + spread]), labels[:, None], {}),
         (probs, np.eye(2)[labels], {}),
         (np.log(probs) + 3, labels, {"from_logits": True}),
         (np.stack([probs] * 3), labels, {}),

@@ -94,7 +94,8 @@ def test_what_fitting_never_saw_is_refused():
     only = PROBS.argmax(-1) < 2
     rule = RejectionRule.fit(PROBS[only], Y[only], target_coverage=1.0, by="class")
     np.testing.assert_array_equal(rule.accept(PROBS), only)
-    assert not rule.accept([[0.0, 0.0, 0.0, 1.0]]).any()
+    with pytest.raises(ValueError, match="`probs` must hold predictions of 3 classes"):
+        rule.accept([[0.0, 0.0, 0.0, 1.0]])
 
 
 def test_a_group_of_one_is_rejected_with_a_warning():
@@ -341,7 +342,8 @@ def test_sentences():
     assert rule.describe() == (
         f"Of 100 cases like these the model answers about {share} and refers {100 - share} to a "
         "person; of its answers at most 15 in 100 are wrong, which is 95 % sure for cases like the "
-        "300 that this was checked on."
+        "300 that this was checked on. A calibration of its probabilities must have come from "
+        "other cases than these."
     )
     assert (
         "of its answers to true cases of class 2 at most 30 in 100 miss it"

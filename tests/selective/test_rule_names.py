@@ -40,9 +40,10 @@ def test_labels_by_name_are_labels_by_number(rule):
 
 def test_another_number_of_classes_is_refused(rule):
     for probs in (PROBS[:, :2] / PROBS[:, :2].sum(-1, keepdims=True), np.full((5, 4), 0.25)):
-        refused("class_names", rule.accept, probs)
+        assert "predictions of 3 classes" in refused("probs", rule.accept, probs)
     refused("class_names", RejectionRule, class_names=["cat", "cat"])
-    refused("class_names", RejectionRule.fit, PROBS, Y, target_coverage=0.5, class_names=NAMES[:2])
+    few = {"target_coverage": 0.5, "class_names": NAMES[:2]}
+    assert "as its `class_names`" in refused("probs", RejectionRule.fit, PROBS, Y, **few)
     binary = RejectionRule("confidence", 0.6, rank=1, class_names=["well", "ill"])
     assert binary.accept([0.9, 0.5]).tolist() == [True, False]
     labels = RejectionRule("confidence", 0.6, multi_label=True, class_names=NAMES)

@@ -368,8 +368,11 @@ def test_a_model_is_read_in_one_pass():
         np.testing.assert_allclose(found.scale, expected.scale, rtol=1e-4)
     with pytest.raises(ValueError, match="must be"):
         VectorScaling.fit_model(model, x)
-    with pytest.raises(ValueError, match="logits with from_logits=True"):
+    with pytest.raises(ValueError, match="`from_logits`"):
         VectorScaling.fit_model(model, (10 * x, y), from_logits=False)
+    model.loss = None  # nobody says what the outputs are
+    with pytest.raises(ValueError, match="`from_logits` must be True"):
+        VectorScaling.fit_model(model, (10 * x, y))
 
 
 def test_ensembles_give_stacks():

@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from tfuq._arguments import check_integer
+from tfuq._arguments import check_integer, shown
 from tfuq._files.writing import written_whole
 
 
@@ -33,7 +33,8 @@ def names_of(names, count):
     given = range(count) if names is None else names
     if not np.iterable(given) or len(found := [str(name) for name in given]) != count:
         raise ValueError(
-            f"Argument `names` must hold one for each of {count} classes. Received: names={names}"
+            f"Argument `names` must hold one for each of {count} classes. "
+            f"Received: names={shown(names)}"
         )
     return found
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer
+from tfuq._arguments import check_integer, shown
 
 
 def batches(x, batch_size, verbose, name="x"):
@@ -62,7 +62,7 @@ def _as_array(array, name):
         return None
     array = np.asarray(array)
     if array.ndim == 0:
-        raise ValueError(f"Argument `{name}` must hold arrays. Received: {name}={array!r}")
+        raise ValueError(f"Argument `{name}` must hold arrays. Received: {name}={shown(array)}")
     return array
 
 

@@ -3,6 +3,8 @@
 import numpy as np
 from keras import ops
 
+from tfuq._arguments import shown
+
 BLOCK = 4096  # rows at a time, so that float64 copies of all features are never there
 
 
@@ -57,7 +59,7 @@ def check_labels(y, count):
         )
     labels = y.ravel()
     if not np.all(np.isfinite(labels)) or np.any(labels != np.floor(labels)):
-        raise ValueError(f"Argument `y` must hold whole numbers. Received: y={labels}")
+        raise ValueError(f"Argument `y` must hold whole numbers. Received: y={shown(labels)}")
     return labels.astype("int64")
 
 

@@ -80,6 +80,10 @@ class Kind:
         self.rank, self.from_logits, self.multi_label = rank, from_logits, multi_label
         self.classes = classes
 
+    def of_probabilities(self):
+        """The same of probabilities."""
+        return Kind(self.rank, False, self.multi_label, self.classes)
+
     @property
     def is_of_numbers(self):
         """Whether a prediction may be one number, the probability of class 1 of two."""
@@ -137,8 +141,8 @@ def _check_classes(shape, probs, kind, name):
     found = probs.shape[-2] if kind.multi_label else probs.shape[-1]
     if kind.classes is not None and found is not None and found != kind.classes:
         raise ValueError(
-            f"Argument `{name}` must hold predictions of {kind.classes} classes, as those that it "
-            f"was fitted to. Received: {name} of shape {shape}"
+            f"Argument `{name}` must hold predictions of {kind.classes} classes, as many as its "
+            f"`class_names` or those that it was fitted to. Received: {name} of shape {shape}"
         )
 
 

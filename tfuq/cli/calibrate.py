@@ -25,8 +25,8 @@ HELP = "fits a calibration, or a rule that keeps a promise, to labelled data"
 EPILOG = f"""\
 DATA are labelled examples that the model was not trained on. With --target-risk or
 --target-coverage a rule is fitted: which answers to accept. Without, a calibration:
-probabilities that are right as often as they say. Take other examples for the rule than for
-the calibration it stands on, or its promise does not hold.
+probabilities that are right as often as they say. A rule needs other examples than the
+calibration it stands on, or its promise does not hold: with --calibrate DATA are split.
 
 {MODEL_HELP}
 
@@ -35,6 +35,7 @@ the calibration it stands on, or its promise does not hold.
 examples:
   tfuq calibrate model.keras validation.npz --target-risk 0.1 --confidence 0.95 --out rule.json
   tfuq calibrate model.keras validation.npz --target-coverage 0.8 --out rule.json
+  tfuq calibrate model.keras validation.npz --target-risk 0.1 --calibrate isotonic --out rule.json
   tfuq calibrate model.keras validation.npz --method temperature --out temperature.json
   tfuq calibrate model.keras more.npz --calibration temperature.json --target-risk 0.1 \\
       --out rule.json
@@ -60,6 +61,14 @@ def add_arguments(parser):
         help=", ".join(SCORES),
     )
     rule.add_argument("--calibration", metavar="FILE", help="applied before the rule")
+    rule.add_argument(
+        "--calibrate",
+        choices=list(CALIBRATIONS),
+        help="fitted to a part of DATA, the rule to the rest; the rule's file holds it",
+    )
+    rule.add_argument(
+        "--calibration-share", type=float, default=0.5, help="of the examples, for that (0.5)"
+    )
     parser.add_argument(
         "--method", choices=list(CALIBRATIONS), default="temperature", help="of a calibration"
     )
@@ -73,6 +82,11 @@ def run(arguments):
     if arguments.calibration and not wants_rule:
         raise ValueError(
             "--calibration must come with --target-risk or --target-coverage. Received: neither"
+        )
+    if arguments.calibrate and (arguments.calibration or not wants_rule):
+        raise ValueError(
+            "--calibrate must come with --target-risk or --target-coverage, without --calibration. "
+            f"Received: --calibrate {arguments.calibrate}"
         )
     calibration = load_calibration(arguments.calibration)
     model = load_model(arguments.model)
@@ -92,6 +106,9 @@ def run(arguments):
             arguments.score,
             confidence=arguments.confidence,
             class_names=data.classes,
+            calibration=CALIBRATIONS[arguments.calibrate]() if arguments.calibrate else None,
+            calibration_share=arguments.calibration_share,
+            seed=arguments.seed,
             **targets,
         )
     except UnattainableRisk as error:

@@ -58,6 +58,11 @@ def run(arguments):
     if arguments.rule is None and not (arguments.max_risk is arguments.min_coverage is None):
         raise ValueError("--max-risk and --min-coverage must come with --rule. Received: no rule")
     rule, calibration = load_rule(arguments.rule), load_calibration(arguments.calibration)
+    if calibration is not None and getattr(rule, "calibration", None) is not None:
+        raise ValueError(
+            "--calibration must be left out with a rule that has its own. "
+            f"Received: --calibration {arguments.calibration}"
+        )
     model = load_model(arguments.model)
     data = load_data(arguments, model, rule)
     progress(f"predicting {arguments.data}")

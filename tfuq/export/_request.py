@@ -13,6 +13,7 @@ from tfuq._models.meaning import reading_of, readings_of
 from tfuq._models.outputs import any_batch, input_spec
 from tfuq._random.draws import random_layers
 from tfuq.ensembles import DeepEnsemble
+from tfuq.export._calibration import with_one_calibration
 from tfuq.export._declared import declared_of
 from tfuq.layers.ways import knows, predicting
 from tfuq.ood.base import Detector
@@ -77,6 +78,7 @@ def checked_request(arguments, runtime=None):
     steps = _steps_of(arguments["preprocessing"])
     if given["rule"] is not None and not isinstance(given["rule"], RejectionRule):
         given["rule"] = RejectionRule.load(given["rule"])
+    given |= with_one_calibration(given["calibration"], given["rule"], given["conformal"])
     signature = arguments["input_signature"]
     request = Request(members, is_ensemble, **given)._replace(
         num_samples=_checked_num_samples(members, is_ensemble, given),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfuq._arguments import check_integer
+from tfuq._arguments import check_integer, shown
 from tfuq._math.bounds import clopper_pearson_interval
 from tfuq.plots._axes import RED, axes_of, line_style
 from tfuq.selective import risk_coverage_curve
@@ -130,7 +130,7 @@ def detection_histograms(scores, *, threshold=None, n_bins=40, xlabel="score", a
     if limit is not None and not isinstance(limit, (int, float, np.number)):
         raise ValueError(
             "Argument `threshold` must be None, a number or what `threshold_at` gives. "
-            f"Received: threshold={threshold!r}"
+            f"Received: threshold={shown(threshold)}"
         )
     ax = axes_of(ax)
     for i, (name, values) in enumerate(sets.items()):

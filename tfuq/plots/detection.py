@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfuq._arguments import check_choice
+from tfuq._arguments import check_choice, shown
 from tfuq.ood.log_features import squared_norms
 from tfuq.plots._axes import PALE_BLUE, axes_of, figure_of, line_style
 
@@ -139,7 +139,8 @@ def _names_of(names, width):
         return [f"column {column}" for column in range(width)]
     if not np.iterable(names) or len(found := [str(name) for name in names]) != width:
         raise ValueError(
-            f"Argument `names` must hold one for each of {width} columns. Received: names={names}"
+            f"Argument `names` must hold one for each of {width} columns. "
+            f"Received: names={shown(names)}"
         )
     return found
 

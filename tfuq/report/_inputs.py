@@ -12,6 +12,7 @@ import numpy as np
 from tfuq._arguments import check_flags, to_float64
 from tfuq._models.predicting import predicted
 from tfuq._predictions.labelled import LabelledPredictions, labelled_predictions
+from tfuq._predictions.probabilities import is_binary, probabilities
 
 
 class Given(NamedTuple):
@@ -44,9 +45,13 @@ class Given(NamedTuple):
 def given(source, data, output, batch_size, from_logits, rule):
     """`Given` of the arguments of a report, or a ValueError that says what is wrong."""
     if isinstance(source, keras.Model):
-        told = rule.from_logits if rule is not None and from_logits is None else from_logits
+        told = True if getattr(rule, "from_logits", False) and from_logits is None else from_logits
         read = predicted(source, data, output, batch_size, given={"from_logits": told})
         probs, labels, said = read.probs, read.labels, read.from_logits
+        if said and rule is not None and not rule.from_logits:  # fitted to an `Uncertainty`, say
+            binary = is_binary(np.shape(probs), read.multi_label)
+            probs = np.asarray(probabilities(np.asarray(probs, "float32"), True, binary))
+            from_logits = said = False
     else:
         probs, labels = _arrays(source, data)
         said = False

@@ -3,11 +3,12 @@
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import check_choice, check_flags, check_integer, to_float64
+from tfuq._arguments import check_choice, check_flags, check_integer, is_finite, to_float64
 from tfuq._models.predicting import predicted
 from tfuq._predictions.labelled import labelled_predictions
 from tfuq._predictions.probabilities import check_probabilities, is_binary, probabilities
 from tfuq.layers import PostProcessing
+from tfuq.selective._row_hashes import remember, rows_hash
 from tfuq.selective._scaling import Entries, bounded, to_logits
 from tfuq.selective.base import Fitted, plain, with_outputs
 
@@ -22,7 +23,7 @@ class Calibration(Fitted):
     _on_logits = True
     _parameters = ()
 
-    def __init__(self, rank, from_logits, multi_label, average):
+    def __init__(self, rank, from_logits, multi_label, average, fitted_to=None):
         if rank is not None:
             check_integer("rank", rank, 1)
         check_flags(from_logits=from_logits, multi_label=multi_label)
@@ -31,10 +32,31 @@ class Calibration(Fitted):
         self.from_logits = from_logits
         self.multi_label = multi_label
         self.average = average
+        self.fitted_to = checked_fitted_to(fitted_to)
+        self._remember()
 
     def get_config(self):
         names = (*self._parameters, "rank", "from_logits", "multi_label", "average")
+        names += () if self.fitted_to is None else ("fitted_to",)
         return plain({name: getattr(self, name) for name in names})
+
+    def __eq__(self, other):
+        if type(self) is not type(other):
+            return False
+        mine, others = ({**one.get_config(), "fitted_to": None} for one in (self, other))
+        return mine == others  # in all that they do
+
+    __hash__ = None
+
+    @property
+    def is_fitted(self):
+        """Whether it has its parameters."""
+        return all(getattr(self, name) is not None for name in self._parameters)
+
+    def _remember(self):
+        """Keeps in mind which rows, calibrated, can show nothing any more."""
+        if self.fitted_to is not None:
+            remember(self.fitted_to["rows"], type(self).__name__)
 
     def _estimate(self, data):
         """Sets the parameters."""
@@ -53,6 +75,9 @@ class Calibration(Fitted):
     def fit(self, probs, labels, sample_weight=None):
         """Fits to labelled predictions, and forgets what was fitted before.
 
+        A rule or a conformal predictor needs other rows than these, or its promise does not hold:
+        fitted to the calibrated ones, it raises. Its own argument `calibration` splits the rows.
+
         Args:
             probs: Predictions for data that the model has not been trained on, logits with
                 `from_logits=True`: `(n, ..., classes)`; binary `(n,)` or `(n, ..., 1)`; multi-label
@@ -67,9 +92,14 @@ class Calibration(Fitted):
             ValueError: If arrays are empty or do not fit together, hold NaN, no probabilities or
                 labels that are no class, or lack a class that has parameters of its own.
         """
-        data, rank = self._read(probs, labels, sample_weight)
+        data, rank, used = self._read(probs, labels, sample_weight)
         self._estimate(data)
         self.rank = rank
+        values = ops.convert_to_tensor(to_float64("probs", probs), "float32")
+        found = ops.convert_to_numpy(self.probabilities(values))
+        rows = rows_hash(found.reshape(len(used), -1)[used], data.labels)
+        self.fitted_to = {"examples": len(found), "rows": rows}
+        self._remember()
         return self
 
     @classmethod
@@ -99,7 +129,7 @@ class Calibration(Fitted):
         return fresh.fit(found.probs, found.labels, found.weight)
 
     def _read(self, probs, labels, sample_weight):
-        """`Entries`, and how many axes single predictions have."""
+        """`Entries`, how many axes single predictions have, and which entries have a weight."""
         flags = {"from_logits": self.from_logits, "multi_label": self.multi_label}
         labelled = labelled_predictions(probs, labels, sample_weight, **flags)
         values, is_stack = to_float64("probs", probs), labelled.stack is not None
@@ -113,7 +143,7 @@ class Calibration(Fitted):
         num_columns = labelled.examples.columns or 1
         column = np.arange(len(labels)) % num_columns
         data = Entries(values.reshape(shape), labels, weight, column, num_columns, binary)
-        return data.rows(weight > 0), rank
+        return data.rows(weight > 0), rank, weight > 0
 
     # --- Use ----------------------------------------------------------------------------------
 
@@ -130,7 +160,7 @@ class Calibration(Fitted):
             ValueError: If nothing has been fitted, or shapes do not fit; of arrays, if they hold
                 NaN or no probabilities.
         """
-        if any(getattr(self, name) is None for name in self._parameters):
+        if not self.is_fitted:
             raise ValueError(
                 f"{type(self).__name__} must be fitted before it is used: call `fit` or "
                 f"`fit_model`. Received: {self!r}"
@@ -146,6 +176,15 @@ class Calibration(Fitted):
         return ops.convert_to_numpy(found) if is_array else found
 
     __call__ = transform
+
+    def probabilities(self, probs):
+        """As `transform`, but probabilities of logits as well."""
+        found = self.transform(probs)
+        if not (self.from_logits and self._on_logits):
+            return found
+        binary = self._is_binary(len(found.shape), found.shape[-1])
+        values = probabilities(ops.convert_to_tensor(found), True, binary)
+        return values if ops.is_tensor(found) else ops.convert_to_numpy(values)
 
     def append_to(self, model, output=None):
         """A functional model of the same inputs whose output is calibrated; weights are shared.
@@ -208,3 +247,16 @@ class Calibration(Fitted):
             return scaled[0]
         probs = ops.mean(probabilities(scaled, True, binary), axis=0)
         return to_logits(probs, binary) if self.from_logits else probs
+
+
+def checked_fitted_to(fitted_to):
+    """The argument `fitted_to` of a calibration, None or what `fit` has written."""
+    if fitted_to is None:
+        return None
+    fine = isinstance(fitted_to, dict) and isinstance(fitted_to.get("rows"), str)
+    if not fine or not is_finite(fitted_to.get("examples")):
+        raise ValueError(
+            "Argument `fitted_to` must be None or what `fit` reports, a dict of `examples` and "
+            f"`rows`. Received: fitted_to={str(fitted_to)[:80]}"
+        )
+    return dict(fitted_to)

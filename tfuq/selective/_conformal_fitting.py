@@ -4,7 +4,8 @@ import warnings
 
 import numpy as np
 
-from tfuq._arguments import check_fraction, check_integer, check_positive
+from tfuq._arguments import check_fraction, check_integer, check_positive, shown
+from tfuq.selective.base import numbers
 from tfuq.selective.conformal_scores import by_example, fewest_examples, thresholds
 
 
@@ -21,6 +22,18 @@ def check_options(score, randomized, penalty, k_reg):
         check_integer("k_reg", k_reg, 0)
     if penalty not in (None, 0):
         check_positive("penalty", penalty)
+
+
+def checked_threshold(threshold, class_conditional, multi_label):
+    """The argument `threshold` as an array of as many axes as both flags ask for."""
+    found, axes = numbers("threshold", threshold), class_conditional + multi_label
+    if found.ndim != axes or found.size == 0:
+        raise ValueError(
+            f"Argument `threshold` must have {axes} axes with "
+            f"class_conditional={class_conditional} and multi_label={multi_label}. "
+            f"Received: threshold={shown(threshold)}"
+        )
+    return found
 
 
 def is_tuned(value):

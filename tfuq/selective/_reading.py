@@ -4,7 +4,14 @@ import numpy as np
 from keras import ops
 
 from tfuq._predictions.scores import OF_STACKS, score_of
-from tfuq._predictions.stacks import Kind, is_stack_shape, is_stacked, read_stack
+from tfuq._predictions.stacks import (
+    Kind,
+    is_stack_shape,
+    is_stacked,
+    only_probabilities,
+    read_stack,
+    stack_of,
+)
 from tfuq._predictions.uncertainty import Uncertainty
 
 
@@ -29,31 +36,70 @@ def flags_of(probs, from_logits, multi_label):
     return {"from_logits": from_logits, "multi_label": multi_label}
 
 
-def mean_of(probs, kind, stacked=None):
-    """Mean probabilities `(n, ..., classes)`, float32, of predictions, a stack or `Uncertainty`."""
-    if isinstance(probs, Uncertainty):
-        _check_labels(probs, kind)
-        kind = Kind(kind.rank, False, kind.multi_label, kind.classes)
-        return read_stack(probs.probs, kind, stacked=False)[0]
-    return ops.convert_to_numpy(ops.mean(read_stack(probs, kind, stacked), axis=0))
+def mean_of(fitted, probs, stacked=None):
+    """Mean probabilities `(n, ..., classes)`, float32, of predictions, a stack or `Uncertainty`.
+
+    They are calibrated if what was `fitted` has a calibration.
+    """
+    return ops.convert_to_numpy(ops.mean(_stack(fitted, probs, stacked), axis=0))
 
 
-def scored(probs, kind, score, stacked=None):
+def scored(fitted, probs, stacked=None):
     """The score `(n, ...)` and the mean probabilities `(n, ..., classes)` of predictions."""
-    if isinstance(probs, Uncertainty):
-        mean = mean_of(probs, kind)
-        if score in OF_STACKS:
+    score, kind = fitted.score, kind_of(fitted, fitted.fitted_to)
+    if score in OF_STACKS:
+        if isinstance(probs, Uncertainty):
+            mean = mean_of(fitted, probs)
             values = np.asarray(getattr(probs, score), "float32").reshape(mean.shape[:-1])
             return values, mean
-        return ops.convert_to_numpy(score_of(score, mean[None])), mean
-    stack = read_stack(probs, kind, stacked)
-    if score in OF_STACKS and not is_stack_shape(np.shape(probs), kind, is_stacked(probs, stacked)):
-        raise ValueError(
-            f"Argument `probs` must be a stack (samples, n, ..., classes) for the score {score!r}, "
-            f"or what `predict_uncertainty` gave. Received: probs of shape {np.shape(probs)}"
-        )
+        if not is_stack_shape(np.shape(probs), kind, is_stacked(probs, stacked)):
+            raise ValueError(
+                "Argument `probs` must be a stack (samples, n, ..., classes) for the score "
+                f"{score!r}, or what `predict_uncertainty` gave. "
+                f"Received: probs of shape {np.shape(probs)}"
+            )
+    stack = _stack(fitted, probs, stacked)
     mean = ops.convert_to_numpy(ops.mean(stack, axis=0))
     return ops.convert_to_numpy(score_of(score, stack)), mean
+
+
+def _stack(fitted, probs, stacked):
+    """Probabilities `(samples, n, ..., classes)`; of calibrated ones one sample."""
+    kind, calibration = kind_of(fitted, fitted.fitted_to), fitted.calibration
+    if isinstance(probs, Uncertainty):
+        _check_labels(probs, kind)
+        kind, stacked = kind.of_probabilities(), False
+        probs = probs.probs
+    stack = read_stack(probs, kind, stacked)
+    if calibration is None:
+        return stack
+    if calibration.from_logits != kind.from_logits:
+        config = {**calibration.get_config(), "from_logits": kind.from_logits}
+        calibration = type(calibration)(**config)
+    several = is_stack_shape(np.shape(probs), kind, is_stacked(probs, stacked))
+    values = np.asarray(probs, "float32")
+    if several and kind.rank == 1 and values.ndim == 2:
+        values = values[..., None]  # which the calibration reads as a stack
+    return ops.convert_to_numpy(
+        _calibrated(calibration, ops.convert_to_tensor(values), stack, kind)
+    )
+
+
+def _calibrated(calibration, predictions, stack, kind):
+    """`(1, n, ..., classes)`; NaN where the raw `stack` is."""
+    found = stack_of(calibration.probabilities(predictions), kind.of_probabilities(), False)
+    unknown = ops.isnan(ops.sum(stack, axis=(0, -1)))
+    return ops.where(unknown[None, ..., None], np.nan, found)
+
+
+def graph_stack(fitted, predictions):
+    """Probabilities `(samples, n, ..., classes)` of tensors; NaN in rows that hold none."""
+    kind = kind_of(fitted, fitted.fitted_to)
+    stack = stack_of(predictions, kind)
+    stack = stack if kind.from_logits else only_probabilities(stack)
+    if fitted.calibration is None:
+        return stack
+    return _calibrated(fitted.calibration, predictions, stack, kind)
 
 
 def _check_labels(found, kind):

@@ -69,7 +69,7 @@ def description(rule):
     elif report.get("risk") is not None and report["loss"] == "error":
         known = report["decisions"]
         text += f"; of its answers to {known} known {noun} {report['risk']:.1%} were wrong"
-    return f"{text}.{_gaps(rule, report)}"
+    return f"{text}.{_calibration(rule, report)}{_gaps(rule, report)}"
 
 
 def _promise(rule, report):
@@ -88,6 +88,16 @@ def _promise(rule, report):
         f"which is {100 * report['confidence']:g} % sure {sure}for cases like the "
         f"{report['examples']} that this was checked on"
     )
+
+
+def _calibration(rule, report):
+    """What `describe` says of rows that a calibration has used."""
+    if rule.calibration is not None:
+        count = (rule.calibration.fitted_to or {}).get("examples", "some")
+        return f" Its probabilities are calibrated on {count} other cases."
+    if report["goal"] == "risk":
+        return " A calibration of its probabilities must have come from other cases than these."
+    return ""
 
 
 def _gaps(rule, report):

@@ -5,7 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfuq._arguments import check_choice, check_fraction, check_integer, is_finite, to_float64
+from tfuq._arguments import (
+    check_choice,
+    check_fraction,
+    check_integer,
+    is_finite,
+    shown,
+    to_float64,
+)
 from tfuq._math.bounds import clopper_pearson_interval
 from tfuq._predictions.examples import from_arrays
 from tfuq._predictions.scores import CONFIDENCES
@@ -209,7 +216,7 @@ def _cost_matrix(loss, classes):
     if costs.shape != (classes, classes) or not np.all((costs >= 0) & (costs <= 1)):
         raise ValueError(
             f"Argument `loss` must be one of {LOSSES}, a function or costs in [0, 1] of shape "
-            f"{(classes, classes)}. Received: loss={loss!r}"
+            f"{(classes, classes)}. Received: loss={shown(loss)}"
         )
     return costs
 
@@ -225,7 +232,7 @@ def checked_report(fitted_to, by):
     except (TypeError, ValueError) as error:
         raise ValueError(
             "Argument `fitted_to` must be None or what `fit` reports, a dict. "
-            f"Received: fitted_to={fitted_to!r} ({error})"
+            f"Received: fitted_to={shown(fitted_to)} ({error})"
         ) from None
 
 
@@ -267,7 +274,7 @@ def parts_of(read, by, groups):
     if names.shape != (read.images,):
         raise ValueError(
             f"Argument `groups` must name the group of each of {read.images} examples. "
-            f"Received: groups={groups!r}"
+            f"Received: groups={shown(groups)}"
         )
     names = np.repeat(names, len(read.score) // read.images)
     return {str(name): np.flatnonzero(names == name) for name in np.unique(names)}

@@ -10,6 +10,7 @@ import pathlib
 import keras
 import numpy as np
 
+from tfuq._arguments import shown
 from tfuq._files.reading import DAMAGE, check_fields, parsed, read_json, sealed, unsealed
 from tfuq._files.writing import written_whole
 from tfuq._models.outputs import select_output
@@ -31,6 +32,14 @@ def plain(value):
     return value
 
 
+def config_of(fitted, names, optional=()):
+    """Attributes as JSON can hold them, of the `optional` ones those that are not None."""
+    names += tuple(name for name in optional if getattr(fitted, name) is not None)
+    values = {name: getattr(fitted, name) for name in names}
+    parts = {n: v._content() if isinstance(v, Fitted) else v for n, v in values.items()}
+    return plain(parts)
+
+
 def numbers(name, value):
     """The argument `name`, numbers that `plain` may have written, as an array of float64."""
     try:
@@ -39,7 +48,9 @@ def numbers(name, value):
     except (TypeError, ValueError):
         array = np.array(np.nan)
     if np.any(np.isnan(array)):
-        raise ValueError(f"Argument `{name}` must hold numbers, no NaN. Received: {name}={value!r}")
+        raise ValueError(
+            f"Argument `{name}` must hold numbers, no NaN. Received: {name}={shown(value)}"
+        )
     return array
 
 
@@ -123,8 +134,28 @@ class Fitted:
     __hash__ = None
 
     def __repr__(self):
-        parts = (f"{name}={value!r}" for name, value in self.get_config().items())
-        return f"{type(self).__name__}({', '.join(parts)})"
+        config = self.get_config()
+        report, calibration = config.pop("fitted_to", None), config.pop("calibration", None)
+        told = {name: value for name, value in config.items() if value not in (None, False)}
+        lines = [f"{type(self).__name__}({_listed(told)})"]
+        if report:
+            lines.append(f"  fitted to {_listed(_short(report))}")
+        if calibration:
+            lines.append(f"  after a {calibration['class']} of its own rows")
+        return "\n".join(lines)
+
+
+def _short(report):
+    """What is one number or text."""
+    return {name: value for name, value in report.items() if not isinstance(value, (list, dict))}
+
+
+def _listed(values):
+    return ", ".join(f"{name}={_rounded(value)}" for name, value in values.items())
+
+
+def _rounded(value):
+    return f"{value:.4g}" if isinstance(value, float) else shown(value)
 
 
 def with_outputs(model, layer, output=None):
@@ -136,7 +167,7 @@ def with_outputs(model, layer, output=None):
     if not isinstance(getattr(model, "inputs", None), list):
         raise ValueError(
             "Argument `model` must know its inputs: call a subclassed model in a functional one "
-            f"(`keras.Model(inputs, model(inputs))`). Received: model={model}"
+            f"(`keras.Model(inputs, model(inputs))`). Received: model={shown(model)}"
         )
     inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
     return keras.Model(inputs, layer(_known(inputs, select_output(model(inputs), output, model))))

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import check_flags, register
+from tfuq._arguments import check_flags, register, shown
 from tfuq._predictions.probabilities import TOLERANCE
 from tfuq.selective._calibration import Calibration
 from tfuq.selective._scaling import (
@@ -49,6 +49,8 @@ class TemperatureScaling(Calibration):
         average: Of stacks: `"before"`, the average of the probabilities is scaled; `"after"`, each
             sample is scaled, and the probabilities averaged.
         per_label: With `multi_label`: whether each label has a temperature of its own.
+        fitted_to: What it was fitted to, a dict: the number of `examples` and a hash of the `rows`,
+            by which a rule that is fitted to the same rows is refused.
 
     Raises:
         ValueError: If an argument is none of those said.
@@ -90,8 +92,9 @@ class TemperatureScaling(Calibration):
         multi_label=False,
         average="before",
         per_label=False,
+        fitted_to=None,
     ):
-        super().__init__(rank, from_logits, multi_label, average)
+        super().__init__(rank, from_logits, multi_label, average, fitted_to)
         check_flags(per_label=per_label)
         if per_label and not multi_label:
             raise ValueError(
@@ -104,7 +107,7 @@ class TemperatureScaling(Calibration):
             if found.ndim != per_label or found.size == 0 or not _all_in(found, *TEMPERATURES):
                 raise ValueError(
                     "Argument `temperature` must be a number in [0.001, 1000] or, with per_label, "
-                    f"one for each label. Received: temperature={temperature!r}"
+                    f"one for each label. Received: temperature={shown(temperature)}"
                 )
             temperature = found.tolist()
         self.temperature = temperature
@@ -154,6 +157,7 @@ class VectorScaling(Calibration):
         from_logits: As there.
         multi_label: As there; each label is scaled by itself.
         average: As there. With `"after"`, the optimum next to no scaling is taken.
+        fitted_to: As there.
 
     Raises:
         ValueError: If an argument is none of those said.
@@ -182,19 +186,20 @@ class VectorScaling(Calibration):
         from_logits=False,
         multi_label=False,
         average="before",
+        fitted_to=None,
     ):
-        super().__init__(rank, from_logits, multi_label, average)
+        super().__init__(rank, from_logits, multi_label, average, fitted_to)
         if (scale is None) != (bias is None):
             raise ValueError(
                 "Argument `bias` must be given with `scale`, or none of them. "
-                f"Received: scale={scale!r}, bias={bias!r}"
+                f"Received: scale={shown(scale)}, bias={shown(bias)}"
             )
         if scale is not None:
             shapes = [_numbers_in_a_row(n, v).shape for n, v in (("scale", scale), ("bias", bias))]
             if len(set(shapes)) > 1:
                 raise ValueError(
                     "Argument `bias` must have as many numbers as `scale`. "
-                    f"Received: scale={scale!r}, bias={bias!r}"
+                    f"Received: scale={shown(scale)}, bias={shown(bias)}"
                 )
             scale, bias = numbers("scale", scale).tolist(), numbers("bias", bias).tolist()
         self.scale = scale
@@ -249,6 +254,7 @@ class IsotonicCalibration(Calibration):
         multi_label: As there.
         average: As there. With `"after"`, the curves are fitted to all samples as examples of their
             own, not to their average.
+        fitted_to: As there.
 
     Raises:
         ValueError: If an argument is none of those said.
@@ -277,12 +283,13 @@ class IsotonicCalibration(Calibration):
         from_logits=False,
         multi_label=False,
         average="before",
+        fitted_to=None,
     ):
-        super().__init__(rank, from_logits, multi_label, average)
+        super().__init__(rank, from_logits, multi_label, average, fitted_to)
         if (knots is None) != (heights is None):
             raise ValueError(
                 "Argument `heights` must be given with `knots`, or none of them. "
-                f"Received: knots={knots!r}, heights={heights!r}"
+                f"Received: knots={shown(knots)}, heights={shown(heights)}"
             )
         if knots is not None:
             knots, heights = _check_curves(knots, heights)
@@ -328,7 +335,7 @@ def _numbers_in_a_row(name, value):
     found = numbers(name, value)
     if found.ndim != 1 or found.size == 0 or not np.all(np.isfinite(found)):
         raise ValueError(
-            f"Argument `{name}` must be a list of finite numbers. Received: {name}={value!r}"
+            f"Argument `{name}` must be a list of finite numbers. Received: {name}={shown(value)}"
         )
     return found
 
@@ -339,7 +346,7 @@ def _check_curves(knots, heights):
     if not is_nested or len(knots) != len(heights):
         raise ValueError(
             "Argument `heights` must be a list of a curve for each of the curves of `knots`. "
-            f"Received: knots={knots!r}, heights={heights!r}"
+            f"Received: knots={shown(knots)}, heights={shown(heights)}"
         )
     curves = []
     for x, y in zip(knots, heights, strict=True):

@@ -5,16 +5,18 @@ from keras import ops
 
 from tfuq._arguments import check_choice, check_flags, check_integer, register, to_float64
 from tfuq._models.predicting import predicted
-from tfuq._predictions.stacks import is_stacked, only_probabilities, stack_of
+from tfuq._predictions.stacks import is_stacked
 from tfuq.layers import PostProcessing
 from tfuq.selective._conformal_fitting import (
     calibrated,
     check_options,
     checked_alpha,
+    checked_threshold,
     is_tuned,
     split,
 )
-from tfuq.selective._reading import array_of, flags_of, kind_of, mean_of
+from tfuq.selective._own_rows import check_own_rows, checked_calibration, split_rows
+from tfuq.selective._reading import array_of, flags_of, graph_stack, mean_of
 from tfuq.selective._rule_fitting import rank_of, read_examples
 from tfuq.selective._set_evaluation import (
     SetCoverage,
@@ -23,7 +25,7 @@ from tfuq.selective._set_evaluation import (
     set_coverage,
     set_evaluation,
 )
-from tfuq.selective.base import Fitted, numbers, plain, with_outputs
+from tfuq.selective.base import Fitted, config_of, with_outputs
 from tfuq.selective.conformal_scores import (
     SCORES,
     by_example,
@@ -76,6 +78,7 @@ class ConformalPredictor(Fitted):
         multi_label: Whether each entry of the last axis is a binary prediction of its own. Its set
             is one of {}, {0}, {1} and {0, 1}.
         fitted_to: What the threshold was fitted to, a dict.
+        calibration: As in `RejectionRule`.
 
     Raises:
         ValueError: If an argument is none of those said, or is not for this score.
@@ -103,6 +106,7 @@ class ConformalPredictor(Fitted):
         from_logits=False,
         multi_label=False,
         fitted_to=None,
+        calibration=None,
     ):
         check_choice("score", score, SCORES)
         check_flags(
@@ -115,13 +119,7 @@ class ConformalPredictor(Fitted):
         check_integer("seed", seed, 0)
         check_integer("rank", rank, 1)
         check_options(score, randomized, penalty, k_reg)
-        self.threshold = numbers("threshold", threshold)
-        if self.threshold.ndim != class_conditional + multi_label or self.threshold.size == 0:
-            raise ValueError(
-                f"Argument `threshold` must have {class_conditional + multi_label} axes with "
-                f"class_conditional={class_conditional} and multi_label={multi_label}. "
-                f"Received: threshold={threshold!r}"
-            )
+        self.threshold = checked_threshold(threshold, class_conditional, multi_label)
         self.score = score
         self.class_conditional = class_conditional
         self.randomized = randomized
@@ -133,11 +131,12 @@ class ConformalPredictor(Fitted):
         self.from_logits = from_logits
         self.multi_label = multi_label
         self.fitted_to = dict(fitted_to or {})
+        self.calibration = checked_calibration(calibration, rank, from_logits, multi_label)
 
     def get_config(self):
         names = ("score", "threshold", "class_conditional", "randomized", "penalty", "k_reg")
         names += ("allow_empty", "seed", "rank", "from_logits", "multi_label", "fitted_to")
-        return plain({name: getattr(self, name) for name in names})
+        return config_of(self, names, ("calibration",))
 
     # --- Fitting ------------------------------------------------------------------------------
 
@@ -159,6 +158,8 @@ class ConformalPredictor(Fitted):
         seed=0,
         from_logits=False,
         multi_label=False,
+        calibration=None,
+        calibration_share=0.5,
     ):
         """The predictor whose sets miss the true label with a probability of at most `alpha`.
 
@@ -200,9 +201,11 @@ class ConformalPredictor(Fitted):
             tuning_share: Fraction of the examples, drawn at random, that is set aside to tune and
                 does not calibrate; only if something is tuned.
             allow_empty: As in the constructor.
-            seed: Of the examples to tune with, and of the hash.
+            seed: Of the examples to tune and to calibrate with, and of the hash.
             from_logits: Whether `probs` are logits.
             multi_label: Whether each entry of `probs` is a binary prediction of its own.
+            calibration, calibration_share: As in `RejectionRule.fit`; a calibration that is fitted
+                elsewhere needs other rows than these.
 
         Returns:
             The predictor; `fitted_to` says what it was fitted to.
@@ -211,7 +214,7 @@ class ConformalPredictor(Fitted):
             ValueError: If there are fewer than ceil(1 / alpha) - 1 examples (of each class, with
                 `class_conditional`): it tells that number. If an argument is out of its range or
                 not for this score; if arrays are empty or do not fit together, hold NaN or labels
-                that are no class.
+                that are no class; if they are the calibrated rows that a calibration was fitted to.
 
         Example:
 
@@ -246,7 +249,12 @@ class ConformalPredictor(Fitted):
         )
         if tuned and score != "raps":
             check_options(score, randomized, penalty, k_reg)
+        if calibration is not None:
+            given = {"calibration": calibration, "share": calibration_share, "seed": seed}
+            fitted, probs, labels, _ = split_rows(draft, probs, labels, **given)
+            draft = cls(**{**draft.get_config(), "calibration": fitted})
         probs, labels = draft._read(probs, labels)
+        check_own_rows(probs, labels)
         rows = np.arange(len(probs))
         tuning = rows[:0]
         if tuned:
@@ -313,7 +321,7 @@ class ConformalPredictor(Fitted):
     # --- Use ----------------------------------------------------------------------------------
 
     def _mean(self, probs, stacked=None):
-        return mean_of(probs, kind_of(self, self.fitted_to), stacked)
+        return mean_of(self, probs, stacked)
 
     def _read(self, probs, labels, stacked=None):
         """Mean probabilities `(n, ..., classes)` and labels `(n, ...)`, checked."""
@@ -410,8 +418,7 @@ class ConformalPredictor(Fitted):
                 "A randomized predictor cannot be part of a model: fit one with randomized=False. "
                 "Received: randomized=True"
             )
-        stack = stack_of(predictions, kind_of(self, self.fitted_to))
-        probs = ops.mean(stack if self.from_logits else only_probabilities(stack), axis=0)
+        probs = ops.mean(graph_stack(self, predictions), axis=0)
         found = self._set(probs, strangeness(probs, self.score, self.penalty, self.k_reg))
         if self.multi_label or self.rank == 1:
             probs = probs[..., 1]

@@ -3,18 +3,18 @@
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import check_choice, check_flags, check_integer, register, to_float64
+from tfuq._arguments import check_choice, check_flags, check_integer, register, shown, to_float64
 from tfuq._models.predicting import predicted
 from tfuq._predictions.class_names import agreed_names, checked_names, numbered
 from tfuq._predictions.scores import CONFIDENCES, OF_STACKS, score_name, score_of
-from tfuq._predictions.stacks import is_stack_shape, is_stacked, only_probabilities, stack_of
+from tfuq._predictions.stacks import is_stack_shape, is_stacked
 from tfuq.layers import PostProcessing
 from tfuq.predictive import declared
 from tfuq.selective._guarantees import METHODS
-from tfuq.selective._reading import array_of, flags_of, kind_of, scored
+from tfuq.selective._own_rows import check_own_rows, checked_calibration, split_rows
+from tfuq.selective._reading import array_of, flags_of, graph_stack, kind_of, scored
 from tfuq.selective._rule_evaluation import Evaluation, description, evaluation_of
 from tfuq.selective._rule_fitting import (
-    REJECT_ALL,
     Goal,
     Read,
     UnattainableRisk,
@@ -28,7 +28,8 @@ from tfuq.selective._rule_fitting import (
     read_examples,
     report_of,
 )
-from tfuq.selective.base import Fitted, numbers, plain, with_outputs
+from tfuq.selective._rule_thresholds import of_classes, of_groups, passes
+from tfuq.selective.base import Fitted, config_of, numbers, with_outputs
 
 __all__ = ["Evaluation", "RejectionRule", "UnattainableRisk"]
 
@@ -58,6 +59,8 @@ class RejectionRule(Fitted):
         fitted_to: What the rule was fitted to, a dict.
         class_names: Names of the classes, in the order of the last axis. Labels may be names then,
             and predictions of another number of classes are refused.
+        calibration: A scaling that was fitted to other rows, applied to predictions before all
+            else, as `fit` makes it of its argument; not for scores of stacks.
 
     Raises:
         ValueError: If an argument is none of those said.
@@ -81,6 +84,7 @@ class RejectionRule(Fitted):
         multi_label=False,
         fitted_to=None,
         class_names=None,
+        calibration=None,
     ):
         check_choice("by", by, (None, "class", "group"))
         check_integer("rank", rank, 1)
@@ -89,13 +93,13 @@ class RejectionRule(Fitted):
         if found.shape != (() if by is None else (len(keys or ()),)) or found.size == 0:
             raise ValueError(
                 "Argument `threshold` must be a number or, with `by`, one for each of `keys`. "
-                f"Received: threshold={threshold!r} with by={by!r}, keys={keys!r}"
+                f"Received: threshold={shown(threshold)} with by={by!r}, keys={shown(keys)}"
             )
         keys = None if by is None else [str(key) for key in keys] if by == "group" else list(keys)
         for key in keys if by == "class" else ():
             check_integer("keys", key, 0)
         if len(set(keys or ())) < len(keys or ()):
-            raise ValueError(f"Argument `keys` must not repeat. Received: keys={keys!r}")
+            raise ValueError(f"Argument `keys` must not repeat. Received: keys={shown(keys)}")
         self.score = score_name(score)
         self.threshold = float(found) if by is None else found
         self.by = by
@@ -105,11 +109,16 @@ class RejectionRule(Fitted):
         self.multi_label = multi_label
         self.fitted_to = checked_report(fitted_to, by)
         self.class_names = checked_names(class_names)
+        self.calibration = checked_calibration(calibration, rank, from_logits, multi_label)
+        if self.calibration is not None and self.score in OF_STACKS:
+            raise ValueError(
+                f"Argument `calibration` must be None for the score {self.score!r} of stacks, of "
+                f"which it makes one prediction. Received: a {type(self.calibration).__name__}"
+            )
 
     def get_config(self):
         names = ("score", "threshold", "by", "keys", "rank", "from_logits", "multi_label")
-        names += ("fitted_to",) if self.class_names is None else ("fitted_to", "class_names")
-        return plain({name: getattr(self, name) for name in names})
+        return config_of(self, (*names, "fitted_to"), ("class_names", "calibration"))
 
     @property
     def grows_with_trust(self):
@@ -138,6 +147,9 @@ class RejectionRule(Fitted):
         from_logits=False,
         multi_label=False,
         class_names=None,
+        calibration=None,
+        calibration_share=0.5,
+        seed=0,
     ):
         """The rule that accepts the most while it keeps what is asked for; one of three is given.
 
@@ -155,6 +167,9 @@ class RejectionRule(Fitted):
         examples; equal scores are accepted together. Nothing is promised of the risk.
 
         `costs`: the threshold of the lowest mean cost on these examples (Chow 1970).
+
+        What is promised needs rows of its own: a calibration of `probs` must be fitted to others,
+        or be given as `calibration`.
 
         Args:
             probs: Predictions that the model has not been trained on: `(n, ..., classes)`; binary
@@ -181,6 +196,11 @@ class RejectionRule(Fitted):
                 (Bonferroni), not each by itself.
             from_logits: Whether `probs` are logits.
             multi_label: Whether each entry of `probs` is a binary prediction of its own.
+            calibration: A scaling that has not been fitted, such as `IsotonicCalibration()`: it is
+                fitted to some of the rows, the rule to the calibrated others, and is part of it:
+                `accept` and all else take raw predictions.
+            calibration_share: Fraction of the rows, drawn at random, for that.
+            seed: Of the draw.
 
         Returns:
             The rule; `rule.fitted_to` says what it was fitted to, also which classes the labels
@@ -192,7 +212,8 @@ class RejectionRule(Fitted):
                 the coverage that goes with it and, where there are too few examples, how many are
                 needed.
             ValueError: If not exactly one target is given, a number is out of its range, arrays are
-                empty or do not fit together, hold NaN or labels that are no class.
+                empty or do not fit together, hold NaN or labels that are no class; if `probs` are
+                the calibrated rows that their calibration was fitted to.
 
         Example:
 
@@ -214,10 +235,13 @@ class RejectionRule(Fitted):
         check_choice("by", by, (None, "class", "group"))
         check_flags(simultaneous=simultaneous)
         flags = flags_of(probs, from_logits, multi_label)
-        is_stack = is_stacked(probs)
-        rank = rank_of(array_of(probs), labels, flags["multi_label"], is_stack)
+        rank = rank_of(array_of(probs), labels, flags["multi_label"], is_stacked(probs))
         rule = cls(score, 0.0, rank=rank, class_names=class_names, **flags)
-        read = rule._read(probs, labels, loss, positive_class)
+        if calibration is not None:
+            options = {"calibration": calibration, "share": calibration_share, "seed": seed}
+            fitted, probs, labels, groups = split_rows(rule, probs, labels, groups, **options)
+            rule = cls(**{**rule.get_config(), "calibration": fitted})
+        read = rule._read(probs, labels, loss, positive_class, fits=True)
         parts = parts_of(read, by, groups)
         delta = (1 - confidence) / (len(parts) if simultaneous else 1)
         goal = Goal(wanted, target_risk, target_coverage, costs, confidence, delta, method)
@@ -273,12 +297,14 @@ class RejectionRule(Fitted):
         config = {**self.get_config(), "threshold": threshold, "fitted_to": report, **parts}
         return type(self)(**config)
 
-    def _read(self, probs, labels, loss, positive_class):
+    def _read(self, probs, labels, loss, positive_class, fits=False):
         """Scores, losses and all else that fitting and evaluation ask for."""
-        score, mean = scored(probs, kind_of(self, self.fitted_to), self.score)
+        score, mean = scored(self, probs)
         mean, score = np.asarray(mean, "float64"), np.asarray(score, "float64").ravel()
         examples = read_examples(mean, to_float64("labels", numbered(labels, self.class_names)))
         flat, true = np.asarray(examples.scores), np.asarray(examples.labels)
+        if fits:
+            check_own_rows(flat, true)
         predicted = flat.argmax(-1)
         right = predicted == true
         losses, counts = losses_of(loss, flat, true, ~right, positive_class)
@@ -297,7 +323,7 @@ class RejectionRule(Fitted):
                 ensembles give is one, and otherwise the shape tells; binary `(samples, n)` has to
                 be said.
         """
-        return scored(probs, kind_of(self, self.fitted_to), self.score, stacked)[0]
+        return scored(self, probs, stacked)[0]
 
     def accept(self, probs, groups=None, *, unknown_group="error", stacked=None):
         """Which predictions are accepted, bool `(n, ...)`.
@@ -313,41 +339,13 @@ class RejectionRule(Fitted):
                 `from_logits`, such), groups are missing, or one is unknown.
         """
         check_choice("unknown_group", unknown_group, ("error", "reject"))
-        score, mean = scored(probs, kind_of(self, self.fitted_to), self.score, stacked)
+        score, mean = scored(self, probs, stacked)
         if self.by is None:
-            return self._passes(score, self.threshold)
+            return passes(self, score, self.threshold)
         if self.by == "class":
-            return self._passes(score, self._table(mean.shape[-1])[mean.argmax(axis=-1)])
-        thresholds = self._of_groups(groups, len(score), unknown_group)
-        return self._passes(score, thresholds.reshape(-1, *[1] * (score.ndim - 1)))
-
-    def _passes(self, score, threshold):
-        threshold = np.asarray(threshold, "float32")
-        with np.errstate(invalid="ignore"):
-            found = score >= threshold if self.grows_with_trust else score <= threshold
-        return found & ~np.isnan(score)
-
-    def _table(self, classes):
-        """The threshold of each class; one that fitting never saw is rejected."""
-        known = dict(zip(self.keys, self.threshold, strict=True))
-        nothing = REJECT_ALL[self.grows_with_trust]
-        return np.array([known.get(k, nothing) for k in range(classes)])
-
-    def _of_groups(self, groups, count, unknown_group):
-        names = np.asarray(groups if groups is not None else [], dtype=str)
-        if names.shape != (count,):
-            raise ValueError(
-                f"Argument `groups` must name the group of each of {count} examples. "
-                f"Received: groups={groups!r}"
-            )
-        known = dict(zip(self.keys, self.threshold, strict=True))
-        unknown = sorted(set(names.tolist()) - set(known))
-        if unknown and unknown_group == "error":
-            raise ValueError(
-                f"Argument `groups` must hold groups that the rule was fitted to, {self.keys}, or "
-                f'pass unknown_group="reject". Received: {unknown[:5]}'
-            )
-        return np.array([known.get(name, REJECT_ALL[self.grows_with_trust]) for name in names])
+            return passes(self, score, of_classes(self, mean.shape[-1])[mean.argmax(axis=-1)])
+        thresholds = of_groups(self, groups, len(score), unknown_group)
+        return passes(self, score, thresholds.reshape(-1, *[1] * (score.ndim - 1)))
 
     def evaluate(self, probs, labels, groups=None, *, loss="error", positive_class=1):
         """What is accepted of labelled data, and how much of that is wrong: an `Evaluation`.
@@ -377,26 +375,25 @@ class RejectionRule(Fitted):
                 "know the groups. Received: by='group'"
             )
         predictions, kind = ops.cast(predictions, "float32"), kind_of(self, self.fitted_to)
-        stack = stack_of(predictions, kind)
         is_stack = is_stack_shape(predictions.shape, kind)
         if self.score in OF_STACKS and not is_stack:
             raise ValueError(
                 f"Argument `predictions` must be a stack (samples, n, ..., classes) for the score "
                 f"{self.score!r}. Received: predictions of shape {tuple(predictions.shape)}"
             )
-        stack = stack if self.from_logits else only_probabilities(stack)
+        stack = graph_stack(self, predictions)
         mean = ops.mean(stack, axis=0)
         score = score_of(self.score, stack)
         threshold = np.float32(self.threshold) if self.by is None else None
         if self.by == "class":
-            table = ops.convert_to_tensor(self._table(mean.shape[-1]), "float32")
+            table = ops.convert_to_tensor(of_classes(self, mean.shape[-1]), "float32")
             threshold = ops.take(table, ops.argmax(mean, axis=-1), axis=0)
-        passes = score >= threshold if self.grows_with_trust else score <= threshold
+        accepted = score >= threshold if self.grows_with_trust else score <= threshold
         if mean.shape[-1] != predictions.shape[-1] or self.multi_label or self.rank == 1:
             mean = mean[..., 1]
             is_column = len(mean.shape) < len(predictions.shape) - is_stack
             mean = mean[..., None] if is_column else mean
-        return {"probabilities": mean, "score": score, "accept": passes}
+        return {"probabilities": mean, "score": score, "accept": accepted}
 
     def append_to(self, model, output=None):
         """A functional model of the same inputs whose outputs are those of `transform`.

@@ -1,0 +1,117 @@
+"""Rows that a promise has for itself: split off, or known again if a calibration has used them."""
+
+import numpy as np
+
+from tfuq._arguments import check_fraction, check_integer
+from tfuq._predictions.class_names import numbered
+from tfuq._predictions.stacks import is_stack_shape, is_stacked
+from tfuq.selective._calibration import Calibration
+from tfuq.selective._reading import array_of, kind_of
+from tfuq.selective._row_hashes import fitted_by, rows_hash
+from tfuq.selective.base import FORMAT
+from tfuq.selective.calibration import IsotonicCalibration, TemperatureScaling, VectorScaling
+
+KINDS = {kind.__name__: kind for kind in (TemperatureScaling, VectorScaling, IsotonicCalibration)}
+
+
+def checked_calibration(calibration, rank, from_logits, multi_label):
+    """The argument `calibration` of a constructor: None, a fitted scaling or its content."""
+    if calibration is None:
+        return None
+    if isinstance(calibration, dict):
+        kind = KINDS.get(calibration.get("class"))
+        if kind is None or calibration.get("format") != FORMAT:
+            raise ValueError(
+                f"Argument `calibration` must be of one of {sorted(KINDS)}, format {FORMAT}. "
+                f"Received: {calibration.get('class')!r}, format {calibration.get('format')!r}"
+            )
+        calibration = kind.from_config(calibration["config"])
+    if not isinstance(calibration, Calibration) or not calibration.is_fitted:
+        raise ValueError(
+            "Argument `calibration` must be None or a scaling that has been fitted. "
+            f"Received: {type(calibration).__name__}"
+        )
+    if calibration.rank not in (None, rank) or calibration.multi_label != multi_label:
+        raise ValueError(
+            f"Argument `calibration` must be fitted to predictions of {rank} axes with "
+            f"multi_label={multi_label}. Received: one of {calibration.rank} axes with "
+            f"multi_label={calibration.multi_label}"
+        )
+    if calibration.from_logits == from_logits:
+        return calibration
+    # A temperature of logits is one of their probabilities: who has only these may say so.
+    return type(calibration)(**{**calibration.get_config(), "from_logits": from_logits})
+
+
+def split_rows(draft, probs, labels, groups=None, *, calibration, share, seed):
+    """A scaling fitted to some rows, and the predictions, labels and groups of all others.
+
+    Rows are drawn without a look at their labels: a stratified draw would not leave the others
+    exchangeable with new data, which the promises stand on.
+
+    Args:
+        draft: Rule or conformal predictor that is to be fitted to the others.
+        probs: Predictions, a stack of them or an `Uncertainty`.
+        labels: Labels.
+        groups: An array, or None.
+        calibration: A scaling that has not been fitted.
+        share: Of the rows, for the scaling.
+        seed: Of the draw.
+    """
+    kind = kind_of(draft, {})
+    _check_unfitted(calibration, kind)
+    check_fraction("calibration_share", share)
+    check_integer("seed", seed, 0)
+    probs = array_of(probs)
+    stacked = is_stack_shape(np.shape(probs), kind, is_stacked(probs))
+    names = getattr(draft, "class_names", None)
+    probs, labels = np.asarray(probs), np.asarray(numbered(labels, names))
+    if stacked and kind.rank == 1 and probs.ndim == 2:
+        probs = probs[..., None]  # which is read as a stack from its shape
+    count = probs.shape[1 if stacked else 0]
+    taken = round(share * count)
+    if not 0 < taken < count or len(labels) != count:
+        raise ValueError(
+            f"Argument `calibration_share` must leave some of {count} examples with labels on both "
+            f"sides. Received: calibration_share={share!r} with {len(labels)} labels"
+        )
+    order = np.random.default_rng(seed).permutation(count)
+    ours, others = np.sort(order[:taken]), np.sort(order[taken:])
+    flags = {"from_logits": kind.from_logits, "multi_label": kind.multi_label}
+    fresh = type(calibration)(**{**calibration.get_config(), **flags})
+    fresh.fit(probs[:, ours] if stacked else probs[ours], labels[ours])
+    fresh.rank = kind.rank
+    groups = None if groups is None else np.asarray(groups)[others]
+    return fresh, probs[:, others] if stacked else probs[others], labels[others], groups
+
+
+def _check_unfitted(calibration, kind):
+    if not isinstance(calibration, Calibration) or calibration.is_fitted:
+        state = "a fitted one" if isinstance(calibration, Calibration) else "none"
+        raise ValueError(
+            "Argument `calibration` must be a scaling that has not been fitted, such as "
+            "IsotonicCalibration(): fitting splits the rows itself. "
+            f"Received: {type(calibration).__name__}, {state}"
+        )
+    for name in ("from_logits", "multi_label"):
+        if getattr(calibration, name) and not getattr(kind, name):
+            raise ValueError(
+                f"Argument `{name}` must be True as well if it is of the calibration. "
+                f"Received: {name}=False"
+            )
+
+
+def check_own_rows(mean, labels):
+    """Raises ValueError if predictions and labels are those that a calibration was fitted to.
+
+    Args:
+        mean: Mean probabilities `(..., classes)`.
+        labels: Classes, as many.
+    """
+    name = fitted_by(rows_hash(mean, labels))
+    if name is not None:
+        raise ValueError(
+            "Argument `probs` must hold rows that its calibration was not fitted to, or nothing "
+            "can be promised: pass other rows, or the raw predictions and calibration="
+            f"{name}(), which splits them. Received: the calibrated rows that {name} was fitted to"
+        )

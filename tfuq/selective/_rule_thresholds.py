@@ -1,0 +1,39 @@
+"""Thresholds of a rule: for each class or group, and which scores pass them."""
+
+import numpy as np
+
+from tfuq._arguments import shown
+from tfuq.selective._rule_fitting import REJECT_ALL
+
+
+def passes(rule, score, threshold):
+    """Which scores are trusted enough, compared in float32; NaN is not."""
+    threshold = np.asarray(threshold, "float32")
+    with np.errstate(invalid="ignore"):
+        found = score >= threshold if rule.grows_with_trust else score <= threshold
+    return found & ~np.isnan(score)
+
+
+def of_classes(rule, classes):
+    """The threshold of each class; one that fitting never saw is rejected."""
+    known = dict(zip(rule.keys, rule.threshold, strict=True))
+    nothing = REJECT_ALL[rule.grows_with_trust]
+    return np.array([known.get(k, nothing) for k in range(classes)])
+
+
+def of_groups(rule, groups, count, unknown_group):
+    """The threshold of the group of each of `count` examples."""
+    names = np.asarray(groups if groups is not None else [], dtype=str)
+    if names.shape != (count,):
+        raise ValueError(
+            f"Argument `groups` must name the group of each of {count} examples. "
+            f"Received: groups={shown(groups)}"
+        )
+    known = dict(zip(rule.keys, rule.threshold, strict=True))
+    unknown = sorted(set(names.tolist()) - set(known))
+    if unknown and unknown_group == "error":
+        raise ValueError(
+            f"Argument `groups` must hold groups that the rule was fitted to, {shown(rule.keys)}, "
+            f'or pass unknown_group="reject". Received: {unknown[:5]}'
+        )
+    return np.array([known.get(name, REJECT_ALL[rule.grows_with_trust]) for name in names])
