@@ -100,7 +100,7 @@ def corrupted(images):
 
 
 def probabilities(model, images):
-    return np.asarray(keras.ops.softmax(model.predict(images, verbose=0)))
+    return tfuq.predictive.predict_uncertainty(model, images).probs
 
 
 def report(models, images, labels):

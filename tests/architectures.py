@@ -47,3 +47,10 @@ def unet(width=4, depth=2, classes=1, shape=(None, None, 1)):
         x = layers.Conv2DTranspose(width * 2**level, 2, 2)(x)
         x = double(layers.Concatenate()([skip, x]), width * 2**level)
     return keras.Model(inputs, layers.Conv2D(classes, 1)(x), name="unet")
+
+
+def of_logits(model):
+    """The model, compiled with a loss that says that it returns logits."""
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, run_eagerly=model.run_eagerly)
+    return model

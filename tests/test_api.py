@@ -323,7 +323,7 @@ def test_the_evaluator_refuses_bad_arguments():
 )
 def test_the_evaluator_refuses_bad_predictions(argument, x, y):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Identity()])
-    evaluator = callbacks.RejectionEvaluator((x, np.array(y)), verbose=0)
+    evaluator = callbacks.RejectionEvaluator((x, np.array(y)), from_logits=False, verbose=0)
     refused(argument, evaluator.evaluate, model)
 
 

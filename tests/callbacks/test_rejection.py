@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfuq.callbacks import RejectionEvaluator
 from tfuq.callbacks.rejection import FIELDS, confidence_of, format_table
+from tfuq.layers import MCSoftmaxDenseFA
 from tfuq.metrics import rejection_table
 
 THRESHOLDS = (0.4, 0.6, 0.8)
@@ -44,6 +45,11 @@ def quiet(**kwargs):
     return RejectionEvaluator((X, Y), THRESHOLDS, **{"verbose": 0, **kwargs})
 
 
+def known(*args, **kwargs):
+    """An evaluator of models that only pass probabilities on, and so do not say what they are."""
+    return RejectionEvaluator(*args, **{"from_logits": False, **kwargs})
+
+
 def assert_same_tables(found, expected):
     for field in FIELDS:
         np.testing.assert_allclose(found[field], expected[field], rtol=1e-12, err_msg=field)
@@ -56,7 +62,7 @@ def test_by_hand():
     """Confidences 0.9 right, 0.8 wrong, 0.7 right, with weights 1, 2, 1."""
     probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]])
     data = (probs, np.array([0, 0, 0]), np.array([1.0, 2.0, 1.0]))
-    table = RejectionEvaluator(data, (0.75, 0.85, 0.95), n_bins=1).evaluate(passing(2))
+    table = known(data, (0.75, 0.85, 0.95), n_bins=1).evaluate(passing(2))
     np.testing.assert_allclose(table["accuracy"], [1 / 3, 1, np.nan])
     np.testing.assert_allclose(table["coverage"], [3 / 4, 1 / 4, 0])
     np.testing.assert_allclose(table["rejection_rate"], [1 / 4, 3 / 4, 1])
@@ -71,7 +77,7 @@ def test_agrees_with_the_function(kind, weighted):
     data = arrays
     if kind == "dataset":
         data = tf.data.Dataset.from_tensor_slices(arrays).shuffle(64).batch(10)
-    found = RejectionEvaluator(data, THRESHOLDS, n_bins=7).evaluate(passing(3))
+    found = known(data, THRESHOLDS, n_bins=7).evaluate(passing(3))
     weight = WEIGHT if weighted else None
     assert_same_tables(found, rejection_table(Y, PROBS, THRESHOLDS, n_bins=7, sample_weight=weight))
 
@@ -101,7 +107,7 @@ def test_logits_and_shapes(y_true, scores, activation):
 
 def test_logits_taken_for_probabilities_are_refused_with_advice():
     with pytest.raises(ValueError, match=r"`y_pred` must .*from_logits=True"):
-        RejectionEvaluator((3 * X[:, :3], Y)).evaluate(passing(3))
+        known((3 * X[:, :3], Y)).evaluate(passing(3))
 
 
 @pytest.mark.parametrize(
@@ -114,7 +120,7 @@ def test_logits_taken_for_probabilities_are_refused_with_advice():
 )
 def test_what_cannot_be_judged_raises(y_true, y_pred, message):
     with pytest.raises(ValueError, match=message):
-        RejectionEvaluator((y_pred, y_true)).evaluate(passing(3))
+        known((y_pred, y_true)).evaluate(passing(3))
 
 
 def margin(probs):
@@ -161,13 +167,13 @@ def test_score_sees_probabilities_of_each_kind(y_pred, kind, shape):
 )
 def test_score_that_gives_no_confidences_raises(score):
     with pytest.raises(ValueError, match="Argument `score` must"):
-        RejectionEvaluator((PROBS, Y), score=score).evaluate(passing(3))
+        known((PROBS, Y), score=score).evaluate(passing(3))
 
 
 def test_output_is_chosen():
     x = keras.Input((3,))
     model = keras.Model(x, [keras.layers.Rescaling(0.5)(x), x])
-    found = RejectionEvaluator((PROBS, Y), THRESHOLDS, output=1).evaluate(model)
+    found = known((PROBS, Y), THRESHOLDS, output=1).evaluate(model)
     assert_same_tables(found, rejection_table(Y, PROBS, THRESHOLDS))
 
 
@@ -175,6 +181,105 @@ def test_another_model_is_another_answer():
     evaluator = RejectionEvaluator((X, Y), THRESHOLDS)
     tables = [evaluator.evaluate(model) for model in (classifier(), classifier())]
     assert not np.array_equal(tables[0]["coverage"], tables[1]["coverage"])
+
+
+# --- What an output means ----------------------------------------------------------------------
+
+
+def dense(units=3, activation=None, loss=None):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(units, activation)])
+    if loss is not None:
+        model.compile(keras.optimizers.SGD(0.1), loss, run_eagerly=True)
+    return model
+
+
+LOGITS = {"from_logits": True}
+DECLARED = {
+    "loss of logits": (3, None, keras.losses.SparseCategoricalCrossentropy(**LOGITS), Y, LOGITS),
+    "soft-max": (3, "softmax", None, Y, {}),
+    "one sigmoid": (1, "sigmoid", None, Y % 2, {}),
+    "three sigmoids": (3, "sigmoid", None, np.eye(3)[Y], {"multi_label": True}),
+    "three logits": (
+        3,
+        None,
+        keras.losses.BinaryCrossentropy(**LOGITS),
+        np.eye(3)[Y],
+        {"multi_label": True, **LOGITS},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_the_model_says_what_its_output_means(name):
+    *parts, y, kind = DECLARED[name]
+    model = dense(*parts)
+    expected = rejection_table(y, model.predict(X, verbose=0), THRESHOLDS, **kind)
+    assert_same_tables(RejectionEvaluator((X, y), THRESHOLDS).evaluate(model), expected)
+    assert_same_tables(RejectionEvaluator((X, y), THRESHOLDS, **kind).evaluate(model), expected)
+
+
+def test_what_is_said_wins_over_the_loss_and_compiling_anew_is_noticed():
+    model = dense(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    evaluator = RejectionEvaluator((X, Y), THRESHOLDS)
+    evaluator.evaluate(model)
+    with pytest.raises(ValueError, match="from_logits=True"):
+        RejectionEvaluator((X, Y), from_logits=False).evaluate(model)
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="Argument `from_logits` must be given"):
+        evaluator.evaluate(model)
+
+
+def test_a_model_that_nobody_declares_is_refused():
+    with pytest.raises(ValueError, match="Argument `from_logits` must be"):
+        RejectionEvaluator((X, Y)).evaluate(dense())
+
+
+class Counting(keras.callbacks.Callback):
+    """How many batches were trained."""
+
+    batches = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.batches += 1
+
+
+EXCLUSIVE = keras.losses.SparseCategoricalCrossentropy
+AT_THE_DOOR = {
+    "labels from 1 to 3": ({}, (X, Y + 1), {}, "`y_true` must hold only classes 0 to 2"),
+    "only the last label is none": ({}, (X, np.r_[Y[:-1], 7]), {}, "`y_true` must hold only"),
+    "labels of two columns": ({}, (X, np.ones((64, 2))), {}, "`y_true` must have shape"),
+    "logits said to be probabilities": (
+        {"loss": EXCLUSIVE(from_logits=True)},
+        (9 * X, Y),
+        {"from_logits": False},
+        "from_logits=True",
+    ),
+    "nobody says what they are": ({"loss": "mse"}, (X, Y), {}, "`from_logits` must be given"),
+    "a score of the user's that is none": (
+        {},
+        (X, Y),
+        {"score": lambda probs: 2 + probs[:, 0]},
+        "`score` must give",
+    ),
+    "a score of many networks": (
+        {},
+        (X, Y),
+        {"score": "mutual_information"},
+        "`score` must be one of",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AT_THE_DOOR)
+def test_what_cannot_be_judged_stops_training_before_the_first_batch(name):
+    made, data, kwargs, message = AT_THE_DOOR[name]
+    model = dense(3, None if made else "softmax", **(made or {"loss": EXCLUSIVE()}))
+    y = Y if made.get("loss") != "mse" else np.eye(3)[Y]
+    counting = Counting()
+    callbacks = [counting, RejectionEvaluator(data, verbose=0, **kwargs)]
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, y, callbacks=callbacks, verbose=0)
+    assert counting.batches == 0
 
 
 # --- What is traced, and what is left alone ----------------------------------------------------
@@ -213,6 +318,20 @@ def test_the_model_is_left_as_it_was(tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(again.predict(X, verbose=0), model.predict(X, verbose=0))
+
+
+def test_the_first_look_leaves_the_seeds_of_a_sampling_head_as_they_were():
+    head = MCSoftmaxDenseFA(3, 2, train_mc_samples=4, logits_only=True, seed=3)
+    model = keras.Sequential([keras.Input((4,)), head])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before = [variable.numpy() for variable in model.variables]
+    evaluator = quiet()
+    evaluator.set_model(model)
+    evaluator.on_train_begin()
+    for variable, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+    with pytest.raises(ValueError, match="Nothing to show yet"):
+        evaluator.table()
 
 
 # --- In training: who hears it -----------------------------------------------------------------
@@ -397,7 +516,7 @@ def test_history_is_plain_and_to_csv_holds_it(tmp_path):
         ("every", 1.5),
         ("n_bins", 0),
         ("from_logits", "auto"),
-        ("multi_label", None),
+        ("multi_label", "no"),
         ("batch_size", 0),
         ("prefix", None),
         ("verbose", 3),

@@ -63,13 +63,14 @@ def test_labels_and_binary_predictions():
     several = evaluated(
         "mutual_information", model, given=(x, labels), from_logits=True, multi_label=True
     )
+    untold = evaluated("mutual_information", model, given=(x, labels))
     one = evaluated(
         "predictive_entropy",
         bayesian(1, likelihood="bernoulli"),
         given=(x, (y > 0).astype("int32")),
         from_logits=True,
     )
-    for table in (several, one):
+    for table in (several, untold, one):
         assert table["coverage"][1] < table["coverage"][0] <= 1
 
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from architectures import of_logits
 from sklearn.metrics import accuracy_score, log_loss
 from test_corruptions import refused
 
@@ -110,10 +111,9 @@ def linear_model(**kwargs):
 
 
 def test_keras_models_their_logits_and_preprocessing():
-    for kwargs, flag in (({}, True), ({}, None), ({"activation": "softmax"}, None)):
-        found = report(
-            linear_model(**kwargs), preprocess=lambda x: 255 * x, from_logits=flag, batch_size=10
-        )
+    sharp = linear_model(activation="softmax")
+    for model, flag in ((linear_model(), True), (of_logits(linear_model()), None), (sharp, None)):
+        found = report(model, preprocess=lambda x: 255 * x, from_logits=flag, batch_size=10)
         wanted = report(batch_size=10)
         for name in FIGURES:
             np.testing.assert_allclose(

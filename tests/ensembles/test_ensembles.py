@@ -277,25 +277,28 @@ def test_an_error_of_another_process_comes_back_and_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    "make, squash, multi_label",
+    "make, squash, multi_label, from_logits",
     [
-        (build, keras.ops.softmax, False),
-        (functools.partial(dense, activation="softmax", loss="mse"), None, False),
-        (functools.partial(dense, activation="softmax", loss=None), None, False),
-        (functools.partial(dense, loss=None), keras.ops.softmax, False),
-        (functools.partial(dense, 1, None, None), keras.ops.sigmoid, False),
-        (functools.partial(dense, 3, None, None), keras.ops.sigmoid, True),
-        (functools.partial(dense, 3, "sigmoid", "binary_crossentropy"), None, True),
+        (build, keras.ops.softmax, False, None),
+        (functools.partial(dense, activation="softmax", loss="mse"), None, False, None),
+        (functools.partial(dense, activation="softmax", loss=None), None, False, None),
+        (functools.partial(dense, loss=None), keras.ops.softmax, False, True),
+        (functools.partial(dense, 1, None, None), keras.ops.sigmoid, False, True),
+        (functools.partial(dense, 3, None, None), keras.ops.sigmoid, True, True),
+        (functools.partial(dense, 3, "sigmoid", "binary_crossentropy"), None, True, None),
     ],
 )
-def test_a_stack_of_probabilities(make, squash, multi_label):
+def test_a_stack_of_probabilities(make, squash, multi_label, from_logits):
+    kind = {"multi_label": multi_label, "from_logits": from_logits}
     ensemble = made(3, make=make)
+    if from_logits:  # nobody else says it
+        refused("from_logits", ensemble.predict, x_of(7), multi_label=multi_label)
     outputs = np.stack([member(20 * x_of(7)) for member in ensemble])
     expected = outputs if squash is None else squash(outputs)
-    found = ensemble.predict(20 * x_of(7), batch_size=3, multi_label=multi_label)
+    found = ensemble.predict(20 * x_of(7), batch_size=3, **kind)
     assert found.dtype == "float32" and found.shape == outputs.shape
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    mean = ensemble.predict_mixture(20 * x_of(7), batch_size=3, multi_label=multi_label)
+    mean = ensemble.predict_mixture(20 * x_of(7), batch_size=3, **kind)
     np.testing.assert_allclose(mean, np.mean(expected, 0), rtol=1e-5, atol=1e-6)
 
 
@@ -477,7 +480,7 @@ def test_export_of_several_inputs_and_of_models_without_any(tmp_path):
     expected = ensemble.predict(two_inputs(), output="kind")
     np.testing.assert_allclose(served["members"], expected, rtol=1e-5)
     called = made(make=Called)
-    called.predict(x_of())
+    called.predict(x_of(), from_logits=True)
     refused("input_signature", called.export, tmp_path / "called", from_logits=True)
     spec = tf.TensorSpec((None, 4), "float32")
     called.export(tmp_path / "called", input_signature=spec, from_logits=True)

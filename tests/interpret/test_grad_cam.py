@@ -6,13 +6,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from architectures import of_logits
 from keras import layers
 from skimage.transform import resize
 from test_api import refused
 
 from tfuq._random.draws import one_draw
 from tfuq.interpret import grad_cam, guided_grad_cam
-from tfuq.layers import MCDropout, MCSoftmaxDenseFA
+from tfuq.layers import MCDropout, MCSoftmaxDenseFA, VBLLDense
 from tfuq.predictive import sample_predictions
 
 FIXTURE = pathlib.Path(__file__).parents[1] / "fixtures" / "tf_explain.npz"
@@ -42,7 +43,7 @@ class Subclassed(keras.Model):
 
 def joined(front, head):
     inputs = keras.Input((12, 12, 3))
-    return keras.Model(inputs, head(front(inputs)))
+    return of_logits(keras.Model(inputs, head(front(inputs))))
 
 
 def expected(front, head, score, images=IMAGES):
@@ -79,9 +80,9 @@ def test_models_of_every_style(plain, style, tmp_path):
     front, head, nested, wanted = plain
     model = nested
     if style == "sequential":
-        model = keras.Sequential([*front.layers, *head.layers])
+        model = of_logits(keras.Sequential([*front.layers, *head.layers]))
     elif style == "subclassed":
-        model = Subclassed(front, head)
+        model = of_logits(Subclassed(front, head))
     elif style == "loaded":
         nested.save(tmp_path / "model.keras")
         model = keras.models.load_model(tmp_path / "model.keras")
@@ -133,7 +134,8 @@ def test_probabilities_and_entropy(plain):
     found = grad_cam(model, IMAGES, 1, target="probability", **RAW)
     agree(found, expected(front, head, probability))
     soft = keras.Sequential([*front.layers, *head.layers, layers.Softmax()])
-    np.testing.assert_allclose(grad_cam(soft, IMAGES, 1, **RAW), found, rtol=1e-4, atol=1e-6)
+    agree(grad_cam(soft, IMAGES, 1, target="probability", **RAW), found)
+    agree(grad_cam(soft, IMAGES, 1, **RAW), grad_cam(model, IMAGES, 1, **RAW))
 
 
 @pytest.mark.slow
@@ -159,22 +161,34 @@ def test_nested_application(tmp_path):
 
 @pytest.mark.parametrize("activation", [None, "sigmoid"])
 def test_one_output_for_two_classes(activation):
-    parts = front(), head(layers.Dense(1, activation=activation))
-    wanted = expected(*parts, column(0))
-    found = grad_cam(joined(*parts), IMAGES, [0, 1], **RAW)
-    agree(found[:, 1], wanted)
-    agree(found[:, 0], -wanted)  # of -z, and of 1 - p
+    """Of -z and z whatever the activation, of 1 - p and p."""
+    parts = front(), head(layers.Dense(1))
+    inputs = keras.Input((12, 12, 3))
+    model = keras.Model(inputs, layers.Activation(activation)(joined(*parts)(inputs)))
+    model.compile(loss=keras.losses.BinaryCrossentropy(from_logits=activation is None))
+    for options, score in (
+        ({}, column(0)),
+        ({"target": "probability"}, lambda logits: tf.sigmoid(logits[:, 0])),
+    ):
+        wanted = expected(*parts, score)
+        found = grad_cam(model, IMAGES, [0, 1], "last", **options, **RAW)
+        agree(found[:, 1], wanted)
+        agree(found[:, 0], -wanted)
 
 
 def test_labels():
-    parts = front(), head(layers.Dense(4, activation="sigmoid"))
-    model = joined(*parts)
+    parts = front(), head(layers.Dense(4))
+    inputs = keras.Input((12, 12, 3))
+    model = keras.Model(inputs, layers.Activation("sigmoid")(joined(*parts)(inputs)))
 
-    def entropy(p):
+    def entropy(logits):
+        p = tf.sigmoid(logits)
         return -tf.reduce_sum(p * tf.math.log(p) + (1 - p) * tf.math.log(1 - p), axis=1)
 
     found = grad_cam(model, IMAGES, [3], multi_label=True, **RAW)
     agree(found[:, 0], expected(*parts, column(3)))
+    found = grad_cam(model, IMAGES, [3], target="probability", multi_label=True, **RAW)
+    agree(found[:, 0], expected(*parts, lambda logits: tf.sigmoid(logits[:, 3])))
     found = grad_cam(model, IMAGES, target="entropy", multi_label=True, **RAW)
     agree(found, expected(*parts, entropy))
 
@@ -244,7 +258,7 @@ def test_agrees_with_tf_explain():
     convs += [layers.Conv2D(5, 3, activation="relu"), layers.Flatten()]
     model = keras.Sequential([keras.Input((16, 16, 3)), *convs, layers.Dense(3, "softmax")])
     model.set_weights([fixture[f"weight_{i}"] for i in range(6)])
-    found = grad_cam(model, fixture["images"], 1, **RAW)
+    found = grad_cam(model, fixture["images"], 1, target="probability", **RAW)
     np.testing.assert_allclose(found, fixture["cam"], rtol=1e-4, atol=1e-6)
 
 
@@ -256,6 +270,7 @@ def test_points_at_a_planted_mark():
     kernel = np.zeros((3, 3, 3, 1))
     kernel[..., 0, 0], kernel[..., 1:, 0] = 1, -1
     model.set_weights([kernel, np.zeros(1), np.array([[-1.0, 1.0]]), np.zeros(2)])
+    of_logits(model)
     rng = np.random.default_rng(0)
     images = np.repeat(rng.random((4, 16, 16, 1)), 3, axis=-1)
     places = rng.integers(1, 13, size=(4, 2))
@@ -297,12 +312,9 @@ def test_refusals(plain):
     _, _, model, _ = plain
     flat = keras.Sequential([keras.Input((2,)), layers.Dense(3)])
     refused("model", grad_cam, lambda x: x, IMAGES)
-    refused(
-        "model",
-        grad_cam,
-        keras.Sequential([keras.Input((12, 12, 3)), layers.Flatten(), layers.Dense(3)]),
-        IMAGES,
-    )
+    bare = keras.Sequential([keras.Input((12, 12, 3)), layers.Flatten(), layers.Dense(3)])
+    refused("model", grad_cam, of_logits(bare), IMAGES)
+    refused("from_logits", grad_cam, keras.Sequential([*bare.layers]), IMAGES)
     refused("images", grad_cam, flat, np.ones((5, 2)))
     refused("images", grad_cam, model, IMAGES[:, :8])
     refused("images", grad_cam, model, IMAGES[..., :1])
@@ -320,6 +332,59 @@ def test_refusals(plain):
         refused(name, grad_cam, model, IMAGES, **{name: "yes"})
     refused("batch_size", grad_cam, model, IMAGES, batch_size=0)
     refused("seed", grad_cam, model, IMAGES, seed=-1)
+
+
+# --- Certain predictions --------------------------------------------------------------------------
+
+
+def endings(front, head):
+    """Models that end in the soft-max or sigmoid of the same logits, or in its logarithm."""
+    inputs, last = keras.Input((12, 12, 3)), head.layers[-1]
+    logits = head(front(inputs))
+    name = "softmax" if last.units > 1 else "sigmoid"
+    inside = layers.Dense(last.units, name)
+    whole = keras.Sequential([front, *head.layers[:-1], inside])
+    whole.build((None, 12, 12, 3))
+    inside.set_weights(last.get_weights())
+    yield whole
+    yield keras.Model(inputs, layers.Activation(name)(logits))
+    yield keras.Model(inputs, getattr(keras.ops, name)(logits))
+    if last.units > 1:
+        yield keras.Model(inputs, layers.Softmax()(logits))
+        yield keras.Model(inputs, layers.Activation("log_softmax")(logits))
+
+
+@pytest.mark.parametrize("units", [3, 1])
+def test_certain_predictions(units):
+    """Of the score before the soft-max or sigmoid, which float32 rounds to 1."""
+    keras.utils.set_random_seed(4)
+    parts = front(), head(layers.Dense(units))
+    parts[1].layers[-1].bias.assign(45.0 * np.eye(units)[0])
+    model = joined(*parts)
+    if units == 1:
+        model.compile(loss=keras.losses.BinaryCrossentropy(from_logits=True))
+    for target in ("class", "entropy"):
+        options = {"target": target, "layer": "last", **RAW}
+        wanted = grad_cam(model, IMAGES, **options)
+        assert np.abs(wanted).max(axis=(1, 2)).min() > 0
+        for other in endings(*parts):
+            found = grad_cam(other, IMAGES, **options)
+            np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_certain_predictions_of_heads():
+    """Their logits are logarithms of probabilities, of which those of a certain class are 0."""
+    inputs, maps = keras.Input((12, 12, 3)), front()
+    features = layers.Flatten()(maps(inputs))
+    last = VBLLDense(3, kl_weight=0.01)
+    model = keras.Model(inputs, last(features))
+    last.bias.assign([60.0, 0.0, 0.0])
+    plain = layers.Dense(3)
+    wanted = of_logits(keras.Model(inputs, plain(features)))
+    plain.set_weights([last.kernel, last.bias])
+    agree(
+        grad_cam(model, IMAGES, layer="last", **RAW), grad_cam(wanted, IMAGES, layer="last", **RAW)
+    )
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from architectures import of_logits
 from keras import layers
 from test_api import refused
 
@@ -63,7 +64,7 @@ def nested():
     inner = [layers.Conv2D(3, 3, activation="relu"), layers.Conv2D(4, 3), layers.ReLU()]
     inner = keras.Sequential([keras.Input((10, 10, 2)), *inner])
     inputs = keras.Input((10, 10, 2))
-    return keras.Model(inputs, layers.Dense(3)(layers.Flatten()(inner(inputs))))
+    return of_logits(keras.Model(inputs, layers.Dense(3)(layers.Flatten()(inner(inputs)))))
 
 
 @pytest.mark.parametrize(
@@ -103,6 +104,18 @@ def test_product():
     assert found.shape == (4, 2, 10, 10, 2) and np.abs(found).max() > 0
 
 
+def test_certain_predictions():
+    """Of the score before a soft-max that float32 rounds to 1."""
+    model = nested()
+    model.layers[-1].bias.assign([60.0, 0.0, 0.0])
+    sharp = keras.Sequential([model, layers.Softmax()])
+    for explain in (guided_backpropagation, guided_grad_cam):
+        wanted, found = explain(model, IMAGES), explain(sharp, IMAGES)
+        largest = np.abs(wanted).max()
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5 * largest)
+        assert largest > 0
+
+
 def test_averaged_over_draws():
     """Of a network that is random behind its only ReLU, whose gate then differs with the draw."""
     conv, hidden = layers.Conv2D(3, 3, activation="relu"), [layers.Flatten(), MCDropout(0.5)]
@@ -129,6 +142,7 @@ def test_refusals():
     swish = keras.Sequential(
         [keras.Input((10, 10, 2)), layers.Conv2D(3, 3, activation="swish"), layers.Flatten()]
     )
+    of_logits(swish)
     refused("model", guided_backpropagation, swish, IMAGES)
     refused("model", guided_grad_cam, swish, IMAGES)
     refused("class_index", guided_grad_cam, nested(), IMAGES, 3)

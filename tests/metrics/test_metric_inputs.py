@@ -1,5 +1,6 @@
 """What all metrics read: shapes of labels, predictions and weights, and what cannot be judged."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -85,20 +86,81 @@ def test_streaming_metric_raises_on_shapes(case, metric=metrics.BrierScore):
         metric(**flags).update_state(y_true, y_pred, weight)
 
 
-@pytest.mark.parametrize("case", FAULTS, ids=ids(FAULTS))
-def test_streaming_metric_is_nan_after_a_fault_until_reset(case, metric=metrics.BrierScore):
+# NaN and infinity are what a model that diverges gives; all else was misread.
+DIVERGED = [case for case in FAULTS if "nan" in case[0] or "inf" in case[0]]
+MISREAD = [case for case in FAULTS if case not in DIVERGED]
+
+
+def fed(metric, case, jit_compile=None):
+    """The streaming metric of a faulty case, and how it is updated: in a graph, or eagerly."""
     _, y_true, y_pred, options, _ = case
     weight = options.get("sample_weight")
     metric = metric(**{flag: True for flag in ("from_logits", "multi_label") if flag in options})
+    update = metric.update_state
+    if jit_compile is not None:
+        update = tf.function(update, jit_compile=jit_compile)
+    args = [np.asarray(part, "float32") for part in (y_true, y_pred)]
+    return metric, lambda: update(*args, None if weight is None else np.float32(weight))
+
+
+def assert_goes_on(metric, y_pred):
+    """Only a new start makes the metric a number again."""
     certain = np.zeros_like(y_pred)
     certain[..., 0] = 1.0
-    fine = (certain if certain.ndim > 1 else np.ones(2)), certain
-    metric.update_state(y_true, y_pred, weight)
-    metric.update_state(*fine)
-    assert np.isnan(metric.result())
     metric.reset_state()
-    metric.update_state(*fine)
+    metric.update_state(certain if certain.ndim > 1 else np.ones(2), certain)
     assert np.isfinite(metric.result())
+
+
+@pytest.mark.parametrize("jit_compile", [None, False, True], ids=["eager", "graph", "XLA"])
+@pytest.mark.parametrize("case", DIVERGED, ids=ids(DIVERGED))
+def test_streaming_metric_is_nan_after_nan_until_reset(
+    case, jit_compile, metric=metrics.BrierScore
+):
+    metric, update = fed(metric, case, jit_compile)
+    update()
+    certain = np.zeros_like(case[2])
+    certain[..., 0] = 1.0
+    metric.update_state(certain if certain.ndim > 1 else np.ones(2), certain)
+    assert np.isnan(metric.result())
+    assert_goes_on(metric, case[2])
+
+
+@pytest.mark.parametrize("case", MISREAD, ids=ids(MISREAD))
+def test_streaming_metric_refuses_what_it_would_misread(case, metric=metrics.BrierScore):
+    metric, update = fed(metric, case)
+    with pytest.raises(ValueError, match=f"Argument `{case[4]}` must .*Received: {case[4]}"):
+        update()
+    assert_goes_on(metric, case[2])
+
+
+@pytest.mark.parametrize("case", MISREAD, ids=ids(MISREAD))
+def test_a_graph_refuses_in_the_first_batch(case, metric=metrics.BrierScore):
+    _, update = fed(metric, case, jit_compile=False)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"Argument `{case[4]}` must "):
+        update()
+
+
+@pytest.mark.parametrize("case", MISREAD, ids=ids(MISREAD))
+def test_under_xla_the_result_refuses(case, metric=metrics.BrierScore):
+    metric, update = fed(metric, case, jit_compile=True)
+    update()
+    with pytest.raises(ValueError, match=f"Argument `{case[4]}` must .*Received: "):
+        metric.result()
+    assert_goes_on(metric, case[2])
+
+
+@pytest.mark.parametrize("how", [{"run_eagerly": True}, {"jit_compile": False}, {}], ids=repr)
+def test_training_with_a_metric_that_is_not_told_of_logits_stops(how):
+    """It was NaN in silence, and `EarlyStopping` took it for the end."""
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, metrics=[metrics.ExpectedCalibrationError()], **how)
+    x, y = 9 * np.random.default_rng(0).normal(size=(32, 4)), np.arange(32) % 3
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="from_logits=True"):
+        model.fit(x, y, epochs=3, verbose=0)
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="from_logits=True"):
+        model.evaluate(x, y, verbose=0)
 
 
 @pytest.mark.parametrize("reason", ["nan", "class too high", "fewer labels"])
@@ -108,8 +170,10 @@ def test_every_metric_reads_alike(name, reason):
     test_function_raises(case, getattr(metrics, name))
     if case in MISFITS:
         test_streaming_metric_raises_on_shapes(case, FUNCTIONS[name])
+    elif case in DIVERGED:
+        test_streaming_metric_is_nan_after_nan_until_reset(case, None, FUNCTIONS[name])
     else:
-        test_streaming_metric_is_nan_after_a_fault_until_reset(case, FUNCTIONS[name])
+        test_streaming_metric_refuses_what_it_would_misread(case, FUNCTIONS[name])
 
 
 @pytest.mark.parametrize("empty", [([], []), (np.zeros(0), np.zeros((0, 3)))])

@@ -262,11 +262,15 @@ def test_one_class_has_no_result_yet(name):
 
 
 def test_what_cannot_be_judged_is_nan_for_good():
-    for score in (np.nan, 1.5):
-        metric = metrics.AUROC()
-        metric.update_state([0, 1, 1], [0.2, 0.6, score])
-        metric.update_state([0, 1], [0.2, 0.6])
-        assert np.isnan(metric.result())
+    metric = metrics.AUROC()
+    metric.update_state([0, 1, 1], [0.2, 0.6, np.nan])
+    metric.update_state([0, 1], [0.2, 0.6])
+    assert np.isnan(metric.result())
+
+
+def test_scores_of_any_size_are_refused_without_from_logits():
+    with pytest.raises(ValueError, match=r"`y_pred` must .*from_logits=True"):
+        metrics.AUROC().update_state([0, 1, 1], [0.2, 0.6, 1.5])
 
 
 # --- Bad input -----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import math
 import keras
 import numpy as np
 import pytest
+from architectures import of_logits
 from keras import layers
 from scipy import special
 
@@ -42,7 +43,7 @@ def make_model(eager=True):
     keras.utils.set_random_seed(1)
     model = keras.Sequential([keras.Input((5,)), *dense])
     model.run_eagerly = eager
-    return model
+    return of_logits(model)
 
 
 MODEL = make_model()

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from architectures import of_logits
 from keras import layers
 from scipy import special
 from small_detectors import Batches, refused
@@ -20,7 +21,7 @@ def linear(activation=None, name="last"):
     return model
 
 
-LINEAR = linear()
+LINEAR = of_logits(linear())
 LOGITS = np.asarray(LINEAR(X), "float64")
 
 
@@ -82,15 +83,15 @@ def test_probabilities_that_cannot_be_taken_back():
     mean = layers.Average()([layers.Dense(3, "softmax")(inputs) for _ in range(2)])
     model = keras.Model(inputs, mean)
     refused("model", GradientFeatures(model), X)
-    assert GradientFeatures(model, from_logits=True)(X).shape == (7, 4)
+    refused("from_logits", GradientFeatures(model, from_logits=True), X)
 
 
 def test_compiled_loss_says_what_the_output_is():
     """Logits that look like probabilities."""
     model = linear()
     model.set_weights([np.zeros((5, 3)), np.full(3, 1 / 3)])
-    refused("model", GradientFeatures(model), X)
-    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    refused("from_logits", GradientFeatures(model), X)
+    of_logits(model)
     gradients = np.full((7, 3), (special.expit(1 / 3) - 1) / 3)
     np.testing.assert_allclose(GradientFeatures(model)(X), of_last_layer(gradients), rtol=1e-5)
 
@@ -100,10 +101,10 @@ def test_one_of_several_outputs():
     other, classes = layers.Dense(2, name="other"), layers.Dense(3, name="classes")
     model = keras.Model(inputs, {"a": other(inputs), "b": classes(inputs)})
     classes.set_weights(LINEAR.get_weights())
-    refused("output", GradientFeatures(model), X)
-    refused("output", GradientFeatures(model, output="c"), X)
+    refused("output", GradientFeatures(model, from_logits=True), X)
+    refused("output", GradientFeatures(model, output="c", from_logits=True), X)
     for output in ("b", lambda outputs: outputs["b"]):
-        features = GradientFeatures(model, output=output)
+        features = GradientFeatures(model, output=output, from_logits=True)
         found = dict(zip(features.names, features(X).T, strict=True))
         expected = GradientFeatures(LINEAR)(X)
         for column, kind in enumerate(("kernel", "bias")):
@@ -138,7 +139,7 @@ def test_the_model_stays_as_it_is():
 def deep():
     inner = [layers.Dense(4, "relu", name="a"), layers.BatchNormalization(name="b")]
     trunk = keras.Sequential([keras.Input((5,)), *inner], name="trunk")
-    return keras.Sequential([keras.Input((5,)), trunk, layers.Dense(3, name="c")])
+    return of_logits(keras.Sequential([keras.Input((5,)), trunk, layers.Dense(3, name="c")]))
 
 
 def test_choice_of_layers():

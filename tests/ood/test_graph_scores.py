@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from architectures import of_logits
 
 from tfuq import ood
 from tfuq.ood.base import Detector
@@ -33,7 +34,7 @@ DETECTORS = (
 
 def classifier():
     trunk = keras.layers.Dense(6, activation="relu", name="trunk")
-    return keras.Sequential([keras.Input((4,)), trunk, keras.layers.Dense(3)])
+    return of_logits(keras.Sequential([keras.Input((4,)), trunk, keras.layers.Dense(3)]))
 
 
 def graph_scores(detector, x):

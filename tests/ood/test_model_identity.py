@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from architectures import of_logits
 from small_detectors import MODEL, OTHER, X, Y, fitted, make_model, refused
 from test_score_files import rewritten
 
@@ -39,7 +40,7 @@ def test_loaded_beside_other_weights(kind, tmp_path):
     detector = fitted(kind)
     detector.threshold_at(0.9, X)
     detector.save(tmp_path / "d.npz")
-    other, same = changed(MODEL), keras.models.clone_model(MODEL)
+    other, same = changed(MODEL), of_logits(keras.models.clone_model(MODEL))
     same.set_weights(MODEL.get_weights())
     refused("model", ood.load_detector, tmp_path / "d.npz", other)
     refused("model", type(detector).load, tmp_path / "d.npz", model=other)

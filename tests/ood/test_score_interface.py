@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from architectures import of_logits
 from keras import layers
 from scipy import special
 from small_detectors import (
@@ -54,7 +55,8 @@ def test_kinds_of_data(name):
 def test_arrays_are_enough(name):
     more = {"head": MODEL.layers[1]} if name in LAST else {}
     found = DETECTORS[name]().fit_features(features_of(name, X), Y, **more)
-    expected = fitted(name)
+    # All rows at a time, as Keras was given them: matrix products of other sizes round otherwise.
+    expected = DETECTORS[name]().fit(model_of(name), X, Y, batch_size=len(X))
     scores = found.score_features(features_of(name, OTHER))
     np.testing.assert_allclose(scores, expected.score(OTHER), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(scores, expected.score_features(features_of(name, OTHER)))
@@ -87,13 +89,16 @@ def styles():
     sharp = layers.Dense(3, "softmax", name="sharp")
     sharp.build((None, 6))
     sharp.set_weights(last.get_weights())
-    yield "functional", keras.Model(inputs, outputs), X, OTHER, None
-    yield "subclassed", Subclassed(hidden, last), X, OTHER, None
-    yield "nested", keras.Sequential([keras.Input((5,)), trunk, last]), X, OTHER, None
+    yield "functional", of_logits(keras.Model(inputs, outputs)), X, OTHER, None
+    yield "subclassed", of_logits(Subclassed(hidden, last)), X, OTHER, None
+    nested = keras.Sequential([keras.Input((5,)), trunk, last])
+    yield "nested", of_logits(nested), X, OTHER, None
     split = [{"a": x[:, :2], "b": x[:, 2:]} for x in (X, OTHER)]
-    yield "several inputs", keras.Model(halves, joined), *split, None
-    several = {"other": hidden(inputs), "classes": outputs}
-    yield "several outputs", keras.Model(inputs, several), X, OTHER, "classes"
+    yield "several inputs", of_logits(keras.Model(halves, joined)), *split, None
+    several = keras.Model(inputs, {"other": hidden(inputs), "classes": outputs})
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    several.compile(loss={"classes": loss, "other": "mse"})
+    yield "several outputs", several, X, OTHER, "classes"
     yield "softmax layer", keras.Model(inputs, probs), X, OTHER, None
     yield "softmax inside", keras.Sequential([keras.Input((5,)), hidden, sharp]), X, OTHER, None
 
@@ -126,7 +131,7 @@ def test_mixed_precision():
 def test_dropout_and_batch_statistics_are_as_in_prediction():
     normal = layers.BatchNormalization()
     parts = [layers.Dense(6, "relu"), normal, layers.Dropout(0.5), layers.Dense(3)]
-    model = keras.Sequential([keras.Input((5,)), *parts])
+    model = of_logits(keras.Sequential([keras.Input((5,)), *parts]))
     before = [np.array(w) for w in normal.get_weights()]
     expected = special.logsumexp(model.predict(OTHER, verbose=0), axis=1)
     np.testing.assert_allclose(ood.Energy().fit(model, X).score(OTHER), -expected, rtol=1e-5)

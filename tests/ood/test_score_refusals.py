@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from architectures import of_logits
 from keras import layers
 from small_detectors import (
     BY_LABELS,
@@ -103,7 +104,7 @@ def test_layers_that_are_not_there(name):
 
 def test_two_layers_of_one_name():
     parts = [keras.Sequential([layers.Dense(5, name="twin")], name=name) for name in "ab"]
-    model = keras.Sequential([keras.Input((5,)), *parts, layers.Dense(3)])
+    model = of_logits(keras.Sequential([keras.Input((5,)), *parts, layers.Dense(3)]))
     with pytest.raises(ValueError, match=r"just one layer of the model: .*a/twin.*b/twin"):
         ood.KNN(3, layer="twin").fit(model, X)
     ood.KNN(3, layer=parts[0].layers[0].path).fit(model, X)
@@ -114,7 +115,7 @@ def test_layer_that_does_not_run():
         def call(self, x, training=False):
             return self.parts[1](x)
 
-    model = Half(layers.Dense(4, name="idle"), layers.Dense(3))
+    model = of_logits(Half(layers.Dense(4, name="idle"), layers.Dense(3)))
     model.parts[0].build((None, 5))
     with pytest.raises(ValueError, match="`layer` must be a layer that runs"):
         ood.KNN(3, layer="idle").fit(model, X)
@@ -124,19 +125,21 @@ def test_models_that_do_not_fit():
     inputs = keras.Input((5,))
     dense = layers.Dense(3)(inputs)
     several = keras.Model(inputs, [dense, dense])
-    maps = keras.Model(inputs, layers.Reshape((3, 1))(dense))
+    maps = of_logits(keras.Model(inputs, layers.Reshape((3, 1))(dense)))
     bare = keras.Model(inputs, layers.Softmax()(inputs))
     for model, argument in ((several, "output"), (maps, "model"), (bare, "model")):
         refused(argument, ood.MaxSoftmax().fit, model, X)
     refused("output", ood.MaxSoftmax(output=5).fit, several, X)
-    refused("model", ood.MaxSoftmax(from_logits=False).fit, MODEL, X)
+    refused("from_logits", ood.MaxSoftmax(from_logits=False).fit, MODEL, X)
     ids = keras.Sequential([keras.Input((4,), dtype="int32"), layers.Embedding(9, 3)])
     ids.add(layers.Flatten())
     ids.add(layers.Dense(3))
+    of_logits(ids)
     tokens = np.arange(48).reshape(12, 4) % 9
     ood.ODIN(epsilon=0).fit(ids, tokens).score(tokens)
     refused("epsilon", ood.ODIN(epsilon=0.1).fit(ids, tokens).score, tokens)
-    wider = keras.Sequential([keras.Input((5,)), layers.Dense(7, name="hidden"), layers.Dense(3)])
+    parts = [layers.Dense(7, name="hidden"), layers.Dense(3)]
+    wider = of_logits(keras.Sequential([keras.Input((5,)), *parts]))
     detector = ood.Mahalanobis("hidden").fit(MODEL, X, Y)
     refused("model", setattr, detector, "model", wider)  # it has other weights
     detector.check_model = False
@@ -184,6 +187,6 @@ def test_arguments_that_the_data_do_not_fit():
     heads = [None, layers.Dense(3), kernel, (kernel,), (kernel, bias[:2]), (kernel * np.nan, bias)]
     for bad in [*heads, (kernel[:5], bias), (kernel[0], bias)]:
         refused("head", ood.ViM(2).fit_features, features, head=bad)
-    bayesian = keras.Sequential([keras.Input((5,)), layers.Dense(3)])
+    bayesian = of_logits(keras.Sequential([keras.Input((5,)), layers.Dense(3)]))
     refused("model", ood.MutualInformation().fit, bayesian, X)  # no random layer
     refused("stack|probs", ood.MutualInformation().fit_features, 1 + stack_of(X))

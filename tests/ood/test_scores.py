@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from architectures import of_logits
 from keras import layers
 from scipy import special, stats
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf, ShrunkCovariance
@@ -43,7 +44,7 @@ def network():
     dense = [layers.Dense(8, "relu"), layers.Dense(6, "relu"), layers.Dense(3)]
     model = keras.Sequential([keras.Input((5,)), *dense])
     model.set_weights(WEIGHTS)
-    return model
+    return of_logits(model)
 
 
 # --- pytorch-ood ---------------------------------------------------------------------------------
@@ -118,6 +119,7 @@ def test_larger_is_further_out(name):
     head = layers.Dense(3, kernel_initializer="identity")
     model = keras.Sequential([keras.Input((6,)), hidden, head])
     model.run_eagerly = True
+    of_logits(model)
     labels = np.arange(90) % 3
     known = 5 * np.eye(6)[labels] + RNG.normal(0, 0.3, (90, 6))
     other = 3 * np.eye(6)[np.full(30, 3)] + RNG.normal(0, 0.3, (30, 6))
@@ -262,7 +264,7 @@ def test_weights_of_layers_from_inputs(network):
 def test_features_of_images_are_means_over_positions():
     inputs = keras.Input((5, 5, 2))
     maps = layers.Conv2D(4, 2, name="maps")(inputs)
-    model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(maps)))
+    model = of_logits(keras.Model(inputs, layers.Dense(3)(layers.Flatten()(maps))))
     x, y = RNG.normal(size=(30, 5, 5, 2)), np.arange(30) % 3
     found = ood.Mahalanobis("maps").fit(model, x, y).score(x)
     maps = np.asarray(keras.Model(inputs, maps)(x))
@@ -348,7 +350,8 @@ def test_react_scores_what_is_cut_off(base):
 def test_react_inside_the_network():
     inputs = keras.Input((6, 6, 2))
     maps = layers.Conv2D(3, 3, activation="relu", name="maps")(inputs)
-    model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(layers.Conv2D(2, 2)(maps))))
+    outputs = layers.Dense(3)(layers.Flatten()(layers.Conv2D(2, 2)(maps)))
+    model = of_logits(keras.Model(inputs, outputs))
     x = RNG.normal(size=(12, 6, 6, 2)).astype("float32")
     detector = ood.ReAct(85, layer="maps").fit(model, x)
     found = keras.Model(inputs, maps)(x)
@@ -386,7 +389,7 @@ def test_an_ensemble_is_traced_once():
             return super().call(inputs)
 
     x = TEST_X.astype("float32")
-    members = [keras.Sequential([keras.Input((5,)), Counted(3)]) for _ in range(2)]
+    members = [of_logits(keras.Sequential([keras.Input((5,)), Counted(3)])) for _ in range(2)]
     ensemble = DeepEnsemble.from_models(members)
     detector = ood.MutualInformation().fit(ensemble, x, batch_size=8)
     detector.score(x)
@@ -402,7 +405,7 @@ def test_networks_that_make_stacks():
     def network(layer):
         return keras.Sequential([keras.Input((5,)), layer])
 
-    members = [network(layers.Dense(3)) for _ in range(2)]
+    members = [of_logits(network(layers.Dense(3))) for _ in range(2)]
     sharp = [network(layers.Dense(3, "softmax")) for _ in range(2)]
     for member, other in zip(members, sharp, strict=True):
         other.set_weights(member.get_weights())

@@ -19,7 +19,10 @@ def classifier(*layers, dtype="float32"):
     layers = layers or (keras.layers.Dense(3),)
     keras.utils.set_random_seed(1)
     inputs = keras.Input((4, 6, 2), dtype=dtype)
-    return keras.Sequential([inputs, keras.layers.Rescaling(1.0), keras.layers.Flatten(), *layers])
+    layers = keras.layers.Rescaling(1.0), keras.layers.Flatten(), *layers
+    model = keras.Sequential([inputs, *layers])
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
 
 
 def segmenter():
@@ -205,8 +208,9 @@ def test_one_of_several_outputs():
     x = keras.Input((4, 6, 2))
     outputs = {n: keras.layers.Dense(2)(keras.layers.Flatten()(x)) for n in ("mask", "grade")}
     model = keras.Model(x, outputs)
-    stack = augmented(model, IMAGES, [flip], output="grade", from_logits=False)
-    np.testing.assert_allclose(stack[0], model(IMAGES)["grade"], rtol=1e-5)
+    stack = augmented(model, IMAGES, [flip], output="grade", from_logits=True)
+    expected = keras.ops.softmax(model(IMAGES)["grade"])
+    np.testing.assert_allclose(stack[0], expected, rtol=1e-5)
 
 
 def test_random_weights_stand_still():
@@ -268,5 +272,8 @@ def test_models_that_do_not_know_their_inputs_take_other_sizes():
         def call(self, images):
             return self.head(self.pool(images))
 
-    stack = augmented(Pooled(), IMAGES, [lambda images: images[:, 1:, 1:]])
+    smaller = [lambda images: images[:, 1:, 1:]]
+    with pytest.raises(ValueError, match="Argument `from_logits` must"):
+        augmented(Pooled(), IMAGES, smaller)
+    stack = augmented(Pooled(), IMAGES, smaller, from_logits=True)
     assert stack.shape == (2, 7, 3)

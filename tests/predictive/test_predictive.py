@@ -15,6 +15,7 @@ from tfuq.layers import (
     VBLLDense,
 )
 from tfuq.predictive import decompose, predict_uncertainty, sample_predictions
+from tfuq.predictive.sampler import sampler_of
 
 
 def random_stack(*shape, seed=0):
@@ -140,12 +141,19 @@ def nested():
     return sequential(keras.layers.Dense(4), functional())
 
 
+def weights():
+    """Random weights alone, whose outputs only the loss declares."""
+    model = sequential(DenseVariational(3, kl_weight=0.1, posterior_scale=0.5))
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
 MODELS = {
     "functional": functional,
     "nested": nested,
     "sequential": lambda: sequential(keras.layers.Dense(5), MCDropout(0.5), bayesian_head()),
     "subclassed": Subclassed,
-    "weights": lambda: sequential(DenseVariational(3, kl_weight=0.1, posterior_scale=0.5)),
+    "weights": weights,
 }
 
 
@@ -226,7 +234,7 @@ def test_what_comes_before_randomness_runs_once(summarise, optimized_graphs):
 
 def test_summaries_hold_no_stack():
     model = MODELS["functional"]()
-    sampler = predictive._Sampler(model, 37, None, True, False, 0)
+    sampler = sampler_of(model, 37, None, True, False, 0)
     batch = tf.constant(inputs())
     prefix, _, sums = sampler._parts(batch)
     graph = sums.get_concrete_function(*prefix(batch)).graph
@@ -287,16 +295,18 @@ def test_layers_called_twice_have_one_draw():
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-def test_logits_are_recognised(compiled):
-    logits = MODELS["weights"]()
+def test_logits_are_declared(compiled):
+    logits = sequential(DenseVariational(3, kl_weight=0.1, posterior_scale=0.5))
     x = keras.Input((4,))
     probs = keras.Model(x, keras.layers.Softmax()(logits(x)))
     if compiled:
         logits.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         probs.compile(loss="sparse_categorical_crossentropy")
-    np.testing.assert_allclose(
-        sample_predictions(logits, inputs(), 3), sample_predictions(probs, inputs(), 3), atol=1e-5
-    )
+    else:
+        with pytest.raises(ValueError, match="Argument `from_logits` must"):
+            sample_predictions(logits, inputs(), 3)
+    told = sample_predictions(logits, inputs(), 3, from_logits=None if compiled else True)
+    np.testing.assert_allclose(told, sample_predictions(probs, inputs(), 3), atol=1e-5)
 
 
 def test_one_logit_and_several_labels():
@@ -328,8 +338,11 @@ def test_progress_is_shown(capsys):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"model": sequential(keras.layers.Dense(3))}, "layers with random weights"),
-        ({"model": sequential(SparseBayesDense(3, kl_weight=0.1))}, "once weights are selected"),
+        ({"model": sequential(keras.layers.Dense(3, "softmax"))}, "layers with random weights"),
+        (
+            {"model": sequential(SparseBayesDense(3, kl_weight=0.1), keras.layers.Softmax())},
+            "once weights are selected",
+        ),
         ({"model": "resnet"}, "Argument `model` must be a Keras model"),
         ({"num_samples": 0}, "Argument `num_samples` must"),
         ({"batch_size": 0}, "Argument `batch_size` must"),
@@ -389,4 +402,5 @@ def test_new_variables_and_another_loss_are_noticed():
     odds = [stack[..., 0] / stack[..., 1] for stack in (many, one)]
     assert odds[0].std(0).max() > 0.01 and odds[1].std(0).max() < 1e-5
     model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=False))
-    assert not np.allclose(sample_predictions(model, inputs(), 8).sum(-1), 1)
+    with pytest.raises(ValueError, match="Argument `from_logits` must be True"):
+        sample_predictions(model, inputs(), 8)

@@ -151,7 +151,7 @@ def test_images_are_resized_as_tensorflow_does_it(tmp_path):
 
 def test_logits_binary_and_several_labels(tmp_path):
     logits = make(keras.layers.Dense(3))
-    scores = read_scores(score(logits, X, tmp_path / "logits").path)
+    scores = read_scores(score(logits, X, tmp_path / "logits", from_logits=True).path)
     z = logits.predict(X, verbose=0)
     expected = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
     np.testing.assert_allclose(scores["probabilities"], expected, atol=1e-6)
@@ -183,18 +183,19 @@ def test_ensembles_detectors_and_saved_models(plain, tmp_path):
 
     plain.export(tmp_path / "saved", verbose=False)  # by Keras, with one output
     served = tf.saved_model.load(str(tmp_path / "saved"))
-    scores = read_scores(score(served, X, tmp_path / "m").path)
+    scores = read_scores(score(served, X, tmp_path / "m", from_logits=False).path)
     np.testing.assert_allclose(scores["probabilities"], plain.predict(X, verbose=0), atol=1e-6)
 
 
-def test_a_saved_model_of_logits_is_read_as_such(tmp_path):
+def test_a_saved_model_of_logits_is_read_as_such_where_that_is_said(tmp_path):
     model = make(keras.layers.Dense(3))
     model.export(tmp_path / "saved", verbose=False)
     served = tf.saved_model.load(str(tmp_path / "saved"))
     expected = np.asarray(keras.ops.softmax(model.predict(X, verbose=0)))
-    for name, flag in (("told", True), ("seen", None)):
-        scores = read_scores(score(served, X, tmp_path / name, from_logits=flag).path)
-        np.testing.assert_allclose(scores["probabilities"], expected, atol=1e-6)
+    scores = read_scores(score(served, X, tmp_path / "told", from_logits=True).path)
+    np.testing.assert_allclose(scores["probabilities"], expected, atol=1e-6)
+    for name, flag in (("untold", None), ("wrong", False)):
+        refused("from_logits", score, served, X, tmp_path / name, from_logits=flag)
 
 
 def test_an_exported_model_tells_what_it_knows(random, tmp_path):
@@ -219,12 +220,14 @@ def test_what_is_not_finite_is_told_and_not_accepted(plain, tmp_path):
     expected = plain.predict(X[known], verbose=0)
     np.testing.assert_allclose(scores["probabilities"][known], expected, atol=1e-6)
     assert scores["accept"].tolist() == [n != 4 for n in range(53)]
+    nothing = read_scores(score(plain, np.full_like(X, np.nan), tmp_path / "t", rule=rule).path)
+    assert np.all(nothing["label"] == -1) and not nothing["accept"].any()
 
 
 def test_a_rule_of_logits_decides_as_on_logits(tmp_path):
     model = make(keras.layers.Dense(3))
     rule = RejectionRule("confidence", 0.6, from_logits=True)
-    scores = read_scores(score(model, X, tmp_path / "s", rule=rule).path)
+    scores = read_scores(score(model, X, tmp_path / "s", rule=rule, from_logits=True).path)
     expected = rule.accept(model.predict(X, verbose=0))
     assert 0 < expected.sum() < 53
     np.testing.assert_array_equal(scores["accept"], expected)
@@ -533,9 +536,10 @@ def test_bad_arguments_are_refused(plain, random, tmp_path):
     fails("rule", rule=RejectionRule("confidence", 0.5, multi_label=True))
     fails("ood", ood=lambda x: x)
     fails("model", model=lambda x: x)
-    fails("model", make(keras.layers.Dense(3)), from_logits=False)
-    fails("model", make(keras.layers.Conv2D(2, 1), inputs=(4, 4, 1)), np.ones((3, 4, 4, 1)))
-    fails("from_logits", data=np.full((3, 5), np.nan, "float32"))
+    fails("from_logits", make(keras.layers.Dense(3)))
+    fails("from_logits", make(keras.layers.Dense(3)), from_logits=False)
+    pixels = make(keras.layers.Conv2D(2, 1, activation="softmax"), inputs=(4, 4, 1))
+    fails("model", pixels, np.ones((3, 4, 4, 1)))
     fails("data", data=X[:0])
     fails("data", data=(X, Y, np.ones(53)))
     fails("data", data=tf.data.Dataset.from_tensor_slices(X).batch(8).repeat())

@@ -10,33 +10,28 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
 
 from tfuq._arguments import check_model
-from tfuq._models.changes import replaced, watched
+from tfuq._models.changes import watched
 from tfuq._models.feature_arrays import pooled, two_classes
+from tfuq._models.logit_layer import (
+    LogitLayer,
+    are_normalized,
+    call_kept,
+    calls_of,
+    logit_layer,
+)
 from tfuq._models.meaning import Reading
-from tfuq._predictions.probabilities import is_binary, probabilities
 
 SAMPLE = 4  # examples that tell how a model is built
 TINY = np.finfo("float32").tiny
-
-# These have weights, but none of them is the layer that classifies.
-_NOT_HEADS = (
-    keras.layers.BatchNormalization,
-    keras.layers.GroupNormalization,
-    keras.layers.LayerNormalization,
-    keras.layers.PReLU,
-    keras.layers.RMSNormalization,
-)
-# Their `call` ends with the activation, so that without it there are the logits.
-_ENDS_IN_ACTIVATION = (keras.layers.Dense.call, keras.layers.EinsumDense.call)
 
 
 class Found(NamedTuple):
     """Of a batch: logits `(batch, classes)`, and features `(batch, d)` of the layers asked for."""
 
-    logits: tf.Tensor
+    logits: tf.Tensor  # of the probabilities that the model predicts
+    own_logits: tf.Tensor  # of a head that averages or normalizes, before it does: of its mean
     features: tuple
     outputs: tf.Tensor  # the output itself, float32
 
@@ -46,14 +41,6 @@ class Linear(NamedTuple):
 
     kernel: np.ndarray
     bias: np.ndarray
-
-
-class _LogitLayer(NamedTuple):
-    """The layer whose input are the penultimate features, and what is known of it."""
-
-    layer: keras.layers.Layer
-    gives_logits: bool  # before its activation
-    is_linear: bool  # a matrix product on `(batch, d)`
 
 
 def without_nan(batch):
@@ -84,7 +71,7 @@ class Tap:
         check_model(model)
         self.model, self.layers, self.pool = model, tuple(layers), pool
         self.reading = Reading(output, from_logits, None)
-        self._head = self._named = self._is_logits = None
+        self._head = self._named = self._is_logits = self._has_scale = None
         self._compiled = self.compiled(self.forward)
 
     def __call__(self, batch):
@@ -106,7 +93,8 @@ class Tap:
                 None if layer is None else find_layer(self.model, layer) for layer in self.layers
             ]
             # Last, as it tells other threads that all is found.
-            self._is_logits, self._head = _find_head(self.model, self.reading, rows)
+            found = _find_head(self.model, self.reading, rows)
+            self._is_logits, self._has_scale, self._head = found
 
     def forward(self, batch, rectify=None):
         """`Found` of a batch, as tensors.
@@ -118,20 +106,14 @@ class Tap:
             for layer in set(self._named) - {None}:
                 stack.enter_context(watched(layer, _keep_output(kept, layer, rectify)))
             change = rectify if None in self._named else None
-            stack.enter_context(watched(self._head.layer, self._keep_head(kept, change)))
+            heads = stack.enter_context(call_kept(self._head.layer, change))
             outputs = self.reading.select(self.model, batch)
+        head = heads[0]
+        kept[None] = head.inputs
         pairs = zip(self.layers, self._named, strict=True)
         features = tuple(self._feature(kept, *pair) for pair in pairs)
-        return Found(self._logits(kept["logits"], outputs), features, outputs)
-
-    def _keep_head(self, kept, rectify):
-        def handler(call, *args, **kwargs):
-            kept[None] = _first(args, kwargs)
-            args, kwargs = _changed(rectify, args, kwargs)
-            kept["logits"], outputs = _before_activation(self._head.layer, call, args, kwargs)
-            return outputs
-
-        return handler
+        logits = [self._logits(each, outputs) for each in (head.logits, head.own_logits)]
+        return Found(*logits, features, outputs)
 
     def _feature(self, kept, name, layer):
         if layer not in kept:
@@ -151,18 +133,17 @@ class Tap:
 
     def check_knows_logits(self):
         """Raises ValueError if the logits are but logarithms of probabilities."""
-        if not (self._head.gives_logits or self._is_logits):
+        if not self._has_scale:
             raise ValueError(
-                "Argument `model` must return logits, or end in a Dense layer with a soft-max: "
-                "probabilities tell logits up to a constant only. "
-                f"Received: model={self.model!r}"
+                "Argument `model` must return logits, or end in a Dense layer with a soft-max or "
+                "in a head with `mean_logits`: probabilities, and logits that are normalized, tell "
+                f"logits up to a constant only. Received: model={self.model!r}"
             )
 
     def last_layer(self):
-        """`Linear` from the penultimate features to the logits, or None if it is not that."""
-        if not self._head.is_linear:
-            return None
-        return linear(*_weights(self._head.layer))
+        """`Linear` from the penultimate features to the own logits, or None if it is not that."""
+        weights = self._head.weights()
+        return None if weights is None else linear(*weights)
 
 
 def linear(kernel, bias):
@@ -185,21 +166,6 @@ def find_layer(model, name):
     )
 
 
-def _first(args, kwargs):
-    """The tensor that a layer is called on."""
-    return tf.nest.flatten(args[0] if args else next(iter(kwargs.values())))[0]
-
-
-def _changed(change, args, kwargs):
-    """The arguments, with the first as `change` makes it."""
-    if change is None:
-        return args, kwargs
-    if args:
-        return (change(args[0]), *args[1:]), kwargs
-    name, value = next(iter(kwargs.items()))
-    return args, {**kwargs, name: change(value)}
-
-
 def _keep_output(kept, layer, rectify):
     def handler(call, *args, **kwargs):
         outputs = call(*args, **kwargs)
@@ -209,57 +175,25 @@ def _keep_output(kept, layer, rectify):
     return handler
 
 
-def _before_activation(layer, call, args, kwargs):
-    """What `layer` gives without its activation (the first tensor of it), and what it gives."""
-    if type(layer).call not in _ENDS_IN_ACTIVATION or layer.activation is None:
-        outputs = call(*args, **kwargs)
-        return tf.nest.flatten(outputs)[0], outputs
-    activation = layer.activation
-    with replaced(layer, "activation", lambda _: keras.activations.linear):
-        logits = call(*args, **kwargs)
-    return logits, activation(logits)
-
-
 def _find_head(model, reading, batch):
-    """Whether a model returns logits, and its `_LogitLayer`.
+    """Whether a model returns logits, whether own logits are known, and its `LogitLayer`.
 
     That is the last layer with weights whose outputs, before the activation, are the logits. Where
     there is none (logits are averaged, say, or normalized after it) it is the last of all.
     """
-    outputs = reading.select(model, batch)  # builds what is not built
-    calls = _calls(model, reading, batch)
+    reading.select(model, batch)  # builds what is not built
+    outputs, calls = calls_of(model, reading, batch)
     reading = reading.known(model, batch)
-    is_logits = reading.from_logits
     _check_outputs(model, reading, outputs)
-    for layer, features, logits in reversed(calls):
-        if _agree(logits, outputs, is_logits):
-            return is_logits, _LogitLayer(layer, True, _is_linear(layer, features, logits))
+    found = logit_layer(calls, outputs, reading)
+    if found is not None:
+        return reading.from_logits, True, found
     if not calls:
         raise ValueError(
             f"Argument `model` must have a layer with weights. Received: model={model!r}"
         )
-    return is_logits, _LogitLayer(calls[-1][0], False, False)
-
-
-def _calls(model, reading, batch):
-    """`(layer, its input, its output before the activation)` of what may be a head, in order."""
-    calls = []
-
-    def note(layer):
-        def handler(call, *args, **kwargs):
-            logits, outputs = _before_activation(layer, call, args, kwargs)
-            calls.append((layer, _first(args, kwargs), logits))
-            return outputs
-
-        return handler
-
-    with contextlib.ExitStack() as stack:
-        for layer in model._flatten_layers(include_self=False):
-            is_leaf = not list(layer._flatten_layers(include_self=False))
-            if layer.weights and is_leaf and not isinstance(layer, _NOT_HEADS):
-                stack.enter_context(watched(layer, note(layer)))
-        reading.select(model, batch)
-    return calls
+    has_scale = reading.from_logits and not are_normalized(calls, outputs)
+    return reading.from_logits, has_scale, LogitLayer(calls[-1].layer, False, False)
 
 
 def _check_outputs(model, reading, outputs):
@@ -274,32 +208,3 @@ def _check_outputs(model, reading, outputs):
             f"{model.name!r} with {outputs.shape[-1]} labels that do not"
         )
     reading.checked(outputs.numpy())
-
-
-def _agree(logits, outputs, is_logits):
-    """Whether the outputs are these logits or, of a model of probabilities, come from them."""
-    if logits.shape != outputs.shape:
-        return False
-    binary = is_binary(outputs.shape, multi_label=False)
-    expected = probabilities(tf.cast(logits, "float32"), not is_logits, binary)
-    return _are_close(expected, outputs, logits.dtype)
-
-
-def _is_linear(layer, features, logits):
-    """Whether the logits are what the kernel and bias of `layer` make of the features."""
-    if not isinstance(layer, keras.layers.Dense) or features.shape.rank != 2:
-        return False
-    kernel, bias = _weights(layer)
-    return _are_close(np.asarray(features, "float64") @ kernel + bias, logits, logits.dtype)
-
-
-def _weights(layer):
-    """Kernel and bias of a `Dense`, as arrays of float64."""
-    kernel = ops.convert_to_numpy(layer.kernel).astype("float64")
-    bias = np.zeros(kernel.shape[1]) if layer.bias is None else ops.convert_to_numpy(layer.bias)
-    return kernel, bias.astype("float64")
-
-
-def _are_close(found, expected, dtype):
-    tolerance = 1e-4 if dtype == "float32" else 2e-2
-    return np.allclose(found, expected, rtol=tolerance, atol=tolerance)

@@ -73,7 +73,7 @@ def declared(model, output=None, from_logits=None, multi_label=None, batch=None)
             argument to pass.
     """
     head = said_by_head(model, output)
-    if head == NOTHING and batch is not None:
+    if head == NOTHING and batch is not None and isinstance(model, keras.Model):
         head = _said_when_called(model, output, batch)
     loss = said_by_loss(model, output)
     _check_agreement(head, loss, from_logits, multi_label)
@@ -93,16 +93,17 @@ def _first(name, sides):
 
 
 def _unknown(model, loss):
+    called = f"model {getattr(model, 'name', type(model).__name__)!r}"
     if loss.is_number:
         return (
             f"Argument `from_logits` must be given: {loss.says} is one for numbers, so that the "
             "outputs are no classes as far as is known. Say from_logits=True (logits) or False "
-            f"(probabilities) if they are. Received: from_logits=None with model {model.name!r}"
+            f"(probabilities) if they are. Received: from_logits=None with {called}"
         )
     return (
         "Argument `from_logits` must be True (logits) or False (probabilities): neither the last "
         "layer, nor a compiled loss says which the outputs are. "
-        f"Received: from_logits=None with model {model.name!r}"
+        f"Received: from_logits=None with {called}"
     )
 
 
@@ -269,12 +270,14 @@ def _said_by_protocol(layer, index):
     """`Meaning` of an output that a head declares itself (`tfuq.layers.heads`)."""
     fields = () if getattr(layer, "logits_only", True) else layer.output_type._fields
     said = layer.output_meaning(*fields[index : index + 1])
-    return Meaning(said.from_logits, said.multi_label, f"the layer {layer.name!r}")
+    several = said.multi_label and _labels(layer) is not False  # one label excludes nothing
+    return Meaning(said.from_logits, several, f"the layer {layer.name!r}")
 
 
 def _labels(layer):
-    """Whether a layer that ends in a sigmoid gives several labels, or None if it does not show."""
-    units = getattr(layer, "units", None) or getattr(layer, "filters", None)
+    """Whether a layer of independent outputs gives several labels; None if it does not show."""
+    widths = (getattr(layer, name, None) for name in ("units", "filters", "num_outputs"))
+    units = next((width for width in widths if width is not None), None)
     return None if units is None else units > 1
 
 

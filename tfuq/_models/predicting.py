@@ -157,12 +157,12 @@ def predicted(
             f"Received: weights of shape {np.shape(weight)}"
         )
     flags = [(given or {}).get(name) for name in ("from_logits", "multi_label")]
-    reading = reading_of(output, *flags).known(model, _first_rows(data))
+    reading = reading_of(output, *flags).known(model, first_rows(data))
     reading.checked(found["y_pred"])
     return Predicted(found["y_pred"], found["y_true"], weight, *reading[1:])
 
 
-def _first_rows(data):
+def first_rows(data):
     """Inputs of some examples, for a subclassed model, which shows its layers when it is called."""
     if isinstance(data, (tuple, list)):
         return tf.nest.map_structure(lambda leaf: tf.convert_to_tensor(leaf[:1]), data[0])

@@ -8,13 +8,15 @@ The shape of `y_pred` tells the kinds of prediction apart:
 - multi-label `(n, ..., labels)`, only if asked for: each label a binary prediction of its own.
 
 Weights have the leading axes of the labels, one or more; what has weight 0 is left out, whatever
-it holds. What has no meaning (NaN, no probabilities, no class) raises in `from_arrays`; in
-`from_tensors`, which runs where nothing can raise, it is dropped and counted.
+it holds. What has no meaning (NaN, no probabilities, no class) raises in `from_arrays`.
+`from_tensors` serves training, where a model may diverge: NaN and infinity are dropped and counted.
+What is a number and has no meaning was misread; it raises, or is counted where XLA cannot raise.
 """
 
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from tfuq._arguments import check_flags, to_float64
@@ -27,6 +29,7 @@ from tfuq._predictions.probabilities import (
 
 # Products and sums of what lies between are numbers in float32 and float64; what is less counts 0.
 LEAST_WEIGHT, LARGEST_WEIGHT = 1e-30, 1e30
+MOST_DEMANDS = 5  # of `_read`
 
 
 class Examples(NamedTuple):
@@ -86,6 +89,16 @@ class _Fault(NamedTuple):
     found: object
     values: object
 
+    def demand(self):
+        """What the argument must do, as a sentence."""
+        return f"Argument `{self.argument}` must {self.expected}."
+
+    def misread(self):
+        """This fault where the values are numbers; NaN and infinity are faults of the model."""
+        finite = ops.isfinite(self.values)
+        finite = ops.all(finite, axis=-1) if len(finite.shape) > 1 else finite
+        return self._replace(found=self.found & finite)
+
 
 def from_arrays(
     y_true, y_pred, sample_weight=None, *, from_logits=False, multi_label=False, names=()
@@ -114,14 +127,41 @@ def from_arrays(
     return _drop(examples, faults)[0]
 
 
-def from_tensors(y_true, y_pred, *weights, from_logits, multi_label, dtype):
-    """`Examples` in `dtype`, and how many were dropped as faulty; only wrong shapes raise.
+class Dropped(NamedTuple):
+    """What `from_tensors` has dropped."""
 
-    Several weights are multiplied, and None is no weight.
+    faulty: object  # how many examples, float64
+    misread: object  # for each demand how many that are numbers, float64 `(MOST_DEMANDS,)`
+    demands: tuple  # what the arguments must do, sentences
+
+
+def from_tensors(y_true, y_pred, *weights, from_logits, multi_label, dtype):
+    """`Examples` in `dtype`, and the `Dropped` ones. Several weights are multiplied; None is none.
+
+    Raises:
+        ValueError: If shapes are wrong; if a number has no meaning, as logits taken for
+            probabilities have none. In a graph the latter is an `InvalidArgumentError` when it
+            runs, and under XLA only counted.
     """
     given = [ops.cast(x, dtype) for x in (y_true, y_pred, *weights) if x is not None]
     flags = {"from_logits": from_logits, "multi_label": multi_label}
-    return _drop(*_read(*given, **flags, names=Names()))
+    examples, faults = _read(*given, **flags, names=Names())
+    misread = [_refuse(fault.misread()) for fault in faults]
+    misread += [ops.zeros_like(misread[0])] * (MOST_DEMANDS - len(faults))
+    examples, faulty = _drop(examples, faults)
+    demands = tuple(fault.demand() for fault in faults)
+    return examples, Dropped(faulty, ops.cast(ops.stack(misread), "float64"), demands)
+
+
+def _refuse(fault):
+    """How many have the fault, int32; raises if any has, but under XLA."""
+    if tf.executing_eagerly():
+        _raise_if_found(fault)
+        return ops.zeros((), "int32")
+    count = ops.sum(ops.cast(fault.found, "int32"))
+    received = f"{fault.demand()} Received others, in this batch:"
+    tf.debugging.Assert(tf.equal(count, 0), [received, count])  # XLA drops it
+    return count
 
 
 def _raise_if_found(fault):
@@ -129,8 +169,8 @@ def _raise_if_found(fault):
     if found.size:
         value = np.asarray(fault.values)[found[0]]
         raise ValueError(
-            f"Argument `{fault.argument}` must {fault.expected}. "
-            f"Received: {fault.argument}={value} at example {found[0]} ({found.size} such)"
+            f"{fault.demand()} Received: {fault.argument}={value} at example {found[0]} "
+            f"({found.size} such)"
         )
 
 

@@ -102,7 +102,7 @@ def entropy(probs, multi_label=False):
         Array `(...)`; for binary predictions `(..., labels)`.
 
     Raises:
-        ValueError: If `probs` are empty, are not in [0, 1] or do not sum to 1 (to 0.005, the
+        ValueError: If `probs` are empty, are not in [0, 1] or do not sum to 1 (to 0.01, the
             rounding of bfloat16).
 
     Example:
@@ -198,7 +198,7 @@ def decompose(stack, multi_label=False):
 
     Raises:
         ValueError: If `stack` is empty, has fewer than two axes, or holds what is not in [0, 1] or
-            does not sum to 1 (to 0.005, the rounding of bfloat16).
+            does not sum to 1 (to 0.01, the rounding of bfloat16).
 
     Example:
 

@@ -6,12 +6,19 @@ import pathlib
 import keras
 import numpy as np
 
-from tfuq._arguments import check_choice, check_flags, check_fraction, check_integer
+from tfuq._arguments import check_choice, check_fraction, check_integer
 from tfuq._files.writing import written_whole
-from tfuq._models.predicting import Labelled, check_validation_data, predict_with_labels
+from tfuq._models.meaning import reading_of, said
+from tfuq._models.predicting import (
+    Labelled,
+    check_validation_data,
+    first_rows,
+    predict_with_labels,
+)
 from tfuq._predictions.probabilities import is_binary, probabilities
 from tfuq._predictions.scores import CONFIDENCES, OF_STACKS, SCORES, score_name
 from tfuq._random.draws import random_layers
+from tfuq.callbacks._kept_state import Copies
 from tfuq.metrics import rejection_table
 from tfuq.predictive import decompose, uncertainty_with_labels
 
@@ -128,6 +135,9 @@ class RejectionEvaluator(keras.callbacks.Callback):
     `ModelCheckpoint` fills in. Weights that `EarlyStopping` restores at the end of training are
     not those of the last table: ask `evaluate(model)` for theirs.
 
+    Labels and outputs are read once before the first epoch, in a pass over the data whose figures
+    are not kept: what cannot be evaluated stops the training there, not after an epoch.
+
     Of an epoch whose loss is NaN or infinite all figures are NaN, and training goes its way:
     `keras.callbacks.TerminateOnNaN` ends it.
 
@@ -150,8 +160,10 @@ class RejectionEvaluator(keras.callbacks.Callback):
         output: Which output of the model to evaluate, when it has several: an index, a key, a
             field of a named tuple, or a function (made of `keras.ops`) of the outputs. Labels that
             are nested likewise are chosen from in the same way.
-        from_logits: Whether that output holds logits and not probabilities.
-        multi_label: Whether its last axis holds labels, each a binary prediction of its own.
+        from_logits: Whether that output holds logits and not probabilities; `None` takes what the
+            layer that makes it or the compiled loss declares.
+        multi_label: Whether its last axis holds labels, each a binary prediction of its own;
+            likewise.
         num_samples: Number of networks to draw, with `tfuq.predictive`, for all scores but
             `"confidence"`; their mean prediction is then evaluated. A model without random layers
             has no expected entropy, mutual information and variation ratio, and the entropy and
@@ -168,8 +180,9 @@ class RejectionEvaluator(keras.callbacks.Callback):
 
     Raises:
         ValueError: If an argument is not as described; if the data are empty or endless, differ in
-            length or have no labels; if the predictions are not probabilities (NaN, outside
-            [0, 1], not summing to 1) or the labels no classes.
+            length or have no labels; before the first epoch, if nobody says whether the output
+            holds logits (the message names `from_logits`), if the predictions are not probabilities
+            (NaN, outside [0, 1], not summing to 1), or the labels no classes.
 
     Example:
 
@@ -195,8 +208,8 @@ class RejectionEvaluator(keras.callbacks.Callback):
         every=1,
         *,
         output=None,
-        from_logits=False,
-        multi_label=False,
+        from_logits=None,
+        multi_label=None,
         num_samples=30,
         n_bins=15,
         batch_size=None,
@@ -210,7 +223,7 @@ class RejectionEvaluator(keras.callbacks.Callback):
         check_integer("every", every, 1)
         check_integer("num_samples", num_samples, 1)
         check_integer("n_bins", n_bins, 1)
-        check_flags(from_logits=from_logits, multi_label=multi_label)
+        reading_of(output, from_logits, multi_label)
         check_choice("verbose", verbose, (0, 1, 2))
         check_batch_size(batch_size, validation_data)
         if not isinstance(prefix, str):
@@ -228,7 +241,7 @@ class RejectionEvaluator(keras.callbacks.Callback):
         self.prefix = prefix
         self.verbose = verbose
         self.history = {name: [] for name in ("epoch", *log_names(self.thresholds, prefix))}
-        self._labelled = None
+        self._labelled = self._known = None
         self._table = None
         self._first_epoch = self._last_epoch = None
 
@@ -252,30 +265,43 @@ class RejectionEvaluator(keras.callbacks.Callback):
             ValueError: If `model` is no Keras model, or its predictions cannot be evaluated.
         """
         model = self.model if model is None else model
-        labelled = self._wrapped(model)
-        draws = self._draws_networks(model)
+        labelled, draws = self._wrapped(model), self._draws_networks(model)
+        reading = self._reading(model)
         found, confidence = (
-            self._evaluate_draws(model, verbose) if draws else self._evaluate(labelled, verbose)
+            self._evaluate_draws(model, reading, verbose)
+            if draws
+            else self._evaluate(labelled, reading, verbose)
         )
-        self._table = rejection_table(
+        self._table = self._table_of(found, reading, confidence, from_probs=draws)
+        return self._table
+
+    def _table_of(self, found, reading, confidence, *, from_probs=False):
+        return rejection_table(
             found["y_true"],
             found["y_pred"],
             self.thresholds,
             confidence=confidence,
             n_bins=self.n_bins,
             sample_weight=found.get("weight"),
-            from_logits=self.from_logits and not draws,
-            multi_label=self.multi_label,
+            from_logits=reading.from_logits and not from_probs,
+            multi_label=reading.multi_label,
         )
-        return self._table
 
-    def _evaluate(self, labelled, verbose):
-        """Predictions beside labels, and the confidence in them."""
+    def _evaluate(self, labelled, reading, verbose, score=None):
+        """Predictions beside labels, and the confidence in them by a score that is ours if None."""
         found = predict_with_labels(
             labelled, self.validation_data, batch_size=self.batch_size, verbose=verbose
         )
-        kind = {"from_logits": self.from_logits, "multi_label": self.multi_label}
-        return found, confidence_of(self.score, found["y_pred"], **kind)
+        kind = {"from_logits": reading.from_logits, "multi_label": reading.multi_label}
+        return found, confidence_of(score or self.score, found["y_pred"], **kind)
+
+    def _reading(self, model):
+        """What the output of `model` means, found anew when it is another or compiled anew."""
+        now = model, said(model, self.output)
+        if self._known is None or self._known[0] is not model or self._known[1] != now[1]:
+            asked = reading_of(self.output, self.from_logits, self.multi_label)
+            self._known = *now, asked.known(model, first_rows(self.validation_data))
+        return self._known[2]
 
     def _draws_networks(self, model):
         """Whether the score is one of many networks; some scores need that, and then it must be."""
@@ -289,21 +315,19 @@ class RejectionEvaluator(keras.callbacks.Callback):
             )
         return bool(random_layers(model))
 
-    def _evaluate_draws(self, model, verbose):
+    def _evaluate_draws(self, model, reading, verbose):
         """As `_evaluate`, for the mean prediction of many networks."""
         uncertainty, y_true, weight = uncertainty_with_labels(
             model,
             self.validation_data,
             self.num_samples,
             self.batch_size or 32,
-            output=self.output,
-            from_logits=self.from_logits,
-            multi_label=self.multi_label,
+            **reading._asdict(),
             verbose=verbose,
         )
         found = {"y_true": y_true, "y_pred": uncertainty.probs}
         confidence = confidence_in(uncertainty, self.score)
-        if uncertainty.probs.shape[-1] == 1 and not self.multi_label:
+        if uncertainty.probs.shape[-1] == 1 and not reading.multi_label:
             confidence = confidence[..., 0]
         return found | ({} if weight is None else {"weight": weight}), confidence
 
@@ -329,6 +353,19 @@ class RejectionEvaluator(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._first_epoch = self._last_epoch = None
+        self._check()
+
+    def _check(self):
+        """Raises what an evaluation of the model would raise, by one pass that changes nothing."""
+        labelled = self._wrapped(self.model)
+        score = "confidence" if self._draws_networks(self.model) else None
+        reading = self._reading(self.model)
+        before = Copies(*self.model.non_trainable_variables)  # the seeds of heads that sample
+        try:
+            found, confidence = self._evaluate(labelled, reading, 0, score)
+        finally:
+            before.put_back()
+        self._table_of(found, reading, confidence)
 
     def on_epoch_end(self, epoch, logs=None):
         if self._first_epoch is None:

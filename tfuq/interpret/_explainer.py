@@ -6,7 +6,9 @@ prediction, that prediction q = mean_s p_s is computed first, and held fixed in
 
     H[q] = mean_s -sum_c p_sc log q_c,    I = mean_s sum_c p_sc log(p_sc / q_c)
 
-The gradients of these are right, too, because the p_sc sum to 1.
+The gradients of these are right, too, because the p_sc sum to 1. All comes from the logits before a
+soft-max or sigmoid, where a layer shows them: next to a certain prediction the gradient of what is
+after it is 0.
 """
 
 import contextlib
@@ -18,6 +20,7 @@ import tensorflow as tf
 from tfuq._arguments import check_integer, check_model
 from tfuq._models.batches import batches
 from tfuq._models.finite import known_only
+from tfuq._models.logit_layer import call_kept, calls_of, logit_layer
 from tfuq._models.outputs import any_batch, input_spec
 from tfuq._predictions.probabilities import cross_entropy
 from tfuq._predictions.scores import class_probabilities, score_name
@@ -49,7 +52,7 @@ class Explainer:
         self.classes = _read_classes(class_index, target)
         self.is_single = self.classes is None or np.ndim(class_index) == 0
         self.seeds = _seeds(num_samples, seed, target)
-        self.is_binary = None
+        self.is_binary = self._logit_layer = None
         self._run_scores, self._run_probs = _graph(self._scores), _graph(self._probs)
 
     # --- Batches ------------------------------------------------------------------------------
@@ -69,7 +72,8 @@ class Explainer:
 
     def _prepare(self, batch):
         rows = few_rows(batch)
-        outputs = self.reading.select(self.model, rows)
+        self.reading.select(self.model, rows)  # builds what is not built
+        outputs, calls = calls_of(self.model, self.reading, rows, only_heads=False)
         if outputs.shape.rank < 2:
             raise ValueError(
                 "Argument `model` must return predictions (batch, ..., classes). "
@@ -77,6 +81,7 @@ class Explainer:
             )
         self.reading = self.reading.known(self.model, rows)
         self.reading.checked(outputs)
+        self._logit_layer = logit_layer(calls, outputs, self.reading)
         self.is_binary = self.reading.is_binary(outputs.shape)
         count = 2 if outputs.shape[-1] == 1 and not self.reading.multi_label else outputs.shape[-1]
         if self.classes is not None and not np.all((self.classes >= 0) & (self.classes < count)):
@@ -123,35 +128,53 @@ class Explainer:
         return sum(function(batch, s, mean, classes) for s in self.seeds) / len(self.seeds)
 
     def _probs(self, batch, seed):
-        return class_probabilities(
-            self._outputs(batch, seed), self.reading.from_logits, self.is_binary
-        )
+        return self._as_probs(self._outputs(batch, seed)[0])
+
+    def _as_probs(self, outputs):
+        if self._are_logits and self.is_binary:  # 1 - p would be rounded next to 0
+            return tf.sigmoid(tf.stack([-outputs, outputs], axis=-1))
+        return class_probabilities(outputs, self._are_logits, self.is_binary)
+
+    @property
+    def _are_logits(self):
+        """Whether `_outputs` are logits: the model's, or those that it makes probabilities from."""
+        return self.reading.from_logits or self._logit_layer is not None
 
     def _scores(self, batch, seed, mean, classes):
-        outputs = self._outputs(batch, seed)
-        probs = class_probabilities(outputs, self.reading.from_logits, self.is_binary)
+        outputs, own_logits = self._outputs(batch, seed)
+        probs = self._as_probs(outputs)
         mean = tf.stop_gradient(probs) if mean is None else mean
         if self.target not in _OF_CLASSES:
             return self._uncertainty(probs, mean)
         classes = self._most_probable(mean) if classes is None else classes
-        if self.target == "class" and self.reading.from_logits and seed is None:
-            columns = _without_places(self._both_classes(outputs))
+        if self.target == "class" and self._are_logits and seed is None:
+            columns = _without_places(self._both_classes(own_logits))
         else:
             columns = self._columns(probs)
         return tf.gather(columns, classes, batch_dims=1)
 
     def _outputs(self, batch, seed):
+        """Logits, or else probabilities; and the logits before a head averages or normalizes."""
         if seed is None:
-            return known_only(batch, self.reading.select(self.model, batch))
+            return self._run_model(batch)
         with one_draw(seed) as draw:
-            outputs = self.reading.select(self.model, batch)
+            outputs = self._run_model(batch)
         layers = [layer for layer in random_layers(self.model) if id(layer) in draw.layers]
         if not any(layer.is_random() for layer in layers):
             raise ValueError(
                 "Argument `num_samples` must be None for a model without layers of random weights, "
                 f"of which all draws are the same. Received: model={self.model!r}"
             )
-        return known_only(batch, outputs)
+        return outputs
+
+    def _run_model(self, batch):
+        if self._logit_layer is None:
+            found = [self.reading.select(self.model, batch)] * 2
+        else:
+            with call_kept(self._logit_layer.layer) as kept:
+                self.reading.select(self.model, batch)
+            found = [tf.cast(each, "float32") for each in (kept[0].logits, kept[0].own_logits)]
+        return [known_only(batch, each) for each in found]
 
     def _columns(self, probs):
         """Probabilities `(batch, classes)`, or `(batch, labels)` of multi-label predictions."""

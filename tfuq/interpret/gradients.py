@@ -60,12 +60,13 @@ def grad_cam(
             output `(batch, height, width, channels)` on which the output depends, in nested models,
             too. Of a layer that is called several times, the last call counts. For models that
             predict each pixel, name a layer: the last one is the prediction.
-        target: What is to be explained, y. `"class"`: what the model returns for the class, logit
-            or probability, and with `num_samples` the mean probability. `"probability"`: always
-            that. `"predictive_entropy"`: of the mean prediction, the total uncertainty, in nats;
-            `"expected_entropy"`: the mean of the draws' entropies, the aleatoric part;
-            `"mutual_information"`: their difference, the epistemic part. Entropies of labels are
-            summed. What is per pixel is averaged over the pixels.
+        target: What is to be explained, y. `"class"`: the logit of the class, before a soft-max or
+            sigmoid and, of a head that averages over draws, that of its mean; the probability where
+            no layer shows the logit, and with `num_samples` the mean probability.
+            `"probability"`: always that. `"predictive_entropy"`: of the mean prediction, the total
+            uncertainty, in nats; `"expected_entropy"`: the mean of the draws' entropies, the
+            aleatoric part; `"mutual_information"`: their difference, the epistemic part. Entropies
+            of labels are summed. What is per pixel is averaged over the pixels.
         num_samples: Number of draws of a network with random weights; they are those of
             `tfuq.predictive.sample_predictions` for the same seed. None: the network of `predict`.
         relu: Whether negative parts are set to 0. If not, a place with a negative sign speaks
@@ -98,7 +99,8 @@ def grad_cam(
     from tfuq.layers import MCDropout
 
     conv = keras.layers.Conv2D(4, 3, activation="relu")
-    layers = [conv, keras.layers.GlobalAveragePooling2D(), MCDropout(0.5), keras.layers.Dense(3)]
+    head = keras.layers.Dense(3, "softmax")
+    layers = [conv, keras.layers.GlobalAveragePooling2D(), MCDropout(0.5), head]
     model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
     images = np.random.rand(2, 8, 8, 1)
     print(grad_cam(model, images).shape)  # (2, 8, 8), of the predicted classes
@@ -178,7 +180,7 @@ def guided_backpropagation(
     from tfuq.interpret import guided_backpropagation
 
     conv = keras.layers.Conv2D(4, 3, activation="relu")
-    layers = [conv, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)]
+    layers = [conv, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, "softmax")]
     model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
     print(guided_backpropagation(model, np.random.rand(2, 8, 8, 1)).shape)  # (2, 8, 8, 1)
     ```
@@ -240,7 +242,7 @@ def guided_grad_cam(
     from tfuq.interpret import guided_grad_cam
 
     conv = keras.layers.Conv2D(4, 3, activation="relu")
-    layers = [conv, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)]
+    layers = [conv, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, "softmax")]
     model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
     print(guided_grad_cam(model, np.random.rand(2, 8, 8, 1), [0, 1]).shape)  # (2, 2, 8, 8, 1)
     ```

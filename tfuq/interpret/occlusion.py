@@ -52,8 +52,9 @@ def occlusion(
         value: What pixels in the patch hold: a number, or one for each channel. The black of images
             that are normalized to mean 0 is not 0.
         class_index: Classes. The predicted one is that of the whole image.
-        target: What falls. `"class"`, what the model returns for the class; `"probability"`;
-            `"predictive_entropy"`, `"expected_entropy"`, `"mutual_information"` (nats).
+        target: What falls. `"class"`, the logit of the class, where a layer shows it;
+            `"probability"`; `"predictive_entropy"`, `"expected_entropy"`, `"mutual_information"`
+            (nats).
         num_samples: Number of draws, of which the score is one of the mean prediction.
         upsample: Whether to return maps of the size of the images, or else the drops.
         output: Which output.
@@ -79,7 +80,7 @@ def occlusion(
     import numpy as np
     from tfuq.interpret import occlusion
 
-    layers = [keras.layers.Flatten(), keras.layers.Dense(3)]
+    layers = [keras.layers.Flatten(), keras.layers.Dense(3, "softmax")]
     model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
     images = np.random.rand(2, 8, 8, 1)
     print(occlusion(model, images, patch=4, stride=2).shape)  # (2, 8, 8)
@@ -268,7 +269,7 @@ def center_occlusion(
     import numpy as np
     from tfuq.interpret import center_occlusion
 
-    layers = [keras.layers.Flatten(), keras.layers.Dense(3)]
+    layers = [keras.layers.Flatten(), keras.layers.Dense(3, "softmax")]
     model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
     images, labels = np.random.rand(9, 8, 8, 1), np.arange(9) % 3
     print(center_occlusion(model, (images, labels), sizes=[0, 0.5]).to_markdown())

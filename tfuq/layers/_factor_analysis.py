@@ -195,6 +195,7 @@ class MCDenseFA(Head, keras.layers.Layer):
         )
 
     def call(self, inputs, training=False):
+        self._check_loss(training)
         loc, scale, factors = self._at_temperature(*self._parameters(inputs))
         closed = None
         if wanted_way() == "probit" and not training:
@@ -244,6 +245,13 @@ class MCDenseFA(Head, keras.layers.Layer):
             self.build(inputs.shape)
         loc, _, _ = self._at_temperature(*self._parameters(inputs))
         return with_leading(loc, inputs)
+
+    def linear_map(self):
+        inverse = 1 / self.current_temperature()
+        return tuple(
+            tf.cast(tf.convert_to_tensor(weight), inverse.dtype) * inverse
+            for weight in (self.loc_kernel, self.loc_bias)
+        )
 
     def _outputs(self, log_means):
         log_prob, *log_complement = log_means()

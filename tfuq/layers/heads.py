@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 import keras
 
+from tfuq._models.meaning import said_by_loss
+from tfuq.layers._training import calling_model
+
 
 class OutputMeaning(NamedTuple):
     """What the numbers of a head's output are, as the head declares it.
@@ -30,10 +33,10 @@ class OutputMeaning(NamedTuple):
 class Head:
     """A layer that stands in for the last `Dense` of a classifier; before `Layer` in the bases.
 
-    Any layer with `output_meaning(field)` and `mean_logits(inputs)` follows the protocol. A
-    subclass of this one has the attribute `logits_only` and the class attribute `output_type`, a
-    named tuple whose first field is `logits`; it says how wide each field is, `_widths()`, and in
-    which dtype it answers, `_sampling_dtype()`.
+    Any layer with `output_meaning(field)` and `mean_logits(inputs)` follows the protocol, and may
+    have `linear_map()`. A subclass of this one has the attribute `logits_only` and the class
+    attribute `output_type`, a named tuple whose first field is `logits`; it says how wide each
+    field is, `_widths()`, and in which dtype it answers, `_sampling_dtype()`.
     """
 
     output_type = None
@@ -77,6 +80,36 @@ class Head:
         """
         raise NotImplementedError
 
+    def linear_map(self):
+        """Kernel and bias with `mean_logits(inputs) = inputs @ kernel + bias`.
+
+        Returns:
+            Tensors `(features, outputs)` and `(outputs,)` or None; or None alone where the map is
+            not linear.
+        """
+        return None
+
+    def _check_loss(self, training):
+        """Raises ValueError where the model that is trained has a loss that misreads this layer.
+
+        It is asked in each call, so that the first step of `fit` tells, not a useless network.
+        """
+        model = calling_model()
+        loss = getattr(model, "loss", None)
+        if not training or loss is None or not _is_last(model, self):
+            return
+        if not self.logits_only and not keras.tree.is_nested(loss):
+            raise ValueError(
+                f"Argument `logits_only` of {self.name!r} must be True for a loss of one output: "
+                f"the layer returns a tuple. Received: logits_only=False with loss={loss!r}"
+            )
+        said = said_by_loss(model)
+        if self.logits_only and said.is_logits is False:
+            raise ValueError(
+                f"Argument `from_logits` of the loss must be True: {self.name!r} returns logits, "
+                f"and {said.says} takes probabilities. Received: loss={loss!r}"
+            )
+
     def compute_mask(self, inputs, previous_mask):
         if previous_mask is None or self.logits_only:
             return previous_mask
@@ -92,3 +125,11 @@ class Head:
             keras.KerasTensor((*inputs.shape[:-1], width), dtype=dtype) for width in self._widths()
         ]
         return specs[0] if self.logits_only else self.output_type(*specs)
+
+
+def _is_last(model, layer):
+    """Whether all that a `Sequential` or functional model returns is what `layer` makes."""
+    if isinstance(model, keras.Sequential):
+        return model.layers[-1] is layer
+    outputs = keras.tree.flatten(getattr(model, "output", None))
+    return all(getattr(o, "_keras_history", [None])[0] is layer for o in outputs)

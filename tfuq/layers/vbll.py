@@ -161,11 +161,9 @@ class VBLLDense(Head, VariationalLayer):
         self.prior_scale = prior_scale
         self.posterior_scale = posterior_scale
         self.objective = objective
-        self.noise = noise
-        self.noise_scale = noise_scale
+        self.noise, self.noise_scale = noise, noise_scale
         self.wishart_scale, self.dof = wishart_scale, dof
-        self.likelihood = likelihood
-        self.predictive = predictive
+        self.likelihood, self.predictive = likelihood, predictive
         self.train_mc_samples, self.test_mc_samples = train_mc_samples, test_mc_samples
         self.use_bias = use_bias
         self.logits_only = logits_only
@@ -174,8 +172,7 @@ class VBLLDense(Head, VariationalLayer):
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
-        self.sampling = sampling
-        self.resample = resample
+        self.sampling, self.resample = sampling, resample
         self.seed = seed
         self._check_arguments()
         self.seed_generator = keras.random.SeedGenerator(seed)
@@ -298,6 +295,7 @@ class VBLLDense(Head, VariationalLayer):
         return self._mean(inputs), self._form.variance(self._rows(inputs), *spread)
 
     def call(self, inputs, training=False, mask=None):
+        self._check_loss(training)
         spread = self._form.read(self)
         mean, weight_variance = self._moments(inputs, spread)
         variance = weight_variance + self._noise_variance()
@@ -331,6 +329,9 @@ class VBLLDense(Head, VariationalLayer):
         if not self.built:
             self.build(inputs.shape)
         return with_leading(self._mean(inputs), inputs)
+
+    def linear_map(self):
+        return self.kernel, self.bias if self.use_bias else None
 
     def kl_divergence(self):
         """The KL divergence of the posterior from the prior, in nats; with learned noise, plus

@@ -2,10 +2,11 @@
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from tfuq._arguments import check_flags, check_integer
-from tfuq._predictions.examples import from_tensors
+from tfuq._predictions.examples import MOST_DEMANDS, from_tensors
 
 
 class PredictionMetric(keras.metrics.Metric):
@@ -35,13 +36,18 @@ class PredictionMetric(keras.metrics.Metric):
         super().__init__(name=type(self).name if name is None else name, dtype=dtype)
         self.from_logits = from_logits
         self.multi_label = multi_label
-        self.faulty = self.add_weight(shape=(), initializer="zeros", dtype="float64", name="faulty")
+        self.faulty = self._add_counts((), "faulty")
+        self.misread = self._add_counts((MOST_DEMANDS,), "misread")
+        self._demands = None
         self.sums = None
         if self._shape is not None:
             self._add_sums(self._shape)
 
     def _add_sums(self, shape):
-        self.sums = self.add_weight(shape=shape, initializer="zeros", dtype="float64", name="sums")
+        self.sums = self._add_counts(shape, "sums")
+
+    def _add_counts(self, shape, name):
+        return self.add_weight(shape=shape, initializer="zeros", dtype="float64", name=name)
 
     def measure(self, examples):
         """Sums over the examples, float64."""
@@ -61,29 +67,54 @@ class PredictionMetric(keras.metrics.Metric):
             sample_weight: Weights `(batch,)`, or with more of the leading axes.
 
         Raises:
-            ValueError: If shapes do not fit together.
+            ValueError: If shapes do not fit together; if predictions are no probabilities, for
+                instance logits without `from_logits`; if labels are no classes, or weights
+                negative. In a graph the latter are a `tf.errors.InvalidArgumentError` when it runs;
+                under XLA, which cannot raise, `result` raises instead, at the end of the epoch.
         """
-        examples, faulty = from_tensors(
+        mask = getattr(y_pred, "_keras_mask", None)
+        sums = self.measure(self._read(y_true, y_pred, sample_weight, mask))
+        if self.sums is None:
+            self._add_sums(sums.shape)
+        self.sums.assign_add(sums)
+
+    def _read(self, y_true, y_pred, *weights):
+        """`Examples` of a batch; what was dropped of it is counted."""
+        examples, dropped = from_tensors(
             y_true,
             y_pred,
-            sample_weight,
-            getattr(y_pred, "_keras_mask", None),
+            *weights,
             from_logits=self.from_logits,
             multi_label=self.multi_label,
             dtype="float64" if self.dtype == "float64" else "float32",
         )
-        sums = self.measure(examples)
-        if self.sums is None:
-            self._add_sums(sums.shape)
-        self.sums.assign_add(sums)
-        self.faulty.assign_add(faulty)
+        self._demands = dropped.demands
+        self.faulty.assign_add(dropped.faulty)
+        self.misread.assign_add(dropped.misread)
+        return examples
+
+    def _check_read(self):
+        """Raises what a graph under XLA could not raise."""
+        counts = np.asarray(self.misread)
+        if counts.any():
+            demands = self._demands or ("Argument `y_pred` must hold what the flags say.",)
+            broken = [said for said, count in zip(demands, counts, strict=False) if count]
+            raise ValueError(
+                f"{' '.join(broken or demands)} Received: {counts.sum():.0f} examples for which "
+                f"that is not so, in the metric {self.name!r} since `reset_state`"
+            )
 
     def result(self):
         """The metric of all batches, a scalar of `dtype`.
 
-        NaN before any data; and from one prediction without a meaning on (NaN, no probability, a
-        label that is no class, a negative weight) until `reset_state`, since a graph cannot raise.
+        NaN before any data; and from one prediction on that is NaN or infinite, or a label or
+        weight that is, until `reset_state`: so does the loss of a model that diverges.
+
+        Raises:
+            ValueError: If an earlier batch was refused where nothing could be raised.
         """
+        if tf.executing_eagerly():
+            self._check_read()
         if self.sums is None:
             return ops.cast(np.nan, self.dtype)
         value = ops.where(self.faulty > 0, np.nan, self.compute(ops.convert_to_tensor(self.sums)))

@@ -70,7 +70,7 @@ def expected_calibration_error(
 
     Raises:
         ValueError: If `n_bins` is below 1; if arrays are empty or do not fit together; if they
-            hold NaN, probabilities outside [0, 1] or not summing to 1 (to 0.005, the rounding of
+            hold NaN, probabilities outside [0, 1] or not summing to 1 (to 0.01, the rounding of
             bfloat16), labels that are no class, or negative weights.
 
     Example:

@@ -85,11 +85,12 @@ class AUROC(_OODMetric):
         sample_weight: Weights `(batch,)`, or with more of the leading axes.
 
     Returns:
-        A scalar in [0, 1]. NaN while one class is missing, and for good after a score that is NaN,
-        +inf, or no probability without `from_logits`. A graph cannot raise.
+        A scalar in [0, 1]. NaN while one class is missing, and after a score that is NaN or +inf,
+        until `reset_state`.
 
     Raises:
-        ValueError: If `n_bins` is below 2, or shapes do not fit together.
+        ValueError: If `n_bins` is below 2, or shapes do not fit together; if a score is no
+            probability and `from_logits` is False.
 
     Example:
 

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from tfuq._arguments import check_choice, check_flags, check_fraction, register, to_float64
-from tfuq._predictions.examples import from_arrays, from_tensors
+from tfuq._predictions.examples import from_arrays
 from tfuq.metrics._base import PredictionMetric
 
 AGGREGATES = ("image", "pool")
@@ -337,11 +337,11 @@ class DiceScore(PredictionMetric):
 
     Returns:
         A scalar in [0, 1], 1 is perfect; or `(classes,)` with `average=None`. NaN before any data,
-        and for good after a pixel without a meaning: NaN, no probabilities, a label that is no
-        class. A graph cannot raise.
+        and after a pixel that is NaN or infinite, until `reset_state`.
 
     Raises:
-        ValueError: If an argument is none of those said, or shapes do not fit together.
+        ValueError: If an argument is none of those said, or shapes do not fit together; if
+            predictions are no probabilities, or labels no classes (as for all metrics).
 
     Example:
 
@@ -390,14 +390,9 @@ class DiceScore(PredictionMetric):
         weights = sample_weight, getattr(y_pred, "_keras_mask", None)
         y_true, y_pred = ops.cast(y_true, dtype), ops.cast(y_pred, dtype)
         sample_weight = None if sample_weight is None else ops.cast(sample_weight, dtype)
-        flags = {"from_logits": self.from_logits, "multi_label": self.multi_label}
-
-        def read(mask):
-            examples, faulty = from_tensors(mask, y_pred, *weights, **flags, dtype=dtype)
-            self.faulty.assign_add(faulty)
-            return examples
-
-        sums = self._rule().sums(y_true, y_pred, sample_weight, read)
+        sums = self._rule().sums(
+            y_true, y_pred, sample_weight, lambda mask: self._read(mask, y_pred, *weights)
+        )
         if self.sums is None:
             self._add_sums(sums.shape)
         if self.sums.shape != sums.shape:

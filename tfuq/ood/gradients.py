@@ -71,8 +71,8 @@ class GradientFeatures:
             default. A model inside the model stands for all that it holds.
         output: Which output, when the model has several: an index, a key, a field of a named
             tuple, or a function of the outputs.
-        from_logits: Whether the output holds logits. By default what the compiled loss says; of a
-            model without, probabilities are what lies in [0, 1] and sums to 1.
+        from_logits: Whether the output holds logits. By default what the last layer declares, else
+            what the compiled loss says.
         batch_size: Examples at a time, for arrays; datasets have their own.
         verbose: 1 shows a progress bar.
 
@@ -99,7 +99,7 @@ class GradientFeatures:
     from tfuq.ood import GradientFeatures
 
     model = keras.Sequential(
-        [keras.Input((8,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(3)]
+        [keras.Input((8,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(3, "softmax")]
     )
     features = GradientFeatures(model, confounding_label="all")
     print(features(np.random.rand(5, 8)).shape)  # (5, 4)
@@ -166,8 +166,7 @@ class GradientFeatures:
 
     def _of_batch(self, batch):
         if self._is_logits is None:
-            reading = Reading(self.output, self.from_logits, None)
-            self._is_logits = reading.known(self.model, batch).from_logits
+            self._is_logits = self._find_meaning(batch)
         if self._units is None:
             self._units = find_units(self.model, self._variables, batch, self._losses)
         count = tf.nest.flatten(batch)[0].shape[0]
@@ -176,6 +175,15 @@ class GradientFeatures:
         if size > count:
             batch = tf.nest.map_structure(lambda tensor: tf.gather(tensor, rows), batch)
         return self._norms(batch)[:count]
+
+    def _find_meaning(self, batch):
+        """Whether the output holds logits; traced, so that no state of the model changes."""
+        reading, found = Reading(self.output, self.from_logits, None), []
+        traced = tf.function(
+            lambda batch: found.append(reading.known(self.model, batch)), autograph=False
+        )
+        traced.get_concrete_function(batch)
+        return found[0].from_logits
 
     def _traced_size(self, count):
         """The number of examples to fill a batch up to, so that few sizes are traced."""

@@ -7,6 +7,7 @@ import tensorflow as tf
 from tfuq._arguments import check_choice, check_integer, check_positive, register
 from tfuq._models.feature_arrays import check_rows, in_blocks
 from tfuq._models.features import linear
+from tfuq._models.logit_layer import linear_map
 from tfuq._predictions.probabilities import probabilities
 from tfuq.ood._gaussians import scatter
 from tfuq.ood._logit_scores import LOGIT_SCORES, energy
@@ -41,11 +42,11 @@ def head_logits(features, state):
 
 
 def check_head(head):
-    """`Linear` from a built `Dense` or a pair of arrays, or a ValueError."""
-    if isinstance(head, keras.layers.Dense) and head.built:
-        head = (head.kernel, head.bias)
+    """`Linear` from a built layer with a linear map or a pair of arrays, or a ValueError."""
+    if isinstance(head, keras.layers.Layer) and head.built:
+        head = linear_map(head)
     error = ValueError(
-        "Argument `head` must be a built Dense layer, or a pair (kernel, bias): a kernel "
+        "Argument `head` must be a built Dense layer or head, or a pair (kernel, bias): a kernel "
         "(features, classes), and a bias (classes,) or None, both finite. "
         f"Received: head={head!r}"
     )
@@ -75,7 +76,8 @@ class _LastLayerDetector(Detector):
         head = self._tap.last_layer()
         if head is None:
             raise ValueError(
-                "Argument `model` must end in a Dense layer, and perhaps its activation, for "
+                "Argument `model` must end in a Dense layer, and perhaps its activation, or in a "
+                "head of which the mean logits are linear in its inputs, for "
                 f"{type(self).__name__}. Received: model={self.model!r}"
             )
         return {"head": head}
@@ -86,8 +88,8 @@ class _LastLayerDetector(Detector):
         Args:
             features: Penultimate features `(n, d)`.
             y: Not looked at.
-            head: The last layer that takes them: a built `Dense`, or a pair `(kernel, bias)` of
-                arrays `(d, classes)` and `(classes,)` or None.
+            head: The last layer that takes them: a built `Dense` or head, or a pair `(kernel,
+                bias)` of arrays `(d, classes)` and `(classes,)` or None.
 
         Returns:
             The detector. `score` needs a model: assign `detector.model`.
@@ -161,7 +163,7 @@ class ViM(_LastLayerDetector):
     x = np.random.normal(size=(64, 8))
     layers = [keras.layers.Dense(6, activation="relu"), keras.layers.Dense(3)]
     model = keras.Sequential([keras.Input((8,)), *layers])
-    detector = ViM(dim=4).fit(model, x)
+    detector = ViM(dim=4, from_logits=True).fit(model, x)
     print(detector.score(x).shape)
     ```
 
@@ -307,7 +309,7 @@ class ReAct(_LastLayerDetector):
     x = np.random.normal(size=(64, 8))
     layers = [keras.layers.Dense(6, activation="relu"), keras.layers.Dense(3)]
     model = keras.Sequential([keras.Input((8,)), *layers])
-    detector = ReAct(percentile=90).fit(model, x)
+    detector = ReAct(percentile=90, from_logits=True).fit(model, x)
     detector.threshold_at(0.95, x)
     print(detector.detect(10 * x).mean())
     ```
@@ -358,8 +360,8 @@ class ReAct(_LastLayerDetector):
         Args:
             features: Features `(n, d)` of the layer that is rectified.
             y: Not looked at.
-            head: The last layer that takes them: a built `Dense`, or a pair `(kernel, bias)`. None
-                if it is not that, or only inputs are to be scored.
+            head: The last layer that takes them: a built `Dense` or head, or a pair `(kernel,
+                bias)`. None if it is not that, or only inputs are to be scored.
 
         Returns:
             The detector. `score` needs a model: assign `detector.model`.
@@ -380,7 +382,7 @@ class ReAct(_LastLayerDetector):
     def _score_batch(self, batch):
         self._tap.prepare(batch)
         found = self._rectified(batch, tf.constant(self._state["limit"]))
-        arrays = (found.features[0].numpy(), found.logits.numpy())
+        arrays = (found.features[0].numpy(), found.own_logits.numpy())
         self._check_widths(arrays[:1])
         return self._guarded(arrays, lambda arrays: LOGIT_SCORES[self.base](arrays[1]))
 
@@ -398,5 +400,5 @@ class ReAct(_LastLayerDetector):
 
     def _graph_score(self, state, found, batch):
         rectified = self._find_rectified(batch, state["limit"])
-        score = LOGIT_SCORES[self.base](rectified.logits)
-        return score, [rectified.features[0], rectified.logits]
+        score = LOGIT_SCORES[self.base](rectified.own_logits)
+        return score, [rectified.features[0], rectified.own_logits]

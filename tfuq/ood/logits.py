@@ -26,9 +26,12 @@ class _OwnLogitDetector(_LogitDetector):
     """Base of those for which logarithms of probabilities will not do."""
 
     def _read(self, batch):
-        arrays = super()._read(batch)
+        logits = self._tap(batch).own_logits
         self._tap.check_knows_logits()
-        return arrays
+        return (logits,)
+
+    def _graph_score(self, state, found, batch):
+        return self._score((found.own_logits,)), [found.own_logits]
 
 
 @register
@@ -87,7 +90,8 @@ class MaxLogit(_OwnLogitDetector):
     Args:
         output: Which output of the model to score, as for `MaxSoftmax`.
         from_logits: Whether that holds logits, as for `MaxSoftmax`. Of a model of probabilities the
-            logits are those that its last layer makes them from.
+            logits are those that its last layer makes them from; of a head that averages over
+            draws, such as `tfuq.layers.VBLLDense`, those of its mean: `mean_logits`.
 
     Raises:
         ValueError: If an argument is not as described; in `fit`, if the model has no logits.
@@ -121,7 +125,8 @@ class Energy(_OwnLogitDetector):
         temperature: T, above 0; 1 in the paper.
         output: Which output of the model to score, as for `MaxSoftmax`.
         from_logits: Whether that holds logits, as for `MaxSoftmax`. Of a model of probabilities the
-            logits are those that its last layer makes them from.
+            logits are those that its last layer makes them from; of a head that averages over
+            draws, such as `tfuq.layers.VBLLDense`, those of its mean: `mean_logits`.
 
     Raises:
         ValueError: If an argument is not as described; in `fit`, if the model has no logits.
@@ -199,7 +204,8 @@ class ODIN(_LogitDetector):
         epsilon: Size of the step, at least 0, in the units of the model's inputs. The paper's
             0.0014 is for images of about unit variance.
         output: Which output of the model to score, as for `MaxSoftmax`.
-        from_logits: Whether that holds logits, as for `MaxSoftmax`.
+        from_logits: Whether that holds logits, as for `MaxSoftmax`. Of a head that averages over
+            draws, S is the soft-max of its mean logits.
 
     Raises:
         ValueError: If an argument is not as described; in `score`, if the outputs have no gradient
@@ -213,7 +219,7 @@ class ODIN(_LogitDetector):
     from tfuq.ood import ODIN
 
     x = np.random.normal(size=(64, 8))
-    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, "softmax")])
     detector = ODIN(temperature=1000, epsilon=0.0014).fit(model, x)
     detector.threshold_at(0.95, x)
     print(detector.detect(x).mean())
@@ -239,14 +245,17 @@ class ODIN(_LogitDetector):
         super()._bind(model)
         self._moved = self._tap.compiled(self._logits_of_moved)
 
+    def _read(self, batch):
+        return (self._tap(batch).own_logits,)
+
     def _logits_of_moved(self, batch):
         def surprise(batch):
             # T times as large as in the paper, which the sign does not see.
-            scaled = self._tap.forward(batch).logits / self.temperature
+            scaled = self._tap.forward(batch).own_logits / self.temperature
             return -self.temperature * tf.reduce_max(tf.nn.log_softmax(scaled), axis=-1)
 
         moved = descended(self.model, batch, surprise, self.epsilon)
-        return self._tap.forward(moved).logits
+        return self._tap.forward(moved).own_logits
 
     def _score_batch(self, batch):
         if self.epsilon == 0:
@@ -255,7 +264,7 @@ class ODIN(_LogitDetector):
         return self._scores_of((self._moved(batch).numpy(),))
 
     def _graph_score(self, state, found, batch):
-        logits = found.logits if self.epsilon == 0 else self._logits_of_moved(batch)
+        logits = found.own_logits if self.epsilon == 0 else self._logits_of_moved(batch)
         return self._score((logits,)), [logits]
 
     def _scores_of_fit(self, arrays):

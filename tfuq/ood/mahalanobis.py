@@ -89,7 +89,7 @@ class Mahalanobis(FeatureDetector):
 
     x, y = np.random.normal(size=(64, 8)), np.random.randint(3, size=64)
     hidden = keras.layers.Dense(5, activation="tanh", name="hidden")
-    model = keras.Sequential([keras.Input((8,)), hidden, keras.layers.Dense(3)])
+    model = keras.Sequential([keras.Input((8,)), hidden, keras.layers.Dense(3, "softmax")])
     detector = Mahalanobis().fit(model, x, y)
     print(detector.score(x + 5) > detector.score(x))
 

@@ -85,7 +85,7 @@ def test_time_augmentation(
     import numpy as np
     from tfuq.predictive import decompose, test_time_augmentation
 
-    layers = [keras.layers.Flatten(), keras.layers.Dense(3)]
+    layers = [keras.layers.Flatten(), keras.layers.Dense(3, "softmax")]
     model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
     x = np.random.rand(5, 8, 8, 1)
     stack = test_time_augmentation(model, x, keras.layers.RandomFlip(), num_samples=4)
@@ -93,7 +93,8 @@ def test_time_augmentation(
 
     masks = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 3, padding="same")])
     mirror = lambda images: images[:, :, ::-1]  # noqa: E731
-    stack = test_time_augmentation(masks, x, [(mirror, mirror)])  # (2, 5, 8, 8, 2)
+    stack = test_time_augmentation(masks, x, [(mirror, mirror)], from_logits=True)
+    print(stack.shape)  # (2, 5, 8, 8, 2)
     ```
 
     References:

@@ -216,8 +216,9 @@ class Scorer:
         self._check_shape(stack)
         check_count(self.class_names, stack.shape[-1])
         bad = ~np.isfinite(stack).all(axis=(0, 2))
+        filler = 1 / max(stack.shape[-1], 2)  # probabilities, which are taken back below
         try:
-            parts = decompose(np.where(bad[:, None], 0.5, stack), self.multi_label)
+            parts = decompose(np.where(bad[:, None], filler, stack), self.multi_label)
         except ValueError as error:
             raise ValueError(
                 "Argument `model` must predict probabilities, or logits with `from_logits=True`. "
