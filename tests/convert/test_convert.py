@@ -159,7 +159,9 @@ def test_variational_copy_predicts_as_the_original(make):
     kinds = {type(layer) for layer in variational_layers(bayesian)}
     assert kinds == {Conv2DVariational, DenseVariational}
     assert type(bayesian) is type(model)
-    assert np.ptp(sample_predictions(bayesian, images(), 4), axis=0).max() > 1e-3
+    from_logits = True if make is nested else None
+    stack = sample_predictions(bayesian, images(), 4, from_logits=from_logits)
+    assert np.ptp(stack, axis=0).max() > 1e-3
 
 
 def test_variational_copy_is_a_copy_and_trains():
@@ -248,7 +250,7 @@ def test_dropout_stays_on_and_batch_statistics_do_not_move():
     kinds = [type(layer) for layer in dropping._flatten_layers()]
     assert kinds.count(MCDropout) == 2
     before = [weight.numpy() for weight in dropping.weights]
-    stack = sample_predictions(dropping, images(), 8)
+    stack = sample_predictions(dropping, images(), 8, from_logits=True)
     assert np.ptp(stack, axis=0).max() > 0.01
     np.testing.assert_array_equal(dropping(images()), model(images()))  # the mean network
     for old, weight in zip(before, dropping.weights, strict=True):
@@ -261,9 +263,10 @@ def test_dropout_stays_on_and_batch_statistics_do_not_move():
 def test_spatial_dropout_drops_whole_channels():
     x = keras.Input((8, 8, 16))
     model = keras.Model(x, keras.layers.SpatialDropout2D(0.5)(x))
-    ones = np.ones((2, 8, 8, 16), "float32")
-    dropped = sample_predictions(convert.mc_dropout(model), ones, 1, from_logits=False)[0]
-    assert set(np.unique(dropped)) == {0.0, 2.0}
+    half = np.full((2, 8, 8, 16), 0.5, "float32")  # and its double is a probability
+    kind = {"from_logits": False, "multi_label": True}
+    dropped = sample_predictions(convert.mc_dropout(model), half, 1, **kind)[0]
+    assert set(np.unique(dropped)) == {0.0, 1.0}
     assert np.all(dropped == dropped[:, :1, :1])
 
 

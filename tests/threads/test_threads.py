@@ -120,8 +120,9 @@ def test_draws(head):
         model = network(head)
 
         def ask(x):
-            whole = predict_uncertainty(model, x, num_samples=4)
-            return whole, sample_predictions(model, x, num_samples=4), model(x)
+            told = {"num_samples": 4, "from_logits": True}
+            whole = predict_uncertainty(model, x, **told)
+            return whole, sample_predictions(model, x, **told), model(x)
 
         return ask
 
