@@ -203,7 +203,8 @@ def test_global_selection_saves(tmp_path):
     for one, other in zip(copy.weights, again.weights, strict=True):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(
-        sample_predictions(copy, images(), 2), sample_predictions(again, images(), 2)
+        sample_predictions(copy, images(), 2, from_logits=True),
+        sample_predictions(again, images(), 2, from_logits=True),
     )
 
 
