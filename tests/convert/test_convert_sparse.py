@@ -225,7 +225,7 @@ def test_no_weight_or_all(r_bayes, share):
 def test_trainable_parameters_of_resnet18_grow_by_the_selected():
     model = resnet18()
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
-    copy = convert.sparse_bayesian(model, (x, np.array([1, 2])), LOSS, 0.01, kl_weight=0.01)
+    copy = convert.sparse_bayesian(model, (x, np.array([1, 2])), LOSS, 0.01, kl_weight=1e-6)
     kernels = [
         layer.kernel.shape
         for layer in model.layers
