@@ -159,6 +159,9 @@ def test_every_registered_class_is_constructed():
     assert ours == made
 
 
+LATER = ("calibration", "class_names", "fitted_to")
+
+
 @pytest.mark.parametrize("make, given", CONSTRUCTED)
 def test_constructor_argument_attribute_and_key_have_one_value(make, given):
     thing = make()
@@ -172,7 +175,9 @@ def test_constructor_argument_attribute_and_key_have_one_value(make, given):
         attribute = getattr(thing, name)
         value = given.get(name, default)
         assert same(attribute, as_stored(name, value, attribute)), (name, value, attribute)
-        assert same(attribute, config[name]), (name, attribute, config[name])
+        # What `tfuq.selective` learned later is left out where it is None, as in older files.
+        told = config.get(name) if name in LATER and attribute is None else config[name]
+        assert same(attribute, told), (name, attribute, told)
     if isinstance(thing, keras.layers.Layer | keras.metrics.Metric):
         assert {"name", "dtype"} <= set(config)
 

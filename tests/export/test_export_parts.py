@@ -41,7 +41,8 @@ def test_prefix_is_computed_once():
     predict = network(request, model, tf.Variable)
     whole = tf.function(predict, input_signature=[SPEC], autograph=False).get_concrete_function()
     kinds = [kind for kind, _ in operations(whole)]
-    assert kinds.count("MatMul") == 3  # of the trunk, and of the mean and variance of the head
+    # Of the trunk, of the mean and variance of the head, and of the weights of all draws.
+    assert kinds.count("MatMul") == 4
     assert "While" not in kinds and "StatelessWhile" not in kinds
 
 

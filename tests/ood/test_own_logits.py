@@ -59,7 +59,11 @@ def plain():
     return model
 
 
-@pytest.mark.parametrize("head", HEADS)
+# Each head traces seven detectors; `make test` has one of each kind.
+@pytest.mark.parametrize(
+    "head",
+    [pytest.param(name, marks=[pytest.mark.slow] if ", " in name else []) for name in HEADS],
+)
 def test_scores_are_those_of_the_mean_network(plain, head):
     """In NumPy, in graphs, and of arrays with the head."""
     model = with_mean(HEADS[head]())
