@@ -46,3 +46,12 @@ def test_a_tuple_under_one_loss_is_refused(name):
     model.compile("sgd", LOSSES.get(name, EXCLUSIVE)[1])
     with pytest.raises(ValueError, match="logits_only"):
         model.fit(X, y, verbose=0)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_the_logits_of_a_tuple_are_trained(name):
+    make, y = HEADS[name]
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, make(logits_only=False)(inputs).logits)
+    model.compile("sgd", LOSSES.get(name, EXCLUSIVE)[0](from_logits=True))
+    assert np.isfinite(model.fit(X, y, verbose=0).history["loss"]).all()

@@ -98,7 +98,7 @@ class Head:
         loss = getattr(model, "loss", None)
         if not training or loss is None or not _is_last(model, self):
             return
-        if not self.logits_only and not keras.tree.is_nested(loss):
+        if _is_tuple(model, self) and not keras.tree.is_nested(loss):
             raise ValueError(
                 f"Argument `logits_only` of {self.name!r} must be True for a loss of one output: "
                 f"the layer returns a tuple. Received: logits_only=False with loss={loss!r}"
@@ -125,6 +125,14 @@ class Head:
             keras.KerasTensor((*inputs.shape[:-1], width), dtype=dtype) for width in self._widths()
         ]
         return specs[0] if self.logits_only else self.output_type(*specs)
+
+
+def _is_tuple(model, layer):
+    """Whether the model returns the whole tuple that `layer` makes, not its logits alone."""
+    if layer.logits_only:
+        return False
+    is_sequential = isinstance(model, keras.Sequential)
+    return is_sequential or len(keras.tree.flatten(model.output)) > 1
 
 
 def _is_last(model, layer):
