@@ -1,11 +1,15 @@
 """Draws of layers are draws of their weights: one law over all examples, batches and calls."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfuq import layers
-from tfuq.predictive import predict_uncertainty, sample_predictions
+from tfuq._random.draws import one_draw
+from tfuq.predictive import predict_uncertainty
 
 KL = {"kl_weight": 0.01, "use_bias": False, "seed": 3}
 SPREAD = {**KL, "posterior_scale": 0.5}
@@ -69,7 +73,19 @@ def network(name):
 
 
 def drawn(model, x, count=6, batch_size=1):
-    return sample_predictions(model, x, count, batch_size=batch_size, from_logits=False)
+    """Outputs of `count` draws as they are, `(draws, n, ...)`, with the seeds of a sampler."""
+    seeds = tf.constant([[0, number] for number in range(count)], "int32")
+
+    def one(seed, batch):
+        with one_draw(seed):
+            return tf.cast(model(batch, training=False), "float32")
+
+    @functools.partial(tf.function, autograph=False)
+    def draws(batch):
+        return tf.map_fn(lambda seed: one(seed, batch), seeds, fn_output_signature="float32")
+
+    starts = range(0, len(x), batch_size)
+    return np.concatenate([draws(x[i : i + batch_size]).numpy() for i in starts], axis=1)
 
 
 @pytest.mark.parametrize("name", CASES)
