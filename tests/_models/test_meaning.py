@@ -179,3 +179,11 @@ def test_fields_keep_their_names_after_loading(tmp_path):
     inputs = keras.Input((4,))
     named = keras.Model(inputs, [kl.Dense(2, "softmax", name=name)(inputs) for name in "ab"])
     assert np.all(Reading("b", None, None).known(named).select(named, x) == named(x)[1])
+
+
+def test_a_variance_is_no_logit():
+    """In a `Sequential` model as in others, only the field that is asked for counts."""
+    model = network(vbll(logits_only=False))
+    assert declared(model, "logits").is_logits
+    with pytest.raises(ValueError, match="from_logits"):
+        declared(model, "variance")

@@ -212,16 +212,23 @@ def said_by_head(model, output=None):
     if hasattr(model, "declared_output"):  # what stands for a model
         return model.declared_output()
     if isinstance(model, keras.Sequential):
-        return _said_by_last(model.layers)
+        return _said_by_last(model.layers, _index_in(model.layers[-1:], output))
     outputs = getattr(model, "output", None)  # a subclassed model has none
     return NOTHING if outputs is None else _said_by_tensor(select_output(outputs, output, model))
 
 
-def _said_by_last(layers):
+def _said_by_last(layers, index=0):
     for layer in reversed(layers):
         if not _passes(layer):
-            return _said_by(layer)
+            return _said_by(layer, index)
     return NOTHING
+
+
+def _index_in(last, output):
+    """The number of the output that `output` names, among those of the layer in the list `last`."""
+    kinds = [getattr(layer, "output_type", None) for layer in last]
+    fields = kinds[0]._fields if kinds and kinds[0] else ()
+    return fields.index(output) if output in fields else output if isinstance(output, int) else 0
 
 
 def _said_by_tensor(tensor):
@@ -235,7 +242,7 @@ def _said_by_tensor(tensor):
         said = [_said_by_tensor(each) for each in node.input_tensors]
         return said[0] if len({(s.is_logits, s.multi_label) for s in said}) == 1 else NOTHING
     if isinstance(operation, keras.Sequential):
-        return _said_by_last(operation.layers)
+        return _said_by_last(operation.layers, history.tensor_index)
     if isinstance(operation, keras.Model):
         outputs = keras.tree.flatten(getattr(operation, "output", None))
         inside = outputs[history.tensor_index]
