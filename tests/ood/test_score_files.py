@@ -2,6 +2,7 @@
 
 import io
 import json
+import pathlib
 import zipfile
 
 import numpy as np
@@ -13,6 +14,7 @@ from small_detectors import (
     MOVING,
     OTHER,
     X,
+    Y,
     features_of,
     fitted,
     model_of,
@@ -20,6 +22,7 @@ from small_detectors import (
 )
 
 from tfuq import ood
+from tfuq._files.reading import hash_of, json_text
 
 
 def write_all(folder, names=DETECTORS):
@@ -47,6 +50,47 @@ def test_saved_and_loaded(tmp_path):
         other = ood.MaxLogit if name != "MaxLogit" else ood.KNN
         refused("path", other.load, path)
     assert len(list(tmp_path.iterdir())) == len(DETECTORS)  # nothing is left beside them
+
+
+NUMPY_ARGUMENTS = {
+    "KNN": {"k": np.int64(5)},
+    "Energy": {"temperature": np.float32(2)},
+    "ODIN": {"temperature": np.float32(10), "epsilon": np.float32(0.5)},
+    "ReAct": {"percentile": np.int32(80)},
+    "ViM": {"dim": np.int64(4)},
+    "GradNorm": {"temperature": np.float32(2)},
+    "Mahalanobis": {"epsilon": np.int64(0), "shrinkage": np.float32(0.5)},
+    "RelativeMahalanobis": {"shrinkage": np.float32(0.5)},
+    "MutualInformation": {"num_samples": np.int64(3), "seed": np.int64(1)},
+}
+
+
+def test_arguments_that_are_numpy_scalars_are_saved(tmp_path):
+    for name, options in NUMPY_ARGUMENTS.items():
+        detector = getattr(ood, name)(**options, from_logits=np.True_).fit(model_of(name), X, Y)
+        detector.save(tmp_path / "numpy.npz")
+        loaded = ood.load_detector(tmp_path / "numpy.npz", model_of(name))
+        assert loaded.get_config() == detector.get_config()
+        np.testing.assert_array_equal(loaded.score(OTHER), detector.score(OTHER))
+    norms = np.exp(np.random.default_rng(0).normal(size=(40, 3)))
+    counts = dict.fromkeys(("hidden_units", "epochs", "patience", "seed"), np.int64(1))
+    detector = ood.GradientDetector(**counts).fit_features(norms, 3 * norms)
+    detector.save(tmp_path / "numpy.npz")
+    assert ood.load_detector(tmp_path / "numpy.npz").get_config() == detector.get_config()
+
+
+def test_json_takes_numbers_of_numpy_and_nothing_else():
+    """All headers and manifests of tfuq are written by this one function."""
+    numbers = {"a": np.int64(5), "b": [np.float32(0.5), np.True_]}
+    assert json.loads(json_text(numbers)) == {"a": 5, "b": [0.5, True]}
+    assert hash_of(numbers) == hash_of({"a": 5, "b": [0.5, True]})
+    with pytest.raises(TypeError, match="JSON"):
+        json_text({"a": object()})
+    package = pathlib.Path(ood.__file__).parents[1]
+    own = ("_files/reading.py", "_models/fingerprint.py", "report/page.py", "cli/__init__.py")
+    for path in package.rglob("*.py"):
+        is_own = path.relative_to(package).as_posix() in own
+        assert is_own or "json.dumps(" not in path.read_text(), path
 
 
 def test_files_hold_numbers_and_json(tmp_path):

@@ -3,20 +3,19 @@
 They are NumPy archives, not compressed, of arrays of floating point numbers.
 """
 
-import json
 import pathlib
 import zipfile
 
 import numpy as np
 
-from tfuq._files.reading import open_arrays, parsed
+from tfuq._files.reading import json_text, open_arrays, parsed
 from tfuq._files.writing import written_whole
 
 
 def write_arrays(path, header, arrays):
     """Writes a dict that JSON can hold and a dict of arrays to the file `path`, whole or not."""
     with written_whole(pathlib.Path(path)) as unfinished, open(unfinished, "wb") as file:
-        np.savez(file, header=np.array(json.dumps(header)), **arrays)
+        np.savez(file, header=np.array(json_text(header)), **arrays)
 
 
 def read_arrays(path):

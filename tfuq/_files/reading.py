@@ -83,7 +83,18 @@ def check_fields(content, known):
 
 def hash_of(content):
     """SHA-256 of what JSON can hold."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json_text(content, sort_keys=True).encode()).hexdigest()
+
+
+def json_text(content, **options):
+    """`json.dumps`, where numbers may be NumPy's, as arguments that came from an array are."""
+    return json.dumps(content, default=_plain, **options)
+
+
+def _plain(value):
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is nothing that JSON can hold")
 
 
 def fingerprint(path):

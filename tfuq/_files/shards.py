@@ -5,7 +5,6 @@ on. The manifest is the truth: it is written before the first shard and after ea
 it does not name has been left by a process that was killed, and is written again.
 """
 
-import json
 import pathlib
 import re
 
@@ -13,7 +12,15 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._arguments import check_integer
-from tfuq._files.reading import DAMAGE, check_fields, fingerprint, read_json, sealed, unsealed
+from tfuq._files.reading import (
+    DAMAGE,
+    check_fields,
+    fingerprint,
+    json_text,
+    read_json,
+    sealed,
+    unsealed,
+)
 from tfuq._files.writing import prepare_folder, written_whole
 
 MANIFEST = "manifest.json"
@@ -152,7 +159,7 @@ class ShardFolder:
             yield found
 
     def _write_manifest(self):
-        text = json.dumps(sealed(self.manifest), indent=1)
+        text = json_text(sealed(self.manifest), indent=1)
         with written_whole(self.path / MANIFEST) as unfinished:
             unfinished.write_text(text + "\n", encoding="utf-8")
 

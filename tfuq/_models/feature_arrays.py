@@ -63,6 +63,11 @@ def check_labels(y, count):
     return labels.astype("int64")
 
 
+def dtypes_of(arrays):
+    """The names of the arrays' dtypes, None of what is no array."""
+    return tuple(getattr(getattr(array, "dtype", None), "name", None) for array in arrays)
+
+
 def rows_finite(arrays):
     """Whether each row is finite in all arrays, `(n,)`."""
     return np.logical_and.reduce([np.isfinite(a).reshape(len(a), -1).all(1) for a in arrays])

@@ -72,6 +72,7 @@ class Tap:
         self.model, self.layers, self.pool = model, tuple(layers), pool
         self.reading = Reading(output, from_logits, None)
         self._head = self._named = self._is_logits = self._has_scale = None
+        self.dtypes = (None,) * len(self.layers)  # of features, once a batch was seen
         self._compiled = self.compiled(self.forward)
 
     def __call__(self, batch):
@@ -112,6 +113,7 @@ class Tap:
         kept[None] = head.inputs
         pairs = zip(self.layers, self._named, strict=True)
         features = tuple(self._feature(kept, *pair) for pair in pairs)
+        self.dtypes = tuple(kept[layer].dtype.name for layer in self._named)
         logits = [self._logits(each, outputs) for each in (head.logits, head.own_logits)]
         return Found(*logits, features, outputs)
 

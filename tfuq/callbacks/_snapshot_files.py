@@ -1,6 +1,5 @@
 """Files of a training's snapshots: their names, and the list of them."""
 
-import json
 import math
 import re
 from typing import NamedTuple
@@ -8,7 +7,7 @@ from typing import NamedTuple
 import keras
 
 from tfuq._arguments import check_integer
-from tfuq._files.reading import DAMAGE, check_fields, read_json, sealed, unsealed
+from tfuq._files.reading import DAMAGE, check_fields, json_text, read_json, sealed, unsealed
 from tfuq._files.writing import written_whole
 from tfuq._version import __version__
 
@@ -51,7 +50,7 @@ def write_manifest(directory, snapshots, monitor, fingerprints=None):
     manifest = {"tfuq": __version__, "keras": keras.__version__, "format": FORMAT}
     known = {s.file: fingerprints[s.file] for s in snapshots if s.file in (fingerprints or {})}
     manifest |= {"monitor": monitor, "snapshots": entries, "files": known}
-    text = json.dumps(sealed(manifest), indent=2, allow_nan=False)
+    text = json_text(sealed(manifest), indent=2, allow_nan=False)
     with written_whole(directory / MANIFEST) as path:
         path.write_text(text, encoding="utf-8")
 

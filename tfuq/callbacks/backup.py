@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import math
 import pathlib
 
@@ -10,7 +9,7 @@ import keras
 import numpy as np
 
 from tfuq._arguments import check_choice, check_integer
-from tfuq._files.reading import DAMAGE, check_fields, open_arrays, parsed
+from tfuq._files.reading import DAMAGE, check_fields, json_text, open_arrays, parsed
 from tfuq._files.writing import prepare_folder, written_whole
 from tfuq._models.train_step import build_optimizer, forget_functions, rebuild_optimizer
 from tfuq._models.workers import from_chief, is_chief_of
@@ -41,7 +40,7 @@ def write_backup(path, variables, epoch, random=()):
         "variables": [described(variable) for variable in variables],
     }
     stored = {f"variable_{i:06d}": _as_stored(array) for i, array in enumerate(arrays)}
-    text = np.frombuffer(json.dumps(state).encode(), "uint8")
+    text = np.frombuffer(json_text(state).encode(), "uint8")
     with written_whole(path) as unfinished:
         np.savez(unfinished, state=text, **stored)
 

@@ -1,6 +1,5 @@
 """Files of an ensemble: its folder, checkpoints, a SavedModel of all members."""
 
-import json
 import re
 import warnings
 
@@ -13,6 +12,7 @@ from tfuq._files.reading import (
     check_fingerprint,
     check_weights,
     fingerprint,
+    json_text,
     load_keras,
     read_json,
     sealed,
@@ -105,7 +105,7 @@ def write_members(folder, members, seed, fits):
     manifest = {"tfuq": __version__, "format": _FORMAT, "members": names}
     manifest |= {"seed": seed, "fits": fits}
     manifest["files"] = {name: fingerprint(folder / name) for name in names}
-    text = json.dumps(sealed(manifest), indent=2)
+    text = json_text(sealed(manifest), indent=2)
     (folder / _MANIFEST).write_text(text, encoding="utf-8")
 
 

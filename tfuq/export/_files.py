@@ -2,10 +2,9 @@
 
 import contextlib
 import hashlib
-import json
 import pathlib
 
-from tfuq._files.reading import DAMAGE, fingerprint, hash_of, read_json
+from tfuq._files.reading import DAMAGE, fingerprint, hash_of, json_text, read_json
 from tfuq._files.writing import put_in_place, scratch_beside
 
 METADATA = "metadata.json"
@@ -84,7 +83,7 @@ def write_metadata(path, content):
     """Writes what is known of a model, and the hashes of its files, beside it."""
     content = {"format": FORMAT, **content, "files": hashes(path)}
     content[_OWN_HASH] = _hash_of(content)
-    text = json.dumps(content, indent=2, allow_nan=False)
+    text = json_text(content, indent=2, allow_nan=False)
     metadata_of(path).write_text(text + "\n", encoding="utf-8")
 
 

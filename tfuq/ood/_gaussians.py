@@ -5,6 +5,7 @@ import tensorflow as tf
 from scipy.linalg import solve_triangular
 from scipy.spatial.distance import cdist
 
+from tfuq._math.pseudo_inverse import ULPS, inverse_root, precision
 from tfuq._models.feature_arrays import BLOCK
 
 MIN_SHRINKAGE = 1e-6  # of a covariance that has not full rank
@@ -41,32 +42,75 @@ def ledoit_wolf(covariance, fourth, count):
     return 0.0 if beta <= 0 else 1.0 if beta >= delta else float(beta / delta)
 
 
-def whitener(total, fourth, count, shrinkage=None):
+def whitener(total, fourth, count, shrinkage):
     """A matrix A `(d, d)` with A A^T = S^-1 for the covariance S = total / count, shrunk.
 
-    Shrunk, S is (1 - s) S + s (tr S / d) I. By default s is 0 where S has full rank, and that of
-    Ledoit and Wolf, at least 1e-6, where it has not.
+    S is (1 - s) total / count + s m I with m the mean variance.
     """
     covariance = total / count
     scale = np.trace(covariance) / len(covariance)
-    if scale <= 0:
-        raise ValueError(
-            "Argument `features` must vary within classes. Received: the same features everywhere"
-        )
-    if shrinkage is None:
-        values = np.linalg.eigvalsh(covariance)
-        is_full = count > len(values) and values[0] > values[-1] * len(values) * 2.0**-52
-        least = ledoit_wolf(covariance, fourth, count)
-        shrinkage = 0.0 if is_full else max(least, MIN_SHRINKAGE)
     shrunk = (1 - shrinkage) * covariance + shrinkage * scale * np.eye(len(covariance))
     try:
         factor = np.linalg.cholesky(shrunk)
     except np.linalg.LinAlgError:
-        raise ValueError(
-            "Argument `shrinkage` must be None, or above 0, where the covariance of the features "
-            f"has not full rank. Received: shrinkage={shrinkage!r}"
-        ) from None
+        raise _rank_error(shrinkage) from None
     return solve_triangular(factor, np.eye(len(factor)), lower=True).T
+
+
+def _rank_error(shrinkage):
+    return ValueError(
+        "Argument `shrinkage` must be None, or above 0, where the covariance of the features "
+        f"has not full rank. Received: shrinkage={shrinkage!r}"
+    )
+
+
+def class_whitener(features, means, index, shrinkage=None, eps=None):
+    """A matrix A `(d, d)` with A A^T = S^-1 for the covariance S of features about their means.
+
+    By default the inverse is a pseudo-inverse: directions in which features do not vary, but for
+    rounding, count for nothing, and change nothing of the others. With fewer examples, less the
+    means, than columns that vary, S is that of Ledoit and Wolf in these columns.
+
+    Args:
+        features: `(n, d)`.
+        means: `(classes, d)`.
+        index: Which mean belongs to each row.
+        shrinkage: s of S = (1 - s) S + s (tr S / d) I; None for the above.
+        eps: Relative precision of the features; by default that of their dtype.
+    """
+    count, eps = len(features), eps or precision(features)
+    total, fourth = scatter(features, means, index)
+    covariance = total / count
+    moments = np.diag(covariance) + np.bincount(index) @ means**2 / count
+    varies = np.diag(covariance) > (ULPS * eps) ** 2 * moments
+    if not varies.any():
+        raise ValueError(
+            "Argument `features` must vary within classes. Received: the same features everywhere"
+        )
+    if shrinkage is not None:
+        if shrinkage == 0 and not _has_full_rank(covariance, moments, eps):
+            raise _rank_error(shrinkage)
+        return whitener(total, fourth, count, shrinkage)
+    if count - len(means) >= np.count_nonzero(varies):
+        return inverse_root(covariance, moments, eps)
+    return embedded(_few_whitener(total[np.ix_(varies, varies)], fourth, count), varies)
+
+
+def _has_full_rank(covariance, moments, eps):
+    sizes = np.sqrt(np.where(moments > 0, moments, 1))
+    return np.linalg.eigvalsh(covariance / sizes[:, None] / sizes)[0] > (ULPS * eps) ** 2
+
+
+def _few_whitener(total, fourth, count):
+    amount = max(ledoit_wolf(total / count, fourth, count), MIN_SHRINKAGE)
+    return whitener(total, fourth, count, amount)
+
+
+def embedded(matrix, is_kept):
+    """The matrix `(d, d)` that is `matrix` in the columns that are kept, and 0 in the others."""
+    whole = np.zeros((len(is_kept),) * 2)
+    whole[np.ix_(is_kept, is_kept)] = matrix
+    return whole
 
 
 def squared_distances(features, means, whitening):

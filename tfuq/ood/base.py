@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfuq._arguments import check_flags
 from tfuq._models.batches import batches
-from tfuq._models.feature_arrays import check_rows, rows_finite
+from tfuq._models.feature_arrays import check_rows, dtypes_of, rows_finite
 from tfuq._models.features import Tap
 from tfuq._models.fingerprint import check_known, fingerprint, quick_mark
 from tfuq._models.finite import finite_rows
@@ -59,6 +59,7 @@ class Detector(Saved):
         self._known = self._mark = None  # fingerprint of the model of `fit`; of weights as checked
         self._state = {}
         self._widths = self._fit_scores = self._model = self._tap = None
+        self._dtypes = ()  # names of the floating types that the features of `fit` came in
 
     # What a child names.
 
@@ -144,6 +145,7 @@ class Detector(Saved):
             labels.append(_chosen(label, self.output))
         arrays = tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
         y = None if labels[0] is None else np.concatenate([np.asarray(part) for part in labels])
+        self._dtypes = self._tap.dtypes if self._tap else ()
         return self._learn("x", arrays, y, **self._from_model())._know_model()
 
     def fit_features(self, features, y=None):
@@ -161,7 +163,14 @@ class Detector(Saved):
             ValueError: If arrays are empty, not finite, of a wrong shape, or too few; if labels are
                 needed and missing.
         """
-        return self._learn("features", self._check(features), y)
+        return self._learn("features", self._given(features), y)
+
+    def _given(self, features):
+        """What the user gives to fit to, checked; how fine its numbers are is noted."""
+        arrays = self._check(features)
+        dtypes = dtypes_of(features if isinstance(features, (list, tuple)) else [features])
+        self._dtypes = dtypes if len(dtypes) == len(arrays) else (None,) * len(arrays)
+        return arrays
 
     def _learn(self, name, arrays, y, **more):
         if not np.all(rows_finite(arrays)):

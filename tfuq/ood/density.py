@@ -3,7 +3,7 @@
 import numpy as np
 
 from tfuq._arguments import register
-from tfuq.ood._gaussians import MIN_SHRINKAGE, ledoit_wolf, scatter, whitener
+from tfuq.ood._gaussians import MIN_SHRINKAGE, embedded, ledoit_wolf, scatter, whitener
 from tfuq.ood._gradient_base import GradientNormDetector, check_enough, scale_of
 from tfuq.ood.log_features import log_norms
 
@@ -12,11 +12,13 @@ def shrunk_whitener(z):
     """A matrix A with A A' the inverse of the covariance of `z`, shrunk, and by how much.
 
     The covariance is (1 - d) S + d m I with m = tr(S) / p and the d of Ledoit and Wolf 2004;
-    columns have mean 0.
+    columns have mean 0. One that does not vary changes nothing of the others.
     """
+    varies = z.any(axis=0)
+    z = z[:, varies]
     total, fourth = scatter(z, np.zeros((1, z.shape[1])), np.zeros(len(z), int))
     amount = max(ledoit_wolf(total / len(z), fourth, len(z)), MIN_SHRINKAGE)
-    return whitener(total, fourth, len(z), amount), amount
+    return embedded(whitener(total, fourth, len(z), amount), varies), amount
 
 
 def leave_one_out(scores, amount):

@@ -212,8 +212,9 @@ class GradientDetector(GradientNormDetector):
         scale = scale_of("features", arrays[0][parts[0]])
         z = scale(log_norms(arrays[0]))
         train, validation, test = ((z[rows], y[rows]) for rows in parts)
-        options = {name: getattr(self, name) for name in ("hidden_units", "learning_rate")}
-        options |= {name: getattr(self, name) for name in ("batch_size", "epochs", "patience")}
+        names = ("hidden_units", "batch_size", "epochs", "patience")
+        options = {name: int(getattr(self, name)) for name in names}  # Keras takes no NumPy numbers
+        options["learning_rate"] = float(self.learning_rate)
         with seeded(derived_seed(self.seed, 0, 0)):
             weights, self.history = train_network(train, validation, verbose=verbose, **options)
         weights = [weight.astype("float64") for weight in weights]

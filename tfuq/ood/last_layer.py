@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._arguments import check_choice, check_integer, check_positive, register
+from tfuq._math.pseudo_inverse import ULPS, precision, pseudo_inverse
 from tfuq._models.feature_arrays import check_rows, in_blocks
 from tfuq._models.features import linear
 from tfuq._models.logit_layer import linear_map
@@ -97,7 +98,7 @@ class _LastLayerDetector(Detector):
         Raises:
             ValueError: If arrays are empty, not finite, or of a wrong shape.
         """
-        return self._learn("features", self._check(features), y, head=check_head(head))
+        return self._learn("features", self._given(features), y, head=check_head(head))
 
     def _shapes(self):
         return HEAD_SHAPES
@@ -187,14 +188,16 @@ class ViM(_LastLayerDetector):
 
     def _fit(self, arrays, y, head):
         state, features = super()._fit(arrays, y, head), arrays[0]
-        origin = -np.linalg.pinv(head.kernel.T) @ head.bias
+        origin = -pseudo_inverse(head.kernel.T) @ head.bias
         residual = residual_space(features, origin, self._dim_of(features.shape[1]))
         largest = in_blocks(lambda rows: (rows @ head.kernel + head.bias).max(1), features)
         length = in_blocks(lambda rows: virtual_logit(rows, origin, residual), features).mean()
-        if length == 0:
+        whole = in_blocks(lambda rows: np.linalg.norm(rows, axis=1), features).mean()
+        eps = precision(features, *self._dtypes[:1])
+        if length <= ULPS * eps * (whole + np.linalg.norm(origin)):
             raise ValueError(
-                "Argument `dim` must be below the dimension that the features take up. "
-                f"Received: dim={self.dim!r}"
+                "Argument `dim` must be below the dimension that the features take up, but for "
+                f"rounding: units that never fire take up none. Received: dim={self.dim!r}"
             )
         own = {"origin": origin, "residual": residual, "alpha": np.array(largest.mean() / length)}
         return {**state, **own}
@@ -370,7 +373,7 @@ class ReAct(_LastLayerDetector):
             ValueError: If arrays are empty, not finite, or of a wrong shape.
         """
         head = None if head is None else check_head(head)
-        return self._learn("features", self._check(features), y, head=head)
+        return self._learn("features", self._given(features), y, head=head)
 
     def _shapes(self):
         return {"limit": ()} | (HEAD_SHAPES if "kernel" in self._state else {})

@@ -5,7 +5,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tfuq._arguments import to_float64
+from tfuq._math.pseudo_inverse import ULPS, inverse_above
 
+ROUNDING = ULPS * float(np.finfo("float32").eps)  # of a norm, relative
 FLOOR = 1e-20  # of a squared norm, so that 0 has a logarithm
 
 
@@ -40,8 +42,9 @@ class Scale(NamedTuple):
     def of(cls, x):
         """The scale on which the columns of `x` have mean 0 and standard deviation 1."""
         mean, spread = x.mean(axis=0), x.std(axis=0)
-        # Equal numbers have a spread of rounding errors.
-        return cls(mean, np.where(spread > 1e-9 * np.maximum(np.abs(mean), 1.0), spread, 0.0))
+        # Equal norms have logarithms whose spread is that of float32 errors.
+        inverse = inverse_above(spread**2, ROUNDING**2) * spread
+        return cls(mean, np.where(inverse > 0, 1 / np.where(inverse > 0, inverse, 1.0), 0.0))
 
     def __call__(self, x):
         """Standardised columns."""

@@ -5,33 +5,37 @@ import tensorflow as tf
 
 from tfuq._arguments import check_fraction, register
 from tfuq._math.logistic_regression import logistic_regression
+from tfuq._math.pseudo_inverse import precision
 from tfuq._models.batches import batches
 from tfuq._models.feature_arrays import check_labels, check_rows, in_blocks
 from tfuq.ood._gaussians import (
     class_means,
+    class_whitener,
     graph_closest,
-    scatter,
     squared_distances,
-    whitener,
 )
 from tfuq.ood._input_processing import check_epsilon, descended
 from tfuq.ood.base import FeatureDetector, check_layer
 
 
-def fit_gaussians(features, labels, shrinkage=None):
-    """Means `(classes, d)` of the classes that occur, and the whitening of their covariance."""
+def fit_gaussians(features, labels, shrinkage=None, dtype=None):
+    """Means `(classes, d)` of the classes that occur, and the whitening of their covariance.
+
+    `dtype` names the floating type that the features had, if another than now.
+    """
     means, index = class_means(features, labels)
     if len(features) <= len(means):
         raise ValueError(
             "Argument `features` must hold more examples than classes. "
             f"Received: {len(features)} examples of {len(means)} classes"
         )
-    return means, whitener(*scatter(features, means, index), len(features), shrinkage)
+    eps = precision(features, dtype)
+    return means, class_whitener(features, means, index, shrinkage, eps)
 
 
-def fit_background(features, shrinkage=None):
+def fit_background(features, shrinkage=None, dtype=None):
     """Mean `(1, d)` of all features, and the whitening of their covariance."""
-    return fit_gaussians(features, np.zeros(len(features), "int64"), shrinkage)
+    return fit_gaussians(features, np.zeros(len(features), "int64"), shrinkage, dtype)
 
 
 def closest(features, means, whitening):
@@ -70,9 +74,11 @@ class Mahalanobis(FeatureDetector):
             what the last layer takes.
         layers: Names of several layers instead, None among them standing for the same.
         epsilon: Size of the step of the inputs, at least 0, in their units.
-        shrinkage: s in [0, 1] of S = (1 - s) S + s (tr S / d) I. By default 0 where S has full
-            rank, and that of Ledoit and Wolf (2004), at least 1e-6, where it has not: with few
-            examples, or units that never fire.
+        shrinkage: s in [0, 1] of S = (1 - s) S + s (tr S / d) I. By default S is not shrunk, and
+            S^-1 is its pseudo-inverse: what does not vary in the data of `fit`, but for rounding
+            (units that never fire, the sum of normalized features), counts for nothing and
+            changes nothing else. With fewer examples, less the classes, than features that vary,
+            s is that of Ledoit and Wolf (2004) for these features, at least 1e-6.
         output: Which output of the model is the classification, as for `MaxSoftmax`.
         from_logits: Whether that holds logits, as for `MaxSoftmax`.
 
@@ -181,7 +187,8 @@ class Mahalanobis(FeatureDetector):
 
     def _fit(self, arrays, y):
         labels = check_labels(y, len(arrays[0]))
-        gaussians = [fit_gaussians(array, labels, self.shrinkage) for array in arrays]
+        dtypes = zip(arrays, self._dtypes, strict=True)
+        gaussians = [fit_gaussians(array, labels, self.shrinkage, d) for array, d in dtypes]
         state = {}
         for i, (means, whitening) in enumerate(gaussians):
             state |= {f"means_{i}": means, f"whitening_{i}": whitening}
@@ -364,7 +371,7 @@ class RelativeMahalanobis(FeatureDetector):
         from_logits: Whether that holds logits, as for `MaxSoftmax`.
 
     Raises:
-        ValueError: As `Mahalanobis`.
+        ValueError: As `Mahalanobis`; in `fit`, if there is one class only.
 
     Example:
 
@@ -401,8 +408,15 @@ class RelativeMahalanobis(FeatureDetector):
 
     def _fit(self, arrays, y):
         labels = check_labels(y, len(arrays[0]))
-        means, whitening = fit_gaussians(arrays[0], labels, self.shrinkage)
-        all_means, all_whitening = fit_background(arrays[0], self.shrinkage)
+        if len(np.unique(labels)) < 2:
+            raise ValueError(
+                "Argument `y` must hold at least two classes: with one, the distance to it and "
+                "that to all data are the same, and all scores 0; take `Mahalanobis`. "
+                f"Received: labels of class {labels[0]} only"
+            )
+        options = self.shrinkage, self._dtypes[0]
+        means, whitening = fit_gaussians(arrays[0], labels, *options)
+        all_means, all_whitening = fit_background(arrays[0], *options)
         return {
             "means": means,
             "whitening": whitening,

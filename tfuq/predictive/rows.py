@@ -1,7 +1,6 @@
 """Rows of scores of each example, from a model of any kind that tfuq knows."""
 
 import hashlib
-import json
 
 import keras
 import numpy as np
@@ -9,6 +8,7 @@ import tensorflow as tf
 
 from tfuq._arguments import check_integer
 from tfuq._files.declared import recalled, remember
+from tfuq._files.reading import json_text
 from tfuq._models.fingerprint import layers_digest, weights_digest
 from tfuq._models.meaning import NOTHING, Meaning, reading_of
 from tfuq._models.outputs import select_output
@@ -366,7 +366,7 @@ def _models_digest(members):
         is_keras = isinstance(member, keras.Model)
         weights = weights_digest(member.weights if is_keras else member.variables)
         marks.append([weights, layers_digest(member) if is_keras else None])
-    return _text_digest(json.dumps(marks))
+    return _text_digest(json_text(marks))
 
 
 def _text_digest(text):
@@ -376,7 +376,7 @@ def _text_digest(text):
 def _ood_digest(ood):
     digest = hashlib.sha256()
     config = ood.get_config() if hasattr(ood, "get_config") else {}
-    digest.update(json.dumps([type(ood).__name__, config], sort_keys=True, default=str).encode())
+    digest.update(json_text([type(ood).__name__, config], sort_keys=True).encode())
     for name, array in sorted(getattr(ood, "_state", {}).items()):
         digest.update(name.encode() + np.asarray(array).tobytes())
     return digest.hexdigest()[:16]

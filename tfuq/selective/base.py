@@ -4,14 +4,13 @@ A child names its configuration: what its constructor takes, numbers, texts and 
 else follows from it. Reading runs no code, and a text of another kind raises a ValueError.
 """
 
-import json
 import pathlib
 
 import keras
 import numpy as np
 
 from tfuq._arguments import shown
-from tfuq._files.reading import DAMAGE, check_fields, parsed, read_json, sealed, unsealed
+from tfuq._files.reading import DAMAGE, check_fields, json_text, parsed, read_json, sealed, unsealed
 from tfuq._files.writing import written_whole
 from tfuq._models.outputs import select_output
 
@@ -67,7 +66,7 @@ class Fitted:
 
     def to_json(self):
         """A text from which `from_json` makes an object that is equal in all it does."""
-        return json.dumps(self._content(), allow_nan=False, indent=1)
+        return json_text(self._content(), allow_nan=False, indent=1)
 
     def _content(self):
         return {"class": type(self).__name__, "format": FORMAT, "config": self.get_config()}
@@ -105,7 +104,7 @@ class Fitted:
 
     def save(self, path):
         """Writes `to_json` and its hash to the file `path`, whole or not at all."""
-        text = json.dumps(sealed(self._content()), allow_nan=False, indent=1)
+        text = json_text(sealed(self._content()), allow_nan=False, indent=1)
         with written_whole(pathlib.Path(path)) as unfinished:
             unfinished.write_text(text + "\n", encoding="utf-8")
 
