@@ -172,3 +172,36 @@ def test_module_docstrings_name_a_thing():
 )
 def test_docstrings_that_name_nothing_are_found(docstring):
     assert not names_a_thing(docstring)
+
+
+# --- Errors -------------------------------------------------------------------------------------
+
+# Names whose values are texts or numbers wherever errors show them.
+SHORT = {"name", "key", "field", "figure"}
+LONG = {"model", "self.model", "data", "probs", "labels", "x", "y", "scores", "images"}
+
+
+def shown_whole(source):
+    """What an error shows as it is, though it may be an array, a model or a data set: its lines."""
+    for node in ast.walk(ast.parse(source)):
+        parts = ast.walk(node) if isinstance(node, ast.Raise) else ()
+        for part in (part for part in parts if isinstance(part, ast.FormattedValue)):
+            named = isinstance(part.value, (ast.Name, ast.Attribute, ast.Subscript))
+            text = ast.unparse(part.value)
+            is_short = text in SHORT or text.endswith("name")
+            if named and (text in LONG or (part.conversion == ord("r") and not is_short)):
+                yield f"{part.lineno}: {text}"
+
+
+def test_errors_show_no_whole_arrays_or_models():
+    found = {path.name: [*shown_whole(path.read_text("utf-8"))] for path in FILES}
+    assert not {name: lines for name, lines in found.items() if lines}
+
+
+def test_errors_that_show_all_are_found():
+    assert [*shown_whole('raise ValueError(f"{probs!r} {self.loss!r} {model} {a.name!r}")')] == [
+        "1: probs",
+        "1: self.loss",
+        "1: model",
+    ]
+    assert not [*shown_whole('raise ValueError(f"{shown(probs)} {count}")\nf"{probs!r}"')]

@@ -1,4 +1,9 @@
-"""Registration with Keras, the listing of public names, and checks of arguments."""
+"""Registration with Keras, public names, checks of arguments, and how objects are shown."""
+
+import html
+import inspect
+import re
+import textwrap
 
 import keras
 import numpy as np
@@ -17,17 +22,45 @@ def shown(value):
     """A value for an error: of arrays shape, dtype and a few numbers, of models the name."""
     if isinstance(value, keras.layers.Layer):  # models are layers
         return f"{type(value).__name__} {value.name!r}"
-    if isinstance(value, (list, tuple)) and len(value) > MOST_SHOWN:
-        try:
-            value = np.asarray(value)
-        except ValueError:  # ragged
-            return f"{type(value).__name__} of {len(value)}: {_cut(repr(value[0]))}, ..."
+    if type(value) in (list, tuple, dict):
+        return _cut(_shown_parts(value))
+    if type(value).__module__.startswith("pandas."):
+        return f"{type(value).__name__} of shape {value.shape}"
+    if hasattr(value, "shape") and hasattr(value, "numpy"):  # eager tensors and variables
+        value = _array_of(value)
     if isinstance(value, np.ndarray) and value.shape:
         found = value.ravel()[:MOST_SHOWN].tolist()
         more = ", ..." if np.size(value) > MOST_SHOWN else ""
         values = ", ".join(_cut(f"{x:.4g}" if isinstance(x, float) else repr(x)) for x in found)
         return f"[{values}{more}] of shape {tuple(value.shape)}, {np.dtype(value.dtype).name}"
-    return _cut(repr(value))
+    return _cut(" ".join(repr(value).split()))
+
+
+def _array_of(value):
+    try:
+        return value.numpy()
+    except (AttributeError, NotImplementedError):  # symbolic
+        return value
+
+
+def _shown_parts(value):
+    """A list, tuple or dict: as an array if it is one of numbers, else its first few parts."""
+    if type(value) is dict:
+        parts = [f"{key!r}: {shown(part)}" for key, part in list(value.items())[:MOST_SHOWN]]
+        more = ", ..." if len(value) > MOST_SHOWN else ""
+        return f"{{{', '.join(parts)}{more}}}"
+    if len(value) > MOST_SHOWN:
+        try:
+            found = np.asarray(value)
+        except ValueError:  # ragged
+            found = None
+        if found is None or found.dtype == object:
+            return f"{type(value).__name__} of {len(value)}: {_cut(shown(value[0]))}, ..."
+        return shown(found)
+    parts = [shown(part) for part in value]
+    if type(value) is tuple:
+        return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
+    return f"[{', '.join(parts)}]"
 
 
 def _cut(text):
@@ -119,3 +152,107 @@ def to_float64(name, array):
     raise ValueError(
         f"Argument `{name}` must be an array of numbers. Received: {name}={shown(array)}"
     )
+
+
+# --- What objects say of themselves -------------------------------------------------------------
+
+WIDEST, MOST_LINES, MOST_ROWS = 100, 5, 30  # of a `repr`; of a table in a notebook
+
+
+def told(kind):
+    """Decorator of a class whose objects tell what they are: a `repr` of two to five lines.
+
+    The class may have `_told_arguments()`, what is told in the first line (by default what the
+    constructor was given), `_told_lines()`, the others (of tuples the fields), and `_told_table()`,
+    a header and rows that notebooks show (the table of `to_markdown()`, if there is that).
+    """
+    kind.__repr__ = _text
+    kind._repr_html_ = _html
+    return kind
+
+
+def given_arguments(thing):
+    """`{name: value}` of constructor arguments that are attributes and not as by default."""
+    return _arguments(thing)[0]
+
+
+def _arguments(thing):
+    """The same, and those that are as by default."""
+    found, defaults = {}, {}
+    for name, parameter in inspect.signature(type(thing)).parameters.items():
+        value = getattr(thing, name, parameter.default)
+        default = parameter.default
+        is_same = value is default or (type(value) is type(default) and value == default)
+        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            (defaults if is_same else found)[name] = value
+    return found, defaults
+
+
+def _arguments_of(thing):
+    return thing._told_arguments() if hasattr(thing, "_told_arguments") else given_arguments(thing)
+
+
+def listed(values):
+    """`name=value, ...`, each value short."""
+    return ", ".join(f"{name}={_short(value)}" for name, value in values.items())
+
+
+def _short(value):
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.4g}"
+    if callable(value) and hasattr(value, "__name__"):
+        return value.__name__
+    if isinstance(value, np.ndarray) and value.ndim:
+        return f"array {tuple(value.shape)}"
+    if type(value) is tuple:
+        return f"({', '.join(map(_short, value))})"
+    return shown(value)
+
+
+def _text(thing):
+    if isinstance(thing, tuple):
+        head, rest = type(thing).__name__, thing._asdict()
+        lines = textwrap.wrap(listed(rest), WIDEST - 2)
+    else:
+        head = f"{type(thing).__name__}({listed(_arguments_of(thing))})"
+        lines = _training_of(thing) if isinstance(thing, keras.callbacks.Callback) else []
+    lines = thing._told_lines() if hasattr(thing, "_told_lines") else lines
+    lines = lines or textwrap.wrap(f"by default {listed(_arguments(thing)[1])}", WIDEST - 2)
+    first = textwrap.wrap(head, WIDEST, subsequent_indent="    ", break_on_hyphens=False)
+    first = first if len(first) < 3 else [first[0], f"{first[1]} ..."]
+    kept = lines[: MOST_LINES - len(first)]
+    return "\n".join([*first, *(f"  {line}" for line in kept)])
+
+
+def _training_of(callback):
+    model = getattr(callback, "_model", None)
+    return ["in no training yet" if model is None else f"in the training of {shown(model)}"]
+
+
+def _html(thing):
+    """The text, and under it the table; None without one, so that the text alone is shown."""
+    if hasattr(thing, "_told_table"):
+        header, rows = thing._told_table()
+    elif hasattr(thing, "to_markdown"):
+        header, rows = _cells_of(thing.to_markdown())
+    else:
+        return None
+    if not header:
+        return None
+    rows = [list(row) for row in rows]
+    left = len(rows) - MOST_ROWS
+    rows = [*rows[:MOST_ROWS], *([[f"... {left} more"]] if left > 0 else [])]
+    lines = [_html_row("th", header), *(_html_row("td", row) for row in rows)]
+    return f"<pre>{html.escape(repr(thing))}</pre><table>{''.join(lines)}</table>"
+
+
+def _cells_of(markdown):
+    """Header and rows of the first table in a text of Markdown."""
+    lines = [line for line in markdown.splitlines() if line.startswith("| ")]
+    header, _, *rows = (re.split(r" (?<!\\)\| ?", line[2:])[:-1] for line in lines)
+    return header, [[cell.replace("\\|", "|") for cell in row] for row in rows]
+
+
+def _html_row(tag, cells):
+    shown_cells = (f"{x:.4g}" if isinstance(x, (float, np.floating)) else str(x) for x in cells)
+    return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in shown_cells)}</tr>"

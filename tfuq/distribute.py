@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from tfuq._arguments import public_dir
+from tfuq._arguments import public_dir, shown
 from tfuq._models.workers import is_chief_of, read_cluster, spans_machines, task_is_chief
 
 __all__ = ["RayExecutor", "is_chief", "multi_worker"]
@@ -322,7 +322,8 @@ def multi_worker(strategy=None):
     """
     if strategy is not None and not isinstance(strategy, tf.distribute.Strategy):
         raise ValueError(
-            f"Argument `strategy` must be a tf.distribute.Strategy. Received: strategy={strategy!r}"
+            "Argument `strategy` must be a tf.distribute.Strategy. "
+            f"Received: strategy={shown(strategy)}"
         )
     _CORRECTIONS.enter()
     try:
@@ -359,7 +360,8 @@ def is_chief(strategy=None):
     strategy = strategy or tf.distribute.get_strategy()
     if not isinstance(strategy, tf.distribute.Strategy):
         raise ValueError(
-            f"Argument `strategy` must be a tf.distribute.Strategy. Received: strategy={strategy!r}"
+            "Argument `strategy` must be a tf.distribute.Strategy. "
+            f"Received: strategy={shown(strategy)}"
         )
     return is_chief_of(strategy)
 

@@ -5,7 +5,14 @@ from typing import NamedTuple
 
 import keras
 
-from tfuq._arguments import check_choice, check_fraction, check_positive, public_dir, register
+from tfuq._arguments import (
+    check_choice,
+    check_fraction,
+    check_positive,
+    public_dir,
+    register,
+    shown,
+)
 
 __all__ = ["DiscriminativeLearningRate"]
 __dir__ = public_dir(__all__)
@@ -81,7 +88,7 @@ def variable_factors(found, scheme, min_factor, groups):
         if not any(place.matches(pattern) for place in found):
             raise ValueError(
                 "Argument `groups` must name trainable variables or layers of the model, here "
-                f"{layers}. Received: {pattern!r}, which fits none"
+                f"{layers}. Received: {shown(pattern)}, which fits none"
             )
     return [
         next((f for pattern, f in groups.items() if place.matches(pattern)), by_depth[place.layer])
@@ -98,12 +105,12 @@ def inner_optimizer_of(optimizer):
     if found is None:
         raise ValueError(
             "Argument `optimizer` must be a Keras optimizer, or the name or configuration of one. "
-            f"Received: optimizer={optimizer!r}"
+            f"Received: optimizer={shown(optimizer)}"
         )
     if hasattr(found, "inner_optimizer") or hasattr(found, "optimizers"):
         raise ValueError(
             "Argument `optimizer` must not have other optimizers inside; a LossScaleOptimizer goes "
-            f"around DiscriminativeLearningRate. Received: optimizer={optimizer!r}"
+            f"around DiscriminativeLearningRate. Received: optimizer={shown(optimizer)}"
         )
     return found
 
@@ -115,7 +122,7 @@ def check_groups(groups):
     if not isinstance(groups, dict) or not all(isinstance(pattern, str) for pattern in groups):
         raise ValueError(
             "Argument `groups` must be a dict of patterns and their factors, or None. "
-            f"Received: groups={groups!r}"
+            f"Received: groups={shown(groups)}"
         )
     for pattern, factor in groups.items():
         check_positive(f"groups[{pattern!r}]", factor)
@@ -209,7 +216,7 @@ class DiscriminativeLearningRate(keras.optimizers.Optimizer):
         check_fraction("min_factor", min_factor)
         if min_factor == 0:
             raise ValueError(
-                f"Argument `min_factor` must be in (0, 1]. Received: min_factor={min_factor!r}"
+                f"Argument `min_factor` must be in (0, 1]. Received: min_factor={shown(min_factor)}"
             )
         check_groups(groups)
         super().__init__(learning_rate=0.0, name=name)

@@ -6,7 +6,7 @@ import math
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_integer, public_dir
+from tfuq._arguments import check_choice, check_integer, public_dir, shown
 from tfuq._models.train_step import optimizer_chain, recompile
 from tfuq.callbacks import SGDR, SnapshotEnsemble
 from tfuq.callbacks.lr_sweep import lr_range_test
@@ -177,14 +177,14 @@ def _check(model, num_cycles, mixed_precision, fit_kwargs):
     if not isinstance(model, keras.Model) or not model.built or not model.compiled:
         raise ValueError(
             "Argument `model` must be a Keras model that is built and compiled: give it an `Input` "
-            f"or call it on a batch, and call `compile`. Received: model={model!r}"
+            f"or call it on a batch, and call `compile`. Received: model={shown(model)}"
         )
     check_integer("num_cycles", num_cycles, 1)
     check_choice("mixed_precision", mixed_precision, (None, *POLICIES))
     if "epochs" in fit_kwargs:
         raise ValueError(
             "Argument `epochs` must be left out: the cycles give it, see `num_cycles`. "
-            f"Received: epochs={fit_kwargs['epochs']!r}"
+            f"Received: epochs={shown(fit_kwargs['epochs'])}"
         )
 
 

@@ -20,7 +20,6 @@ TAKEN = (*IMAGES, NPY, JSON)
 # Which modes of Pillow hold how many channels without loss.
 MODES = {1: ("L", ("1", "L")), 2: ("LA", ("LA",)), 3: ("RGB", ("RGB", "P")), 4: ("RGBA", ("RGBA",))}
 PNG_END = b"IEND\xaeB`\x82"
-TOLERANCE = 1e-3  # of the range that is declared, as in the exported model
 NPY_HEADER = 512  # that of a plain array has 118 bytes
 _OPENING = threading.Lock()
 
@@ -38,7 +37,9 @@ class InputSpec(NamedTuple):
 
     `shape` is that of one input, None where any length will do; `pixel_range` is what 0 and 255 of
     an image become for a model of floating point inputs, None if nobody says it: such a model gets
-    no images. `value_range` is what arrays must lie in, None where nothing is declared.
+    no images. `value_range` is what arrays must lie in, None where nothing is declared; `bounds`
+    are the same with what rounding leaves, and `takes_integers` says whether arrays may hold such:
+    the metadata of the export say both.
     """
 
     shape: tuple
@@ -48,6 +49,8 @@ class InputSpec(NamedTuple):
     max_instances: int = 32
     value_range: tuple | None = None
     is_bgr: bool = False
+    bounds: tuple | None = None
+    takes_integers: bool = False
 
 
 def read(content_type, body, spec):
@@ -185,7 +188,7 @@ def _npy(body, spec):
         raise Refused(
             400, word, f"the .npy file must have {expected} bytes of numbers; there are {found}"
         )
-    if dtype.kind in "iu" and spec.value_range not in (None, (0.0, 255.0)):
+    if dtype.kind in "iu" and spec.value_range is not None and not spec.takes_integers:
         raise Refused(422, "wrong_range", _range_of(spec) + f"; the dtype of the array is {dtype}")
     array = np.frombuffer(body, dtype, offset=file.tell())
     return _cast(array.reshape(shape, order="F" if is_fortran else "C"), spec)
@@ -255,8 +258,7 @@ def _cast(array, spec):
     elif array.dtype.kind == "f" or np.any(cast != array):
         raise Refused(422, "wrong_dtype", f"the input must hold integers that fit in {spec.dtype}")
     if spec.value_range is not None:
-        low, high = spec.value_range
-        slack = TOLERANCE * (high - low)
-        if np.any(cast < low - slack) or np.any(cast > high + slack):
+        low, high = spec.bounds or spec.value_range
+        if np.any(cast < low) or np.any(cast > high):
             raise Refused(422, "wrong_range", _range_of(spec))
     return cast

@@ -202,6 +202,8 @@ def input_spec(model, options):
         options.max_batch,
         known and tuple(known),
         declared.get("channels") == "bgr",
+        declared.get("bounds"),
+        declared.get("takes_integers", False),
     )
 
 

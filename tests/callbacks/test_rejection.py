@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 from tfuq.callbacks import RejectionEvaluator
-from tfuq.callbacks.rejection import FIELDS, confidence_of, format_table
+from tfuq.callbacks._rejection_table import FIELDS, format_table
+from tfuq.callbacks.rejection import confidence_of
 from tfuq.layers import MCSoftmaxDenseFA
 from tfuq.metrics import rejection_table
 
@@ -42,12 +43,12 @@ def fit(model, *callbacks, epochs=3, verbose=0, **kwargs):
 
 
 def quiet(**kwargs):
-    return RejectionEvaluator((X, Y), THRESHOLDS, **{"verbose": 0, **kwargs})
+    return RejectionEvaluator((X, Y), THRESHOLDS, **{"verbose": 0, "log": "all", **kwargs})
 
 
 def known(*args, **kwargs):
     """An evaluator of models that only pass probabilities on, and so do not say what they are."""
-    return RejectionEvaluator(*args, **{"from_logits": False, **kwargs})
+    return RejectionEvaluator(*args, **{"from_logits": False, "log": "all", **kwargs})
 
 
 def assert_same_tables(found, expected):
@@ -408,6 +409,25 @@ def test_every_keeps_the_first_and_the_last_and_repeats_in_between():
     assert history["val_ece_at_0.4"] == [a, a, a, b, b, c]
 
 
+def test_few_figures_go_into_logs_and_all_into_the_history(capsys):
+    evaluator = quiet(log="few")
+    history = fit(classifier(), evaluator, verbose=2).history
+    few = {"val_accuracy_at_0.6", "val_coverage_at_0.6"}
+    assert {name for name in history if "_at_" in name} == few
+    assert set(evaluator.history) == {"epoch", *NAMES}
+    out = capsys.readouterr().out
+    assert "val_coverage_at_0.6" in out and out.count("_at_") == 2 * len(history["loss"])
+    chosen = quiet(log=("val_risk_at_0.4",))
+    history = fit(classifier(), chosen).history
+    assert [name for name in history if "_at_" in name] == ["val_risk_at_0.4"]
+
+
+@pytest.mark.parametrize("log", ["some", ("val_risk_at_0.5",), ("risk",), 3])
+def test_names_of_logs_are_known(log):
+    with pytest.raises(ValueError, match=r"`log` must be 'few', 'all' or names such as"):
+        quiet(log=log)
+
+
 def test_training_stopped_at_a_skipped_epoch_is_evaluated_at_its_end():
     class StopAt(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -455,7 +475,7 @@ def test_verbose(verbose, tables, capsys):
 
 
 def test_nothing_accepted_is_nan_and_said():
-    evaluator = RejectionEvaluator((X, Y), (0.3, 1.0), verbose=0)
+    evaluator = RejectionEvaluator((X, Y), (0.3, 1.0), log="all", verbose=0)
     history = fit(classifier(), evaluator, epochs=1).history
     assert history["val_coverage_at_1"] == [0.0]
     assert history["val_rejection_rate_at_1"] == [1.0]
@@ -483,7 +503,7 @@ def test_table_as_text():
 
 
 def test_history_is_plain_and_to_csv_holds_it(tmp_path):
-    evaluator = RejectionEvaluator((X, Y), (0.4, 1.0), every=2, verbose=0)
+    evaluator = RejectionEvaluator((X, Y), (0.4, 1.0), every=2, log="all", verbose=0)
     fit(classifier(), evaluator, epochs=4)
     assert type(evaluator.history) is dict
     json.dumps(evaluator.history)

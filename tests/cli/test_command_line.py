@@ -25,6 +25,9 @@ X = RNG.normal(size=(600, 4, 4, 1)).astype("float32")
 Y = (X[:, 0, :3, 0] + 0.3 * RNG.normal(size=(600, 3))).argmax(-1)
 
 
+RULE = ("--out", "rule.json")
+
+
 class Folder:
     """A folder with a model and data, and the answers of the command line in it."""
 
@@ -390,6 +393,32 @@ def test_export_and_what_it_wrote_is_a_model(here, probs):
     assert judged["rule"]["accepted"] == expected.sum()
     here.refused("export", "served", "again", says="no SavedModel already")
     here.refused("export", "m.keras", "served", says="Received")
+
+
+@pytest.mark.parametrize("method", ["isotonic", "vector"])
+def test_an_exported_rule_carries_its_calibration(here, probs, method):
+    here("calibrate", "m.keras", *VAL, "--target-coverage", 0.6, "--calibrate", method, *RULE)
+    rule = RejectionRule.load("rule.json")
+    assert rule.calibration is not None
+    expected = rule.accept(probs[300:])
+    assert 0 < expected.sum() < 300
+    here("export", "m.keras", "served", "--rule", "rule.json")
+    here("predict", "served", *TEST, "o.csv")
+    accepted = [row["accept"] == "True" for row in csv.DictReader(open_text("o.csv"))]
+    near = np.isclose(rule.score_of(probs[300:]), rule.threshold, atol=1e-5)
+    np.testing.assert_array_equal(np.array(accepted)[~near], expected[~near])
+    known = verify_export("served", X[300:], rule.calibration(probs[300:]))
+    assert known.differences["probabilities"] < 1e-5
+
+
+def test_a_rule_is_not_fitted_to_rows_of_its_calibration(here):
+    """The splits overlap in 100 rows of 300."""
+    rows = {"x_cal": X[:300], "y_cal": Y[:300], "x_rule": X[200:500], "y_rule": Y[200:500]}
+    np.savez("o.npz", x_new=X[300:], y_new=Y[300:], **rows)
+    here("calibrate", "m.keras", "o.npz", "--split", "cal", "--out", "c.json")
+    options = ("--target-coverage", 0.6, "--calibration", "c.json", *RULE)
+    here.refused("calibrate", "m.keras", "o.npz", "--split", "rule", *options, says="about 1")
+    here("calibrate", "m.keras", "o.npz", "--split", "new", *options)
 
 
 def test_export_writes_one_file_where_the_name_asks_for_it(here, probs):

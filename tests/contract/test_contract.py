@@ -235,7 +235,7 @@ METRICS = [
 CALLBACKS = [
     CallbackCase(
         "rejection",
-        lambda x, y: callbacks.RejectionEvaluator((x, y), (0.4, 0.6), verbose=0),
+        lambda x, y: callbacks.RejectionEvaluator((x, y), (0.4, 0.6), log="all", verbose=0),
         ("val_accuracy_at_0.4", "val_coverage_at_0.6", "val_ece_at_0.4"),
     ),
     CallbackCase(

@@ -10,9 +10,18 @@ from architectures import resnet18, unet
 from contract import two_devices
 
 from tfuq import convert
-from tfuq.layers import MCDropout, SparseBayesConv2D, SparseBayesDense
+from tfuq.layers import (
+    DenseVariational,
+    MCDropout,
+    MCSigmoidDenseFA,
+    MCSoftmaxDenseFA,
+    SparseBayesConv2D,
+    SparseBayesDense,
+    VBLLDense,
+)
 from tfuq.layers.sparse_bayes import sparse_bayes_layers
-from tfuq.predictive import sample_predictions
+from tfuq.layers.ways import predicting
+from tfuq.predictive import predict_uncertainty, sample_predictions
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 LABELS = np.arange(6) % 3
@@ -279,6 +288,83 @@ def test_dropout_goes_back():
     assert not any(isinstance(layer, MCDropout) for layer in back.layers)
     assert any(type(layer) is keras.layers.Dropout for layer in back.layers)
     np.testing.assert_array_equal(back(images()), model(images()))
+
+
+X = np.random.default_rng(1).normal(size=(7, 4)).astype("float32")
+
+
+def dense(*head, **options):
+    first = DenseVariational(5, "relu", kl_weight=0.1, posterior_scale=0.5, name="first", **options)
+    return keras.Sequential([keras.Input((4,)), first, *head])
+
+
+HEADS = {
+    "VBLLDense": lambda: VBLLDense(3, 0.1, name="head"),
+    "VBLLDense in closed form": lambda: VBLLDense(
+        3, kl_weight=0.1, predictive="probit", name="head"
+    ),
+    "MCSoftmaxDenseFA": lambda: MCSoftmaxDenseFA(3, num_factors=2, logits_only=True, name="head"),
+    "MCSigmoidDenseFA": lambda: MCSigmoidDenseFA(3, num_factors=2, logits_only=True, name="head"),
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_copy_with_a_head_predicts_the_same_and_says_if_it_stays_random(head, recwarn):
+    model = dense(HEADS[head]())
+    back = convert.to_deterministic(model)
+    np.testing.assert_allclose(back(X), model(X), atol=1e-6)
+    said = [str(each.message) for each in recwarn if "to_deterministic" in str(each.message)]
+    assert len(said) == ("VBLL" in head) and all("VBLLDense 'head' are copied" in x for x in said)
+
+
+def test_predictions_that_are_not_of_the_means_are_told():
+    model = dense(resample=True)
+    with pytest.warns(UserWarning, match="weights of first anew for each prediction"):
+        back = convert.to_deterministic(model)
+    with predicting("mean"):
+        expected = model(X)
+    np.testing.assert_allclose(back(X), expected, atol=1e-6)
+    assert not np.allclose(back(X), model(X))
+    thinned = dense(MCDropout(0.5, predictive="thinned", name="drop"))
+    with pytest.warns(UserWarning, match="one mask of drop .*the copy drops nothing"):
+        assert not np.allclose(convert.to_deterministic(thinned)(X), thinned(X))
+
+
+def test_the_copy_is_not_the_average_of_networks():
+    """The means predict what `predict` does; an average of soft-maxes is less certain."""
+    model = dense(DenseVariational(3, "softmax", kl_weight=0.1, posterior_scale=1.0))
+    back = convert.to_deterministic(model)
+    np.testing.assert_array_equal(back(X), model(X))
+    average = predict_uncertainty(model, X, 64).probs
+    assert np.abs(average - back(X)).max() > 1e-3
+
+
+def test_layers_within_time_distributed_are_converted():
+    inner = keras.layers.Dense(3, name="inner")
+    model = keras.Sequential([keras.Input((5, 4)), keras.layers.TimeDistributed(inner, name="td")])
+    x = np.stack([X] * 5, 1)
+    bayesian = convert.variational(model, 0.01, layers=["inner"])
+    assert type(bayesian.get_layer("td").layer) is DenseVariational
+    back = convert.to_deterministic(bayesian)
+    assert type(back.get_layer("td").layer) is keras.layers.Dense
+    for found in (bayesian, back):
+        np.testing.assert_allclose(found(x), model(x), atol=1e-6)
+
+
+class Holder(keras.layers.Layer):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense = DenseVariational(3, kl_weight=0.1, name="held")
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def test_what_a_layer_holds_for_itself_is_told():
+    with pytest.raises(ValueError, match="`model` must hold layers with random weights"):
+        convert.to_deterministic(keras.Sequential([keras.Input((4,)), Holder()]))
+    with pytest.warns(UserWarning, match="DenseVariational 'held' are copied as they are"):
+        convert.to_deterministic(dense(Holder()))
 
 
 # --- Bad input --------------------------------------------------------------------------------

@@ -39,6 +39,8 @@ def test_metadata_hold_what_is_declared(model, tmp_path):
         "size": [4, 4],
         "channels": "rgb",
         "resize": "bilinear",
+        "bounds": [-0.001, 1.001],
+        "takes_integers": False,
     }
     export(network(), tmp_path / "n", rule=rule)
     about = read_metadata(tmp_path / "n")

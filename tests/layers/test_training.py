@@ -91,6 +91,46 @@ def test_time_distributed_adds_the_kl_once():
 
 
 @pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"run_eagerly": True}])
+class Cell(keras.layers.Layer):
+    """A cell of a recurrent layer whose weights are random."""
+
+    state_size = output_size = 3
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense = DenseVariational(3, kl_weight=0.1)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x, states, training=False):
+        hidden = keras.ops.tanh(self.dense(x, training=training) + states[0])
+        return hidden, [hidden]
+
+
+LOOPS = {
+    "TimeDistributed": lambda: keras.layers.TimeDistributed(DenseVariational(3, kl_weight=0.1)),
+    "RNN": lambda: keras.layers.RNN(Cell()),
+    "RNN, unrolled": lambda: keras.layers.RNN(Cell(), unroll=True),
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_kl_within_loops_counts_once(loop):
+    """Of sequences of unknown length, over which TensorFlow loops, in training and evaluation."""
+    length = 5 if "unrolled" in loop else None
+    model = keras.Sequential([keras.Input((length, 4)), LOOPS[loop]()])
+    x = np.random.default_rng(0).normal(size=(6, 5, 4)).astype("float32")
+    means = model.predict(x, verbose=0)
+    model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=False)
+    (layer,) = (each for each in model._flatten_layers() if isinstance(each, DenseVariational))
+    kl = 0.1 * float(layer.kl_divergence())
+    data = model.evaluate(x, means, verbose=0, batch_size=6)
+    np.testing.assert_allclose(data, kl, rtol=1e-5)
+    history = model.fit(x, means, batch_size=6, verbose=0).history["loss"]
+    assert kl < history[0] < 2 * kl  # the noise of the weights adds less than the KL itself
+
+
 def test_the_loss_of_a_fit_holds_the_kl_once(options):
     layer = variational()
     model = siamese(layer)

@@ -85,12 +85,13 @@ def evaluator(model, labels, folder, **told):
     return model.fit(IMAGES, labels, callbacks=[watched], verbose=0)
 
 
-def command(name, *arguments):
+def command(name, *arguments, takes_data=True):
     def run(model, labels, folder, **told):
         model.save(folder / "model.keras")
         np.savez(folder / "data.npz", x=IMAGES, y=labels)
-        said = [str(folder / "model.keras"), str(folder / "data.npz")]
-        said += [str(folder / part) if "." in part else part for part in arguments]
+        said = [str(folder / "model.keras"), *([str(folder / "data.npz")] * takes_data)]
+        is_file = [part[-1].isalpha() and "." in part for part in arguments]
+        said += [str(folder / p) if f else p for p, f in zip(arguments, is_file, strict=True)]
         code = cli.main([name, *said, "--quiet", "--debug"])
         return code
 
@@ -119,5 +120,9 @@ ENTRIES = {
     "TemperatureScaling.fit_model": fitted("TemperatureScaling"),
     "report.html": page,
     "tfuq evaluate": command("evaluate"),
+    "tfuq calibrate": command("calibrate", "--out", "scaling.json"),
+    "tfuq calibrate, a rule": command("calibrate", "--target-coverage", "0.9", "--out", "r.json"),
+    "tfuq predict": command("predict", "scores.csv"),
+    "tfuq export": command("export", "served.tflite", takes_data=False),
 }
 RANDOM_ONLY = {"sample_predictions": sample_predictions}

@@ -313,3 +313,38 @@ def test_a_path_must_lead_to_a_file(path, tmp_path):
         html((PROBS, LABELS), path and tmp_path / path)
     with pytest.raises(ValueError, match="`path`"):
         html((PROBS, LABELS), tmp_path)
+
+
+# --- Random models --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def random_model():
+    layers = [tfuq.layers.MCDropout(0.5, seed=1), keras.layers.Dense(3, "softmax")]
+    return keras.Sequential([keras.Input((3,)), *layers])
+
+
+def test_a_random_model_is_reported_as_it_predicts_and_the_page_says_so(random_model):
+    x = LOGITS.astype("float32")
+    text = to_markdown(random_model, data=(x, LABELS))
+    assert "`num_samples` draws networks" in text.replace("\\", "")
+    own = random_model.predict(x, verbose=0)
+    assert numbers(text)["Accuracy"] == numbers(to_markdown((own, LABELS)))["Accuracy"]
+
+
+def test_draws_of_a_random_model_are_reported(random_model, tmp_path):
+    x = LOGITS.astype("float32")
+    stack = tfuq.predictive.sample_predictions(random_model, x, 8)
+    rule = RejectionRule.fit(stack, LABELS, "mutual_information", target_coverage=0.5)
+    options = {"data": (x, LABELS), "rule": rule}
+    found = to_markdown(random_model, num_samples=8, **options)
+    assert "the mean of 8 networks" in found
+    assert (
+        numbers(found)["Accuracy"] == numbers(to_markdown((stack, LABELS), rule=rule))["Accuracy"]
+    )
+    assert "the mean of 30 networks" in to_markdown(random_model, **options)
+    with pytest.raises(ValueError, match="`num_samples` must be None"):
+        html((PROBS, LABELS), tmp_path / "a.html", num_samples=8)
+    data = tf.data.Dataset.from_tensor_slices((x, LABELS)).batch(50)
+    with pytest.raises(ValueError, match=r"`data` must be \(x, y\) arrays"):
+        to_markdown(random_model, data=data, num_samples=8)

@@ -136,6 +136,63 @@ def test_its_own_output_on_the_same_rows_is_refused(kind, tmp_path):
     assert RejectionRule.fit(PROBS, Y, target_risk=0.3).calibration is None
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("binary", [False, True], ids=["classes", "binary"])
+def test_rows_that_overlap_in_part_are_counted(kind, binary, tmp_path):
+    """A third of the rows; whatever is chosen from the calibrated array, in any order."""
+    raw, labels = (PROBS[:, 1], (Y == 1).astype(int)) if binary else (PROBS, Y)
+    kind().fit(raw[:300], labels[:300]).save(tmp_path / "c.json")
+    assert (tmp_path / "c.json").stat().st_size < 20_000
+    probs = kind.load(tmp_path / "c.json")(raw)
+    rows = np.random.default_rng(0).permutation(np.r_[0:100, 300:500])
+    for fit in (RejectionRule.fit, ConformalPredictor.fit):
+        options = {"target_coverage": 0.8}
+        with pytest.raises(
+            ValueError, match=r"about (9\d|1\d\d) are of rows that .* was fitted to"
+        ):
+            fit(probs[rows], labels[rows], **options)
+        with pytest.raises(ValueError, match=r"about (2[89]\d|3\d\d) are"):
+            fit(probs.astype("float64"), labels, **options)
+        fit(probs[300:], labels[300:], **options)
+        fit(probs[np.arange(600) >= 300], labels[300:], **options)
+        if kind is not IsotonicCalibration:  # plain numbers, as read from a file
+            with pytest.raises(ValueError, match=r"about \d+ are of rows that .* was fitted to"):
+                fit(np.array(probs)[rows], labels[rows], **options)
+        fit(np.array(probs)[300:], labels[300:], **options)
+
+
+def test_few_of_many_rows_are_estimated():
+    """A sample of 512 of 20,000: 2,000 shared are found to five deviations and 5 %."""
+    raw, labels = world(np.random.default_rng(5), 30_000)
+    probs = TemperatureScaling().fit(raw[:20_000], labels[:20_000])(raw)
+    with pytest.raises(ValueError, match="about") as caught:
+        RejectionRule.fit(probs[18_000:], labels[18_000:], target_coverage=0.8)
+    found = int(str(caught.value).split("about ")[1].split()[0])
+    assert abs(found - 2000) < 5 * np.sqrt(2000 * 20_000 / 512) + 100
+
+
+def test_new_rows_are_not_taken_for_known_ones():
+    """Votes of 30 networks and saturated probabilities, which repeat; a rate of 1e-5 at most."""
+    rng = np.random.default_rng(6)
+    for raw in (rng.binomial(30, 0.7, 4000) / 30, rng.beta(0.05, 0.05, 4000)):
+        labels = (rng.random(4000) < raw).astype(int)
+        for kind in KINDS:
+            probs = kind().fit(raw[:2000], labels[:2000])(raw)
+            RejectionRule.fit(probs[2000:], labels[2000:], target_coverage=0.8)
+
+
+def test_a_damaged_sketch_is_refused():
+    content = TemperatureScaling().fit(PROBS, Y).get_config()
+    for hashes in ("", "?", "AAA=", 3):
+        sketches = {
+            name: {"rows": 3, "single": 3, "pairs": 0, "hashes": hashes}
+            for name in ("calibrated", "raw")
+        }
+        given = content | {"fitted_to": content["fitted_to"] | {"sketches": sketches}}
+        with pytest.raises(ValueError, match="`fitted_to` must"):
+            TemperatureScaling(**given)
+
+
 def test_a_calibration_of_logits_knows_its_rows_too():
     scaling = TemperatureScaling(from_logits=True).fit(LOGITS, Y)
     with pytest.raises(ValueError, match=SAME):

@@ -6,9 +6,15 @@ import keras
 import numpy as np
 import pytest
 
-from tfuq import report
+from tfuq import metrics, report
 from tfuq.predictive import declare, read_scores, score_dataset
-from tfuq.selective import RejectionRule
+from tfuq.selective import (
+    ConformalPredictor,
+    IsotonicCalibration,
+    RejectionRule,
+    TemperatureScaling,
+    VectorScaling,
+)
 
 RNG = np.random.default_rng(0)
 NAMES = ["cat", "dog", "emu"]
@@ -90,3 +96,73 @@ def test_a_model_and_its_rule_agree(tmp_path):
 
 def test_reports_take_the_names(rule):
     assert "emu" in report.to_markdown((PROBS, Y), rule=rule)
+
+
+# --- Calibrations, sets and metrics ---------------------------------------------------------------
+
+KINDS = (TemperatureScaling, VectorScaling, IsotonicCalibration)
+
+
+class Column:
+    """What matters here of a column of a data frame: NumPy gets an array of objects from it."""
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(TEXTS.tolist(), object)
+
+
+def test_a_column_of_pandas_is_such_a_column():
+    frame = pytest.importorskip("pandas").DataFrame({"label": TEXTS})
+    for column in (frame["label"], frame["label"].astype("category")):
+        assert np.asarray(column).tolist() == np.asarray(Column()).tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_calibrations_take_names_of_classes(kind):
+    by_number = kind().fit(PROBS, Y)
+    for labels in (TEXTS, list(TEXTS), Column()):
+        assert kind().fit(PROBS, labels, class_names=NAMES) == by_number
+    assert "class_names" in refused("labels", kind().fit, PROBS, TEXTS)
+    refused("labels", kind().fit, PROBS, np.where(Y == 2, "gnu", TEXTS), class_names=NAMES)
+
+
+def test_sets_take_names_of_classes(tmp_path):
+    sets = ConformalPredictor.fit(PROBS, Column(), alpha=0.2, class_names=NAMES)
+    plain = ConformalPredictor.fit(PROBS, Y, alpha=0.2)
+    assert sets.threshold == plain.threshold
+    assert sets.coverage(PROBS, TEXTS) == plain.coverage(PROBS, Y)
+    sets.save(tmp_path / "s.json")
+    assert ConformalPredictor.load(tmp_path / "s.json").class_names == NAMES
+    assert "class_names" not in plain.get_config()
+    assert "class_names" in refused("labels", ConformalPredictor.fit, PROBS, TEXTS)
+    refused("probs", sets.predict_set, np.full((5, 4), 0.25))
+
+
+def test_names_of_a_model_are_those_of_its_calibration_and_sets():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Softmax()])
+    declare(model, class_names=NAMES)
+    assert TemperatureScaling.fit_model(model, (X, TEXTS)).is_fitted
+    assert ConformalPredictor.fit_model(model, (X, TEXTS)).class_names == NAMES
+    with pytest.raises(ValueError, match="`class_names` must be the same"):
+        ConformalPredictor.fit_model(model, (X, Y), class_names=NAMES[::-1])
+
+
+OF_LABELS = ("expected_calibration_error", "adaptive_calibration_error")
+OF_LABELS += ("maximum_calibration_error", "reliability_curve", "classwise_calibration_error")
+OF_LABELS += ("brier_score", "negative_log_likelihood", "selective_accuracy", "coverage")
+OF_LABELS += ("rejection_rate", "rejection_table")
+
+
+@pytest.mark.parametrize("name", OF_LABELS)
+def test_metrics_take_names_of_classes(name):
+    function = getattr(metrics, name)
+    more = ([0.5],) if name == "rejection_table" else ()
+    found = function(Column(), PROBS, *more, class_names=NAMES)
+    expected = function(Y, PROBS, *more)
+    for part, other in zip(np.atleast_1d(found), np.atleast_1d(expected), strict=True):
+        np.testing.assert_equal(part, other)
+    assert "class_names" in refused("y_true", function, TEXTS, PROBS, *more)
+
+
+def test_streaming_metrics_refuse_names():
+    metric = metrics.ExpectedCalibrationError()
+    refused("y_true", metric.update_state, keras.ops.convert_to_tensor(TEXTS.tolist()), PROBS)

@@ -11,7 +11,7 @@ import re
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer
+from tfuq._arguments import check_integer, shown
 from tfuq._files.reading import (
     DAMAGE,
     check_fields,
@@ -45,7 +45,8 @@ def chosen_format(path, wanted):
     """The format that is asked for, or that the name of the folder says, or that can be had."""
     if wanted not in (None, *FORMATS):
         raise ValueError(
-            f"Argument `format` must be None, 'parquet' or 'tfrecord'. Received: format={wanted!r}"
+            "Argument `format` must be None, 'parquet' or 'tfrecord'. "
+            f"Received: format={shown(wanted)}"
         )
     suffix = pathlib.Path(path).suffix[1:].lower()
     by_name = suffix if suffix in FORMATS else "parquet" if has_pyarrow() else "tfrecord"
@@ -216,7 +217,7 @@ def _read_manifest(path):
     try:
         manifest = unsealed(read_json(file, _MAX_BYTES))
         if manifest["version"] not in _READABLE:
-            raise ValueError(f"version {manifest['version']!r}, known are {_READABLE}")
+            raise ValueError(f"version {shown(manifest['version'])}, known are {_READABLE}")
         check_fields(manifest, ("version", "run", "complete", "shards", "columns"))
         names = [shard["file"] for shard in manifest["shards"]]
         if not all(_SHARD.fullmatch(name) for name in names):
@@ -228,7 +229,7 @@ def _read_manifest(path):
             check_integer("rows", shard["rows"], 0)
             check_integer("bytes", shard["bytes"], 0)
             if not isinstance(shard["sha256"], str):
-                raise ValueError(f"a hash {shard['sha256']!r}")
+                raise ValueError(f"a hash {shown(shard['sha256'])}")
         _check_columns(manifest.get("columns", {}))
         if manifest["shards"] and not manifest.get("columns"):
             raise ValueError("shards without columns")
@@ -246,7 +247,7 @@ def _check_columns(columns):
     """Raises ValueError unless these are what `_schema` says of columns."""
     for name, (kind, *shape) in columns.items():
         if not isinstance(kind, str) or (kind != "text" and np.dtype(kind).kind not in "biuf"):
-            raise ValueError(f"column {name!r} of {kind!r}")
+            raise ValueError(f"column {name!r} of {shown(kind)}")
         for size in shape:
             check_integer("columns", size, 1)
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_integer, checked_range
+from tfuq._arguments import check_choice, check_integer, checked_range, shown
 
 CHANNELS = ("gray", "rgb", "bgr")
 RESIZE = ("bilinear", "nearest", "refuse")
@@ -37,7 +37,7 @@ class InputSpec(NamedTuple):
                 check_integer("size", side, 1)
             if len(sides) != 2:
                 raise ValueError(
-                    f"Argument `size` must be a pair (height, width). Received: size={size!r}"
+                    f"Argument `size` must be a pair (height, width). Received: size={shown(size)}"
                 )
             size = tuple(map(int, sides))
         if self.channels is not None:
@@ -56,7 +56,9 @@ class InputSpec(NamedTuple):
         try:
             return cls(**config).checked()
         except TypeError as error:
-            raise ValueError(f"Received: no description of inputs, {config!r} ({error})") from None
+            raise ValueError(
+                f"Received: no description of inputs, {shown(config)} ({error})"
+            ) from None
 
     def for_shape(self, shape):
         """With size and channels of a model's input shape `(batch, height, width, channels)`.
@@ -70,7 +72,7 @@ class InputSpec(NamedTuple):
         if (self.size and size and self.size != size) or self.channels not in (None, *kinds):
             raise ValueError(
                 f"Argument `inputs` must fit the model, which takes {tuple(shape)}. Received: "
-                f"size={self.size}, channels={self.channels!r}"
+                f"size={self.size}, channels={shown(self.channels)}"
             )
         return self._replace(size=self.size or size, channels=self.channels or kinds[0])
 
@@ -94,11 +96,35 @@ class InputSpec(NamedTuple):
         low, high = self.value_range
         return low - TOLERANCE * (high - low), high + TOLERANCE * (high - low)
 
+    def takes_integers(self):
+        """Whether pixels may be integers: in 0 to 255 alone, else they are of another range."""
+        return self.value_range == (0.0, 255.0)
+
+    def rows_inside(self, batch):
+        """In graphs: whether each example of a batch, bool `(batch,)`, lies in the range.
+
+        One that holds NaN does, and is known as such elsewhere.
+        """
+        low, high = self.bounds()
+        rows = True
+        for leaf in tf.nest.flatten(batch):
+            if not (leaf.dtype.is_floating or self.takes_integers()):
+                rows &= tf.zeros(tf.shape(leaf)[:1], "bool")
+            axes = tf.range(1, tf.rank(leaf))
+            outside = (tf.cast(leaf, "float32") < low) | (tf.cast(leaf, "float32") > high)
+            rows &= ~tf.reduce_any(outside, axes)
+        return rows
+
+    def told(self):
+        """What `get_config` says, and what a server compares without this class."""
+        rest = {"bounds": list(self.bounds()), "takes_integers": self.takes_integers()}
+        return {**self.get_config(), **rest}
+
     def check(self, values, argument="data"):
         """Raises ValueError unless finite values, `(batch, ...)`, lie in the range."""
         values = np.asarray(values)
         low, high = self.bounds()
-        is_integer = values.dtype.kind in "iub" and self.value_range != (0.0, 255.0)
+        is_integer = values.dtype.kind in "iub" and not self.takes_integers()
         with np.errstate(invalid="ignore"):
             outside = np.isfinite(values) & ((values < low) | (values > high))
         if is_integer or outside.any():

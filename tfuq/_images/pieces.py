@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer
+from tfuq._arguments import check_integer, shown
 from tfuq._random.points import ALGORITHM, normal
 
 PIECE = 2**24  # values that are worked on at a time; several float32 tensors of this size exist
@@ -84,7 +84,7 @@ def seed_pair(seed):
         if not seed.dtype.is_integer or not seed.shape.is_compatible_with((2,)):
             raise ValueError(
                 "Argument `seed` must be an integer or an integer tensor of shape (2,). "
-                f"Received: seed={seed!r}"
+                f"Received: seed={shown(seed)}"
             )
         return tf.cast(seed, "int32")
     check_integer("seed", seed, 0)

@@ -9,7 +9,7 @@ up, which is all that a streaming metric needs; leading axes are resamples.
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import check_fraction
+from tfuq._arguments import check_fraction, shown
 
 POSITIVE = ("in", "out")
 # Scores are told apart by their ratio from SMALLEST to LARGEST.
@@ -21,7 +21,7 @@ def check_rate(name, value):
     """Raises ValueError unless `value` is a number in (0, 1]."""
     check_fraction(name, value)
     if value == 0:
-        raise ValueError(f"Argument `{name}` must be in (0, 1]. Received: {name}={value!r}")
+        raise ValueError(f"Argument `{name}` must be in (0, 1]. Received: {name}={shown(value)}")
 
 
 def roc_area(table):

@@ -5,21 +5,35 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._arguments import check_integer, shown
+from tfuq._files.declared import recalled
+from tfuq._images.inputs import InputSpec
 
 
-def batches(x, batch_size, verbose, name="x"):
-    """Inputs, as tensors, labels and weights of all batches; None for what is not given."""
+def batches(x, batch_size, verbose, name="x", *, model=None):
+    """Inputs, as tensors, labels and weights of all batches; None for what is not given.
+
+    Where images are declared of the `model` that they are for, others are refused.
+    """
+    takes = inputs_of(model)
     check_integer("batch_size", batch_size, 1)
     count, found = _count_and_batches(x, batch_size, name)
     bar = keras.utils.Progbar(count, verbose=verbose, unit_name="batch")
     seen = 0
     for number, (batch, *beside) in enumerate(found):
+        for leaf in () if takes is None else tf.nest.flatten(batch):
+            takes.check(leaf, name)
         batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
         seen += tf.nest.flatten(batch)[0].shape[0] or 0
         yield batch, *beside
         bar.update(number + 1)
     if not seen:
         raise ValueError(f"Argument `{name}` must hold at least one example. Received: no examples")
+
+
+def inputs_of(model):
+    """`InputSpec` of the images that are declared of a model or ensemble, or None."""
+    content = recalled(getattr(model, "members", [model])[0]).get("inputs")
+    return None if content is None else InputSpec.from_config(content)
 
 
 def _count_and_batches(x, batch_size, name):

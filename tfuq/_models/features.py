@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_model
+from tfuq._arguments import check_model, shown
 from tfuq._models.changes import watched
 from tfuq._models.feature_arrays import pooled, two_classes
 from tfuq._models.logit_layer import (
@@ -139,7 +139,7 @@ class Tap:
             raise ValueError(
                 "Argument `model` must return logits, or end in a Dense layer with a soft-max or "
                 "in a head with `mean_logits`: probabilities, and logits that are normalized, tell "
-                f"logits up to a constant only. Received: model={self.model!r}"
+                f"logits up to a constant only. Received: model={shown(self.model)}"
             )
 
     def last_layer(self):
@@ -192,7 +192,7 @@ def _find_head(model, reading, batch):
         return reading.from_logits, True, found
     if not calls:
         raise ValueError(
-            f"Argument `model` must have a layer with weights. Received: model={model!r}"
+            f"Argument `model` must have a layer with weights. Received: model={shown(model)}"
         )
     has_scale = reading.from_logits and not are_normalized(calls, outputs)
     return reading.from_logits, has_scale, LogitLayer(calls[-1].layer, False, False)

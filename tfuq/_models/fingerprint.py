@@ -6,6 +6,8 @@ import json
 import keras
 import numpy as np
 
+from tfuq._arguments import shown
+
 _PLAIN = (bool, int, float, str, type(None))
 _BESIDE = ("name", "trainable", "seed")  # of a layer's config: nothing that a prediction shows
 
@@ -94,5 +96,5 @@ def check_known(known, model):
 def checked_fingerprint(known):
     """What a file says of a model, or ValueError if that is no fingerprint."""
     if known is not None and not (isinstance(known, dict) and set(known) == {"weights", "outputs"}):
-        raise ValueError(f"a model of {known!r}")
+        raise ValueError(f"a model of {shown(known)}")
     return known

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice
+from tfuq._arguments import check_choice, shown
 from tfuq._models.batches import batches
 
 METHODS = ("gradient", "fisher")
@@ -38,7 +38,7 @@ def squared_gradients(
             if gradient is None:
                 raise ValueError(
                     "Argument `loss` must depend on every layer that is looked at. Received: "
-                    f"loss={loss!r}, which gives no gradient for {variable.path}"
+                    f"loss={shown(loss)}, which gives no gradient for {variable.path}"
                 )
         return [tf.square(tf.convert_to_tensor(g) / scale) for g in found]
 
@@ -99,7 +99,7 @@ def _loss(model, loss):
     if not callable(function):
         raise ValueError(
             "Argument `loss` must be a Keras loss, its name, or a function of y_true and y_pred. "
-            f"Received: loss={loss!r}"
+            f"Received: loss={shown(loss)}"
         )
 
     def of_batch(x, y, y_pred, weight):

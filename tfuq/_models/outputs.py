@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from tfuq._arguments import shown
+
 
 def any_batch(tensor):
     """The `tf.TensorSpec` of a tensor, with a batch of any size."""
@@ -14,7 +16,7 @@ def input_spec(model):
     if not isinstance(getattr(model, "inputs", None), list):
         raise ValueError(
             "Argument `input_signature` must be given for models that do not know their inputs. "
-            f"Received: input_signature=None with {model}"
+            f"Received: input_signature=None with {shown(model)}"
         )
     inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
     return keras.tree.map_structure(any_batch, inputs)
@@ -51,7 +53,7 @@ def select_output(outputs, output, model=None):
     if keras.tree.is_nested(outputs) == (output is None):
         raise ValueError(
             "Argument `output` must be an index, a key or a function if the model has several "
-            f"outputs, and None if it has one. Received: output={output!r} with {outputs}"
+            f"outputs, and None if it has one. Received: output={shown(output)} with {outputs}"
         )
     if output is None:
         return outputs
@@ -61,7 +63,7 @@ def select_output(outputs, output, model=None):
     except (IndexError, KeyError, TypeError):
         raise ValueError(
             "Argument `output` must be an index or a key of the model's outputs. "
-            f"Received: output={output!r} with {outputs}"
+            f"Received: output={shown(output)} with {outputs}"
         ) from None
 
 

@@ -7,9 +7,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfuq._models.batches import inputs_of
 from tfuq._models.finite import known_only
 from tfuq._models.meaning import reading_of
 from tfuq._models.outputs import select_output
+
+_INSIDE = "inside"  # whether an example lies in the range that is declared of the model
 
 
 def _data_error(name, expected, received):
@@ -82,7 +85,9 @@ class Labelled(keras.Model):
         x, y_true, weight = keras.utils.unpack_x_y_sample_weight(data)
         y_pred = select_output(self.predictor.predict_step(data), self.choice, self.predictor)
         y_pred = known_only(x, keras.ops.cast(y_pred, "float32"))
-        found = {"y_pred": y_pred, "y_true": y_true, "weight": weight}
+        takes = inputs_of(self.predictor)
+        inside = None if takes is None else takes.rows_inside(x)
+        found = {"y_pred": y_pred, "y_true": y_true, "weight": weight, _INSIDE: inside}
         return {name: value for name, value in found.items() if value is not None}
 
 
@@ -122,6 +127,10 @@ def predict_with_labels(labelled, data, *, batch_size=None, verbose=0, name="val
         # Keras says this of any dataset whose length it does not know, read to its end as asked.
         warnings.filterwarnings("ignore", message="Your input ran out of data")
         found = labelled.predict(x, batch_size, verbose, callbacks=[_NotEmpty(name)]) | given
+    if not np.all(found.pop(_INSIDE, True)):
+        low, high = inputs_of(labelled.predictor).value_range
+        expected = f"hold images from {low:g} to {high:g}, as declared of the model"
+        raise _data_error(name, expected, "images outside of that range: scale them")
     if "y_true" not in found:
         raise _data_error(name, "give (x, y) or (x, y, sample_weight)", "batches without labels")
     choose = labelled.choice

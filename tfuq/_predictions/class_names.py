@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from tfuq._arguments import shown
+
 
 def checked_names(class_names, argument="class_names"):
     """The argument `class_names` as a list of texts, or None."""
@@ -13,7 +15,7 @@ def checked_names(class_names, argument="class_names"):
     if not names or not fit or len(set(names)) < len(names):
         raise ValueError(
             f"Argument `{argument}` must be a list of different texts, one for each class in its "
-            f"order. Received: {argument}={class_names!r:.200}"
+            f"order. Received: {argument}={shown(class_names)}"
         )
     return [str(name) for name in names]
 

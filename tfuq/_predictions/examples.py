@@ -15,11 +15,13 @@ What is a number and has no meaning was misread; it raises, or is counted where 
 
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
 from tfuq._arguments import check_flags, to_float64
+from tfuq._predictions.class_names import numbered
 from tfuq._predictions.probabilities import (
     are_inside,
     both_classes,
@@ -109,6 +111,7 @@ def from_arrays(
     """
     check_flags(from_logits=from_logits, multi_label=multi_label)
     names = Names(*names)
+    y_true = numbered(y_true, None, names.y_true)  # an error that says what to pass
     y_true, y_pred = to_float64(names.y_true, y_true), to_float64(names.y_pred, y_pred)
     weights = [] if sample_weight is None else [to_float64(names.sample_weight, sample_weight)]
     if y_pred.size == 0:
@@ -143,6 +146,11 @@ def from_tensors(y_true, y_pred, *weights, from_logits, multi_label, dtype):
             probabilities have none. In a graph the latter is an `InvalidArgumentError` when it
             runs, and under XLA only counted.
     """
+    if keras.backend.standardize_dtype(getattr(y_true, "dtype", "float32")) == "string":
+        raise ValueError(
+            "Argument `y_true` must hold numbers: replace the names of classes by their places "
+            "before training. Received: y_true of texts"
+        )
     given = [ops.cast(x, dtype) for x in (y_true, y_pred, *weights) if x is not None]
     flags = {"from_logits": from_logits, "multi_label": multi_label}
     examples, faults = _read(*given, **flags, names=Names())

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfuq._arguments import check_flags, to_float64
+from tfuq._arguments import check_flags, shown, to_float64
 from tfuq._predictions.examples import Examples, Names, from_arrays
 from tfuq._predictions.probabilities import (
     both_classes,
@@ -83,7 +83,8 @@ class LabelledPredictions(NamedTuple):
         score = score_name(score)
         if score in OF_STACKS and self.stack is None:
             raise ValueError(
-                f"Argument `probs` must be a stack (samples, n, ..., classes) for score={score!r}. "
+                "Argument `probs` must be a stack (samples, n, ..., classes) for "
+                f"score={shown(score)}. "
                 "Received: probs with one prediction for each label"
             )
         values = np.asarray(score_of(score, self._flat_stack()))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfuq._arguments import check_fraction, check_integer, to_float64
+from tfuq._arguments import check_fraction, check_integer, shown, to_float64
 from tfuq._predictions.probabilities import check_probabilities, is_binary
 
 
@@ -71,7 +71,7 @@ def predicted_classes(probs, threshold):
     if not binary:
         raise ValueError(
             f"Argument `threshold` must be None for {probs.shape[-1]} classes: the most probable "
-            f"one is predicted. Received: threshold={threshold!r}"
+            f"one is predicted. Received: threshold={shown(threshold)}"
         )
     return probs[..., 0] > threshold
 

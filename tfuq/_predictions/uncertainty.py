@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tfuq._arguments import shown, told
 from tfuq._predictions import probabilities as home
 from tfuq._predictions.probabilities import is_binary
 
@@ -37,6 +38,7 @@ class _Measures(NamedTuple):
     """Standard deviation over the samples of each class's probability: `(batch, ..., classes)`."""
 
 
+@told
 class Uncertainty(_Measures):
     """What predictions say of each example, as arrays `(batch, ...)`.
 
@@ -71,19 +73,30 @@ class Uncertainty(_Measures):
         found.multi_label, found.note = bool(multi_label), note
         return found
 
-    def __repr__(self):
-        count, shape = len(self.probs), self.probs.shape
+    def _told_arguments(self):
+        return {"multi_label": True} if self.multi_label else {}
+
+    def _told_lines(self):
         parts = {
             "mean confidence": self.confidence,
             "predictive entropy": self.predictive_entropy,
             "mutual information": self.mutual_information,
         }
-        with np.errstate(invalid="ignore"):
-            means = [f"{name} {_mean_of(values):.3g}" for name, values in parts.items()]
+        means = [f"{name} {_mean_of(values):.3g}" for name, values in parts.items()]
         kind = "labels" if self.multi_label else "classes"
-        head = f"Uncertainty of {count} examples, {shape[-1]} {kind}: probs {shape}"
-        lines = [head, "  " + ", ".join(means), *([f"  {self.note}"] if self.note else [])]
-        return "\n".join(lines)
+        shape = self.probs.shape
+        head = f"{len(self.probs)} examples, {shape[-1]} {kind}: probs {shape}"
+        return [head, ", ".join(means), *([self.note] if self.note else [])]
+
+    def _told_table(self):
+        if self.confidence.ndim != 1:
+            return (), ()
+        names = ("label", "confidence", *(name for name in _TOLD if name != "confidence"))
+        columns = [getattr(self, name) for name in names]
+        return ("example", *names), [(i, *row) for i, row in enumerate(zip(*columns, strict=True))]
+
+
+_TOLD = ("confidence", "predictive_entropy", "expected_entropy", "mutual_information")
 
 
 def _mean_of(values):
@@ -288,7 +301,7 @@ def _checked(name, probs, min_axes, multi_label):
         probs = np.asarray(probs, "float64")
     except (TypeError, ValueError):
         raise ValueError(
-            f"Argument `{name}` must be an array of numbers. Received: {name}={probs!r}"
+            f"Argument `{name}` must be an array of numbers. Received: {name}={shown(probs)}"
         ) from None
     if probs.ndim < min_axes or probs.size == 0:
         axes = "(samples, batch, ..., classes)" if min_axes == 2 else "(..., classes)"

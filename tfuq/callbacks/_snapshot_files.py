@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import keras
 
-from tfuq._arguments import check_integer
+from tfuq._arguments import check_integer, shown
 from tfuq._files.reading import DAMAGE, check_fields, json_text, read_json, sealed, unsealed
 from tfuq._files.writing import written_whole
 from tfuq._version import __version__
@@ -72,7 +72,7 @@ def _read_manifest(directory):
     try:
         manifest = unsealed(read_json(path, MAX_BYTES))
         if manifest["format"] != FORMAT:
-            raise ValueError(f"format {manifest['format']!r} instead of {FORMAT}")
+            raise ValueError(f"format {shown(manifest['format'])} instead of {FORMAT}")
         check_fields(manifest, ("tfuq", "keras", "format", "monitor", "snapshots", "files"))
         snapshots = [_entry(**entry) for entry in manifest["snapshots"]]
         return snapshots, manifest["monitor"], dict(manifest.get("files", {}))
@@ -89,9 +89,9 @@ def _entry(file, cycle, step, epoch, value):
     for name, number in (("cycle", cycle), ("step", step), ("epoch", epoch)):
         check_integer(name, number, 0)
     if file != snapshot_name(cycle, step):  # so no name leads elsewhere
-        raise ValueError(f"file {file!r} instead of {snapshot_name(cycle, step)!r}")
+        raise ValueError(f"file {shown(file)} instead of {snapshot_name(cycle, step)!r}")
     if value is not None and not math.isfinite(value):
-        raise ValueError(f"value {value!r} instead of a finite number or null")
+        raise ValueError(f"value {shown(value)} instead of a finite number or null")
     return Snapshot(file, cycle, step, epoch, value)
 
 

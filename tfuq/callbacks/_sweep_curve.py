@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfuq._arguments import check_fraction, check_integer, check_positive
+from tfuq._arguments import check_fraction, check_integer, check_positive, shown, told
 
 MIN_STEPS = 5  # fewer losses say nothing
 HALF_DECADE = math.sqrt(10.0)
@@ -54,6 +54,7 @@ def steepest_descent(learning_rates, smoothed):
     return float(learning_rates[first + np.argmin(slopes)])
 
 
+@told
 class RangeTestResult(NamedTuple):
     """What a learning rate range test found.
 
@@ -128,7 +129,8 @@ def check_sweep(start, stop, num_steps):
     check_positive("stop", stop)
     if not stop > start:
         raise ValueError(
-            f"Argument `stop` must be above `start`. Received: stop={stop!r}, start={start!r}"
+            "Argument `stop` must be above `start`. "
+            f"Received: stop={shown(stop)}, start={shown(start)}"
         )
     check_integer("num_steps", num_steps, MIN_STEPS)
 
@@ -137,8 +139,13 @@ def check_curve(smoothing, stop_factor):
     """Raises ValueError unless the losses can be smoothed and compared."""
     check_fraction("smoothing", smoothing)
     if smoothing == 1:
-        raise ValueError(f"Argument `smoothing` must be in [0, 1). Received: {smoothing=}")
+        raise ValueError(
+            f"Argument `smoothing` must be in [0, 1). Received: smoothing={shown(smoothing)}"
+        )
     if stop_factor is not None:
         check_positive("stop_factor", stop_factor)
         if stop_factor <= 1:
-            raise ValueError(f"Argument `stop_factor` must be above 1. Received: {stop_factor=}")
+            raise ValueError(
+                "Argument `stop_factor` must be above 1. "
+                f"Received: stop_factor={shown(stop_factor)}"
+            )

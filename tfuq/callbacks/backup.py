@@ -8,7 +8,7 @@ import pathlib
 import keras
 import numpy as np
 
-from tfuq._arguments import check_choice, check_integer
+from tfuq._arguments import check_choice, check_integer, shown, told
 from tfuq._files.reading import DAMAGE, check_fields, json_text, open_arrays, parsed
 from tfuq._files.writing import prepare_folder, written_whole
 from tfuq._models.train_step import build_optimizer, forget_functions, rebuild_optimizer
@@ -90,7 +90,7 @@ def _opened(path, content):
 def _state(file):
     state = parsed(bytes(file["state"]).decode("utf-8"))
     if state["format"] != FORMAT:
-        raise ValueError(f"format {state['format']!r} instead of {FORMAT}")
+        raise ValueError(f"format {shown(state['format'])} instead of {FORMAT}")
     check_fields(state, ("tfuq", "keras", "format", "epoch", "random", "variables"))
     check_integer("epoch", state["epoch"], 0)
     return state
@@ -147,6 +147,7 @@ def _num_bytes(variable):
 # --- The callback -----------------------------------------------------------------------------
 
 
+@told
 class BackupAndRestore(keras.callbacks.Callback):
     """Goes on with a training that was killed, as if it had not been.
 
@@ -213,7 +214,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         if not self.model.built:
             raise ValueError(
                 "Argument `model` must be built before `fit`, for BackupAndRestore: call it on a "
-                f"batch, or give it an `Input`. Received: model={self.model}"
+                f"batch, or give it an `Input`. Received: model={shown(self.model)}"
             )
         if self._writes:
             prepare_folder("backup_dir", self.backup_dir)

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from tfuq._arguments import check_choice, check_fraction, check_integer, is_finite
+from tfuq._arguments import check_choice, check_fraction, check_integer, is_finite, shown, told
 from tfuq.layers.base import variational_layers
 
 CYCLES = 4  # of "cyclical", and
@@ -28,7 +28,8 @@ def check_beta(name, value):
     """Raises ValueError unless `value` is a finite number >= 0."""
     if not is_finite(value) or value < 0:
         raise ValueError(
-            f"Argument `{name}` must be a finite number of at least 0. Received: {name}={value!r}"
+            f"Argument `{name}` must be a finite number of at least 0. "
+            f"Received: {name}={shown(value)}"
         )
 
 
@@ -38,7 +39,7 @@ def check_cycles(schedule, duration, cycles, ramp):
         if value is not None and schedule != "cyclical":
             raise ValueError(
                 f"Argument `{name}` must be None unless `schedule` is 'cyclical'. "
-                f"Received: {name}={value!r} with schedule={schedule!r}"
+                f"Received: {name}={shown(value)} with schedule={shown(schedule)}"
             )
     if cycles is not None:
         check_integer("cycles", cycles, 1)
@@ -50,9 +51,10 @@ def check_cycles(schedule, duration, cycles, ramp):
     if ramp is not None:
         check_fraction("ramp", ramp)
         if ramp == 0:
-            raise ValueError(f"Argument `ramp` must be in (0, 1]. Received: ramp={ramp!r}")
+            raise ValueError(f"Argument `ramp` must be in (0, 1]. Received: ramp={shown(ramp)}")
 
 
+@told
 class KLAnnealing(keras.callbacks.Callback):
     """Moves the weight of the KL divergence while a Bayesian model trains.
 
@@ -147,12 +149,12 @@ class KLAnnealing(keras.callbacks.Callback):
         if not self._layers:
             raise ValueError(
                 "Argument `model` must hold variational layers, such as `tfuq.layers.VBLLDense` "
-                f"or `DenseVariational`, for KLAnnealing. Received: model={self.model}"
+                f"or `DenseVariational`, for KLAnnealing. Received: model={shown(self.model)}"
             )
         if not all(layer.built for layer in self._layers):
             raise ValueError(
                 "Argument `model` must be built before `fit`, for KLAnnealing: call it on a batch, "
-                f"or give it an `Input`. Received: model={self.model}"
+                f"or give it an `Input`. Received: model={shown(self.model)}"
             )
 
     def on_epoch_begin(self, epoch, logs=None):

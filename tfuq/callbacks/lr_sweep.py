@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_integer
+from tfuq._arguments import check_choice, check_integer, shown, told
 from tfuq._models.train_step import build_optimizer, optimizer_chain, remake_train_function
 from tfuq._random.global_state import kept_random_state, seeded
 from tfuq.callbacks._kept_state import Copies, copy_of, kept_attributes
@@ -35,13 +35,13 @@ def check_trainable(model):
     if not isinstance(model, keras.Model) or not model.built or not model.compiled:
         raise ValueError(
             "Argument `model` must be a Keras model that is built and compiled: give it an `Input` "
-            f"or call it on a batch, and call `compile`. Received: model={model!r}"
+            f"or call it on a batch, and call `compile`. Received: model={shown(model)}"
         )
     rate = getattr(model.optimizer, "learning_rate", None)
     if not isinstance(rate, keras.Variable):
         raise ValueError(
             "Argument `optimizer` of `compile` must have a number as its learning rate, for the "
-            f"range test to change, not a schedule. Received: learning_rate={rate!r}"
+            f"range test to change, not a schedule. Received: learning_rate={shown(rate)}"
         )
 
 
@@ -50,6 +50,7 @@ def _batches_per_step(optimizer):
     return max(filter(None, counts), default=1)
 
 
+@told
 class LRRangeTest(keras.callbacks.Callback):
     """Trains with a learning rate that grows from batch to batch, and then takes it all back.
 
@@ -294,7 +295,7 @@ class LRRangeTest(keras.callbacks.Callback):
             raise ValueError(
                 f"Argument `start` must be lower: the loss grew too far, or was not finite, after "
                 f"{count} steps, and {MIN_STEPS} are the least that say something. "
-                f"Received: start={self.start!r}"
+                f"Received: start={shown(self.start)}"
             )
         self.result = read_sweep(self._rates, self._losses, self.smoothing, self._diverged)
         self.model.stop_training = True

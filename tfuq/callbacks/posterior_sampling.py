@@ -5,7 +5,7 @@ import threading
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_integer
+from tfuq._arguments import check_integer, shown, told
 from tfuq._models.train_step import (
     build_optimizer,
     has_replicas,
@@ -16,6 +16,7 @@ from tfuq._models.train_step import (
 from tfuq._random.draws import random_layers
 
 
+@told
 class PosteriorSampling(keras.callbacks.Callback):
     """Averages each training step over several draws of a network with random weights.
 
@@ -62,7 +63,7 @@ class PosteriorSampling(keras.callbacks.Callback):
             raise ValueError(
                 "Argument `model` must be built and hold layers with random weights, such as "
                 "`tfuq.layers.DenseVariational`, for PosteriorSampling. "
-                f"Received: model={self.model}, built={self.model.built}"
+                f"Received: model={shown(self.model)}, built={self.model.built}"
             )
         build_optimizer(self.model)
         wrap_step(self.model, self, self._wrap)

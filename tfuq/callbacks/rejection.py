@@ -6,7 +6,7 @@ import pathlib
 import keras
 import numpy as np
 
-from tfuq._arguments import check_choice, check_fraction, check_integer
+from tfuq._arguments import check_choice, check_integer, listed, shown, told
 from tfuq._files.writing import written_whole
 from tfuq._models.meaning import reading_of, said
 from tfuq._models.predicting import (
@@ -19,27 +19,16 @@ from tfuq._predictions.probabilities import is_binary, probabilities
 from tfuq._predictions.scores import CONFIDENCES, OF_STACKS, SCORES, score_name
 from tfuq._random.draws import random_layers
 from tfuq.callbacks._kept_state import Copies
+from tfuq.callbacks._rejection_table import (
+    FIELDS,
+    TITLES,
+    check_thresholds,
+    format_table,
+    log_names,
+    logged_names,
+)
 from tfuq.metrics import rejection_table
 from tfuq.predictive import decompose, uncertainty_with_labels
-
-FIELDS = ("accuracy", "coverage", "rejection_rate", "risk", "ece")
-TITLES = ("accuracy", "coverage", "rejected", "  risk", "   ECE")
-
-
-def check_thresholds(thresholds):
-    """Raises ValueError unless `thresholds` are distinct numbers in [0, 1], at least one."""
-    if isinstance(thresholds, str) or not np.iterable(thresholds) or len(thresholds) == 0:
-        raise ValueError(
-            "Argument `thresholds` must be a sequence of at least one number in [0, 1]. "
-            f"Received: thresholds={thresholds!r}"
-        )
-    for threshold in thresholds:
-        check_fraction("thresholds", threshold)
-    if len({f"{threshold:g}" for threshold in thresholds}) < len(thresholds):
-        raise ValueError(
-            "Argument `thresholds` must hold numbers that differ in their first six digits. "
-            f"Received: thresholds={thresholds!r}"
-        )
 
 
 def check_batch_size(batch_size, data):
@@ -50,7 +39,7 @@ def check_batch_size(batch_size, data):
     if not isinstance(data, (tuple, list)):
         raise ValueError(
             "Argument `batch_size` must be None with a dataset, which has batches of its own. "
-            f"Received: batch_size={batch_size!r}"
+            f"Received: batch_size={shown(batch_size)}"
         )
 
 
@@ -87,40 +76,23 @@ def confidence_in(uncertainty, score):
     return np.clip(1 - value, 0, 1)
 
 
-def log_names(thresholds, prefix):
-    """`val_accuracy_at_0.7` and so on, by field and then by threshold."""
-    return [f"{prefix}{field}_at_{threshold:g}" for field in FIELDS for threshold in thresholds]
-
-
 def _has_diverged(logs):
     """Whether the loss in the logs of an epoch is NaN or infinite."""
     loss = (logs or {}).get("loss", 0.0)
     return np.ndim(loss) == 0 and not np.isfinite(loss)
 
 
-def format_table(thresholds, table):
-    """The table as aligned text, one line per threshold; "-" is what nothing accepted leaves."""
-    lines = [" | ".join(("threshold", *TITLES))]
-    lines.append("-+-".join("-" * len(title) for title in ("threshold", *TITLES)))
-    for i, threshold in enumerate(thresholds):
-        values = [table[field][i] for field in FIELDS]
-        cells = ["-" if np.isnan(value) else f"{value:.4f}" for value in values]
-        cells = [f"{cell:>{len(title)}}" for cell, title in zip(cells, TITLES, strict=True)]
-        lines.append(" | ".join((f"{threshold:>9g}", *cells)))
-    nothing = [f"{thresholds[i]:g}" for i in np.flatnonzero(table["coverage"] == 0)]
-    if nothing:
-        lines.append(f"-: nothing was accepted at {', '.join(nothing)}")
-    return "\n".join(lines)
-
-
+@told
 class RejectionEvaluator(keras.callbacks.Callback):
     """Tells after each epoch what a classifier answers, and how well, if it may refuse.
 
     A prediction is accepted at a threshold when its confidence reaches it. For each threshold the
-    evaluator writes five numbers, all fractions in [0, 1], into the `logs` of the epoch, where
-    `CSVLogger`, `TensorBoard`, `EarlyStopping`, `ModelCheckpoint` and the history find them:
-    `val_accuracy_at_0.7`, `val_coverage_at_0.7`, `val_rejection_rate_at_0.7`, `val_risk_at_0.7`,
-    `val_ece_at_0.7`. One pass over the data serves all thresholds.
+    evaluator finds five numbers, all fractions in [0, 1]: `val_accuracy_at_0.7`,
+    `val_coverage_at_0.7`, `val_rejection_rate_at_0.7`, `val_risk_at_0.7`, `val_ece_at_0.7`. One
+    pass over the data serves all thresholds. All of them are in `history`, `table()` and
+    `to_csv()`. Those that `log` chooses, by default two, are also in the `logs` of the epoch, where
+    the progress bar, `CSVLogger`, `TensorBoard`, `EarlyStopping`, `ModelCheckpoint` and the history
+    of `fit` find them: Keras has one `logs` for all of these.
 
     Formula:
         coverage  = sum_i w_i [c_i >= t] / sum_i w_i,   rejection rate = 1 - coverage
@@ -128,9 +100,9 @@ class RejectionEvaluator(keras.callbacks.Callback):
         ECE       = expected calibration error of the accepted (`tfuq.metrics.rejection_table`)
     for confidences c_i, weights w_i and the threshold t.
 
-    Place it **first** in the list of callbacks: those before it do not see its numbers. The
-    progress bar shows all that is in `logs`; `callbacks=[keras.callbacks.ProgbarLogger(),
-    RejectionEvaluator(...), ...]` keeps it short. `EarlyStopping` and `ModelCheckpoint` need
+    Place it **first** in the list of callbacks: those before it do not see its numbers; of those,
+    `keras.callbacks.ProgbarLogger()` keeps the bar short with `log="all"`, too. `EarlyStopping` and
+    `ModelCheckpoint` need
     `mode="max"` or `"min"` to monitor these names; their dot has no place in the file name that
     `ModelCheckpoint` fills in. Weights that `EarlyStopping` restores at the end of training are
     not those of the last table: ask `evaluate(model)` for theirs.
@@ -172,6 +144,9 @@ class RejectionEvaluator(keras.callbacks.Callback):
         batch_size: Batch size for arrays; Keras' default if `None`. Datasets have their own.
         prefix: What the names in `logs` begin with. `TensorBoard` files under validation, and
             `CSVLogger` leaves alone, what begins with `"val_"`.
+        log: Which figures go into `logs`: `"few"`, accuracy and coverage at the middle one of the
+            thresholds; `"all"`; or their names, such as `("val_risk_at_0.7",)`. What another
+            callback is to monitor must be among them.
         verbose: 0 prints nothing, 1 one table at the end of training, 2 one per evaluation.
 
     Attributes:
@@ -214,6 +189,7 @@ class RejectionEvaluator(keras.callbacks.Callback):
         n_bins=15,
         batch_size=None,
         prefix="val_",
+        log="few",
         verbose=1,
     ):
         super().__init__()
@@ -227,7 +203,9 @@ class RejectionEvaluator(keras.callbacks.Callback):
         check_choice("verbose", verbose, (0, 1, 2))
         check_batch_size(batch_size, validation_data)
         if not isinstance(prefix, str):
-            raise ValueError(f"Argument `prefix` must be a string. Received: prefix={prefix!r}")
+            raise ValueError(
+                f"Argument `prefix` must be a string. Received: prefix={shown(prefix)}"
+            )
         self.validation_data = validation_data
         self.thresholds = tuple(float(threshold) for threshold in thresholds)
         self.score = score
@@ -239,11 +217,29 @@ class RejectionEvaluator(keras.callbacks.Callback):
         self.n_bins = n_bins
         self.batch_size = batch_size
         self.prefix = prefix
+        self.log = log
         self.verbose = verbose
+        self._logged = logged_names(log, self.thresholds, prefix)
         self.history = {name: [] for name in ("epoch", *log_names(self.thresholds, prefix))}
         self._labelled = self._known = None
         self._table = None
         self._first_epoch = self._last_epoch = None
+
+    def _told_lines(self):
+        if self._table is None:
+            return ["no evaluation yet"]
+        table, middle = self._table, len(self.thresholds) // 2
+        latest = {field: table[field][middle] for field in FIELDS}
+        return [
+            f"{len(self.history['epoch'])} epochs evaluated in training",
+            f"latest at {self.thresholds[middle]:g}: {listed(latest)}",
+        ]
+
+    def _told_table(self):
+        if self._table is None:
+            return (), ()
+        columns = self.thresholds, *(self._table[field] for field in FIELDS)
+        return ("threshold", *(title.strip() for title in TITLES)), zip(*columns, strict=True)
 
     def set_model(self, model):
         """Takes the model of a new training, compiled perhaps otherwise than before."""
@@ -311,7 +307,7 @@ class RejectionEvaluator(keras.callbacks.Callback):
             single = ", ".join(repr(name) for name in SCORES if name not in OF_STACKS)
             raise ValueError(
                 f"Argument `score` must be one of {single} or a function for a model without "
-                f"random layers. Received: score={self.score!r}"
+                f"random layers. Received: score={shown(self.score)}"
             )
         return bool(random_layers(model))
 
@@ -404,14 +400,14 @@ class RejectionEvaluator(keras.callbacks.Callback):
         return self._table
 
     def _tell(self, logs):
-        latest = {name: column[-1] for name, column in self.history.items() if name != "epoch"}
         if logs is not None:
-            logs.update(latest)
+            logs.update({name: self.history[name][-1] for name in self._logged})
 
     def _wrapped(self, model):
         if not isinstance(model, keras.Model):
             raise ValueError(
-                f"Argument `model` must be a Keras model, or None in training. Received: {model!r}"
+                "Argument `model` must be a Keras model, or None in training. "
+                f"Received: {shown(model)}"
             )
         if self._labelled is None or self._labelled.predictor is not model:
             with model.distribute_strategy.scope():

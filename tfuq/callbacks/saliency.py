@@ -5,7 +5,7 @@ import warnings
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_integer
+from tfuq._arguments import check_choice, check_integer, shown, told
 from tfuq._models.gradients import METHODS, squared_gradients
 from tfuq._models.train_step import (
     build_optimizer,
@@ -22,6 +22,7 @@ from tfuq.layers.saliency import SCOPES
 from tfuq.layers.sparse_bayes import select_layers, sparse_bayes_layers
 
 
+@told
 class SaliencySelection(keras.callbacks.Callback):
     """Trains a network deterministic first, then makes its most salient weights random.
 
@@ -117,12 +118,12 @@ class SaliencySelection(keras.callbacks.Callback):
             raise ValueError(
                 "Argument `model` must hold sparse Bayesian layers, such as "
                 "`tfuq.layers.SparseBayesDense`, for SaliencySelection. "
-                f"Received: model={self.model}"
+                f"Received: model={shown(self.model)}"
             )
         if not all(layer.built for layer in layers):
             raise ValueError(
                 "Argument `model` must be built before `fit`, for SaliencySelection: call it on a "
-                f"batch, or give it an `Input`. Received: model={self.model}"
+                f"batch, or give it an `Input`. Received: model={shown(self.model)}"
             )
         self._sums = None
         self._comparing = [

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer, check_positive, is_finite, to_float64
+from tfuq._arguments import check_integer, check_positive, is_finite, shown, to_float64, told
 from tfuq._models.train_step import announce_cycles, optimizer_chain, unwrap_step, wrap_step
 
 TOLERANCE = 1e-12  # of the count of steps: 10 epochs of 0.1 * 30 steps each end at step 30
@@ -85,10 +85,11 @@ def check_range(name, value, lowest, highest=math.inf):
         end = "" if highest == math.inf else f" and at most {highest:g}"
         raise ValueError(
             f"Argument `{name}` must be a finite number of at least {lowest:g}{end}. "
-            f"Received: {name}={value!r}"
+            f"Received: {name}={shown(value)}"
         )
 
 
+@told
 class SGDR(keras.callbacks.Callback):
     """Lets the learning rate fall along a cosine and restart, in cycles (warm restarts).
 
@@ -209,7 +210,9 @@ class SGDR(keras.callbacks.Callback):
         """
         step = to_float64("step", step)
         if not np.all((step >= 0) & np.isfinite(step)):
-            raise ValueError(f"Argument `step` must be counts of steps. Received: step={step!r}")
+            raise ValueError(
+                f"Argument `step` must be counts of steps. Received: step={shown(step)}"
+            )
         height = (self.max_learning_rate, self.min_learning_rate)
         return sgdr(step, *height, cycle_decay=self.cycle_decay, **self._lengths())
 

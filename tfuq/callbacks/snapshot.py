@@ -10,7 +10,7 @@ import warnings
 import keras
 import numpy as np
 
-from tfuq._arguments import check_choice, check_integer
+from tfuq._arguments import check_choice, check_integer, shown, told
 from tfuq._files.reading import DAMAGE, check_fingerprint, check_weights, fingerprint
 from tfuq._files.writing import prepare_folder, written_whole
 from tfuq._models.changes import clone_uncompiled
@@ -58,7 +58,8 @@ def direction_of(model, monitor, mode):
         stopping._set_monitor_op()
     except ValueError as error:
         raise ValueError(
-            f"Argument `mode` must be 'min' or 'max' for monitor={monitor!r}, because Keras does "
+            f"Argument `mode` must be 'min' or 'max' for monitor={shown(monitor)}, "
+            "because Keras does "
             "not know which is better. Received: mode='auto'"
         ) from error
     return 1 if stopping.monitor_op(1.0, 0.0) else -1
@@ -126,13 +127,13 @@ def untrained_copy(model):
         raise ValueError(
             "Argument `build_model` must be a function that returns a new, built model, because "
             "Keras cannot copy this one by its `get_config`. "
-            f"Received: build_model=None with {model} ({type(error).__name__}: {error})"
+            f"Received: build_model=None with {shown(model)} ({type(error).__name__}: {error})"
         ) from error
     if not copy.built:
         raise ValueError(
             "Argument `build_model` must be a function that returns a new, built model, because "
             "the shapes of this one do not follow from its `get_config`. "
-            f"Received: build_model=None with {model}"
+            f"Received: build_model=None with {shown(model)}"
         )
     how = {"run_eagerly": model.run_eagerly, "jit_compile": model.jit_compile}
     # The model's own `compile` may take other arguments.
@@ -140,6 +141,7 @@ def untrained_copy(model):
     return copy
 
 
+@told
 class SnapshotEnsemble(keras.callbacks.Callback):
     """Keeps the weights of each cycle of the learning rate: one training, several models.
 
@@ -396,7 +398,8 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         if expected and np.ndim(logs.get(self.monitor, ())):
             raise ValueError(
                 "Argument `monitor` must name a number in the logs of each epoch in which a cycle "
-                f"ends, here {sorted(logs)}. Received: monitor={self.monitor!r} in epoch {epoch}"
+                f"ends, here {sorted(logs)}. "
+                f"Received: monitor={shown(self.monitor)} in epoch {epoch}"
             )
 
     def _list(self):
@@ -415,18 +418,20 @@ class SnapshotEnsemble(keras.callbacks.Callback):
 def _check_path(directory):
     if not isinstance(directory, (str, os.PathLike)) or not str(directory):
         raise ValueError(
-            f"Argument `directory` must be the path of a folder. Received: directory={directory!r}"
+            "Argument `directory` must be the path of a folder. "
+            f"Received: directory={shown(directory)}"
         )
 
 
 def _check_monitor(monitor, mode):
     if monitor is not None and (not isinstance(monitor, str) or not monitor):
         raise ValueError(
-            f"Argument `monitor` must be a name in the logs, or None. Received: monitor={monitor!r}"
+            "Argument `monitor` must be a name in the logs, or None. "
+            f"Received: monitor={shown(monitor)}"
         )
     check_choice("mode", mode, ("auto", "min", "max"))
     if mode != "auto" and monitor is None:
         raise ValueError(
             "Argument `mode` must be 'auto' unless `monitor` is given. "
-            f"Received: mode={mode!r} with monitor=None"
+            f"Received: mode={shown(mode)} with monitor=None"
         )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import keras
 
-from tfuq._arguments import check_choice, check_integer
+from tfuq._arguments import check_choice, check_integer, shown, told
 from tfuq._models.train_step import build_optimizer, unwrap_step, wrap_step
 
 NUM_STAGES = 3
@@ -32,7 +32,7 @@ def check_epochs_per_stage(epochs_per_stage, num_stages):
     if len(epochs_per_stage) != num_stages:
         raise ValueError(
             "Argument `epochs_per_stage` must be an integer, or hold one per stage, "
-            f"{num_stages} in all. Received: epochs_per_stage={epochs_per_stage!r}"
+            f"{num_stages} in all. Received: epochs_per_stage={shown(epochs_per_stage)}"
         )
 
 
@@ -104,7 +104,7 @@ def group_by_pattern(parts, stages):
         if not group:
             raise ValueError(
                 "Argument `stages` must add a layer in each stage. "
-                f"Received: {stage!r}, of which all layers are in stages before it"
+                f"Received: {shown(stage)}, of which all layers are in stages before it"
             )
         left = [part for part in left if part not in group]
         groups.append(group)
@@ -116,7 +116,7 @@ def check_pattern(pattern, parts):
     if not any(part.matches(pattern) for part in parts):
         raise ValueError(
             "Argument `stages` must name trainable layers of the backbone that have weights, here "
-            f"{[part.path for part in parts]}. Received: {pattern!r}, which fits none"
+            f"{[part.path for part in parts]}. Received: {shown(pattern)}, which fits none"
         )
 
 
@@ -130,7 +130,7 @@ def check_stages(stages):
     ):
         raise ValueError(
             "Argument `stages` must be a list with names or patterns of layers, or lists of them, "
-            f"for each stage. Received: stages={stages!r}"
+            f"for each stage. Received: stages={shown(stages)}"
         )
 
 
@@ -179,6 +179,7 @@ def check_optimizer(model):
         )
 
 
+@told
 class GradualUnfreezing(keras.callbacks.Callback):
     """Trains the head of a model first, then its backbone with it, from the top down.
 
@@ -253,14 +254,14 @@ class GradualUnfreezing(keras.callbacks.Callback):
         if backbone is not None and not isinstance(backbone, (str, keras.layers.Layer)):
             raise ValueError(
                 "Argument `backbone` must be a layer, a name or None. "
-                f"Received: backbone={backbone!r}"
+                f"Received: backbone={shown(backbone)}"
             )
         if stages is not None:
             check_stages(stages)
             if num_stages is not None:
                 raise ValueError(
                     "Argument `num_stages` must be None where `stages` are given. "
-                    f"Received: num_stages={num_stages!r}"
+                    f"Received: num_stages={shown(num_stages)}"
                 )
         elif num_stages is not None:
             check_integer("num_stages", num_stages, 1)
@@ -279,7 +280,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
         if not self.model.built:
             raise ValueError(
                 "Argument `model` must be built before `fit`, for GradualUnfreezing: call it on a "
-                f"batch, or give it an `Input`. Received: model={self.model}"
+                f"batch, or give it an `Input`. Received: model={shown(self.model)}"
             )
         self.stage = None
         self._parts = self._find_backbone()
@@ -320,12 +321,12 @@ class GradualUnfreezing(keras.callbacks.Callback):
             raise ValueError(
                 "Argument `backbone` must hold trainable layers: leave `trainable` as it is to be "
                 "in the end, the callback freezes them until their stage. "
-                f"Received: backbone={self.backbone!r}, of which nothing is trainable"
+                f"Received: backbone={shown(self.backbone)}, of which nothing is trainable"
             )
         if all(id(weight) in weights for weight in self.model.trainable_weights):
             raise ValueError(
                 "Argument `backbone` must leave something to train in stage 0. "
-                f"Received: backbone={self.backbone!r}, which holds all trainable weights"
+                f"Received: backbone={shown(self.backbone)}, which holds all trainable weights"
             )
         return parts
 
@@ -342,7 +343,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
         if not chosen:
             raise ValueError(
                 "Argument `backbone` must be in the model and have weights. Received: "
-                f"backbone={self.backbone!r} with layers {[part.path for part in parts]}"
+                f"backbone={shown(self.backbone)} with layers {[part.path for part in parts]}"
             )
         return chosen
 

@@ -2,6 +2,7 @@
 
 import keras
 
+from tfuq._arguments import shown
 from tfuq._models.changes import clone_uncompiled
 from tfuq.layers import (
     Conv1DVariational,
@@ -38,18 +39,31 @@ def check_graph(model):
     if isinstance(model, keras.Sequential) and not model.built:
         raise ValueError(
             "Argument `model` must be built: call it, or give it an Input. "
-            f"Received: {model!r}, which is not"
+            f"Received: {shown(model)}, which is not"
         )
     if not isinstance(model, keras.Model) or not getattr(model, "outputs", None):
         raise ValueError(
-            f"Argument `model` must be a functional or Sequential Keras model. Received: {model!r}"
+            "Argument `model` must be a functional or Sequential Keras model. "
+            f"Received: {shown(model)}"
         )
 
 
 def leaves(model, kinds):
-    """The layers of exactly these kinds, at any depth, each once."""
+    """The layers of exactly these kinds that a copy can replace, at any depth, each once."""
     check_graph(model)
-    return [layer for layer in model._flatten_layers() if type(layer) in kinds]
+    return [layer for layer in _reached(model) if type(layer) in kinds]
+
+
+def _reached(model):
+    """Layers of models and within `TimeDistributed`; not what other layers hold for themselves."""
+    found = {}
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.TimeDistributed):
+            layer = layer.layer
+        is_graph = isinstance(layer, keras.Model) and bool(getattr(layer, "outputs", None))
+        inner = _reached(layer) if is_graph else [layer]
+        found |= {id(each): each for each in inner}
+    return list(found.values())
 
 
 def chosen_layers(candidates, names):
@@ -64,7 +78,7 @@ def chosen_layers(candidates, names):
     if missing or (names is not None and not names):
         raise ValueError(
             "Argument `layers` must name layers that can be converted, among "
-            f"{sorted(found)}. Received: layers={names!r}"
+            f"{sorted(found)}. Received: layers={shown(names)}"
         )
     return {id(layer) for layer in candidates if names is None or layer.name in names}
 
@@ -73,11 +87,18 @@ def cloned(model, make):
     """A copy with the same weights, and the pairs of layers for which `make` gave a new one."""
     pairs = []
 
-    def clone(layer):
+    def made(layer):
         new = make(layer)
         if new is not None:
             pairs.append((layer, new))
-            return new
+        return new
+
+    def clone(layer):
+        wraps = type(layer) is keras.layers.TimeDistributed
+        new = made(layer.layer if wraps else layer)
+        if new is not None:
+            name = {"name": layer.name}
+            return keras.layers.TimeDistributed(new, **name) if wraps else new
         new = layer.__class__.from_config(layer.get_config())
         if isinstance(layer, keras.layers.Layer):  # and no operation, as `x * 2` is
             copied.append((layer, new))

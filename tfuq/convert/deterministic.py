@@ -1,7 +1,10 @@
 """Deterministic copies of models with random weights."""
 
+import warnings
+
 import keras
 
+from tfuq._random.draws import random_layers
 from tfuq.convert._copies import TWINS, cloned, leaves
 from tfuq.layers import MCDropout
 
@@ -10,10 +13,16 @@ def to_deterministic(model):
     """A copy of a model with random weights as plain Keras layers, with their means.
 
     Sparse Bayesian and variational layers become the Keras layers that they stand in for,
-    `MCDropout` becomes `Dropout`; all other layers are copied as they are. The copy predicts what
-    the model predicts, and needs tfuq no more, if nothing else of tfuq is in it. Layers that draw
-    anew for each prediction (`resample=True`) and `MCDropout(predictive="thinned")` do not predict
-    with their means; the copy does.
+    `MCDropout` becomes `Dropout`; all other layers are copied as they are. The copy needs tfuq no
+    more, if nothing else of tfuq is in it.
+
+    The copy predicts what `model.predict` does, the outputs of the mean weights. Where it does not,
+    a warning names the layers: those that draw anew for each prediction (`resample=True`), and
+    `MCDropout(predictive="thinned")`. A warning also names random layers that stay, such as
+    `VBLLDense` heads, layers of your own classes and what layers hold for themselves.
+    `predict_uncertainty` is the average of the predictions of many networks, which no single
+    network gives: it is less certain than the copy, and a rule that was fitted to it does not hold
+    for the copy.
 
     Args:
         model: A functional or `Sequential` Keras model.
@@ -39,7 +48,7 @@ def to_deterministic(model):
         raise ValueError(
             "Argument `model` must hold layers with random weights, such as "
             "`tfuq.layers.SparseBayesDense`. "
-            f"Received: a model with {sorted({type(x).__name__ for x in model.layers})}"
+            f"Received: a model with {sorted({type(x).__name__ for x in model._flatten_layers()})}"
         )
 
     def make(layer):
@@ -50,4 +59,24 @@ def to_deterministic(model):
         # The twin's own `get_config` knows nothing of what stands before it among the bases.
         return None if twin is None else twin.from_config(twin.get_config(layer))
 
-    return cloned(model, make)[0]
+    copy, pairs = cloned(model, make)
+    _tell_differences(copy, [layer for layer, _ in pairs])
+    return copy
+
+
+def _tell_differences(copy, replaced):
+    """Warns of each way in which the copy is not what the model predicts, or is random still."""
+    fresh = [x.name for x in replaced if x.resample]
+    thinned = [x.name for x in replaced if getattr(x, "predictive", "mean") == "thinned"]
+    still = [f"{type(x).__name__} {x.name!r}" for x in random_layers(copy)]
+    found = {
+        "the model draws the weights of {} anew for each prediction (resample=True), the copy "
+        "takes their means": fresh,
+        'the model predicts with one mask of {} (predictive="thinned"), the copy drops nothing': [
+            name for name in thinned if name not in fresh
+        ],
+        "{} are copied as they are, and random still": still,
+    }
+    parts = [text.format(", ".join(map(str, who))) for text, who in found.items() if who]
+    if parts:
+        warnings.warn(f"to_deterministic: {'; '.join(parts)}", stacklevel=3)

@@ -2,6 +2,7 @@
 
 import keras
 
+from tfuq._arguments import shown
 from tfuq.convert._copies import check_graph, cloned
 
 # Means of the weights and the bias, as heads name them.
@@ -46,7 +47,8 @@ def replace_head(model, head, *, initialize=True, copy=False):
     check_graph(model)
     if not isinstance(head, keras.layers.Layer) or (head.built and head.weights):
         raise ValueError(
-            f"Argument `head` must be a Keras layer that is not built yet. Received: head={head!r}"
+            "Argument `head` must be a Keras layer that is not built yet. "
+            f"Received: head={shown(head)}"
         )
     if len(model.outputs) != 1:
         raise ValueError(
@@ -75,7 +77,7 @@ def _with_head(model, head):
     if not layer.weights or not isinstance(inputs, keras.KerasTensor):
         raise ValueError(
             "Argument `model` must end in a layer with weights, such as Dense, and perhaps an "
-            f"activation. Received: a model that ends in {layer!r}"
+            f"activation. Received: a model that ends in {shown(layer)}"
         )
     return keras.Model(_inputs_of(model), head(inputs), name=model.name), layer
 
@@ -97,7 +99,7 @@ def _initialize(head, old):
     if not names:
         raise ValueError(
             "Argument `head` must have a kernel to start from the old weights; pass "
-            f"initialize=False otherwise. Received: head={head!r}"
+            f"initialize=False otherwise. Received: head={shown(head)}"
         )
     kernel, bias = names[0]
     new, given = getattr(head, kernel), getattr(old, "kernel", None)
@@ -105,14 +107,14 @@ def _initialize(head, old):
         raise ValueError(
             "Argument `head` must have as many units as the layer it replaces, or "
             f"initialize=False. Received: a head with a kernel of shape {tuple(new.shape)} for "
-            f"{old!r} with {None if given is None else tuple(given.shape)}"
+            f"{shown(old)} with {None if given is None else tuple(given.shape)}"
         )
     new.assign(given)
     old_bias, new_bias = getattr(old, "bias", None), getattr(head, bias, None)
     if old_bias is not None and new_bias is None:
         raise ValueError(
             "Argument `head` must have a bias, as the layer it replaces has one. "
-            f"Received: head={head!r}"
+            f"Received: head={shown(head)}"
         )
     if old_bias is not None:
         new_bias.assign(old_bias)

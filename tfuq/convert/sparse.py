@@ -2,7 +2,7 @@
 
 import keras
 
-from tfuq._arguments import check_choice
+from tfuq._arguments import check_choice, shown
 from tfuq._models.gradients import METHODS, squared_gradients
 from tfuq.convert._copies import SPARSE, chosen_layers, cloned, leaves
 from tfuq.layers import SparseBayesDense
@@ -154,7 +154,7 @@ def saliency(model, data, loss=None, *, method="gradient", batch_size=32, verbos
     """
     check_choice("method", method, METHODS)
     if not isinstance(model, keras.Model) or not model.built:
-        raise ValueError(f"Argument `model` must be a built Keras model. Received: {model!r}")
+        raise ValueError(f"Argument `model` must be a built Keras model. Received: {shown(model)}")
     variables = model.trainable_variables
     found = squared_gradients(
         model, variables, data, loss, method=method, batch_size=batch_size, verbose=verbose

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfuq._arguments import shown
 from tfuq._files.tables import markdown_table
 from tfuq._images.pieces import checked_images
 from tfuq._models.batches import batches
@@ -42,7 +43,7 @@ class EvaluationProtocol(NamedTuple):
             return _FunctionOutputs(model, self.inputs, self.reading.multi_label)
         raise ValueError(
             "Argument `model` must be a Keras model or a function from inputs to probabilities. "
-            f"Received: model={model!r}"
+            f"Received: model={shown(model)}"
         )
 
     def inputs(self, images):

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice
+from tfuq._arguments import check_choice, shown
 
 CORRUPTIONS = {}
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -69,7 +69,8 @@ def check_severity(severity):
     is_integer = isinstance(severity, (int, np.integer)) and not isinstance(severity, bool)
     if not is_integer or severity not in SEVERITIES:
         raise ValueError(
-            f"Argument `severity` must be an integer from 1 to 5. Received: severity={severity!r}"
+            "Argument `severity` must be an integer from 1 to 5. "
+            f"Received: severity={shown(severity)}"
         )
 
 
@@ -87,7 +88,7 @@ def strength(severity, constants, **given):
     if severity is not None:
         raise ValueError(
             f"Argument `severity` must be None if `{name}` is given. "
-            f"Received: severity={severity!r}, {name}={value!r}"
+            f"Received: severity={shown(severity)}, {name}={shown(value)}"
         )
     return value
 

@@ -6,7 +6,7 @@ import numbers
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer, check_positive
+from tfuq._arguments import check_integer, check_positive, shown
 from tfuq._images.arithmetic import disk, filtered, gaussian_weights, magnified, streaked, trailed
 from tfuq._images.pieces import applied
 from tfuq.corruptions._registry import constant, listed, strength
@@ -149,7 +149,7 @@ def motion_blur(images, severity=None, *, kernel_size=None, angle=None, seed=0):
     """
     if angle is not None and not (isinstance(angle, numbers.Real) and math.isfinite(angle)):
         raise ValueError(
-            f"Argument `angle` must be a finite number or None. Received: angle={angle!r}"
+            f"Argument `angle` must be a finite number or None. Received: angle={shown(angle)}"
         )
     if kernel_size is not None:
         strength(severity, (), kernel_size=kernel_size)
@@ -213,7 +213,7 @@ def zoom_blur(images, severity=None, *, max_factor=None, seed=0):
     check_positive("max_factor", largest)
     if largest < 1.01:
         raise ValueError(
-            f"Argument `max_factor` must be at least 1.01. Received: max_factor={max_factor!r}"
+            f"Argument `max_factor` must be at least 1.01. Received: max_factor={shown(max_factor)}"
         )
     factors = 1 + np.arange(round(100 * (largest - 1)) + 1) / 100
 
@@ -227,6 +227,6 @@ def _radius(kernel_size):
     check_integer("kernel_size", kernel_size, 1)
     if kernel_size % 2 == 0:
         raise ValueError(
-            f"Argument `kernel_size` must be odd. Received: kernel_size={kernel_size!r}"
+            f"Argument `kernel_size` must be odd. Received: kernel_size={shown(kernel_size)}"
         )
     return kernel_size // 2

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from scipy import ndimage
 
-from tfuq._arguments import check_fraction, check_integer
+from tfuq._arguments import check_fraction, check_integer, shown
 from tfuq._images.arithmetic import box_average, grey, sides, warped
 from tfuq._images.pieces import applied
 from tfuq.corruptions._registry import constant, listed, strength
@@ -51,7 +51,7 @@ def brightness(images, severity=None, *, amount=None, seed=0):
     """
     amount = strength(severity, (0.05, 0.1, 0.15, 0.2, 0.3), amount=amount)
     if not isinstance(amount, numbers.Real) or not -1 <= amount <= 1:
-        raise ValueError(f"Argument `amount` must be in [-1, 1]. Received: amount={amount!r}")
+        raise ValueError(f"Argument `amount` must be in [-1, 1]. Received: amount={shown(amount)}")
 
     def body(x, noise):
         value = tf.reduce_max(x, axis=-1, keepdims=True)
@@ -311,7 +311,7 @@ def pixelate(images, severity=None, *, scale=None, seed=0):
     scale = strength(severity, (0.95, 0.9, 0.85, 0.75, 0.65), scale=scale)
     check_fraction("scale", scale)
     if scale == 0:
-        raise ValueError(f"Argument `scale` must be in (0, 1]. Received: scale={scale!r}")
+        raise ValueError(f"Argument `scale` must be in (0, 1]. Received: scale={shown(scale)}")
 
     def body(x, noise):
         rows, columns = (blocks(side, max(1, int(scale * side))) for side in sides(x))
@@ -364,7 +364,9 @@ def jpeg_compression(images, severity=None, *, quality=None, seed=0):
     quality = strength(severity, (80, 65, 58, 50, 40), quality=quality)
     check_integer("quality", quality, 1)
     if quality > 100:
-        raise ValueError(f"Argument `quality` must be at most 100. Received: quality={quality!r}")
+        raise ValueError(
+            f"Argument `quality` must be at most 100. Received: quality={shown(quality)}"
+        )
 
     def body(x, noise):
         channels = x.shape[-1]

@@ -5,13 +5,14 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from tfuq._arguments import check_choice, check_integer
+from tfuq._arguments import check_choice, check_integer, shown, told
 from tfuq._files.tables import write_csv
 from tfuq._models.meaning import reading_of
 from tfuq.corruptions._protocol import FIGURES, EvaluationProtocol, figure_table
 from tfuq.corruptions._registry import SEVERITIES, check_severity, names
 
 
+@told
 class CorruptionReport(NamedTuple):
     """How good a model is on clean images, and on those of each corruption and severity.
 
@@ -80,14 +81,14 @@ class CorruptionReport(NamedTuple):
             received = baseline[:2] if is_report else baseline
             raise ValueError(
                 "Argument `baseline` must be a report of the corruptions and severities "
-                f"{self[:2]}. Received: {received!r}"
+                f"{self[:2]}. Received: {shown(received)}"
             )
         of_baseline = baseline._errors(relative).sum(axis=1)
         if not np.all(of_baseline > 0):
             faultless = self.corruptions[int(np.argmin(of_baseline))]
             raise ValueError(
                 "Argument `baseline` must err more than 0 at each corruption. "
-                f"Received: {of_baseline.min():g} at {faultless!r}"
+                f"Received: {of_baseline.min():g} at {shown(faultless)}"
             )
         return float((errors.sum(axis=1) / of_baseline).mean())
 
@@ -223,7 +224,7 @@ def _checked_names(corruptions):
     if isinstance(corruptions, str) or not np.iterable(corruptions) or not len(corruptions):
         raise ValueError(
             "Argument `corruptions` must be a sequence of names, at least one. "
-            f"Received: corruptions={corruptions!r}"
+            f"Received: corruptions={shown(corruptions)}"
         )
     for name in corruptions:
         check_choice("corruptions", name, names())
@@ -234,7 +235,7 @@ def _checked_severities(severities):
     if not np.iterable(severities) or not len(severities):
         raise ValueError(
             "Argument `severities` must be a sequence of integers from 1 to 5, at least one. "
-            f"Received: severities={severities!r}"
+            f"Received: severities={shown(severities)}"
         )
     for severity in severities:
         check_severity(severity)

@@ -10,6 +10,7 @@ from tfuq._arguments import (
     check_integer,
     checked_range,
     register,
+    shown,
 )
 from tfuq._images.pieces import Shared
 from tfuq._random import points
@@ -89,7 +90,7 @@ class CorruptionLayer(keras.layers.Layer):
         if options is not None and not isinstance(options, dict):
             raise ValueError(
                 "Argument `options` must be None or a dict of arguments of the corruption. "
-                f"Received: options={options!r}"
+                f"Received: options={shown(options)}"
             )
         self.corruption = corruption
         self.severity = severity

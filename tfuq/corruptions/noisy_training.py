@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_integer
+from tfuq._arguments import check_choice, check_integer, shown, told
 from tfuq._files.tables import write_csv
 from tfuq._models.meaning import reading_of
 from tfuq._random.global_state import seeded
@@ -14,6 +14,7 @@ from tfuq.corruptions._protocol import FIGURES, EvaluationProtocol, figure_table
 from tfuq.corruptions._registry import SEVERITIES, corrupt, names
 
 
+@told
 class NoiseSettings(NamedTuple):
     """How good models are that were trained and tested on clean or on corrupted images.
 
@@ -188,7 +189,7 @@ def _checked_levels(corruption, levels):
     if isinstance(levels, (str, dict)) or not np.iterable(levels) or not len(levels):
         raise ValueError(
             "Argument `levels` must be a sequence of severities, or of dicts of arguments of the "
-            f"corruption, at least one. Received: levels={levels!r}"
+            f"corruption, at least one. Received: levels={shown(levels)}"
         )
     options = [each if isinstance(each, dict) else {"severity": each} for each in levels]
     for each in options:
@@ -200,13 +201,13 @@ def _checked_model(build_model):
     if not callable(build_model) or isinstance(build_model, keras.Model):
         raise ValueError(
             "Argument `build_model` must be a function that returns a compiled Keras model. "
-            f"Received: build_model={build_model!r}"
+            f"Received: build_model={shown(build_model)}"
         )
     model = build_model()
     if not isinstance(model, keras.Model) or not model.compiled:
         raise ValueError(
             "Argument `build_model` must return a compiled Keras model. "
-            f"Received: a function that returns {model!r}"
+            f"Received: a function that returns {shown(model)}"
         )
     return model
 

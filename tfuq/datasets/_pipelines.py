@@ -5,7 +5,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_integer
+from tfuq._arguments import check_integer, shown
 
 
 class Form(NamedTuple):
@@ -36,7 +36,7 @@ class Form(NamedTuple):
         if len(sides) != 2:
             raise ValueError(
                 "Argument `image_size` must be a number of pixels or a pair (height, width). "
-                f"Received: image_size={size!r}"
+                f"Received: image_size={shown(size)}"
             )
         return sides
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer
+from tfuq._arguments import check_integer, shown
 from tfuq._predictions.probabilities import TOLERANCE
 from tfuq._random.points import ALGORITHM
 
@@ -92,7 +92,7 @@ def balanced(
         for name, value in given.items():
             if value is not None:
                 raise ValueError(
-                    f"Argument `{name}` must be None for arrays. Received: {name}={value!r}"
+                    f"Argument `{name}` must be None for arrays. Received: {name}={shown(value)}"
                 )
         source = _Arrays(data, num_classes)
     copies = expected_copies(source.counts, _checked_weights(weights, source.counts))
@@ -262,7 +262,7 @@ def _bins(classes, num_classes, width):
     if width is not None and num_classes not in (None, width):
         raise ValueError(
             f"Argument `num_classes` must be {width}, the width of the labels. "
-            f"Received: num_classes={num_classes!r}"
+            f"Received: num_classes={shown(num_classes)}"
         )
     known = num_classes or width or classes.max() + 1
     if classes.max() >= known:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice
+from tfuq._arguments import check_choice, shown
 from tfuq.datasets._pipelines import Form
 
 SHUFFLED = 10_000  # examples among which `shuffle=True` mixes, beside tensorflow-datasets' files
@@ -244,7 +244,8 @@ def load(
     parts = list(split) if several else [split]
     if None in parts or not parts:
         raise ValueError(
-            f"Argument `split` must be the name of a part, or a list. Received: split={split!r}"
+            "Argument `split` must be the name of a part, or a list. "
+            f"Received: split={shown(split)}"
         )
     builder = _builder(name, corruption, severity, data_dir)
     features = _features(builder, label)
@@ -289,7 +290,7 @@ def _corrupted(name, builder, config, configs, corruption, severity):
         elif value is not None:
             raise ValueError(
                 f"Argument `{argument}` must be None, except for sets of corrupted images whose "
-                f"name does not say it. Received: {argument}={value!r} for {name!r}"
+                f"name does not say it. Received: {argument}={shown(value)} for {name!r}"
             )
     return "_".join(str(given[argument]) for argument in takes)
 
@@ -345,7 +346,7 @@ def _check_human(builder, label, split):
     if label in human and "test" in str(split):
         raise ValueError(
             "Argument `label` must be 'label' for the test images of "
-            f"{builder}, which have no human labels. Received: label={label!r}"
+            f"{builder}, which have no human labels. Received: label={shown(label)}"
         )
 
 

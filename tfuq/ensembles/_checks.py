@@ -4,6 +4,7 @@ import functools
 
 import keras
 
+from tfuq._arguments import shown
 from tfuq._models.outputs import check_same_shapes
 from tfuq.metrics import (
     brier_score,
@@ -24,7 +25,7 @@ def check_function(name, function):
     if not callable(function) or isinstance(function, keras.Model):
         raise ValueError(
             f"Argument `{name}` must be a function that returns a new Keras model. "
-            f"Received: {name}={function!r}"
+            f"Received: {name}={shown(function)}"
         )
 
 
@@ -33,7 +34,7 @@ def check_members(members, name):
     wrong = [member for member in members if not isinstance(member, keras.Model)]
     if wrong or not members:
         raise ValueError(
-            f"Argument `{name}` must give Keras models. Received: {wrong[0]!r}"
+            f"Argument `{name}` must give Keras models. Received: {shown(wrong[0])}"
             if wrong
             else f"Argument `{name}` must give at least one Keras model. Received: none"
         )
@@ -64,6 +65,6 @@ def checked_metrics(metrics):
     metrics = METRICS if metrics is None else metrics
     if not isinstance(metrics, dict) or not metrics or not all(map(callable, metrics.values())):
         raise ValueError(
-            f"Argument `metrics` must be a dict of functions. Received: metrics={metrics!r}"
+            f"Argument `metrics` must be a dict of functions. Received: metrics={shown(metrics)}"
         )
     return metrics

@@ -5,7 +5,7 @@ import warnings
 
 import keras
 
-from tfuq._arguments import check_integer
+from tfuq._arguments import check_integer, shown
 from tfuq._files.reading import (
     DAMAGE,
     check_fields,
@@ -129,13 +129,13 @@ def _read_manifest(folder):
     try:
         manifest = unsealed(read_json(path))
         if manifest["format"] != _FORMAT:
-            raise ValueError(f"format {manifest['format']!r} instead of {_FORMAT}")
+            raise ValueError(f"format {shown(manifest['format'])} instead of {_FORMAT}")
         check_fields(manifest, ("tfuq", "format", "members", "seed", "fits", "files"))
         names, files = manifest["members"], dict(manifest.get("files", {}))
         if not names or not all(_MEMBER.fullmatch(name) for name in names):
-            raise ValueError(f"members {names!r}")  # so no name leads elsewhere
+            raise ValueError(f"members {shown(names)}")  # so no name leads elsewhere
         if files and set(files) != set(names):
-            raise ValueError(f"members {names!r} and files {sorted(files)}")
+            raise ValueError(f"members {shown(names)} and files {sorted(files)}")
         check_integer("seed", manifest["seed"], 0)
         check_integer("fits", manifest["fits"], 0)
         return {**manifest, "files": files}

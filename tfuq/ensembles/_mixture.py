@@ -28,7 +28,7 @@ def stacks(members, data, batch_size, reading, verbose, reduce=None):
     yielded in their place.
     """
     functions, readings = {}, None
-    for batch, labels, weight in batches(data, batch_size, verbose):
+    for batch, labels, weight in batches(data, batch_size, verbose, model=members[0]):
         spec = tf.nest.map_structure(any_batch, batch)
         readings = readings or readings_of(members, reading, batch)
         if str(spec) not in functions:

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from tfuq._arguments import check_integer
+from tfuq._arguments import check_integer, shown, told
 from tfuq._files.writing import folder_written_whole
 from tfuq._models.meaning import reading_of
 from tfuq._predictions.stacks import samples
@@ -30,6 +30,7 @@ from tfuq.ensembles.processes import (
 __all__ = ["DeepEnsemble"]
 
 
+@told
 class DeepEnsemble:
     """Networks of one kind that start and train from different random numbers.
 
@@ -102,6 +103,20 @@ class DeepEnsemble:
         self.seed = seed
         self._fits = 0
 
+    def _told_arguments(self):
+        return {"num_members": len(self._members), "seed": self.seed}
+
+    def _told_lines(self):
+        first = self._members[0]
+        one = f"{type(first).__name__} {first.name!r}, {first.count_params():,} weights"
+        return [f"members: {one} each", f"trained by `fit`: {self._fits} times"]
+
+    def _told_table(self):
+        rows = [
+            (i, x.name, f"{x.count_params():,}", x.compiled) for i, x in enumerate(self.members)
+        ]
+        return ("member", "name", "weights", "compiled"), rows
+
     @classmethod
     def from_models(cls, models, *, seed=0):
         """An ensemble of models from elsewhere, whatever trained them.
@@ -120,7 +135,8 @@ class DeepEnsemble:
         check_integer("seed", seed, 0)
         if not isinstance(models, (list, tuple)):
             raise ValueError(
-                f"Argument `models` must be a list of Keras models. Received: models={models!r}"
+                "Argument `models` must be a list of Keras models. "
+                f"Received: models={shown(models)}"
             )
         ensemble = cls.__new__(cls)
         ensemble._hold(models, "models", None, seed)
@@ -143,7 +159,9 @@ class DeepEnsemble:
                 without `build_model`, or the models' outputs differ in shape.
         """
         if isinstance(paths, (str, os.PathLike)) or not list(paths):
-            raise ValueError(f"Argument `paths` must be a list of files. Received: paths={paths!r}")
+            raise ValueError(
+                f"Argument `paths` must be a list of files. Received: paths={shown(paths)}"
+            )
         if build_model is not None:
             check_function("build_model", build_model)
         models = [read_checkpoint("paths", pathlib.Path(path), build_model) for path in paths]

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfuq._arguments import shown
 from tfuq._models.train_step import build_optimizer
 from tfuq._random.global_state import seeded
 
@@ -68,7 +69,7 @@ def fit_arguments(x, y, fit_kwargs):
     if isinstance(x, types.GeneratorType):
         raise ValueError(
             "Argument `x` must be data that can be read once per member, or a function that "
-            f"returns them. Received: x={x!r}, a generator"
+            f"returns them. Received: x={shown(x)}, a generator"
         )
     data = _unpacked(x) if y is None else {"x": x, "y": y}
     return {**data, **fit_kwargs}
@@ -204,7 +205,7 @@ def check_executor(executor, workers):
     if is_thread or not isinstance(executor, concurrent.futures.Executor):
         raise ValueError(
             "Argument `executor` must be a concurrent.futures.Executor of processes: threads share "
-            f"their random numbers. Received: executor={executor!r}"
+            f"their random numbers. Received: executor={shown(executor)}"
         )
     if workers != 1:
         raise ValueError(
@@ -221,7 +222,7 @@ def check_portable(task, build_model):
         elif name == "callbacks" and function is not None:
             raise ValueError(
                 "Argument `callbacks` must be a function of the member's number that returns a "
-                f"list, to train in other processes. Received: callbacks={function!r}"
+                f"list, to train in other processes. Received: callbacks={shown(function)}"
             )
 
 
@@ -236,5 +237,5 @@ def _check_importable(name, function):
         raise ValueError(
             f"Argument `{name}` must be a function that other processes can import, defined at the "
             f"top of a module and not in a notebook or another function. "
-            f"Received: {name}={function!r}"
+            f"Received: {name}={shown(function)}"
         )

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tfuq._arguments import shown
 from tfuq._predictions.probabilities import entropy, is_binary, probabilities
 from tfuq._predictions.scores import OF_STACKS
 from tfuq.selective import ConformalPredictor, RejectionRule
@@ -107,7 +108,7 @@ def make_decisions(request, shape, is_stack, is_logits):
     if calibration is not None and calibration.from_logits and not is_logits:
         raise ValueError(
             "Argument `calibration` must be fitted to probabilities, which the model returns. "
-            f"Received: one fitted to logits, {calibration!r}"
+            f"Received: one fitted to logits, {shown(calibration)}"
         )
     # What they are given are probabilities, whatever they were fitted to.
     rule, conformal = (_with(fitted, from_logits=False) for fitted in (rule, conformal))
@@ -138,7 +139,7 @@ def _check_kind(name, fitted, rank, columns, multi_label):
     if not all(hasattr(fitted, attribute) for attribute in needed):
         raise ValueError(
             f"Argument `{name}` must be a fitted object of `tfuq.selective`. "
-            f"Received: {name}={fitted!r}"
+            f"Received: {name}={shown(fitted)}"
         )
     fits = fitted.rank in (None, rank) or (fitted.rank == 1 and rank == 2 and columns == 1)
     if not fits or fitted.multi_label != multi_label:
@@ -154,10 +155,11 @@ def _check_rule(rule, columns, is_stack):
         return
     if rule.score in OF_STACKS and not is_stack:
         raise ValueError(
-            f"Argument `rule` must be fitted to a score of single predictions: {rule.score!r} is "
+            "Argument `rule` must be fitted to a score of single predictions: "
+            f"{shown(rule.score)} is "
             "one of several samples, which this model does not give; export it with "
             "predictive='fixed_samples' or as an ensemble. Received: a rule with "
-            f"score={rule.score!r}"
+            f"score={shown(rule.score)}"
         )
     if rule.by == "group":
         raise ValueError(

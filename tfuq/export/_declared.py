@@ -1,6 +1,4 @@
-"""Declarations of the models of an export: names of classes, and a look at the range of inputs."""
-
-import tensorflow as tf
+"""Declarations of the models of an export, on which these and the rule agree."""
 
 from tfuq._predictions.class_names import agreed_names
 from tfuq.predictive.declarations import Declared, declared
@@ -18,14 +16,3 @@ def declared_of(members, rule):
             f"{sorted(map(str, inputs))}"
         )
     return Declared(names, inputs.pop())
-
-
-def rows_in_range(inputs, batch):
-    """Whether each example of a batch, bool `(batch,)`, lies in the range that is declared."""
-    low, high = inputs.bounds()
-    rows = True
-    for leaf in tf.nest.flatten(batch):
-        axes = tf.range(1, tf.rank(leaf))
-        values = tf.cast(leaf, "float32")
-        rows &= (tf.reduce_min(values, axes) >= low) & (tf.reduce_max(values, axes) <= high)
-    return rows

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import pathlib
 
+from tfuq._arguments import shown
 from tfuq._files.reading import DAMAGE, fingerprint, hash_of, json_text, read_json
 from tfuq._files.writing import put_in_place, scratch_beside
 
@@ -109,7 +110,7 @@ def read_metadata(path):
         writer = versions.get("tfuq") if isinstance(versions, dict) else None
         raise ValueError(
             f"Argument `path` must hold a model of format {FORMAT}, which this version knows. "
-            f"Received: path={str(path)!r}, format {known!r}, written by tfuq {writer!r}"
+            f"Received: path={str(path)!r}, format {shown(known)}, written by tfuq {shown(writer)}"
         )
     if own != _hash_of(content):
         raise ValueError(

@@ -33,7 +33,7 @@ def metadata(request):
         "models": [{"name": m.name, "class": type(m).__name__} for m in members],
         "preprocessing": str(_names(request.steps)) if request.steps else None,
         "class_names": request.declared.class_names,
-        "inputs": None if inputs is None else inputs.get_config(),
+        "inputs": None if inputs is None else inputs.told(),
         "calibration": _described(request.calibration),
         "rule": None if rule is None else {**_described(rule), "says": rule.describe()},
         "conformal": _described(request.conformal),

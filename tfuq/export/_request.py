@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq import ood
-from tfuq._arguments import check_choice, check_integer
+from tfuq._arguments import check_choice, check_integer, shown
 from tfuq._models.meaning import reading_of, readings_of
 from tfuq._models.outputs import any_batch, input_spec
 from tfuq._random.draws import random_layers
@@ -121,7 +121,7 @@ def _members_of(model):
         if not isinstance(model, DeepEnsemble):
             raise ValueError(
                 "Argument `model` must be a Keras model, a DeepEnsemble, a SnapshotEnsemble or a "
-                f"list of Keras models. Received: model={model!r}"
+                f"list of Keras models. Received: model={shown(model)}"
             )
         members, several = list(model.members), True
     for member in members:
@@ -144,13 +144,13 @@ def _checked_num_samples(members, is_ensemble, given):
     if predictive == "fresh_samples" and not all(map(_has_noise, members)):
         raise ValueError(
             "Argument `predictive` must not be 'fresh_samples' for a model without random layers, "
-            f"whose predictions are all the same. Received: predictive={predictive!r}"
+            f"whose predictions are all the same. Received: predictive={shown(predictive)}"
         )
     draws = predictive in ("fixed_samples", "fresh_samples") and any(map(is_random, members))
     if count is not None and not draws:
         raise ValueError(
             "Argument `num_samples` must be None unless samples are drawn of a model with random "
-            f"layers. Received: num_samples={count!r} with predictive={predictive!r} and "
+            f"layers. Received: num_samples={shown(count)} with predictive={shown(predictive)} and "
             f"{members[0]}"
         )
     is_default = draws and count is None and not (is_ensemble and predictive == "fixed_samples")
@@ -203,7 +203,8 @@ def _check_detector(request):
     detector, members = request.detector, request.members
     if not isinstance(detector, Detector):
         raise ValueError(
-            f"Argument `ood` must be a fitted detector of `tfuq.ood`. Received: ood={detector!r}"
+            "Argument `ood` must be a fitted detector of `tfuq.ood`. "
+            f"Received: ood={shown(detector)}"
         )
     detector._check_fitted()
     if isinstance(detector, ood.MutualInformation):
@@ -241,7 +242,7 @@ def _check_samples(detector, request):
         raise ValueError(
             "Argument `ood` may be a MutualInformation of the samples that are exported: with "
             f"predictive='fixed_samples', num_samples={wanted[0]} and seed={wanted[1]}. Received: "
-            f"predictive={request.predictive!r}, num_samples={given[0]}, seed={given[1]}"
+            f"predictive={shown(request.predictive)}, num_samples={given[0]}, seed={given[1]}"
         )
 
 
@@ -257,7 +258,7 @@ def _steps_of(preprocessing):
         if not callable(step):
             raise ValueError(
                 "Argument `preprocessing` must be a Keras layer, a function of tensors or a list "
-                f"of these. Received: {step!r}"
+                f"of these. Received: {shown(step)}"
             )
     return tuple(steps)
 

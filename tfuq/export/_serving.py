@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfuq._arguments import shown
 from tfuq._models.finite import finite_rows, where_known
 from tfuq.export._decisions import MEANINGS, make_decisions
-from tfuq.export._declared import rows_in_range
 from tfuq.export._networks import tracing
 from tfuq.export._operations import named, of_python, unrepeatable
 from tfuq.export._request import Request
@@ -59,7 +59,7 @@ def _served(request, networks, inputs):
     values, scores = networks(batch)
     known = finite_rows([inputs] if batch is inputs else [inputs, batch])
     if request.declared.inputs is not None:
-        known &= rows_in_range(request.declared.inputs, batch)
+        known &= request.declared.inputs.rows_inside(batch)
     values = where_known(known, values, axis=int(networks.is_stack))
     shape = values.shape[1:] if networks.is_stack else values.shape
     decide = make_decisions(request, shape, networks.is_stack, networks.is_logits)
@@ -87,6 +87,6 @@ def _check_operations(concrete, request):
     if changing:
         raise ValueError(
             f"Argument `predictive` must be 'fresh_samples' for a model whose calls differ. "
-            f"Received: predictive={request.predictive!r} with "
+            f"Received: predictive={shown(request.predictive)} with "
             f"{named(changing[0], request.members)}"
         )

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer, check_model
+from tfuq._arguments import check_integer, check_model, shown
 from tfuq._models.batches import batches
 from tfuq._models.finite import known_only
 from tfuq._models.logit_layer import call_kept, calls_of, logit_layer
@@ -60,7 +60,7 @@ class Explainer:
     def over(self, images, batch_size, name="images"):
         """Of all batches inputs, classes asked for (None: the predicted), labels and weights."""
         start = 0
-        for batch, *beside in batches(images, batch_size, 0, name=name):
+        for batch, *beside in batches(images, batch_size, 0, name, model=self.model):
             batch = with_image(batch, _as_float, name)
             _check_inputs(self.model, batch, name)
             if self.is_binary is None:
@@ -163,7 +163,7 @@ class Explainer:
         if not any(layer.is_random() for layer in layers):
             raise ValueError(
                 "Argument `num_samples` must be None for a model without layers of random weights, "
-                f"of which all draws are the same. Received: model={self.model!r}"
+                f"of which all draws are the same. Received: model={shown(self.model)}"
             )
         return outputs
 
@@ -217,7 +217,7 @@ class Explainer:
                 raise ValueError(
                     "Argument `model` must have a gradient with respect to "
                     f"{'its images' if layer is None else layer.name}. Received: "
-                    f"model={self.model!r}, in which it cannot be followed"
+                    f"model={shown(self.model)}, in which it cannot be followed"
                 )
             gradients = tf.stack(list(map(tf.convert_to_tensor, columns)), axis=1)
             return combine(tf.cast(kept[0], "float32"), tf.cast(gradients, "float32"))
@@ -269,8 +269,9 @@ def _read_classes(class_index, target):
         return None
     if target not in _OF_CLASSES:
         raise ValueError(
-            f"Argument `class_index` must be None for target={target!r}, which is of all classes. "
-            f"Received: class_index={class_index!r}"
+            f"Argument `class_index` must be None for target={shown(target)}, which is of "
+            "all classes. "
+            f"Received: class_index={shown(class_index)}"
         )
     try:
         classes = np.atleast_1d(np.asarray(class_index))
@@ -279,7 +280,7 @@ def _read_classes(class_index, target):
     if classes.dtype.kind not in "iu" or classes.ndim > 2 or classes.size == 0:
         raise ValueError(
             "Argument `class_index` must be None, an integer, integers (k,) for all images or "
-            f"(images, k). Received: class_index={class_index!r}"
+            f"(images, k). Received: class_index={shown(class_index)}"
         )
     return classes.astype("int32")
 

@@ -5,6 +5,7 @@ import contextlib
 import keras
 import tensorflow as tf
 
+from tfuq._arguments import shown
 from tfuq._models.changes import watched
 from tfuq._models.features import SAMPLE, find_layer, without_nan
 
@@ -34,12 +35,12 @@ def spatial_layer(model, reading, batch, layer=None):
     if not found and layer is not None:
         raise ValueError(
             "Argument `layer` must be a layer on which the output depends. "
-            f"Received: layer={layer!r}, of which it is independent"
+            f"Received: layer={shown(layer)}, of which it is independent"
         )
     if not found:
         raise ValueError(
             "Argument `model` must have a layer with spatial output, (batch, height, width, "
-            f"channels), on which its output depends. Received: model={model!r}"
+            f"channels), on which its output depends. Received: model={shown(model)}"
         )
     return found[-1]
 
@@ -85,7 +86,7 @@ def layer_in(model, layer):
         return layer
     raise ValueError(
         "Argument `layer` must be a layer of the model, the name or path of one, or None. "
-        f"Received: layer={layer!r}"
+        f"Received: layer={shown(layer)}"
     )
 
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfuq._arguments import check_flags, to_float64
+from tfuq._arguments import check_flags, to_float64, told
 from tfuq._files.tables import check_top, markdown_table, names_of
 from tfuq._predictions.examples import from_arrays
 
@@ -33,6 +33,7 @@ class ConfusedPair(NamedTuple):
     """How many runs have such an error."""
 
 
+@told
 class ConfusedPairs(NamedTuple):
     """Pairs of classes, the most confused first.
 

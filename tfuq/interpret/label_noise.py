@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_flags, check_model, to_float64
+from tfuq._arguments import check_choice, check_flags, check_model, shown, to_float64, told
 from tfuq._files.tables import check_top, markdown_table, names_of
 from tfuq._models.batches import batches
 from tfuq._models.changes import watched
@@ -36,6 +36,7 @@ class LabelNoisePair(NamedTuple):
     """The same, divided by the roots of the two mean variances: from -1 to 1."""
 
 
+@told
 class LabelNoisePairs(NamedTuple):
     """Pairs of classes, those whose noise is related most first.
 
@@ -155,6 +156,7 @@ def _largest_pairs(sizes, top):
 # --- What the noise explains ------------------------------------------------------------------
 
 
+@told
 class LabelNoiseRanks(NamedTuple):
     """Examples that a heteroscedastic model gets right and another model does not.
 
@@ -376,7 +378,7 @@ def _noisy_layer(model, layer):
         raise ValueError(
             "Argument `layer` must be the one layer of the model with a method "
             "`covariance(features)`, such as `tfuq.layers.MCSoftmaxDenseFA`. Received: "
-            f"layer={layer!r}, with {[each.name for each in found]} in the model"
+            f"layer={shown(layer)}, with {[each.name for each in found]} in the model"
         )
     return found[0]
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_flags, check_fraction, check_integer, to_float64
+from tfuq._arguments import check_flags, check_fraction, check_integer, shown, to_float64, told
 from tfuq._files.tables import markdown_table
 from tfuq._models.meaning import reading_of
 from tfuq._models.outputs import select_output
@@ -145,7 +145,9 @@ def _spread(drops, lines, patch, size):
 def _pair(name, value):
     pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2:
-        raise ValueError(f"Argument `{name}` must be an integer or two. Received: {name}={value!r}")
+        raise ValueError(
+            f"Argument `{name}` must be an integer or two. Received: {name}={shown(value)}"
+        )
     for side in pair:
         check_integer(name, side, 1)
     return pair
@@ -173,7 +175,7 @@ def _pixel(value, image):
     if pixel.shape not in ((), (1,), (image.shape[-1],)) or not np.all(np.isfinite(pixel)):
         raise ValueError(
             "Argument `value` must be a finite number, or one for each of "
-            f"{image.shape[-1]} channels. Received: value={value!r}"
+            f"{image.shape[-1]} channels. Received: value={shown(value)}"
         )
     return tf.cast(pixel, image.dtype)
 
@@ -181,6 +183,7 @@ def _pixel(value, image):
 # --- The centre -------------------------------------------------------------------------------
 
 
+@told
 class CenterOcclusion(NamedTuple):
     """What a model makes of images without their centre, and of the centre alone.
 

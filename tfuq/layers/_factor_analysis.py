@@ -7,7 +7,7 @@ import math
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_fraction, check_integer, check_positive
+from tfuq._arguments import check_choice, check_fraction, check_integer, check_positive, shown
 from tfuq._math.logistic_normal import probit
 from tfuq._random import points
 from tfuq.layers.base import distributions
@@ -117,7 +117,8 @@ class MCDenseFA(Head, keras.layers.Layer):
         if low >= high:
             raise ValueError(
                 "Argument `temperature_lower_bound` must be below `temperature_upper_bound`. "
-                f"Received: temperature_lower_bound={low!r}, temperature_upper_bound={high!r}"
+                f"Received: temperature_lower_bound={shown(low)}, "
+                f"temperature_upper_bound={shown(high)}"
             )
         check_fraction("eps", self.eps)
         check_choice("sampling", self.sampling, points.RULES)

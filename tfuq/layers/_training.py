@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
 
+from tfuq._arguments import shown
 from tfuq._models.train_step import optimizer_chain
 
 MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")  # reductions of Keras
@@ -139,7 +140,8 @@ def _correction(model, name, calls, y, y_pred, sample_weight):
     if reduction in (None, "none"):
         raise ValueError(
             f"Argument `loss` must have a reduction, such as 'sum_over_batch_size', for {name!r}, "
-            f"which adds a term to it. Received: loss={loss!r} with reduction={reduction!r}"
+            "which adds a term to it. "
+            f"Received: loss={shown(loss)} with reduction={shown(reduction)}"
         )
     reduce = _Reduced(name="term", reduction=reduction, dtype=calls[0][0].dtype)
     total = 0.0

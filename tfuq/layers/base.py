@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_integer, check_positive, is_finite
+from tfuq._arguments import check_choice, check_integer, check_positive, is_finite, shown
 from tfuq._random import points
 from tfuq._random.draws import TakesDraws, current_draw
 from tfuq.layers._estimators import ESTIMATORS
@@ -59,7 +59,7 @@ def check_kl_weight(kl_weight):
     if not is_finite(kl_weight) or kl_weight < 0:
         raise ValueError(
             "Argument `kl_weight` must be a finite number of at least 0, "
-            f"{WHAT_KL_WEIGHT_IS}. Received: kl_weight={kl_weight!r}"
+            f"{WHAT_KL_WEIGHT_IS}. Received: kl_weight={shown(kl_weight)}"
         )
 
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import keras
 
+from tfuq._arguments import shown
 from tfuq._models.meaning import said_by_loss
 from tfuq.layers._training import calling_model
 
@@ -101,13 +102,13 @@ class Head:
         if _is_tuple(model, self) and not keras.tree.is_nested(loss):
             raise ValueError(
                 f"Argument `logits_only` of {self.name!r} must be True for a loss of one output: "
-                f"the layer returns a tuple. Received: logits_only=False with loss={loss!r}"
+                f"the layer returns a tuple. Received: logits_only=False with loss={shown(loss)}"
             )
         said = said_by_loss(model)
         if self.logits_only and said.is_logits is False:
             raise ValueError(
                 f"Argument `from_logits` of the loss must be True: {self.name!r} returns logits, "
-                f"and {said.says} takes probabilities. Received: loss={loss!r}"
+                f"and {said.says} takes probabilities. Received: loss={shown(loss)}"
             )
 
     def compute_mask(self, inputs, previous_mask):

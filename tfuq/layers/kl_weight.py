@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from tfuq._arguments import shown
 from tfuq._models.batches import batches
 from tfuq.layers._training import MEANS
 
@@ -55,7 +56,8 @@ def kl_weight_for(data, loss):
     if reduction not in MEANS:
         raise ValueError(
             "Argument `loss` must be a mean, such as with reduction='sum_over_batch_size', so that "
-            f"the KL divergence has one weight. Received: loss={loss!r}, reduction={reduction!r}"
+            "the KL divergence has one weight. "
+            f"Received: loss={shown(loss)}, reduction={shown(reduction)}"
         )
     ignored = getattr(loss, "ignore_class", None)
     count = 0.0
@@ -77,7 +79,7 @@ def _kind(loss):
     raise ValueError(
         "Argument `loss` must be one loss of Keras that is a mean over labels, one of "
         f"{sorted(ONE_HOT + ELEMENTWISE)}; for another, `kl_weight` is 1 / number of terms that "
-        f"it is a mean of. Received: loss={loss!r}"
+        f"it is a mean of. Received: loss={shown(loss)}"
     )
 
 

@@ -5,7 +5,7 @@ import zlib
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_fraction, check_integer, register
+from tfuq._arguments import check_choice, check_fraction, check_integer, register, shown
 from tfuq._random import points
 from tfuq._random.draws import TakesDraws, current_draw
 from tfuq.layers.ways import resamples, wanted_way
@@ -57,7 +57,7 @@ class MCDropout(TakesDraws, keras.layers.Dropout):
     ):
         check_fraction("rate", rate)
         if rate == 1:
-            raise ValueError(f"Argument `rate` must be in [0, 1). Received: rate={rate!r}")
+            raise ValueError(f"Argument `rate` must be in [0, 1). Received: rate={shown(rate)}")
         super().__init__(rate, noise_shape=noise_shape, seed=seed, **kwargs)
         if seed is not None:
             check_integer("seed", seed, minimum=0)

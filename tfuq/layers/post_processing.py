@@ -2,7 +2,7 @@
 
 import keras
 
-from tfuq._arguments import register
+from tfuq._arguments import register, shown
 
 
 @register
@@ -49,7 +49,7 @@ class PostProcessing(keras.layers.Layer):
         if not all(callable(getattr(method, name, None)) for name in needed):
             raise ValueError(
                 f"Argument `method` must be an object with the methods {', '.join(needed)}. "
-                f"Received: method={method!r}"
+                f"Received: method={shown(method)}"
             )
         self.method = method
         self.supports_masking = True

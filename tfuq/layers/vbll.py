@@ -6,7 +6,7 @@ import math
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_integer, check_positive, register
+from tfuq._arguments import check_choice, check_integer, check_positive, register, shown
 from tfuq._math.logistic_normal import probit
 from tfuq._random import points
 from tfuq._random.draws import current_draw
@@ -186,7 +186,7 @@ class VBLLDense(Head, VariationalLayer):
         if (self.rank is None) == (self._posterior == "low_rank"):
             raise ValueError(
                 "Argument `rank` must be given with posterior='low_rank', and only then. "
-                f"Received: rank={self.rank!r} with posterior={self._posterior!r}"
+                f"Received: rank={shown(self.rank)} with posterior={shown(self._posterior)}"
             )
         if self.rank is not None:
             check_integer("rank", self.rank, minimum=1)

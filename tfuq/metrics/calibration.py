@@ -11,6 +11,7 @@ from tfuq._math.bins import (
     largest_gap,
     width_index,
 )
+from tfuq._predictions.class_names import numbered
 from tfuq._predictions.examples import from_arrays
 from tfuq.metrics._base import BinnedMetric
 
@@ -40,7 +41,14 @@ def fine_sums(examples):
 
 
 def expected_calibration_error(
-    y_true, y_pred, *, n_bins=15, from_logits=False, multi_label=False, sample_weight=None
+    y_true,
+    y_pred,
+    *,
+    n_bins=15,
+    from_logits=False,
+    multi_label=False,
+    sample_weight=None,
+    class_names=None,
 ):
     """Expected calibration error of the top label, over bins of equal width.
 
@@ -64,6 +72,7 @@ def expected_calibration_error(
         multi_label: Whether each entry of `y_pred` is a binary prediction of its own.
         sample_weight: Weights `(n,)`, or with more of the leading axes. What has weight 0 is left
             out, whatever it holds.
+        class_names: Names of the classes in the order of `y_pred`: labels may be names then.
 
     Returns:
         A float in [0, 1]; 0 is calibrated.
@@ -83,6 +92,7 @@ def expected_calibration_error(
     References:
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     """
+    y_true = numbered(y_true, class_names, "y_true")
     check_integer("n_bins", n_bins, 1)
     flags = {"from_logits": from_logits, "multi_label": multi_label}
     examples = from_arrays(y_true, y_pred, sample_weight, **flags)
@@ -90,7 +100,14 @@ def expected_calibration_error(
 
 
 def adaptive_calibration_error(
-    y_true, y_pred, *, n_bins=15, from_logits=False, multi_label=False, sample_weight=None
+    y_true,
+    y_pred,
+    *,
+    n_bins=15,
+    from_logits=False,
+    multi_label=False,
+    sample_weight=None,
+    class_names=None,
 ):
     """Calibration error of the top label over bins that hold equal weight.
 
@@ -107,6 +124,7 @@ def adaptive_calibration_error(
         from_logits: Whether `y_pred` are logits.
         multi_label: Whether each entry of `y_pred` is a binary prediction of its own.
         sample_weight: Weights.
+        class_names: Names of the classes in the order of `y_pred`: labels may be names then.
 
     Returns:
         A float in [0, 1].
@@ -125,6 +143,7 @@ def adaptive_calibration_error(
         Nixon et al., Measuring Calibration in Deep Learning, CVPR workshops 2019 (bins of equal
         mass; theirs are taken per class).
     """
+    y_true = numbered(y_true, class_names, "y_true")
     check_integer("n_bins", n_bins, 1)
     flags = {"from_logits": from_logits, "multi_label": multi_label}
     examples = from_arrays(y_true, y_pred, sample_weight, **flags)
@@ -132,7 +151,14 @@ def adaptive_calibration_error(
 
 
 def maximum_calibration_error(
-    y_true, y_pred, *, n_bins=15, from_logits=False, multi_label=False, sample_weight=None
+    y_true,
+    y_pred,
+    *,
+    n_bins=15,
+    from_logits=False,
+    multi_label=False,
+    sample_weight=None,
+    class_names=None,
 ):
     """Largest calibration error of the top label in any bin of equal width that is not empty.
 
@@ -146,6 +172,7 @@ def maximum_calibration_error(
         from_logits: Whether `y_pred` are logits.
         multi_label: Whether each entry of `y_pred` is a binary prediction of its own.
         sample_weight: Weights.
+        class_names: Names of the classes in the order of `y_pred`: labels may be names then.
 
     Returns:
         A float in [0, 1].
@@ -163,6 +190,7 @@ def maximum_calibration_error(
     References:
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     """
+    y_true = numbered(y_true, class_names, "y_true")
     check_integer("n_bins", n_bins, 1)
     flags = {"from_logits": from_logits, "multi_label": multi_label}
     examples = from_arrays(y_true, y_pred, sample_weight, **flags)
@@ -170,7 +198,14 @@ def maximum_calibration_error(
 
 
 def reliability_curve(
-    y_true, y_pred, *, n_bins=15, from_logits=False, multi_label=False, sample_weight=None
+    y_true,
+    y_pred,
+    *,
+    n_bins=15,
+    from_logits=False,
+    multi_label=False,
+    sample_weight=None,
+    class_names=None,
 ):
     """Accuracy against confidence, bin by bin: what a reliability diagram shows.
 
@@ -181,6 +216,7 @@ def reliability_curve(
         from_logits: Whether `y_pred` are logits.
         multi_label: Whether each entry of `y_pred` is a binary prediction of its own.
         sample_weight: Weights.
+        class_names: Names of the classes in the order of `y_pred`: labels may be names then.
 
     Returns:
         A dict of arrays `(n_bins,)`: `"lower"` and `"upper"`, the edges of the bins;
@@ -200,6 +236,7 @@ def reliability_curve(
     >>> curve["count"]
     array([0., 0., 2., 2.])
     """
+    y_true = numbered(y_true, class_names, "y_true")
     check_integer("n_bins", n_bins, 1)
     flags = {"from_logits": from_logits, "multi_label": multi_label}
     examples = from_arrays(y_true, y_pred, sample_weight, **flags)

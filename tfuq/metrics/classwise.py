@@ -5,6 +5,7 @@ from keras import ops
 
 from tfuq._arguments import check_flags, check_integer, register
 from tfuq._math.bins import bin_sums, calibration_error, width_index
+from tfuq._predictions.class_names import numbered
 from tfuq._predictions.examples import from_arrays
 from tfuq.metrics._base import BinnedMetric
 
@@ -28,6 +29,7 @@ def classwise_calibration_error(
     multi_label=False,
     per_class=False,
     sample_weight=None,
+    class_names=None,
 ):
     """Calibration error of the probability of each class, not only of the top one.
 
@@ -45,6 +47,7 @@ def classwise_calibration_error(
         multi_label: Whether each entry of `y_pred` is a binary prediction of its own.
         per_class: Whether to return the error of each class instead of the mean.
         sample_weight: Weights.
+        class_names: Names of the classes in the order of `y_pred`: labels may be names then.
 
     Returns:
         A float in [0, 1], or an array `(classes,)` of them, `(1,)` if binary. With weights per
@@ -63,6 +66,7 @@ def classwise_calibration_error(
     References:
         Kull et al., Beyond temperature scaling, NeurIPS 2019.
     """
+    y_true = numbered(y_true, class_names, "y_true")
     check_integer("n_bins", n_bins, 1)
     check_flags(per_class=per_class)
     flags = {"from_logits": from_logits, "multi_label": multi_label}

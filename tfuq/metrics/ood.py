@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import scipy.stats
 
-from tfuq._arguments import check_choice, check_fraction, check_integer, to_float64
+from tfuq._arguments import check_choice, check_fraction, check_integer, shown, to_float64
 from tfuq._math.rankings import (
     POSITIVE,
     average_precision_in,
@@ -303,7 +303,7 @@ def bootstrap_interval(
     if not callable(metric):
         raise ValueError(
             "Argument `metric` must be a function of y_true and y_score. "
-            f"Received: metric={metric!r}"
+            f"Received: metric={shown(metric)}"
         )
 
     def statistic(inside, outside):
@@ -322,7 +322,7 @@ def _resample(statistic, y_true, num_resamples, confidence, seed, *, vectorized)
     check_fraction("confidence", confidence)
     if confidence in (0, 1):
         raise ValueError(
-            f"Argument `confidence` must be in (0, 1). Received: confidence={confidence!r}"
+            f"Argument `confidence` must be in (0, 1). Received: confidence={shown(confidence)}"
         )
     rows = [np.flatnonzero(y_true == label) for label in (0, 1)]
     if min(map(len, rows)) < 2:

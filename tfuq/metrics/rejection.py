@@ -5,6 +5,7 @@ from keras import ops
 
 from tfuq._arguments import check_fraction, check_integer, to_float64
 from tfuq._math.bins import bin_index, bin_sums, calibration_error, width_index
+from tfuq._predictions.class_names import numbered
 from tfuq._predictions.examples import from_arrays
 
 
@@ -18,6 +19,7 @@ def rejection_table(
     from_logits=False,
     multi_label=False,
     sample_weight=None,
+    class_names=None,
 ):
     """Accuracy, coverage, risk and calibration of what is accepted, for many thresholds.
 
@@ -35,6 +37,7 @@ def rejection_table(
         from_logits: Whether `y_pred` are logits.
         multi_label: Whether each entry of `y_pred` is a binary prediction of its own.
         sample_weight: Weights.
+        class_names: Names of the classes in the order of `y_pred`: labels may be names then.
 
     Returns:
         A dict of arrays `(len(thresholds),)`, in the order of `thresholds`: `"threshold"`;
@@ -56,6 +59,7 @@ def rejection_table(
     >>> table["coverage"].round(4)
     array([1.    , 0.3333, 0.    ])
     """
+    y_true = numbered(y_true, class_names, "y_true")
     thresholds = _check_thresholds(thresholds)
     check_integer("n_bins", n_bins, 1)
     flags = {"from_logits": from_logits, "multi_label": multi_label}

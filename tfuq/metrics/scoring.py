@@ -4,6 +4,7 @@ import numpy as np
 from keras import ops
 
 from tfuq._arguments import check_choice, check_flags, register, to_float64
+from tfuq._predictions.class_names import numbered
 from tfuq._predictions.examples import from_arrays
 from tfuq._predictions.probabilities import entropy_terms
 from tfuq.metrics._base import PredictionMetric
@@ -51,6 +52,7 @@ def brier_score(
     from_logits=False,
     multi_label=False,
     sample_weight=None,
+    class_names=None,
 ):
     """Brier score: the squared distance between probabilities and what came true.
 
@@ -70,6 +72,7 @@ def brier_score(
         multi_label: Whether each entry of `y_pred` is a binary prediction of its own.
         sample_weight: Weights `(n,)`, or with more of the leading axes. What has weight 0 is left
             out, whatever it holds.
+        class_names: Names of the classes in the order of `y_pred`: labels may be names then.
 
     Returns:
         A float; 0 is perfect.
@@ -90,6 +93,7 @@ def brier_score(
         Abboud et al., Sparse Bayesian Networks: Efficient Uncertainty Quantification in Medical
         Image Analysis.
     """
+    y_true = numbered(y_true, class_names, "y_true")
     check_choice("class_reduction", class_reduction, REDUCTIONS)
     flags = {"from_logits": from_logits, "multi_label": multi_label}
     examples = from_arrays(y_true, y_pred, sample_weight, **flags)
@@ -98,7 +102,7 @@ def brier_score(
 
 
 def negative_log_likelihood(
-    y_true, y_pred, *, from_logits=False, multi_label=False, sample_weight=None
+    y_true, y_pred, *, from_logits=False, multi_label=False, sample_weight=None, class_names=None
 ):
     """Mean negative log-likelihood of the true class, in nats.
 
@@ -115,6 +119,7 @@ def negative_log_likelihood(
         multi_label: Whether each entry of `y_pred` is a binary prediction of its own.
         sample_weight: Weights `(n,)`, or with more of the leading axes. What has weight 0 is left
             out, whatever it holds.
+        class_names: Names of the classes in the order of `y_pred`: labels may be names then.
 
     Returns:
         A float in nats, 0 or more, possibly inf.
@@ -129,6 +134,7 @@ def negative_log_likelihood(
     >>> round(tfuq.metrics.negative_log_likelihood([0, 1], [[0.5, 0.5], [0.75, 0.25]]), 6)
     1.039721
     """
+    y_true = numbered(y_true, class_names, "y_true")
     flags = {"from_logits": from_logits, "multi_label": multi_label}
     total, weight = likelihood_sums(from_arrays(y_true, y_pred, sample_weight, **flags))
     return float(total / weight)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import check_choice, check_flags, check_fraction, register, to_float64
+from tfuq._arguments import check_choice, check_flags, check_fraction, register, shown, to_float64
 from tfuq._predictions.examples import from_arrays
 from tfuq.metrics._base import PredictionMetric
 
@@ -154,7 +154,7 @@ class Rule(NamedTuple):
         if self.soft and self.threshold is not None:
             raise ValueError(
                 "Argument `threshold` must be None with soft=True, which cuts nothing. "
-                f"Received: threshold={self.threshold!r}"
+                f"Received: threshold={shown(self.threshold)}"
             )
         for name in ("threshold", "empty"):
             if getattr(self, name) is not None:
@@ -192,7 +192,7 @@ def check_integer_or_none(name, value):
     """Raises ValueError unless `value` is an integer or None."""
     if value is not None and (not isinstance(value, numbers.Integral) or isinstance(value, bool)):
         raise ValueError(
-            f"Argument `{name}` must be an integer or None. Received: {name}={value!r}"
+            f"Argument `{name}` must be an integer or None. Received: {name}={shown(value)}"
         )
 
 
@@ -206,7 +206,7 @@ def check_class_ids(name, ids):
     if not fine or not len(ids) == len(set(ids)) > 0:
         raise ValueError(
             f"Argument `{name}` must be a list of different integers of at least 0, or None. "
-            f"Received: {name}={ids!r}"
+            f"Received: {name}={shown(ids)}"
         )
 
 

@@ -6,6 +6,7 @@ that. Both are compared in float32, so that 0.7 reaches 0.7 in any precision.
 
 from tfuq._arguments import check_fraction, register
 from tfuq._math.bins import bin_index, bin_sums
+from tfuq._predictions.class_names import numbered
 from tfuq._predictions.examples import from_arrays
 from tfuq.metrics._base import PredictionMetric
 
@@ -40,7 +41,14 @@ def _measure(compute, y_true, y_pred, threshold, from_logits, multi_label, sampl
 
 
 def selective_accuracy(
-    y_true, y_pred, threshold=0.5, *, from_logits=False, multi_label=False, sample_weight=None
+    y_true,
+    y_pred,
+    threshold=0.5,
+    *,
+    from_logits=False,
+    multi_label=False,
+    sample_weight=None,
+    class_names=None,
 ):
     """Accuracy on the predictions whose confidence is at least `threshold`.
 
@@ -58,6 +66,7 @@ def selective_accuracy(
         multi_label: Whether each entry of `y_pred` is a binary prediction of its own.
         sample_weight: Weights `(n,)`, or with more of the leading axes. What has weight 0 is left
             out, whatever it holds.
+        class_names: Names of the classes in the order of `y_pred`: labels may be names then.
 
     Returns:
         A float in [0, 1]. NaN if nothing is accepted: there is no accuracy then, neither 0 nor 1.
@@ -75,12 +84,20 @@ def selective_accuracy(
     >>> tfuq.metrics.selective_accuracy(y_true, y_pred, 0.95)
     nan
     """
+    y_true = numbered(y_true, class_names, "y_true")
     data = (y_true, y_pred, threshold, from_logits, multi_label, sample_weight)
     return _measure(accuracy_of_accepted, *data)
 
 
 def coverage(
-    y_true, y_pred, threshold=0.5, *, from_logits=False, multi_label=False, sample_weight=None
+    y_true,
+    y_pred,
+    threshold=0.5,
+    *,
+    from_logits=False,
+    multi_label=False,
+    sample_weight=None,
+    class_names=None,
 ):
     """Fraction of predictions whose confidence is at least `threshold`.
 
@@ -94,6 +111,7 @@ def coverage(
         from_logits: Whether `y_pred` are logits.
         multi_label: Whether each entry of `y_pred` is a binary prediction of its own.
         sample_weight: Weights.
+        class_names: Names of the classes in the order of `y_pred`: labels may be names then.
 
     Returns:
         A float in [0, 1].
@@ -107,12 +125,20 @@ def coverage(
     >>> tfuq.metrics.coverage([0, 1], [[0.9, 0.1], [0.4, 0.6]], 0.7)
     0.5
     """
+    y_true = numbered(y_true, class_names, "y_true")
     data = (y_true, y_pred, threshold, from_logits, multi_label, sample_weight)
     return _measure(share_of_accepted, *data)
 
 
 def rejection_rate(
-    y_true, y_pred, threshold=0.5, *, from_logits=False, multi_label=False, sample_weight=None
+    y_true,
+    y_pred,
+    threshold=0.5,
+    *,
+    from_logits=False,
+    multi_label=False,
+    sample_weight=None,
+    class_names=None,
 ):
     """Fraction of predictions whose confidence is below `threshold`.
 
@@ -126,6 +152,7 @@ def rejection_rate(
         from_logits: Whether `y_pred` are logits.
         multi_label: Whether each entry of `y_pred` is a binary prediction of its own.
         sample_weight: Weights.
+        class_names: Names of the classes in the order of `y_pred`: labels may be names then.
 
     Returns:
         A float in [0, 1].
@@ -139,6 +166,7 @@ def rejection_rate(
     >>> tfuq.metrics.rejection_rate([0, 1, 0, 1], [0.1, 0.6, 0.0, 0.9], 0.7)
     0.25
     """
+    y_true = numbered(y_true, class_names, "y_true")
     data = (y_true, y_pred, threshold, from_logits, multi_label, sample_weight)
     return _measure(share_of_rejected, *data)
 

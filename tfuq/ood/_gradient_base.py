@@ -2,6 +2,7 @@
 
 import keras
 
+from tfuq._arguments import shown
 from tfuq._models.features import without_nan
 from tfuq.ood.base import Detector
 from tfuq.ood.log_features import Scale, log_norms, squared_norms
@@ -18,7 +19,7 @@ class GradientNormDetector(Detector):
         if isinstance(model, keras.Model) or not callable(model):
             raise ValueError(
                 "Argument `model` must be a function from inputs to squared gradient norms, such "
-                f"as tfuq.ood.GradientFeatures(model). Received: model={model!r}"
+                f"as tfuq.ood.GradientFeatures(model). Received: model={shown(model)}"
             )
         self._model = model
 

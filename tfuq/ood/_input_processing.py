@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import is_finite
+from tfuq._arguments import is_finite, shown
 from tfuq._models.gradients import FLOAT16_SCALE
 
 
@@ -12,7 +12,7 @@ def check_epsilon(epsilon):
     if not is_finite(epsilon) or epsilon < 0:
         raise ValueError(
             "Argument `epsilon` must be a finite number of at least 0. "
-            f"Received: epsilon={epsilon!r}"
+            f"Received: epsilon={shown(epsilon)}"
         )
 
 
@@ -32,7 +32,7 @@ def descended(model, batch, value, epsilon):
     if all(gradient is None for gradient in gradients):
         raise ValueError(
             "Argument `epsilon` must be 0 for a model without a gradient at its inputs, such as "
-            f"one of tokens. Received: epsilon={epsilon!r}"
+            f"one of tokens. Received: epsilon={shown(epsilon)}"
         )
     moved = [
         x if g is None else x - tf.cast(epsilon, x.dtype) * tf.sign(tf.convert_to_tensor(g))

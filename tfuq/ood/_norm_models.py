@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from tfuq._arguments import shown
 from tfuq._models.changes import replaced
 from tfuq.ood._norm_layers import Use, known_norms, replayed_norms, rule_of
 
@@ -192,7 +193,7 @@ def find_units(model, variables, x, loss_of):
             if place[id(variable)] is model:
                 raise ValueError(
                     "Argument `model` must treat each example on its own, and have the examples "
-                    f"first in all that it takes and gives. Received: {model}, in which the "
+                    f"first in all that it takes and gives. Received: {shown(model)}, in which the "
                     f"gradient of {variable.path} cannot be followed"
                 )
             place[id(variable)] = around[id(place[id(variable)])]

@@ -7,7 +7,7 @@ that is all a file of it holds. A child names a few hooks and writes its mathema
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_flags
+from tfuq._arguments import check_flags, listed, shown, told
 from tfuq._models.batches import batches
 from tfuq._models.feature_arrays import check_rows, dtypes_of, rows_finite
 from tfuq._models.features import Tap
@@ -27,6 +27,7 @@ def _chosen(label, output):
     return None if output is None else select_output(label, output)
 
 
+@told
 class Detector(Saved):
     """Base of the detectors: a score per example that is larger the further out it is.
 
@@ -48,7 +49,8 @@ class Detector(Saved):
     def __init__(self, *, output=None, from_logits=None):
         if output is not None and not isinstance(output, (int, str)):
             raise ValueError(
-                f"Argument `output` must be None, an index or a name. Received: output={output!r}"
+                "Argument `output` must be None, an index or a name. "
+                f"Received: output={shown(output)}"
             )
         if from_logits is not None:
             check_flags(from_logits=from_logits)
@@ -60,6 +62,13 @@ class Detector(Saved):
         self._state = {}
         self._widths = self._fit_scores = self._model = self._tap = None
         self._dtypes = ()  # names of the floating types that the features of `fit` came in
+
+    def _told_lines(self):
+        fitted = f"fitted to features of {self._widths} numbers" if self._widths else "not fitted"
+        beside = "" if self._model is None else f", scores inputs with {shown(self._model)}"
+        found = self.threshold
+        known = "found yet: `threshold_at`" if found is None else listed(found._asdict())
+        return [fitted + beside, f"threshold: {'not ' if found is None else ''}{known}"]
 
     # What a child names.
 
@@ -137,8 +146,8 @@ class Detector(Saved):
                 if the model has no such layer, or does not return a prediction per example.
         """
         self._bind(model)
-        parts, labels = [], []
-        for batch, label, _ in batches(x if y is None else (x, y), batch_size, verbose):
+        parts, labels, data = [], [], x if y is None else (x, y)
+        for batch, label, _ in batches(data, batch_size, verbose, model=model):
             if not np.all(finite_rows(batch)):
                 raise ValueError("Argument `x` must be finite. Received: NaN or infinity in x")
             parts.append(self._read(batch))
@@ -206,7 +215,7 @@ class Detector(Saved):
         self._check_model()
         scores = [
             np.where(finite_rows(batch), self._score_batch(batch), np.inf)
-            for batch, *_ in batches(x, batch_size, verbose)
+            for batch, *_ in batches(x, batch_size, verbose, model=self._model)
         ]
         return np.concatenate(scores)
 
@@ -368,7 +377,7 @@ def check_layer(name, layer):
     if layer is not None and not isinstance(layer, str):
         raise ValueError(
             f"Argument `{name}` must be the name of a layer, or None for the penultimate one. "
-            f"Received: {name}={layer!r}"
+            f"Received: {name}={shown(layer)}"
         )
 
 

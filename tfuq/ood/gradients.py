@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_integer
+from tfuq._arguments import check_choice, check_integer, shown, told
 from tfuq._models.batches import batches
 from tfuq._models.gradients import FLOAT16_SCALE
 from tfuq._models.meaning import Reading
@@ -28,6 +28,7 @@ LOSSES = {
 }
 
 
+@told
 class GradientFeatures:
     """Squared norms of each example's gradients under a label that confounds the model.
 
@@ -125,7 +126,7 @@ class GradientFeatures:
         if not isinstance(model, keras.Model) or not model.built:
             raise ValueError(
                 "Argument `model` must be a Keras model that is built: call it on a batch, or give "
-                f"it an `Input`. Received: model={model!r}"
+                f"it an `Input`. Received: model={shown(model)}"
             )
         if not callable(loss):
             check_choice("loss", loss, tuple(LOSSES))
@@ -205,13 +206,13 @@ class GradientFeatures:
         if label.ndim and label.shape != logits.shape[-1:]:
             raise ValueError(
                 f"Argument `confounding_label` must have a number for each of {logits.shape[-1]} "
-                f"classes. Received: confounding_label={self.confounding_label!r}"
+                f"classes. Received: confounding_label={shown(self.confounding_label)}"
             )
         losses = LOSSES.get(self.loss, self.loss)(tf.broadcast_to(label, logits.shape), logits)
         if losses.shape[:1] != logits.shape[:1]:
             raise ValueError(
                 "Argument `loss` must return a number for each example, and not their mean. "
-                f"Received: loss={self.loss!r}, which returns the shape {losses.shape}"
+                f"Received: loss={shown(self.loss)}, which returns the shape {losses.shape}"
             )
         return tf.reduce_mean(tf.reshape(losses, (losses.shape[0], -1)), axis=1)
 
@@ -241,7 +242,7 @@ def _label(label, loss):
     if loss == "categorical_crossentropy" and not np.any(values):
         raise ValueError(
             "Argument `confounding_label` must have a class for loss='categorical_crossentropy', "
-            f"which is 0 without. Received: confounding_label={label!r}"
+            f"which is 0 without. Received: confounding_label={shown(label)}"
         )
     return values
 
@@ -262,7 +263,7 @@ def _variables(model, layers):
     if not held:
         raise ValueError(
             "Argument `layers` must hold trainable weights. "
-            f"Received: layers={layers!r} of {model}, without any"
+            f"Received: layers={shown(layers)} of {shown(model)}, without any"
         )
     return held
 
@@ -271,7 +272,7 @@ def _chosen(model, layers):
     """The layers of the model that `layers` lists or names."""
     if not isinstance(layers, (list, tuple)):
         raise ValueError(
-            f"Argument `layers` must be a list of layers or names. Received: layers={layers!r}"
+            f"Argument `layers` must be a list of layers or names. Received: layers={shown(layers)}"
         )
     wanted_layers = []
     for wanted in layers:
@@ -280,7 +281,8 @@ def _chosen(model, layers):
         if not chosen:
             raise ValueError(
                 "Argument `layers` must be among the layers of the model, "
-                f"{sorted(layer.name for layer in held)}. Received: {wanted!r} in layers={layers!r}"
+                f"{sorted(layer.name for layer in held)}. "
+                f"Received: {shown(wanted)} in layers={shown(layers)}"
             )
         wanted_layers += chosen
     return wanted_layers

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_integer, check_positive, register
+from tfuq._arguments import check_choice, check_integer, check_positive, register, shown
 from tfuq._math.pseudo_inverse import ULPS, precision, pseudo_inverse
 from tfuq._models.feature_arrays import check_rows, in_blocks
 from tfuq._models.features import linear
@@ -79,7 +79,7 @@ class _LastLayerDetector(Detector):
             raise ValueError(
                 "Argument `model` must end in a Dense layer, and perhaps its activation, or in a "
                 "head of which the mean logits are linear in its inputs, for "
-                f"{type(self).__name__}. Received: model={self.model!r}"
+                f"{type(self).__name__}. Received: model={shown(self.model)}"
             )
         return {"head": head}
 
@@ -197,7 +197,7 @@ class ViM(_LastLayerDetector):
         if length <= ULPS * eps * (whole + np.linalg.norm(origin)):
             raise ValueError(
                 "Argument `dim` must be below the dimension that the features take up, but for "
-                f"rounding: units that never fire take up none. Received: dim={self.dim!r}"
+                f"rounding: units that never fire take up none. Received: dim={shown(self.dim)}"
             )
         own = {"origin": origin, "residual": residual, "alpha": np.array(largest.mean() / length)}
         return {**state, **own}
@@ -327,7 +327,8 @@ class ReAct(_LastLayerDetector):
         check_positive("percentile", percentile)
         if percentile > 100:
             raise ValueError(
-                f"Argument `percentile` must be at most 100. Received: percentile={percentile!r}"
+                "Argument `percentile` must be at most 100. "
+                f"Received: percentile={shown(percentile)}"
             )
         check_choice("base", base, tuple(LOGIT_SCORES))
         check_layer("layer", layer)

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tfuq._arguments import check_positive, register
+from tfuq._arguments import check_positive, register, shown
 from tfuq._models.feature_arrays import check_logits
 from tfuq.ood._input_processing import check_epsilon, descended
 from tfuq.ood._logit_scores import energy, entropy, max_logit, max_softmax
@@ -274,7 +274,7 @@ class ODIN(_LogitDetector):
         if self.epsilon != 0:
             raise ValueError(
                 "Argument `epsilon` must be 0 to score logits: inputs are moved with the model. "
-                f"Received: epsilon={self.epsilon!r}"
+                f"Received: epsilon={shown(self.epsilon)}"
             )
         return super()._check(features)
 

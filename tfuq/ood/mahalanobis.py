@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_fraction, register
+from tfuq._arguments import check_fraction, register, shown
 from tfuq._math.logistic_regression import logistic_regression
 from tfuq._math.pseudo_inverse import precision
 from tfuq._models.batches import batches
@@ -129,14 +129,14 @@ class Mahalanobis(FeatureDetector):
             if isinstance(layers, str) or not np.iterable(layers) or not list(layers):
                 raise ValueError(
                     "Argument `layers` must be a list of names of layers, or None. "
-                    f"Received: layers={layers!r}"
+                    f"Received: layers={shown(layers)}"
                 )
             for name in layers:
                 check_layer("layers", name)
         if layer is not None and layers is not None:
             raise ValueError(
                 "Argument `layer` must be None where `layers` are given. "
-                f"Received: layer={layer!r} with layers={layers!r}"
+                f"Received: layer={shown(layer)} with layers={shown(layers)}"
             )
         self.layers = None if layers is None else list(layers)
         self.epsilon = epsilon
@@ -258,7 +258,7 @@ class Mahalanobis(FeatureDetector):
         if self.epsilon != 0:
             raise ValueError(
                 "Argument `epsilon` must be 0 to score features: inputs are moved with the model. "
-                f"Received: epsilon={self.epsilon!r}"
+                f"Received: epsilon={shown(self.epsilon)}"
             )
         return super().score_features(features)
 

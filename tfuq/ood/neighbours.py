@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer, register
+from tfuq._arguments import check_integer, register, shown
 from tfuq._models.feature_arrays import BLOCK, in_blocks
 from tfuq.ood._gaussians import graph_squared_distances
 from tfuq.ood.base import FeatureDetector
@@ -94,7 +94,7 @@ class KNN(FeatureDetector):
         if len(arrays[0]) < self.k:
             raise ValueError(
                 "Argument `k` must not be above the number of examples. "
-                f"Received: k={self.k!r} with {len(arrays[0])} examples"
+                f"Received: k={shown(self.k)} with {len(arrays[0])} examples"
             )
         return {"bank": unit_length(arrays[0])}
 
@@ -115,6 +115,6 @@ class KNN(FeatureDetector):
         if len(bank) == self.k:
             raise ValueError(
                 "Argument `x` must be given, or `scores`: each example has fewer than `k` others. "
-                f"Received: neither, with k={self.k!r} and {len(bank)} examples"
+                f"Received: neither, with k={shown(self.k)} and {len(bank)} examples"
             )
         return in_blocks(lambda rows: kth_distance(rows, bank, self.k + 1), bank)  # 1st is itself

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from tfuq._arguments import check_integer
+from tfuq._arguments import check_integer, shown
 from tfuq._files.archives import check_shapes, read_arrays, write_arrays
 from tfuq._files.reading import DAMAGE, check_fields
 from tfuq._models.feature_arrays import check_rows
@@ -75,7 +75,7 @@ class Saved:
         sizes = {}
         if widths is not None:
             if not isinstance(widths, list) or not widths:
-                raise ValueError(f"widths {widths!r}")
+                raise ValueError(f"widths {shown(widths)}")
             for i, width in enumerate(widths):
                 check_integer("widths", width, 1)
                 sizes[f"features_{i}"] = width
@@ -126,11 +126,11 @@ def load_detector(path, model=None, *, check_model=True):
     try:
         header, arrays = read_arrays(path)
         if header["format"] != FORMAT:
-            raise ValueError(f"format {header['format']!r}, not {FORMAT}")
+            raise ValueError(f"format {shown(header['format'])}, not {FORMAT}")
         check_fields(header, ("format", "class", "config", "widths", "threshold", "model"))
         made = keras.saving.get_registered_object(header["class"])
         if not (isinstance(made, type) and issubclass(made, Saved)):
-            raise ValueError(f"a {header['class']!r}, not a detector that is known here")
+            raise ValueError(f"a {shown(header['class'])}, not a detector that is known here")
         detector = made(**header["config"])
         detector._restore(header, arrays)
     except DAMAGE as error:

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer, register
+from tfuq._arguments import check_integer, register, shown
 from tfuq._models.feature_arrays import check_rows
 from tfuq._models.features import without_nan
 from tfuq._models.meaning import Reading
@@ -99,7 +99,7 @@ class MutualInformation(Detector):
         if not isinstance(model, (keras.Model, DeepEnsemble)) and not callable(model):
             raise ValueError(
                 "Argument `model` must be a Keras model, a DeepEnsemble, or a function that makes "
-                f"a stack of predictions. Received: model={model!r}"
+                f"a stack of predictions. Received: model={shown(model)}"
             )
         self._model = model
         self._members = None

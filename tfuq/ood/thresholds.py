@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from tfuq._arguments import check_fraction, to_float64
+from tfuq._arguments import check_fraction, shown, to_float64
 from tfuq._math.rounding import rounded_up
 
 
@@ -48,16 +48,17 @@ def find_threshold(scores, tpr=0.95, confidence=0.95):
     check_fraction("tpr", tpr)
     check_fraction("confidence", confidence)
     if tpr == 0:
-        raise ValueError(f"Argument `tpr` must be above 0. Received: tpr={tpr!r}")
+        raise ValueError(f"Argument `tpr` must be above 0. Received: tpr={shown(tpr)}")
     if confidence in (0, 1):
         raise ValueError(
-            f"Argument `confidence` must be between 0 and 1. Received: confidence={confidence!r}"
+            "Argument `confidence` must be between 0 and 1. "
+            f"Received: confidence={shown(confidence)}"
         )
     scores = to_float64("scores", scores)
     if scores.ndim != 1 or scores.size == 0 or np.any(np.isnan(scores)):
         raise ValueError(
             "Argument `scores` must have shape (n,), not be empty, and hold no NaN. "
-            f"Received: scores={scores}"
+            f"Received: scores={shown(scores)}"
         )
     n, tail = len(scores), (1 - confidence) / 2
     order = np.concatenate([[-np.inf], np.sort(scores), [np.inf]])

@@ -6,6 +6,8 @@ hatches are for those who print in grey.
 
 import numpy as np
 
+from tfuq._arguments import shown
+
 try:
     from matplotlib.axes import Axes
     from matplotlib.figure import FigureBase
@@ -33,7 +35,7 @@ def axes_of(ax):
 
         return pyplot.subplots(figsize=(5.5, 4), layout="constrained")[1]
     if not isinstance(ax, Axes):
-        raise ValueError(f"Argument `ax` must be matplotlib Axes or None. Received: ax={ax!r}")
+        raise ValueError(f"Argument `ax` must be matplotlib Axes or None. Received: ax={shown(ax)}")
     return ax
 
 

@@ -50,11 +50,11 @@ def risk_coverage(
     if not models or (rule is not None and len(models) > 1):
         raise ValueError(
             "Argument `probs` must hold at least one model, and one alone with a rule. "
-            f"Received: probs of {list(models)} with rule={rule!r}"
+            f"Received: probs of {list(models)} with rule={shown(rule)}"
         )
     if rule is not None and not callable(getattr(rule, "evaluate", None)):
         raise ValueError(
-            f"Argument `rule` must be None or a RejectionRule. Received: rule={rule!r}"
+            f"Argument `rule` must be None or a RejectionRule. Received: rule={shown(rule)}"
         )
     options = {"score": score, "from_logits": from_logits, "multi_label": multi_label}
     curves = {k: risk_coverage_curve(values, labels, **options) for k, values in models.items()}
@@ -158,7 +158,8 @@ def detection_histograms(scores, *, threshold=None, n_bins=40, xlabel="score", a
 def _sets_of(scores):
     if not isinstance(scores, dict) or not scores:
         raise ValueError(
-            f"Argument `scores` must be a dict from names to scores. Received: scores={scores!r}"
+            "Argument `scores` must be a dict from names to scores. "
+            f"Received: scores={shown(scores)}"
         )
     sets = {name: np.asarray(values, "float64").ravel() for name, values in scores.items()}
     for name, values in sets.items():

@@ -39,7 +39,7 @@ def corruption_heat_map(report, figure="accuracy", *, ax=None):
     if not all(hasattr(report, name) for name in ("corruptions", "severities", "clean")):
         raise ValueError(
             "Argument `report` must be what corruption_report returned. "
-            f"Received: report={report!r}"
+            f"Received: report={shown(report)}"
         )
     check_choice("figure", figure, tuple(report.clean))
     clean = np.full((len(report.corruptions), 1), report.clean[figure])
@@ -116,7 +116,7 @@ def _sets_of(features_by_set):
     if not isinstance(features_by_set, dict) or not features_by_set:
         raise ValueError(
             "Argument `features_by_set` must be a dict from names to arrays (n, columns). "
-            f"Received: features_by_set={features_by_set!r}"
+            f"Received: features_by_set={shown(features_by_set)}"
         )
     sets = {k: squared_norms("features_by_set", array) for k, array in features_by_set.items()}
     shapes = {name: array.shape for name, array in sets.items()}
@@ -155,7 +155,7 @@ def _chosen_columns(columns, names):
     if not columns or any(column not in known for column in columns):
         raise ValueError(
             f"Argument `columns` must hold indices or names of {len(names)} columns. "
-            f"Received: columns={given!r}"
+            f"Received: columns={shown(given)}"
         )
     return [names.index(c) if isinstance(c, str) else range(len(names))[c] for c in columns]
 

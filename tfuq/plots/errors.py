@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfuq._arguments import check_choice
+from tfuq._arguments import check_choice, shown
 from tfuq._files.tables import names_of
 from tfuq._predictions.examples import from_arrays
 from tfuq.plots._axes import GREY, axes_of, line_style, name_classes, write_cells
@@ -220,6 +220,6 @@ def _chosen_classes(classes, known):
     if not chosen or any(k not in known for k in chosen):
         raise ValueError(
             f"Argument `classes` must hold numbers from {known[0]} to {known[-1]}. "
-            f"Received: classes={classes!r}"
+            f"Received: classes={shown(classes)}"
         )
     return chosen

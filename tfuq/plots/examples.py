@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.stats import binomtest
 
-from tfuq._arguments import check_fraction, check_integer, to_float64
+from tfuq._arguments import check_fraction, check_integer, shown, to_float64
 from tfuq._files.tables import names_of
 from tfuq._predictions.examples import from_arrays
 from tfuq._predictions.masks import stretched
@@ -119,7 +119,9 @@ def uncertainty_against_error(uncertainty, errors, *, n_bins=N_BINS, xlabel="unc
             f"{wrong.size} errors"
         )
     if not np.isin(wrong, (0, 1)).all():
-        raise ValueError(f"Argument `errors` must hold True or False. Received: errors={errors!r}")
+        raise ValueError(
+            f"Argument `errors` must hold True or False. Received: errors={shown(errors)}"
+        )
     bins = _equal_bins(values, n_bins)
     middle = np.array([np.median(values[rows]) for rows in bins])
     rates = np.array([wrong[rows].mean() for rows in bins])

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfuq._arguments import check_flags, check_fraction, to_float64
+from tfuq._arguments import check_flags, check_fraction, shown, to_float64
 from tfuq._files.tables import check_top, names_of
 from tfuq._predictions.masks import stretched
 from tfuq.plots._axes import COLOURS, axes_of, figure_of, name_classes, write_cells
@@ -53,7 +53,7 @@ def explanation_maps(images, maps, *, titles=None, alpha=0.55, same_scale=False,
     if not np.iterable(given) or len(titles := [str(title) for title in given]) != len(images):
         raise ValueError(
             f"Argument `titles` must hold one for each of {len(images)} images. "
-            f"Received: titles={titles!r}"
+            f"Received: titles={shown(titles)}"
         )
     figure = figure_of(figure, len(images))
     axes = figure.subplots(len(images), 1 + len(columns), squeeze=False)
@@ -144,7 +144,7 @@ def confused_pairs(found, *, top=10, ax=None):
     if not hasattr(found, "counts") or not hasattr(found, "directed"):
         raise ValueError(
             "Argument `found` must be what tfuq.interpret.confused_pairs has returned. "
-            f"Received: found={found!r}"
+            f"Received: found={shown(found)}"
         )
     pairs, runs = found.pairs[:top], len(found.counts)
     word = "as" if found.directed else "and"
@@ -188,7 +188,7 @@ def label_noise_pairs(found, *, names=None, ax=None):
     if correlation.ndim != 2:
         raise ValueError(
             "Argument `found` must be what tfuq.interpret.label_noise_pairs has returned. "
-            f"Received: found={found!r}"
+            f"Received: found={shown(found)}"
         )
     names = names_of(names, len(correlation))
     ax = axes_of(ax)

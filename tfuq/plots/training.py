@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfuq._arguments import to_float64
+from tfuq._arguments import shown, to_float64
 from tfuq.plots._axes import COLOURS, GREY, PALE_BLUE, RED, axes_of
 
 
@@ -61,7 +61,7 @@ def _sweep_of(result):
     if not all(hasattr(result, name) for name in (*names, "steepest")):
         raise ValueError(
             "Argument `result` must be the result of a learning rate range test. "
-            f"Received: result={result!r}"
+            f"Received: result={shown(result)}"
         )
     return (np.asarray(getattr(result, name)) for name in names[:3])
 
@@ -100,7 +100,7 @@ def learning_rate_curve(rates, ax=None):
     if rates.ndim != 1 or not rates.size or not np.isfinite(rates).all():
         raise ValueError(
             "Argument `rates` must hold at least one rate, finite numbers, or be SGDR after "
-            f"training. Received: rates={rates!r}"
+            f"training. Received: rates={shown(rates)}"
         )
     ax = axes_of(ax)
     ax.plot(steps, rates, "-", color=COLOURS[0], linewidth=2, label="learning rate")

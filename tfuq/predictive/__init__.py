@@ -8,7 +8,7 @@ Binary predictions have one class in the last axis, several labels have `multi_l
 then a distribution over two classes, and the last axis stays in what is per example.
 """
 
-from tfuq._arguments import public_dir
+from tfuq._arguments import public_dir, shown
 from tfuq._predictions.uncertainty import Sums as _Sums  # noqa: F401
 from tfuq._predictions.uncertainty import (
     Uncertainty,
@@ -55,7 +55,7 @@ __dir__ = public_dir(__all__)
 def __getattr__(name):
     """`ScoreDoFn`, for which Apache Beam is imported."""
     if name != "ScoreDoFn":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"module {shown(__name__)} has no attribute {name!r}")
     from tfuq.predictive.beam import ScoreDoFn
 
     return ScoreDoFn

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer
+from tfuq._arguments import check_integer, shown
 from tfuq._models.outputs import input_spec
 from tfuq._random.global_state import derived_seed, seeded
 
@@ -40,7 +40,7 @@ def make_views(augment, num_samples, include_original):
         if num_samples is not None:
             raise ValueError(
                 "Argument `num_samples` must be None for a list of augmentations, which are one "
-                f"sample each. Received: num_samples={num_samples!r}"
+                f"sample each. Received: num_samples={shown(num_samples)}"
             )
         if not augment:
             raise ValueError("Argument `augment` must not be empty. Received: augment=[]")
@@ -63,7 +63,7 @@ def _function(augment):
     if not callable(augment):
         raise ValueError(
             "Argument `augment` must be a Keras layer, a function of images, or a list of these "
-            f"or of pairs (augmentation, inverse). Received: augment={augment!r}"
+            f"or of pairs (augmentation, inverse). Received: augment={shown(augment)}"
         )
     return functools.partial(_call_function, augment, "seed" in _parameters(augment))
 

@@ -112,7 +112,7 @@ def test_time_augmentation(
     def probs(images):
         return reading.probs(model, images)
 
-    for number, (batch, *_) in enumerate(batches(x, batch_size, verbose)):
+    for number, (batch, *_) in enumerate(batches(x, batch_size, verbose, model=model)):
         if not stacks:
             reading = reading.known(model, batch)
         stack = predictions(views, batch, number, lambda i: probs(i).numpy(), expected, seed)

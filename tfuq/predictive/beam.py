@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from tfuq._arguments import shown
 from tfuq._files.reading import load_keras
 from tfuq.predictive.inputs import Batch
 from tfuq.predictive.rows import Scorer
@@ -73,7 +74,7 @@ class ScoreDoFn(_DoFn or object):
         if not paths or not all(str(path).endswith(".keras") for path in paths):
             raise ValueError(
                 "Argument `model` must be the path of a .keras file, or a list of such. "
-                f"Received: model={model!r}"
+                f"Received: model={shown(model)}"
             )
         self._paths = [str(path) for path in paths]
         self._options = {"num_samples": num_samples, "rule": rule, "ood": ood, "output": output}

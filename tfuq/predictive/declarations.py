@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import keras
 
+from tfuq._arguments import shown
 from tfuq._files.declared import recalled, remember
 from tfuq._images.inputs import InputSpec
 from tfuq._predictions.class_names import check_count, checked_names
@@ -66,7 +67,7 @@ def declare(
     ```
     """
     if not isinstance(model, keras.Model):
-        raise ValueError(f"Argument `model` must be a Keras model. Received: model={model!r}")
+        raise ValueError(f"Argument `model` must be a Keras model. Received: model={shown(model)}")
     before = declared(model)
     names = checked_names(class_names) or before.class_names
     shape = getattr(model, "output_shape", None)

@@ -66,7 +66,7 @@ def sample_predictions(
     ```
     """
     sampler = sampler_of(model, num_samples, output, from_logits, multi_label, seed)
-    stacks = [sampler.stack(batch) for batch, *_ in batches(x, batch_size, verbose)]
+    stacks = [sampler.stack(batch) for batch, *_ in batches(x, batch_size, verbose, model=model)]
     return samples(np.concatenate(stacks, axis=1))
 
 
@@ -107,7 +107,7 @@ def predict_uncertainty(
     ```
     """
     sampler = sampler_of(model, num_samples, output, from_logits, multi_label, seed, takes_one=True)
-    parts = [sampler.sums(batch) for batch, *_ in batches(x, batch_size, verbose)]
+    parts = [sampler.sums(batch) for batch, *_ in batches(x, batch_size, verbose, model=model)]
     found = uncertainty_of(Sums(*concatenated(parts)), sampler.reading.multi_label)
     return found.told(found.multi_label, sampler.note)
 
@@ -127,7 +127,7 @@ def uncertainty_with_labels(
     """`predict_uncertainty`, and the labels and weights (or None) that stand beside the inputs."""
     sampler = sampler_of(model, num_samples, output, from_logits, multi_label, seed, takes_one=True)
     parts, beside = [], []
-    for batch, *labels in batches(data, batch_size, verbose):
+    for batch, *labels in batches(data, batch_size, verbose, model=model):
         parts.append(sampler.sums(batch))
         beside.append([select_output(y, output) if keras.tree.is_nested(y) else y for y in labels])
     uncertainty = uncertainty_of(Sums(*concatenated(parts)), sampler.reading.multi_label)

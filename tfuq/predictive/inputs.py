@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer
+from tfuq._arguments import check_integer, shown
 from tfuq._files.reading import open_arrays
 from tfuq._images.inputs import InputSpec
 from tfuq._models.batches import batches
@@ -94,14 +94,14 @@ def source_of(data, batch_size, model, decode, verbose):
     """`Stream` or `Files` of any data: `first`, a batch, and `after(rows)`."""
     check_integer("batch_size", batch_size, 1)
     if decode is not None and not callable(decode):
-        raise ValueError(f"Argument `decode` must be a function. Received: decode={decode!r}")
+        raise ValueError(f"Argument `decode` must be a function. Received: decode={shown(decode)}")
     if isinstance(data, (Stream, Files)):
         return data
     if not is_files(data):
         if decode is not None:
             raise ValueError(
                 "Argument `decode` must be None unless `data` are files. Received: "
-                f"decode={decode!r}"
+                f"decode={shown(decode)}"
             )
         return _stream(data, batch_size, verbose)
     files = _checked_files(data)
@@ -153,7 +153,7 @@ def _checked_files(data):
     if missing:
         raise ValueError(
             f"Argument `data` must name files that exist. Received: {len(missing)} that do not, "
-            f"such as {missing[0]!r}"
+            f"such as {shown(missing[0])}"
         )
     return files
 
@@ -178,7 +178,7 @@ def decoder(model, inputs=None):
             image = tf.io.decode_image(tf.io.read_file(file), shape[-1], expand_animations=False)
         except (tf.errors.OpError, ValueError) as error:
             raise ValueError(
-                f"Argument `data` must name images that can be read. Received: {file!r} "
+                f"Argument `data` must name images that can be read. Received: {shown(file)} "
                 f"({str(error).splitlines()[0][:200]})"
             ) from None
         return inputs.prepared(image)
@@ -192,7 +192,7 @@ def _stacked(names, images):
         raise ValueError(
             "Argument `data` must name images of one size if the model takes any: give "
             f"`batch_size=1` or a `decode` that resizes. Received: shapes {sorted(shapes)} in a "
-            f"batch from {names[0]!r}"
+            f"batch from {shown(names[0])}"
         )
     return tf.stack([tf.convert_to_tensor(image) for image in images])
 
@@ -220,7 +220,8 @@ def read_npz(path, split=None):
     except Exception as error:  # zipfile and numpy raise of all kinds at what is damaged
         wanted = "x" if split is None else f"x_{split}"
         raise ValueError(
-            f"Argument `data` must name .npz files with inputs {wanted!r} and no pickled arrays. "
+            f"Argument `data` must name .npz files with inputs {shown(wanted)} and no "
+            "pickled arrays. "
             f"Received: {str(path)!r} ({error})"
         ) from error
     if x.ndim == 3 and x.dtype == np.uint8:

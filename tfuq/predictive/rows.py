@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer
+from tfuq._arguments import check_integer, shown
 from tfuq._files.declared import recalled, remember
 from tfuq._files.reading import json_text
 from tfuq._models.fingerprint import layers_digest, weights_digest
@@ -97,7 +97,7 @@ class Scorer:
         if num_samples is not None and not is_random:
             raise ValueError(
                 "Argument `num_samples` must be None for an ensemble or a model without random "
-                f"layers. Received: num_samples={num_samples!r} with {self.model!r}"
+                f"layers. Received: num_samples={shown(num_samples)} with {shown(self.model)}"
             )
         return (num_samples or NUM_SAMPLES) if is_random else None
 
@@ -129,7 +129,8 @@ class Scorer:
             return None
         if not callable(getattr(rule, "accept", None)) or not hasattr(rule, "get_config"):
             raise ValueError(
-                f"Argument `rule` must be a tfuq.selective.RejectionRule. Received: rule={rule!r}"
+                "Argument `rule` must be a tfuq.selective.RejectionRule. "
+                f"Received: rule={shown(rule)}"
             )
         if rule.by == "group":
             raise ValueError(
@@ -138,8 +139,9 @@ class Scorer:
             )
         if rule.score in OF_STACKS and not self.has_stack:
             raise ValueError(
-                f"Argument `rule` must have a score of single predictions, as {self.model!r} makes "
-                f"them. Received: a rule of {rule.score!r}"
+                "Argument `rule` must have a score of single predictions, as "
+                f"{shown(self.model)} makes "
+                f"them. Received: a rule of {shown(rule.score)}"
             )
         if rule.multi_label != self.multi_label:
             raise ValueError(
@@ -258,7 +260,7 @@ def _checked_columns(columns):
     if unknown or not names or len(set(names)) < len(names):
         raise ValueError(
             f"Argument `columns` must name some of {', '.join(COLUMNS)}, each once. "
-            f"Received: columns={columns!r}"
+            f"Received: columns={shown(columns)}"
         )
     return names
 
@@ -266,7 +268,7 @@ def _checked_columns(columns):
 def _checked_ood(ood):
     if ood is not None and not callable(getattr(ood, "score", None)):
         raise ValueError(
-            f"Argument `ood` must be a fitted detector of tfuq.ood. Received: ood={ood!r}"
+            f"Argument `ood` must be a fitted detector of tfuq.ood. Received: ood={shown(ood)}"
         )
     return ood
 
@@ -354,7 +356,7 @@ def members_of(model):
         if not isinstance(member, (keras.Model, _Served)):
             raise ValueError(
                 "Argument `model` must be a Keras model, a tfuq.ensembles.DeepEnsemble or a loaded "
-                f"SavedModel. Received: model={model!r}"
+                f"SavedModel. Received: model={shown(model)}"
             )
     return members
 

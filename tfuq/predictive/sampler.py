@@ -6,7 +6,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer, check_model
+from tfuq._arguments import check_integer, check_model, shown
 from tfuq._models.meaning import reading_of, said
 from tfuq._models.outputs import select_output
 from tfuq._predictions.probabilities import entropy
@@ -29,7 +29,7 @@ def sampler_of(model, *arguments, takes_one=False):
     if not isinstance(output, collections.abc.Hashable):
         raise ValueError(
             "Argument `output` must be None, an index, a key or a function. "
-            f"Received: output={output!r}"
+            f"Received: output={shown(output)}"
         )
     check_integer("num_samples", num_samples, 1)
     check_integer("seed", seed, 0)
@@ -122,7 +122,7 @@ class Sampler:
                 "Argument `model` must hold layers with random weights, such as "
                 "`tfuq.layers.VBLLDense`, `DenseVariational`, `MCDropout` or, once weights are "
                 "selected, `SparseBayesDense`; its predictions would all be the same. "
-                f"Received: {self.model}"
+                f"Received: {shown(self.model)}"
             )
         outputs = select_output(outputs, self.reading.output, self.model)
         return self.reading.as_probs(batch, tf.cast(outputs, "float32")), []

@@ -3,7 +3,14 @@
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_flags, check_fraction, check_integer, check_positive, register
+from tfuq._arguments import (
+    check_flags,
+    check_fraction,
+    check_integer,
+    check_positive,
+    register,
+    shown,
+)
 from tfuq._images.arithmetic import tint
 from tfuq.preprocessing._layers import ImageLayer, computed
 
@@ -242,7 +249,7 @@ def _checked_colors(marker_colors, tolerance, num_colors, min_share, keep_shades
     if colours.ndim != 2 or colours.shape[1] != 3 or not len(colours) or not inside.all():
         raise ValueError(
             "Argument `marker_colors` must be a sequence of at least one colour (red, green, blue) "
-            f"in [0, 1]. Received: marker_colors={marker_colors!r}"
+            f"in [0, 1]. Received: marker_colors={shown(marker_colors)}"
         )
     return tuple(tuple(colour) for colour in colours.tolist())
 

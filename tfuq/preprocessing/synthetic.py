@@ -5,7 +5,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from tfuq._arguments import check_choice, check_integer, to_float64
+from tfuq._arguments import check_choice, check_integer, shown, to_float64, told
 from tfuq._files.tables import markdown_table
 from tfuq._math.bins import width_index
 from tfuq._models.batches import batches
@@ -13,6 +13,7 @@ from tfuq._models.meaning import reading_of
 from tfuq._predictions.probabilities import are_inside, both_classes, sum_to_one
 
 
+@told
 class SyntheticEvaluation(NamedTuple):
     """How posteriors of generated images follow their mixing ratios, for one or several models.
 
@@ -198,7 +199,7 @@ def _answers(model, data, reading, batch_size, verbose):
     if not is_keras and not callable(model):
         raise ValueError(
             "Argument `model` must be a Keras model, a function from images to probabilities, or a "
-            f"list of these. Received: model={model!r}"
+            f"list of these. Received: model={shown(model)}"
         )
     rows = []
     for batch, ratios, _ in batches(data, batch_size, verbose, "images"):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tfuq import metrics
+from tfuq._arguments import shown
 from tfuq._files.tables import group_columns, names_of
 from tfuq.predictive import declared
 from tfuq.report._inputs import given, pictures
@@ -151,6 +152,7 @@ def read(
     threshold=None,
     title="Report",
     from_logits=None,
+    num_samples=None,
     ood=None,
     shift=None,
 ):
@@ -158,12 +160,12 @@ def read(
     if rule is not None and (not isinstance(rule, RejectionRule) or rule.multi_label):
         raise ValueError(
             "Argument `rule` must be a RejectionRule of one decision for each example, or None. "
-            f"Received: rule={rule!r}"
+            f"Received: rule={shown(rule)}"
         )
     if not isinstance(title, str) or not title.strip():
-        raise ValueError(f"Argument `title` must be a text. Received: title={title!r}")
+        raise ValueError(f"Argument `title` must be a text. Received: title={shown(title)}")
     threshold = _checked_threshold(threshold)
-    found = given(source, data, output, batch_size, from_logits, rule)
+    found = given(source, data, output, batch_size, from_logits, rule, num_samples)
     ranked = _rank(found, rule)
     if names is None:
         names = getattr(rule, "class_names", None) or declared(source).class_names
@@ -202,7 +204,7 @@ def _checked_threshold(threshold):
     is_number = np.isscalar(threshold) and not isinstance(threshold, (str, bytes, bool, complex))
     if threshold is not None and (not is_number or np.isnan(threshold)):
         raise ValueError(
-            f"Argument `threshold` must be a number. Received: threshold={threshold!r}"
+            f"Argument `threshold` must be a number. Received: threshold={shown(threshold)}"
         )
     return None if threshold is None else float(threshold)
 
@@ -339,5 +341,6 @@ def _summary(found, ranked, classes):
         f"{missing:,} of {found.total:,} predictions hold NaN or infinity. Any threshold rejects "
         f"them; accuracy and the figures below it are of the other {usable:,}."
     )
+    notes = [found.said, note if missing else ""]
     title = "All examples, accepted or not"
-    return Table(title, ["figure", "value"], rows, note if missing else "")
+    return Table(title, ["figure", "value"], rows, " ".join(filter(None, notes)))

@@ -9,10 +9,15 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from tfuq._arguments import check_flags, to_float64
+from tfuq._arguments import check_flags, check_integer, shown, to_float64
 from tfuq._models.predicting import predicted
 from tfuq._predictions.labelled import LabelledPredictions, labelled_predictions
 from tfuq._predictions.probabilities import is_binary, probabilities
+from tfuq._predictions.scores import OF_STACKS
+from tfuq._random.draws import random_layers
+from tfuq.predictive import sample_predictions
+
+DRAWS = 30  # of a random model, for the score of a rule that needs a stack
 
 
 class Given(NamedTuple):
@@ -31,6 +36,8 @@ class Given(NamedTuple):
     scores: np.ndarray
     """Their predictions, of a stack the mean: probabilities, or logits if `from_logits`."""
     from_logits: bool
+    said: str = ""
+    """Where the predictions of a random model come from."""
 
     @property
     def total(self):
@@ -42,8 +49,49 @@ class Given(NamedTuple):
         return function(self.labels, self.scores, from_logits=self.from_logits, **options)
 
 
-def given(source, data, output, batch_size, from_logits, rule):
+def given(source, data, output, batch_size, from_logits, rule, num_samples=None):
     """`Given` of the arguments of a report, or a ValueError that says what is wrong."""
+    is_random = isinstance(source, keras.Model) and any(
+        layer.is_random() for layer in random_layers(source)
+    )
+    if num_samples is not None and not is_random:
+        raise ValueError(
+            "Argument `num_samples` must be None unless `source` is a model with random layers. "
+            f"Received: num_samples={shown(num_samples)}"
+        )
+    if is_random and num_samples is None and getattr(rule, "score", None) in OF_STACKS:
+        num_samples = DRAWS
+    said = ""
+    if is_random:
+        said = (
+            "Predictions are those of the model itself, which is random: `num_samples` draws "
+            "networks and reports their mean."
+            if num_samples is None
+            else f"Predictions are the mean of {num_samples} networks, drawn from the model."
+        )
+    if num_samples is not None:
+        source, data, from_logits = _drawn(source, data, output, num_samples, rule), None, None
+    found = _given(source, data, output, batch_size, from_logits, rule)
+    return found._replace(said=said)
+
+
+def _drawn(model, data, output, num_samples, rule):
+    """A stack of predictions and the labels of `data`, as the rule takes them."""
+    check_integer("num_samples", num_samples, 1)
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise ValueError(
+            "Argument `data` must be (x, y) arrays for draws of a random model. "
+            f"Received: {type(data).__name__}"
+        )
+    if getattr(rule, "from_logits", False):
+        raise ValueError(
+            "Argument `rule` must be fitted to probabilities, as draws of a model are. Received: a "
+            "rule of from_logits=True"
+        )
+    return sample_predictions(model, data[0], num_samples, output=output), data[1]
+
+
+def _given(source, data, output, batch_size, from_logits, rule):
     if isinstance(source, keras.Model):
         told = True if getattr(rule, "from_logits", False) and from_logits is None else from_logits
         read = predicted(source, data, output, batch_size, given={"from_logits": told})
@@ -102,7 +150,7 @@ def _arrays(source, data):
     if not np.ndim(source[1]):
         raise ValueError(
             "Argument `labels` must be an array: a report needs to know what was true. "
-            f"Received: labels={source[1]!r}"
+            f"Received: labels={shown(source[1])}"
         )
     return source
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tfuq._arguments import shown
 from tfuq.selective import ShiftReport
 
 INTERVAL = "_interval"
@@ -57,7 +58,8 @@ def section(argument, title, found):
     if not isinstance(found, dict) or not found:
         raise ValueError(
             f"Argument `{argument}` must be a dict of figures, or of such dicts, not empty"
-            f"{', or a ShiftReport' if argument == 'shift' else ''}. Received: {argument}={found!r}"
+            f"{', or a ShiftReport' if argument == 'shift' else ''}. "
+            f"Received: {argument}={shown(found)}"
         )
     nested = {k: v for k, v in found.items() if isinstance(v, dict)}
     flat = {k: v for k, v in found.items() if k not in nested}

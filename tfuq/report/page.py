@@ -10,7 +10,7 @@ import string
 
 import numpy as np
 
-from tfuq._arguments import check_integer
+from tfuq._arguments import check_integer, shown
 from tfuq._files.writing import written_whole
 from tfuq._version import __version__
 from tfuq.report._content import read
@@ -35,6 +35,7 @@ def html(
     title="Report",
     num_examples=80,
     from_logits=None,
+    num_samples=None,
     ood=None,
     shift=None,
     seed=0,
@@ -69,6 +70,9 @@ def html(
         num_examples: How many examples the page keeps to show, 0 for none.
         from_logits: Whether predictions are logits; by default as the rule takes them, else as the
             compiled loss says, else not.
+        num_samples: Of a random model and arrays: how many networks to draw, whose mean is
+            reported, as in `sample_predictions`. By default 30 for the score of a rule that needs
+            a stack, else none: the model's own prediction is reported, and the page says so.
         ood: Figures of detection: a dict as of `tfuq.metrics.ood_metrics`, or a dict of them, one
             for each detector or data set.
         shift: `ShiftReport` of `tfuq.selective.shift_report`, or a dict of figures.
@@ -104,6 +108,7 @@ def html(
         threshold=threshold,
         title=title,
         from_logits=from_logits,
+        num_samples=num_samples,
         ood=ood,
         shift=shift,
     )
@@ -117,7 +122,9 @@ def _checked_path(path):
     try:
         path = pathlib.Path(path)
     except TypeError:
-        raise ValueError(f"Argument `path` must name a file. Received: path={path!r}") from None
+        raise ValueError(
+            f"Argument `path` must name a file. Received: path={shown(path)}"
+        ) from None
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(
             "Argument `path` must name a file in a folder that exists. "

@@ -17,8 +17,8 @@ def to_markdown(source, *, threshold=None, title="Report", **options):
         threshold: Of the confidence, or of the score of the rule; by default that of the rule, or
             0.5.
         title: Title of the report.
-        **options: `data`, `output`, `batch_size`, `names`, `groups`, `rule`, `from_logits`, `ood`
-            and `shift`, as for `html`.
+        **options: `data`, `output`, `batch_size`, `names`, `groups`, `rule`, `from_logits`,
+            `num_samples`, `ood` and `shift`, as for `html`.
 
     Returns:
         A text of tables: figures of all examples, what the threshold and others accept, the

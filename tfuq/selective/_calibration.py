@@ -3,12 +3,15 @@
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import check_choice, check_flags, check_integer, is_finite, to_float64
+from tfuq._arguments import check_choice, check_flags, check_integer, is_finite, shown, to_float64
 from tfuq._models.predicting import predicted
+from tfuq._predictions.class_names import checked_names, numbered
 from tfuq._predictions.labelled import labelled_predictions
 from tfuq._predictions.probabilities import check_probabilities, is_binary, probabilities
 from tfuq.layers import PostProcessing
-from tfuq.selective._row_hashes import remember, rows_hash
+from tfuq.predictive import declared
+from tfuq.selective._calibrated_arrays import hashes_of_raw, tagged
+from tfuq.selective._row_hashes import is_sketch, labelled_hashes, remember, rows_hash, sketch
 from tfuq.selective._scaling import Entries, bounded, to_logits
 from tfuq.selective.base import Fitted, plain, with_outputs
 
@@ -56,7 +59,8 @@ class Calibration(Fitted):
     def _remember(self):
         """Keeps in mind which rows, calibrated, can show nothing any more."""
         if self.fitted_to is not None:
-            remember(self.fitted_to["rows"], type(self).__name__)
+            known = self.fitted_to.get("sketches", {}).get("calibrated")
+            remember(self.fitted_to["rows"], type(self).__name__, known)
 
     def _estimate(self, data):
         """Sets the parameters."""
@@ -72,18 +76,20 @@ class Calibration(Fitted):
 
     # --- Fitting ------------------------------------------------------------------------------
 
-    def fit(self, probs, labels, sample_weight=None):
+    def fit(self, probs, labels, sample_weight=None, *, class_names=None):
         """Fits to labelled predictions, and forgets what was fitted before.
 
         A rule or a conformal predictor needs other rows than these, or its promise does not hold:
-        fitted to the calibrated ones, it raises. Its own argument `calibration` splits the rows.
+        fitted to the calibrated ones, or to some of them, it raises. Its own argument `calibration`
+        splits the rows.
 
         Args:
             probs: Predictions for data that the model has not been trained on, logits with
                 `from_logits=True`: `(n, ..., classes)`; binary `(n,)` or `(n, ..., 1)`; multi-label
                 `(n, ..., labels)`; or a stack of them, `(samples, n, ..., classes)`.
-            labels: Labels, sparse `(n, ...)` or one-hot.
+            labels: Labels, sparse `(n, ...)` or one-hot; or names, of `class_names`.
             sample_weight: Weights with one or more of the leading axes of the labels.
+            class_names: Names of the classes, in the order of the last axis.
 
         Returns:
             This object.
@@ -92,13 +98,20 @@ class Calibration(Fitted):
             ValueError: If arrays are empty or do not fit together, hold NaN, no probabilities or
                 labels that are no class, or lack a class that has parameters of its own.
         """
+        labels = numbered(labels, checked_names(class_names))
         data, rank, used = self._read(probs, labels, sample_weight)
         self._estimate(data)
         self.rank = rank
         values = ops.convert_to_tensor(to_float64("probs", probs), "float32")
         found = ops.convert_to_numpy(self.probabilities(values))
-        rows = rows_hash(found.reshape(len(used), -1)[used], data.labels)
-        self.fitted_to = {"examples": len(found), "rows": rows}
+        calibrated = found.reshape(len(used), -1)[used]
+        raw = hashes_of_raw(values, self._is_stack(values.shape))
+        sketches = {
+            "calibrated": sketch(labelled_hashes(calibrated, data.labels)),
+            "raw": sketch(raw[used.reshape(len(raw), -1).any(axis=1)]),
+        }
+        rows = rows_hash(calibrated, data.labels)
+        self.fitted_to = {"examples": len(found), "rows": rows, "sketches": sketches}
         self._remember()
         return self
 
@@ -126,7 +139,8 @@ class Calibration(Fitted):
             model, data, output, batch_size, verbose, takes_weights=True, given=options
         )
         fresh = cls(**{**found.flags(), **options})
-        return fresh.fit(found.probs, found.labels, found.weight)
+        names = declared(model).class_names
+        return fresh.fit(found.probs, found.labels, found.weight, class_names=names)
 
     def _read(self, probs, labels, sample_weight):
         """`Entries`, how many axes single predictions have, and which entries have a weight."""
@@ -163,7 +177,7 @@ class Calibration(Fitted):
         if not self.is_fitted:
             raise ValueError(
                 f"{type(self).__name__} must be fitted before it is used: call `fit` or "
-                f"`fit_model`. Received: {self!r}"
+                f"`fit_model`. Received: {shown(self)}"
             )
         is_array = not ops.is_tensor(probs)
         probs = to_float64("probs", probs) if is_array else probs
@@ -173,7 +187,12 @@ class Calibration(Fitted):
         probs = ops.cast(probs, "float32")
         scaled = self._scale(self._samples(probs, is_stack))
         found = self._joined(scaled, is_stack and self.average == "after")
-        return ops.convert_to_numpy(found) if is_array else found
+        if not is_array:
+            return found
+        found, known = ops.convert_to_numpy(found), (self.fitted_to or {}).get("sketches")
+        if known is None:
+            return found
+        return tagged(found, hashes_of_raw(probs, is_stack), (type(self).__name__, known["raw"]))
 
     __call__ = transform
 
@@ -254,6 +273,9 @@ def checked_fitted_to(fitted_to):
     if fitted_to is None:
         return None
     fine = isinstance(fitted_to, dict) and isinstance(fitted_to.get("rows"), str)
+    known = fitted_to.get("sketches", {}) if fine else {}
+    fine = fine and isinstance(known, dict) and set(known) in (set(), {"calibrated", "raw"})
+    fine = fine and all(is_sketch(found) for found in known.values())
     if not fine or not is_finite(fitted_to.get("examples")):
         raise ValueError(
             "Argument `fitted_to` must be None or what `fit` reports, a dict of `examples` and "

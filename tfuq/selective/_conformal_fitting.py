@@ -6,7 +6,13 @@ import numpy as np
 
 from tfuq._arguments import check_fraction, check_integer, check_positive, shown
 from tfuq.selective.base import numbers
-from tfuq.selective.conformal_scores import by_example, fewest_examples, thresholds
+from tfuq.selective.conformal_scores import (
+    by_example,
+    fewest_examples,
+    thresholds,
+    tuned_penalty,
+    tuned_rank,
+)
 
 
 def check_options(score, randomized, penalty, k_reg):
@@ -16,7 +22,8 @@ def check_options(score, randomized, penalty, k_reg):
     for name, value in (("penalty", penalty), ("k_reg", k_reg)):
         if value is not None and score != "raps":
             raise ValueError(
-                f'Argument `{name}` must be None unless score="raps". Received: {name}={value!r}'
+                f'Argument `{name}` must be None unless score="raps". '
+                f"Received: {name}={shown(value)}"
             )
     if k_reg is not None:
         check_integer("k_reg", k_reg, 0)
@@ -45,14 +52,16 @@ def checked_alpha(alpha, target_coverage):
     if alpha is not None and target_coverage is not None:
         raise ValueError(
             "Argument `target_coverage` must be None if `alpha` is given. "
-            f"Received: alpha={alpha!r}, target_coverage={target_coverage!r}"
+            f"Received: alpha={shown(alpha)}, target_coverage={shown(target_coverage)}"
         )
     given = {"alpha": alpha, "target_coverage": target_coverage}
     for name, value in given.items():
         if value is not None:
             check_fraction(name, value)
             if value in (0, 1):
-                raise ValueError(f"Argument `{name}` must be in (0, 1). Received: {name}={value!r}")
+                raise ValueError(
+                    f"Argument `{name}` must be in (0, 1). Received: {name}={shown(value)}"
+                )
     if target_coverage is not None:
         return round(1 - float(target_coverage), 12)
     return 0.1 if alpha is None else float(alpha)
@@ -65,7 +74,7 @@ def split(count, share, seed):
     if not 0 < tuned_on < count:
         raise ValueError(
             f"Argument `tuning_share` must leave some of {count} examples on both sides. "
-            f"Received: tuning_share={share!r}"
+            f"Received: tuning_share={shown(share)}"
         )
     rows = np.random.default_rng(seed).permutation(count)
     return np.sort(rows[:tuned_on]), np.sort(rows[tuned_on:])
@@ -102,3 +111,18 @@ def _check_counts(counts, alpha, class_conditional):
             f"{names} with {counts[few].tolist()}.",
             stacklevel=5,
         )
+
+
+def tune(predictor, probs, labels, alpha, tuned):
+    """Sets those of `k_reg` and `penalty` of a predictor that are to be tuned on these examples."""
+    probs = by_example(probs, predictor.multi_label)
+    labels = by_example(labels, predictor.multi_label, classes=False)
+    if "k_reg" in tuned:
+        predictor.k_reg = tuned_rank(probs, labels, alpha)
+    if "penalty" in tuned:
+
+        def scores_of(penalty):
+            predictor.penalty = penalty
+            return predictor._scores(probs)
+
+        predictor.penalty = tuned_penalty(scores_of, labels, alpha)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfuq._arguments import check_fraction, is_finite, to_float64
+from tfuq._arguments import check_fraction, is_finite, shown, to_float64
 from tfuq._predictions.labelled import Doubt
 from tfuq._predictions.scores import CONFIDENCES
 
@@ -13,7 +13,7 @@ def read_stages(stages, costs):
     if not is_sequence or not all(isinstance(s, (list, tuple)) and len(s) == 2 for s in stages):
         raise ValueError(
             "Argument `stages` must be a sequence of at least one pair (probs, rule). "
-            f"Received: stages={stages!r}"
+            f"Received: stages={shown(stages)}"
         )
     if not isinstance(costs, dict):
         return stages, costs, np.zeros(len(stages))
@@ -62,7 +62,8 @@ def check_rule(rule, score, groups, flags):
     has_score = hasattr(rule, "accept")
     if has_score and score is not None:
         raise ValueError(
-            f"Argument `score` must be None with a rule that has one. Received: score={score!r}"
+            "Argument `score` must be None with a rule that has one. "
+            f"Received: score={shown(score)}"
         )
     if groups is not None and not has_score:
         raise ValueError(
@@ -72,7 +73,7 @@ def check_rule(rule, score, groups, flags):
         if hasattr(rule, name) and getattr(rule, name) != value:
             raise ValueError(
                 f"Argument `{name}` must be that of the rule, {getattr(rule, name)}. "
-                f"Received: {name}={value!r}"
+                f"Received: {name}={shown(value)}"
             )
 
 
@@ -84,7 +85,8 @@ def doubt_of(rule, probs, labelled, score):
         return Doubt(values, values.astype("float32"), sign)
     if rule is not None and not is_finite(rule):
         raise ValueError(
-            f"Argument `rule` must be a RejectionRule, a finite number or None. Received: {rule=}"
+            "Argument `rule` must be a RejectionRule, a finite number or None. "
+            f"Received: rule={shown(rule)}"
         )
     return labelled.doubt("confidence" if score is None else score)
 
@@ -102,6 +104,6 @@ def acceptance(rule, probs, labelled, groups=None):
     if accepted.dtype != bool:
         raise ValueError(
             "Argument `stages` must have a RejectionRule, a number in [0, 1] or an array of True "
-            f"and False beside each model's predictions. Received: rule={rule!r}"
+            f"and False beside each model's predictions. Received: rule={shown(rule)}"
         )
     return labelled.spread("rule", accepted)

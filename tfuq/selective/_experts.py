@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfuq._arguments import check_fraction, to_float64
+from tfuq._arguments import check_fraction, shown, to_float64
 
 _COSTS = {"error": 1.0, "rejection": 0.0, "review": 0.0}
 
@@ -77,7 +77,7 @@ def read_costs(costs, labelled):
     if not isinstance(costs, dict) or not costs.keys() <= _COSTS.keys():
         raise ValueError(
             f"Argument `costs` must be a dict with some of the keys {', '.join(_COSTS)}. "
-            f"Received: costs={costs!r}"
+            f"Received: costs={shown(costs)}"
         )
     costs = {name: to_float64("costs", value) for name, value in (_COSTS | costs).items()}
     classes = labelled.examples.scores.shape[-1]

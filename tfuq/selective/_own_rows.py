@@ -2,12 +2,13 @@
 
 import numpy as np
 
-from tfuq._arguments import check_fraction, check_integer
+from tfuq._arguments import check_fraction, check_integer, shown
 from tfuq._predictions.class_names import numbered
 from tfuq._predictions.stacks import is_stack_shape, is_stacked
+from tfuq.selective._calibrated_arrays import seen
 from tfuq.selective._calibration import Calibration
 from tfuq.selective._reading import array_of, kind_of
-from tfuq.selective._row_hashes import fitted_by, rows_hash
+from tfuq.selective._row_hashes import fitted_by, labelled_hashes, most_shared, rows_hash
 from tfuq.selective.base import FORMAT
 from tfuq.selective.calibration import IsotonicCalibration, TemperatureScaling, VectorScaling
 
@@ -73,7 +74,7 @@ def split_rows(draft, probs, labels, groups=None, *, calibration, share, seed):
     if not 0 < taken < count or len(labels) != count:
         raise ValueError(
             f"Argument `calibration_share` must leave some of {count} examples with labels on both "
-            f"sides. Received: calibration_share={share!r} with {len(labels)} labels"
+            f"sides. Received: calibration_share={shown(share)} with {len(labels)} labels"
         )
     order = np.random.default_rng(seed).permutation(count)
     ours, others = np.sort(order[:taken]), np.sort(order[taken:])
@@ -101,17 +102,26 @@ def _check_unfitted(calibration, kind):
             )
 
 
-def check_own_rows(mean, labels):
-    """Raises ValueError if predictions and labels are those that a calibration was fitted to.
+def check_own_rows(probs, mean, labels):
+    """Raises ValueError if predictions and labels are rows that a calibration was fitted to.
+
+    Rows are known by the raw predictions where `probs` come from a calibration as they are, else
+    by their values and labels, among the calibrations that this process has fitted or read.
 
     Args:
+        probs: What the caller gave.
         mean: Mean probabilities `(..., classes)`.
         labels: Classes, as many.
     """
-    name = fitted_by(rows_hash(mean, labels))
-    if name is not None:
+    name, count = fitted_by(rows_hash(mean, labels)), len(labels)
+    if name is None:
+        name, count = seen(array_of(probs))
+    if not count:
+        name, count = most_shared(labelled_hashes(mean, labels))
+    if count:
         raise ValueError(
             "Argument `probs` must hold rows that its calibration was not fitted to, or nothing "
             "can be promised: pass other rows, or the raw predictions and calibration="
-            f"{name}(), which splits them. Received: the calibrated rows that {name} was fitted to"
+            f"{name}(), which splits them. Received: calibrated predictions of which about "
+            f"{count} are of rows that {name} was fitted to"
         )

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tfuq._arguments import shown
 from tfuq._math.risk_coverage import loss_table
 from tfuq._predictions.labelled import labelled_predictions
 
@@ -77,5 +78,5 @@ def check_risk(risk):
     is_number = isinstance(risk, (int, float, np.integer, np.floating))
     if not is_number or isinstance(risk, bool) or not 0 <= risk < np.inf:
         raise ValueError(
-            f"Argument `risk` must be a finite number of at least 0. Received: risk={risk!r}"
+            f"Argument `risk` must be a finite number of at least 0. Received: risk={shown(risk)}"
         )

@@ -3,6 +3,7 @@
 import numpy as np
 from keras import ops
 
+from tfuq._arguments import shown
 from tfuq._predictions.scores import OF_STACKS, score_of
 from tfuq._predictions.stacks import (
     Kind,
@@ -55,7 +56,7 @@ def scored(fitted, probs, stacked=None):
         if not is_stack_shape(np.shape(probs), kind, is_stacked(probs, stacked)):
             raise ValueError(
                 "Argument `probs` must be a stack (samples, n, ..., classes) for the score "
-                f"{score!r}, or what `predict_uncertainty` gave. "
+                f"{shown(score)}, or what `predict_uncertainty` gave. "
                 f"Received: probs of shape {np.shape(probs)}"
             )
     stack = _stack(fitted, probs, stacked)

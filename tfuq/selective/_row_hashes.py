@@ -1,11 +1,18 @@
-"""Hashes of labelled predictions, by which rows are known again."""
+"""Hashes of rows, by which labelled predictions and their calibrated copies are known again."""
+
+import base64
+import binascii
 
 import numpy as np
 
 STEP = 1e-4  # of probabilities: graphs and arrays round the last bits differently
+FINE = 2.0**-20  # of single rows, of which more must be told apart; one in ten is not known again
 MOST = 10_000  # hashes that are remembered
+KEPT = 512  # rows of each calibration that are remembered, those of the smallest hashes
+MOST_SKETCHES = 256  # calibrations whose rows are remembered one by one
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 _known = {}  # hash of what a calibration gives for the rows that it was fitted to: its name
+_sketches = {}  # the same hash: the name, and the sketch of those rows
 
 
 def rows_hash(probs, labels):
@@ -15,15 +22,34 @@ def rows_hash(probs, labels):
         probs: Probabilities `(..., classes)`.
         labels: Classes, one for each row.
     """
-    rows = np.asarray(probs, "float64").reshape(-1, np.shape(probs)[-1])
-    rows = rows[:, 1:] if rows.shape[1] == 2 else rows
-    labels = np.asarray(labels).ravel()
-    found = labels.astype("int64").astype("uint64")
-    with np.errstate(over="ignore", invalid="ignore"):
-        for column in np.nan_to_num(np.round(rows / STEP)).astype("int64").astype("uint64").T:
-            found = _mixed((found + column) * _PRIME)
+    found = labelled_hashes(probs, labels, STEP)
+    with np.errstate(over="ignore"):
         total = int(np.sum(found, dtype="uint64"))
     return f"{len(found)}-{total:016x}"
+
+
+def labelled_hashes(probs, labels, step=FINE):
+    """A hash for each row, uint64 `(rows,)`, of its label and its probabilities in steps."""
+    rows = np.asarray(probs, "float64").reshape(-1, np.shape(probs)[-1])
+    rows = rows[:, 1:] if rows.shape[1] == 2 else rows
+    labels = np.asarray(labels).ravel().astype("int64").astype("uint64")
+    with np.errstate(invalid="ignore"):
+        columns = np.nan_to_num(np.round(rows / step)).astype("int64").astype("uint64")
+    return _hashes(labels, columns)
+
+
+def raw_hashes(values):
+    """A hash for each entry of the first axis, uint64 `(n,)`, of all of its bits."""
+    values = np.ascontiguousarray(values, "float64")
+    rows = values.reshape(len(values), -1)
+    return _hashes(np.zeros(len(rows), "uint64"), rows.view("uint64"))
+
+
+def _hashes(found, rows):
+    with np.errstate(over="ignore"):
+        for column in rows.T:
+            found = _mixed((found + column) * _PRIME)
+    return found
 
 
 def _mixed(values):
@@ -33,13 +59,77 @@ def _mixed(values):
     return values ^ (values >> np.uint64(31))
 
 
-def remember(text, name):
-    """Keeps the hash of the calibrated rows that a calibration of this name was fitted to."""
+# --- Sketches: single rows known again ----------------------------------------------------------
+
+
+def sketch(hashes):
+    """What is kept of rows: how many there are, how many differ from all others, and 512 of these.
+
+    Those of the smallest hashes, which are a random sample that any other data set can be compared
+    with. Rows that are equal, as saturated probabilities and votes are, say nothing of whether the
+    same examples stand behind them.
+    """
+    distinct, counts = np.unique(hashes, return_counts=True)
+    single, pairs = distinct[counts == 1], int((counts == 2).sum())
+    kept = base64.b64encode(single[:KEPT].astype("<u8").tobytes()).decode()
+    return {"rows": len(hashes), "single": len(single), "pairs": pairs, "hashes": kept}
+
+
+def shared_rows(known, hashes):
+    """How many of `hashes` are of rows of a sketch, beyond what chance explains; estimated.
+
+    A new row is equal to one that differs from all other known ones with a probability of about
+    2 pairs / rows (Good and Turing). Taken is more than that: 3 pairs / rows, four standard
+    deviations, and 12 / rows for pairs that were not seen. What chance explains is 0.
+    """
+    distinct, counts = np.unique(hashes, return_counts=True)
+    kept = np.frombuffer(base64.b64decode(known["hashes"]), "<u8")
+    if not len(kept):
+        return 0
+    share = len(kept) / known["single"]
+    found = np.isin(distinct[counts == 1], kept).sum()
+    pairs = known["pairs"]
+    rate = (3 * pairs + 8 * pairs**0.5 + 12) / known["rows"]
+    if found <= 4 + share * rate * len(hashes):
+        return 0
+    return min(len(hashes), round(found / share * known["rows"] / known["single"]))
+
+
+def is_sketch(found):
+    """Whether `found`, from a file, is what `sketch` makes."""
+    if not isinstance(found, dict) or set(found) != {"rows", "single", "pairs", "hashes"}:
+        return False
+    counts = found["rows"], found["single"], found["pairs"]
+    if not all(type(count) is int and 0 <= count <= counts[0] for count in counts):
+        return False
+    try:
+        kept = base64.b64decode(found["hashes"], validate=True)
+    except (TypeError, ValueError, binascii.Error):
+        return False
+    return counts[0] > 0 and len(kept) == 8 * min(KEPT, counts[1])
+
+
+# --- What this process knows --------------------------------------------------------------------
+
+
+def remember(text, name, known=None):
+    """Keeps what is known of the calibrated rows that a calibration of this name was fitted to."""
     _known[text] = name
     while len(_known) > MOST:
         del _known[next(iter(_known))]
+    if known is not None:
+        _sketches[text] = name, known
+    while len(_sketches) > MOST_SKETCHES:
+        del _sketches[next(iter(_sketches))]
 
 
 def fitted_by(text):
     """The name of the calibration that was fitted to rows of this hash, or None."""
     return _known.get(text)
+
+
+def most_shared(hashes):
+    """The name of the calibration that was fitted to the most of these rows, and how many."""
+    found = [(shared_rows(known, hashes), name) for name, known in list(_sketches.values())]
+    count, name = max(found, default=(0, None), key=lambda pair: pair[0])
+    return (name, count) if count else (None, 0)

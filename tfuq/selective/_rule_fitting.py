@@ -94,14 +94,17 @@ def check_targets(target_risk, target_coverage, costs, confidence):
     if len(given) != 1:
         raise ValueError(
             "One of the arguments `target_risk`, `target_coverage` and `costs` must be given. "
-            f"Received: target_risk={target_risk!r}, target_coverage={target_coverage!r}, "
-            f"costs={costs!r}"
+            f"Received: target_risk={shown(target_risk)}, "
+            f"target_coverage={shown(target_coverage)}, "
+            f"costs={shown(costs)}"
         )
     for name, value in (("target_risk", target_risk), ("confidence", confidence)):
         if value is not None:
             check_fraction(name, value)
             if value in (0, 1):
-                raise ValueError(f"Argument `{name}` must be in (0, 1). Received: {name}={value!r}")
+                raise ValueError(
+                    f"Argument `{name}` must be in (0, 1). Received: {name}={shown(value)}"
+                )
     if target_coverage is not None:
         check_fraction("target_coverage", target_coverage)
         if target_coverage == 0:
@@ -122,7 +125,7 @@ def _check_costs(costs):
     if not fine:
         raise ValueError(
             'Argument `costs` must be a dict of finite numbers >= 0, "error" above 0 among '
-            f"{known}. Received: costs={costs!r}"
+            f"{known}. Received: costs={shown(costs)}"
         )
 
 
@@ -206,7 +209,7 @@ def losses_of(loss, probs, labels, wrong, positive_class):
     if not counts.any():
         raise ValueError(
             "Argument `positive_class` must be a class that the labels hold. "
-            f"Received: positive_class={positive_class!r} with labels of {np.unique(labels)}"
+            f"Received: positive_class={shown(positive_class)} with labels of {np.unique(labels)}"
         )
     return wrong.astype("float64"), counts
 

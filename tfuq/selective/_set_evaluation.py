@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tfuq._arguments import told
 from tfuq._math.bounds import clopper_pearson_interval, hoeffding_bentkus_p_value
 from tfuq.selective._guarantees import smallest_where
 
@@ -28,6 +29,7 @@ class SetCoverage(NamedTuple):
     upper: float
 
 
+@told
 class SetEvaluation(NamedTuple):
     """What prediction sets achieve on labelled data.
 

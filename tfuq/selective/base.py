@@ -9,7 +9,7 @@ import pathlib
 import keras
 import numpy as np
 
-from tfuq._arguments import shown
+from tfuq._arguments import listed, shown, told
 from tfuq._files.reading import DAMAGE, check_fields, json_text, parsed, read_json, sealed, unsealed
 from tfuq._files.writing import written_whole
 from tfuq._models.outputs import select_output
@@ -53,6 +53,7 @@ def numbers(name, value):
     return array
 
 
+@told
 class Fitted:
     """Base of what is fitted to data and kept: `get_config` is all that it is."""
 
@@ -85,16 +86,16 @@ class Fitted:
         except DAMAGE as error:
             raise ValueError(
                 f"Argument `text` must be what `{cls.__name__}.to_json` gave. "
-                f"Received: {str(text)[:80]!r} ({error})"
+                f"Received: {shown(str(text)[:80])} ({error})"
             ) from error
 
     @classmethod
     def _from_content(cls, content):
         content = unsealed(content)
         if content["class"] != cls.__name__:
-            raise ValueError(f"it describes {content['class']!r}")
+            raise ValueError(f"it describes {shown(content['class'])}")
         if content["format"] != FORMAT:
-            raise ValueError(f"its format is {content['format']!r}, known is {FORMAT}")
+            raise ValueError(f"its format is {shown(content['format'])}, known is {FORMAT}")
         check_fields(content, ("class", "format", "config"))
         made = cls.from_config(content["config"])
         missing = sorted(set(made.get_config()) - set(content["config"]))
@@ -132,29 +133,29 @@ class Fitted:
 
     __hash__ = None
 
-    def __repr__(self):
+    def _told_arguments(self):
         config = self.get_config()
-        report, calibration = config.pop("fitted_to", None), config.pop("calibration", None)
-        told = {name: value for name, value in config.items() if value not in (None, False)}
-        lines = [f"{type(self).__name__}({_listed(told)})"]
-        if report:
-            lines.append(f"  fitted to {_listed(_short(report))}")
-        if calibration:
-            lines.append(f"  after a {calibration['class']} of its own rows")
-        return "\n".join(lines)
+        told = {k: v for k, v in config.items() if k not in ("fitted_to", "calibration")}
+        return {name: value for name, value in told.items() if value not in (None, False)}
+
+    def _told_lines(self):
+        report, calibration = self.fitted_to, getattr(self, "calibration", None)
+        lines = [f"fitted to {listed(_short(report))}"] if report else ["not fitted to data"]
+        if calibration is not None:
+            lines.append(f"after a {type(calibration).__name__} of its own rows")
+        return lines
+
+    def _told_table(self):
+        report = self.get_config().get("fitted_to") or {}
+        parts = report.get("parts") or {}
+        rows = [(name, value) for name, value in _short(report).items()]
+        rows += [(f"{key}: {n}", x) for key, part in parts.items() for n, x in _short(part).items()]
+        return (("fitted to", ""), rows) if rows else ((), ())
 
 
 def _short(report):
     """What is one number or text."""
     return {name: value for name, value in report.items() if not isinstance(value, (list, dict))}
-
-
-def _listed(values):
-    return ", ".join(f"{name}={_rounded(value)}" for name, value in values.items())
-
-
-def _rounded(value):
-    return f"{value:.4g}" if isinstance(value, float) else shown(value)
 
 
 def with_outputs(model, layer, output=None):

@@ -5,8 +5,10 @@ from keras import ops
 
 from tfuq._arguments import check_choice, check_flags, check_integer, register, to_float64
 from tfuq._models.predicting import predicted
+from tfuq._predictions.class_names import agreed_names, checked_names, numbered
 from tfuq._predictions.stacks import is_stacked
 from tfuq.layers import PostProcessing
+from tfuq.predictive import declared
 from tfuq.selective._conformal_fitting import (
     calibrated,
     check_options,
@@ -14,6 +16,7 @@ from tfuq.selective._conformal_fitting import (
     checked_threshold,
     is_tuned,
     split,
+    tune,
 )
 from tfuq.selective._own_rows import check_own_rows, checked_calibration, split_rows
 from tfuq.selective._reading import array_of, flags_of, graph_stack, mean_of
@@ -32,8 +35,6 @@ from tfuq.selective.conformal_scores import (
     prediction_sets,
     strangeness,
     true_scores,
-    tuned_penalty,
-    tuned_rank,
     uniform_of,
 )
 
@@ -78,7 +79,8 @@ class ConformalPredictor(Fitted):
         multi_label: Whether each entry of the last axis is a binary prediction of its own. Its set
             is one of {}, {0}, {1} and {0, 1}.
         fitted_to: What the threshold was fitted to, a dict.
-        calibration: As in `RejectionRule`.
+        class_names: As in `RejectionRule`.
+        calibration: As there.
 
     Raises:
         ValueError: If an argument is none of those said, or is not for this score.
@@ -106,6 +108,7 @@ class ConformalPredictor(Fitted):
         from_logits=False,
         multi_label=False,
         fitted_to=None,
+        class_names=None,
         calibration=None,
     ):
         check_choice("score", score, SCORES)
@@ -131,12 +134,13 @@ class ConformalPredictor(Fitted):
         self.from_logits = from_logits
         self.multi_label = multi_label
         self.fitted_to = dict(fitted_to or {})
+        self.class_names = checked_names(class_names)
         self.calibration = checked_calibration(calibration, rank, from_logits, multi_label)
 
     def get_config(self):
         names = ("score", "threshold", "class_conditional", "randomized", "penalty", "k_reg")
         names += ("allow_empty", "seed", "rank", "from_logits", "multi_label", "fitted_to")
-        return config_of(self, names, ("calibration",))
+        return config_of(self, names, ("class_names", "calibration"))
 
     # --- Fitting ------------------------------------------------------------------------------
 
@@ -158,6 +162,7 @@ class ConformalPredictor(Fitted):
         seed=0,
         from_logits=False,
         multi_label=False,
+        class_names=None,
         calibration=None,
         calibration_share=0.5,
     ):
@@ -187,7 +192,7 @@ class ConformalPredictor(Fitted):
             probs: Predictions that the model has not been trained on: `(n, ..., classes)`; binary
                 `(n,)` or `(n, ..., 1)`; multi-label `(n, ..., labels)`; or a stack of them,
                 `(samples, n, ..., classes)`, whose mean is the prediction.
-            labels: Labels, sparse `(n, ...)` or one-hot.
+            labels: Labels, sparse `(n, ...)` or one-hot; or names, of `class_names`.
             score: As in the constructor.
             alpha: Fraction in (0, 1) to miss, by default 0.1.
             target_coverage: 1 - `alpha`, instead of it.
@@ -204,6 +209,7 @@ class ConformalPredictor(Fitted):
             seed: Of the examples to tune and to calibrate with, and of the hash.
             from_logits: Whether `probs` are logits.
             multi_label: Whether each entry of `probs` is a binary prediction of its own.
+            class_names: As in the constructor.
             calibration, calibration_share: As in `RejectionRule.fit`; a calibration that is fitted
                 elsewhere needs other rows than these.
 
@@ -237,7 +243,7 @@ class ConformalPredictor(Fitted):
         alpha = checked_alpha(alpha, target_coverage)
         tuned = [name for name, x in (("penalty", penalty), ("k_reg", k_reg)) if is_tuned(x)]
         options = {"class_conditional": class_conditional, "randomized": randomized}
-        options |= {"allow_empty": allow_empty, "seed": seed}
+        options |= {"allow_empty": allow_empty, "seed": seed, "class_names": class_names}
         options |= flags_of(probs, from_logits, multi_label)
         draft = cls(
             score,
@@ -253,13 +259,14 @@ class ConformalPredictor(Fitted):
             given = {"calibration": calibration, "share": calibration_share, "seed": seed}
             fitted, probs, labels, _ = split_rows(draft, probs, labels, **given)
             draft = cls(**{**draft.get_config(), "calibration": fitted})
+        given = probs
         probs, labels = draft._read(probs, labels)
-        check_own_rows(probs, labels)
+        check_own_rows(given, probs, labels)
         rows = np.arange(len(probs))
         tuning = rows[:0]
         if tuned:
             tuning, rows = split(len(probs), tuning_share, seed)
-            draft._tune(probs[tuning], labels[tuning], alpha, tuned)
+            tune(draft, probs[tuning], labels[tuning], alpha, tuned)
         return draft._calibrated(probs[rows], labels[rows], alpha, len(tuning))
 
     @classmethod
@@ -293,21 +300,10 @@ class ConformalPredictor(Fitted):
         sets = ConformalPredictor.fit_model(model, (x, x.argmax(-1)), alpha=0.05)
         ```
         """
+        known = {"`class_names`": options.get("class_names"), "model": declared(model).class_names}
+        options["class_names"] = agreed_names(known)
         found = predicted(model, data, output, batch_size, verbose, given=options)
         return cls.fit(found.probs, found.labels, **{**found.flags(), **options})
-
-    def _tune(self, probs, labels, alpha, tuned):
-        probs = by_example(probs, self.multi_label)
-        labels = by_example(labels, self.multi_label, classes=False)
-        if "k_reg" in tuned:
-            self.k_reg = tuned_rank(probs, labels, alpha)
-        if "penalty" in tuned:
-
-            def scores_of(penalty):
-                self.penalty = penalty
-                return self._scores(probs)
-
-            self.penalty = tuned_penalty(scores_of, labels, alpha)
 
     def _calibrated(self, probs, labels, alpha, tuned_on):
         """The predictor with the thresholds of these examples, and what they promise."""
@@ -326,7 +322,9 @@ class ConformalPredictor(Fitted):
     def _read(self, probs, labels, stacked=None):
         """Mean probabilities `(n, ..., classes)` and labels `(n, ...)`, checked."""
         mean = self._mean(probs, stacked)
-        examples = read_examples(mean.astype("float64"), to_float64("labels", labels))
+        examples = read_examples(
+            mean.astype("float64"), to_float64("labels", numbered(labels, self.class_names))
+        )
         return mean, np.asarray(examples.labels).reshape(mean.shape[:-1])
 
     def _scores(self, probs):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfuq._arguments import check_flags
+from tfuq._arguments import check_flags, told
 from tfuq._math.rankings import check_rate
 from tfuq._math.risk_coverage import (
     generalized_area,
@@ -22,6 +22,7 @@ from tfuq._math.risk_coverage import (
 from tfuq.selective._ranking import check_counts, check_risk, curve_points, rank
 
 
+@told
 class RiskCoverageCurve(NamedTuple):
     """Points of a risk-coverage curve, one for each number of accepted predictions.
 
@@ -46,6 +47,7 @@ class RiskCoverageCurve(NamedTuple):
     """Whether a threshold gives this point: False between predictions of the same score."""
 
 
+@told
 class GeneralizedCurve(NamedTuple):
     """Points of a generalized risk-coverage curve, which begins at coverage 0.
 

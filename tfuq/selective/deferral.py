@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tfuq._arguments import told
 from tfuq._files.tables import markdown_table
 from tfuq._predictions.labelled import labelled_predictions
 from tfuq.selective._deferral_arguments import (
@@ -49,6 +50,7 @@ class DeferralPoint(NamedTuple):
     """Expected cost of an example, whoever answers it."""
 
 
+@told
 class Deferral(NamedTuple):
     """Model, expert and both over the threshold: arrays `(thresholds,)`, and four points.
 
@@ -116,6 +118,7 @@ class CascadeStage(NamedTuple):
     """What it adds to the cost of an example, on average over all."""
 
 
+@told
 class Cascade(NamedTuple):
     """What several models and an expert achieve, each answering what those before it refuse.
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from tfuq._arguments import check_choice, check_fraction, check_integer
+from tfuq._arguments import check_choice, check_fraction, check_integer, shown, told
 from tfuq._files.tables import group_columns, markdown_table, write_csv
 from tfuq._math.bins import width_index
 from tfuq._math.bounds import binomial_p_value, hoeffding_bentkus_p_value, wilson_interval
@@ -61,6 +61,7 @@ class GroupRow(NamedTuple):
         return self.verdict == "fails"
 
 
+@told
 @dataclasses.dataclass(frozen=True)
 class SubgroupReport:
     """The rows of all groups, `GroupRow` each; the first is of all examples.
@@ -78,6 +79,13 @@ class SubgroupReport:
     target_risk: float | None
     confidence: float
     correction: str | None
+
+    def _told_arguments(self):
+        return {"groups": len(self.rows) - 1, "target_risk": self.target_risk}
+
+    def _told_lines(self):
+        named = ", ".join(str(row.group) for row in self.failing)
+        return [f"failing: {named or 'none'}"]
 
     def __iter__(self):
         return iter(self.rows)
@@ -214,7 +222,7 @@ class _Table(NamedTuple):
 def _check(rule, confidence, correction, n_bins):
     if rule is not None and not callable(getattr(rule, "accept", None)):
         raise ValueError(
-            f"Argument `rule` must be None or have a method `accept`. Received: rule={rule!r}"
+            f"Argument `rule` must be None or have a method `accept`. Received: rule={shown(rule)}"
         )
     check_fraction("confidence", confidence)
     if confidence in (0, 1):
@@ -249,7 +257,7 @@ def _accepted(rule, probs, labelled, columns, rule_groups):
         if np.shape(rule_groups) != labelled.shape[:1]:
             raise ValueError(
                 f"Argument `rule_groups` must name the group of each of {labelled.shape[0]} "
-                f"examples for a rule with by='group'. Received: rule_groups={rule_groups!r}"
+                f"examples for a rule with by='group'. Received: rule_groups={shown(rule_groups)}"
             )
         accepted = rule.accept(np.asarray(probs), rule_groups, unknown_group="reject")
     if np.size(accepted) != len(labelled.error):
@@ -269,7 +277,7 @@ def _losses(labelled, rule, loss, positive_class):
         if loss not in LOSSES:
             raise ValueError(
                 "Argument `loss` must be what the rule was fitted to, functions and costs it does "
-                f"not keep. Received: loss=None with a rule fitted to {loss!r}"
+                f"not keep. Received: loss=None with a rule fitted to {shown(loss)}"
             )
     probs = np.asarray(labelled.examples.probs())
     labels = np.asarray(labelled.examples.labels)

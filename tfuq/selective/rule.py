@@ -93,7 +93,7 @@ class RejectionRule(Fitted):
         if found.shape != (() if by is None else (len(keys or ()),)) or found.size == 0:
             raise ValueError(
                 "Argument `threshold` must be a number or, with `by`, one for each of `keys`. "
-                f"Received: threshold={shown(threshold)} with by={by!r}, keys={shown(keys)}"
+                f"Received: threshold={shown(threshold)} with by={shown(by)}, keys={shown(keys)}"
             )
         keys = None if by is None else [str(key) for key in keys] if by == "group" else list(keys)
         for key in keys if by == "class" else ():
@@ -112,7 +112,8 @@ class RejectionRule(Fitted):
         self.calibration = checked_calibration(calibration, rank, from_logits, multi_label)
         if self.calibration is not None and self.score in OF_STACKS:
             raise ValueError(
-                f"Argument `calibration` must be None for the score {self.score!r} of stacks, of "
+                f"Argument `calibration` must be None for the score {shown(self.score)} "
+                "of stacks, of "
                 f"which it makes one prediction. Received: a {type(self.calibration).__name__}"
             )
 
@@ -304,7 +305,7 @@ class RejectionRule(Fitted):
         examples = read_examples(mean, to_float64("labels", numbered(labels, self.class_names)))
         flat, true = np.asarray(examples.scores), np.asarray(examples.labels)
         if fits:
-            check_own_rows(flat, true)
+            check_own_rows(probs, flat, true)
         predicted = flat.argmax(-1)
         right = predicted == true
         losses, counts = losses_of(loss, flat, true, ~right, positive_class)
@@ -379,7 +380,7 @@ class RejectionRule(Fitted):
         if self.score in OF_STACKS and not is_stack:
             raise ValueError(
                 f"Argument `predictions` must be a stack (samples, n, ..., classes) for the score "
-                f"{self.score!r}. Received: predictions of shape {tuple(predictions.shape)}"
+                f"{shown(self.score)}. Received: predictions of shape {tuple(predictions.shape)}"
             )
         stack = graph_stack(self, predictions)
         mean = ops.mean(stack, axis=0)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfuq._arguments import to_float64
+from tfuq._arguments import shown, to_float64, told
 from tfuq._files.tables import markdown_table
 from tfuq._models.batches import batches
 from tfuq._models.features import Tap
@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 
+@told
 class ShiftReport(NamedTuple):
     """How new data differ from those a model was tested on, and what that does to its accuracy.
 
@@ -180,7 +181,7 @@ def shift_report(
     if after.labels is None and label_map is not None:
         raise ValueError(
             "Argument `label_map` must be None if `target` has no labels. "
-            f"Received: label_map={label_map!r}"
+            f"Received: label_map={shown(label_map)}"
         )
     groups, group_of = _groups(class_map, before.probs.shape[1])
     probs = [part.probs @ np.eye(len(groups))[group_of] for part in (before, after)]
@@ -263,7 +264,7 @@ def _groups(class_map, classes):
     if not isinstance(class_map, dict) or set(class_map) != set(range(classes)):
         raise ValueError(
             f"Argument `class_map` must be a dict with a group for each class 0 to {classes - 1}. "
-            f"Received: class_map={class_map!r}"
+            f"Received: class_map={shown(class_map)}"
         )
     named = [str(class_map[k]) for k in range(classes)]
     groups = list(dict.fromkeys(named))
@@ -292,14 +293,14 @@ def _mapped(labels, label_map, groups, group_of):
     if not known or not known <= set(groups):
         raise ValueError(
             f"Argument `label_map` must be a dict from labels to the groups {groups}. "
-            f"Received: label_map={label_map!r}"
+            f"Received: label_map={shown(label_map)}"
         )
     index = {key: -1 if g is None else groups.index(str(g)) for key, g in label_map.items()}
     found = np.array([index.get(label, -1) for label in labels.tolist()])
     if np.all(found < 0):
         raise ValueError(
             "Argument `label_map` must name some of the labels of `target`. "
-            f"Received: label_map={label_map!r} for {list(dict.fromkeys(labels.tolist()))[:5]}"
+            f"Received: label_map={shown(label_map)} for {list(dict.fromkeys(labels.tolist()))[:5]}"
         )
     return found
 
