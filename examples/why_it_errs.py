@@ -236,7 +236,9 @@ def share_pointing_at(maps, where):
 def behind_removal(model):
     """The network behind a layer that removes the ink, as it would be shipped."""
     inputs = keras.Input(model.input_shape[1:])
-    return keras.Model(inputs, model(preprocessing.ConfounderRemoval([INK])(inputs)))
+    return keras.Model(
+        inputs, model(preprocessing.ConfounderRemoval([INK], value_range=(0, 1))(inputs))
+    )
 
 
 def without_ink(images):

@@ -37,6 +37,7 @@ WEIGHTS = {"kl_weight": 0.01, "prior_scale": 0.5, "posterior_scale": 0.1}
 LOCAL = {"estimator": "local_reparameterization"}
 IMAGES = {"shape": (5, 5, 2), "more_shapes": ((7, 6, 2),)}
 PICTURES = {"shape": (4, 4, 3), "more_shapes": ((7, 6, 3),)}
+WIDE = {"value_range": (-4.0, 4.0)}  # of images that are normal numbers
 PAIRS = {"shape": (4, 4, 6), "more_shapes": ((7, 6, 6),)}  # ambient and flash
 SPARSE = {"r_bayes": 0.3, **WEIGHTS, "posterior_scale": 0.4}
 SPARSE_BIAS = {"units": 3, **SPARSE, "bias_r_bayes": 0.5}
@@ -110,7 +111,7 @@ LAYERS = [
     LayerCase(
         "corruption",
         CorruptionLayer,
-        {"corruption": "gaussian_noise", "severity": 5, "seed": 1},
+        {"corruption": "gaussian_noise", "severity": 5, "seed": 1, **WIDE},
         shape=(4, 4, 3),
         more_shapes=((7, 6, 3),),
     ),
@@ -179,12 +180,20 @@ LAYERS = [
         layers.PostProcessing,
         {"method": TemperatureScaling(1.5, from_logits=True)},
     ),
-    LayerCase("gamma", preprocessing.Gamma, {"gamma": 1.5}, **PICTURES),
-    LayerCase("clahe", preprocessing.CLAHE, {"kernel_size": 4, "clip_limit": 0.1}, **PICTURES),
-    LayerCase("illumination", preprocessing.IlluminationCorrection, {"sigma": 1.0}, **PAIRS),
-    LayerCase("field-of-view", preprocessing.CenterFieldOfView, {"fraction": 0.5}, **PICTURES),
-    LayerCase("fundus", preprocessing.FundusCrop, {"size": 4}, **PICTURES),
-    LayerCase("confounders", preprocessing.ConfounderRemoval, {"num_colors": 2}, **PICTURES),
+    LayerCase("gamma", preprocessing.Gamma, {"gamma": 1.5, **WIDE}, **PICTURES),
+    LayerCase(
+        "clahe", preprocessing.CLAHE, {"kernel_size": 4, "clip_limit": 0.1, **WIDE}, **PICTURES
+    ),
+    LayerCase(
+        "illumination", preprocessing.IlluminationCorrection, {"sigma": 1.0, **WIDE}, **PAIRS
+    ),
+    LayerCase(
+        "field-of-view", preprocessing.CenterFieldOfView, {"fraction": 0.5, **WIDE}, **PICTURES
+    ),
+    LayerCase("fundus", preprocessing.FundusCrop, {"size": 4, **WIDE}, **PICTURES),
+    LayerCase(
+        "confounders", preprocessing.ConfounderRemoval, {"num_colors": 2, **WIDE}, **PICTURES
+    ),
 ]
 
 NETWORKS = [

@@ -15,8 +15,8 @@ X = as_float(IMAGES)
 COPIES = np.repeat(X[:1], 400, axis=0)
 
 
-def noisy(**kwargs):
-    return CorruptionLayer("gaussian_noise", 5, seed=3, **kwargs)
+def noisy(value_range=(0, 1), **kwargs):
+    return CorruptionLayer("gaussian_noise", 5, seed=3, value_range=value_range, **kwargs)
 
 
 def kinds(images):
@@ -53,14 +53,34 @@ def test_range_of_values():
     np.testing.assert_allclose(wide, 255 * expected, atol=1e-3)
     centred = noisy(value_range=(-1, 1))(2 * X - 1)
     np.testing.assert_allclose(centred, 2 * expected - 1, atol=1e-5)
-    np.testing.assert_allclose(noisy()(3 * X - 1), noisy()(np.clip(3 * X - 1, 0, 1)), atol=1e-6)
+    wide = 1.6 * X - 0.3
+    np.testing.assert_allclose(noisy()(wide), noisy()(np.clip(wide, 0, 1)), atol=1e-6)
     eight_bits = noisy()(IMAGES)
     assert eight_bits.dtype == tf.uint8
     np.testing.assert_array_equal(eight_bits, corruptions.gaussian_noise(IMAGES, 5, seed=Shared(3)))
 
 
+def test_images_of_another_range_are_refused():
+    """Floats of 0 to 255, as `decode_jpeg` and Keras' loaders give them, became white."""
+    default = CorruptionLayer("gaussian_noise", 5, seed=3)
+    assert default.value_range == (0, 255)
+    np.testing.assert_allclose(default(255 * X), 255 * noisy()(X), atol=1e-3)
+    for layer, images in ((noisy(), 255 * X), (default, X)):
+        refused("inputs", layer, images)
+        data = tf.data.Dataset.from_tensors(images).map(layer)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="value_range"):
+            list(data)
+        model = keras.Sequential([keras.Input(images.shape[1:]), layer])
+        model.compile(jit_compile=False)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="value_range"):
+            model.predict(images, verbose=0)
+    data = tf.data.Dataset.from_tensors(255 * X).map(lambda x: corruptions.fog(x, 3))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="value_range"):
+        list(data)
+
+
 def test_mixed_precision_keeps_the_dtype_of_the_layer():
-    layer = CorruptionLayer("fog", 2, dtype="mixed_float16")
+    layer = CorruptionLayer("fog", 2, value_range=(0, 1), dtype="mixed_float16")
     assert layer(X).dtype == tf.float16
     assert layer(IMAGES).dtype == tf.uint8
 
@@ -76,7 +96,7 @@ def test_in_a_pipeline():
 
 def test_every_corruption_as_a_layer():
     for name in corruptions.names():
-        layer = CorruptionLayer(name, 3)
+        layer = CorruptionLayer(name, 3, value_range=(0, 1))
         assert kinds(layer(COPIES[:2])) == 1
         assert np.any(layer(X, training=True) != X)
 
@@ -89,6 +109,21 @@ def test_saved_and_loaded(tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
     assert loaded.layers[0].get_config() == layer.get_config()
     np.testing.assert_array_equal(loaded(255 * X), model(255 * X))
+
+
+def test_whose_severities():
+    """What was saved before there were others keeps those of CIFAR-10-C, at any size."""
+    images = np.full((1, 96, 96, 1), 128, "uint8")
+    of_imagenet = noisy()(images)
+    np.testing.assert_array_equal(of_imagenet, noisy(severity_of="imagenet-c")(images))
+    config = noisy().get_config()
+    assert config.pop("severity_of") is None
+    old = CorruptionLayer.from_config(config)
+    assert old.severity_of == "cifar10-c"
+    assert np.std(old(images)) < 0.5 * np.std(of_imagenet)
+    options = {"severity": None, "options": {"stddev": 0.1}}
+    config = {**config, **options}
+    assert CorruptionLayer.from_config(config).severity_of is None
 
 
 @pytest.mark.parametrize(
@@ -105,6 +140,7 @@ def test_saved_and_loaded(tmp_path):
         ("value_range", {"value_range": (1, 0)}),
         ("value_range", {"value_range": 255}),
         ("seed", {"seed": -1}),
+        ("severity_of", {"severity_of": "imagenet"}),
     ],
 )
 def test_bad_arguments(argument, kwargs):
@@ -112,5 +148,5 @@ def test_bad_arguments(argument, kwargs):
 
 
 def test_inputs_that_are_no_images():
-    refused("images", noisy(), X[0])
+    refused("images", noisy(), X[..., 0])
     refused("images", noisy(), IMAGES.astype("int32"))

@@ -17,6 +17,7 @@ from test_corruptions import IMAGES, as_float
 
 from tfuq import corruptions
 from tfuq._images import arithmetic, pieces
+from tfuq.corruptions import blur, digital
 from tfuq.corruptions.blur import line
 from tfuq.corruptions.digital import barycentric, smoothing
 
@@ -62,7 +63,8 @@ def test_speckle_noise(severity, stddev):
 @pytest.mark.parametrize("severity, photons", enumerate((500, 250, 100, 75, 50), 1))
 def test_shot_noise(severity, photons):
     value = np.float32(0.1)
-    counts = corruptions.shot_noise(np.full((1, 100, 100, 1), value), severity).numpy() * photons
+    flat = np.full((1, 100, 100, 1), value)
+    counts = corruptions.shot_noise(flat, severity, severity_of="cifar10-c").numpy() * photons
     np.testing.assert_allclose(counts, np.round(counts), atol=1e-3)
     law, size = stats.poisson(photons * value), counts.size
     edges = law.ppf(np.linspace(0.05, 0.95, 10))
@@ -219,6 +221,36 @@ def test_zoom_blur(severity, end):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def looped(shifts, longest):
+    """As the published code has it: the last pixel first, each takes what is there by then."""
+    height, width = shifts.shape[:2]
+    source = np.arange(height * width).reshape(height, width)
+    for row in range(height - longest, longest, -1):
+        for column in range(width - longest, longest, -1):
+            down, right = shifts[row, column]
+            source[row, column] = source[row + down, column + right]
+    return source.ravel()
+
+
+@pytest.mark.parametrize("longest", [1, 2, 4])
+@pytest.mark.parametrize("shape", [(17, 23), (5, 40), (3, 3)])
+def test_pixels_behind_glass_come_from_where_a_loop_takes_them(longest, shape):
+    numbers = RNG.random((2, *shape, 2)).astype("float32")
+    shifts = np.floor(2 * longest * numbers).astype(int) - longest
+    found = blur.sources(tf.constant(numbers), longest)
+    np.testing.assert_array_equal(found, [looped(each, longest) for each in shifts])
+
+
+def test_glass_blur_keeps_colours_and_borders():
+    found = corruptions.glass_blur(X, 1).numpy()  # too sharp a filter to change any
+    colours = {tuple(pixel) for pixel in X.reshape(-1, 3)}
+    assert {tuple(pixel) for pixel in found.reshape(-1, 3)} <= colours
+    np.testing.assert_array_equal(found[:, :2], X[:, :2])
+    assert np.mean(found != X) > 0.4
+    flat = corruptions.glass_blur(FLAT, 5, severity_of="imagenet-c")
+    np.testing.assert_allclose(flat, FLAT, atol=1e-6)
+
+
 # --- Exposure and colour ----------------------------------------------------------------------
 
 # White, black, greys and pure colours among others.
@@ -337,7 +369,7 @@ def test_fields_are_smoothed_as_scipy_does():
 def test_elastic_transform_moves_pixels_no_further_than_it_may():
     """A ramp shows where each pixel came from: within r of it, as the affine map is at s / 3."""
     ramp = np.linspace(0, 1, 96, dtype="float32")[None, :, None, None] * np.ones((8, 1, 96, 1))
-    found = corruptions.elastic_transform(ramp, 1).numpy()
+    found = corruptions.elastic_transform(ramp, 1, severity_of="cifar10-c").numpy()
     moved = 95 * (found - ramp)[:, 16:80, 16:80]
     assert 1 < np.abs(moved).max() < 3 * 0.08 * 96
     # Where three points at a third of the side lie, moves are those of the points: up to r.
@@ -394,6 +426,110 @@ def test_frost_is_its_formula(severity, scene, weight):
     assert ice.min() > 0 and ice.max() < 1 + 1e-5 and ice.std() > 0.02
     grey = corruptions.frost(np.full((4, 32, 32, 3), 0.2), severity).numpy()
     np.testing.assert_allclose(grey, scene * 0.2 + weight * ice, atol=1e-5)
+
+
+@pytest.mark.parametrize("most", [3, 20])
+def test_distances_as_scipy(most):
+    marked = RNG.random((3, 30, 41, 1)) < 0.003
+    marked[0, 10:12, 5:9] = True
+    found = arithmetic.distances(tf.constant(marked), most).numpy()
+    for image, expected in zip(found[..., 0], marked[..., 0], strict=True):
+        if expected.any():
+            expected = ndimage.distance_transform_edt(~expected)
+            np.testing.assert_allclose(
+                np.minimum(image, most + 1), np.minimum(expected, most + 1), atol=1e-5
+            )
+
+
+def test_levels_are_equalized_as_opencv_does():
+    levels = RNG.integers(3, 9, size=(2, 11, 13, 1))
+    found = arithmetic.equalized(tf.constant(levels, "float32"), 21).numpy()
+    for image, equal in zip(levels, found, strict=True):
+        running = np.cumsum(np.bincount(image.ravel(), minlength=21))
+        least = running[image.min()]
+        expected = np.rint((running - least) / (image.size - least) * 255)
+        np.testing.assert_array_equal(equal, expected[image])
+
+
+def test_spatter_is_water_or_mud():
+    black, white = np.zeros((4, 40, 48, 3)), np.ones((4, 40, 48, 3))
+    pale, brown = np.array([175, 238, 238]) / 255, np.array([63, 42, 20]) / 255
+    for severity, strong in ((1, 0.5), (2, 0.5), (3, 0.5)):
+        water = corruptions.spatter(black, severity).numpy()
+        np.testing.assert_allclose(water / pale, water[..., :1] / pale[:1] + 0 * water, atol=1e-5)
+        np.testing.assert_allclose(water.max((1, 2))[:, 1], strong * pale[1], atol=1e-5)
+        assert 0.02 < np.mean(water[..., 0] > 0) < 0.8
+        np.testing.assert_array_equal(corruptions.spatter(white, severity), white)
+    for severity in (4, 5):
+        mud = (1 - corruptions.spatter(white, severity).numpy()) / (1 - brown)
+        np.testing.assert_allclose(mud, mud[..., :1] + 0 * mud, atol=1e-5)
+        covered = mud > 1e-5
+        assert 0.005 < covered.mean() < 0.8 and mud[covered].min() > 0.8 - 1e-5
+        on_black = corruptions.spatter(black, severity).numpy()
+        np.testing.assert_allclose(on_black, mud * brown, atol=1e-5)
+
+
+# --- Severities of ImageNet-C ------------------------------------------------------------------
+
+OF_IMAGENET = {
+    "gaussian_noise": ("stddev", (0.08, 0.12, 0.18, 0.26, 0.38)),
+    "shot_noise": ("photons", (60, 25, 12, 5, 3)),
+    "impulse_noise": ("amount", (0.03, 0.06, 0.09, 0.17, 0.27)),
+    "speckle_noise": ("stddev", (0.15, 0.2, 0.35, 0.45, 0.6)),
+    "gaussian_blur": ("sigma", (1, 2, 3, 4, 6)),
+    "brightness": ("amount", (0.1, 0.2, 0.3, 0.4, 0.5)),
+    "contrast": ("factor", (0.4, 0.3, 0.2, 0.1, 0.05)),
+    "jpeg_compression": ("quality", (25, 18, 15, 10, 7)),
+    "pixelate": ("scale", (0.6, 0.5, 0.4, 0.3, 0.25)),
+}
+
+
+@pytest.mark.parametrize("name", OF_IMAGENET)
+def test_severities_of_imagenet_c(name):
+    option, values = OF_IMAGENET[name]
+    for severity, value in enumerate(values, 1):
+        found = corruptions.corrupt(X, name, severity, severity_of="imagenet-c")
+        np.testing.assert_array_equal(found, corruptions.corrupt(X, name, **{option: value}))
+
+
+def test_severities_of_imagenet_c_in_several_numbers():
+    assert blur.DEFOCUS.imagenet == ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))
+    assert blur.TRAILS.imagenet == ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))
+    assert blur.GLASS.imagenet[4] == (1.5, 4, 2)
+    assert digital.SATURATION.imagenet[2:] == ((2, 0), (5, 0.1), (20, 0.2))
+    of_224 = 224 * np.array(digital.ELASTIC.imagenet)
+    np.testing.assert_allclose(of_224[[0, 4]], 244 * np.array([[2, 0.7, 0.1], [0.12, 0.01, 0.02]]))
+    ends = ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03))
+    for (largest, step), (end, by) in zip(blur.ZOOMS.imagenet, ends, strict=True):
+        factors = np.arange(1, end, by)
+        np.testing.assert_allclose([largest, step], [factors[-1], by])
+    factors = np.arange(1, *ends[4])
+    expected = (X + sum(scipy_magnified(X, f) for f in factors)) / (len(factors) + 1)
+    found = corruptions.zoom_blur(X, 5, severity_of="imagenet-c")
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    white = np.ones((1, 20, 30, 3), "float32")
+    clouds = 4 * corruptions.fog(white, 5, severity_of="imagenet-c").numpy() - 1
+    np.testing.assert_allclose(clouds.max(), 3, atol=1e-5)
+
+
+@pytest.mark.parametrize("side, stddev", [(32, 0.1), (84, 0.1), (85, 0.38), (224, 0.38)])
+def test_size_decides_whose_severities(side, stddev):
+    images = np.full((1, side, side + 20, 1), 0.5, "float32")
+    expected = corruptions.gaussian_noise(images, stddev=stddev)
+    np.testing.assert_array_equal(corruptions.gaussian_noise(images, 5), expected)
+    np.testing.assert_array_equal(corruptions.gaussian_noise(images[0], 5), expected[0])
+    own = corruptions.gaussian_noise(images, 5, severity_of="cifar10-c")
+    np.testing.assert_array_equal(own, corruptions.gaussian_noise(images, stddev=0.1))
+
+
+def test_wide_disks_are_smoothed_over_five_pixels():
+    spot = np.zeros((1, 41, 41, 1), "float32")
+    spot[:, 20, 20] = 1
+    squares = np.arange(-20, 21) ** 2
+    disk = 1.0 * (squares[:, None] + squares <= 100)
+    smooth = ndimage.gaussian_filter(disk / disk.sum(), 0.5, radius=2, mode="constant")
+    found = corruptions.defocus_blur(spot, 5, severity_of="imagenet-c")[0, :, :, 0]
+    np.testing.assert_allclose(found, smooth, atol=1e-6)
 
 
 @pytest.mark.parametrize("amount", [0.0, 0.1, 0.45, 1.0])

@@ -12,7 +12,13 @@ from test_corruptions import refused
 
 from tfuq import corruptions, metrics
 from tfuq._random.global_state import derived_seed
-from tfuq.corruptions import CorruptionReport, NoiseSettings, corruption_report, noise_settings
+from tfuq.corruptions import (
+    CorruptionReport,
+    NoiseSettings,
+    corruption_report,
+    evaluation,
+    noise_settings,
+)
 
 RNG = np.random.default_rng(0)
 X = RNG.random((24, 6, 6, 1)).astype("float32")
@@ -141,6 +147,40 @@ def of_errors(errors, clean):
     arrays = dict.fromkeys(FIGURES, 1 - np.array(errors))
     clean = dict.fromkeys(FIGURES, 1 - clean)
     return CorruptionReport(("fog", "snow"), (1, 5), clean, **arrays, threshold=0.5)
+
+
+def test_error_beside_published_ones():
+    """A model that errs as AlexNet does has an mCE of 1; kinds beyond the 15 do not count."""
+    kinds = (*corruptions.names("benchmark"), "decolor")
+    errors = [[0.886428] * 5, *([evaluation.ALEXNET[name]] * 5 for name in kinds[1:-1]), [1.0] * 5]
+    arrays = dict.fromkeys(FIGURES, 1 - np.array(errors))
+    clean = dict.fromkeys(FIGURES, 0.5)
+    found = CorruptionReport(kinds, (1, 2, 3, 4, 5), clean, **arrays, threshold=0.5)
+    found = found._replace(severity_of="imagenet-c")
+    np.testing.assert_allclose(found.mean_corruption_error("alexnet"), 1)
+    better = found._replace(accuracy=1 - np.array(errors) / 2)
+    np.testing.assert_allclose(better.mean_corruption_error("alexnet"), 0.5)
+    for other in (
+        found._replace(severity_of="cifar10-c"),
+        found._replace(severities=(1, 2, 3, 4, 4)),
+        found._replace(corruptions=("fog", *kinds[1:])),
+    ):
+        refused("baseline", other.mean_corruption_error, "alexnet")
+    refused("baseline", found.mean_corruption_error, "alexnet", relative=True)
+    refused("baseline", found.mean_corruption_error, "resnet")
+    refused("baseline", found.mean_corruption_error, found._replace(severity_of="cifar10-c"))
+
+
+def test_report_says_whose_severities():
+    assert FOUND.severity_of == "cifar10-c"
+    large = np.repeat(np.repeat(X[:4], 15, axis=1), 15, axis=2)
+    options = {"x": large, "y": Y[:4], "corruptions": ["brightness"], "severities": [1]}
+    by_size = report(**options)
+    assert by_size.severity_of == "imagenet-c"
+    told = report(**options, severity_of="cifar10-c")
+    assert told.severity_of == "cifar10-c" and told.nll[0, 0] != by_size.nll[0, 0]
+    assert by_size.nll == report(**options, severity_of="imagenet-c").nll
+    refused("severity_of", report, severity_of="imagenet")
 
 
 def test_mean_corruption_error():

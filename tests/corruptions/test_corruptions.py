@@ -11,11 +11,13 @@ from tfuq._images import pieces
 
 NAMES = corruptions.names()
 RANDOM = (
-    *("dirty_lens", "elastic_transform", "fog", "frost", "gaussian_noise", "impulse_noise"),
-    *("motion_blur", "shot_noise", "snow", "speckle_noise"),
+    *("dirty_lens", "elastic_transform", "fog", "frost", "gaussian_noise", "glass_blur"),
+    *("impulse_noise", "motion_blur", "shot_noise", "snow", "spatter", "speckle_noise"),
 )
 # CIFAR-10-C's own numbers do not grow in these; `saturate` first takes colour away, then adds some.
-NOT_STEADY = ("elastic_transform", "frost", "motion_blur", "saturate", "snow")
+NOT_STEADY = (
+    *("elastic_transform", "frost", "glass_blur", "motion_blur", "saturate", "snow", "spatter"),
+)
 
 
 def photograph(side=32):
@@ -37,11 +39,14 @@ def as_float(images):
 def test_names_are_those_of_cifar_10_c_and_two_more():
     of_cifar = {
         *("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"),
-        *("defocus_blur", "gaussian_blur", "motion_blur", "zoom_blur"),
-        *("snow", "frost", "fog", "brightness", "contrast", "saturate"),
+        *("defocus_blur", "gaussian_blur", "glass_blur", "motion_blur", "zoom_blur"),
+        *("snow", "frost", "fog", "spatter", "brightness", "contrast", "saturate"),
         *("elastic_transform", "pixelate", "jpeg_compression"),
     }
-    assert set(NAMES) == of_cifar | {"decolor", "dirty_lens"}
+    assert set(NAMES) == of_cifar | {"decolor", "dirty_lens"} and len(of_cifar) == 19
+    benchmark, validation = corruptions.names("benchmark"), corruptions.names("validation")
+    assert len(benchmark) == 15 and {*benchmark, *validation} == of_cifar
+    refused("which", corruptions.names, "all")
     assert set(NAMES) <= set(corruptions.__all__)
 
 
@@ -122,11 +127,20 @@ def test_large_batches_go_in_pieces(monkeypatch):
     assert len({image.tobytes() for image in noisy}) == 4
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_single_images_are_batches_of_one(name):
+    for images in (IMAGES, as_float(IMAGES)):
+        found = corruptions.corrupt(images[0], name, 3, seed=2)
+        assert found.shape == images[0].shape
+        np.testing.assert_array_equal(found, corruptions.corrupt(images[:1], name, 3, seed=2)[0])
+
+
 # --- Graphs -----------------------------------------------------------------------------------
 
 
 def all_of(images, seed, names=NAMES):
-    return {name: corruptions.corrupt(images, name, 3, seed=seed) for name in names}
+    told = {"seed": seed, "severity_of": "cifar10-c"}
+    return {name: corruptions.corrupt(images, name, 3, **told) for name in names}
 
 
 def test_in_a_pipeline_as_in_eager_mode():
@@ -164,8 +178,12 @@ def test_in_a_graph_as_in_eager_mode():
 
 def test_images_of_unknown_size():
     check_graph(("contrast", "gaussian_blur", "gaussian_noise"), (None, None, None, 3))
+    undecided = tf.function(lambda x: corruptions.contrast(x, 3))
+    with pytest.raises(ValueError, match=r"Argument `severity_of` must .*graph"):
+        undecided.get_concrete_function(tf.TensorSpec((None, None, None, 3)))
+    told = {"severity_of": "cifar10-c"}
     for name in NEED_SIZE:
-        function = tf.function(lambda x, name=name: corruptions.corrupt(x, name, 3))
+        function = tf.function(lambda x, name=name: corruptions.corrupt(x, name, 3, **told))
         with pytest.raises(ValueError, match="height and width that are known"):
             function.get_concrete_function(tf.TensorSpec((None, None, None, 3)))
 
@@ -202,7 +220,8 @@ def test_severities_grow(name):
     if name not in NOT_STEADY:
         assert errors == sorted(errors), errors
     assert len(set(errors)) >= 4
-    if name != "elastic_transform":  # the affine part shrinks while the field grows
+    # The affine part shrinks while the field grows, and pixels move no further behind glass.
+    if name not in ("elastic_transform", "glass_blur", "spatter"):
         assert errors[4] > 1.5 * errors[0]
 
 
@@ -223,8 +242,8 @@ def test_severities_that_are_none(name):
 @pytest.mark.parametrize(
     "images",
     [
-        IMAGES[0],
         IMAGES[None],
+        IMAGES[0, 0],
         IMAGES[..., :2],
         IMAGES.astype("int32"),
         IMAGES > 100,
@@ -239,6 +258,14 @@ def test_severities_that_are_none(name):
 )
 def test_images_that_are_none(images):
     refused("images", corruptions.contrast, images, 3)
+
+
+def test_severities_of_no_benchmark():
+    refused("severity_of", corruptions.fog, IMAGES, 3, severity_of="imagenet")
+    refused("severity_of", corruptions.decolor, IMAGES, 3, severity_of="imagenet")
+    told = {"severity_of": "imagenet-c"}
+    refused("severity_of", corruptions.contrast, IMAGES, factor=0.5, **told)
+    refused("severity_of", corruptions.motion_blur, IMAGES, kernel_size=3, **told)
 
 
 def test_unknown_corruptions():

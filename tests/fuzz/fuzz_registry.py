@@ -424,7 +424,7 @@ def _layers():
         yield (
             f"preprocessing.{name}",
             Entry(
-                called(getattr(preprocessing, name), base),
+                called(getattr(preprocessing, name), {**base, "value_range": (0, 1)}),
                 {"inputs": kind},
                 undefined=("*",),
                 nan="free",
@@ -435,7 +435,7 @@ def _layers():
     yield (
         "corruptions.CorruptionLayer",
         Entry(
-            called(corruptions.CorruptionLayer, {"corruption": "gaussian_noise", "severity": 3}),
+            called(corruptions.CorruptionLayer, NOISY),
             {"inputs": "color_images"},
             undefined=("*",),
             nan="free",
@@ -443,6 +443,9 @@ def _layers():
             cost=16,
         ),
     )
+
+
+NOISY = {"corruption": "gaussian_noise", "severity": 3, "value_range": (0, 1)}
 
 
 def called(cls, base):

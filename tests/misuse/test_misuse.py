@@ -7,6 +7,7 @@ pass; "right" is the answer of plain Keras or of the right call.
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from entry_points import ENTRIES, RANDOM_ONLY
 from models import (
     BINARY,
@@ -22,7 +23,7 @@ from models import (
     twin,
 )
 
-from tfuq import metrics, predictive, selective
+from tfuq import corruptions, metrics, predictive, preprocessing, selective
 from tfuq.ensembles import DeepEnsemble
 from tfuq.selective import ConformalPredictor, RejectionRule
 
@@ -255,6 +256,64 @@ def test_a_rule_in_a_model_answers_each_patient(counts):
         for name, values in together.items():
             assert len(values) == len(IMAGES)
             np.testing.assert_allclose(alone[name][0], values[i], atol=1e-6)
+    counts("misuse rows, right")
+
+
+# --- Images of another range ----------------------------------------------------------------------
+
+PICTURES = RNG.integers(256, size=(3, 12, 12, 3)).astype("float32")
+OTHER_RANGES = {
+    "0 to 255 for 0 to 1": ((0, 1), PICTURES),
+    "0 to 1 for 0 to 255": ((0, 255), PICTURES / 255),
+    "-1 to 1 for 0 to 255": ((0, 255), PICTURES / 127.5 - 1),
+    "0 to 255 for -1 to 1": ((-1, 1), PICTURES),
+}
+IMAGE_LAYERS = {
+    "CorruptionLayer": lambda **told: corruptions.CorruptionLayer("contrast", 3, **told),
+    "CLAHE": preprocessing.CLAHE,
+    "Gamma": preprocessing.Gamma,
+    "CenterFieldOfView": lambda **told: preprocessing.CenterFieldOfView(0.5, **told),
+    "FundusCrop": lambda **told: preprocessing.FundusCrop(8, **told),
+    "ConfounderRemoval": preprocessing.ConfounderRemoval,
+}
+IMAGE_FUNCTIONS = {
+    "corrupt": lambda images: corruptions.corrupt(images, "contrast", 3),
+    "clahe": preprocessing.clahe,
+    "adjust_gamma": preprocessing.adjust_gamma,
+    "remove_confounders": preprocessing.remove_confounders,
+}
+
+
+def piped(function, images):
+    return list(tf.data.Dataset.from_tensors(images).map(function))
+
+
+@pytest.mark.parametrize("mistake", OTHER_RANGES)
+@pytest.mark.parametrize("entry", IMAGE_LAYERS)
+def test_refused_as_images_are_of_another_range(entry, mistake, counts):
+    value_range, images = OTHER_RANGES[mistake]
+    layer = IMAGE_LAYERS[entry](value_range=value_range)
+    with pytest.raises(ValueError, match="value_range"):
+        layer(images)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="value_range"):
+        piped(layer, images)
+    counts("misuse rows, refused", 2)
+
+
+@pytest.mark.parametrize("entry", IMAGE_FUNCTIONS)
+def test_refused_as_images_are_no_fractions(entry, counts):
+    with pytest.raises(ValueError, match="value_range"):
+        IMAGE_FUNCTIONS[entry](PICTURES)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="value_range"):
+        piped(IMAGE_FUNCTIONS[entry], PICTURES)
+    counts("misuse rows, refused", 2)
+
+
+@pytest.mark.parametrize("entry", IMAGE_LAYERS)
+def test_layers_take_the_images_of_keras_loaders(entry, counts):
+    """Floats of 0 to 255, as `image_dataset_from_directory` and `decode_jpeg` give them."""
+    found = IMAGE_LAYERS[entry]()(PICTURES)
+    np.testing.assert_allclose(found, IMAGE_LAYERS[entry]()(PICTURES.astype("uint8")), atol=0.51)
     counts("misuse rows, right")
 
 

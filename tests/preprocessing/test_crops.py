@@ -110,7 +110,8 @@ def test_sizes_and_types(layer, size):
 
 @pytest.mark.slow
 def test_compiled():
-    for layer in (CenterFieldOfView(0.5, "original"), FundusCrop(20)):
+    unit = {"value_range": (0, 1)}
+    for layer in (CenterFieldOfView(0.5, "original", **unit), FundusCrop(20, **unit)):
         compiled = tf.function(layer, jit_compile=True)
         np.testing.assert_allclose(compiled(IMAGES), layer(IMAGES), atol=1e-5)
 

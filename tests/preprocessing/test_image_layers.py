@@ -50,11 +50,11 @@ def test_all_in_one_model_saved_and_exported(tmp_path):
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_mixed_precision_computes_in_float32(name):
-    layer = make(name, dtype="mixed_float16")
+    layer = make(name, value_range=(0, 1), dtype="mixed_float16")
     x = tf.cast(inputs_of(name) / 255, "float16")
     found = layer(x)
     assert found.dtype == tf.float16
-    expected = make(name)(tf.cast(x, "float32"))
+    expected = make(name, value_range=(0, 1))(tf.cast(x, "float32"))
     np.testing.assert_allclose(tf.cast(found, "float32"), expected, atol=1e-3)
     assert layer(inputs_of(name)).dtype == tf.uint8
 
@@ -71,12 +71,64 @@ def test_inputs_that_are_no_images(name):
     refused("value_range", make, name, value_range=(0, float("inf")))
 
 
-def test_functions_look_at_values_and_layers_clip():
+def test_functions_look_at_values_and_layers_clip_what_overshoots():
     for wrong in (2.0, -0.1, np.nan):
         refused("images", adjust_gamma, np.full((1, 2, 2, 1), wrong))
     refused("images", adjust_gamma, [[[["black"]]]])
-    wide = np.linspace(-1, 2, 8, dtype="float32").reshape(1, 2, 4, 1)
-    np.testing.assert_allclose(preprocessing.Gamma()(wide), wide.clip(0, 1), atol=1e-6)
+    wide = np.linspace(-0.4, 1.4, 8, dtype="float32").reshape(1, 2, 4, 1)
+    for low, high in ((0, 1), (0, 255), (-1, 1)):
+        layer = preprocessing.Gamma(value_range=(low, high))
+        found = layer(low + (high - low) * wide)
+        np.testing.assert_allclose(found, low + (high - low) * wide.clip(0, 1), atol=1e-4)
+
+
+# --- Images of another range ---------------------------------------------------------------------
+
+BYTES = IMAGES.astype("float32")
+OTHERS = {
+    "0 to 255 for 0 to 1": ((0, 1), BYTES),
+    "0 to 1 for 0 to 255": ((0, 255), BYTES / 255),
+    "-1 to 1 for 0 to 255": ((0, 255), BYTES / 127.5 - 1),
+    "0 to 255 for -1 to 1": ((-1, 1), BYTES),
+}
+
+
+def in_a_graph(layer, images):
+    """What a pipeline makes of single images, as `decode_jpeg` gives them."""
+    return list(tf.data.Dataset.from_tensor_slices(images).map(layer))
+
+
+@pytest.mark.parametrize("name", ["Gamma", "CenterFieldOfView"])
+@pytest.mark.parametrize("mistake", OTHERS)
+def test_images_of_another_range_are_refused(name, mistake):
+    value_range, images = OTHERS[mistake]
+    layer = make(name, value_range=value_range)
+    with pytest.raises(ValueError, match=r"Argument `inputs` must .*value_range.*Received: "):
+        layer(images)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="value_range"):
+        in_a_graph(layer, images)
+
+
+def test_layers_take_what_keras_image_layers_take():
+    for name in LAYERS:
+        assert make(name).value_range == (0, 255)
+        np.testing.assert_allclose(
+            make(name)(inputs_of(name).astype("float32")), make(name)(inputs_of(name)), atol=0.51
+        )
+    black = np.zeros((1, 4, 4, 3), "float32")
+    dark = np.full_like(black, [0, 1, 2])  # whole numbers
+    for images in (black, dark, black[:0]):
+        assert make("Gamma")(images).shape == images.shape
+
+
+def test_functions_refuse_other_ranges_in_graphs():
+    for function in (adjust_gamma, clahe):
+        with pytest.raises(ValueError, match="value_range"):
+            function(BYTES)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="value_range"):
+            in_a_graph(function, BYTES)
+    rounded = BYTES / 255 * 1.0005  # as resizing leaves it
+    np.testing.assert_allclose(adjust_gamma(rounded), np.minimum(rounded, 1))
 
 
 def test_large_batches_go_through_in_pieces(monkeypatch):

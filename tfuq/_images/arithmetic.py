@@ -77,12 +77,22 @@ def gaussian_weights(sigma, radius):
     return weights / weights.sum()
 
 
+def smoothed(images, sigma, radius=None):
+    """Images under a Gaussian filter, to 4 sigma by default; edges are repeated."""
+    weights = gaussian_weights(sigma, int(4 * sigma + 0.5) if radius is None else radius)
+    return filtered(filtered(images, weights[:, None], "edge"), weights[None], "edge")
+
+
 def disk(radius, sigma):
-    """Filter of a lens out of focus: a disk, smoothed by a 3 x 3 Gaussian against its steps."""
-    reach = int(radius) + 1
+    """Filter of a lens out of focus: a disk, smoothed by a Gaussian against its steps.
+
+    That has 3 x 3 pixels, 5 x 5 where the radius is above 8.
+    """
+    soft = 1 if radius <= 8 else 2
+    reach = int(radius) + soft
     squares = np.arange(-reach, reach + 1) ** 2
     kernel = (squares[:, None] + squares <= radius**2).astype("float64")
-    weights = gaussian_weights(sigma, 1)
+    weights = gaussian_weights(sigma, soft)
     for axis in (0, 1):
         kernel = np.apply_along_axis(np.convolve, axis, kernel, weights, "same")
     return kernel / kernel.sum()
@@ -128,6 +138,62 @@ def trailed(images, radius, sigma, angles):
     distances = tf.range(2.0 * radius + 1)
     steps = tf.stack([tf.sin(angles), tf.cos(angles)], axis=-1)[:, None] * distances[:, None]
     return streaked(images, weights / weights.sum(), steps)
+
+
+# --- Shapes -----------------------------------------------------------------------------------
+
+
+def neighbourhood_max(images):
+    """The largest of each pixel and its eight neighbours."""
+    found = tf.nn.max_pool2d(images, 3, 1, "SAME")
+    return tf.reshape(found, tf.shape(images))  # TensorFlow changes an empty batch
+
+
+def distances(marked, most):
+    """Euclidean distance of each pixel to the nearest marked one; `most` + 1 or more if beyond.
+
+    Args:
+        marked: Booleans `(batch, height, width, 1)`.
+        most: Up to which distance along an axis is looked at, an integer.
+    """
+    far = float((most + 1) ** 2)
+    squared = tf.where(marked, 0.0, far)
+    for axis in (1, 2):
+        size = tf.shape(squared)[axis]
+        place = tf.range(size)
+
+        def nearer(step, found, start=squared, axis=axis, size=size, place=place):
+            moved = place + step - most
+            index = tf.clip_by_value(moved, 0, size - 1)  # what is there is nearer anyway
+            there = tf.ensure_shape(tf.gather(start, index, axis=axis), start.shape)
+            return step + 1, tf.minimum(found, there + tf.cast((step - most) ** 2, "float32"))
+
+        bounds = tf.constant(0), squared
+        _, squared = tf.while_loop(lambda step, _: step <= 2 * most, nearer, bounds)
+    return tf.sqrt(tf.minimum(squared, far))
+
+
+def equalized(images, levels):
+    """Whole numbers below `levels`, as such from 0 to 255 that are about equally frequent.
+
+    By the histogram of each image, as OpenCV's `equalizeHist`.
+    """
+    shape = tf.shape(images)
+    flat = tf.reshape(tf.cast(images, "int32"), (shape[0], shape[1] * shape[2]))
+    cell = flat + levels * tf.range(shape[0])[:, None]
+    ones = tf.ones_like(cell, "float32")
+    counts = tf.math.unsorted_segment_sum(ones, cell, levels * shape[0])
+    counts = tf.reshape(counts, (shape[0], levels))
+    running, least = tf.cumsum(counts, axis=-1), _first(counts)
+    total = tf.cast(shape[1] * shape[2], "float32")
+    table = tf.round(255 * tf.math.divide_no_nan(tf.nn.relu(running - least), total - least))
+    return tf.reshape(tf.gather(table, flat, axis=1, batch_dims=1), shape)
+
+
+def _first(counts):
+    """How many have the lowest level that there is, `(batch, 1)`."""
+    index = tf.argmax(tf.cast(counts > 0, "int32"), axis=-1)
+    return tf.gather(counts, index, axis=1, batch_dims=1)[:, None]
 
 
 # --- Warps ------------------------------------------------------------------------------------

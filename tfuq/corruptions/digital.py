@@ -10,22 +10,45 @@ from scipy import ndimage
 from tfuq._arguments import check_fraction, check_integer, shown
 from tfuq._images.arithmetic import box_average, grey, sides, warped
 from tfuq._images.pieces import applied
-from tfuq.corruptions._registry import constant, listed, strength
+from tfuq.corruptions._registry import Suites, constant, listed, strength
+
+BRIGHTNESS = Suites((0.05, 0.1, 0.15, 0.2, 0.3), (0.1, 0.2, 0.3, 0.4, 0.5))
+CONTRAST = Suites((0.75, 0.5, 0.4, 0.3, 0.15), (0.4, 0.3, 0.2, 0.1, 0.05))
+GREYNESS = (0.2, 0.4, 0.6, 0.8, 1.0)
+SATURATION = Suites(  # factor, what is added
+    ((0.3, 0.0), (0.1, 0.0), (1.5, 0.0), (2.0, 0.1), (2.5, 0.2)),
+    ((0.3, 0.0), (0.1, 0.0), (2.0, 0.0), (5.0, 0.1), (20.0, 0.2)),
+)
+WRITTEN = 244 / 224  # the side that ImageNet-C's code has, for images of 224
+ELASTIC = Suites(  # alpha, sigma, reach, as parts of the shorter side
+    ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
+    tuple(
+        tuple(WRITTEN * number for number in numbers)
+        for numbers in (
+            *((2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02)),
+            *((0.07, 0.01, 0.02), (0.12, 0.01, 0.02)),
+        )
+    ),
+)
+SCALES = Suites((0.95, 0.9, 0.85, 0.75, 0.65), (0.6, 0.5, 0.4, 0.3, 0.25))
+QUALITIES = Suites((80, 65, 58, 50, 40), (25, 18, 15, 10, 7))
 
 
 @listed
-def brightness(images, severity=None, *, amount=None, seed=0):
+def brightness(images, severity=None, *, amount=None, severity_of=None, seed=0):
     """Exposure: too bright, or with a negative `amount` too dark.
 
     Formula:
         V' = clip(V + amount, 0, 1),   x' = x V' / V,   V = the largest channel
     that is, the value of HSV is moved, with hue and saturation kept. The amount is 0.05, 0.1, 0.15,
-    0.2, 0.3 at severities 1 to 5.
+    0.2, 0.3 at severities 1 to 5 of CIFAR-10-C and 0.1, 0.2, 0.3, 0.4, 0.5 of ImageNet-C.
 
     Args:
         images: `(batch, height, width, 1 or 3)`, uint8, or floating point in [0, 1].
         severity: Integer from 1 to 5; None if `amount` is given.
         amount: What is added, in [-1, 1].
+        severity_of: Whose severities, `"cifar10-c"` or `"imagenet-c"`; None for those of images of
+            the nearer size.
         seed: Not used: nothing is random here.
 
     Returns:
@@ -49,7 +72,7 @@ def brightness(images, severity=None, *, amount=None, seed=0):
         Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and
         Perturbations, ICLR 2019 (CIFAR-10-C).
     """
-    amount = strength(severity, (0.05, 0.1, 0.15, 0.2, 0.3), amount=amount)
+    amount = strength(images, severity, severity_of, BRIGHTNESS, amount=amount)
     if not isinstance(amount, numbers.Real) or not -1 <= amount <= 1:
         raise ValueError(f"Argument `amount` must be in [-1, 1]. Received: amount={shown(amount)}")
 
@@ -62,17 +85,20 @@ def brightness(images, severity=None, *, amount=None, seed=0):
 
 
 @listed
-def contrast(images, severity=None, *, factor=None, seed=0):
+def contrast(images, severity=None, *, factor=None, severity_of=None, seed=0):
     """Less contrast: values move towards the image's mean of their channel.
 
     Formula:
         x' = mean + factor (x - mean)
-    with factor 0.75, 0.5, 0.4, 0.3, 0.15 at severities 1 to 5.
+    with factor 0.75, 0.5, 0.4, 0.3, 0.15 at severities 1 to 5 of CIFAR-10-C and 0.4, 0.3, 0.2, 0.1,
+    0.05 of ImageNet-C.
 
     Args:
         images: `(batch, height, width, 1 or 3)`, uint8, or floating point in [0, 1].
         severity: Integer from 1 to 5; None if `factor` is given.
         factor: Fraction of the contrast that is left, in [0, 1].
+        severity_of: Whose severities, `"cifar10-c"` or `"imagenet-c"`; None for those of images of
+            the nearer size.
         seed: Not used: nothing is random here.
 
     Returns:
@@ -93,7 +119,7 @@ def contrast(images, severity=None, *, factor=None, seed=0):
     References:
         Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
     """
-    factor = strength(severity, (0.75, 0.5, 0.4, 0.3, 0.15), factor=factor)
+    factor = strength(images, severity, severity_of, CONTRAST, factor=factor)
     check_fraction("factor", factor)
 
     def body(x, noise):
@@ -104,7 +130,7 @@ def contrast(images, severity=None, *, factor=None, seed=0):
 
 
 @listed
-def decolor(images, severity=None, *, amount=None, seed=0):
+def decolor(images, severity=None, *, amount=None, severity_of=None, seed=0):
     """Less colour, down to none; grey images stay as they are.
 
     Formula:
@@ -116,6 +142,8 @@ def decolor(images, severity=None, *, amount=None, seed=0):
         images: `(batch, height, width, 1 or 3)`, uint8, or floating point in [0, 1].
         severity: Integer from 1 to 5; None if `amount` is given.
         amount: Fraction of the colour that goes, in [0, 1].
+        severity_of: Whose severities, `"cifar10-c"` or `"imagenet-c"`; None for those of images of
+            the nearer size.
         seed: Not used: nothing is random here.
 
     Returns:
@@ -138,23 +166,26 @@ def decolor(images, severity=None, *, amount=None, seed=0):
         Temel et al., CURE-TSR: Challenging Unreal and Real Environments for Traffic Sign
         Recognition, NIPS workshop on machine learning for intelligent transportation systems, 2017.
     """
-    amount = strength(severity, (0.2, 0.4, 0.6, 0.8, 1.0), amount=amount)
+    amount = strength(images, severity, severity_of, GREYNESS, amount=amount)
     check_fraction("amount", amount)
     return applied(lambda x, noise: x + amount * (grey(x) - x), images, seed)
 
 
 @listed
-def saturate(images, severity, *, seed=0):
+def saturate(images, severity, *, severity_of=None, seed=0):
     """Another saturation: colours too weak or too strong; grey images stay as they are.
 
     Formula:
         S' = clip(a S + b, 0, 1),   x' = V - (V - x) S' / S
     with the saturation S and value V of HSV, and (a, b) = (0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1),
-    (2.5, 0.2) at severities 1 to 5. As in CIFAR-10-C, a grey pixel of a colour image counts as red.
+    (2.5, 0.2) at severities 1 to 5; of ImageNet-C the last three are (2, 0), (5, 0.1), (20, 0.2).
+    As in CIFAR-10-C, a grey pixel of a colour image counts as red.
 
     Args:
         images: `(batch, height, width, 1 or 3)`, uint8, or floating point in [0, 1].
         severity: Integer from 1 to 5.
+        severity_of: Whose severities, `"cifar10-c"` or `"imagenet-c"`; None for those of images of
+            the nearer size.
         seed: Not used: nothing is random here.
 
     Returns:
@@ -175,7 +206,7 @@ def saturate(images, severity, *, seed=0):
     References:
         Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
     """
-    factor, added = constant(severity, ((0.3, 0.0), (0.1, 0.0), (1.5, 0.0), (2.0, 0.1), (2.5, 0.2)))
+    factor, added = constant(images, severity, severity_of, SATURATION)
 
     def body(x, noise):
         if x.shape[-1] == 1:
@@ -196,19 +227,22 @@ def saturate(images, severity, *, seed=0):
 
 
 @listed
-def elastic_transform(images, severity, *, seed=0):
+def elastic_transform(images, severity, *, severity_of=None, seed=0):
     """Pulls the image about like rubber, each image its own way.
 
     A random affine map moves three points by up to r, and a smooth random field, uniform noise
     smoothed by a Gaussian of width sigma, times alpha, moves every pixel. With s the shorter side,
     (alpha, sigma, r) / s = (0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05),
-    (0.1, 0.03, 0.03) at severities 1 to 5. (CIFAR-10-C interpolates for the affine map and then
-    again for the field, here once for both.)
+    (0.1, 0.03, 0.03) at severities 1 to 5 of CIFAR-10-C, and 244 / 224 times (2, 0.7, 0.1), (2,
+    0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02) of ImageNet-C.
+    (CIFAR-10-C interpolates for the affine map and then again for the field, here once for both.)
 
     Args:
         images: `(batch, height, width, 1 or 3)`, uint8, or floating point in [0, 1]; in a graph,
             height and width must be known.
         severity: Integer from 1 to 5.
+        severity_of: Whose severities, `"cifar10-c"` or `"imagenet-c"`; None for those of images of
+            the nearer size.
         seed: Integer of at least 0, or integer tensor of shape `(2,)`.
 
     Returns:
@@ -230,10 +264,7 @@ def elastic_transform(images, severity, *, seed=0):
         - Simard et al., Best Practices for Convolutional Neural Networks, ICDAR 2003.
         - Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
     """
-    numbers = constant(
-        severity,
-        ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
-    )
+    numbers = constant(images, severity, severity_of, ELASTIC)
 
     def body(x, noise):
         size = sides(x)
@@ -275,17 +306,19 @@ def smoothing(size, sigma):
 
 
 @listed
-def pixelate(images, severity=None, *, scale=None, seed=0):
+def pixelate(images, severity=None, *, scale=None, severity_of=None, seed=0):
     """Shrinks the images and enlarges them again, both with a box filter.
 
-    The smaller side is 0.95, 0.9, 0.85, 0.75, 0.65 of the original at severities 1 to 5, rounded
-    down to whole pixels.
+    The smaller side is 0.95, 0.9, 0.85, 0.75, 0.65 of the original at severities 1 to 5 of
+    CIFAR-10-C and 0.6, 0.5, 0.4, 0.3, 0.25 of ImageNet-C, rounded down to whole pixels.
 
     Args:
         images: `(batch, height, width, 1 or 3)`, uint8, or floating point in [0, 1]; in a graph,
             height and width must be known.
         severity: Integer from 1 to 5; None if `scale` is given.
         scale: Size of the small image relative to the original, in (0, 1].
+        severity_of: Whose severities, `"cifar10-c"` or `"imagenet-c"`; None for those of images of
+            the nearer size.
         seed: Not used: nothing is random here.
 
     Returns:
@@ -308,7 +341,7 @@ def pixelate(images, severity=None, *, scale=None, seed=0):
     References:
         Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
     """
-    scale = strength(severity, (0.95, 0.9, 0.85, 0.75, 0.65), scale=scale)
+    scale = strength(images, severity, severity_of, SCALES, scale=scale)
     check_fraction("scale", scale)
     if scale == 0:
         raise ValueError(f"Argument `scale` must be in (0, 1]. Received: scale={shown(scale)}")
@@ -330,17 +363,19 @@ def blocks(size, new_size):
 
 
 @listed
-def jpeg_compression(images, severity=None, *, quality=None, seed=0):
+def jpeg_compression(images, severity=None, *, quality=None, severity_of=None, seed=0):
     """JPEG and back, image by image, with colour at half the resolution.
 
-    The quality is 80, 65, 58, 50, 40 at severities 1 to 5. It passes no gradient on, and XLA has
-    no kernel for it.
+    The quality is 80, 65, 58, 50, 40 at severities 1 to 5 of CIFAR-10-C and 25, 18, 15, 10, 7 of
+    ImageNet-C. It passes no gradient on, and XLA has no kernel for it.
 
     Args:
         images: `(batch, height, width, 1 or 3)`, uint8, or floating point in [0, 1], which is
             rounded to 8 bits.
         severity: Integer from 1 to 5; None if `quality` is given.
         quality: Integer from 1 to 100.
+        severity_of: Whose severities, `"cifar10-c"` or `"imagenet-c"`; None for those of images of
+            the nearer size.
         seed: Not used: nothing is random here.
 
     Returns:
@@ -361,7 +396,7 @@ def jpeg_compression(images, severity=None, *, quality=None, seed=0):
     References:
         Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
     """
-    quality = strength(severity, (80, 65, 58, 50, 40), quality=quality)
+    quality = strength(images, severity, severity_of, QUALITIES, quality=quality)
     check_integer("quality", quality, 1)
     if quality > 100:
         raise ValueError(

@@ -7,9 +7,24 @@ import numpy as np
 
 from tfuq._arguments import check_choice, check_integer, shown, told
 from tfuq._files.tables import write_csv
+from tfuq._models.batches import batches
 from tfuq._models.meaning import reading_of
 from tfuq.corruptions._protocol import FIGURES, EvaluationProtocol, figure_table
-from tfuq.corruptions._registry import SEVERITIES, check_severity, names
+from tfuq.corruptions._registry import (
+    BENCHMARK,
+    IMAGENET,
+    SEVERITIES,
+    check_severity,
+    names,
+    suite_of,
+)
+
+# Mean errors of AlexNet over the severities of ImageNet-C, as published beside that set.
+_ERRORS = (
+    *(0.886428, 0.894468, 0.922640, 0.819880, 0.826268, 0.785948, 0.798360, 0.866816, 0.826572),
+    *(0.819324, 0.564592, 0.853204, 0.646056, 0.717840, 0.606500),
+)
+ALEXNET = dict(zip(BENCHMARK, _ERRORS, strict=True))
 
 
 @told
@@ -26,6 +41,7 @@ class CorruptionReport(NamedTuple):
         coverage: Fractions of predictions whose confidence reaches `threshold`.
         selective_accuracy: Accuracy on these; NaN where there are none.
         threshold: Confidence from which a prediction counts as accepted.
+        severity_of: Whose severities these are, `"cifar10-c"` or `"imagenet-c"`.
 
     Example:
 
@@ -52,6 +68,7 @@ class CorruptionReport(NamedTuple):
     coverage: np.ndarray
     selective_accuracy: np.ndarray
     threshold: float
+    severity_of: str | None = None
 
     def mean_corruption_error(self, baseline=None, *, relative=False):
         """The mean error over corruptions, relative to that of a baseline model if there is one.
@@ -63,8 +80,13 @@ class CorruptionReport(NamedTuple):
         corruption c. Without a baseline, B is 1 (and B_clean is 0): the plain mean of errors, as is
         usual for CIFAR-10-C, or of how much they grow.
 
+        Means that are published are over the 15 corruptions `names("benchmark")`. Those of
+        ImageNet-C are relative to AlexNet, whose errors, as published, are known here.
+
         Args:
-            baseline: Report of the baseline model, of the same corruptions and severities, or None.
+            baseline: Report of the baseline model, of the same corruptions and severities; or
+                `"alexnet"`, for reports that hold those 15 at severities 1 to 5 of ImageNet-C, of
+                which others are left out; or None.
             relative: Whether to count what corruptions add to the error on clean images.
 
         Returns:
@@ -73,15 +95,18 @@ class CorruptionReport(NamedTuple):
         Raises:
             ValueError: If `baseline` is no such report, or does not err at some corruption.
         """
+        if isinstance(baseline, str):
+            return self._relative_to_alexnet(baseline, relative)
         errors = self._errors(relative)
         if baseline is None:
             return float(errors.mean())
         is_report = isinstance(baseline, CorruptionReport)
-        if not is_report or baseline[:2] != self[:2]:
-            received = baseline[:2] if is_report else baseline
+        mine = (*self[:2], self.severity_of)
+        theirs = (*baseline[:2], baseline.severity_of) if is_report else shown(baseline)
+        if mine != theirs:
             raise ValueError(
                 "Argument `baseline` must be a report of the corruptions and severities "
-                f"{self[:2]}. Received: {shown(received)}"
+                f"{mine}. Received: {theirs}"
             )
         of_baseline = baseline._errors(relative).sum(axis=1)
         if not np.all(of_baseline > 0):
@@ -91,6 +116,20 @@ class CorruptionReport(NamedTuple):
                 f"Received: {of_baseline.min():g} at {shown(faultless)}"
             )
         return float((errors.sum(axis=1) / of_baseline).mean())
+
+    def _relative_to_alexnet(self, baseline, relative):
+        check_choice("baseline", baseline, ("alexnet",))
+        missing = sorted(set(ALEXNET) - set(self.corruptions))
+        mine = (tuple(sorted(self.severities)), self.severity_of)
+        if missing or relative or mine != (SEVERITIES, IMAGENET):
+            raise ValueError(
+                "Argument `baseline` must be None or a report, unless this report holds all of "
+                f'`names("benchmark")` at severities {SEVERITIES} of "{IMAGENET}", with '
+                f"relative=False. Received: baseline={shown(baseline)}, severities {mine[0]} of "
+                f"{mine[1]}, relative={relative}, without {missing}"
+            )
+        means = dict(zip(self.corruptions, self._errors(False).mean(axis=1), strict=True))
+        return float(np.mean([means[name] / error for name, error in ALEXNET.items()]))
 
     def _errors(self, relative):
         return (self.clean["accuracy"] if relative else 1.0) - self.accuracy
@@ -147,6 +186,7 @@ def corruption_report(
     from_logits=None,
     multi_label=None,
     sample_weight=None,
+    severity_of=None,
     seed=0,
     verbose=1,
 ):
@@ -160,7 +200,8 @@ def corruption_report(
         x: Images `(n, height, width, 1 or 3)`, uint8, or floating point in [0, 1]; or a
             `tf.data.Dataset` or `keras.utils.PyDataset` of batches of images and labels.
         y: Labels, for arrays: `(n, ...)`, or one-hot `(n, ..., classes)`.
-        corruptions: Names of corruptions; by default all, `tfuq.corruptions.names()`.
+        corruptions: Names of corruptions; by default all, `tfuq.corruptions.names()`. Those of
+            the published mean corruption error are `names("benchmark")`.
         severities: Integers from 1 to 5.
         threshold: Confidence from which a prediction is accepted.
         n_bins: Number of bins of the calibration error.
@@ -172,6 +213,8 @@ def corruption_report(
             says, or else what the outputs look like.
         multi_label: Whether each entry of the last axis is a binary prediction of its own.
         sample_weight: Weights, for arrays.
+        severity_of: Whose severities, `"cifar10-c"` or `"imagenet-c"`; None for those of images of
+            the size nearer to that of the first batch. The report says which.
         seed: Integer of at least 0. The noise of an image follows from it, the number of its batch
             and its place there.
         verbose: 1 shows a progress bar.
@@ -208,16 +251,18 @@ def corruption_report(
     data = x if y is None else (x, y, sample_weight)
     scores = protocol.scores(model)
     bar = keras.utils.Progbar(1 + len(corruptions) * len(severities), verbose=verbose)
+    severity_of = suite_of(next(batches(data, batch_size, verbose=0))[0], severity_of)
     clean = protocol.figures(scores, data)
     bar.add(1)
     found = []
     for corruption in corruptions:
         for severity in severities:
-            found.append(protocol.figures(scores, data, corruption, {"severity": severity}))
+            options = {"severity": severity, "severity_of": severity_of}
+            found.append(protocol.figures(scores, data, corruption, options))
             bar.add(1)
     shape = (len(corruptions), len(severities))
     arrays = (np.reshape([each[name] for each in found], shape) for name in FIGURES)
-    return CorruptionReport(corruptions, severities, clean, *arrays, threshold)
+    return CorruptionReport(corruptions, severities, clean, *arrays, threshold, severity_of)
 
 
 def _checked_names(corruptions):

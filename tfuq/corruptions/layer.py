@@ -12,9 +12,9 @@ from tfuq._arguments import (
     register,
     shown,
 )
-from tfuq._images.pieces import Shared
+from tfuq._images.pieces import Shared, as_unit, from_unit
 from tfuq._random import points
-from tfuq.corruptions._registry import CORRUPTIONS, names
+from tfuq.corruptions._registry import CIFAR, CORRUPTIONS, names
 from tfuq.layers.ways import resamples
 
 
@@ -27,8 +27,8 @@ class CorruptionLayer(keras.layers.Layer):
     depend on its batch. For independent noise outside training say `training=True` in the call, or
     `resample=True`.
 
-    Values outside `value_range` are clipped, not refused: a graph cannot look at them. Shot noise
-    and JPEG pass no gradient on to layers before, and need `jit_compile=False`.
+    Images of another range than `value_range` are refused, in a graph when it runs; XLA drops the
+    check. Shot noise and JPEG pass no gradient on to layers before, and need `jit_compile=False`.
 
     Args:
         corruption: One of `tfuq.corruptions.names()`.
@@ -37,9 +37,11 @@ class CorruptionLayer(keras.layers.Layer):
         rate: Probability in [0, 1] with which a call that draws anew corrupts an image.
         training_only: Whether predictions leave images as they are.
         resample: Whether predictions draw anew as well.
-        value_range: Black and white of floating-point images, such as `(0, 255)`. That of uint8
-            is known.
+        value_range: Black and white of floating-point images, `(0, 255)` as in Keras' own image
+            layers; `(0, 1)` for those that were rescaled. That of uint8 is known.
         seed: Integer of at least 0, from which all noise follows.
+        severity_of: Whose severities, `"cifar10-c"` or `"imagenet-c"`; None for those of images of
+            the nearer size, which has to be known then.
 
     Call arguments:
         inputs: `(batch, height, width, 1 or 3)`, uint8 or floating point.
@@ -49,7 +51,8 @@ class CorruptionLayer(keras.layers.Layer):
         Tensor of the shape and dtype of `inputs`.
 
     Raises:
-        ValueError: If an argument is out of its range, or the corruption refuses it.
+        ValueError: If an argument is out of its range, the corruption refuses it, or images are of
+            another range.
 
     Example:
 
@@ -59,7 +62,7 @@ class CorruptionLayer(keras.layers.Layer):
     import tensorflow as tf
     from tfuq.corruptions import CorruptionLayer
 
-    x, y = np.random.rand(8, 32, 32, 3), np.zeros(8)
+    x, y = 255 * np.random.rand(8, 32, 32, 3), np.zeros(8)
     specks = CorruptionLayer("impulse_noise", options={"amount": 0.05, "salt": 0.25}, seed=1)
     train = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
     train = train.map(lambda x, y: (specks(x, training=True), y))
@@ -77,8 +80,9 @@ class CorruptionLayer(keras.layers.Layer):
         rate=1.0,
         training_only=False,
         resample=False,
-        value_range=(0.0, 1.0),
+        value_range=(0.0, 255.0),
         seed=None,
+        severity_of=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -94,6 +98,7 @@ class CorruptionLayer(keras.layers.Layer):
             )
         self.corruption = corruption
         self.severity = severity
+        self.severity_of = severity_of
         self.options = options
         self.rate = rate
         self.training_only = training_only
@@ -105,8 +110,10 @@ class CorruptionLayer(keras.layers.Layer):
             self._corrupt(tf.zeros((1, 8, 8, 3)), 0)
 
     def _corrupt(self, images, seed):
-        function = CORRUPTIONS[self.corruption]
-        return function(images, self.severity, seed=seed, **(self.options or {}))
+        function, options = CORRUPTIONS[self.corruption], dict(self.options or {})
+        if self.severity_of is not None:
+            options["severity_of"] = self.severity_of
+        return function(images, self.severity, seed=seed, **options)
 
     def call(self, inputs, training=False):
         if self.training_only and not training:
@@ -125,10 +132,8 @@ class CorruptionLayer(keras.layers.Layer):
         """The corruption of images in `value_range`, instead of [0, 1]."""
         if not inputs.dtype.is_floating:
             return self._corrupt(inputs, seed)
-        low, high = self.value_range
-        images = (tf.cast(inputs, "float32") - low) / (high - low)
-        images = self._corrupt(tf.clip_by_value(images, 0.0, 1.0), seed)
-        return tf.cast(low + (high - low) * images, inputs.dtype)
+        images = self._corrupt(as_unit(inputs, self.value_range), seed)
+        return from_unit(images, self.value_range, inputs.dtype)
 
     def compute_output_spec(self, inputs, training=False):
         return keras.KerasTensor(inputs.shape, inputs.dtype)
@@ -144,4 +149,12 @@ class CorruptionLayer(keras.layers.Layer):
             "resample": self.resample,
             "value_range": self.value_range,
             "seed": self.seed,
+            "severity_of": self.severity_of,
         }
+
+    @classmethod
+    def from_config(cls, config):
+        if "severity_of" not in config and config.get("severity") is not None:
+            # A file of a time when there were no others, whatever the size of images.
+            config = {**config, "severity_of": CIFAR}
+        return super().from_config(config)

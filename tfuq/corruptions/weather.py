@@ -1,31 +1,89 @@
-"""Corruptions between camera and scene: snow, frost, fog, and dirt on the lens."""
+"""Corruptions between camera and scene: snow, frost, fog, water, mud and dirt on the lens."""
 
 import math
 
+import numpy as np
 import tensorflow as tf
 
 from tfuq._arguments import check_fraction
-from tfuq._images.arithmetic import grey, magnified, plasma, sides, tint, trailed
+from tfuq._images.arithmetic import (
+    distances,
+    equalized,
+    filtered,
+    grey,
+    magnified,
+    neighbourhood_max,
+    plasma,
+    sides,
+    smoothed,
+    tint,
+    trailed,
+)
 from tfuq._images.pieces import applied
-from tfuq.corruptions._registry import constant, listed, size_of, strength
+from tfuq.corruptions._registry import Suites, constant, listed, size_of, strength
 
+SNOW = Suites(  # mean, stddev, factor, threshold, radius, sigma, mix
+    (
+        (0.1, 0.2, 1.0, 0.6, 8, 3, 0.95),
+        (0.1, 0.2, 1.0, 0.5, 10, 4, 0.9),
+        (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
+        (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
+        (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
+    ),
+    (
+        (0.1, 0.3, 3.0, 0.5, 10, 4, 0.8),
+        (0.2, 0.3, 2.0, 0.5, 12, 4, 0.7),
+        (0.55, 0.3, 4.0, 0.9, 12, 8, 0.7),
+        (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
+        (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
+    ),
+)
+FROST = Suites(  # shares of scene and of ice
+    ((1.0, 0.2), (1.0, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
+    ((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
+)
+FOG = Suites(  # density, decay
+    ((0.2, 3), (0.5, 3), (0.75, 2.5), (1.0, 2), (1.5, 1.75)),
+    ((1.5, 2), (2.0, 2), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4)),
+)
+SPATTER = Suites(  # mean, stddev, sigma, threshold, strength or sigma of the mask, whether mud
+    (
+        (0.62, 0.1, 0.7, 0.7, 0.5, False),
+        (0.65, 0.1, 0.8, 0.7, 0.5, False),
+        (0.65, 0.3, 1.0, 0.69, 0.5, False),
+        (0.65, 0.1, 0.7, 0.69, 0.6, True),
+        (0.65, 0.1, 0.5, 0.68, 0.6, True),
+    ),
+    (
+        (0.65, 0.3, 4.0, 0.69, 0.6, False),
+        (0.65, 0.3, 3.0, 0.68, 0.6, False),
+        (0.65, 0.3, 2.0, 0.68, 0.5, False),
+        (0.65, 0.3, 1.0, 0.65, 1.5, True),
+        (0.67, 0.4, 1.0, 0.65, 1.5, True),
+    ),
+)
+COVERED = (0.1, 0.2, 0.3, 0.45, 0.6)
+
+WATER, MUD = (175 / 255, 238 / 255, 238 / 255), (63 / 255, 42 / 255, 20 / 255)
+DEEPEST = 20  # pixels from the shore, from which water grows no thicker
 RIME = (0.86, 0.94, 1.0)
 DIRT = (0.34, 0.29, 0.22)
 
 
 @listed
-def snow(images, severity, *, seed=0):
+def snow(images, severity, *, severity_of=None, seed=0):
     """Falling flakes, each image its own, on a scene that grows paler.
 
     Formula:
         x' = m x + (1 - m) max(x, 1.5 grey(x) + 0.5) + flakes + flakes turned by 180 degrees
     Flakes are Gaussian noise, enlarged, cut off below a threshold and blurred along a direction
-    within 45 degrees of the vertical, with the numbers of CIFAR-10-C. They are as many pixels long
-    in images of any size.
+    within 45 degrees of the vertical, with the numbers of CIFAR-10-C or of ImageNet-C.
 
     Args:
         images: `(batch, height, width, 1 or 3)`, uint8, or floating point in [0, 1].
         severity: Integer from 1 to 5.
+        severity_of: Whose severities, `"cifar10-c"` or `"imagenet-c"`; None for those of images of
+            the nearer size.
         seed: Integer of at least 0, or integer tensor of shape `(2,)`.
 
     Returns:
@@ -48,14 +106,7 @@ def snow(images, severity, *, seed=0):
         Perturbations, ICLR 2019 (CIFAR-10-C).
     """
     mean, stddev, factor, threshold, radius, sigma, mix = constant(
-        severity,
-        (
-            (0.1, 0.2, 1.0, 0.6, 8, 3, 0.95),
-            (0.1, 0.2, 1.0, 0.5, 10, 4, 0.9),
-            (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
-            (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
-            (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
-        ),
+        images, severity, severity_of, SNOW
     )
 
     def body(x, noise):
@@ -71,12 +122,13 @@ def snow(images, severity, *, seed=0):
 
 
 @listed
-def frost(images, severity, *, seed=0):
+def frost(images, severity, *, severity_of=None, seed=0):
     """Ice on the lens, each image its own.
 
     Formula:
         x' = a x + b ice
-    with (a, b) = (1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45) at severities 1 to 5.
+    with (a, b) = (1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45) at severities 1 to 5 of
+    CIFAR-10-C and (1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75) of ImageNet-C.
     CIFAR-10-C cuts the ice from six photographs. None is shipped here: what stands in for them is
     made of two plasma fractals, one for the cover and one whose contour lines are the veins of the
     crystals. Figures are thus near those on CIFAR-10-C's files, not the same.
@@ -85,6 +137,8 @@ def frost(images, severity, *, seed=0):
         images: `(batch, height, width, 1 or 3)`, uint8, or floating point in [0, 1]; in a graph,
             height and width must be known.
         severity: Integer from 1 to 5.
+        severity_of: Whose severities, `"cifar10-c"` or `"imagenet-c"`; None for those of images of
+            the nearer size.
         seed: Integer of at least 0, or integer tensor of shape `(2,)`.
 
     Returns:
@@ -105,7 +159,7 @@ def frost(images, severity, *, seed=0):
     References:
         Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
     """
-    scene, ice = constant(severity, ((1.0, 0.2), (1.0, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)))
+    scene, ice = constant(images, severity, severity_of, FROST)
 
     def body(x, noise):
         size = sides(x)
@@ -118,18 +172,21 @@ def frost(images, severity, *, seed=0):
 
 
 @listed
-def fog(images, severity, *, seed=0):
+def fog(images, severity, *, severity_of=None, seed=0):
     """Fog or haze: clouds, each image its own, that take contrast away.
 
     Formula:
         x' = (x + a clouds) max(x) / (max(x) + a),   clouds = plasma fractal in [0, 1]
     with a = 0.2, 0.5, 0.75, 1, 1.5 at severities 1 to 5, and clouds that grow finer (decay 3, 3,
-    2.5, 2, 1.75). Clouds are as large as the image, whatever its size.
+    2.5, 2, 1.75); of ImageNet-C a = 1.5, 2, 2.5, 2.5, 3 with decays 2, 2, 1.7, 1.5, 1.4. Clouds are
+    as large as the image, whatever its size.
 
     Args:
         images: `(batch, height, width, 1 or 3)`, uint8, or floating point in [0, 1]; in a graph,
             height and width must be known.
         severity: Integer from 1 to 5.
+        severity_of: Whose severities, `"cifar10-c"` or `"imagenet-c"`; None for those of images of
+            the nearer size.
         seed: Integer of at least 0, or integer tensor of shape `(2,)`.
 
     Returns:
@@ -150,7 +207,7 @@ def fog(images, severity, *, seed=0):
     References:
         Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
     """
-    density, decay = constant(severity, ((0.2, 3), (0.5, 3), (0.75, 2.5), (1.0, 2), (1.5, 1.75)))
+    density, decay = constant(images, severity, severity_of, FOG)
 
     def body(x, noise):
         white = tf.reduce_max(x, axis=(1, 2, 3), keepdims=True)
@@ -160,14 +217,79 @@ def fog(images, severity, *, seed=0):
 
 
 @listed
-def dirty_lens(images, severity=None, *, amount=None, seed=0):
+def spatter(images, severity, *, severity_of=None, seed=0):
+    """Drops on the lens, each image its own: of water at severities 1 to 3, of mud at 4 and 5.
+
+    Formula:
+        water: x' = x + a m pale,   mud: x' = (1 - m) x + m brown
+    with a mask m: Gaussian noise, smoothed, where it exceeds a threshold; of water its thickness,
+    which grows from the shores, in relief. The numbers are those of CIFAR-10-C or of ImageNet-C.
+    Their shores of water are the edges that Canny's detector finds, here all that drops end at:
+    figures are near those on their files, not the same.
+
+    Args:
+        images: `(batch, height, width, 1 or 3)`, uint8, or floating point in [0, 1].
+        severity: Integer from 1 to 5.
+        severity_of: Whose severities, `"cifar10-c"` or `"imagenet-c"`; None for those of images of
+            the nearer size.
+        seed: Integer of at least 0, or integer tensor of shape `(2,)`.
+
+    Returns:
+        Tensor of the shape and dtype of `images`.
+
+    Raises:
+        ValueError: If `images` are none, or an argument is out of its range.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from tfuq.corruptions import spatter
+
+    wet = spatter(np.random.rand(2, 32, 32, 3), 2, seed=1)
+    muddy = spatter(np.random.rand(2, 32, 32, 3), 4, seed=1)
+    ```
+
+    References:
+        Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
+    """
+    *drops, threshold, strong, is_mud = constant(images, severity, severity_of, SPATTER)
+    mean, stddev, sigma = drops
+
+    def body(x, noise):
+        _, height, width, _ = size_of(x)
+        liquid = smoothed(mean + stddev * noise.normal(height, width, 1), sigma)
+        if is_mud:
+            mask = smoothed(tf.cast(liquid > threshold, "float32"), strong)
+            mask = tf.where(mask < 0.8, 0.0, mask)
+            return (1 - mask) * x + mask * tint(MUD, x)
+        liquid = tf.floor(255 * tf.where(liquid < threshold, 0.0, liquid))
+        mask = liquid * _relief(liquid)
+        most = tf.reduce_max(mask, axis=(1, 2, 3), keepdims=True)
+        return x + strong * tf.math.divide_no_nan(mask, most) * tint(WATER, x)
+
+    return applied(body, images, seed)
+
+
+def _relief(liquid):
+    """Heights of water `(batch, height, width, 1)`: of the distance from the shore, lit aslant."""
+    is_shore = (liquid > 0) & (-neighbourhood_max(-liquid) <= 0)
+    distance = tf.minimum(distances(is_shore, DEEPEST), float(DEEPEST))
+    box = np.full((3, 3), 1 / 9)
+    heights = equalized(tf.floor(filtered(distance, box, "reflect") + 1e-4), DEEPEST + 1)
+    slanted = filtered(heights, [[-2, -1, 0], [-1, 1, 1], [0, 1, 2]], "reflect")
+    return filtered(tf.clip_by_value(slanted, 0.0, 255.0), box, "reflect")
+
+
+@listed
+def dirty_lens(images, severity=None, *, amount=None, severity_of=None, seed=0):
     """Smears of dirt on the lens, each image its own, which hide what is behind them.
 
     Formula:
         x' = x + 0.75 m (dirt - x)
     with the colour of dirt, a dark brown, and a mask m in [0, 1] with soft edges: the heights of a
     plasma fractal. They cover 10, 20, 30, 45 and 60 % of the image at severities 1 to 5.
-    CIFAR-10-C has no dirt ("spatter" is its nearest); the kind is that of CURE-TSR, which lays
+    CIFAR-10-C has no dirt (`spatter` is its nearest); the kind is that of CURE-TSR, which lays
     pictures over the image, and the numbers are our own.
 
     Args:
@@ -175,6 +297,8 @@ def dirty_lens(images, severity=None, *, amount=None, seed=0):
             height and width must be known.
         severity: Integer from 1 to 5; None if `amount` is given.
         amount: Fraction of the image that is covered, in [0, 1].
+        severity_of: Whose severities, `"cifar10-c"` or `"imagenet-c"`; None for those of images of
+            the nearer size.
         seed: Integer of at least 0, or integer tensor of shape `(2,)`.
 
     Returns:
@@ -198,7 +322,7 @@ def dirty_lens(images, severity=None, *, amount=None, seed=0):
         Temel et al., CURE-TSR: Challenging Unreal and Real Environments for Traffic Sign
         Recognition, NIPS workshop on machine learning for intelligent transportation systems, 2017.
     """
-    amount = strength(severity, (0.1, 0.2, 0.3, 0.45, 0.6), amount=amount)
+    amount = strength(images, severity, severity_of, COVERED, amount=amount)
     check_fraction("amount", amount)
 
     def body(x, noise):

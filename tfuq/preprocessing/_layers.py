@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._arguments import check_integer, checked_range
-from tfuq._images.pieces import PIECE, checked_images
+from tfuq._images.pieces import PIECE, as_unit, checked_images, from_unit, tensor_of
 
 # --- Images in, images out --------------------------------------------------------------------
 
@@ -16,7 +16,7 @@ def computed(body, *images):
     Images are single or a batch, uint8 or floating point, and so is the result; it is clipped. In
     eager mode a large batch goes through in pieces of whole images, so that memory stays bounded.
     """
-    given = [_tensor(each) for each in images]
+    given = [tensor_of(each) for each in images]
     single = given[0].shape.rank == 3
     batches = [checked_images(each[None] if each.shape.rank == 3 else each) for each in given]
     first = batches[0]
@@ -36,13 +36,6 @@ def computed(body, *images):
     return result[0] if single else result
 
 
-def _tensor(images):
-    try:
-        return tf.convert_to_tensor(images)
-    except (TypeError, ValueError):
-        return checked_images(images)  # says what is wrong
-
-
 def _whole(body, batches):
     dtype = batches[0].dtype
     scale = 1.0 if dtype.is_floating else 255.0
@@ -53,6 +46,9 @@ def _whole(body, batches):
 
 class ImageLayer(keras.layers.Layer):
     """A layer without weights, of images in `value_range`; it computes in float32.
+
+    Images of another range are refused: with a ValueError, in a graph when it runs with an
+    `InvalidArgumentError`. XLA drops the check.
 
     Args:
         value_range: Black and white of floating-point images.
@@ -70,14 +66,8 @@ class ImageLayer(keras.layers.Layer):
         dtype = keras.tree.flatten(inputs)[0].dtype
         if not dtype.is_floating:
             return self.prepare(inputs)
-        low, high = self.value_range
-
-        def scaled(images):
-            images = (tf.cast(images, "float32") - low) / (high - low)
-            return tf.clip_by_value(images, 0.0, 1.0)
-
-        images = self.prepare(keras.tree.map_structure(scaled, inputs))
-        return tf.cast(low + (high - low) * images, dtype)
+        images = keras.tree.map_structure(lambda each: as_unit(each, self.value_range), inputs)
+        return from_unit(self.prepare(images), self.value_range, dtype)
 
     def get_config(self):
         return {**super().get_config(), "value_range": self.value_range}

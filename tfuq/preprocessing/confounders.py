@@ -1,5 +1,8 @@
 """Removal of coloured marks, such as pen on skin, by k-means of colours."""
 
+import warnings
+from typing import NamedTuple
+
 import numpy as np
 import tensorflow as tf
 
@@ -12,6 +15,7 @@ from tfuq._arguments import (
     shown,
 )
 from tfuq._images.arithmetic import tint
+from tfuq.preprocessing._blobs import without_middle
 from tfuq.preprocessing._layers import ImageLayer, computed
 
 LEVELS = 8  # of each channel of quantized colours
@@ -27,6 +31,10 @@ def remove_confounders(
     min_share=0.1,
     keep_shades=True,
     margin=1,
+    *,
+    keep_middle=True,
+    max_share=0.3,
+    return_mask=False,
 ):
     """Images with marks painted over in the colour that dominates around them.
 
@@ -53,9 +61,15 @@ def remove_confounders(
             marks. Of no effect on `marker_colors`; without these, it must be False for grey images,
             which differ in their shade only.
         margin: Pixels around what is found that are masked too, as an edge is blurred.
+        keep_middle: Whether a compact blob in the middle, and what is joined to it, is no mark: it
+            is what the picture was taken of. Of no effect on `marker_colors`.
+        max_share: Share of an image, in (0, 1], from which on it is left as it is: so much is no
+            mark. A warning tells how many images that are, except in graphs, which cannot warn.
+        return_mask: Whether to return what was painted over as well.
 
     Returns:
-        Tensor of the shape and dtype of `images`.
+        Tensor of the shape and dtype of `images`; with `return_mask` a pair of it and a Boolean
+        tensor of that shape without the last axis.
 
     Raises:
         ValueError: If the images are none, or an argument is not as described.
@@ -76,15 +90,19 @@ def remove_confounders(
     References:
         Mishra, "Rapid and Robust Learning for Homogeneous Image Data", 2020.
     """
-    options = marker_colors, tolerance, num_colors, min_share, keep_shades, margin
-    marker_colors = _checked_colors(*options, grid)
+    marks = Marks(
+        marker_colors, tolerance, num_colors, min_share, keep_shades, margin, keep_middle, max_share
+    ).checked()
+    check_integer("grid", grid, 1)
+    check_flags(return_mask=return_mask)
 
     def body(images):
-        _check_shades(images, marker_colors, keep_shades)
-        masked = _masked(images, marker_colors, *options[1:])
-        return _painted(images, masked, grid, num_colors)
+        masked = _masked(images, marks)
+        painted = _painted(images, masked, grid, num_colors)
+        return tf.concat([painted, tf.cast(masked, "float32")], axis=-1) if return_mask else painted
 
-    return computed(body, images)
+    found = computed(body, images)
+    return (found[..., :-1], found[..., -1] > 0) if return_mask else found
 
 
 def confounder_mask(
@@ -95,6 +113,9 @@ def confounder_mask(
     min_share=0.1,
     keep_shades=True,
     margin=1,
+    *,
+    keep_middle=True,
+    max_share=0.3,
 ):
     """Where images hold marks: what `remove_confounders` paints over.
 
@@ -106,7 +127,10 @@ def confounder_mask(
         |x - c (x . c) / (c . c)|
 
     A mark of the hue of a frequent colour, or a black one, is not found that way: name its colour.
-    A lesion that is small and of a hue of its own is taken for one: name the colours there too.
+    What is rare and of a hue of its own is taken for a mark, whatever it is, unless it is a compact
+    blob in the middle, as a lesion is, or joined to one: a window of an eighth of the shorter side,
+    in the middle half of the image, that is masked by more than half. So ink that touches a lesion
+    stays too. Name the colours where that matters, and look at the masks of some images.
 
     Args:
         images: `(batch, height, width, 1 or 3)` or `(height, width, 1 or 3)`, uint8, or floating
@@ -117,6 +141,8 @@ def confounder_mask(
         min_share: Fraction of the image from which a cluster is no mark.
         keep_shades: Whether shades of frequent colours are no marks.
         margin: Pixels around what is found that are masked too.
+        keep_middle: Whether a compact blob in the middle is no mark.
+        max_share: Share of an image from which on nothing of it is masked, with a warning.
 
     Returns:
         Boolean tensor, of the shape of `images` without the last axis.
@@ -136,14 +162,11 @@ def confounder_mask(
            [0, 0, 0, 0, 0],
            [0, 0, 0, 0, 0]])
     """
-    options = marker_colors, tolerance, num_colors, min_share, keep_shades, margin
-    marker_colors = _checked_colors(*options)
-
-    def body(images):
-        _check_shades(images, marker_colors, keep_shades)
-        return tf.cast(_masked(images, marker_colors, *options[1:]), "float32")
-
-    return computed(body, images)[..., 0] > 0
+    marks = Marks(
+        marker_colors, tolerance, num_colors, min_share, keep_shades, margin, keep_middle, max_share
+    ).checked()
+    found = computed(lambda images: tf.cast(_masked(images, marks), "float32"), images)
+    return found[..., 0] > 0
 
 
 @register
@@ -161,7 +184,10 @@ class ConfounderRemoval(ImageLayer):
         keep_shades: Whether shades of a frequent colour, such as shadows and dark lesions, are no
             marks; for grey images without `marker_colors` it must be False.
         margin: Pixels around what is found that are masked too.
-        value_range: Black and white of floating-point images, such as `(0, 255)`.
+        keep_middle: Whether a compact blob in the middle, and what is joined to it, is no mark.
+        max_share: Share of an image from which on it is left as it is.
+        value_range: Black and white of floating-point images, `(0, 255)` as in Keras' own image
+            layers; `(0, 1)` for those that were rescaled. Images of another range are refused.
 
     Call arguments:
         inputs: `(batch, height, width, 1 or 3)` or `(height, width, 1 or 3)`, uint8 or floating
@@ -197,18 +223,26 @@ class ConfounderRemoval(ImageLayer):
         min_share=0.1,
         keep_shades=True,
         margin=1,
-        value_range=(0.0, 1.0),
+        value_range=(0.0, 255.0),
+        keep_middle=True,
+        max_share=0.3,
         **kwargs,
     ):
         super().__init__(value_range, **kwargs)
-        options = marker_colors, tolerance, num_colors, min_share, keep_shades, margin
-        self.marker_colors = _checked_colors(*options, grid)
+        marks = Marks(
+            *(marker_colors, tolerance, num_colors, min_share, keep_shades, margin),
+            *(keep_middle, max_share),
+        ).checked()
+        check_integer("grid", grid, 1)
+        self.marker_colors = marks.marker_colors
         self.tolerance = tolerance
         self.grid = grid
         self.num_colors = num_colors
         self.min_share = min_share
         self.keep_shades = keep_shades
         self.margin = margin
+        self.keep_middle = keep_middle
+        self.max_share = max_share
 
     def prepare(self, images):
         return remove_confounders(images, **self._options())
@@ -222,23 +256,42 @@ class ConfounderRemoval(ImageLayer):
             "min_share": self.min_share,
             "keep_shades": self.keep_shades,
             "margin": self.margin,
+            "keep_middle": self.keep_middle,
+            "max_share": self.max_share,
         }
 
     def get_config(self):
         return {**super().get_config(), **self._options()}
 
 
-# --- Checks -----------------------------------------------------------------------------------
+# --- Masks ------------------------------------------------------------------------------------
 
 
-def _checked_colors(marker_colors, tolerance, num_colors, min_share, keep_shades, margin, grid=1):
-    """The colours as tuples, or a ValueError for any of the arguments."""
-    check_positive("tolerance", tolerance)
-    check_integer("grid", grid, 1)
-    check_integer("num_colors", num_colors, 1)
-    check_fraction("min_share", min_share)
-    check_flags(keep_shades=keep_shades)
-    check_integer("margin", margin, 0)
+class Marks(NamedTuple):
+    """What counts as a mark, as `remove_confounders` tells it."""
+
+    marker_colors: tuple | None
+    tolerance: float
+    num_colors: int
+    min_share: float
+    keep_shades: bool
+    margin: int
+    keep_middle: bool
+    max_share: float
+
+    def checked(self):
+        """The same with the colours as tuples, or a ValueError for any of the arguments."""
+        check_positive("tolerance", self.tolerance)
+        check_integer("num_colors", self.num_colors, 1)
+        check_fraction("min_share", self.min_share)
+        check_flags(keep_shades=self.keep_shades, keep_middle=self.keep_middle)
+        check_integer("margin", self.margin, 0)
+        check_positive("max_share", self.max_share)
+        check_fraction("max_share", self.max_share)
+        return self._replace(marker_colors=_checked_colors(self.marker_colors))
+
+
+def _checked_colors(marker_colors):
     if marker_colors is None:
         return None
     try:
@@ -254,31 +307,40 @@ def _checked_colors(marker_colors, tolerance, num_colors, min_share, keep_shades
     return tuple(tuple(colour) for colour in colours.tolist())
 
 
-def _check_shades(images, marker_colors, keep_shades):
-    if images.shape[-1] == 1 and marker_colors is None and keep_shades:
-        raise ValueError(
-            "Argument `keep_shades` must be False for grey images, which differ in their shade "
-            "only, unless there are `marker_colors`. Received: keep_shades=True"
-        )
-
-
-# --- Masks ------------------------------------------------------------------------------------
-
-
-def _masked(images, marker_colors, tolerance, num_colors, min_share, keep_shades, margin):
+def _masked(images, marks):
     """Booleans `(batch, height, width, 1)`."""
-    if marker_colors is None:
-        distance = _squared_to_frequent(images, num_colors, min_share, keep_shades)
-        masked = distance > tolerance**2
+    if marks.marker_colors is None:
+        if images.shape[-1] == 1 and marks.keep_shades:
+            raise ValueError(
+                "Argument `keep_shades` must be False for grey images, which differ in their shade "
+                "only, unless there are `marker_colors`. Received: keep_shades=True"
+            )
+        options = marks.num_colors, marks.min_share, marks.keep_shades
+        masked = _squared_to_frequent(images, *options) > marks.tolerance**2
+        masked = without_middle(masked[..., None]) if marks.keep_middle else masked[..., None]
     else:
-        distances = (tf.square(images - tint(each, images)) for each in marker_colors)
+        distances = (tf.square(images - tint(each, images)) for each in marks.marker_colors)
         nearest = tf.reduce_min([tf.reduce_sum(each, axis=-1) for each in distances], axis=0)
-        masked = nearest <= tolerance**2
-    masked = masked[..., None]
-    if not margin:
-        return masked
-    grown = tf.nn.max_pool2d(tf.cast(masked, "float32"), 2 * margin + 1, 1, "SAME")
-    return tf.reshape(grown, tf.shape(masked)) > 0
+        masked = (nearest <= marks.tolerance**2)[..., None]
+    if marks.margin:
+        grown = tf.nn.max_pool2d(tf.cast(masked, "float32"), 2 * marks.margin + 1, 1, "SAME")
+        masked = tf.reshape(grown, tf.shape(masked)) > 0
+    return _limited(masked, marks.max_share)
+
+
+def _limited(masked, max_share):
+    """Masks that cover less than `max_share` of their image, and nothing of the others."""
+    share = tf.reduce_mean(tf.cast(masked, "float32"), axis=(1, 2, 3), keepdims=True)
+    is_fine = (share < max_share) | (share == 0)
+    if tf.executing_eagerly() and not tf.reduce_all(is_fine):
+        count, most = int(tf.reduce_sum(tf.cast(~is_fine, "int32"))), float(tf.reduce_max(share))
+        warnings.warn(
+            f"{count} of {masked.shape[0]} images are left as they are: of these at least "
+            f"max_share={max_share:g} would be painted over, up to {most:.2f}. "
+            "Name the colours of marks with `marker_colors`.",
+            stacklevel=2,
+        )
+    return masked & is_fine
 
 
 def _squared_to_frequent(images, num_colors, min_share, keep_shades):

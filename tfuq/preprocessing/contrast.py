@@ -73,7 +73,8 @@ class CLAHE(ImageLayer):
         clip_limit: Largest count of a histogram, as a fraction in [0, 1] of the tile's pixels; 0
             for no limit.
         n_bins: Number of bins of a histogram, at least 2.
-        value_range: Black and white of floating-point images, such as `(0, 255)`.
+        value_range: Black and white of floating-point images, `(0, 255)` as in Keras' own image
+            layers; `(0, 1)` for those that were rescaled. Images of another range are refused.
 
     Call arguments:
         inputs: `(batch, height, width, 1 or 3)` or `(height, width, 1 or 3)`, uint8 or floating
@@ -93,12 +94,12 @@ class CLAHE(ImageLayer):
     from tfuq.preprocessing import CLAHE
 
     model = keras.Sequential([keras.Input((32, 32, 3)), CLAHE(8, 0.02), keras.layers.Flatten()])
-    print(model(np.random.rand(2, 32, 32, 3)).shape)
+    print(model(255 * np.random.rand(2, 32, 32, 3)).shape)
     ```
     """
 
     def __init__(
-        self, kernel_size=None, clip_limit=0.01, n_bins=256, value_range=(0.0, 1.0), **kwargs
+        self, kernel_size=None, clip_limit=0.01, n_bins=256, value_range=(0.0, 255.0), **kwargs
     ):
         super().__init__(value_range, **kwargs)
         self.kernel_size = _checked_kernel_size(kernel_size, clip_limit, n_bins)

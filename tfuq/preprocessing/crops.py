@@ -68,7 +68,8 @@ class CenterFieldOfView(ImageLayer):
         fraction: Fraction of height and of width to keep, in (0, 1].
         size: `"original"` to enlarge the crop to the size of the images; an integer or a pair for
             another height and width; None to leave the crop as large as it is.
-        value_range: Black and white of floating-point images, such as `(0, 255)`.
+        value_range: Black and white of floating-point images, `(0, 255)` as in Keras' own image
+            layers; `(0, 1)` for those that were rescaled. Images of another range are refused.
 
     Call arguments:
         inputs: `(batch, height, width, 1 or 3)` or `(height, width, 1 or 3)`, uint8 or floating
@@ -88,7 +89,7 @@ class CenterFieldOfView(ImageLayer):
     (None, 224, 224, 3)
     """
 
-    def __init__(self, fraction, size=None, value_range=(0.0, 1.0), **kwargs):
+    def __init__(self, fraction, size=None, value_range=(0.0, 255.0), **kwargs):
         super().__init__(value_range, **kwargs)
         self.size = _checked_view(fraction, size)
         self.fraction = fraction
@@ -189,7 +190,8 @@ class FundusCrop(ImageLayer):
         threshold: Brightness (luma) in [0, 1] of the darkest pixel of the disc.
         pad_to_aspect_ratio: Whether a crop of another shape than `size` is completed with black; if
             not, it is stretched.
-        value_range: Black and white of floating-point images, such as `(0, 255)`.
+        value_range: Black and white of floating-point images, `(0, 255)` as in Keras' own image
+            layers; `(0, 1)` for those that were rescaled. Images of another range are refused.
 
     Call arguments:
         inputs: `(batch, height, width, 1 or 3)` or `(height, width, 1 or 3)`, uint8 or floating
@@ -210,7 +212,7 @@ class FundusCrop(ImageLayer):
     """
 
     def __init__(
-        self, size, threshold=0.05, pad_to_aspect_ratio=True, value_range=(0.0, 1.0), **kwargs
+        self, size, threshold=0.05, pad_to_aspect_ratio=True, value_range=(0.0, 255.0), **kwargs
     ):
         super().__init__(value_range, **kwargs)
         self.size = _checked_fundus(size, threshold, pad_to_aspect_ratio)

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfuq._arguments import check_fraction, check_positive, register
-from tfuq._images.arithmetic import filtered, gaussian_weights
+from tfuq._images.arithmetic import smoothed
 from tfuq.preprocessing._layers import ImageLayer, computed
 
 SATURATED = 0.99  # brightness from which a pixel no longer says how much light it got
@@ -61,7 +61,8 @@ class Gamma(ImageLayer):
     Args:
         gamma: Exponent, above 0.
         gain: Factor, above 0.
-        value_range: Black and white of floating-point images, such as `(0, 255)`.
+        value_range: Black and white of floating-point images, `(0, 255)` as in Keras' own image
+            layers; `(0, 1)` for those that were rescaled. Images of another range are refused.
 
     Call arguments:
         inputs: `(batch, height, width, 1 or 3)` or `(height, width, 1 or 3)`, uint8 or floating
@@ -81,7 +82,7 @@ class Gamma(ImageLayer):
     array([ 0. ,  2.5, 10. ], dtype=float32)
     """
 
-    def __init__(self, gamma=1.0, gain=1.0, value_range=(0.0, 1.0), **kwargs):
+    def __init__(self, gamma=1.0, gain=1.0, value_range=(0.0, 255.0), **kwargs):
         super().__init__(value_range, **kwargs)
         check_positive("gamma", gamma)
         check_positive("gain", gain)
@@ -155,7 +156,7 @@ def correct_illumination(ambient, flash, sigma=16.0, gamma=2.2, threshold=0.02):
         added = _power(flash, gamma) - light
         counted = tf.cast((added > threshold) & (flash < SATURATED), "float32")
         ambient_sum, flash_sum = counted * light, counted * added
-        nearby = _blurred(tf.concat([ambient_sum, flash_sum], axis=-1), sigma)
+        nearby = smoothed(tf.concat([ambient_sum, flash_sum], axis=-1), sigma)
         field = tf.math.divide_no_nan(*tf.split(nearby, 2, axis=-1))
         level = tf.math.divide_no_nan(
             *(tf.reduce_sum(each, (1, 2, 3), keepdims=True) for each in (ambient_sum, flash_sum))
@@ -164,11 +165,6 @@ def correct_illumination(ambient, flash, sigma=16.0, gamma=2.2, threshold=0.02):
         return _power(tf.minimum(even, 1.0), 1 / gamma)
 
     return computed(body, ambient, flash)
-
-
-def _blurred(images, sigma):
-    weights = gaussian_weights(sigma, int(4 * sigma + 0.5))
-    return filtered(filtered(images, weights[:, None], "edge"), weights[None], "edge")
 
 
 @register
@@ -180,7 +176,8 @@ class IlluminationCorrection(ImageLayer):
         gamma: Exponent that makes values proportional to light: 2.2 for usual pictures, 1 for raw
             ones.
         threshold: Light in [0, 1] that the flash must add to a pixel to be counted.
-        value_range: Black and white of floating-point images, such as `(0, 255)`.
+        value_range: Black and white of floating-point images, `(0, 255)` as in Keras' own image
+            layers; `(0, 1)` for those that were rescaled. Images of another range are refused.
 
     Call arguments:
         inputs: The pair `[ambient, flash]` of pictures, each `(batch, height, width, 1 or 3)` or
@@ -207,7 +204,7 @@ class IlluminationCorrection(ImageLayer):
     ```
     """
 
-    def __init__(self, sigma=16.0, gamma=2.2, threshold=0.02, value_range=(0.0, 1.0), **kwargs):
+    def __init__(self, sigma=16.0, gamma=2.2, threshold=0.02, value_range=(0.0, 255.0), **kwargs):
         super().__init__(value_range, **kwargs)
         _check_light(sigma, gamma, threshold)
         self.sigma = sigma
