@@ -78,13 +78,8 @@ def train(model, data, epochs):
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy", tfuq.metrics.ExpectedCalibrationError(from_logits=True, name="ece")],
     )
-    # The progress bar stands first, so that it does not show the evaluator's figures.
-    callbacks = [keras.callbacks.ProgbarLogger(), rejection]
     model.fit(
-        *data["train"],
-        validation_data=data["validation"],
-        epochs=epochs,
-        callbacks=callbacks,
+        *data["train"], validation_data=data["validation"], epochs=epochs, callbacks=[rejection]
     )
     return rejection
 
