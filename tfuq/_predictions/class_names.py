@@ -56,7 +56,10 @@ def numbered(labels, class_names, argument="labels"):
     Raises:
         ValueError: If labels are texts and no names are known, or a text is none of them.
     """
-    array = np.asarray(labels)
+    try:
+        array = np.asarray(labels)
+    except ValueError:  # ragged, which whoever reads numbers says
+        return labels
     if array.dtype.kind not in "OUS":
         return labels
     texts = [_text(value) for value in array.ravel().tolist()]
