@@ -36,6 +36,48 @@ def replaced(layer, name, make):
                 object.__setattr__(layer, name, before)
 
 
+@contextlib.contextmanager
+def floats_kept(model):
+    """While it is open, inputs that are floats stay so, where a model declares them integers.
+
+    An image of bytes has no gradient; one that takes the way behind `Input(dtype="uint8")` has.
+    """
+
+    def kept(original):
+        def convert(inputs):
+            pairs = zip(inputs, original(inputs), strict=True)
+            return [x if _is_float(x) and not _is_float(took) else took for x, took in pairs]
+
+        return convert
+
+    name, layers = "_convert_inputs_to_tensors", list(model._flatten_layers())
+    layers += [getattr(layer, "_functional", None) for layer in layers]  # of Sequential models
+    with contextlib.ExitStack() as stack:
+        for layer in {id(each): each for each in layers if hasattr(each, name)}.values():
+            stack.enter_context(replaced(layer, name, kept))
+        for layer in layers:
+            if isinstance(layer, keras.Sequential):
+                stack.enter_context(_not_converting(layer))
+        yield
+
+
+@contextlib.contextmanager
+def _not_converting(model):
+    """While it is open, a Sequential model leaves it to the graph inside to convert inputs."""
+    with _LOCK:
+        before = model._convert_input_args
+        object.__setattr__(model, "_convert_input_args", False)
+        try:
+            yield
+        finally:
+            object.__setattr__(model, "_convert_input_args", before)
+
+
+def _is_float(tensor):
+    dtype = getattr(tensor, "dtype", "int32")  # None stands for an optional input
+    return keras.backend.is_float_dtype(keras.backend.standardize_dtype(dtype))
+
+
 def clone_uncompiled(model, **kwargs):
     """`keras.models.clone_model`, of which the copy is not compiled.
 

@@ -51,6 +51,11 @@ def check_labels(y, count):
         raise ValueError("Argument `y` must be given: this detector needs labels. Received: None")
     y = np.asarray(y)
     if y.ndim == 2 and y.shape[1] > 1:
+        if y.dtype.kind in "biuf" and not np.allclose(y.sum(axis=1), 1, atol=1e-3):
+            raise ValueError(
+                "Argument `y` must hold one class for each example: rows of one-hot labels sum to "
+                f"1. Received: {shown(y.sum(axis=1))} as sums"
+            )
         y = np.argmax(y, axis=1)
     if y.size != count or y.ndim > 2 or y.dtype.kind not in "biuf":
         raise ValueError(

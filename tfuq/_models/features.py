@@ -12,23 +12,25 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._arguments import check_model, shown
-from tfuq._models.changes import watched
+from tfuq._models.changes import floats_kept, watched
 from tfuq._models.feature_arrays import pooled, two_classes
 from tfuq._models.logit_layer import (
     LogitLayer,
     are_normalized,
     call_kept,
     calls_of,
+    like_outputs,
+    logit_call,
     logit_layer,
 )
-from tfuq._models.meaning import Reading
+from tfuq._models.meaning import Reading, said_by_head
 
 SAMPLE = 4  # examples that tell how a model is built
 TINY = np.finfo("float32").tiny
 
 
 class Found(NamedTuple):
-    """Of a batch: logits `(batch, classes)`, and features `(batch, d)` of the layers asked for."""
+    """Of a batch: logits `(batch, ..., classes)`, and features `(batch, d)` of the layers."""
 
     logits: tf.Tensor  # of the probabilities that the model predicts
     own_logits: tf.Tensor  # of a head that averages or normalizes, before it does: of its mean
@@ -63,15 +65,28 @@ class Tap:
             layer takes, the penultimate features.
         output: Which output is the classification, when the model has several.
         from_logits: Whether that holds logits; None to find out.
+        multi_label: True where the logits of several labels are taken.
         pool: Whether features of more axes are averaged over those between the first and the last;
             they are flattened otherwise.
+        takes: Words for what else than one prediction of classes is taken: `"labels"`, `"pixels"`.
     """
 
-    def __init__(self, model, layers=(), output=None, from_logits=None, pool=True):
+    def __init__(
+        self,
+        model,
+        layers=(),
+        output=None,
+        from_logits=None,
+        multi_label=None,
+        pool=True,
+        takes=(),
+    ):
         check_model(model)
-        self.model, self.layers, self.pool = model, tuple(layers), pool
-        self.reading = Reading(output, from_logits, None)
-        self._head = self._named = self._is_logits = self._has_scale = None
+        self.model, self.layers, self.pool, self.takes = model, tuple(layers), pool, takes
+        self.reading = Reading(output, from_logits, multi_label)
+        self.compute_dtype = model.compute_dtype
+        self.is_spatial = False  # whether the head takes more than one position of an example
+        self._head = self._body = self._named = self._has_scale = None
         self.dtypes = (None,) * len(self.layers)  # of features, once a batch was seen
         self._compiled = self.compiled(self.forward)
 
@@ -94,23 +109,29 @@ class Tap:
                 None if layer is None else find_layer(self.model, layer) for layer in self.layers
             ]
             # Last, as it tells other threads that all is found.
-            found = _find_head(self.model, self.reading, rows)
-            self._is_logits, self._has_scale, self._head = found
+            found = _find_head(self.model, self.reading, rows, self.takes)
+            self.reading, self._has_scale, self._body, self._head = found
 
-    def forward(self, batch, rectify=None):
+    def forward(self, batch, rectify=None, moved=False):
         """`Found` of a batch, as tensors.
 
-        With `rectify`, the network goes on with what that makes of the features.
+        With `rectify`, the network goes on with what that makes of the features. A batch that was
+        `moved` stays the floats that it is, where the model takes integers.
         """
         kept = {}  # of each layer its output, of None the input of the head
         with contextlib.ExitStack() as stack:
+            if moved:
+                stack.enter_context(floats_kept(self.model))
             for layer in set(self._named) - {None}:
                 stack.enter_context(watched(layer, _keep_output(kept, layer, rectify)))
             change = rectify if None in self._named else None
-            heads = stack.enter_context(call_kept(self._head.layer, change))
+            bodies = heads = stack.enter_context(call_kept(self._body, change))
+            if self._head.layer is not self._body:
+                heads = stack.enter_context(call_kept(self._head.layer))
             outputs = self.reading.select(self.model, batch)
         head = heads[0]
-        kept[None] = head.inputs
+        kept[None] = inputs = bodies[0].inputs
+        self.is_spatial = inputs.shape.rank > 2 and inputs.shape[1:-1].num_elements() != 1
         pairs = zip(self.layers, self._named, strict=True)
         features = tuple(self._feature(kept, *pair) for pair in pairs)
         self.dtypes = tuple(kept[layer].dtype.name for layer in self._named)
@@ -128,10 +149,14 @@ class Tap:
 
     def _logits(self, before_activation, outputs):
         if self._head.gives_logits:
-            logits = tf.cast(before_activation, "float32")
+            logits = like_outputs(tf.cast(before_activation, "float32"), outputs)
+        elif self.reading.from_logits:
+            logits = outputs
         else:
-            logits = outputs if self._is_logits else tf.math.log(tf.maximum(outputs, TINY))
-        return two_classes(logits)
+            logits = tf.math.log(tf.maximum(outputs, TINY))
+            if self.reading.is_binary(outputs.shape):
+                logits -= tf.math.log(tf.maximum(1 - outputs, TINY))
+        return logits if self.reading.multi_label else two_classes(logits)
 
     def check_knows_logits(self):
         """Raises ValueError if the logits are but logarithms of probabilities."""
@@ -177,36 +202,54 @@ def _keep_output(kept, layer, rectify):
     return handler
 
 
-def _find_head(model, reading, batch):
-    """Whether a model returns logits, whether own logits are known, and its `LogitLayer`.
+def _find_head(model, reading, batch, takes):
+    """The `Reading`, whether own logits are known, and two layers: of the features, of the logits.
 
-    That is the last layer with weights whose outputs, before the activation, are the logits. Where
-    there is none (logits are averaged, say, or normalized after it) it is the last of all.
+    The features are what the last layer with weights takes whose outputs, before the activation,
+    are the logits. Where there is none, another layer may show them (a pooling, an activation); or
+    none does (logits are normalized after it, say), and both are the last with weights.
     """
     reading.select(model, batch)  # builds what is not built
     outputs, calls = calls_of(model, reading, batch)
     reading = reading.known(model, batch)
-    _check_outputs(model, reading, outputs)
+    _check_outputs(model, reading, outputs, takes)
     found = logit_layer(calls, outputs, reading)
     if found is not None:
-        return reading.from_logits, True, found
+        return reading, True, found.layer, found
     if not calls:
         raise ValueError(
             f"Argument `model` must have a layer with weights. Received: model={shown(model)}"
         )
+    last = calls[-1].layer
+    call = logit_call(calls_of(model, reading, batch, only_heads=False)[1], outputs, reading)
+    if call is not None and not are_normalized(calls, like_outputs(call.logits, outputs)):
+        return reading, True, last, LogitLayer(call.layer, True, False)
     has_scale = reading.from_logits and not are_normalized(calls, outputs)
-    return reading.from_logits, has_scale, LogitLayer(calls[-1].layer, False, False)
+    return reading, has_scale, last, LogitLayer(last, False, False)
 
 
-def _check_outputs(model, reading, outputs):
-    if outputs.shape.rank != 2:
+def _check_outputs(model, reading, outputs, takes):
+    has_pixels = "pixels" in takes and outputs.shape.rank > 2
+    if outputs.shape.rank != 2 and not has_pixels:
         raise ValueError(
-            "Argument `model` must return one prediction per example, (batch, classes). "
+            "Argument `model` must return one prediction per example, (batch, classes); of one per "
+            "pixel the detectors MaxSoftmax, MaxLogit, Energy and Entropy have scores. "
             f"Received: outputs of shape {tuple(outputs.shape)}"
         )
-    if reading.multi_label and outputs.shape[-1] > 1:
+    several = outputs.shape[-1] > 1
+    if reading.multi_label and several and "labels" not in takes:
         raise ValueError(
-            "Argument `model` must give classes that exclude one another. Received: model "
-            f"{model.name!r} with {outputs.shape[-1]} labels that do not"
+            "Argument `model` must give classes that exclude one another, or `multi_label=True` be "
+            "said, which MaxSoftmax, MaxLogit, Energy and Entropy take; KNN takes any. Received: "
+            f"model {model.name!r} with {outputs.shape[-1]} labels that do not"
+        )
+    if (
+        reading.multi_label
+        and several
+        and said_by_head(model, reading.output)[:2] == (False, False)
+    ):
+        raise ValueError(
+            "Argument `multi_label` must be False or left out for a model that ends in a soft-max. "
+            f"Received: multi_label=True with model {model.name!r}"
         )
     reading.checked(outputs.numpy())

@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras import ops
 
 from tfuq._models.changes import replaced, watched
+from tfuq._models.feature_arrays import pooled
 from tfuq._predictions.probabilities import probabilities
 
 # These have weights, but none of them is the layer that classifies.
@@ -37,8 +38,8 @@ class LogitLayer(NamedTuple):
     """A layer that makes the logits of a model; or, where none shows them, its last layer."""
 
     layer: keras.layers.Layer
-    gives_logits: bool  # before its activation
-    is_linear: bool  # a matrix product on `(batch, d)`
+    gives_logits: bool  # before its activation, averaged over positions that the output has not
+    is_linear: bool  # a matrix product on `(batch, d)`, as of a 1x1 convolution on pooled inputs
 
     def weights(self):
         """Kernel and bias of the logits' map as arrays of float64, or None if it is not that."""
@@ -84,10 +85,19 @@ def logit_layer(calls, outputs, reading):
         outputs: Its output.
         reading: `Reading` of it, both flags known.
     """
-    for call in reversed(calls):
-        if _agree(call.logits, outputs, reading):
-            return LogitLayer(call.layer, True, _is_linear(call))
-    return None
+    call = logit_call(calls, outputs, reading)
+    return None if call is None else LogitLayer(call.layer, True, _is_linear(call))
+
+
+def logit_call(calls, outputs, reading):
+    """The last of `calls` from whose logits the outputs come, or None."""
+    found = (call for call in reversed(calls) if _agree(call.logits, outputs, reading))
+    return next(found, None)
+
+
+def like_outputs(logits, outputs):
+    """Logits `(batch, ..., classes)` averaged over positions, where the outputs have none."""
+    return pooled(logits) if outputs.shape.rank == 2 and logits.shape.rank > 2 else logits
 
 
 def are_normalized(calls, outputs):
@@ -124,10 +134,30 @@ def is_head(layer):
 
 
 def linear_map(layer):
-    """Kernel and bias (or None) of a layer's logits, of a head those of its mean; or None."""
+    """Kernel and bias (or None) of a layer's logits, of a head those of its mean; or None.
+
+    Of a 1x1 convolution they are those of its map at each position.
+    """
     if isinstance(layer, keras.layers.Dense):
-        return layer.kernel, layer.bias
+        return _dense_kernel(layer), layer.bias
+    if _is_pointwise(layer):
+        return ops.reshape(layer.kernel, layer.kernel.shape[-2:]), layer.bias
     return layer.linear_map() if hasattr(layer, "linear_map") else None
+
+
+def _dense_kernel(layer):
+    """The kernel that a Dense layer multiplies by: of int8 weights, what they stand for."""
+    if layer.quantization_mode != "int8":
+        return layer.kernel
+    scale = ops.convert_to_numpy(layer.kernel_scale)
+    return ops.convert_to_numpy(layer.kernel).astype("float32") / scale
+
+
+def _is_pointwise(layer):
+    kinds = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+    if not isinstance(layer, kinds) or layer.data_format == "channels_first":
+        return False
+    return set(layer.kernel_size) == set(layer.strides) == {1} and layer.groups == 1
 
 
 def _may_classify(layer):
@@ -172,9 +202,11 @@ def _before_activation(layer, call, args, kwargs):
 
 def _agree(logits, outputs, reading):
     """Whether the outputs are these logits, as they are or normalized, or probabilities of them."""
-    if logits.shape != outputs.shape or not logits.dtype.is_floating:
+    if not logits.dtype.is_floating or logits.shape.rank is None or logits.shape.rank < 2:
         return False
-    scores = tf.cast(logits, "float32")
+    scores = tf.cast(like_outputs(logits, outputs), "float32")
+    if scores.shape != outputs.shape:
+        return False
     if reading.from_logits:
         expected = [scores, tf.nn.log_softmax(scores)]
     else:
@@ -185,10 +217,13 @@ def _agree(logits, outputs, reading):
 def _is_linear(call):
     """Whether the logits are what the kernel and bias of the layer make of the features."""
     weights = _weights(call.layer)
-    if weights is None or call.inputs.shape.rank != 2:
+    if weights is None:
         return False
-    found = np.asarray(call.inputs, "float64") @ weights[0] + weights[1]
-    return _are_close(found, call.own_logits, call.logits.dtype)
+    found = np.asarray(pooled(tf.cast(call.inputs, "float32")), "float64") @ weights[0] + weights[1]
+    logits = np.asarray(pooled(tf.cast(call.own_logits, "float32")))
+    if getattr(call.layer, "quantization_mode", None):  # which rounds its inputs, too
+        return np.allclose(found, logits, rtol=0, atol=5e-2 * max(1.0, np.abs(logits).max()))
+    return _are_close(found, logits, call.logits.dtype)
 
 
 def _weights(layer):

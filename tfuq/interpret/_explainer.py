@@ -20,7 +20,7 @@ import tensorflow as tf
 from tfuq._arguments import check_integer, check_model, shown
 from tfuq._models.batches import batches
 from tfuq._models.finite import known_only
-from tfuq._models.logit_layer import call_kept, calls_of, logit_layer
+from tfuq._models.logit_layer import call_kept, calls_of, like_outputs, logit_layer
 from tfuq._models.outputs import any_batch, input_spec
 from tfuq._predictions.probabilities import cross_entropy
 from tfuq._predictions.scores import class_probabilities, score_name
@@ -172,9 +172,14 @@ class Explainer:
             found = [self.reading.select(self.model, batch)] * 2
         else:
             with call_kept(self._logit_layer.layer) as kept:
-                self.reading.select(self.model, batch)
+                outputs = self.reading.select(self.model, batch)
             found = [tf.cast(each, "float32") for each in (kept[0].logits, kept[0].own_logits)]
+            found = [like_outputs(each, outputs) for each in found]
         return [known_only(batch, each) for each in found]
+
+    def outputs(self, batch):
+        """Logits where they show, else probabilities, `(batch, ..., classes)`."""
+        return self._run_model(batch)[0]
 
     def _columns(self, probs):
         """Probabilities `(batch, classes)`, or `(batch, labels)` of multi-label predictions."""

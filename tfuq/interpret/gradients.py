@@ -58,8 +58,10 @@ def grad_cam(
             classes are 0 and 1; of multi-label predictions they are the labels.
         layer: The layer whose feature maps are used, or its name or path. None: the last layer with
             output `(batch, height, width, channels)` on which the output depends, in nested models,
-            too. Of a layer that is called several times, the last call counts. For models that
-            predict each pixel, name a layer: the last one is the prediction.
+            too. Tokens `(batch, places, channels)` of a vision transformer are places, the class
+            token aside: where that alone is read at the end, the last layer is what the attention
+            of the last block takes. Of a layer that is called several times, the last call counts.
+            For models that predict each pixel, name a layer: the last one is the prediction.
         target: What is to be explained, y. `"class"`: the logit of the class, before a soft-max or
             sigmoid and, of a head that averages over draws, that of its mean; the probability where
             no layer shows the logit, and with `num_samples` the mean probability.
@@ -274,8 +276,12 @@ def _over(explainer, images, batch_size, explain):
 
 
 def _cam(explainer, batch, layer):
-    found = spatial_layer(explainer.model, explainer.reading, batch, layer)
-    return explainer.attribution(weighted_maps, found)
+    found = spatial_layer(explainer.model, explainer.outputs, batch, layer)
+
+    def combine(features, gradients):
+        return weighted_maps(found.of(features), found.of(gradients))
+
+    return explainer.attribution(combine, found.layer)
 
 
 def weighted_maps(features, gradients):

@@ -16,8 +16,11 @@ def check_epsilon(epsilon):
         )
 
 
-def descended(model, batch, value, epsilon):
-    """x - epsilon sign(d value(x) / dx), for all inputs that `value`, per example, depends on."""
+def descended(batch, value, epsilon, compute_dtype):
+    """x - epsilon sign(d value(x) / dx), for all inputs that `value`, per example, depends on.
+
+    Integers, such as bytes of images, are moved as floats, which `value` has to take.
+    """
 
     def as_float(leaf):
         return tf.cast(leaf, keras.backend.floatx()) if leaf.dtype.is_integer else leaf
@@ -26,7 +29,7 @@ def descended(model, batch, value, epsilon):
     leaves = tf.nest.flatten(batch)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch([leaf for leaf in leaves if leaf.dtype.is_floating])
-        scale = FLOAT16_SCALE if model.compute_dtype == "float16" else 1.0
+        scale = FLOAT16_SCALE if compute_dtype == "float16" else 1.0
         total = scale * tf.reduce_sum(value(batch))
     gradients = tape.gradient(total, leaves)
     if all(gradient is None for gradient in gradients):

@@ -29,6 +29,32 @@ def entropy(logits):
     return entropy_of_logits(tf.cast(logits, "float64"))
 
 
+def label_scores(logits, kind, temperature=1.0):
+    """Scores of each label alone, `(n, ..., labels)`; with p = sigmoid(z / T):
+
+    min(p, 1 - p), -z, -T log(1 + exp(z / T)), H[p].
+    """
+    scaled = tf.cast(logits, "float64") / temperature
+    if kind == "max_softmax":
+        return tf.sigmoid(-tf.abs(scaled))
+    if kind == "max_logit":
+        return -scaled * temperature
+    if kind == "energy":
+        return -temperature * tf.nn.softplus(scaled)
+    return entropy(tf.stack([tf.zeros_like(scaled), scaled], axis=-1))
+
+
+def joint_score(logits, kind, temperature=1.0):
+    """The score of all labels together, `(n, ...)`, which are independent given the input.
+
+    1 - prod_l max(p_l, 1 - p_l), -max_l z_l, sum_l E_l (Wang et al. 2021), sum_l H_l.
+    """
+    each = label_scores(logits, kind, temperature)
+    if kind == "max_softmax":
+        return -tf.math.expm1(tf.reduce_sum(tf.math.log1p(-each), -1))
+    return tf.reduce_min(each, -1) if kind == "max_logit" else tf.reduce_sum(each, -1)
+
+
 LOGIT_SCORES = {
     "max_softmax": max_softmax,
     "max_logit": max_logit,

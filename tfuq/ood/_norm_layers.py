@@ -220,8 +220,35 @@ def known_norms(rule, layer, variables, uses):
     return [norms[names[id(variable)]] for variable in variables]
 
 
-def replayed_norms(layer, variables, uses):
-    """Squared norms `(batch,)` for each of the variables: all examples run side by side."""
+def of_square(gradient):
+    """|g|^2, `(1,)`."""
+    return tf.reduce_sum(tf.square(gradient))[None]
+
+
+def of_absolute(gradient):
+    """|g|_1, `(1,)`."""
+    return tf.reduce_sum(tf.abs(gradient))[None]
+
+
+def square_by_filter(gradient):
+    """|g|^2 of what belongs to each filter, the last axis of a weight: `(filters,)`."""
+    return tf.reduce_sum(tf.square(_columns(gradient)), axis=0)
+
+
+def absolute_by_filter(gradient):
+    """|g|_1 of each filter, `(filters,)`."""
+    return tf.reduce_sum(tf.abs(_columns(gradient)), axis=0)
+
+
+def _columns(gradient):
+    return tf.reshape(gradient, (-1, gradient.shape[-1] if gradient.shape.rank else 1))
+
+
+def replayed_norms(layer, variables, uses, measure=of_square):
+    """`measure` of the gradient of each of the variables, `(batch, columns)`.
+
+    All examples run side by side.
+    """
     watched = [variable.value for variable in variables]
 
     def of_one(parts):
@@ -229,7 +256,7 @@ def replayed_norms(layer, variables, uses):
             tape.watch(watched)
             total = tf.add_n([_product(layer, *pair) for pair in zip(uses, parts, strict=True)])
         gradients = tape.gradient(total, watched, unconnected_gradients="zero")
-        return tf.stack([tf.reduce_sum(tf.square(tf.cast(g, "float32"))) for g in gradients])
+        return tf.concat([measure(tf.cast(g, "float32")) for g in gradients], 0)
 
     parts = [
         ([use.inputs()[number] for number in use.rows], list(use.gradients.values()))
@@ -240,7 +267,13 @@ def replayed_norms(layer, variables, uses):
     of_one = tf.function(of_one, autograph=False)  # traced once, whoever calls it
     run = tf.vectorized_map if _can_be_vectorized(layer, of_one, parts) else _in_turn
     norms = in_chunks(lambda part: run(of_one, part), parts, sum(sizes))
-    return tf.unstack(norms, axis=1)
+    return tf.split(norms, [width_of(variable, measure) for variable in variables], axis=1)
+
+
+def width_of(variable, measure):
+    """How many numbers `measure` makes of the gradient of a variable."""
+    is_whole = measure in (of_square, of_absolute) or not variable.shape
+    return 1 if is_whole else variable.shape[-1]
 
 
 def _can_be_vectorized(layer, of_one, parts):

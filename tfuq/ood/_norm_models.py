@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tfuq._arguments import shown
 from tfuq._models.changes import replaced
-from tfuq.ood._norm_layers import Use, known_norms, replayed_norms, rule_of
+from tfuq.ood._norm_layers import Use, known_norms, of_square, replayed_norms, rule_of, width_of
 
 PROBE = 7919  # a batch of as many examples is traced, not run: no other axis is as long
 
@@ -28,8 +28,8 @@ class Unit(NamedTuple):
     rows: list = ()  # for each call, which inputs belong to the examples
 
 
-def gradient_norms(model, units, variables, x, loss_of):
-    """Squared norms `(batch, variables)` of each example's gradients.
+def gradient_norms(model, units, variables, x, loss_of, measure=None):
+    """Squared norms `(batch, variables)` of each example's gradients; or what `measure` makes.
 
     Args:
         model: Built Keras model. It runs as when it predicts.
@@ -37,6 +37,8 @@ def gradient_norms(model, units, variables, x, loss_of):
         variables: List of variables: the columns.
         x: A batch, of a shape that is known.
         loss_of: Function from the model's outputs to losses `(batch,)`.
+        measure: Function from a gradient to numbers `(columns,)`; None for the squared norm. The
+            units then have no rules.
     """
     uses, _ = _uses(model, units, x, loss_of)
     norms, last = {}, []
@@ -44,19 +46,23 @@ def gradient_norms(model, units, variables, x, loss_of):
         found = [use._replace(rows=r) for use, r in zip(found, unit.rows, strict=True)]
         found = [use for use in found if use.gradients]
         with tf.control_dependencies(last):  # one layer after the other, to save memory
-            columns = _unit_norms(unit, found)
+            columns = _unit_norms(unit, found, measure or of_square)
         last = [column for column in columns if column is not None] or last
         norms.update(zip(map(id, unit.variables), columns, strict=True))
-    zeros = tf.zeros(tf.nest.flatten(x)[0].shape[:1])
-    columns = [norms[id(variable)] for variable in variables]
-    return tf.stack([zeros if column is None else column for column in columns], axis=1)
+    count = tf.nest.flatten(x)[0].shape[0]
+    found = []
+    for variable in variables:
+        column = norms[id(variable)]
+        width = width_of(variable, measure or of_square)
+        found.append(tf.zeros((count, width)) if column is None else column)
+    return tf.concat([tf.reshape(column, (count, -1)) for column in found], axis=1)
 
 
-def _unit_norms(unit, uses):
+def _unit_norms(unit, uses, measure):
     if not uses:  # the loss does not depend on the layer
         return [None] * len(unit.variables)
     if unit.rule is None:
-        return replayed_norms(unit.layer, unit.variables, uses)
+        return replayed_norms(unit.layer, unit.variables, uses, measure)
     return known_norms(unit.rule, unit.layer, unit.variables, uses)
 
 

@@ -14,6 +14,8 @@ from tfuq._models.features import Tap
 from tfuq._models.fingerprint import check_known, fingerprint, quick_mark
 from tfuq._models.finite import finite_rows
 from tfuq._models.outputs import select_output
+from tfuq.ensembles import DeepEnsemble
+from tfuq.ood._ensemble_tap import EnsembleTap
 from tfuq.ood.saving import Saved
 from tfuq.ood.thresholds import find_threshold
 
@@ -130,7 +132,9 @@ class Detector(Saved):
         The model runs as when it predicts: no dropout, batch statistics frozen.
 
         Args:
-            model: Keras model of any style that classifies. It is kept, not copied.
+            model: Keras model of any style that classifies, or a `tfuq.ensembles.DeepEnsemble`: of
+                that the mean probabilities or logits are scored, and the features of all members
+                side by side. It is kept, not copied.
             x: Inputs: an array (or what the model takes), `(x, y)`, a `tf.data.Dataset` or a
                 `keras.utils.PyDataset` of batches of inputs or of pairs.
             y: Labels, sparse or one-hot, if they are not in `x`. Only the detectors that say so
@@ -206,6 +210,15 @@ class Detector(Saved):
             ValueError: If the detector is not fitted, or has no model, or one of other weights than
                 it was fitted to; if `x` is empty.
         """
+        self._check_to_score()
+        scores = [
+            np.where(finite_rows(batch), self._score_batch(batch), np.inf)
+            for batch, *_ in batches(x, batch_size, verbose, model=self._model)
+        ]
+        return np.concatenate(scores)
+
+    def _check_to_score(self):
+        """Raises ValueError unless it is fitted, and has the model that it was fitted to."""
         self._check_fitted()
         if self._model is None:
             raise ValueError(
@@ -213,11 +226,6 @@ class Detector(Saved):
                 "`load(path, model=model)` or set `detector.model`. Received: no model"
             )
         self._check_model()
-        scores = [
-            np.where(finite_rows(batch), self._score_batch(batch), np.inf)
-            for batch, *_ in batches(x, batch_size, verbose, model=self._model)
-        ]
-        return np.concatenate(scores)
 
     def score_features(self, features):
         """As `score`, of arrays as `fit_features` takes them.
@@ -288,8 +296,9 @@ class Detector(Saved):
             self._mark = mark
 
     def _bind(self, model):
-        reading = {"output": self.output, "from_logits": self.from_logits}
-        self._tap = Tap(model, **reading, **self._tapped())
+        options = {"output": self.output, "from_logits": self.from_logits, **self._tapped()}
+        kind = EnsembleTap if isinstance(model, DeepEnsemble) else Tap
+        self._tap = kind(model, **options)
         self._model = model
 
     # Decide.

@@ -1,15 +1,31 @@
 """Gradients of a trained network as a measure of how little it knows an input."""
 
+import warnings
+
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_integer, shown, told
+from tfuq._arguments import check_choice, check_flags, check_integer, shown, told
 from tfuq._models.batches import batches
 from tfuq._models.gradients import FLOAT16_SCALE
 from tfuq._models.meaning import Reading
 from tfuq._models.outputs import select_output
+from tfuq.ood._norm_layers import (
+    absolute_by_filter,
+    of_absolute,
+    of_square,
+    square_by_filter,
+    width_of,
+)
 from tfuq.ood._norm_models import find_units, gradient_norms
+
+MEASURES = {  # by norm, and whether each filter is a feature
+    ("squared_l2", False): of_square,
+    ("squared_l2", True): square_by_filter,
+    ("l1", False): of_absolute,
+    ("l1", True): absolute_by_filter,
+}
 
 
 def binary_crossentropy(label, logits):
@@ -33,14 +49,16 @@ class GradientFeatures:
     """Squared norms of each example's gradients under a label that confounds the model.
 
     A label that no training example had (all classes at once, or none) asks for a change of the
-    weights. For an input like those of the training data, the model has the features, and the
-    change is small; for others it is large, and at which layers it is large says more than the
-    loss does. `GradientDetector` learns from these features to tell one from the other.
+    weights, and at which layers it is large says more than the loss does. Whether norms are larger
+    or smaller for what the model does not know is not known beforehand: larger for digits against
+    other characters in the paper, smaller for most weights on natural images, where a confident
+    prediction contradicts the label most. `GradientDetector` learns from these features to tell
+    one from the other, `GradientDensity` looks at both directions.
 
-    Every weight and every bias is one feature. The model runs as when it predicts: no dropout,
-    batch statistics frozen; regularization and what layers add to the loss do not count. It has to
-    treat each example on its own, as models do when they predict. Layers with random weights or
-    `MCDropout` are the one network that they predict with.
+    Every weight and every bias is one feature, or with `per_filter` each filter of it. The model
+    runs as when it predicts: no dropout, batch statistics frozen; regularization and what layers
+    add to the loss do not count. It has to treat each example on its own, as models do when they
+    predict. Layers with random weights or `MCDropout` are the one network that they predict with.
 
     All examples of a batch take one forward and one backward pass. Norms of dense, convolutional,
     normalization and embedding layers, shared ones, too, come from what the layer takes and the
@@ -74,17 +92,28 @@ class GradientFeatures:
             tuple, or a function of the outputs.
         from_logits: Whether the output holds logits. By default what the last layer declares, else
             what the compiled loss says.
+        norm: `"squared_l2"`, or `"l1"`: sums of absolute values.
+        per_filter: Whether each filter or unit (the last axis of a weight) is a feature of its own.
+        with_loss: Whether J itself is the last column.
         batch_size: Examples at a time, for arrays; datasets have their own.
         verbose: 1 shows a progress bar.
+
+    L1 norms and those of filters make each example's gradient, and take longer than squared norms
+    of whole weights.
 
     Call arguments:
         x: Inputs: an array (or what the model takes), `(x, y)`, a `tf.data.Dataset` or a
             `keras.utils.PyDataset` of batches of inputs or of pairs. Labels are not looked at.
 
     Returns:
-        Array `(examples, features)`, float32, at least 0, larger for what the model knows less. A
-        weight that the output does not depend on has 0. The columns are in the order of
+        Array `(examples, features)`, float32, at least 0. A weight that the output does not depend
+        on has 0; one whose gradient is 0 in exact arithmetic (the bias of an attention's keys) has
+        what rounding left, some 1e-14 of the others. The columns are in the order of
         `model.trainable_variables` when the object was made; `names` holds the paths.
+
+    Warns:
+        UserWarning: If the label is one class and no other: an ordinary label that confounds
+            nothing.
 
     Raises:
         ValueError: If an argument is not as described, the model is not built or has no trainable
@@ -120,6 +149,9 @@ class GradientFeatures:
         *,
         output=None,
         from_logits=None,
+        norm="squared_l2",
+        per_filter=False,
+        with_loss=False,
         batch_size=32,
         verbose=0,
     ):
@@ -130,6 +162,8 @@ class GradientFeatures:
             )
         if not callable(loss):
             check_choice("loss", loss, tuple(LOSSES))
+        check_choice("norm", norm, ("squared_l2", "l1"))
+        check_flags(per_filter=per_filter, with_loss=with_loss)
         check_integer("batch_size", batch_size, 1)
         self.model = model
         self.confounding_label = confounding_label
@@ -137,19 +171,28 @@ class GradientFeatures:
         self.layers = layers
         self.output = output
         self.from_logits = from_logits
+        self.norm = norm
+        self.per_filter = per_filter
+        self.with_loss = with_loss
         self.batch_size = batch_size
         self.verbose = verbose
+        self._measure = MEASURES[norm, bool(per_filter)]
         self._label = _label(confounding_label, loss)
         self._variables = _variables(model, layers)
         self._units = None
         self._is_logits = None
+        self._has_warned = False
         self._sizes = []  # of batches that are traced
         self._norms = tf.function(self._traced_norms, autograph=False)
 
     @property
     def names(self):
-        """Paths of the weights that the columns belong to."""
-        return [variable.path for variable in self._variables]
+        """Paths of the weights that the columns belong to, with the number of the filter."""
+        names = [variable.path for variable in self._variables]
+        if self.per_filter:
+            widths = [(v.path, width_of(v, self._measure)) for v in self._variables]
+            names = [f"{path}[{i}]" for path, width in widths for i in range(width)]
+        return [*names, "loss"] if self.with_loss else names
 
     def __call__(self, x):
         norms = [
@@ -169,7 +212,10 @@ class GradientFeatures:
         if self._is_logits is None:
             self._is_logits = self._find_meaning(batch)
         if self._units is None:
-            self._units = find_units(self.model, self._variables, batch, self._losses)
+            units = find_units(self.model, self._variables, batch, self._losses)
+            if self._measure is not of_square:  # rules know no other
+                units = [unit._replace(rule=None) for unit in units]
+            self._units = units
         count = tf.nest.flatten(batch)[0].shape[0]
         size = self._traced_size(count)
         rows = tf.minimum(tf.range(size), count - 1)
@@ -196,13 +242,22 @@ class GradientFeatures:
     def _traced_norms(self, batch):
         scale = FLOAT16_SCALE if self.model.compute_dtype == "float16" else 1.0
         arguments = self._units, self._variables, batch
-        norms = gradient_norms(self.model, *arguments, lambda y: scale * self._losses(y))
-        return norms / scale**2
+        norms = gradient_norms(
+            self.model, *arguments, lambda y: scale * self._losses(y), self._measure
+        )
+        norms /= scale if self.norm == "l1" else scale**2
+        if not self.with_loss:
+            return norms
+        losses = self._losses(self.model(batch, training=False))
+        return tf.concat([norms, losses[:, None]], axis=1)
 
     def _losses(self, outputs):
         """The loss of each example."""
         logits = self._logits(select_output(outputs, self.output, self.model))
         label = self._label
+        if not label.ndim and logits.shape[-1] == 1 and not self._has_warned:
+            self._has_warned = True
+            _warn_of_one_class(self.confounding_label)
         if label.ndim and label.shape != logits.shape[-1:]:
             raise ValueError(
                 f"Argument `confounding_label` must have a number for each of {logits.shape[-1]} "
@@ -239,12 +294,22 @@ def _label(label, loss):
         values = values.astype("float32")
     if not np.all((values >= 0) & (values <= 1)):
         raise _label_error(label)
+    if values.ndim and np.count_nonzero(values) == 1 and values.max() == 1:
+        _warn_of_one_class(label)
     if loss == "categorical_crossentropy" and not np.any(values):
         raise ValueError(
             "Argument `confounding_label` must have a class for loss='categorical_crossentropy', "
             f"which is 0 without. Received: confounding_label={shown(label)}"
         )
     return values
+
+
+def _warn_of_one_class(label):
+    warnings.warn(
+        f"confounding_label={label!r} is one class and no other, an ordinary label, which "
+        "confounds nothing. Take 'all' or 'none' of several classes, or a number between 0 and 1.",
+        stacklevel=3,
+    )
 
 
 def _label_error(label):

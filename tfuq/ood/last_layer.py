@@ -356,7 +356,8 @@ class ReAct(_LastLayerDetector):
     def _from_model(self):
         if self.base in ("energy", "max_logit"):
             self._tap.check_knows_logits()
-        return {"head": self._tap.last_layer() if self.layer is None else None}
+        is_whole = self.layer is None and not self._tap.is_spatial
+        return {"head": self._tap.last_layer() if is_whole else None}
 
     def fit_features(self, features, y=None, *, head=None):
         """Fits to arrays instead of a model and its inputs.

@@ -8,6 +8,7 @@ from tfuq._arguments import to_float64
 from tfuq._math.pseudo_inverse import ULPS, inverse_above
 
 ROUNDING = ULPS * float(np.finfo("float32").eps)  # of a norm, relative
+RELATIVE = (64 * float(np.finfo("float32").eps)) ** 2  # of all columns, below which is rounding
 FLOOR = 1e-20  # of a squared norm, so that 0 has a logarithm
 
 
@@ -28,8 +29,12 @@ def squared_norms(name, array):
 
 
 def log_norms(features):
-    """log(f + 1e-20) of squared norms f."""
-    return np.log(features + FLOOR)
+    """log(f_k + 1e-20 + r sum_j f_j) of squared norms f `(n, columns)`, r = (64 eps)^2 of float32.
+
+    What is 0 in exact arithmetic (the gradients of the biases of an attention's keys) is rounding
+    of the others, which a logarithm would make as large as they are.
+    """
+    return np.log(features + FLOOR + RELATIVE * features.sum(axis=1, keepdims=True))
 
 
 class Scale(NamedTuple):

@@ -1,11 +1,14 @@
 """Detectors by the logits of a classifier, which fit nothing."""
 
+import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_positive, register, shown
-from tfuq._models.feature_arrays import check_logits
+from tfuq._arguments import check_flags, check_positive, register, shown
+from tfuq._models.batches import batches
+from tfuq._models.feature_arrays import check_logits, check_rows, two_classes
+from tfuq._models.finite import finite_rows
 from tfuq.ood._input_processing import check_epsilon, descended
-from tfuq.ood._logit_scores import energy, entropy, max_logit, max_softmax
+from tfuq.ood._logit_scores import LOGIT_SCORES, joint_score, label_scores, max_softmax
 from tfuq.ood.base import Detector
 
 
@@ -22,7 +25,83 @@ class _LogitDetector(Detector):
         return self._score((found.logits,)), [found.logits]
 
 
-class _OwnLogitDetector(_LogitDetector):
+class _ClasswiseDetector(_LogitDetector):
+    """Base of those that score labels that do not exclude one another, and pixels, too.
+
+    A child names `_kind`, a key of `LOGIT_SCORES`.
+    """
+
+    _kind = None
+
+    def __init__(self, *, output=None, from_logits=None, multi_label=None):
+        super().__init__(output=output, from_logits=from_logits)
+        if multi_label is not None:
+            check_flags(multi_label=multi_label)
+        self.multi_label = multi_label
+
+    def get_config(self):
+        return {**super().get_config(), "multi_label": self.multi_label}
+
+    def _tapped(self):
+        takes = ("pixels", "labels") if self.multi_label else ("pixels",)
+        return {"multi_label": self.multi_label, "takes": takes}
+
+    def _check(self, features):
+        rows = check_rows("features", features, ndim=max(2, np.ndim(features)))
+        return (rows if self.multi_label else np.asarray(two_classes(rows)),)
+
+    def _options(self):
+        """Arguments of the score beside the logits."""
+        return {}
+
+    def _of_each(self, logits):
+        """Scores of each prediction: of an example, `(n,)`, or of its pixels, `(n, ...)`."""
+        if self.multi_label:
+            return joint_score(logits, self._kind, **self._options())
+        return LOGIT_SCORES[self._kind](logits, **self._options())
+
+    def _score(self, arrays):
+        scores = self._of_each(arrays[0])
+        return tf.reduce_mean(scores, tuple(range(1, scores.shape.rank)))
+
+    def score_each(self, x, *, batch_size=32, verbose=0):
+        """Scores of each label, or of each pixel, of which `score` has one for each example.
+
+        Args:
+            x: Inputs, as for `score`.
+            batch_size: Examples at a time, for arrays.
+            verbose: 1 shows a progress bar.
+
+        Returns:
+            Array, float64: `(n, labels)` with `multi_label`; `(n, height, width)` of a model that
+            predicts each pixel; `(n, height, width, labels)` of both. Each entry is what the
+            formula says of this label or pixel alone; inf for inputs that are not finite. A
+            threshold of them is `threshold_at(scores=found.ravel())`.
+
+        Raises:
+            ValueError: As `score`; if the model has one prediction of classes per example.
+        """
+        self._check_to_score()
+        scores = []
+        for batch, *_ in batches(x, batch_size, verbose, model=self._model):
+            logits = self._read(batch)[0]
+            if logits.ndim == 2 and not self.multi_label:
+                raise ValueError(
+                    "Argument `model` must predict each pixel, or several labels with "
+                    "multi_label=True; take `score` for one prediction per example. Received: "
+                    f"logits of shape {logits.shape}"
+                )
+            found = self._labels_of(logits) if self.multi_label else self._of_each(logits)
+            found = np.where(np.isnan(found), np.inf, found)
+            rows = np.reshape(finite_rows(batch), (-1,) + (1,) * (found.ndim - 1))
+            scores.append(np.where(rows, found, np.inf))
+        return np.concatenate(scores)
+
+    def _labels_of(self, logits):
+        return label_scores(logits, self._kind, **self._options())
+
+
+class _OwnLogitDetector(_ClasswiseDetector):
     """Base of those for which logarithms of probabilities will not do."""
 
     def _read(self, batch):
@@ -35,12 +114,14 @@ class _OwnLogitDetector(_LogitDetector):
 
 
 @register
-class MaxSoftmax(_LogitDetector):
+class MaxSoftmax(_ClasswiseDetector):
     """The baseline: how far the largest probability is from 1.
 
     Formula:
         score = 1 - max_c p(c | x)                               (Hendrycks and Gimpel 2017)
-    in [0, 1). It is computed from logits, so that probabilities next to 1 stay apart.
+        score = 1 - prod_l max(p_l, 1 - p_l)                     with `multi_label`
+    in [0, 1); of one label alone min(p_l, 1 - p_l). It is computed from logits, so that
+    probabilities next to 1 stay apart.
 
     `fit_features` and `score_features` take logits `(n, classes)`; of one column, those of class 1
     of two. Labels are not needed.
@@ -50,6 +131,9 @@ class MaxSoftmax(_LogitDetector):
             key or a field of a named tuple.
         from_logits: Whether that holds logits. By default what the last layer declares, else what
             the compiled loss says.
+        multi_label: True for labels that do not exclude one another, of which the logits `(n,
+            labels)` are scored together; `score_each` gives the score of each. Of a model that
+            predicts each pixel `score` is the mean of the pixels' scores.
 
     Raises:
         ValueError: If an argument is not as described.
@@ -73,8 +157,7 @@ class MaxSoftmax(_LogitDetector):
           Examples in Neural Networks", ICLR 2017.
     """
 
-    def _score(self, arrays):
-        return max_softmax(arrays[0])
+    _kind = "max_softmax"
 
 
 @register
@@ -83,6 +166,7 @@ class MaxLogit(_OwnLogitDetector):
 
     Formula:
         score = -max_c z_c(x)                                    (Hendrycks et al. 2022)
+    also with `multi_label`; of one label alone -z_l.
 
     `fit_features` and `score_features` take logits `(n, classes)`. A single logit z of class 1
     counts as (-z / 2, z / 2). Labels are not needed.
@@ -92,6 +176,7 @@ class MaxLogit(_OwnLogitDetector):
         from_logits: Whether that holds logits, as for `MaxSoftmax`. Of a model of probabilities the
             logits are those that its last layer makes them from; of a head that averages over
             draws, such as `tfuq.layers.VBLLDense`, those of its mean: `mean_logits`.
+        multi_label: As for `MaxSoftmax`.
 
     Raises:
         ValueError: If an argument is not as described; in `fit`, if the model has no logits.
@@ -107,8 +192,7 @@ class MaxLogit(_OwnLogitDetector):
           Out-of-Distribution Detection for Real-World Settings", ICML 2022.
     """
 
-    def _score(self, arrays):
-        return max_logit(arrays[0])
+    _kind = "max_logit"
 
 
 @register
@@ -117,6 +201,8 @@ class Energy(_OwnLogitDetector):
 
     Formula:
         score = E(x; T) = -T log sum_c exp(z_c(x) / T)           (Liu et al. 2020, equation 4)
+        score = sum_l E_l(x; T) = -T sum_l log(1 + exp(z_l / T)) (Wang et al. 2021, equation 4)
+    the latter, the joint energy, with `multi_label`; of one label alone E_l.
 
     `fit_features` and `score_features` take logits `(n, classes)`. A single logit z of class 1
     counts as (-z / 2, z / 2). Labels are not needed.
@@ -127,6 +213,7 @@ class Energy(_OwnLogitDetector):
         from_logits: Whether that holds logits, as for `MaxSoftmax`. Of a model of probabilities the
             logits are those that its last layer makes them from; of a head that averages over
             draws, such as `tfuq.layers.VBLLDense`, those of its mean: `mean_logits`.
+        multi_label: As for `MaxSoftmax`.
 
     Raises:
         ValueError: If an argument is not as described; in `fit`, if the model has no logits.
@@ -139,27 +226,31 @@ class Energy(_OwnLogitDetector):
 
     References:
         - Liu, Wang, Owens and Li, "Energy-based Out-of-distribution Detection", NeurIPS 2020.
+        - Wang, Liu, Bocchieri and Li, "Can multi-label classification networks know what they
+          don't know?", NeurIPS 2021.
     """
 
-    def __init__(self, temperature=1.0, *, output=None, from_logits=None):
-        super().__init__(output=output, from_logits=from_logits)
+    _kind = "energy"
+
+    def __init__(self, temperature=1.0, *, output=None, from_logits=None, multi_label=None):
+        super().__init__(output=output, from_logits=from_logits, multi_label=multi_label)
         check_positive("temperature", temperature)
         self.temperature = temperature
 
     def get_config(self):
         return {**super().get_config(), "temperature": self.temperature}
 
-    def _score(self, arrays):
-        return energy(arrays[0], self.temperature)
+    def _options(self):
+        return {"temperature": self.temperature}
 
 
 @register
-class Entropy(_LogitDetector):
+class Entropy(_ClasswiseDetector):
     """The entropy of the predicted probabilities, in nats.
 
     Formula:
         score = H[p(. | x)] = -sum_c p(c | x) log p(c | x)
-    in [0, log classes].
+    in [0, log classes]; with `multi_label` the sum of the labels' entropies.
 
     `fit_features` and `score_features` take logits `(n, classes)`; of one column, those of class 1
     of two. Labels are not needed.
@@ -167,6 +258,7 @@ class Entropy(_LogitDetector):
     Args:
         output: Which output of the model to score, as for `MaxSoftmax`.
         from_logits: Whether that holds logits, as for `MaxSoftmax`.
+        multi_label: As for `MaxSoftmax`.
 
     Raises:
         ValueError: If an argument is not as described.
@@ -178,8 +270,7 @@ class Entropy(_LogitDetector):
     [0.365 0.693]
     """
 
-    def _score(self, arrays):
-        return entropy(arrays[0])
+    _kind = "entropy"
 
 
 @register
@@ -251,11 +342,11 @@ class ODIN(_LogitDetector):
     def _logits_of_moved(self, batch):
         def surprise(batch):
             # T times as large as in the paper, which the sign does not see.
-            scaled = self._tap.forward(batch).own_logits / self.temperature
+            scaled = self._tap.forward(batch, moved=True).own_logits / self.temperature
             return -self.temperature * tf.reduce_max(tf.nn.log_softmax(scaled), axis=-1)
 
-        moved = descended(self.model, batch, surprise, self.epsilon)
-        return self._tap.forward(moved).own_logits
+        moved = descended(batch, surprise, self.epsilon, self._tap.compute_dtype)
+        return self._tap.forward(moved, moved=True).own_logits
 
     def _score_batch(self, batch):
         if self.epsilon == 0:

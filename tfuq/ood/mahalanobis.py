@@ -230,14 +230,19 @@ class Mahalanobis(FeatureDetector):
         def features(i):
             centers, whitening = gaussians[i]
 
-            def distance(batch):
-                white = tf.cast(self._tap.forward(batch).features[i], "float64") @ whitening
+            def along(batch):
+                """What has the gradient of the distance but for its length, which may overflow."""
+                rows = tf.cast(self._tap.forward(batch, moved=True).features[i], "float64")
+                white = rows @ whitening
                 products = tf.matmul(white, centers, transpose_b=True)
                 nearest = tf.argmin(tf.reduce_sum(centers**2, 1) - 2 * products, axis=1)
-                return tf.reduce_sum((white - tf.gather(centers, nearest)) ** 2, axis=1)
+                gaps = white - tf.gather(centers, nearest)
+                slopes = tf.stop_gradient(tf.matmul(gaps, whitening, transpose_b=True))
+                largest = tf.reduce_max(tf.abs(slopes), axis=1, keepdims=True)
+                return tf.reduce_sum(rows * tf.math.divide_no_nan(slopes, largest), axis=1)
 
-            moved = descended(self.model, batch, distance, self.epsilon)
-            return self._tap.forward(moved).features[i]
+            moved = descended(batch, along, self.epsilon, self._tap.compute_dtype)
+            return self._tap.forward(moved, moved=True).features[i]
 
         return tuple(features(i) for i in range(len(gaussians)))
 

@@ -87,6 +87,9 @@ class KNN(FeatureDetector):
     def get_config(self):
         return {**super().get_config(), "k": self.k}
 
+    def _tapped(self):
+        return {**super()._tapped(), "takes": ("labels",)}
+
     def _shapes(self):
         return {"bank": ("examples", "features_0")}
 

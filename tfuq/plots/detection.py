@@ -58,17 +58,23 @@ def corruption_heat_map(report, figure="accuracy", *, ax=None):
     return ax
 
 
-def gradient_distributions(features_by_set, names=None, *, columns=None, figure=None):
+def gradient_distributions(
+    features_by_set, names=None, *, labels_by_set=None, columns=None, figure=None
+):
     """Draws how the squared gradient norms of several sets are distributed, a panel per column.
 
     As figure 3(a) of Lee and AlRegib: where the sets lie apart, this part of the model tells them
-    apart. A point is one of 25 bins of equal width on a log scale, from the least to the largest
-    norm of all sets; the first set is filled. Norms of 0 are drawn at the least norm above it.
+    apart. There it is averages over classes that are distributed, which `labels_by_set` gives; a
+    column of the loss (`GradientFeatures(..., with_loss=True)`) is figure 3(b). A point is one of
+    25 bins of equal width on a log scale, from the least to the largest norm of all sets; the first
+    set is filled. Norms of 0 are drawn at the least norm above it.
 
     Args:
         features_by_set: Dict from a set's name to its squared norms `(n, columns)`, as
             `tfuq.ood.GradientFeatures` gives them; first the in-distribution set.
         names: Names of the columns, such as the paths of the model's weights, or `None`.
+        labels_by_set: Dict from a set's name to the labels `(n,)` of its examples: what is drawn of
+            these sets are the averages of each class. `None` draws single examples.
         columns: Which columns to draw, by index or by name; by default at most six, from the first
             to the last.
         figure: Figure or SubFigure to draw on, or `None` for a new one.
@@ -94,6 +100,8 @@ def gradient_distributions(features_by_set, names=None, *, columns=None, figure=
     """
     sets = _sets_of(features_by_set)
     width = next(iter(sets.values())).shape[1]
+    if labels_by_set is not None:
+        sets = _class_averages(sets, labels_by_set)
     names = _names_of(names, width)
     chosen = _chosen_columns(columns, names)
     rows = -(-len(chosen) // 3)
@@ -107,7 +115,7 @@ def gradient_distributions(features_by_set, names=None, *, columns=None, figure=
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)))
     figure.supxlabel("squared L2 norm of the gradient")
-    figure.supylabel("fraction of examples")
+    figure.supylabel("fraction of examples" if labels_by_set is None else "fraction")
     return figure
 
 
@@ -132,6 +140,26 @@ def _sets_of(features_by_set):
                 f"Received: features_by_set with NaN or infinity in {name!r}"
             )
     return sets
+
+
+def _class_averages(sets, labels_by_set):
+    """The sets, with rows of class averages where there are labels."""
+    if not isinstance(labels_by_set, dict) or not set(labels_by_set) <= set(sets):
+        raise ValueError(
+            f"Argument `labels_by_set` must be a dict from names of sets, {sorted(sets)}, to "
+            f"labels. Received: labels_by_set={shown(labels_by_set)}"
+        )
+    averages = dict(sets)
+    for name, labels in labels_by_set.items():
+        labels = np.asarray(labels)
+        if labels.shape != sets[name].shape[:1]:
+            raise ValueError(
+                f"Argument `labels_by_set` must hold a label for each of {len(sets[name])} "
+                f"examples of {name!r}. Received: labels of shape {labels.shape}"
+            )
+        classes = [sets[name][labels == each].mean(axis=0) for each in np.unique(labels)]
+        averages[name] = np.stack(classes)
+    return averages
 
 
 def _names_of(names, width):

@@ -1,0 +1,91 @@
+"""Rows of the misuse table for detectors and explanations: right, or refused; never silent."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+from models import CLASSES, IMAGES, LABELS, RNG, made
+
+from tfuq import ood
+from tfuq.ensembles import DeepEnsemble
+
+
+def per_pixel(kind, **options):
+    inputs = keras.Input((6, 6, 1))
+    model = keras.Model(inputs, kl.Conv2D(3, 1, activation="softmax")(inputs))
+    return getattr(ood, kind)(**options).fit(model, IMAGES)
+
+
+def fit(kind, name, labels=None, **options):
+    return getattr(ood, kind)(**options).fit(made(name), IMAGES, labels)
+
+
+# What was done, and what the error has to name.
+REFUSED = {
+    "one class of a relative distance": (
+        lambda: fit("RelativeMahalanobis", "soft-max", 0 * CLASSES),
+        "two classes",
+    ),
+    "several labels at once for one class each": (
+        lambda: fit("Mahalanobis", "soft-max", LABELS | np.array([1, 1, 0])),
+        "one class for each example",
+    ),
+    "labels whose energies nobody asked to join": (
+        lambda: fit("Energy", "three sigmoids"),
+        "multi_label=True",
+    ),
+    "a soft-max of labels for a linear layer": (
+        lambda: fit("GradNorm", "three sigmoids"),
+        "exclude one another",
+    ),
+    "classes called labels": (
+        lambda: fit("MaxLogit", "soft-max", multi_label=True),
+        "multi_label. must be False",
+    ),
+    "a flag that is none": (lambda: ood.Energy(multi_label=1), "True or False"),
+    "a dimension that units do not take up": (
+        lambda: ood.ViM(dim=3).fit_features(
+            np.pad(RNG.normal(size=(30, 2)), ((0, 0), (0, 4))), head=(np.ones((6, 3)), None)
+        ),
+        "dim",
+    ),
+    "neighbours of pixels": (lambda: per_pixel("KNN", k=2), "one prediction per example"),
+    "parts of a single prediction": (
+        lambda: fit("Energy", "soft-max").score_each(IMAGES),
+        "take `score`",
+    ),
+    "a norm by another name": (
+        lambda: ood.GradientFeatures(made("soft-max"), norm="L1"),
+        "norm",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", REFUSED, ids=lambda part: part.replace(" ", "_"))
+def test_refused(mistake, counts):
+    call, named = REFUSED[mistake]
+    with pytest.raises(ValueError, match=named):
+        call()
+    counts("misuse rows, refused")
+
+
+def test_an_ordinary_label_is_told(counts):
+    with pytest.warns(UserWarning, match="ordinary label"):
+        ood.GradientFeatures(made("soft-max"), [0, 0, 1])
+    counts("misuse rows, right")
+
+
+@pytest.mark.parametrize("kind", ["MaxSoftmax", "Energy", "KNN"])
+def test_an_ensemble_of_one_is_its_member(kind, counts):
+    options = {"k": 3} if kind == "KNN" else {}
+    whole = getattr(ood, kind)(**options).fit(DeepEnsemble.from_models([made("soft-max")]), IMAGES)
+    expected = fit(kind, "soft-max", **options).score(IMAGES)
+    np.testing.assert_allclose(whole.score(IMAGES), expected, rtol=1e-4, atol=1e-6)
+    counts("misuse rows, right")
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path, counts):
+    detector = fit("KNN", "soft-max", k=np.int64(3))
+    detector.save(tmp_path / "knn.npz")
+    assert ood.load_detector(tmp_path / "knn.npz").k == 3
+    counts("misuse rows, right")
