@@ -52,7 +52,7 @@ def by_tape(model, images, last):
         normal = part["norm"](x)
         tape.watch(normal)
         pooled = normal[:, 0] if last == "before_1" else tf.reduce_mean(normal, 1)
-        score = pooled @ part["head"].kernel.value[:, 1]
+        score = tf.linalg.matvec(pooled, part["head"].kernel.value[:, 1])
         kept = tokens if last == "before_1" else normal
     gradients = tape.gradient(score, kept)
     places = [np.asarray(each)[:, -16:].reshape(-1, 4, 4, 8) for each in (kept, gradients)]

@@ -532,6 +532,20 @@ def test_distributions_are_histograms_of_each_set():
     assert [text.get_text() for text in legend_of.get_texts()] == list(NORMS)
 
 
+def test_distributions_of_averages_of_classes():
+    """As figures 3(a) and 3(b): a point of a set is a class."""
+    labels = np.arange(150) % 5
+    (ax,) = distributions(NORMS, labels_by_set={"in": labels}, columns=1)
+    means = [NORMS["in"][labels == c, 1].mean() for c in range(5)]
+    plain = {**NORMS, "in": np.repeat(np.array(means)[:, None], 8, axis=1)}
+    (expected,) = distributions(plain, columns=1)
+    for line, other in zip(ax.get_lines(), expected.get_lines(), strict=True):
+        np.testing.assert_allclose(line.get_xydata(), other.get_xydata())
+    for bad in ([], {"other": labels}, {"in": labels[:3]}):
+        with pytest.raises(ValueError, match="Argument `labels_by_set` must"):
+            distributions(NORMS, labels_by_set=bad)
+
+
 def test_sets_are_told_apart_in_grey():
     (ax,) = distributions(dict(enumerate([NORMS["in"]] * 6)), columns=0)
     lines = ax.get_lines()

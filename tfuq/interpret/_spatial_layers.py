@@ -66,7 +66,7 @@ def spatial_layer(model, outputs_of, batch, layer=None):
             "Argument `model` must have a layer with spatial output, (batch, height, width, "
             f"channels), on which its output depends. Received: model={shown(model)}"
         )
-    if wanted is None and found[-1].grid is None and _has_other_tokens(calls, places):
+    if wanted is None and _has_other_tokens(calls, places, found[-1].layer):
         warnings.warn(
             f"The map is of the layer {found[-1].layer.name!r}: the tokens of later layers are no "
             "grid of places, with one class token at most. Name a `layer` to say which is meant.",
@@ -108,10 +108,14 @@ def _grid_of(count, calls, is_named):
     return (square[0], square[0]) if square else None
 
 
-def _has_other_tokens(calls, places):
-    """Whether attention gave tokens that are no places."""
-    pairs = zip(calls, places, strict=True)
-    return any(isinstance(layer, _ATTENTION) and found is None for (layer, _), (found, _) in pairs)
+def _has_other_tokens(calls, places, last):
+    """Whether attention that came after the layer `last` gave tokens that are no places."""
+    pairs = list(zip(calls, places, strict=True))
+    after = max(i for i, ((layer, _), _) in enumerate(pairs) if layer is last)
+    return any(
+        isinstance(layer, _ATTENTION) and found is None
+        for (layer, _), (found, _) in pairs[after + 1 :]
+    )
 
 
 def _watched_calls(outputs_of, batch, layers):
