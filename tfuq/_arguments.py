@@ -127,9 +127,16 @@ def checked_range(value_range):
 
 
 def check_model(model):
-    """Raises ValueError unless `model` is a Keras model."""
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"Argument `model` must be a Keras model. Received: model={shown(model)}")
+    """Raises ValueError unless `model` is a Keras model; of an ensemble it says what to do."""
+    if isinstance(model, keras.Model):
+        return
+    members = getattr(model, "members", None)
+    otherwise = ""
+    if isinstance(members, tuple):
+        otherwise = ", one at a time: of an ensemble call this for each of its `members`"
+    raise ValueError(
+        f"Argument `model` must be a Keras model{otherwise}. Received: model={shown(model)}"
+    )
 
 
 def check_flags(**flags):

@@ -6,7 +6,7 @@ import pytest
 from keras import layers as kl
 from models import CLASSES, IMAGES, LABELS, RNG, made
 
-from tfuq import ood
+from tfuq import interpret, ood
 from tfuq.ensembles import DeepEnsemble
 
 
@@ -53,6 +53,14 @@ REFUSED = {
     "parts of a single prediction": (
         lambda: fit("Energy", "soft-max").score_each(IMAGES),
         "take `score`",
+    ),
+    "gradients of an ensemble": (
+        lambda: ood.GradientFeatures(DeepEnsemble.from_models([made("soft-max")])),
+        "side by side",
+    ),
+    "a map of an ensemble": (
+        lambda: interpret.grad_cam(DeepEnsemble.from_models([made("soft-max")]), IMAGES),
+        "each of its `members`",
     ),
     "a norm by another name": (
         lambda: ood.GradientFeatures(made("soft-max"), norm="L1"),

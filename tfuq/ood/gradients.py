@@ -11,6 +11,7 @@ from tfuq._models.batches import batches
 from tfuq._models.gradients import FLOAT16_SCALE
 from tfuq._models.meaning import Reading
 from tfuq._models.outputs import select_output
+from tfuq.ensembles import DeepEnsemble
 from tfuq.ood._norm_layers import (
     absolute_by_filter,
     of_absolute,
@@ -155,6 +156,12 @@ class GradientFeatures:
         batch_size=32,
         verbose=0,
     ):
+        if isinstance(model, DeepEnsemble):
+            raise ValueError(
+                "Argument `model` must be one Keras model: of an ensemble put the features of its "
+                "members side by side, np.concatenate([GradientFeatures(member)(x) for member in "
+                f"ensemble.members], axis=1). Received: model={model!r}"
+            )
         if not isinstance(model, keras.Model) or not model.built:
             raise ValueError(
                 "Argument `model` must be a Keras model that is built: call it on a batch, or give "
