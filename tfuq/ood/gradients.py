@@ -160,7 +160,7 @@ class GradientFeatures:
             raise ValueError(
                 "Argument `model` must be one Keras model: of an ensemble put the features of its "
                 "members side by side, np.concatenate([GradientFeatures(member)(x) for member in "
-                f"ensemble.members], axis=1). Received: model={model!r}"
+                f"ensemble.members], axis=1). Received: model={shown(model)}"
             )
         if not isinstance(model, keras.Model) or not model.built:
             raise ValueError(
