@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tfuq
+from tfuq._models.train_step import optimizer_chain
 from tfuq.optimizers import DiscriminativeLearningRate
 from tfuq.training import epochs_of, rapid_fit
 
@@ -36,6 +37,7 @@ def test_epochs_hold_all_cycles(arguments, expected):
     assert epochs_of(*arguments) == expected
 
 
+@pytest.mark.filterwarnings("ignore:The range test ended")
 def test_recipe_is_its_parts(tmp_path, capsys):
     """The same weights as when the public parts are put together by hand."""
     x, y = data()
@@ -59,7 +61,7 @@ def test_recipe_is_its_parts(tmp_path, capsys):
 
     byhand = compiled(DiscriminativeLearningRate(keras.optimizers.SGD(momentum=0.9)))
     byhand.set_weights(start)
-    found = tfuq.lr_range_test(byhand, (x, y), num_steps=30, batch_size=12, seed=0, verbose=0)
+    found = tfuq.lr_range_test(byhand, (x, y), num_steps=30, batch_size=12, shuffle=False)
     assert found.suggestion == history.range_test.suggestion
     schedule = tfuq.callbacks.SGDR(found.suggestion, cycle_mult=2)
     kept = tfuq.callbacks.SnapshotEnsemble(tmp_path / "byhand")
@@ -199,3 +201,163 @@ def test_model_must_be_built_and_compiled():
     for model in (unbuilt, uncompiled, "model"):
         with pytest.raises(ValueError, match="`model` must be a Keras model that is built and"):
             rapid_fit(model, data(), **QUICK)
+
+
+# --- What the optimizer, the data and `fit` say reaches all parts ------------------------------
+
+
+def excluded(made):
+    inner = optimizer_chain(made.optimizer)[-1]
+    return [not inner._use_weight_decay(weight) for weight in made.weights]
+
+
+@pytest.mark.parametrize("by", ["names", "variables"])
+def test_exclusions_from_weight_decay_stay(by, tmp_path):
+    x, y = data()
+    optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.5)
+    model = compiled(optimizer)
+    if by == "names":
+        optimizer.exclude_from_weight_decay(var_names=["bias"])
+        expected = [False, True, False, True]
+    else:
+        optimizer.exclude_from_weight_decay(var_list=model.weights[:1])
+        expected = [True, False, False, False]
+    options = {"max_learning_rate": 0.01, "num_cycles": 1, "snapshots": tmp_path, **QUICK}
+    history = rapid_fit(model, (x, y), **options)
+    assert excluded(model) == expected
+    for member in history.snapshots.ensemble():  # copies of the model
+        assert excluded(member) == expected
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_cycles_set_the_rate_in_place_of_a_schedule(wrapped):
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.3, 10, 0.9)
+    optimizer = keras.optimizers.SGD(schedule, momentum=0.8)
+    if wrapped:
+        optimizer = DiscriminativeLearningRate(optimizer, scheme="thirds")
+    model = compiled(optimizer)
+    history = rapid_fit(model, data(), max_learning_rate=0.1, num_cycles=1, **QUICK)
+    assert history.history["learning_rate"][0] < 0.1
+    inner = model.optimizer.inner_optimizer
+    assert isinstance(inner.learning_rate, keras.Variable) and inner.momentum == 0.8
+    assert model.optimizer.scheme == ("thirds" if wrapped else "log")
+
+
+@pytest.mark.parametrize("policy", [None, "mixed_float16"])
+def test_an_error_leaves_the_optimizer_that_was(policy):
+    class Fails(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise RuntimeError("failed")
+
+    model, (x, y) = compiled(), data()
+    before = model.optimizer
+    options = {"max_learning_rate": 0.1, "mixed_precision": policy, **QUICK}
+    for wrong in ({"groups": {"tail*": 0.1}}, {"callbacks": [Fails()]}):
+        with pytest.raises((ValueError, RuntimeError)):
+            rapid_fit(model, (x, y), **options, **wrong)
+        assert model.optimizer is before and model.get_compile_config()["optimizer"] is not None
+    assert {layer.compute_dtype for layer in model._flatten_layers()} == {"float32"}
+    model.fit(x, y, verbose=0)
+    assert model.optimizer is before and int(before.iterations) == 2
+
+
+OPEN_ENDED = {"num_steps": 25, "stop": 1e4}  # far enough to see the loss grow
+
+
+class OwnCompile(keras.Model):
+    """Its `compile` takes an argument that is not Keras'."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(2)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+    def compile(self, optimizer, own_loss, *, strength):
+        super().compile(optimizer, own_loss, jit_compile=False)
+        self.strength = strength
+
+
+def test_models_whose_compile_takes_arguments_of_its_own():
+    model, (x, y) = OwnCompile(), data()
+    model(x[:1])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.1), loss, strength=3)
+    history = rapid_fit(model, (x, y), num_cycles=1, range_test=OPEN_ENDED, **QUICK)
+    assert model.strength == 3 and history.range_test is not None
+    assert isinstance(model.optimizer, DiscriminativeLearningRate)
+
+
+def rare(count=48):
+    x, _ = data(count)
+    return x, (np.arange(count) % 12 == 0).astype("int32")
+
+
+def test_range_test_knows_the_weights():
+    """As when `lr_range_test` is told of them; before, it was not."""
+    x, y = rare()
+    weights = {0: 0.01, 1: 5.0}
+    sample_weight = np.where(y == 1, 5.0, 0.01)
+    keras.utils.set_random_seed(3)
+    model = compiled()
+    options = {"num_cycles": 1, "layer_rates": None, "range_test": OPEN_ENDED, **QUICK}
+    expected = tfuq.lr_range_test(
+        model, (x, y), batch_size=12, class_weight=weights, shuffle=False, **OPEN_ENDED
+    )
+    plain = tfuq.lr_range_test(model, (x, y), batch_size=12, shuffle=False, **OPEN_ENDED)
+    assert not np.allclose(plain.losses[:5], expected.losses[:5], rtol=1e-2)
+    start = model.get_weights()
+    for given in ({"class_weight": weights}, {"sample_weight": sample_weight}):
+        model.set_weights(start)
+        found = rapid_fit(model, (x, y), shuffle=False, **given, **options).range_test
+        np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-5)
+
+
+def of_unknown_length(count=48):
+    dataset = tf.data.Dataset.from_tensor_slices(data(count))
+    return dataset.filter(lambda x, y: True).batch(12)
+
+
+def test_no_epoch_trains_on_nothing():
+    """Of unknown length with the true number of steps: the second epoch had a loss of 0."""
+    known = tf.data.Dataset.from_tensor_slices(data()).batch(12)
+    losses = []
+    for dataset, steps in ((known, None), (of_unknown_length(), 4)):
+        keras.utils.set_random_seed(4)
+        options = {"max_learning_rate": 0.1, "num_cycles": 2, "steps_per_epoch": steps, **QUICK}
+        history = rapid_fit(compiled(), dataset, **options)
+        losses.append(history.history["loss"])
+        assert len(history.schedule.steps) == 12
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)
+
+
+def test_length_that_nobody_says_stops_before_the_range_test():
+    model = compiled()
+    before = model.optimizer
+    with pytest.raises(ValueError, match="`steps_per_epoch` must be given for data whose length"):
+        rapid_fit(model, of_unknown_length(), **QUICK)
+    assert model.optimizer is before and not before.built
+
+
+@pytest.mark.parametrize(
+    "given, name",
+    [
+        ({"y": np.zeros(48)}, "y"),
+        ({"validation_data": data()}, "validation_data"),
+        ({"sample_weight": np.ones(48)}, "sample_weight"),
+    ],
+)
+def test_arguments_of_fit_that_would_be_lost(given, name):
+    x, y = data()
+    train = (x, y, np.ones(48)) if name == "sample_weight" else (x, y)
+    with pytest.raises(ValueError, match=f"Argument `{name}` must be"):
+        rapid_fit(compiled(), train, **given, **QUICK)
+
+
+def test_range_test_on_the_validation_loss():
+    x, y = data()
+    options = {"num_cycles": 1, "layer_rates": None, **QUICK}
+    test = {**OPEN_ENDED, "validation_data": (x, 1 - y)}
+    found = rapid_fit(compiled(), (x, y), range_test=test, **options).range_test
+    assert found.losses[15] > found.losses[0]  # the better it learns, the worse there

@@ -11,6 +11,7 @@ import numpy as np
 register = keras.saving.register_keras_serializable(package="tfuq")
 
 MOST_SHOWN, LONGEST_SHOWN = 6, 200  # values of an array, characters of anything
+MOST_LOOKED_AT = 1000  # objects of an array
 
 
 def public_dir(names):
@@ -148,8 +149,42 @@ def check_flags(**flags):
             )
 
 
+def as_array(name, value):
+    """The argument `name` as an array, or a ValueError where NumPy would say less."""
+    check_kind(name, value)
+    return np.asarray(value)
+
+
+def check_kind(name, value):
+    """Raises ValueError of a tensor that records gradients, and of an array of objects.
+
+    Texts may be objects to NumPy; a mixture of kinds, such as the columns of a data frame, may not.
+    """
+    if getattr(value, "requires_grad", False):
+        raise ValueError(
+            f"Argument `{name}` must be an array, or a tensor that records no gradient: call "
+            f"`.detach()` on it. Received: a {type(value).__name__} with requires_grad=True, of "
+            f"shape {tuple(value.shape)}"
+        )
+    is_array = hasattr(value, "__array__") and not hasattr(value, "_keras_history")
+    found = np.asarray(value) if is_array and not keras.ops.is_tensor(value) else np.zeros(0)
+    if found.dtype.hasobject and found.size and not _are_texts(found):
+        kinds = sorted({type(each).__name__ for each in found.ravel()[:MOST_LOOKED_AT]})
+        raise ValueError(
+            f"Argument `{name}` must hold numbers of one dtype: of a data frame choose the columns "
+            "of numbers, `frame[columns].to_numpy('float32')`. Received: "
+            f"{type(value).__name__} with dtype=object, of shape {found.shape}, that holds "
+            f"{', '.join(kinds[:MOST_SHOWN])}"
+        )
+
+
+def _are_texts(array):
+    return all(isinstance(each, (str, bytes)) for each in array.ravel())
+
+
 def to_float64(name, array):
     """The argument `name` as an array of float64, or a ValueError."""
+    check_kind(name, array)
     try:
         found = np.asarray(array)
         if found.dtype.kind in "biufV":  # V is how numpy knows bfloat16

@@ -7,7 +7,10 @@ import keras
 import tensorflow as tf
 
 from tfuq._arguments import check_choice, check_integer, public_dir, shown
-from tfuq._models.train_step import optimizer_chain, recompile
+from tfuq._models.batches import repeated
+from tfuq._models.optimizers import exchange_optimizer, renewed
+from tfuq._models.torch_data import keras_data
+from tfuq._models.train_step import optimizer_chain
 from tfuq.callbacks import SGDR, SnapshotEnsemble
 from tfuq.callbacks.lr_sweep import lr_range_test
 from tfuq.ensembles.processes import fit_arguments
@@ -17,6 +20,13 @@ __all__ = ["rapid_fit"]
 __dir__ = public_dir(__all__)
 
 POLICIES = ("mixed_float16", "mixed_bfloat16")
+TESTED_WITH = ("class_weight", "shuffle")  # arguments of `fit` that the range test has to know
+GIVEN = {
+    "epochs": "the cycles give it, see `num_cycles`",
+    "x": "the data are `train`",
+    "y": "the labels stand in `train`, as (x, y)",
+    "validation_data": "it is called `validation` here",
+}
 
 
 def epochs_of(num_cycles, cycle_length, cycle_mult, warmup=0.0):
@@ -62,9 +72,11 @@ def rapid_fit(
     of each cycle's end, and Keras' `EarlyStopping` ends with the best epoch's weights.
 
     The optimizer that the model is compiled with is replaced by a new one of the same
-    configuration: its moments and its count of steps, by which the cycles go, start at 0. The
-    model stays compiled with that new optimizer. The weights are trained on as they are, so this is
-    for transfer as well as for training from scratch; there, `layer_rates=None` is usual.
+    configuration: its moments and its count of steps, by which the cycles go, start at 0. The model
+    stays compiled with that new optimizer; after an error it has its own again. A learning rate
+    schedule of the own one is left out, for the cycles set the rate. The weights are trained on as
+    they are, so this is for transfer as well as for training from scratch; there,
+    `layer_rates=None` is usual.
 
     Args:
         model: A built and compiled Keras model.
@@ -92,16 +104,18 @@ def rapid_fit(
         patience: Epochs without improvement after which training ends; None: as many as the
             longest cycle has, because after each restart the model is worse for a while.
         mixed_precision: `"mixed_float16"` or `"mixed_bfloat16"`: the precision of all float32
-            layers while this trains; None leaves them. Weights are float32 throughout.
+            layers while this trains; None leaves them. Weights are float32 throughout. Slower where
+            the hardware does not have it (`benchmarks/README.md`).
         batch_size: Examples at a time, for arrays.
-        steps_per_epoch: Batches per epoch, for data that do not say.
+        steps_per_epoch: Batches per epoch, for data that do not say. A dataset that ends begins
+            again, so that no epoch is without data.
         range_test: Dict of further arguments of `tfuq.lr_range_test`, such as
-            `{"start": 1e-5, "num_steps": 200}`.
+            `{"start": 1e-5, "num_steps": 200}` or `{"validation_data": validation}`.
         callbacks: List of further callbacks; they run before those of the recipe.
         seed: Integer, for the range test's order of arrays.
         verbose: 0 is silent; 1 prints what was chosen, and Keras' progress bars; 2 its lines.
-        **fit_kwargs: What else `keras.Model.fit` takes, such as `class_weight` and `shuffle`; not
-            `epochs`, which the cycles give.
+        **fit_kwargs: What else `keras.Model.fit` takes, such as `shuffle`, `class_weight` and
+            `sample_weight`, which the range test gets as well; not `epochs`, which the cycles give.
 
     Returns:
         `keras.callbacks.History`, with `schedule` (the callback `SGDR`), `range_test` (the test's
@@ -122,8 +136,9 @@ def rapid_fit(
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8), keras.layers.Dense(3)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(momentum=0.9), loss, metrics=["accuracy"])
+    train, validation = (x[:64], y[:64]), (x[64:], y[64:])
     history = tfuq.training.rapid_fit(
-        model, (x[:64], y[:64]), (x[64:], y[64:]), num_cycles=2, snapshots="cycles"
+        model, train, validation, num_cycles=2, snapshots="cycles", range_test={"stop": 1e4}
     )
     ensemble = history.snapshots.ensemble()
     print(history.range_test.suggestion, ensemble.evaluate(x[64:], y[64:]))
@@ -137,6 +152,8 @@ def rapid_fit(
         - Huang et al., "Snapshot Ensembles: Train 1, Get M for Free", ICLR 2017.
     """
     _check(model, num_cycles, mixed_precision, fit_kwargs)
+    train, validation = keras_data(train), keras_data(validation)
+    _check_length(train, steps_per_epoch)
     schedule_options = {
         "min_learning_rate": min_learning_rate,
         "cycle_length": cycle_length,
@@ -151,14 +168,14 @@ def rapid_fit(
     epochs = epochs_of(num_cycles, cycle_length, cycle_mult, warmup)
     longest = math.ceil(cycle_length * cycle_mult ** (num_cycles - 1))
     stopping = _early_stopping(validation, monitor, longest if patience is None else patience)
+    train = _with_weights(train, fit_kwargs)
     recipe = {"validation_data": validation, "steps_per_epoch": steps_per_epoch, "epochs": epochs}
     arguments = _arguments(train, batch_size, {**fit_kwargs, **recipe, "verbose": verbose})
-    with _precision(model, mixed_precision):
-        recompile(model, _new_optimizer(model, layer_rates, min_factor, groups))
+    with _new_optimizer(model, mixed_precision, (layer_rates, min_factor, groups)):
         found = None
         if max_learning_rate is None:
-            options = {"batch_size": batch_size, "seed": seed, "verbose": verbose}
-            found = lr_range_test(model, train, **options, **(range_test or {}))
+            told = {"batch_size": batch_size, "seed": seed, "verbose": verbose}
+            found = _tested(model, train, fit_kwargs, told | (range_test or {}))
             max_learning_rate = found.suggestion
         schedule = SGDR(max_learning_rate, **schedule_options)
         if verbose:
@@ -181,31 +198,82 @@ def _check(model, num_cycles, mixed_precision, fit_kwargs):
         )
     check_integer("num_cycles", num_cycles, 1)
     check_choice("mixed_precision", mixed_precision, (None, *POLICIES))
-    if "epochs" in fit_kwargs:
+    for name in set(fit_kwargs) & set(GIVEN):
         raise ValueError(
-            "Argument `epochs` must be left out: the cycles give it, see `num_cycles`. "
-            f"Received: epochs={shown(fit_kwargs['epochs'])}"
+            f"Argument `{name}` must be left out: {GIVEN[name]}. "
+            f"Received: {name}={shown(fit_kwargs[name])}"
         )
+
+
+def _check_length(train, steps_per_epoch):
+    """Raises ValueError if nobody says how many batches an epoch has."""
+    if steps_per_epoch is not None:
+        return
+    is_unknown = isinstance(train, keras.utils.PyDataset) and train.num_batches is None
+    if isinstance(train, tf.data.Dataset):
+        is_unknown = int(train.cardinality()) < 0
+    if is_unknown:
+        raise ValueError(
+            "Argument `steps_per_epoch` must be given for data whose length is unknown: the cycles "
+            f"are counted in epochs. Received: steps_per_epoch=None with {type(train).__name__}"
+        )
+
+
+def _with_weights(train, fit_kwargs):
+    """The training data with the `sample_weight` of `fit_kwargs`, which goes from there."""
+    weight = fit_kwargs.pop("sample_weight", None)
+    if weight is None:
+        return train
+    if not isinstance(train, tuple) or len(train) != 2:
+        raise ValueError(
+            "Argument `sample_weight` must be None unless `train` is (x, y); datasets hold their "
+            f"own. Received: sample_weight={shown(weight)} with {type(train).__name__}"
+        )
+    return (*train, weight)
 
 
 def _arguments(train, batch_size, options):
     """Arguments of `fit`: the data, their batches, and `options`."""
     arguments = fit_arguments(train, None, options)
+    arguments["x"] = repeated(arguments["x"], options["steps_per_epoch"])
     arguments["batch_size"] = batch_size if isinstance(train, tuple) else None
     if isinstance(train, tf.data.Dataset):
         arguments["shuffle"] = False  # it shuffles as it says; Keras warns of its own default
     return arguments
 
 
-def _new_optimizer(model, layer_rates, min_factor, groups):
-    """A new optimizer like the model's, with rates by layer if there are to be some."""
-    own = model.optimizer
-    if isinstance(own, keras.optimizers.LossScaleOptimizer):  # `compile` scales the loss again
-        own = own.inner_optimizer
-    new = type(own).from_config(own.get_config())
-    if isinstance(new, DiscriminativeLearningRate) or (layer_rates is None and groups is None):
-        return new
-    return DiscriminativeLearningRate(new, scheme=layer_rates, min_factor=min_factor, groups=groups)
+@contextlib.contextmanager
+def _new_optimizer(model, mixed_precision, rates):
+    """Gives `model` a new optimizer like its own, with rates by layer if there are to be some.
+
+    `rates` are the arguments `scheme`, `min_factor` and `groups` of `DiscriminativeLearningRate`.
+    While it is open, the model computes in `mixed_precision`. After an error the optimizer is the
+    one that the model was compiled with.
+    """
+    before, named = model.optimizer, model._compile_config.config["optimizer"]
+    try:
+        with _precision(model, mixed_precision):
+            exchange_optimizer(model, _with_rates(renewed(model), rates))
+            yield
+    except BaseException:
+        model.optimizer = before
+        model.train_function = model.test_function = model.predict_function = None
+        model._compile_config.config["optimizer"] = named
+        raise
+
+
+def _with_rates(optimizer, rates):
+    scheme, _, groups = rates
+    has_none = scheme is None and groups is None
+    if isinstance(optimizer, DiscriminativeLearningRate) or has_none:
+        return optimizer
+    return DiscriminativeLearningRate(optimizer, *rates)
+
+
+def _tested(model, train, fit_kwargs, options):
+    """The result of the range test, which knows of `fit_kwargs` what changes the loss."""
+    known = {name: fit_kwargs[name] for name in TESTED_WITH if name in fit_kwargs}
+    return lr_range_test(model, train, **{**known, **options})
 
 
 def _early_stopping(validation, monitor, patience):
@@ -232,7 +300,8 @@ def _precision(model, name):
             layer.dtype_policy = "float32"
         if layers:
             model.train_function = model.test_function = model.predict_function = None
-            model.optimizer = optimizer_chain(model.optimizer)[int(name == "mixed_float16")]
+            if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
+                model.optimizer = model.optimizer.inner_optimizer
 
 
 def _summary(model, schedule, num_cycles, epochs, found, stopping, kept):

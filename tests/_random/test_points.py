@@ -8,6 +8,8 @@ from scipy import stats
 from tfuq._random.points import (
     RULES,
     NormalPoints,
+    keep_mask,
+    normal,
     random_signs,
     shifted_points,
     sobol_cells,
@@ -126,3 +128,24 @@ def test_algorithm_of_random_numbers_is_philox(rule):
     algorithms = [int(tf.get_static_value(op.inputs[3])) for op in draws if op.type.endswith("V2")]
     assert len(algorithms) >= 3
     assert set(algorithms) == {tf.random.Algorithm.PHILOX.value}
+
+
+def test_draws_are_the_same_compiled_or_not():
+    """Of one seed XLA made other normals and other masks, so that trainings differed."""
+
+    def draws():
+        return normal((2001,), seed=seed(2)), keep_mask((2001,), 0.3, seed=seed(3))
+
+    plain = tf.function(draws)()
+    compiled = tf.function(draws, jit_compile=True)()
+    np.testing.assert_allclose(compiled[0], plain[0], atol=1e-4)
+    np.testing.assert_array_equal(compiled[1], plain[1])
+    # They are TensorFlow's own, as without XLA.
+    given = {"seed": seed(2), "alg": "philox"}
+    expected = tf.random.stateless_normal((2001,), **given)
+    np.testing.assert_allclose(plain[0], expected, atol=1e-5)
+    np.testing.assert_allclose(
+        normal((3, 5), seed=seed(2)), expected[:15].numpy().reshape(3, 5), atol=1e-5
+    )
+    uniform = tf.random.stateless_uniform((2001,), seed(3), alg="philox")
+    np.testing.assert_array_equal(plain[1], tf.cast(uniform >= 0.3, "float32") / 0.7)

@@ -1,5 +1,7 @@
 """A backup that is there whole or not at all; what kills do to a training is in test_resume.py."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -137,3 +139,92 @@ def test_bad_arguments(tmp_path):
     unbuilt.compile("sgd", "mse", run_eagerly=True)
     with pytest.raises(ValueError, match="Argument `model` must be built"):
         unbuilt.fit(X, X[:, :3], callbacks=[BackupAndRestore(tmp_path)], verbose=0)
+
+
+# --- What Keras' callbacks remember -------------------------------------------------------------
+
+
+class Scores(keras.callbacks.Callback):
+    """Puts `score` into the logs, and kills the training in an epoch, if told to."""
+
+    def __init__(self, scores, killed=None):
+        super().__init__()
+        self.scores, self.killed = scores, killed
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["score"] = self.scores[epoch]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.killed:
+            raise KeyboardInterrupt
+
+
+def remembering(folder):
+    kept = {"mode": "max", "save_best_only": True, "save_weights_only": True}
+    return [
+        keras.callbacks.EarlyStopping("score", mode="max", patience=3, restore_best_weights=True),
+        keras.callbacks.ReduceLROnPlateau("score", 0.5, patience=2, mode="max"),
+        keras.callbacks.ModelCheckpoint(str(folder / "best.weights.h5"), "score", **kept),
+    ]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_best_epoch_before_the_kill_is_not_forgotten(tmp_path, first):
+    """The resumed training ended with other weights than the undisturbed one."""
+    scores = [1, 9, 2, 3, 4, 5]
+    (tmp_path / "one").mkdir()
+    expected = fit(compiled(), Scores(scores), *remembering(tmp_path / "one"), epochs=6)
+
+    def callbacks(killed=None):
+        others = [Scores(scores, killed), *remembering(tmp_path)]
+        backup = BackupAndRestore(tmp_path / "backup")
+        return [others[0], backup, *others[1:]] if first else [*others, backup]
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(compiled(), *callbacks(3), epochs=6)
+    model = compiled()
+    found = fit(model, *callbacks(), epochs=6)
+    assert model.history.epoch == [3, 4]  # stopped after three epochs that were no better
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    names = [tmp_path / "one" / "best.weights.h5", tmp_path / "best.weights.h5"]
+    best = [compiled() for _ in names]
+    for each, name in zip(best, names, strict=True):
+        each.optimizer.build(each.trainable_variables)
+        each.load_weights(name)
+    for one, other in zip(best[0].get_weights(), best[1].get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("scores", [[1, 9, 2, 3, 4, 5], [1, 2, 9, 3, 2, 1]])
+def test_a_training_that_was_over_ends_with_the_best_weights(tmp_path, scores):
+    """Stopped, or at its end: the file stays, and the same `fit` gives the same weights."""
+
+    def trained():
+        stopping = keras.callbacks.EarlyStopping(
+            "score", mode="max", patience=3, restore_best_weights=True
+        )
+        kept = BackupAndRestore(tmp_path, delete_checkpoint=False)
+        model = compiled()
+        return fit(model, Scores(scores), stopping, kept, epochs=6), model.history.epoch
+
+    expected, _ = trained()
+    found, epochs = trained()
+    assert epochs == []
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_other_callbacks_than_before_are_told(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        fit(compiled(), BackupAndRestore(tmp_path), Stop([2]))
+    both = [BackupAndRestore(tmp_path), keras.callbacks.EarlyStopping("loss", patience=9)]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        compiled().fit(X, Y, 8, epochs=4, callbacks=both, verbose=0)
+    assert any("callbacks of the killed training were none" in str(each.message) for each in told)
+
+
+def test_two_of_one_folder_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="one BackupAndRestore of one `backup_dir`"):
+        fit(compiled(), BackupAndRestore(tmp_path), BackupAndRestore(str(tmp_path)))

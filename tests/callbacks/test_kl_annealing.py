@@ -8,7 +8,7 @@ import pytest
 
 from tfuq.callbacks import KLAnnealing
 from tfuq.callbacks.kl_annealing import kl_beta
-from tfuq.layers import DenseVariational, VBLLDense
+from tfuq.layers import DenseVariational, SparseBayesDense, VBLLDense
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 4)).astype("float32")
@@ -202,3 +202,43 @@ def test_models_that_are_not_built():
     model.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.raises(ValueError, match=r"`model` must be built.*Received"):
         fit(model, KLAnnealing())
+
+
+def test_two_of_them_are_refused():
+    model = keras.Sequential([keras.Input((4,)), VBLLDense(3, kl_weight=0.1)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with pytest.raises(ValueError, match="must hold one KLAnnealing: the KL divergence has one"):
+        model.fit(X, Y, callbacks=[KLAnnealing(), KLAnnealing()], verbose=0)
+
+
+@pytest.mark.parametrize("kind", [VBLLDense, DenseVariational, SparseBayesDense])
+def test_files_of_the_way_hold_what_it_leads_to(kind, tmp_path):
+    """A checkpoint of the first epoch held its weight, 0.2, where the model's became 1."""
+    model = keras.Sequential([keras.Input((4,)), kind(3, kl_weight=0.1)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, jit_compile=False)
+    seen = []
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(float(self.model.layers[-1].beta))
+
+    saved = [
+        keras.callbacks.ModelCheckpoint(str(tmp_path / "epoch{epoch}.keras")),
+        keras.callbacks.ModelCheckpoint(
+            str(tmp_path / "{epoch}.weights.h5"), save_weights_only=True
+        ),
+    ]
+    annealing = KLAnnealing(0.2, 1.0, duration=2)
+    model.fit(X, Y, epochs=3, callbacks=[annealing, *saved, Look()], verbose=0)
+    assert seen == pytest.approx([0.2, 0.6, 1.0])
+    for epoch in (1, 2, 3):
+        whole = keras.models.load_model(tmp_path / f"epoch{epoch}.keras")
+        assert float(whole.layers[-1].beta) == 1.0
+        model.load_weights(tmp_path / f"{epoch}.weights.h5")
+        assert float(model.layers[-1].beta) == 1.0
+    model.layers[-1].beta.assign(0.25)  # what the user sets is saved
+    model.save_weights(tmp_path / "own.weights.h5")
+    model.layers[-1].beta.assign(0.5)
+    model.load_weights(tmp_path / "own.weights.h5")
+    assert float(model.layers[-1].beta) == 0.25

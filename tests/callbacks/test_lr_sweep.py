@@ -1,6 +1,7 @@
 """The range test finds what the curve says, from exact losses, and leaves nothing behind."""
 
 import random
+import warnings
 
 import keras
 import numpy as np
@@ -20,6 +21,7 @@ X = RNG.normal(size=(32, 4)).astype("float32")
 Y = (X @ RNG.normal(size=(4, 3)) + 1).astype("float32")
 SWEEP = {"start": 1e-3, "stop": 0.1, "num_steps": 10, "batch_size": 8}  # more than four batches
 EAGER = {"run_eagerly": True}
+pytestmark = pytest.mark.filterwarnings("ignore:The range test ended")  # as most of these do
 SGD = keras.optimizers.SGD
 
 
@@ -522,3 +524,58 @@ def test_training_steps_that_do_not_say_their_loss():
     made(X)
     made.compile("sgd", "mse", **EAGER)
     refused("model", made)
+
+
+# --- Beside others, at its end, and on the validation loss --------------------------------------
+
+
+class Ends(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = True
+
+
+def test_a_training_that_another_callback_ends_is_told():
+    """Before, the message asked for more epochs."""
+    stopping = keras.callbacks.EarlyStopping("loss", mode="max", patience=1)
+    for other in (stopping, Ends()):
+        made = linear()
+        start = state(made)[:2]
+        with pytest.raises(ValueError, match="none beside LRRangeTest that ends the training"):
+            test = LRRangeTest(1e-5, 1e-3, num_steps=20)
+            made.fit(X, Y, 8, epochs=9, callbacks=[test, other], shuffle=False, verbose=0)
+        for one, other_state in zip(start, state(made)[:2], strict=True):
+            np.testing.assert_array_equal(one, other_state)
+
+
+def test_two_range_tests_are_refused():
+    tests = [LRRangeTest(num_steps=5), LRRangeTest(num_steps=5)]
+    with pytest.raises(ValueError, match="must hold one LRRangeTest: each takes"):
+        linear().fit(X, Y, 8, epochs=9, callbacks=tests, verbose=0)
+
+
+def test_a_sweep_that_ends_too_soon_says_so():
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = lr_range_test(linear(), (X, Y), 1e-3, 0.01, 20, batch_size=32)
+    assert any("ended at stop=0.01 before the loss grew" in str(each.message) for each in told)
+    assert found.is_open and not found.diverged
+    assert not lr_range_test(linear(), (X, Y), 1e-3, 1e4, 40, batch_size=32).is_open
+
+
+def test_curve_of_the_validation_loss():
+    """The loss of all validation data after each step, by hand; nothing is left of it."""
+    made, byhand = linear(), linear(SGD(0.0))
+    byhand.set_weights(made.get_weights())
+    validation = (X[:12] + 1, Y[:12])
+    options = {"smoothing": 0.5, "batch_size": 8, "shuffle": False}
+    made.predict(X, verbose=0)
+    before = made.evaluate(*validation, verbose=0)
+    found = lr_range_test(made, (X, Y), 1e-3, 3.0, 12, validation_data=validation, **options)
+    for step, (rate, loss) in enumerate(zip(found.learning_rates, found.losses, strict=True)):
+        byhand.optimizer.learning_rate = rate
+        rows = slice(8 * (step % 4), 8 * (step % 4) + 8)
+        byhand.train_on_batch(X[rows], Y[rows])
+        np.testing.assert_allclose(loss, byhand.evaluate(*validation, verbose=0), rtol=1e-4)
+    assert made.evaluate(*validation, verbose=0) == before
+    with pytest.raises(ValueError, match="Argument `validation_data` must"):
+        LRRangeTest(validation_data=X)

@@ -11,8 +11,9 @@ from tfuq.callbacks import (
     SaliencySelection,
     SnapshotEnsemble,
 )
+from tfuq.ensembles import DeepEnsemble
 from tfuq.layers import SparseBayesDense
-from tfuq.layers.sparse_bayes import sparse_bayes_layers
+from tfuq.layers.sparse_bayes import select_layers, sparse_bayes_layers
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 SHARE = {"r_bayes": 0.25, "kl_weight": 0.01, "posterior_scale": 0.3, "seed": 0}
@@ -289,12 +290,36 @@ def test_model_that_is_not_built():
         fit(made, SaliencySelection())
 
 
-def test_frozen_layer_has_no_gradients_to_go_by():
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_frozen_layers_stay_deterministic(given, scope):
+    """With `data` they were selected, without it was an error."""
     made = model()
     made.get_layer("low").trainable = False
     made.compile("sgd", LOSS, jit_compile=False)
-    with pytest.raises(ValueError, match="gradients are 0 in all of the kernel of 'low'"):
-        fit(made, SaliencySelection(after_epoch=1))
+    selection = SaliencySelection(data() if given else None, after_epoch=1, scope=scope)
+    history = fit(made, selection, epochs=2)
+    assert [layer.is_selected() for layer in made.layers] == [False, True]
+    assert history["bayesian_weights"][-1] == made.get_layer("top").num_bayesian() == 6
+
+
+def test_layers_that_thaw_are_selected_then():
+    made = model()
+    made.get_layer("low").trainable = False
+    made.compile("sgd", LOSS, jit_compile=False)
+    fit(made, SaliencySelection(after_epoch=1), epochs=1)
+    made.get_layer("low").trainable = True
+    made.compile("sgd", LOSS, jit_compile=False)
+    fit(made, SaliencySelection(after_epoch=1), epochs=1)
+    assert [layer.is_selected() for layer in made.layers] == [True, True]
+
+
+def test_a_layer_without_gradients_leaves_all_as_they_were():
+    made = model()
+    found = [{"kernel": np.ones((4, 8))}, {"kernel": np.zeros((8, 3))}]
+    with pytest.raises(ValueError, match="gradients are 0 in all of the kernel of 'top'"):
+        select_layers(made.layers, found, "layer")
+    assert not any(layer.is_selected() for layer in made.layers)
 
 
 def test_gradients_that_are_not_finite():
@@ -353,9 +378,74 @@ def test_checkpoints_of_the_best_epoch_hold_the_selection(tmp_path):
     assert all(layer.is_selected() for layer in sparse_bayes_layers(again))
 
 
-def test_a_training_that_ends_before_the_selection_warns():
-    with pytest.warns(UserWarning, match="ended before SaliencySelection.*no weight of 2"):
+def test_a_selection_after_the_last_epoch_is_refused():
+    with pytest.raises(ValueError, match="Argument `after_epoch` must not be above the number"):
         fit(model(), SaliencySelection(after_epoch=5), epochs=1)
+
+
+class Ends(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = True
+
+
+def test_a_training_that_is_stopped_before_the_selection_warns():
+    with pytest.warns(UserWarning, match="ended before SaliencySelection.*no weight of 2"):
+        fit(model(), SaliencySelection(after_epoch=5), Ends(), epochs=6)
+
+
+@pytest.mark.parametrize("when", ["after", "within"])
+def test_weights_of_before_a_global_selection_may_be_loaded(tmp_path, when):
+    """Shapes change with a global selection; who loads the weights of before trains on."""
+    path = str(tmp_path / "{epoch}.weights.h5")
+    files = keras.callbacks.ModelCheckpoint(path, save_weights_only=True)
+
+    class Loads(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                self.model.load_weights(tmp_path / "1.weights.h5")
+
+    made, (x, y) = model(), data()
+    for layer in made.layers:
+        layer.kernel.assign(layer.kernel * (10 if layer.name == "low" else 0.1))
+    counts = [layer.num_bayesian() for layer in made.layers]
+    selection = SaliencySelection((x, y), after_epoch=2, scope="global")
+    fit(made, files, selection, *([Loads()] if when == "within" else []), epochs=3)
+    assert [layer.num_bayesian() for layer in made.layers] != counts
+    if when == "within":  # selected again, at the end of the epoch that began with the old weights
+        assert all(layer.is_selected() for layer in made.layers)
+        return
+    for number, expected in ((1, False), (3, True), (1, False)):
+        made.load_weights(tmp_path / f"{number}.weights.h5")
+        fresh = DeepEnsemble.from_checkpoints([tmp_path / f"{number}.weights.h5"], model).members[0]
+        assert {layer.is_selected() for layer in made.layers} == {expected}
+        expected = fresh.predict(x, verbose=0)
+        np.testing.assert_allclose(made.predict(x, verbose=0), expected, rtol=1e-5, atol=1e-6)
+        fit(made, epochs=1)  # the optimizer knows the variables that there are
+
+
+class Killed(keras.callbacks.Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.model.history.epoch[-1:] == [1]:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_backups_of_keras_hold_a_global_selection(tmp_path, first):
+    """It restores the weights when training begins; moments, too, of variables of other shapes."""
+
+    def resumed(*more):
+        made = model(optimizer=keras.optimizers.Adam(0.01))
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+        both = [backup, SaliencySelection(data(), after_epoch=1, scope="global")]
+        fit(made, *(both if first else both[::-1]), *more, epochs=4)
+        return made
+
+    with pytest.raises(KeyboardInterrupt):
+        resumed(Killed())
+    made = resumed()
+    assert all(layer.is_selected() for layer in made.layers)
+    assert len(made.optimizer.variables) == 2 + 2 * len(made.trainable_variables)
+    assert sum(layer.num_bayesian() for layer in made.layers) == 14
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])

@@ -345,3 +345,13 @@ def test_epochs_without_steps():
     empty = tf.data.Dataset.from_tensor_slices((ONES[:0], ONES[:0])).batch(4)
     with pytest.raises(ValueError, match=r"`x` of `fit` must hold at least one batch.*Received"):
         made.fit(empty, callbacks=[SGDR(0.1)], shuffle=False, verbose=0)
+
+
+def test_two_schedules_in_one_fit_are_refused():
+    """The second had the last word, and `logs` the rate of neither."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", jit_compile=False)
+    x = np.ones((4, 2))
+    with pytest.raises(ValueError, match="must hold one SGDR: a step has one learning rate"):
+        model.fit(x, x[:, :1], callbacks=[SGDR(0.1), SGDR(0.2)], verbose=0)
+    model.fit(x, x[:, :1], callbacks=[SGDR(0.1)], verbose=0)

@@ -645,3 +645,33 @@ def test_bad_arguments(name, values):
 def test_arguments_that_would_be_ignored():
     with pytest.raises(ValueError, match=r"`mode` must be 'auto' unless `monitor`.*mode='min'"):
         SnapshotEnsemble("folder", mode="min")
+
+
+@pytest.mark.parametrize("every", [None, 1])
+@pytest.mark.parametrize("swapping", [False, True])
+def test_averaged_weights_are_kept_where_the_optimizer_averages(tmp_path, every, swapping):
+    """The last snapshot is what `fit` ends with; it held the raw weights."""
+    model = linear(SGD(0.5, use_ema=True, ema_momentum=0.9))
+    raw = []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raw.append(self.model.get_weights())
+
+    snapshots = SnapshotEnsemble(tmp_path, every=every)
+    first = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if swapping else []
+    model.fit(X, Y, 4, 2, 0, callbacks=[*first, SGDR(0.5), snapshots, Look()])
+    last = snapshots.ensemble().members[-1]
+    for found, expected, raw_one in zip(
+        last.get_weights(), model.get_weights(), raw[-1], strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        assert not np.allclose(found, raw_one, rtol=1e-3)
+
+
+def test_two_of_them_in_one_directory_are_refused(tmp_path):
+    both = [SnapshotEnsemble(tmp_path, every=1), SnapshotEnsemble(str(tmp_path), every=2)]
+    with pytest.raises(ValueError, match="one SnapshotEnsemble of one `directory`"):
+        linear().fit(X, Y, callbacks=both, verbose=0)
+    both[1] = SnapshotEnsemble(tmp_path / "others", every=1)
+    linear().fit(X, Y, callbacks=both, verbose=0)

@@ -623,3 +623,15 @@ def test_names_are_public():
         "names",
         "smote",
     }
+
+
+def test_smote_takes_no_datasets():
+    """Neighbours are looked for among all examples."""
+    pytest.importorskip("imblearn")
+    x, y = np.zeros((4, 2)), np.array([0, 0, 1, 1])
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(2)
+    for given in ((dataset,), (dataset, y)):
+        with pytest.raises(ValueError, match="`x` must be an array, because neighbours"):
+            smote(*given)
+    with pytest.raises(ValueError, match="Argument `y` must hold a label"):
+        smote(x)

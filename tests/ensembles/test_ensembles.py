@@ -594,3 +594,138 @@ def test_bad_data_are_refused():
         return model
 
     refused("models", made(make=called).predict, x_of(), from_logits=True)
+
+
+# --- Graphs that are kept -----------------------------------------------------------------------
+
+
+@keras.saving.register_keras_serializable("test")
+class Counts(keras.layers.Layer):
+    """Counts how often a graph is made with it."""
+
+    calls = 0
+
+    def call(self, inputs):
+        Counts.calls += not tf.executing_eagerly()
+        return inputs
+
+
+def counting(shape=(4,)):
+    layers = [Counts(), keras.layers.GlobalAveragePooling2D()] if len(shape) > 1 else [Counts()]
+    model = keras.Sequential([keras.Input(shape), *layers, keras.layers.Dense(3)])
+    model.compile("sgd", LOGITS, jit_compile=False)
+    return model
+
+
+def test_predictions_make_their_graph_once():
+    """24 traces for 12 predictions of two members, before."""
+    ensemble = DeepEnsemble(counting, 2)
+    x, y = x_of(), y_of()
+    expected = [member.predict(x, verbose=0) for member in ensemble]
+    Counts.calls = 0
+    for count in (20, 7, 20, 1):
+        stack = ensemble.predict(x[:count])
+        ensemble.predict_mixture(x[:count])
+        ensemble.evaluate(x[:count], y[:count])
+        ensemble.evaluate(x[:count], y[:count], per_member=True)
+    assert Counts.calls == 2 * 3  # members and kinds: stacks, means, means as stacks
+    np.testing.assert_allclose(
+        ensemble.predict(x), keras.ops.softmax(np.stack(expected)), rtol=1e-5
+    )
+    assert stack.shape == (2, 1, 3)
+
+
+def test_images_of_other_sizes_share_a_graph():
+    ensemble = DeepEnsemble(functools.partial(counting, (None, None, 1)), 2)
+    Counts.calls = 0
+    for size in (4, 5, 6, 7, 4):
+        ensemble.predict(np.zeros((2, size, size + 1, 1), "float32"))
+    assert Counts.calls == 2 * 2  # of the first size, and of any
+
+
+def test_graphs_know_what_has_changed():
+    vbll = functools.partial(tfuq.layers.VBLLDense, 3, kl_weight=0.1, logits_only=True)
+    ensemble = DeepEnsemble(lambda: keras.Sequential([keras.Input((4,)), vbll()]), 2)
+    x = x_of()
+    first = ensemble.predict(x)
+    for member in ensemble:
+        member.set_weights([2 * weight for weight in member.get_weights()])
+    assert not np.allclose(ensemble.predict(x), first)  # new values
+    with tfuq.layers.ways.predicting("mean"):
+        mean = ensemble.predict(x)
+    assert not np.array_equal(mean, ensemble.predict(x))  # another way
+    ensemble = DeepEnsemble(linear, 2)
+    before = ensemble.predict(x)
+    ensemble._members = [linear(), linear()]  # as after a training in other processes
+    assert not np.allclose(ensemble.predict(x), before)
+    for member in ensemble:
+        member.layers[-1].enable_lora(1)
+        member.layers[-1].lora_kernel_b.assign(np.ones((1, 3)) * [[0.0, 1.0, 2.0]])
+    expected = keras.ops.softmax(np.stack([member.predict(x, verbose=0) for member in ensemble]))
+    np.testing.assert_allclose(ensemble.predict(x), expected, rtol=1e-4)  # new variables
+
+
+def test_uncertainty_of_an_ensemble():
+    ensemble, x = DeepEnsemble(counting, 3), x_of()
+    found = tfuq.predictive.predict_uncertainty(ensemble, x, batch_size=8)
+    expected = decompose(ensemble.predict(x))
+    for name in ("probs", "label", "mutual_information", "variation_ratio", "std"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=1e-6)
+    stack = tfuq.predictive.sample_predictions(ensemble, x)
+    np.testing.assert_array_equal(stack, ensemble.predict(x))
+    x[3] = np.nan
+    assert tfuq.predictive.predict_uncertainty(ensemble, x).label[3] == -1
+    with pytest.raises(ValueError, match="`num_samples` must be left out for an ensemble"):
+        tfuq.predictive.predict_uncertainty(ensemble, x, 5)
+
+
+# --- What a model's file does not keep -----------------------------------------------------------
+
+
+def decayed():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.9)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    model.compile(optimizer, LOGITS, jit_compile=False)
+    return model
+
+
+def test_exclusions_from_weight_decay_go_to_other_processes(tmp_path):
+    """By the same steps, in this process: the files, and what goes beside them."""
+    ensemble = DeepEnsemble(decayed, 1)
+    arguments = {"x": x_of(), "y": y_of(), "epochs": 1}
+    task = tfuq.ensembles.processes.Task(0, 0, arguments, None)
+    (task,) = tfuq.ensembles.processes.stored([task], ensemble.members, str(tmp_path), None)
+    answer = tfuq.ensembles.processes.train_stored(task)
+    found = tfuq.ensembles.processes.read_trained(task, answer).model
+    expected = DeepEnsemble(decayed, 1).members[0]
+    expected.set_weights(ensemble.members[0].get_weights())
+    tfuq.ensembles.processes.Task(0, 0, arguments, None).train(expected, 0)
+    for one, other in zip(found.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    uses = found.optimizer._use_weight_decay
+    assert [uses(weight) for weight in found.weights] == [True, False]
+
+
+class OwnCompile(keras.Sequential):
+    def compile(self, *, strength):
+        super().compile("sgd", LOGITS, jit_compile=False)
+
+
+def test_members_that_keras_does_not_compile_again_stay_in_this_process():
+    def make():
+        model = OwnCompile([keras.Input((4,)), keras.layers.Dense(3)])
+        model.compile(strength=2)
+        return model
+
+    with pytest.raises(ValueError, match="`workers` must be 1, and `executor` None"):
+        DeepEnsemble(make, 2).fit(x_of(), y_of(), workers=2, verbose=0)
+
+
+def test_no_epoch_of_a_member_trains_on_nothing():
+    data = tf.data.Dataset.from_tensor_slices((x_of(), y_of()))
+    data = data.filter(lambda x, y: True).batch(5)
+    options = {"steps_per_epoch": 4, "epochs": 3, "shuffle": False, "verbose": 0}
+    for given in (data, lambda number: data):
+        (history,) = DeepEnsemble(linear, 1).fit(given, **options)
+        assert min(history.history["loss"]) > 0

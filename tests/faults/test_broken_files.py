@@ -126,8 +126,8 @@ HEADS = {
     "ensemble": ("ensemble.json", in_text, "format"),
     "snapshots": ("snapshots.json", in_text, "format"),
     "exported": ("metadata.json", in_text, "format"),
-    "scores.parquet": ("manifest.json", in_text, "version"),
-    "scores.tfrecord": ("manifest.json", in_text, "version"),
+    "scores.parquet": ("_manifest.json", in_text, "version"),
+    "scores.tfrecord": ("_manifest.json", in_text, "version"),
 }
 OTHER_KINDS = [None, "x", -7, 1.5, [], {}, [[]], True]
 

@@ -136,7 +136,7 @@ def test_scores_go_on_when_there_is_space_again(form, disk, tmp_path, counts):
     fill(disk, 2 * len(expected[str(tmp_path / f"scores/part-00000.{form}")]))
     refused_by_the_disk(lambda path, _: score(path), disk / "scores", None)
     names = [os.path.basename(name) for name in beside(disk / "scores")]
-    assert names == ["manifest.json", f"part-00000.{form}"]
+    assert names == ["_manifest.json", f"part-00000.{form}"]
     os.unlink(disk / FILLER)
     score(disk / "scores")
     assert list(content_of(disk / "scores").values()) == list(expected.values())

@@ -391,11 +391,11 @@ OVERSIZED = {
     "ensemble.json, deep": (in_folder("ensemble/ensemble.json", deep_text), "ensemble"),
     "snapshots.json of 1 GB": (in_folder("snapshots/snapshots.json", huge_text), "snapshots"),
     "manifest.json of 1 GB": (
-        in_folder("scores.tfrecord/manifest.json", huge_text),
+        in_folder("scores.tfrecord/_manifest.json", huge_text),
         "scores.tfrecord",
     ),
     "manifest.json, deep": (
-        in_folder("scores.tfrecord/manifest.json", deep_text),
+        in_folder("scores.tfrecord/_manifest.json", deep_text),
         "scores.tfrecord",
     ),
     "backup.npz that claims": (in_folder("backup/backup.npz", claim), "backup"),

@@ -36,7 +36,7 @@ LABELS = np.arange(30) % 3
 CALIBRATIONS = {c.__name__: c for c in (TemperatureScaling, VectorScaling, IsotonicCalibration)}
 FOLDER = pathlib.Path(tempfile.mkdtemp(prefix="tfuq_fuzz_"))
 ENSEMBLE, SNAPSHOTS, SCORES = FOLDER / "ensemble", FOLDER / "snapshots", FOLDER / "scores"
-MANIFESTS = {ENSEMBLE: "ensemble.json", SNAPSHOTS: "snapshots.json", SCORES: "manifest.json"}
+MANIFESTS = {ENSEMBLE: "ensemble.json", SNAPSHOTS: "snapshots.json", SCORES: "_manifest.json"}
 
 
 def network():

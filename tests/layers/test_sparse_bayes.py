@@ -375,3 +375,21 @@ def test_selection_before_build():
 def test_posterior_before_there_is_one(layer):
     with pytest.raises(ValueError, match=r"no random weights of its kernel yet\. Received: built="):
         layer.posterior()
+
+
+def test_training_is_the_same_compiled_or_not():
+    """With random weights, the same seed ended elsewhere with `jit_compile`."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(16, 4)).astype("float32"), np.arange(16) % 3
+    ends = []
+    for compiled in (False, True):
+        keras.utils.set_random_seed(5)
+        head = SparseBayesDense(3, kl_weight=0.1, r_bayes=0.5, posterior_scale=0.5, seed=1)
+        model = keras.Sequential([keras.Input((4,)), head])
+        head.select(np.arange(12.0).reshape(4, 3))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.1), loss, jit_compile=compiled)
+        model.fit(x, y, 8, epochs=2, shuffle=False, verbose=0)
+        ends.append(model.get_weights())
+    for one, other in zip(*ends, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)

@@ -42,6 +42,11 @@ def ensemble_evaluate(model, labels, folder, **told):
     return DeepEnsemble.from_models([model, copy_of(model)]).evaluate((IMAGES, labels), **told)
 
 
+def ensemble_uncertainty(model, labels, folder, **told):
+    ensemble = DeepEnsemble.from_models([model, copy_of(model)])
+    return predictive.predict_uncertainty(ensemble, IMAGES, **told)
+
+
 def detector(kind):
     def fitted(model, labels, folder, **told):
         found = getattr(ood, kind)(**told)
@@ -107,6 +112,7 @@ ENTRIES = {
     "test_time_augmentation": test_time_augmentation,
     "DeepEnsemble.predict": ensemble,
     "DeepEnsemble.evaluate": ensemble_evaluate,
+    "predict_uncertainty(DeepEnsemble)": ensemble_uncertainty,
     **{f"ood.{name}": detector(name) for name in DETECTORS},
     "grad_cam": explanation("grad_cam"),
     "guided_backpropagation": explanation("guided_backpropagation"),

@@ -2,6 +2,8 @@
 
 import json
 import math
+import sys
+import types
 
 import keras
 import numpy as np
@@ -470,10 +472,10 @@ def test_a_dataset_of_unknown_length_that_grew_or_shrank_is_noticed(plain, tmp_p
 def test_folders_of_the_version_before_are_read_but_not_gone_on_with(plain, tmp_path):
     path = tmp_path / "s"
     score(plain, X, path)
-    manifest = json.loads((path / "manifest.json").read_text())
+    manifest = json.loads((path / "_manifest.json").read_text())
     manifest["run"]["data"] = "0123456789abcdef"  # as it was: a digest of the first batch
     old = {k: v for k, v in manifest.items() if k != "sha256"} | {"version": 1}
-    (path / "manifest.json").write_text(json.dumps(sealed(old)))
+    (path / "_manifest.json").write_text(json.dumps(sealed(old)))
     assert len(read_scores(path)["label"]) == 53
     assert "earlier version" in refused("path", score, plain, X, path)
     assert score(plain, X, path, resume=False).scored == 53
@@ -506,12 +508,12 @@ def test_foreign_and_damaged_folders_are_refused(plain, tmp_path):
             assert files[1].name in refused("path", call)
     files[1].write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # as long, but not the same
     assert files[1].name in refused("path", read_scores, path)
-    manifest = json.loads((path / "manifest.json").read_text())
+    manifest = json.loads((path / "_manifest.json").read_text())
     for text in ("", "[]", "{}", json.dumps({**manifest, "version": 3})):
-        (path / "manifest.json").write_text(text)
+        (path / "_manifest.json").write_text(text)
         refused("path", score, plain, X, path)
     manifest["shards"][0]["file"] = "../elsewhere"
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    (path / "_manifest.json").write_text(json.dumps(manifest))
     refused("path", read_scores, path)
 
 
@@ -561,3 +563,71 @@ def test_parquet_without_pyarrow_says_what_to_install(plain, tmp_path, monkeypat
     with pytest.raises(ImportError, match=r"pip install 'tfuq\[parquet\]'"):
         score(plain, X, tmp_path / "s", format="parquet")
     assert score(plain, X, tmp_path / "s").files[0].suffix == ".tfrecord"
+
+
+# --- For others ---------------------------------------------------------------------------------
+
+
+def test_a_parquet_folder_is_read_as_a_whole(plain, tmp_path):
+    """Pandas reads by this, and passes names with `_` over: `manifest.json` stopped it."""
+    dataset = pytest.importorskip("pyarrow.dataset")
+    found = score(plain, (X, Y), tmp_path / "s.parquet")
+    table = dataset.dataset(found.path, format="parquet").to_table()
+    expected = read_scores(found.path)
+    assert set(table.column_names) == set(expected)
+    np.testing.assert_array_equal(table["label"].to_numpy(), expected["label"])
+    assert all(path.name.startswith(("part-", "_")) for path in found.path.iterdir())
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_data_frames(plain, tmp_path, library):
+    read = pytest.importorskip(library).read_parquet
+    found = score(plain, (X, Y), tmp_path / "s.parquet")
+    assert len(read(str(found.path))["label"]) == 53
+
+
+def test_scores_as_a_data_frame(plain, tmp_path, monkeypatch):
+    """Of columns with one axis each: a stand-in, as pandas is no dependency."""
+
+    class Pandas(types.ModuleType):
+        @staticmethod
+        def DataFrame(columns):
+            shapes = {np.shape(column)[:1] for column in columns.values()}
+            assert shapes == {(53,)} and not any(
+                np.ndim(c) > 1 for c in columns.values() if isinstance(c, np.ndarray)
+            )
+            return columns
+
+    found = score(plain, (X, Y), tmp_path / "s")
+    monkeypatch.setitem(sys.modules, "pandas", Pandas("pandas"))
+    frame = read_scores(found.path, as_frame=True)
+    np.testing.assert_array_equal(frame["label"], read_scores(found.path)["label"])
+    assert isinstance(frame["probabilities"], list) and frame["probabilities"][0].shape == (3,)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="needs pandas"):
+        read_scores(found.path, as_frame=True)
+
+
+def test_folders_with_the_name_of_before_are_read_and_gone_on_with(plain, tmp_path):
+    path = tmp_path / "s"
+
+    class Cut(keras.utils.PyDataset):
+        def __len__(self):
+            return 7
+
+        def __getitem__(self, number):
+            if self.broken and number == 4:
+                raise RuntimeError("cut")
+            return Batches()[number]
+
+    data = Cut()
+    data.broken = True
+    with pytest.raises(RuntimeError, match="cut"):
+        score(plain, data, path)
+    (path / "_manifest.json").rename(path / "manifest.json")
+    data.broken = False
+    assert score(plain, data, path).scored == 33
+    assert not (path / "manifest.json").exists()
+    expected = read_scores(path)
+    (path / "_manifest.json").rename(path / "manifest.json")
+    np.testing.assert_array_equal(read_scores(path)["label"], expected["label"])

@@ -1,8 +1,9 @@
 """Rows in shards that are there whole or not at all, and a manifest that says which they are.
 
-A folder of scores holds `manifest.json`, and shards `part-00000.parquet` (or `.tfrecord`) and so
-on. The manifest is the truth: it is written before the first shard and after each, and a shard that
-it does not name has been left by a process that was killed, and is written again.
+A folder of scores holds `_manifest.json` (its first letter lets pandas, polars and Spark pass it
+over; earlier versions wrote `manifest.json`), and shards `part-00000.parquet` (or `.tfrecord`) and
+so on. The manifest is the truth: it is written before the first shard and after each, and a shard
+that it does not name has been left by a process that was killed, and is written again.
 """
 
 import pathlib
@@ -23,7 +24,7 @@ from tfuq._files.reading import (
 )
 from tfuq._files.writing import prepare_folder, written_whole
 
-MANIFEST = "manifest.json"
+MANIFEST, EARLIER_MANIFEST = "_manifest.json", "manifest.json"
 FORMATS = ("parquet", "tfrecord")
 _VERSION = 2
 _READABLE = (1, 2)  # the first knows its data by their first batch alone: it is not gone on with
@@ -163,6 +164,7 @@ class ShardFolder:
         text = json_text(sealed(self.manifest), indent=1)
         with written_whole(self.path / MANIFEST) as unfinished:
             unfinished.write_text(text + "\n", encoding="utf-8")
+        (self.path / EARLIER_MANIFEST).unlink(missing_ok=True)  # of a folder that is gone on with
 
     def _check_version(self):
         if self.manifest["version"] != _VERSION:
@@ -214,6 +216,8 @@ def _differences(there, now):
 
 def _read_manifest(path):
     file = path / MANIFEST
+    if not file.exists() and (path / EARLIER_MANIFEST).exists():
+        file = path / EARLIER_MANIFEST
     try:
         manifest = unsealed(read_json(file, _MAX_BYTES))
         if manifest["version"] not in _READABLE:

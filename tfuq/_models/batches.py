@@ -1,12 +1,12 @@
 """Data of any kind that Keras takes, batch by batch."""
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer, shown
+from tfuq._arguments import as_array, check_integer, shown
 from tfuq._files.declared import recalled
 from tfuq._images.inputs import InputSpec
+from tfuq._models.torch_data import keras_data
 
 
 def batches(x, batch_size, verbose, name="x", *, model=None):
@@ -38,6 +38,7 @@ def inputs_of(model):
 
 def _count_and_batches(x, batch_size, name):
     """How many batches there are, None if unknown, and triples `(x, y, weight)`."""
+    x = keras_data(x)
     if isinstance(x, tf.data.Dataset):
         count = int(x.cardinality())
         if count == tf.data.INFINITE_CARDINALITY:
@@ -64,6 +65,18 @@ def _count_and_batches(x, batch_size, name):
     return len(starts), map(rows, starts)
 
 
+def repeated(data, steps_per_epoch):
+    """`data` as `fit` takes them with `steps_per_epoch`, so that no epoch is without batches.
+
+    Keras has one iterator over a dataset for all epochs then: one that ends would leave nothing to
+    later epochs.
+    """
+    if steps_per_epoch is None or not isinstance(data, tf.data.Dataset):
+        return data
+    ends = int(data.cardinality()) != tf.data.INFINITE_CARDINALITY
+    return data.repeat() if ends else data
+
+
 def _unpacked(element):
     """`(x, y, weight)` of what a dataset yields or a user gives."""
     if isinstance(element, tuple):
@@ -74,7 +87,7 @@ def _unpacked(element):
 def _as_array(array, name):
     if array is None:
         return None
-    array = np.asarray(array)
+    array = as_array(name, array)
     if array.ndim == 0:
         raise ValueError(f"Argument `{name}` must hold arrays. Received: {name}={shown(array)}")
     return array

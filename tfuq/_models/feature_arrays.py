@@ -3,7 +3,7 @@
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import shown
+from tfuq._arguments import check_kind, shown
 
 BLOCK = 4096  # rows at a time, so that float64 copies of all features are never there
 
@@ -23,6 +23,7 @@ def pooled(features):
 
 def check_rows(name, array, ndim=2, pool=False):
     """The array `(n, ..., d)` of `ndim` axes, float32 or float64, or a ValueError."""
+    check_kind(name, array)
     try:
         array = np.asarray(array)
         array = array.astype(array.dtype if array.dtype in ("float32", "float64") else "float64")

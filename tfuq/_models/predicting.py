@@ -7,10 +7,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfuq._arguments import check_kind
 from tfuq._models.batches import inputs_of
 from tfuq._models.finite import known_only
 from tfuq._models.meaning import reading_of
 from tfuq._models.outputs import select_output
+from tfuq._models.torch_data import keras_data
 
 _INSIDE = "inside"  # whether an example lies in the range that is declared of the model
 
@@ -24,6 +26,8 @@ def _check_arrays(name, data):
     if len(data) not in (2, 3):
         raise _data_error(name, "be (x, y) or (x, y, sample_weight)", f"a tuple of {len(data)}")
     arrays = keras.tree.flatten(tuple(part for part in data if part is not None))
+    for array in arrays:
+        check_kind(name, array)
     shapes = [tuple(getattr(array, "shape", ())) for array in arrays]
     if not all(shapes) or data[1] is None:
         raise _data_error(name, "hold arrays, labels among them", f"shapes {shapes}")
@@ -53,7 +57,11 @@ def _check_length(name, batches):
 
 
 def check_validation_data(data, name="validation_data"):
-    """Raises ValueError unless `data`, the argument `name`, are labelled and known to end."""
+    """Raises ValueError unless `data`, the argument `name`, are labelled and known to end.
+
+    They are returned as Keras takes them without PyTorch.
+    """
+    data = keras_data(data)
     if isinstance(data, tf.data.Dataset):
         _check_dataset(name, data)
     elif isinstance(data, keras.utils.PyDataset):
@@ -63,6 +71,7 @@ def check_validation_data(data, name="validation_data"):
     else:
         kinds = "be (x, y[, sample_weight]) arrays, a tf.data.Dataset or a PyDataset"
         raise _data_error(name, kinds, f"{type(data).__name__}")
+    return data
 
 
 class Labelled(keras.Model):
@@ -155,7 +164,7 @@ def predicted(
     model, data, output=None, batch_size=None, verbose=0, *, takes_weights=False, given=None
 ):
     """`Predicted` of `(x, y)` arrays, a `tf.data.Dataset` or a `PyDataset`: the argument `data`."""
-    check_validation_data(data, "data")
+    data = check_validation_data(data, "data")
     found = predict_with_labels(
         Labelled(model, output), data, batch_size=batch_size, verbose=verbose, name="data"
     )

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import sys
+import types
 import weakref
 
 import keras
@@ -65,10 +66,15 @@ def forget_functions(model, owner):
     remake_train_function(model, owner)
 
 
-def recompile(model, optimizer):
-    """Compiles `model` as it was compiled, but with `optimizer`."""
-    with model.distribute_strategy.scope():
-        model.compile(**{**model._compile_config.config, "optimizer": optimizer})
+def adapt(model):
+    """Lets optimizer and functions of `model` learn of its variables, in a `fit` and outside."""
+    if getattr(model, "optimizer", None) is not None and model.optimizer.built:
+        with model.distribute_strategy.scope():
+            rebuild_optimizer(model.optimizer, model.trainable_variables)
+    model.test_function = model.predict_function = None
+    if getattr(model, "train_function", None) is not None:
+        params, wraps = _STEPS.get(model, (None, {}))
+        remake_train_function(model, types.SimpleNamespace(params=params), wraps)
 
 
 def optimizer_chain(optimizer):
@@ -201,10 +207,16 @@ def callbacks_of_fit(callback):
     Keras tells a callback the model and the parameters, not its neighbours; the list of them is the
     one that calls it. Without a list the answer is `callback` alone.
     """
+    found = list_of_fit(callback)
+    return [callback] if found is None else list(found.callbacks)
+
+
+def list_of_fit(callback):
+    """The `CallbackList` that calls a hook of `callback` now, or None."""
     frame = sys._getframe()
     while frame is not None:
         caller = frame.f_locals.get("self")
         if isinstance(caller, keras.callbacks.CallbackList) and callback in caller.callbacks:
-            return list(caller.callbacks)
+            return caller
         frame = frame.f_back
-    return [callback]
+    return None

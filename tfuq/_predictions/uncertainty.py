@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfuq._arguments import shown, told
+from tfuq._arguments import to_float64, told
 from tfuq._predictions import probabilities as home
 from tfuq._predictions.probabilities import is_binary
 
@@ -297,12 +297,7 @@ def _measured(sums, multi_label):
 
 def _checked(name, probs, min_axes, multi_label):
     """The argument `name` as probabilities in float64, or a ValueError."""
-    try:
-        probs = np.asarray(probs, "float64")
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"Argument `{name}` must be an array of numbers. Received: {name}={shown(probs)}"
-        ) from None
+    probs = to_float64(name, probs)
     if probs.ndim < min_axes or probs.size == 0:
         axes = "(samples, batch, ..., classes)" if min_axes == 2 else "(..., classes)"
         raise ValueError(

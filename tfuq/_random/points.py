@@ -21,6 +21,7 @@ from scipy.stats import qmc
 
 RULES = ("sobol", "antithetic", "iid")
 BITS = 23  # (k + 1/2) / 2^23 is exact in float32 and never 0 or 1
+LEAST_UNIFORM = 1e-7  # in place of 0, whose logarithm is infinite
 # TensorFlow's default algorithm is some 40 times slower than this one when compiled on a CPU.
 ALGORITHM = "philox"
 
@@ -55,7 +56,7 @@ class NormalPoints:
         if not self.fresh:
             return self._fixed
         if self._cells is None:
-            return tf.random.stateless_normal(self._shape, seed, alg=ALGORITHM)
+            return normal(self._shape, seed=seed)
         return shifted_points(self._cells, seed=seed)
 
 
@@ -105,14 +106,26 @@ def shifted_points(cells, *, seed):
 
 
 def normal(shape, *, seed, dtype="float32"):
-    """Independent standard normals."""
-    return tf.random.stateless_normal(shape, seed, dtype=dtype, alg=ALGORITHM)
+    """Independent standard normals (Box and Muller 1958), the same with XLA and without.
+
+    ```
+    z_2k, z_2k+1 = sqrt(-2 log u_2k) (sin, cos)(2 pi u_2k+1)
+    ```
+
+    These are the numbers of `tf.random.stateless_normal` without XLA. With it that makes other
+    uniform numbers of the same bits, and other pairs of these.
+    """
+    count = tf.reduce_prod(tf.cast(shape, "int32"))  # of no axes, too
+    pairs = tf.reshape(_uniform([(count + 1) // 2 * 2], seed), (-1, 2))
+    radius = tf.sqrt(-2 * tf.math.log(tf.maximum(pairs[:, 0], LEAST_UNIFORM)))
+    angle = 2 * np.float32(np.pi) * pairs[:, 1]
+    both = tf.stack([radius * tf.sin(angle), radius * tf.cos(angle)], axis=1)
+    return tf.cast(tf.reshape(tf.reshape(both, (-1,))[:count], shape), dtype)
 
 
 def keep_mask(shape, rate, *, seed, dtype="float32"):
     """1 / (1 - rate) with probability 1 - rate, otherwise 0: what dropout multiplies by."""
-    uniform = tf.random.stateless_uniform(shape, seed, alg=ALGORITHM)
-    return tf.cast(uniform >= rate, dtype) / (1 - rate)
+    return tf.cast(_uniform(shape, seed) >= rate, dtype) / (1 - rate)
 
 
 def random_signs(shape, *, seed, dtype="float32"):
@@ -124,6 +137,17 @@ def split_seed(seed, count):
     """`count` independent seeds from a Keras seed tensor of shape `(2,)`."""
     seed = tf.bitcast(tf.cast(seed, "uint32"), "int32")
     return tf.unstack(tf.random.split(seed, count, alg=ALGORITHM), count)
+
+
+def _uniform(shape, seed):
+    """Uniform numbers in [0, 1): the lowest BITS bits of random integers, as TensorFlow takes them.
+
+    XLA takes the highest ones for its own, so that these are made here.
+    """
+    bits = tf.random.stateless_uniform(
+        shape, seed, minval=None, maxval=None, dtype="int32", alg=ALGORITHM
+    )
+    return tf.cast(tf.bitwise.bitwise_and(bits, 2**BITS - 1), "float32") * 2.0**-BITS
 
 
 def _random_bits(shape, seed, bits):

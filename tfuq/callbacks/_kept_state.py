@@ -4,6 +4,8 @@ import contextlib
 
 import tensorflow as tf
 
+from tfuq._models.train_step import optimizer_chain
+
 
 def _parts(variables):
     """The TensorFlow variables behind Keras', each once: one per replica."""
@@ -25,6 +27,25 @@ class Copies:
 def copy_of(model):
     """All that training changes: weights and other state, seeds, metrics, optimizer."""
     return Copies(*model.variables, *model.metrics_variables, *model.optimizer.variables)
+
+
+@contextlib.contextmanager
+def averaged(model):
+    """While it is open, `model` has the moving averages of its weights, if its optimizer has any.
+
+    They are what `fit` ends with (`use_ema=True`).
+    """
+    inner = optimizer_chain(model.optimizer)[-1]
+    averages = inner._model_variables_moving_average if getattr(inner, "use_ema", False) else []
+    pairs = zip(inner._trainable_variables, averages, strict=False)
+    pairs = [(variable, average) for variable, average in pairs if average is not None]
+    kept = Copies(*(variable for variable, _ in pairs))
+    try:
+        for variable, average in pairs:
+            variable.assign(average)
+        yield
+    finally:
+        kept.put_back()
 
 
 @contextlib.contextmanager

@@ -77,6 +77,15 @@ class RangeTestResult(NamedTuple):
     diverged: bool
 
     @property
+    def is_open(self):
+        """Whether the end of the sweep decided: the loss had not grown behind its lowest yet.
+
+        It is lowest in the last tenth of the steps, and the test did not end by growth.
+        """
+        count = len(self.smoothed_losses)
+        return not self.diverged and int(np.argmin(self.smoothed_losses)) >= count - count // 10 - 1
+
+    @property
     def minimum_over_10(self):
         """A tenth of `minimum`: the loss still falls there, at a distance from where it grows."""
         return self.minimum / 10

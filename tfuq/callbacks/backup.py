@@ -4,6 +4,7 @@ import contextlib
 import io
 import math
 import pathlib
+import warnings
 
 import keras
 import numpy as np
@@ -14,21 +15,25 @@ from tfuq._files.writing import prepare_folder, written_whole
 from tfuq._models.train_step import build_optimizer, forget_functions, rebuild_optimizer
 from tfuq._models.workers import from_chief, is_chief_of
 from tfuq._version import __version__
+from tfuq.callbacks._memory import REMEMBERING, has_stopped, kinds_of, memory_of, recall
+from tfuq.callbacks._neighbours import check_alone, move_behind, others_of
 from tfuq.layers.sparse_bayes import sparse_bayes_layers
 
 FILE = "backup.npz"
 FORMAT = 1
 _EXPANSION = 10  # indices, deviations and what an optimizer holds of both, for each weight
+_FIELDS = ("tfuq", "keras", "format", "epoch", "random", "variables", "callbacks")
 _PARTS = ("kernel", "bias")  # of a layer, whose weights may be random
 
 
 # --- The file ---------------------------------------------------------------------------------
 
 
-def write_backup(path, variables, epoch, random=()):
+def write_backup(path, variables, epoch, random=(), callbacks=()):
     """Replaces the file at `path` at once by one with all variables and the next epoch's number.
 
-    `random` are numbers of random weights, as `random_counts` gives them.
+    `random` are numbers of random weights, as `random_counts` gives them; `callbacks` those whose
+    memory is kept.
     """
     arrays = [keras.ops.convert_to_numpy(variable) for variable in variables]
     state = {
@@ -40,6 +45,8 @@ def write_backup(path, variables, epoch, random=()):
         "variables": [described(variable) for variable in variables],
     }
     stored = {f"variable_{i:06d}": _as_stored(array) for i, array in enumerate(arrays)}
+    state["callbacks"], remembered = memory_of(callbacks)
+    stored |= {name: _as_stored(array) for name, array in remembered.items()}
     text = np.frombuffer(json_text(state).encode(), "uint8")
     with written_whole(path) as unfinished:
         np.savez(unfinished, state=text, **stored)
@@ -58,6 +65,24 @@ def read_backup(path, variables, content=None):
             for i, variable in enumerate(variables)
         ]
     return arrays, state["epoch"]
+
+
+def was_stopped(path, content):
+    """Whether `EarlyStopping` had ended the training when the file was written."""
+    with _told(path), _opened(path, content) as file:
+        return has_stopped(_state(file).get("callbacks", []), file)
+
+
+def read_memory(path, callbacks, content=None):
+    """Gives `callbacks` back what they remembered; a warning says so if these were others."""
+    with _told(path), _opened(path, content) as file:
+        known = _state(file).get("callbacks", [])
+        if not recall(callbacks, known, file):
+            warnings.warn(
+                f"BackupAndRestore: the callbacks of the killed training were {kinds_of(known)}, "
+                "others than now, so that these begin to count again.",
+                stacklevel=3,
+            )
 
 
 def read_random(path, layers, content=None):
@@ -91,7 +116,7 @@ def _state(file):
     state = parsed(bytes(file["state"]).decode("utf-8"))
     if state["format"] != FORMAT:
         raise ValueError(f"format {shown(state['format'])} instead of {FORMAT}")
-    check_fields(state, ("tfuq", "keras", "format", "epoch", "random", "variables"))
+    check_fields(state, _FIELDS)
     check_integer("epoch", state["epoch"], 0)
     return state
 
@@ -163,10 +188,12 @@ class BackupAndRestore(keras.callbacks.Callback):
     the other, so that a kill between them resumes with one epoch too many, and one inside them not
     at all; and it does not keep the states of random numbers (dropout starts from its seed again).
 
-    What is not in the file: the history of the epochs before, and what other callbacks remember.
-    Those of `tfuq` (`SGDR`, `KLAnnealing`, `GradualUnfreezing`, `SnapshotEnsemble`) need nothing
-    but the epoch and the optimizer's count of steps, whatever the order of the callbacks. Keras'
-    `EarlyStopping` begins to count again.
+    What `EarlyStopping`, `ModelCheckpoint` and `ReduceLROnPlateau` remember (the best value and its
+    weights, the epochs that they have waited) is in the file as well, and they go on with it; this
+    callback is called after them, whatever the order of the callbacks. Those of `tfuq` (`SGDR`,
+    `KLAnnealing`, `GradualUnfreezing`, `SnapshotEnsemble`) need nothing but the epoch and the
+    optimizer's count of steps. What is not in the file: the history of the epochs before, and what
+    other callbacks remember.
 
     On several machines (`tfuq.distribute.multi_worker`) the chief alone has the file, and sends it
     to the others when training begins. All of them need the callback.
@@ -205,6 +232,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         self.every = every
         self.delete_checkpoint = delete_checkpoint
         self.verbose = verbose
+        self._resumed = None  # content of the file that the training goes on from, at first
 
     @property
     def _path(self):
@@ -222,24 +250,43 @@ class BackupAndRestore(keras.callbacks.Callback):
         if content is not None:
             self._make_room(content)
         build_optimizer(self.model)
+        self._resumed = content
+        check_alone(self, "it would be written twice", "backup_dir")
+        move_behind(self, REMEMBERING)
         if content is None:
             return
         variables = self._variables()
         arrays, epoch = read_backup(self._path, variables, content)
         for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
+        if was_stopped(self._path, content):
+            epoch = max(epoch, self.params["epochs"])
         self.model._initial_epoch = epoch  # where `fit` looks, as Keras' own callback sets it
         if self.verbose:
             print(f"\nBackupAndRestore: goes on with epoch {epoch + 1}, from {self._path}")
 
+    def on_epoch_begin(self, epoch, logs=None):
+        self._recall()  # all callbacks have begun, and forgotten
+
     def on_epoch_end(self, epoch, logs=None):
         if self._writes and (epoch + 1) % self.every == 0:
             random = random_counts(sparse_bayes_layers(self.model))
-            write_backup(self._path, self._variables(), epoch + 1, random)
+            remembering = others_of(self, REMEMBERING)
+            write_backup(self._path, self._variables(), epoch + 1, random, remembering)
 
     def on_train_end(self, logs=None):
+        if self._recall():  # no epoch was left
+            for stopping in others_of(self, keras.callbacks.EarlyStopping):
+                stopping.on_train_end(logs)  # brings back the best weights
         if self._writes and self.delete_checkpoint:
             self._path.unlink(missing_ok=True)
+
+    def _recall(self):
+        """Gives the other callbacks their memory back, once; whether there was any to give."""
+        content, self._resumed = self._resumed, None
+        if content is not None:
+            read_memory(self._path, others_of(self, REMEMBERING), content)
+        return content is not None
 
     @property
     def _writes(self):
@@ -253,7 +300,8 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     def _read_bytes(self):
         """The file, unless it is larger than a selection of random weights can make it."""
-        most = 2**24 + _EXPANSION * sum(_num_bytes(variable) for variable in self._variables())
+        copies = _EXPANSION + len(others_of(self, REMEMBERING))  # each may keep the best weights
+        most = 2**24 + copies * sum(_num_bytes(variable) for variable in self._variables())
         with _told(self._path):
             size = self._path.stat().st_size
             if size > most:

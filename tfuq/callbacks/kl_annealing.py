@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from tfuq._arguments import check_choice, check_fraction, check_integer, is_finite, shown, told
+from tfuq.callbacks._neighbours import check_alone
 from tfuq.layers.base import variational_layers
 
 CYCLES = 4  # of "cyclical", and
@@ -65,8 +66,11 @@ class KLAnnealing(keras.callbacks.Callback):
     at epoch 0 starts again at `initial`; steps count on for as long as the optimizer lives.
 
     `logs` get `kl_beta`, the latest weight, for the callbacks behind this one. The layers keep the
-    weight that training ends with. As the weight moves, so does what the losses mean: to stop
-    early or keep the best, monitor the accuracy or another metric, not `val_loss`.
+    weight that training ends with. Files that are written on the way (`ModelCheckpoint`,
+    `SnapshotEnsemble`) hold `target`, not the weight of their epoch: what is loaded from them is
+    evaluated, and trained on, with the weight that the curve leads to. As the weight moves, so does
+    what the losses mean: to stop early or keep the best, monitor the accuracy or another metric,
+    not `val_loss`.
 
     Formula:
 
@@ -93,7 +97,7 @@ class KLAnnealing(keras.callbacks.Callback):
 
     Raises:
         ValueError: If an argument is not as described. When training begins: if the model holds
-            no variational layer, or is not built.
+            no variational layer, or is not built, or there is another KLAnnealing.
 
     Example:
 
@@ -145,6 +149,7 @@ class KLAnnealing(keras.callbacks.Callback):
         self._beta = None
 
     def on_train_begin(self, logs=None):
+        check_alone(self, "the KL divergence has one weight")
         self._layers = variational_layers(self.model)
         if not self._layers:
             raise ValueError(
@@ -175,4 +180,8 @@ class KLAnnealing(keras.callbacks.Callback):
             shape = (self.cycles or CYCLES, self.ramp or RAMP)
         self._beta = float(kl_beta(time, self.initial, self.target, self.duration, *shape))
         for layer in self._layers:
-            layer.beta.assign(self._beta)
+            layer.move_beta(self._beta, self.target)
+
+    def on_train_end(self, logs=None):
+        for layer in self._layers:
+            layer.move_beta(self._beta, None)

@@ -2,15 +2,21 @@
 
 import math
 import warnings
-from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
 
 from tfuq._arguments import check_choice, check_integer, shown, told
-from tfuq._models.train_step import build_optimizer, optimizer_chain, remake_train_function
+from tfuq._models.predicting import check_validation_data
+from tfuq._models.train_step import (
+    build_optimizer,
+    callbacks_of_fit,
+    optimizer_chain,
+    remake_train_function,
+)
 from tfuq._random.global_state import kept_random_state, seeded
 from tfuq.callbacks._kept_state import Copies, copy_of, kept_attributes
+from tfuq.callbacks._neighbours import check_alone, names_of
 from tfuq.callbacks._sweep_curve import (
     MIN_STEPS,
     check_curve,
@@ -20,6 +26,7 @@ from tfuq.callbacks._sweep_curve import (
     read_sweep,
     smooth,
 )
+from tfuq.callbacks._sweep_data import range_test_arguments, validation_loss
 
 SET_BY_FIT = (
     "train_function",
@@ -79,7 +86,8 @@ class LRRangeTest(keras.callbacks.Callback):
 
     The test ends early when the smoothed loss is above `stop_factor` times the lowest one (if that
     is negative: above it by `stop_factor - 1` times its size), or when a loss is not finite; that
-    loss does not count.
+    loss does not count. A warning says so if the loss is lowest where the sweep ends: then `stop`
+    has decided, and not the model.
 
     Args:
         start: Rate of the first step.
@@ -88,6 +96,10 @@ class LRRangeTest(keras.callbacks.Callback):
         smoothing: Weight of the past in the moving average, in [0, 1). 0 is none.
         stop_factor: What the loss may grow to, as a multiple of the lowest, above 1. `None`: no
             limit but finite numbers.
+        validation_data: Data `(x, y)`, `(x, y, sample_weight)`, a `tf.data.Dataset` or a
+            `keras.utils.PyDataset`: the curve is then that of their loss after each step (Mishra
+            2020, figure 3-2), all of them each time; `None`: of the loss of each step's batch.
+        validation_batch_size: Examples at a time, of arrays.
         verbose: 1 shows a progress bar, 2 a line, 0 nothing.
 
     Attributes:
@@ -97,8 +109,9 @@ class LRRangeTest(keras.callbacks.Callback):
 
     Raises:
         ValueError: If an argument is not as described. In training, after everything is put back:
-            if there are fewer batches than steps, the loss is not finite from the first step or
-            diverges before the fifth, or the learning rate is a schedule or another callback's.
+            if there are fewer batches than steps, another callback ends the training before, the
+            loss is not finite from the first step or diverges before the fifth, or the learning
+            rate is a schedule or another callback's.
 
     Example:
 
@@ -111,7 +124,7 @@ class LRRangeTest(keras.callbacks.Callback):
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("sgd", loss, jit_compile=False)
-    test = LRRangeTest(start=1e-4, num_steps=20)
+    test = LRRangeTest(start=1e-4, stop=1e4, num_steps=20)
     model.fit(x, y, batch_size=16, epochs=5, callbacks=[test], verbose=0)
     print(test.result.suggestion, test.result.bracket)
     ```
@@ -122,17 +135,31 @@ class LRRangeTest(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, start=1e-7, stop=10.0, num_steps=100, *, smoothing=0.9, stop_factor=4.0, verbose=0
+        self,
+        start=1e-7,
+        stop=10.0,
+        num_steps=100,
+        *,
+        smoothing=0.9,
+        stop_factor=4.0,
+        validation_data=None,
+        validation_batch_size=32,
+        verbose=0,
     ):
         super().__init__()
         check_sweep(start, stop, num_steps)
         check_curve(smoothing, stop_factor)
+        if validation_data is not None:
+            validation_data = check_validation_data(validation_data)
+        check_integer("validation_batch_size", validation_batch_size, 1)
         check_choice("verbose", verbose, (0, 1, 2))
         self.start = start
         self.stop = stop
         self.num_steps = num_steps
         self.smoothing = smoothing
         self.stop_factor = stop_factor
+        self.validation_data = validation_data
+        self.validation_batch_size = validation_batch_size
         self.verbose = verbose
         self.result = None
 
@@ -140,13 +167,14 @@ class LRRangeTest(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.result = None
+        check_alone(self, "each takes the batches of the other")
         check_trainable(self.model)
         self._per_step = _batches_per_step(self.model.optimizer)
         needed, steps = self.num_steps * self._per_step, self.params["steps"]
         if steps and steps * self.params["epochs"] < needed:
             raise self._too_short(f"{steps} batches in {self.params['epochs']} epochs")
         self._rates, self._losses, self._batches, self._diverged = [], [], 0, False
-        self._before = self._between = self._traced = None
+        self._before = self._between = self._traced = self._tested = None
         self._bar = keras.utils.Progbar(
             self.num_steps, verbose=self.verbose, stateful_metrics=["learning_rate", "loss"]
         )
@@ -170,6 +198,14 @@ class LRRangeTest(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         self._put_back()  # `fit` has since moved weights to their average, if there is one
         self._forget()
+        if self.result is None and self.model.stop_training:
+            raise ValueError(
+                "Argument `callbacks` of `fit` must hold none beside LRRangeTest that ends the "
+                "training before the test does, such as EarlyStopping: test first, in a `fit` of "
+                "its own. Received: a training that was ended after "
+                f"{self._batches} of {self.num_steps * self._per_step} batches, with "
+                f"{', '.join(names_of(callbacks_of_fit(self)))}"
+            )
         if self.result is None:
             raise self._too_short(f"{self._batches} batches")
 
@@ -271,7 +307,11 @@ class LRRangeTest(keras.callbacks.Callback):
                 "Argument `callbacks` of `fit` must hold none that sets the learning rate, such as "
                 f"SGDR, beside LRRangeTest. Received: a rate of {used:g} instead of {self._rate:g}"
             )
-        self._note(float(self._logs["loss"]))
+        loss = self._logs["loss"]
+        if self.validation_data is not None:
+            data = self.validation_data, self.validation_batch_size
+            loss, self._tested = validation_loss(self.model, *data, self._tested)
+        self._note(float(loss))
 
     def _note(self, loss):
         self._diverged = not math.isfinite(loss)
@@ -298,6 +338,12 @@ class LRRangeTest(keras.callbacks.Callback):
                 f"Received: start={shown(self.start)}"
             )
         self.result = read_sweep(self._rates, self._losses, self.smoothing, self._diverged)
+        if self.result.is_open:
+            warnings.warn(
+                f"The range test ended at stop={self.stop:g} before the loss grew: its end has "
+                "decided what `minimum` and `suggestion` are. Raise `stop`.",
+                stacklevel=2,
+            )
         self.model.stop_training = True
 
 
@@ -311,6 +357,7 @@ def lr_range_test(
     batch_size=32,
     smoothing=0.9,
     stop_factor=4.0,
+    validation_data=None,
     class_weight=None,
     shuffle=True,
     seed=0,
@@ -336,6 +383,8 @@ def lr_range_test(
         smoothing: Weight of the past in the moving average of losses, in [0, 1). 0 is none.
         stop_factor: What the smoothed loss may grow to, as a multiple of the lowest, above 1.
             `None`: no limit but finite numbers.
+        validation_data: Data like `data`, or `None`: whose loss the curve shows, after each step,
+            as of `LRRangeTest`.
         class_weight: Dict from class to weight, as `keras.Model.fit` takes it, or `None`.
         shuffle: Whether arrays are shuffled, and the batches of a `PyDataset` that ends.
         seed: Integer from which the order and all unseeded random numbers follow.
@@ -361,16 +410,17 @@ def lr_range_test(
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(momentum=0.9), loss, jit_compile=False)
-    found = lr_range_test(model, (x, y), start=1e-4, num_steps=30)
+    found = lr_range_test(model, (x, y), start=1e-4, stop=1e4, num_steps=30)
     print(found.suggestion, found.steepest, found.bracket)
     ```
     """
     options = {"smoothing": smoothing, "stop_factor": stop_factor, "verbose": verbose}
+    check_integer("batch_size", batch_size, 1)
+    options |= {"validation_data": validation_data, "validation_batch_size": batch_size}
     test = LRRangeTest(start, stop, num_steps, **options)
     check_trainable(model)
-    check_integer("batch_size", batch_size, 1)
     check_integer("seed", seed, 0)
-    arguments = _fit_arguments(data, batch_size, shuffle)
+    arguments = range_test_arguments(data, batch_size, shuffle)
     metrics = Copies(*model.metrics_variables)
     with (
         seeded(seed),
@@ -391,35 +441,3 @@ def lr_range_test(
         finally:
             metrics.put_back()
     return test.result
-
-
-class _ByIndex(keras.utils.PyDataset):
-    """The batches of a `PyDataset`, which does not learn of epochs."""
-
-    def __init__(self, dataset):
-        super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
-        self.dataset = dataset
-
-    @property
-    def num_batches(self):
-        return self.dataset.num_batches
-
-    def __getitem__(self, index):
-        return self.dataset[index]
-
-
-def _fit_arguments(data, batch_size, shuffle):
-    """`data` as arguments of `fit`, without those that it warns of."""
-    if isinstance(data, tf.data.Dataset):
-        return {"x": data, "shuffle": False}
-    if isinstance(data, keras.utils.PyDataset) and data.num_batches != 0:
-        return {"x": _ByIndex(data), "shuffle": shuffle and data.num_batches is not None}
-    if isinstance(data, (tuple, list)) and len(data) in (1, 2, 3):
-        x, y, weight = keras.utils.unpack_x_y_sample_weight(tuple(data))
-        arrays = {"x": x, "y": y, "sample_weight": weight}
-        return {**arrays, "batch_size": batch_size, "shuffle": shuffle}
-    once = ", which can be read once only" if isinstance(data, Iterator) else ""
-    raise ValueError(
-        "Argument `data` must be (x, y[, sample_weight]) arrays, a tf.data.Dataset or a PyDataset, "
-        f"and not be empty. Received: {type(data).__name__}{once}"
-    )

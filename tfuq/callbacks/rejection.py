@@ -193,7 +193,7 @@ class RejectionEvaluator(keras.callbacks.Callback):
         verbose=1,
     ):
         super().__init__()
-        check_validation_data(validation_data)
+        validation_data = check_validation_data(validation_data)
         check_thresholds(thresholds)
         score = score if callable(score) else score_name(score)
         check_integer("every", every, 1)

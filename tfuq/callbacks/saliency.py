@@ -1,6 +1,8 @@
 """Selection of the random weights of a network in the middle of its training."""
 
+import functools
 import warnings
+import weakref
 
 import keras
 import tensorflow as tf
@@ -8,6 +10,7 @@ import tensorflow as tf
 from tfuq._arguments import check_choice, check_integer, shown, told
 from tfuq._models.gradients import METHODS, squared_gradients
 from tfuq._models.train_step import (
+    adapt,
     build_optimizer,
     callbacks_of_fit,
     forget_functions,
@@ -18,8 +21,15 @@ from tfuq._models.train_step import (
     unwrap_step,
     wrap_step,
 )
+from tfuq.callbacks._neighbours import check_alone
 from tfuq.layers.saliency import SCOPES
 from tfuq.layers.sparse_bayes import select_layers, sparse_bayes_layers
+
+
+def _adapted(model):
+    """Tells `model`, a weak reference, that a file has brought other variables."""
+    if model() is not None:
+        adapt(model())
 
 
 @told
@@ -32,23 +42,27 @@ class SaliencySelection(keras.callbacks.Callback):
     keeps what it knows of all weights that were there before.
 
     Layers that have been selected already, as after `keras.callbacks.BackupAndRestore` restored
-    them, stay as they are. Put this callback before those that save the model, so that they save
-    the selection. `logs` get `bayesian_weights`, the number of random weights in use.
+    them, stay as they are. Layers that are frozen (`trainable=False`) stay deterministic; those
+    that are trained again later are selected then. Put this callback before those that save the
+    model, so that they save the selection. `logs` get `bayesian_weights`, the number of random
+    weights in use.
 
     What compares epochs begins anew with the selection, for the network is another one then:
     `EarlyStopping` never brings back weights of an epoch before it, nor does
-    `ModelCheckpoint(save_best_only=True)` measure by one. A training that ends before the selection
-    warns that no weight is random.
+    `ModelCheckpoint(save_best_only=True)` measure by one. Weights of before the selection may be
+    loaded after it, and the other way round: layers get the room for random weights that the file
+    has. A training that is stopped before the selection warns that no weight is random.
 
     Args:
         data: What the gradients are computed on, in one pass, as when the model predicts: `(x, y)`
             or `(x, y, sample_weight)` arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset`.
             `None`: those of the training steps of the last epoch before the selection, which are
             there anyway.
-        after_epoch: Number of epochs to train before, at least 1 without `data`.
+        after_epoch: Number of epochs to train before, at least 1 without `data`, and at most those
+            of `fit`.
         scope: `"layer"`: each layer has its fraction `r_bayes`. `"global"`: as many weights in
             all, those with the largest gradients of the whole network; `r_bayes` of each layer
-            becomes its share.
+            becomes its share. Variables change their shapes then.
         method: `"gradient"`: squares of the gradients of batches, as in the paper. `"fisher"`: of
             single examples, the diagonal of the empirical Fisher information. Needs `data`, and
             computes one example at a time.
@@ -57,7 +71,8 @@ class SaliencySelection(keras.callbacks.Callback):
 
     Raises:
         ValueError: If an argument is not as described. When training begins: if the model has no
-            sparse Bayesian layers, or is not built. When it selects: if the loss gives no gradient
+            sparse Bayesian layers, is not built, or would be selected after the last epoch. When
+            it selects: if the loss gives no gradient
             for a layer, or one that is not finite.
 
     Example:
@@ -110,7 +125,13 @@ class SaliencySelection(keras.callbacks.Callback):
         self.batch_size = batch_size
         self.verbose = verbose
         self._sums = None  # of squared gradients, while they are recorded
+        self._recorded = []  # the layers whose they are
         self._comparing = []  # callbacks that keep the best epoch, and what they began with
+
+    def set_model(self, model):
+        super().set_model(model)
+        for layer in sparse_bayes_layers(model):  # before another callback restores weights
+            layer.when_resized = functools.partial(_adapted, weakref.ref(model))
 
     def on_train_begin(self, logs=None):
         layers = sparse_bayes_layers(self.model)
@@ -124,6 +145,14 @@ class SaliencySelection(keras.callbacks.Callback):
             raise ValueError(
                 "Argument `model` must be built before `fit`, for SaliencySelection: call it on a "
                 f"batch, or give it an `Input`. Received: model={shown(self.model)}"
+            )
+        check_alone(self, "weights are selected once")
+        epochs = self.params["epochs"]
+        if self._waiting() and self.after_epoch > epochs:
+            raise ValueError(
+                "Argument `after_epoch` must not be above the number of `epochs` of `fit`, or no "
+                f"weight would be random. Received: after_epoch={self.after_epoch} with "
+                f"epochs={epochs}"
             )
         self._sums = None
         self._comparing = [
@@ -139,15 +168,15 @@ class SaliencySelection(keras.callbacks.Callback):
         if self.data is None and epoch >= self.after_epoch - 1:
             self._record()
         elif self.data is not None and epoch >= self.after_epoch:
-            self._select(self._over_data(), epoch)
+            self._select(self._waiting(), self._over_data(), epoch)
 
     def on_epoch_end(self, epoch, logs=None):
         if self._sums is not None:
             recorded = [variable.numpy() for variable in self._sums]
             self._stop_recording()
-            self._select(recorded, epoch)
+            self._select(self._recorded, recorded, epoch)
         elif self._waiting() and epoch + 1 >= self.after_epoch:
-            self._select(self._over_data(), epoch)
+            self._select(self._waiting(), self._over_data(), epoch)
         if logs is not None:
             logs["bayesian_weights"] = self._count()
 
@@ -164,8 +193,9 @@ class SaliencySelection(keras.callbacks.Callback):
             )
 
     def _waiting(self):
-        """The layers that have not been selected yet."""
-        return [layer for layer in sparse_bayes_layers(self.model) if not layer.is_selected()]
+        """The layers that have not been selected yet, and are trained."""
+        layers = sparse_bayes_layers(self.model)
+        return [each for each in layers if each.kernel.trainable and not each.is_selected()]
 
     def _ranked_weights(self):
         return [v for layer in self._waiting() for v in layer.ranked_weights().values()]
@@ -185,7 +215,7 @@ class SaliencySelection(keras.callbacks.Callback):
         )
 
     def _record(self):
-        ranked = self._ranked_weights()
+        ranked, self._recorded = self._ranked_weights(), self._waiting()
         with self.model.distribute_strategy.scope():
             self._sums = [
                 keras.Variable(
@@ -222,8 +252,8 @@ class SaliencySelection(keras.callbacks.Callback):
         unwrap_step(self.model, self)
         self.model.make_train_function()
 
-    def _select(self, saliencies, epoch):
-        layers, found = self._waiting(), iter(saliencies)
+    def _select(self, layers, saliencies, epoch):
+        found = iter(saliencies)
         found = [{name: next(found) for name in layer.ranked_weights()} for layer in layers]
         with self.model.distribute_strategy.scope():
             if select_layers(layers, found, self.scope):

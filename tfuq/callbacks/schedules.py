@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfuq._arguments import check_integer, check_positive, is_finite, shown, to_float64, told
 from tfuq._models.train_step import announce_cycles, optimizer_chain, unwrap_step, wrap_step
+from tfuq.callbacks._neighbours import check_alone
 
 TOLERANCE = 1e-12  # of the count of steps: 10 epochs of 0.1 * 30 steps each end at step 30
 TABLE = 4096  # rates that are computed at once, unless one execution takes more steps
@@ -137,7 +138,8 @@ class SGDR(keras.callbacks.Callback):
 
     Raises:
         ValueError: If an argument is not as described. When training begins: if the number of steps
-            is unknown or 0, or the optimizer's learning rate is a schedule already.
+            is unknown or 0, the optimizer's learning rate is a schedule already, or there is
+            another SGDR.
 
     Example:
 
@@ -247,6 +249,7 @@ class SGDR(keras.callbacks.Callback):
     # --- In training --------------------------------------------------------------------------
 
     def on_train_begin(self, logs=None):
+        check_alone(self, "a step has one learning rate")
         optimizer = self.model.optimizer
         if not isinstance(getattr(optimizer, "learning_rate", None), keras.Variable):
             raise ValueError(

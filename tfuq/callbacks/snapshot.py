@@ -1,5 +1,6 @@
 """Snapshots of the weights where cycles of the learning rate end, as an ensemble."""
 
+import contextlib
 import functools
 import io
 import math
@@ -14,8 +15,11 @@ from tfuq._arguments import check_choice, check_integer, shown, told
 from tfuq._files.reading import DAMAGE, check_fingerprint, check_weights, fingerprint
 from tfuq._files.writing import prepare_folder, written_whole
 from tfuq._models.changes import clone_uncompiled
+from tfuq._models.optimizers import exclude, exclusions_of
 from tfuq._models.train_step import completed_cycles
 from tfuq._models.workers import is_chief_of
+from tfuq.callbacks._kept_state import averaged
+from tfuq.callbacks._neighbours import check_alone, others_of
 from tfuq.callbacks._snapshot_files import (
     MANIFEST,
     Snapshot,
@@ -138,6 +142,7 @@ def untrained_copy(model):
     how = {"run_eagerly": model.run_eagerly, "jit_compile": model.jit_compile}
     # The model's own `compile` may take other arguments.
     keras.Model.compile(copy, optimizer, getattr(model, "loss", None), **how)
+    exclude(copy.optimizer, copy, exclusions_of(model))
     return copy
 
 
@@ -156,9 +161,10 @@ class SnapshotEnsemble(keras.callbacks.Callback):
     one snapshot.
 
     The directory holds a file `.weights.h5` for each snapshot, as `model.save_weights` writes it
-    (with the state of the optimizer), and `snapshots.json`, which lists them. Each file appears
-    whole or not at all, and an old one goes when the list no longer has it: a process that is
-    killed, at whatever moment, leaves a list of whole snapshots. The directory must be the
+    (with the state of the optimizer; where that averages the weights, `use_ema=True`, these are the
+    averaged ones, as at the end of `fit`), and `snapshots.json`, which lists them. Each file
+    appears whole or not at all, and an old one goes when the list no longer has it: a process that
+    is killed, at whatever moment, leaves a list of whole snapshots. The directory must be the
     callback's own, and one process at a time writes to it.
 
     A training that is resumed (`keras.callbacks.BackupAndRestore`) goes on with the snapshots of
@@ -294,6 +300,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._epoch = None
+        check_alone(self, "each deletes the files of the other", "directory")
         if not self._writes:
             return
         prepare_folder("directory", self._folder)
@@ -363,7 +370,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         if self._writes:
             if new.file in self._stale:  # else a kill leaves the old file's hash in the list
                 self._list()
-            with written_whole(self._folder / new.file) as path:
+            with self._averaged(), written_whole(self._folder / new.file) as path:
                 path.write_bytes(_weights_of(self.model))
                 self._fingerprints[new.file] = fingerprint(path)
         others = [snapshot for snapshot in self._snapshots if snapshot.file != new.file]
@@ -374,6 +381,12 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         self._publish()
         if self.verbose and self._writes:
             print(f"\nEpoch {self._epoch + 1}: SnapshotEnsemble wrote {self._folder / new.file}")
+
+    def _averaged(self):
+        """A context in which the model has its averaged weights, if it does not have them now."""
+        swapping = others_of(self, keras.callbacks.SwapEMAWeights)
+        has_them = any(each._ema_weights_in_model for each in swapping)
+        return contextlib.nullcontext() if has_them else averaged(self.model)
 
     def _compare(self, epoch, logs):
         """Gives the snapshots of this epoch their value, now that it is known."""

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfuq._arguments import check_choice, check_integer, shown, told
 from tfuq._files.tables import write_csv
+from tfuq._models.batches import repeated
 from tfuq._models.meaning import reading_of
 from tfuq._random.global_state import seeded
 from tfuq.corruptions._protocol import FIGURES, EvaluationProtocol, figure_table
@@ -169,6 +170,7 @@ def noise_settings(
         data = protocol.training_data(train, corruption, options)
         with seeded(seed):
             model = _checked_model(build_model)
+            data["x"] = repeated(data["x"], fit_kwargs.get("steps_per_epoch"))
             model.fit(**data, **fit_kwargs, verbose=2 if verbose > 1 else 0)
         bar.add(1)
         return protocol.scores(model)

@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._arguments import check_integer, shown
+from tfuq._models.torch_data import keras_data
 from tfuq._predictions.probabilities import TOLERANCE
 from tfuq._random.points import ALGORITHM
 
@@ -85,6 +86,7 @@ def balanced(
     check_integer("seed", seed, 0)
     if num_classes is not None:
         check_integer("num_classes", num_classes, 1)
+    data = keras_data(data)
     if isinstance(data, tf.data.Dataset):
         source = _Examples(data, batched, counts, num_classes, buffer_size or BUFFER)
     else:

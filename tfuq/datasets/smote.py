@@ -2,12 +2,15 @@
 
 import collections
 
+import keras
 import numpy as np
+import tensorflow as tf
 
-from tfuq._arguments import check_integer
+from tfuq._arguments import as_array, check_integer
+from tfuq._models.torch_data import is_loader
 
 
-def smote(x, y, *, seed=0, k_neighbors=5, sampling_strategy="auto"):
+def smote(x, y=None, *, seed=0, k_neighbors=5, sampling_strategy="auto"):
     """SMOTE, as imbalanced-learn does it, for images and labels as Keras takes them.
 
     New examples of a class are put between neighbours of that class. Give it training data alone:
@@ -19,7 +22,8 @@ def smote(x, y, *, seed=0, k_neighbors=5, sampling_strategy="auto"):
 
     Args:
         x: Examples `(n, ...)`, such as images `(n, height, width, channels)`. Integers are rounded
-            to integers of the same type.
+            to integers of the same type. Arrays alone: neighbours are looked for among all
+            examples, which a `tf.data.Dataset` does not hold at once.
         y: Labels: integers `(n,)` or `(n, 1)`, or one-hot `(n, classes)`.
         seed: Integer from which neighbours and places are drawn.
         k_neighbors: Number of neighbours; fewer, where a class that grows has fewer.
@@ -56,9 +60,10 @@ def smote(x, y, *, seed=0, k_neighbors=5, sampling_strategy="auto"):
         raise ImportError(
             'tfuq.datasets.smote needs imbalanced-learn: pip install "tfuq[smote]"'
         ) from error
+    _check_arrays(x, y)
     check_integer("seed", seed, 0)
     check_integer("k_neighbors", k_neighbors, 1)
-    x, y = np.asarray(x), np.asarray(y)
+    x, y = as_array("x", x), as_array("y", y)
     labels = _labels(x, y)
     smallest = _smallest_to_grow(labels, sampling_strategy)
     sampler = SMOTE(
@@ -73,6 +78,18 @@ def smote(x, y, *, seed=0, k_neighbors=5, sampling_strategy="auto"):
         found = np.rint(found)
     made = found.astype(x.dtype).reshape(-1, *x.shape[1:])
     return np.concatenate([x, made]), np.concatenate([y, _as_given(classes, y)])
+
+
+def _check_arrays(x, y):
+    """Raises ValueError of what yields batches, and of missing labels."""
+    if isinstance(x, (tf.data.Dataset, keras.utils.PyDataset)) or is_loader(x):
+        raise ValueError(
+            "Argument `x` must be an array, because neighbours are looked for among all examples: "
+            "collect those of a dataset first, or rebalance it with `tfuq.datasets.balanced`. "
+            f"Received: x of type {type(x).__name__}"
+        )
+    if y is None:
+        raise ValueError("Argument `y` must hold a label for each example. Received: y=None")
 
 
 def _labels(x, y):

@@ -19,12 +19,12 @@ from tfuq._files.reading import (
     unsealed,
 )
 from tfuq._models.meaning import readings_of
+from tfuq._models.member_graphs import mean_of_members, member_probs
 from tfuq._models.outputs import input_spec
 from tfuq._models.train_step import build_optimizer, rebuild_optimizer
 from tfuq._random.global_state import seeded
 from tfuq._version import __version__
 from tfuq.ensembles._checks import check_built, check_members
-from tfuq.ensembles._mixture import mean_of_members, member_probs
 from tfuq.ensembles.processes import write_model
 from tfuq.layers.sparse_bayes import sparse_bayes_layers
 

@@ -1,15 +1,15 @@
 """Predictions of all members, batch by batch, and their mean."""
 
-import functools
 from typing import NamedTuple
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tfuq._models.batches import batches
 from tfuq._models.meaning import readings_of
-from tfuq._models.outputs import any_batch, check_same_shapes, select_output
+from tfuq._models.member_graphs import mean_of_members, member_graph
+from tfuq._models.outputs import select_output
+from tfuq.layers.ways import wanted_way
 
 
 class Part(NamedTuple):
@@ -21,39 +21,26 @@ class Part(NamedTuple):
     multi_label: bool  # whether the entries of the last axis do not exclude one another
 
 
-def stacks(members, data, batch_size, reading, verbose, reduce=None):
-    """A `Part` for each batch; one graph holds all members.
+def stacks(ensemble, data, batch_size, reading, verbose, reduce=None):
+    """A `Part` for each batch; one graph holds all members, and is kept with the ensemble.
 
     `reduce` makes of the probabilities `(members, batch, ..., classes)`, in the graph, what is
     yielded in their place.
     """
-    functions, readings = {}, None
+    graph, members = None, ensemble.members
     for batch, labels, weight in batches(data, batch_size, verbose, model=members[0]):
-        spec = tf.nest.map_structure(any_batch, batch)
-        readings = readings or readings_of(members, reading, batch)
-        if str(spec) not in functions:
-            stack = functools.partial(member_probs, members, readings)
-            functions[str(spec)] = tf.function(
-                lambda batch, stack=stack: stack(batch) if reduce is None else reduce(stack(batch)),
-                input_signature=[spec],
-                autograph=False,  # it would wrap our errors
-            )
-        found = functions[str(spec)](batch).numpy()
+        if graph is None:
+            readings = readings_of(members, reading, batch)
+            graph = member_graph(ensemble, members, readings, reduce, told=wanted_way())
+        found = graph(batch).numpy()
         for known in readings:
             known.checked(found)
         yield Part(found, labels, weight, readings[0].multi_label)
 
 
-def member_probs(members, readings, batch):
-    """Probabilities `(members, batch, ..., classes)` of one batch."""
-    pairs = zip(members, readings, strict=True)
-    probs = [known.probs(member, batch) for member, known in pairs]
-    check_same_shapes([[tuple(p.shape)] for p in probs], "models")
-    return tf.stack(probs)
-
-
-def mean_of_members(stack):
-    return tf.reduce_mean(stack, axis=0)
+def mean_as_stack(stack):
+    """The mean of the members, as a stack of one."""
+    return mean_of_members(stack)[None]
 
 
 def joined(rows, index, output):

@@ -8,6 +8,7 @@ import numpy as np
 from tfuq._arguments import check_integer, shown, told
 from tfuq._files.writing import folder_written_whole
 from tfuq._models.meaning import reading_of
+from tfuq._models.member_graphs import mean_of_members
 from tfuq._predictions.stacks import samples
 from tfuq._random.global_state import derived_seed, seeded
 from tfuq.ensembles._checks import check_built, check_function, check_members, checked_metrics
@@ -18,9 +19,10 @@ from tfuq.ensembles._files import (
     write_graph,
     write_members,
 )
-from tfuq.ensembles._mixture import joined, mean_of_members, stacks
+from tfuq.ensembles._mixture import joined, mean_as_stack, stacks
 from tfuq.ensembles.processes import (
     Task,
+    check_compiles,
     check_executor,
     check_portable,
     fit_arguments,
@@ -252,6 +254,7 @@ class DeepEnsemble:
 
     def _fit_elsewhere(self, tasks, workers, executor, verbose):
         check_built(self._members, "be trained in other processes")
+        check_compiles(self._members)
         check_portable(tasks[0], self.build_model)
         histories = train_elsewhere(
             tasks, self._members, self.build_model, workers, executor, verbose
@@ -287,7 +290,7 @@ class DeepEnsemble:
                 `output` names none.
         """
         reading = reading_of(output, from_logits, multi_label)
-        parts = stacks(self.members, x, batch_size, reading, verbose)
+        parts = stacks(self, x, batch_size, reading, verbose)
         return samples(np.concatenate([stack for stack, *_ in parts], axis=1))
 
     def predict_mixture(
@@ -301,7 +304,7 @@ class DeepEnsemble:
             Array `(examples, ..., classes)`, float32.
         """
         reading = reading_of(output, from_logits, multi_label)
-        parts = stacks(self.members, x, batch_size, reading, verbose, mean_of_members)
+        parts = stacks(self, x, batch_size, reading, verbose, mean_of_members)
         return np.concatenate([probs for probs, *_ in parts])
 
     def evaluate(
@@ -344,8 +347,8 @@ class DeepEnsemble:
         metrics = checked_metrics(metrics)
         data = x if y is None else (x, y, sample_weight)
         reading = reading_of(output, from_logits, multi_label)
-        reduce = None if per_member else lambda stack: mean_of_members(stack)[None]
-        rows = list(stacks(self.members, data, batch_size, reading, verbose, reduce))
+        reduce = None if per_member else mean_as_stack
+        rows = list(stacks(self, data, batch_size, reading, verbose, reduce))
         stack = np.concatenate([part.probs for part in rows], axis=1)
         labels, weight = (joined(rows, index, output) for index in (1, 2))
         if labels is None:

@@ -15,9 +15,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._arguments import shown
+from tfuq._models.batches import repeated
+from tfuq._models.optimizers import exclude, exclusions_of
 from tfuq._models.train_step import build_optimizer
 from tfuq._random.global_state import seeded
 
+_COMPILED = {name: getattr(keras.Model, name) for name in ("compile", "compile_from_config")}
 _DATA = ("x", "y", "sample_weight", "validation_data")
 
 
@@ -32,6 +35,7 @@ class Task:
     model: str | None = None
     data: str | None = None
     noise: tuple = ()
+    exclusions: object = None  # from weight decay, which a file of a model does not keep
     imports: object = None  # a function whose module registers what the model is made of
 
     def train(self, model, verbose):
@@ -40,6 +44,7 @@ class Task:
             arguments = dict(self.arguments)
             if callable(arguments["x"]):
                 arguments |= _unpacked(arguments["x"](self.number))
+            arguments["x"] = repeated(arguments["x"], arguments.get("steps_per_epoch"))
             made = self.callbacks(self.number) if callable(self.callbacks) else self.callbacks
             return model.fit(**arguments, callbacks=made, verbose=verbose)
 
@@ -96,6 +101,7 @@ def stored(tasks, members, folder, build_model):
         model = os.path.join(folder, f"member_{task.number:03d}.keras")
         write_model(member, model)
         files = {"model": model, "data": data, "noise": _noise(member), "imports": build_model}
+        files["exclusions"] = _exclusions(member)
         done.append(dataclasses.replace(task, arguments=arguments, **files))
     return done
 
@@ -120,7 +126,7 @@ def train_stored(task):
         arguments = keras.tree.map_structure(
             lambda leaf: arrays[leaf.key] if isinstance(leaf, _Array) else leaf, task.arguments
         )
-    model = _loaded(task.model, task.noise)
+    model = _loaded(task.model, task.noise, task.exclusions)
     history = dataclasses.replace(task, arguments=arguments).train(model, verbose=0)
     write_model(model, task.model)
     return history.history, history.epoch, history.params, _noise(model)
@@ -131,7 +137,7 @@ def read_trained(task, answer):
     history = keras.callbacks.History()
     history.history, history.epoch, params, noise = answer
     history.set_params(params)
-    history.set_model(_loaded(task.model, noise))
+    history.set_model(_loaded(task.model, noise, task.exclusions))
     history.model.history = history
     return history
 
@@ -145,8 +151,14 @@ def _noise_states(model):
     return [v for v in model.variables if v.name == "seed_generator_state"]
 
 
-def _loaded(path, noise):
+def _exclusions(model):
+    return None if getattr(model, "optimizer", None) is None else exclusions_of(model)
+
+
+def _loaded(path, noise, exclusions):
     model = keras.models.load_model(path)
+    if exclusions is not None:
+        exclude(model.optimizer, model, exclusions)
     for state, value in zip(_noise_states(model), noise, strict=True):
         state.assign(value)
     return model
@@ -224,6 +236,22 @@ def check_portable(task, build_model):
                 "Argument `callbacks` must be a function of the member's number that returns a "
                 f"list, to train in other processes. Received: callbacks={shown(function)}"
             )
+
+
+def check_compiles(members):
+    """Raises ValueError unless Keras compiles the members again when it loads them."""
+    for number, member in enumerate(members):
+        kind, usual = type(member), keras.Model
+        if (
+            kind.compile is usual.compile
+            or kind.compile_from_config is not usual.compile_from_config
+        ):
+            continue
+        raise ValueError(
+            "Argument `workers` must be 1, and `executor` None, for models whose own `compile` "
+            "Keras cannot repeat from a file: write `get_compile_config` and "
+            f"`compile_from_config`. Received: member {number}, {shown(member)}"
+        )
 
 
 def _check_importable(name, function):

@@ -80,6 +80,29 @@ class VariationalLayer(TakesDraws, keras.layers.Layer):
             name="beta", shape=(), initializer="ones", trainable=False, autocast=False
         )
 
+    beta = None  # until it is built
+    _annealed = None  # the weight that annealing has come to, and the one that it leads to
+
+    def move_beta(self, value, target):
+        """Sets `beta` on its way to `target`, which is what files of the layer hold meanwhile.
+
+        With `target=None` it has arrived.
+        """
+        if value is not None:
+            self.beta.assign(value)
+        self._annealed = None if target is None else (value, target)
+
+    def beta_to_save(self):
+        """What a file of the layer holds as `beta`: what annealing leads to, else what it is."""
+        beta = keras.ops.convert_to_numpy(self.beta)
+        is_moving = self._annealed is not None and np.isclose(beta, self._annealed[0])
+        return np.asarray(self._annealed[1], beta.dtype) if is_moving else beta
+
+    def save_own_variables(self, store):
+        # Stores take a name once. Dense and Conv of Keras would save the kernel and the bias alone.
+        for number, each in enumerate([*self._trainable_variables, *self._non_trainable_variables]):
+            store[str(number)] = self.beta_to_save() if each is self.beta else each
+
     def _add_kl(self, kl_divergence, training):
         """Adds what `kl_divergence()` returns to the loss, once per call of the model."""
         if not first_in_call(self):
@@ -192,10 +215,6 @@ class GaussianKernelLayer(VariationalLayer):
 
     def _rho_initializer(self):
         return constant_rho(self.posterior_scale)
-
-    def save_own_variables(self, store):
-        # Dense and Conv of Keras save the kernel and the bias alone.
-        keras.layers.Layer.save_own_variables(self, store)
 
     def load_own_variables(self, store):
         keras.layers.Layer.load_own_variables(self, store)

@@ -19,6 +19,7 @@ from tfuq.layers._operations import (
 from tfuq.layers.base import GaussianKernelLayer, distributions, kl_normal
 from tfuq.layers.saliency import check_saliency, count_bayesian, global_counts, top_indices
 
+ARGUMENTS = {"kernel": "saliency", "bias": "bias_saliency"}  # of `select`
 RATES = {"kernel": "r_bayes", "bias": "bias_r_bayes"}  # which weights can be random, how many
 
 
@@ -38,6 +39,10 @@ class _SparseBayesLayer(GaussianKernelLayer):
         check_fraction("bias_r_bayes", bias_r_bayes)
         self.r_bayes = r_bayes
         self.bias_r_bayes = bias_r_bayes
+
+    @staticmethod
+    def when_resized():
+        """Called when loading has changed the variables: whoever trains the layer replaces it."""
 
     def build(self, input_shape):
         super().build(input_shape)
@@ -119,8 +124,7 @@ class _SparseBayesLayer(GaussianKernelLayer):
             raise ValueError("The layer must be built before `select`. Received: built=False")
         given = dict(zip(self.ranked_weights(), (saliency, bias_saliency), strict=False))
         for name, values in given.items():
-            argument = "saliency" if name == "kernel" else "bias_saliency"
-            given[name] = check_saliency(argument, values, getattr(self, name).shape)
+            given[name] = check_saliency(ARGUMENTS[name], values, getattr(self, name).shape)
         for name, values in given.items():
             if self.num_bayesian(name):
                 indices, rho = getattr(self, f"{name}_indices"), getattr(self, f"{name}_rho")
@@ -196,12 +200,16 @@ class _SparseBayesLayer(GaussianKernelLayer):
 
     def save_own_variables(self, store):
         for name, variable in self._saved().items():
-            store[name] = keras.ops.convert_to_numpy(variable)
+            is_beta = variable is self.beta
+            store[name] = self.beta_to_save() if is_beta else keras.ops.convert_to_numpy(variable)
 
     def load_own_variables(self, store):
         for name in self._candidates():  # a selection over the whole network moves the shares
             rho = f"{name}_rho"
-            self.resize(store[rho].shape[0] if rho in store.keys() else 0, name)  # noqa: SIM118 (no dict)
+            count = store[rho].shape[0] if rho in store.keys() else 0  # noqa: SIM118 (no dict)
+            if count != self.num_bayesian(name):
+                self.resize(count, name)
+                self.when_resized()
         for name, variable in self._saved().items():
             variable.assign(store[name])
 
@@ -221,21 +229,26 @@ def select_layers(layers, saliencies, scope):
     the layers' shares come to are random, and each layer gets room for those of its own that are
     among the largest of all. Returns whether any variable is new.
     """
-    before = [variable for layer in layers for variable in layer.weights]
+    counts = [{name: layer.num_bayesian(name) for name in RATES} for layer in layers]
     for name in RATES if scope == "global" else ():
         having = [i for i, found in enumerate(saliencies) if name in found]
         wanted = [getattr(layers[i], RATES[name]) * np.size(saliencies[i][name]) for i in having]
         total = rounded_up(sum(wanted))
-        counts = global_counts([saliencies[i][name] for i in having], total) if having else []
-        for i, count in zip(having, counts, strict=True):
-            layers[i].resize(count, name)
-    for layer, found in zip(layers, saliencies, strict=True):
-        for name, values in found.items():
-            if layer.num_bayesian(name) and not np.any(values):
+        chosen = global_counts([saliencies[i][name] for i in having], total) if having else []
+        for i, count in zip(having, chosen, strict=True):
+            counts[i][name] = count
+    for layer, found, count in zip(layers, saliencies, counts, strict=True):
+        for name, values in found.items():  # before any layer changes
+            check_saliency(ARGUMENTS[name], values, getattr(layer, name).shape)
+            if count[name] and not np.any(values):
                 raise ValueError(
                     "Argument `loss` must depend on every layer that is to be random. Received: "
                     f"a loss whose gradients are 0 in all of the {name} of {layer.name!r}"
                 )
+    before = [variable for layer in layers for variable in layer.weights]
+    for layer, found, count in zip(layers, saliencies, counts, strict=True):
+        for name in found:
+            layer.resize(count[name], name)
         layer.select(found["kernel"], found.get("bias"))
     after = [variable for layer in layers for variable in layer.weights]
     return [id(v) for v in before] != [id(v) for v in after]

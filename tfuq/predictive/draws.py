@@ -7,13 +7,13 @@ from tfuq._models.batches import batches
 from tfuq._models.outputs import select_output
 from tfuq._predictions.stacks import samples
 from tfuq._predictions.uncertainty import Sums, concatenated, uncertainty_of
-from tfuq.predictive.sampler import sampler_of
+from tfuq.predictive.sampler import NUM_SAMPLES, sampler_of
 
 
 def sample_predictions(
     model,
     x,
-    num_samples=30,
+    num_samples=NUM_SAMPLES,
     batch_size=32,
     *,
     output=None,
@@ -31,7 +31,8 @@ def sample_predictions(
 
     Args:
         model: Keras model of any style that holds layers with random weights or dropout of
-            `tfuq.layers`.
+            `tfuq.layers`. Or a `tfuq.ensembles.DeepEnsemble`: its members are the networks, each by
+            its prediction, and `num_samples` and `seed` are left out.
         x: Inputs: an array (or what the model takes), `(x, y)`, a `tf.data.Dataset` or a
             `keras.utils.PyDataset` of batches of inputs or of pairs. Labels are not looked at.
         num_samples: Number of networks.
@@ -73,7 +74,7 @@ def sample_predictions(
 def predict_uncertainty(
     model,
     x,
-    num_samples=30,
+    num_samples=NUM_SAMPLES,
     batch_size=32,
     *,
     output=None,

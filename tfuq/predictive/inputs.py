@@ -14,6 +14,7 @@ from tfuq._arguments import check_integer, shown
 from tfuq._files.reading import open_arrays
 from tfuq._images.inputs import InputSpec
 from tfuq._models.batches import batches
+from tfuq._models.torch_data import keras_data
 from tfuq.predictive.declarations import declared, is_of_images
 from tfuq.predictive.identity import identity_of_arrays, identity_of_dataset, identity_of_files
 
@@ -97,6 +98,7 @@ def source_of(data, batch_size, model, decode, verbose):
         raise ValueError(f"Argument `decode` must be a function. Received: decode={shown(decode)}")
     if isinstance(data, (Stream, Files)):
         return data
+    data = keras_data(data)
     if not is_files(data):
         if decode is not None:
             raise ValueError(

@@ -11,13 +11,14 @@ from tfuq._files.declared import recalled, remember
 from tfuq._files.reading import json_text
 from tfuq._models.fingerprint import layers_digest, weights_digest
 from tfuq._models.meaning import NOTHING, Meaning, reading_of
+from tfuq._models.member_graphs import member_graph
 from tfuq._models.outputs import select_output
 from tfuq._predictions.class_names import agreed_names, check_count, checked_names, numbered
 from tfuq._predictions.scores import OF_STACKS, new_word
 from tfuq._predictions.uncertainty import decompose
 from tfuq._random.draws import random_layers
 from tfuq.predictive.declarations import declared
-from tfuq.predictive.sampler import sampler_of
+from tfuq.predictive.sampler import NUM_SAMPLES, sampler_of
 
 COLUMNS = (
     "index",
@@ -36,7 +37,6 @@ COLUMNS = (
 )
 _SERVED = ("expected_entropy", "mutual_information", "accept", "ood_score")
 _MEASURES = ("confidence", "predictive_entropy", *OF_STACKS)
-NUM_SAMPLES = 30
 
 
 class Scorer:
@@ -109,15 +109,11 @@ class Scorer:
             return lambda batch: (sampler.stack(batch), {})
         if isinstance(self.members[0], _Served):
             return lambda batch: self.members[0].all_outputs(batch, readings[0])
-        pairs = list(zip(self.members, readings, strict=True))
-
-        @tf.function(autograph=False, reduce_retracing=True)  # autograph would wrap our errors
-        def stack(batch):
-            return tf.stack([reading.probs(member, batch) for member, reading in pairs])
+        graph = member_graph(self, self.members, readings)
 
         def checked(batch):
-            found = stack(batch).numpy()
-            for (_, reading), probs in zip(pairs, found, strict=True):
+            found = graph(batch).numpy()
+            for reading, probs in zip(readings, found, strict=True):
                 reading.checked(probs)
             return found, {}
 

@@ -3,16 +3,19 @@
 import collections.abc
 import functools
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from tfuq._arguments import check_integer, check_model, shown
-from tfuq._models.meaning import reading_of, said
+from tfuq._models.meaning import reading_of, readings_of, said
+from tfuq._models.member_graphs import member_graph
 from tfuq._models.outputs import select_output
 from tfuq._predictions.probabilities import entropy
 from tfuq._random.cut import cut
 from tfuq._random.draws import one_draw, random_layers
 
+NUM_SAMPLES = 30
 KEPT_SAMPLERS = 4  # of each model, with what they have traced
 
 
@@ -24,6 +27,8 @@ def sampler_of(model, *arguments, takes_one=False):
     What it has traced knows the model's variables and what its outputs are said to be, so these are
     compared. Like Keras' own `predict_function`, it does not see other attributes change.
     """
+    if not isinstance(model, keras.Model) and getattr(model, "members", None):
+        return Members(model, *arguments)
     check_model(model)
     num_samples, output, from_logits, multi_label, seed = arguments
     if not isinstance(output, collections.abc.Hashable):
@@ -151,6 +156,42 @@ class Single:
 
     def _probs(self, batch):
         return self.reading.probs(self.model, batch)
+
+
+class Members:
+    """The members of an ensemble, each by its prediction."""
+
+    note = ""
+
+    def __init__(self, ensemble, num_samples, output, from_logits, multi_label, seed):
+        self.ensemble, self.members = ensemble, tuple(ensemble.members)
+        for member in self.members:
+            check_model(member)
+        if num_samples != NUM_SAMPLES:
+            raise ValueError(
+                "Argument `num_samples` must be left out for an ensemble: its members are the "
+                f"networks. Received: num_samples={num_samples!r} with {len(self.members)} members"
+            )
+        check_integer("seed", seed, 0)
+        self.reading = reading_of(output, from_logits, multi_label)
+        self._graph = None
+
+    def stack(self, batch):
+        """Probabilities `(members, batch, ..., classes)`."""
+        if self._graph is None:
+            readings = readings_of(self.members, self.reading, batch)
+            self._graph = member_graph(self.ensemble, self.members, readings)
+            self._readings, self.reading = readings, readings[0]
+        found = self._graph(batch).numpy()
+        for reading in self._readings:
+            reading.checked(found)
+        return found
+
+    def sums(self, batch):
+        """`Sums` of one batch."""
+        stack = self.stack(batch).astype("float64")
+        terms = _terms(stack, self.reading.is_binary(stack.shape))
+        return [*(np.mean(term, axis=0) for term in terms), np.var(stack, axis=0)]
 
 
 def _terms(probs, is_binary):

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfuq._arguments import check_integer
+from tfuq._arguments import check_flags, check_integer
 from tfuq._files.shards import ShardFolder, chosen_format
+from tfuq._models.torch_data import keras_data
 from tfuq._predictions.scores import new_word
 from tfuq.predictive.identity import ANOTHER, Marks, batch_digest
 from tfuq.predictive.inputs import is_files, source_of
@@ -59,7 +60,7 @@ def score_dataset(
 
     Memory holds one shard of rows and one batch. A process that was killed goes on where it
     stopped when the same call is made again, and the files are those of an undisturbed run, byte
-    for byte: shards are there whole or not at all, `manifest.json` says which are, and it binds
+    for byte: shards are there whole or not at all, `_manifest.json` says which are, and it binds
     the model's weights, the options and all of the data, so that another run cannot be mixed in:
     names, sizes, times and labels of files; each byte of arrays; and the rows of each shard of a
     dataset, which is read again from its beginning. One process at a time writes to a folder.
@@ -142,7 +143,7 @@ def score_dataset(
     """
     check_integer("shard_size", shard_size, 1)
     form = chosen_format(path, format)
-    model = as_model(model)
+    model, data = as_model(model), keras_data(data)
     source = source_of(data, batch_size, members_of(model)[0], decode, verbose)
     scorer = Scorer(
         model,
@@ -231,14 +232,17 @@ def _joined(parts):
     return joined
 
 
-def read_scores(path, columns=None):
+def read_scores(path, columns=None, *, as_frame=False):
     """The columns that `score_dataset` wrote, of all examples in their order.
 
-    The folder has to be complete, and every shard is checked to be what was written.
+    The folder has to be complete, and every shard is checked to be what was written. (A folder of
+    Parquet files can be read by `pandas.read_parquet` and `polars.read_parquet` as well, which
+    check nothing.)
 
     Args:
         path: The folder.
         columns: Names of the columns that are wanted; None for all.
+        as_frame: Whether to return a `pandas.DataFrame`, in which a row of lists is an array.
 
     Returns:
         Dict of name to array: `(examples,)`, or `(examples, classes)` where a row holds a list. It
@@ -247,6 +251,7 @@ def read_scores(path, columns=None):
     Raises:
         ValueError: If the folder is none of `score_dataset`, not complete or damaged, or a column
             is unknown.
+        ImportError: If a data frame is asked for without pandas.
 
     Example:
 
@@ -260,6 +265,7 @@ def read_scores(path, columns=None):
     print(read_scores("scores", ["label", "confidence"])["confidence"].shape)  # (20,)
     ```
     """
+    check_flags(as_frame=as_frame)
     folder = ShardFolder.open(pathlib.Path(path))
     there = folder.manifest["columns"]
     names = list(there) if columns is None else [new_word(name) for name in columns]
@@ -269,4 +275,14 @@ def read_scores(path, columns=None):
             f"Argument `columns` must name some of {', '.join(there)}. Received: {unknown}"
         )
     parts = [{name: shard[name] for name in names} for shard in folder.read()]
-    return {name: np.asarray(values) for name, values in _joined(parts).items()}
+    found = {name: np.asarray(values) for name, values in _joined(parts).items()}
+    return _as_frame(found) if as_frame else found
+
+
+def _as_frame(columns):
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise ImportError("read_scores(as_frame=True) needs pandas: pip install pandas") from error
+    # A column of a data frame has one axis.
+    return pd.DataFrame({n: v if v.ndim == 1 else list(v) for n, v in columns.items()})

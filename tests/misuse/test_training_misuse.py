@@ -1,0 +1,37 @@
+"""Misuse of `fit`: callbacks that do not go together. Refused before a weight has changed."""
+
+import keras
+import numpy as np
+import pytest
+
+from tfuq import callbacks, layers
+
+X, Y = np.random.default_rng(0).normal(size=(12, 4)), np.arange(12) % 3
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+ROWS = {
+    "two SGDR": lambda p: [callbacks.SGDR(0.1), callbacks.SGDR(0.2)],
+    "two KLAnnealing": lambda p: [callbacks.KLAnnealing(), callbacks.KLAnnealing(0.5)],
+    "two LRRangeTest": lambda p: [callbacks.LRRangeTest(num_steps=5) for _ in range(2)],
+    "two SaliencySelection": lambda p: [
+        callbacks.SaliencySelection(),
+        callbacks.SaliencySelection(),
+    ],
+    "two SnapshotEnsemble": lambda p: [callbacks.SnapshotEnsemble(p, every=1) for _ in range(2)],
+    "two BackupAndRestore": lambda p: [callbacks.BackupAndRestore(p) for _ in range(2)],
+    "a selection after the end": lambda p: [callbacks.SaliencySelection(after_epoch=7)],
+    "LRRangeTest beside SGDR": lambda p: [callbacks.LRRangeTest(num_steps=5), callbacks.SGDR(0.1)],
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_refused_before_it_trains(name, tmp_path, counts):
+    head = layers.SparseBayesDense(3, kl_weight=0.1)
+    model = keras.Sequential([keras.Input((4,)), head])
+    model.compile("sgd", LOSS, jit_compile=False)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"Argument `(callbacks|after_epoch)`"):
+        model.fit(X, Y, batch_size=2, epochs=2, callbacks=ROWS[name](tmp_path), verbose=0)
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    counts("misuse rows, refused")
