@@ -170,7 +170,7 @@ class Members:
         if num_samples != NUM_SAMPLES:
             raise ValueError(
                 "Argument `num_samples` must be left out for an ensemble: its members are the "
-                f"networks. Received: num_samples={shown(num_samples)} with {len(self.members)} members"
+                f"networks, here {len(self.members)}. Received: num_samples={shown(num_samples)}"
             )
         check_integer("seed", seed, 0)
         self.reading = reading_of(output, from_logits, multi_label)
