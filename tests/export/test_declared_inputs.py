@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfuq import cli
 from tfuq.ensembles import DeepEnsemble
 from tfuq.export import export, export_litert
 from tfuq.export.verification import read_metadata
@@ -27,6 +28,15 @@ def model():
     made = network()
     declare(made, class_names=NAMES, value_range=(0, 1))
     return made
+
+
+def test_an_export_is_scored_with_what_its_metadata_declare(model, tmp_path, capfd):
+    export(model, tmp_path / "m")
+    for name, images, code in (("x", X, 0), ("y", 255 * X, 2)):
+        np.savez(tmp_path / f"{name}.npz", x=images)
+        files = [str(tmp_path / part) for part in ("m", f"{name}.npz", f"{name}.csv")]
+        assert cli.main(["predict", *files, "--quiet"]) == code
+    assert "must hold images from 0 to 1" in capfd.readouterr().err
 
 
 def test_metadata_hold_what_is_declared(model, tmp_path):

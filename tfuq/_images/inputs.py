@@ -10,6 +10,7 @@ from tfuq._arguments import check_choice, check_integer, checked_range, shown
 CHANNELS = ("gray", "rgb", "bgr")
 RESIZE = ("bilinear", "nearest", "refuse")
 TOLERANCE = 1e-3  # of the range: resizing and compression leave such
+_DERIVED = ("bounds", "takes_integers")  # that `told` says of the rest
 
 
 class InputSpec(NamedTuple):
@@ -52,10 +53,11 @@ class InputSpec(NamedTuple):
 
     @classmethod
     def from_config(cls, config):
-        """What `get_config` said, or a ValueError."""
+        """What `get_config` or `told` said, or a ValueError."""
         try:
-            return cls(**config).checked()
-        except TypeError as error:
+            given = {name: value for name, value in config.items() if name not in _DERIVED}
+            return cls(**given).checked()
+        except (AttributeError, TypeError) as error:
             raise ValueError(
                 f"Received: no description of inputs, {shown(config)} ({error})"
             ) from None
