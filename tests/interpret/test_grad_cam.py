@@ -152,10 +152,11 @@ def test_nested_application(tmp_path):
     wanted = expected(base, head, column(1), images)
     model.save(tmp_path / "model.keras")
     model = keras.models.load_model(tmp_path / "model.keras")
-    found = grad_cam(model, images, 1, **RAW)
+    told = {"from_logits": True}
+    found = grad_cam(model, images, 1, **RAW, **told)
     agree(found, wanted)
-    np.testing.assert_array_equal(grad_cam(model, images, 1, "out_relu", **RAW), found)
-    detail = guided_grad_cam(model, images, 1)
+    np.testing.assert_array_equal(grad_cam(model, images, 1, "out_relu", **RAW, **told), found)
+    detail = guided_grad_cam(model, images, 1, **told)
     assert detail.shape == images.shape and np.all(np.isfinite(detail))
 
 

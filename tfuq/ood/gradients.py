@@ -262,7 +262,8 @@ class GradientFeatures:
         """The loss of each example."""
         logits = self._logits(select_output(outputs, self.output, self.model))
         label = self._label
-        if not label.ndim and logits.shape[-1] == 1 and not self._has_warned:
+        is_class = logits.shape[-1] == 1 and np.all((label == 0) | (label == 1))
+        if is_class and not self._has_warned:
             self._has_warned = True
             _warn_of_one_class(self.confounding_label)
         if label.ndim and label.shape != logits.shape[-1:]:
@@ -301,7 +302,7 @@ def _label(label, loss):
         values = values.astype("float32")
     if not np.all((values >= 0) & (values <= 1)):
         raise _label_error(label)
-    if values.ndim and np.count_nonzero(values) == 1 and values.max() == 1:
+    if values.size > 1 and np.count_nonzero(values) == 1 and values.max() == 1:
         _warn_of_one_class(label)
     if loss == "categorical_crossentropy" and not np.any(values):
         raise ValueError(
