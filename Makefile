@@ -13,7 +13,7 @@ WORKERS ?= 2
 .PHONY: demo test test-quick test-slow lint format bench-heteroscedastic \
 	bench-import-time bench-label-noise bench-vbll bench-sparse-bayes bench-flops \
 	bench-rapid-training bench-gradient-features bench-ood bench-selective \
-	bench-report-page bench-scaling bench-export clean
+	bench-report-page bench-scaling bench-export bench-large-data clean
 
 demo: $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py --output demo_output
@@ -40,6 +40,9 @@ bench-heteroscedastic: $(VENV)/.examples .venv-edward2/.done
 
 bench-import-time: $(VENV)/.examples
 	$(BIN)/python benchmarks/import_time.py --json benchmarks/import_time.json
+
+bench-large-data: $(VENV)/.examples
+	$(BIN)/python benchmarks/large_data.py
 
 bench-label-noise: $(VENV)/.examples
 	$(BIN)/python benchmarks/label_noise.py --json benchmarks/label_noise.json

@@ -31,6 +31,7 @@ from tfuq._predictions.probabilities import (
 
 # Products and sums of what lies between are numbers in float32 and float64; what is less counts 0.
 LEAST_WEIGHT, LARGEST_WEIGHT = 1e-30, 1e30
+BLOCK = 2**20  # numbers of predictions that are read at a time, of which several copies exist
 MOST_DEMANDS = 5  # of `_read`
 
 
@@ -109,6 +110,71 @@ def from_arrays(
 
     `names` are what the caller calls these arguments, in their order; the rest keep theirs.
     """
+    options = {"from_logits": from_logits, "multi_label": multi_label, "names": names}
+    examples = _checked(y_true, y_pred, sample_weight, **options)
+    if not np.any(examples.weight):
+        raise _no_weight(Names(*names))
+    return examples
+
+
+def in_blocks(
+    y_true, y_pred, sample_weight=None, *, from_logits=False, multi_label=False, names=()
+):
+    """`Examples` of `from_arrays` in blocks of rows, one after the other; their copies stay small.
+
+    What adds up over examples is the same, but for the order of sums.
+    """
+    options = {"from_logits": from_logits, "multi_label": multi_label, "names": names}
+    arrays = [_plain(y_true), _plain(y_pred)]
+    arrays.append(None if sample_weight is None else _plain(sample_weight))
+    rows = _rows_of(arrays)
+    step = max(1, BLOCK * rows // max(1, arrays[1].size)) if rows else 1
+    if rows <= step:
+        yield from_arrays(y_true, y_pred, sample_weight, **options)
+        return
+    has_weight = False
+    for start in range(0, rows, step):
+        parts = (None if each is None else each[start : start + step] for each in arrays)
+        examples = _checked(*parts, **options, start=start)
+        has_weight = has_weight or bool(np.any(examples.weight))
+        yield examples
+    if not has_weight:
+        raise _no_weight(Names(*names))
+
+
+def summed(measure, y_true, y_pred, sample_weight=None, **options):
+    """The sum over `in_blocks` of `measure(examples)`, a tensor that adds up over examples."""
+    blocks = in_blocks(y_true, y_pred, sample_weight, **options)
+    total = measure(next(blocks))
+    for examples in blocks:
+        total = total + measure(examples)
+    return total
+
+
+def _plain(values):
+    """An array as it is, without a copy if it is one; 0-dimensional where nothing can be told."""
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError):
+        return np.zeros(())
+
+
+def _rows_of(arrays):
+    """The length that all of the arrays have, or 0."""
+    lengths = {each.shape[0] if each.ndim else 0 for each in arrays if each is not None}
+    return lengths.pop() if len(lengths) == 1 else 0
+
+
+def _no_weight(names):
+    return ValueError(
+        f"Argument `{names.sample_weight}` must not be 0 everywhere. Received: only zeros"
+    )
+
+
+def _checked(
+    y_true, y_pred, sample_weight=None, *, from_logits=False, multi_label=False, names=(), start=0
+):
+    """`Examples` as of `from_arrays`, which may all weigh 0; `start` rows came before."""
     check_flags(from_logits=from_logits, multi_label=multi_label)
     names = Names(*names)
     y_true = numbered(y_true, None, names.y_true)  # an error that says what to pass
@@ -122,11 +188,7 @@ def from_arrays(
     flags = {"from_logits": from_logits, "multi_label": multi_label}
     examples, faults = _read(y_true, y_pred, *weights, **flags, names=names)
     for fault in faults:
-        _raise_if_found(fault)
-    if not np.any(examples.weight):
-        raise ValueError(
-            f"Argument `{names.sample_weight}` must not be 0 everywhere. Received: only zeros"
-        )
+        _raise_if_found(fault, start * (len(examples.labels) // len(y_pred)))
     return _drop(examples, faults)[0]
 
 
@@ -172,12 +234,12 @@ def _refuse(fault):
     return count
 
 
-def _raise_if_found(fault):
+def _raise_if_found(fault, before=0):
     found = np.flatnonzero(fault.found)
     if found.size:
         value = np.asarray(fault.values)[found[0]]
         raise ValueError(
-            f"{fault.demand()} Received: {fault.argument}={value} at example {found[0]} "
+            f"{fault.demand()} Received: {fault.argument}={value} at example {before + found[0]} "
             f"({found.size} such)"
         )
 

@@ -1,6 +1,7 @@
 """Calibration errors of the top label: how far confidence is from accuracy."""
 
 import numpy as np
+from keras import ops
 
 from tfuq._arguments import check_integer, register
 from tfuq._math.bins import (
@@ -12,7 +13,7 @@ from tfuq._math.bins import (
     width_index,
 )
 from tfuq._predictions.class_names import numbered
-from tfuq._predictions.examples import from_arrays
+from tfuq._predictions.examples import in_blocks, summed
 from tfuq.metrics._base import BinnedMetric
 
 # Resolution of the streaming adaptive error: 0.0083 in log-odds, at most 0.0021 in confidence.
@@ -26,11 +27,19 @@ def top_label_sums(examples, n_bins):
     return bin_sums(index, n_bins, confidence, correct, examples.weight)
 
 
-def exact_sums(examples):
-    """Sums `(distinct confidences, 3)` of the top labels, in the order of confidence."""
-    confidence, correct = examples.top_label()
+def _top_label_total(n_bins, *data, **flags):
+    """`top_label_sums` of arrays."""
+    return summed(lambda examples: top_label_sums(examples, n_bins), *data, **flags)
+
+
+def exact_sums(*data, **flags):
+    """Sums `(distinct confidences, 3)` of the top labels of arrays, in the order of confidence."""
+    rows = ((*each.top_label(), each.weight) for each in in_blocks(*data, **flags))
+    parts = zip(*(map(np.asarray, row) for row in rows), strict=True)
+    confidence, correct, weight = map(np.concatenate, parts)
     values, index = np.unique(confidence, return_inverse=True)
-    return bin_sums(index, len(values), confidence, correct, examples.weight)
+    sums = (weight, weight * confidence, weight * correct)
+    return ops.stack([np.bincount(index, each, len(values)) for each in sums], axis=-1)
 
 
 def fine_sums(examples):
@@ -94,9 +103,9 @@ def expected_calibration_error(
     """
     y_true = numbered(y_true, class_names, "y_true")
     check_integer("n_bins", n_bins, 1)
+    data = y_true, y_pred, sample_weight
     flags = {"from_logits": from_logits, "multi_label": multi_label}
-    examples = from_arrays(y_true, y_pred, sample_weight, **flags)
-    return float(calibration_error(top_label_sums(examples, n_bins)))
+    return float(calibration_error(_top_label_total(n_bins, *data, **flags)))
 
 
 def adaptive_calibration_error(
@@ -145,9 +154,9 @@ def adaptive_calibration_error(
     """
     y_true = numbered(y_true, class_names, "y_true")
     check_integer("n_bins", n_bins, 1)
+    data = y_true, y_pred, sample_weight
     flags = {"from_logits": from_logits, "multi_label": multi_label}
-    examples = from_arrays(y_true, y_pred, sample_weight, **flags)
-    return float(calibration_error(equal_mass(exact_sums(examples), n_bins)))
+    return float(calibration_error(equal_mass(exact_sums(*data, **flags), n_bins)))
 
 
 def maximum_calibration_error(
@@ -192,9 +201,9 @@ def maximum_calibration_error(
     """
     y_true = numbered(y_true, class_names, "y_true")
     check_integer("n_bins", n_bins, 1)
+    data = y_true, y_pred, sample_weight
     flags = {"from_logits": from_logits, "multi_label": multi_label}
-    examples = from_arrays(y_true, y_pred, sample_weight, **flags)
-    return float(largest_gap(top_label_sums(examples, n_bins)))
+    return float(largest_gap(_top_label_total(n_bins, *data, **flags)))
 
 
 def reliability_curve(
@@ -238,9 +247,9 @@ def reliability_curve(
     """
     y_true = numbered(y_true, class_names, "y_true")
     check_integer("n_bins", n_bins, 1)
+    data = y_true, y_pred, sample_weight
     flags = {"from_logits": from_logits, "multi_label": multi_label}
-    examples = from_arrays(y_true, y_pred, sample_weight, **flags)
-    count, confidence, correct = np.asarray(top_label_sums(examples, n_bins)).T
+    count, confidence, correct = np.asarray(_top_label_total(n_bins, *data, **flags)).T
     filled = np.where(count > 0, count, np.nan)
     edges = np.linspace(0.0, 1.0, n_bins + 1)
     return {

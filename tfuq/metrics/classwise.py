@@ -6,7 +6,7 @@ from keras import ops
 from tfuq._arguments import check_flags, check_integer, register
 from tfuq._math.bins import bin_sums, calibration_error, width_index
 from tfuq._predictions.class_names import numbered
-from tfuq._predictions.examples import from_arrays
+from tfuq._predictions.examples import summed
 from tfuq.metrics._base import BinnedMetric
 
 
@@ -70,8 +70,9 @@ def classwise_calibration_error(
     check_integer("n_bins", n_bins, 1)
     check_flags(per_class=per_class)
     flags = {"from_logits": from_logits, "multi_label": multi_label}
-    examples = from_arrays(y_true, y_pred, sample_weight, **flags)
-    errors = np.asarray(calibration_error(classwise_sums(examples, n_bins)))
+    data = y_true, y_pred, sample_weight
+    sums = summed(lambda examples: classwise_sums(examples, n_bins), *data, **flags)
+    errors = np.asarray(calibration_error(sums))
     return errors if per_class else float(errors.mean())
 
 

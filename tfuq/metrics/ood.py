@@ -6,12 +6,11 @@ between them. None of these metrics depends on how many examples either class ha
 areas under precision and recall.
 """
 
-from functools import partial
-
 import numpy as np
 import scipy.stats
 
 from tfuq._arguments import check_choice, check_fraction, check_integer, shown, to_float64
+from tfuq._math.level_blocks import class_sums, level_blocks
 from tfuq._math.rankings import (
     POSITIVE,
     average_precision_in,
@@ -30,40 +29,54 @@ _BLOCK = 2**20  # examples that are resampled at once
 
 
 def _read(y_true, y_score, sample_weight):
-    """Labels, scores and weights `(n,)` of what has weight, both classes among them."""
-    y_true, y_score = to_float64("y_true", y_true), to_float64("y_score", y_score)
+    """Labels, scores and weights `(n,)` of what has weight, both classes among them.
+
+    Labels are Booleans and arrays of float64 are not copied; weights are None where all are 1.
+    """
+    y_true, y_score = _as_given("y_true", y_true), _as_given("y_score", y_score)
     if y_score.ndim == 0 or y_score.size == 0:
         raise ValueError(
             "Argument `y_score` must be an array of at least one score. "
             f"Received: y_score of shape {y_score.shape}"
         )
-    weight = np.ones_like(y_score)
-    if sample_weight is not None:
-        weight = to_float64("sample_weight", sample_weight)
+    weight = None if sample_weight is None else _as_given("sample_weight", sample_weight)
     for name, array in (("y_true", y_true), ("sample_weight", weight)):
-        if array.shape != y_score.shape:
+        if array is not None and array.shape != y_score.shape:
             raise ValueError(
                 f"Argument `{name}` must have the shape of `y_score`, {y_score.shape}. "
                 f"Received: {name} of shape {array.shape}"
             )
-    fine = (weight >= 0) & (weight <= LARGEST_WEIGHT)
-    expected = f"hold finite numbers of at least 0, and at most {LARGEST_WEIGHT:g}"
-    _refuse("sample_weight", expected, weight, ~fine)
-    used = weight >= LEAST_WEIGHT
-    return _check_classes(y_true[used], y_score[used], weight[used])
+    y_true, y_score = y_true.ravel(), y_score.ravel()
+    if weight is not None:
+        weight = weight.ravel()
+        expected = f"hold finite numbers of at least 0, and at most {LARGEST_WEIGHT:g}"
+        _refuse("sample_weight", expected, weight, ~((weight >= 0) & (weight <= LARGEST_WEIGHT)))
+        used = weight >= LEAST_WEIGHT
+        y_true, y_score, weight = y_true[used], y_score[used], weight[used]
+    return _checked_classes(y_true, y_score), y_score, weight
 
 
-def _check_classes(y_true, y_score, weight):
-    _refuse("y_score", "hold no NaN", y_score, np.isnan(y_score))
+def _as_given(name, values):
+    """An array of real numbers without a copy, else as `to_float64` makes it or refuses it."""
+    is_plain = isinstance(values, np.ndarray) and values.dtype.kind in "biuf"
+    return values if is_plain and values.dtype.itemsize <= 8 else to_float64(name, values)
+
+
+def _checked_classes(y_true, y_score):
+    """Whether each example is out of distribution."""
+    if y_score.dtype.kind == "f":
+        _refuse("y_score", "hold no NaN", y_score, np.isnan(y_score))
+    outside = y_true == 1
     expected = "hold only 0 (in distribution) and 1 (out of distribution)"
-    _refuse("y_true", expected, y_true, (y_true != 0) & (y_true != 1))
-    found = np.unique(y_true)
-    if found.size < 2:
+    _refuse("y_true", expected, y_true, ~outside & (y_true != 0))
+    count = int(np.count_nonzero(outside))
+    if count in (0, outside.size):
+        found = [1.0] * bool(count) + [0.0] * (count < outside.size)
         raise ValueError(
             "Argument `y_true` must hold both 0 (in distribution) and 1 (out of distribution) with "
-            f"weights above 0. Received: only {found.tolist()}"
+            f"weights above 0. Received: only {found}"
         )
-    return y_true, y_score, weight
+    return outside
 
 
 def _refuse(name, expected, values, faulty):
@@ -87,10 +100,17 @@ def _tables(rows, cells, weight):
     return counts.reshape(len(rows), -1, 2)
 
 
-def _measure(compute, y_true, y_score, sample_weight):
-    y_true, y_score, weight = _read(y_true, y_score, sample_weight)
-    every = np.arange(len(weight))[None]
-    return float(compute(_tables(every, _cells(y_true, y_score), weight)[0]))
+def _measure(measure, y_true, y_score, sample_weight):
+    return _measured({"": measure}, *_read(y_true, y_score, sample_weight))[""]
+
+
+def _measured(measures, outside, y_score, weight):
+    """The figures of several `Measure`, by their names."""
+    order, total, found = np.argsort(y_score), class_sums(outside, weight), {}
+    for name, measure in measures.items():
+        blocks = level_blocks(order, outside, y_score, weight, measure.is_downward)
+        found[name] = float(measure.of_blocks(blocks, total))
+    return found
 
 
 # --- Functions ----------------------------------------------------------------------------------
@@ -220,8 +240,7 @@ def fpr_at_tpr(y_true, y_score, tpr=0.95, *, positive="in", sample_weight=None):
     """
     check_rate("tpr", tpr)
     check_choice("positive", positive, POSITIVE)
-    compute = partial(false_positive_rate, tpr=tpr, positive=positive)
-    return _measure(compute, y_true, y_score, sample_weight)
+    return _measure(false_positive_rate(tpr, positive), y_true, y_score, sample_weight)
 
 
 def detection_accuracy(y_true, y_score, *, sample_weight=None):
@@ -299,7 +318,8 @@ def bootstrap_interval(
     >>> 0.5 < low < tfuq.metrics.auroc(y_true, y_score) < high <= 1
     True
     """
-    y_true, y_score, weight = _read(y_true, y_score, sample_weight)
+    outside, y_score, weight = _read(y_true, y_score, sample_weight)
+    y_true = outside.astype("float64")
     if not callable(metric):
         raise ValueError(
             "Argument `metric` must be a function of y_true and y_score. "
@@ -383,29 +403,28 @@ def ood_metrics(
     """
     check_rate("tpr", tpr)
     check_integer("num_resamples", num_resamples, 0)
-    y_true, y_score, weight = _read(y_true, y_score, sample_weight)
+    outside, y_score, weight = _read(y_true, y_score, sample_weight)
     computes = {
         "detection_accuracy": best_accuracy,
         "auroc": roc_area,
         "aupr_in": average_precision_in,
         "aupr_out": average_precision_out,
-        "fpr_at_tpr": partial(false_positive_rate, tpr=tpr, positive="in"),
+        "fpr_at_tpr": false_positive_rate(tpr, "in"),
     }
-    cells = _cells(y_true, y_score)
-
-    def measure(rows):
-        tables = _tables(rows, cells, weight)
-        return np.stack([compute(tables) for compute in computes.values()])
-
-    values = measure(np.arange(len(weight))[None])[:, 0].tolist()
-    found = dict(zip(computes, values, strict=True))
+    found = _measured(computes, outside, y_score, weight)
     if not num_resamples:
         return found
+    cells, weight = _cells(outside, y_score), _ones_unless(weight, outside)
 
     def statistic(inside, outside, axis):
-        return measure(np.concatenate([inside, outside], axis=axis))
+        tables = _tables(np.concatenate([inside, outside], axis=axis), cells, weight)
+        return np.stack([compute(tables) for compute in computes.values()])
 
-    ends = _resample(statistic, y_true, num_resamples, confidence, seed, vectorized=True)
+    ends = _resample(statistic, outside, num_resamples, confidence, seed, vectorized=True)
     pairs = np.stack(ends, axis=-1).tolist()
     names = (f"{name}_interval" for name in computes)
     return found | {name: tuple(pair) for name, pair in zip(names, pairs, strict=True)}
+
+
+def _ones_unless(weight, like):
+    return np.ones(like.shape) if weight is None else weight

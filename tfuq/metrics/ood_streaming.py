@@ -204,7 +204,7 @@ class FPRAtTPR(_OODMetric):
         self.positive = positive
 
     def of_table(self, table):
-        return false_positive_rate(table, self.tpr, self.positive)
+        return false_positive_rate(self.tpr, self.positive)(table)
 
     def get_config(self):
         return {"tpr": self.tpr, "positive": self.positive, **super().get_config()}

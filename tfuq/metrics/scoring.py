@@ -5,7 +5,7 @@ from keras import ops
 
 from tfuq._arguments import check_choice, check_flags, register, to_float64
 from tfuq._predictions.class_names import numbered
-from tfuq._predictions.examples import from_arrays
+from tfuq._predictions.examples import summed
 from tfuq._predictions.probabilities import entropy_terms
 from tfuq.metrics._base import PredictionMetric
 
@@ -96,8 +96,8 @@ def brier_score(
     y_true = numbered(y_true, class_names, "y_true")
     check_choice("class_reduction", class_reduction, REDUCTIONS)
     flags = {"from_logits": from_logits, "multi_label": multi_label}
-    examples = from_arrays(y_true, y_pred, sample_weight, **flags)
-    total, weight = brier_sums(examples, class_reduction)
+    data = y_true, y_pred, sample_weight
+    total, weight = summed(lambda each: brier_sums(each, class_reduction), *data, **flags)
     return float(total / weight)
 
 
@@ -136,7 +136,7 @@ def negative_log_likelihood(
     """
     y_true = numbered(y_true, class_names, "y_true")
     flags = {"from_logits": from_logits, "multi_label": multi_label}
-    total, weight = likelihood_sums(from_arrays(y_true, y_pred, sample_weight, **flags))
+    total, weight = summed(likelihood_sums, y_true, y_pred, sample_weight, **flags)
     return float(total / weight)
 
 
@@ -188,7 +188,8 @@ def entropy_of_expectation(
     check_flags(**flags)
     y_pred = to_float64("y_pred", y_pred)
     labels = np.asarray(any_labels(y_pred, multi_label))
-    total, weight = entropy_sums(from_arrays(labels, y_pred, sample_weight, **flags), binary_terms)
+    data = labels, y_pred, sample_weight
+    total, weight = summed(lambda each: entropy_sums(each, binary_terms), *data, **flags)
     return float(total / weight)
 
 

@@ -7,7 +7,7 @@ that. Both are compared in float32, so that 0.7 reaches 0.7 in any precision.
 from tfuq._arguments import check_fraction, register
 from tfuq._math.bins import bin_index, bin_sums
 from tfuq._predictions.class_names import numbered
-from tfuq._predictions.examples import from_arrays
+from tfuq._predictions.examples import summed
 from tfuq.metrics._base import PredictionMetric
 
 
@@ -36,8 +36,8 @@ def share_of_rejected(sums):
 def _measure(compute, y_true, y_pred, threshold, from_logits, multi_label, sample_weight):
     check_fraction("threshold", threshold)
     flags = {"from_logits": from_logits, "multi_label": multi_label}
-    examples = from_arrays(y_true, y_pred, sample_weight, **flags)
-    return float(compute(acceptance_sums(examples, threshold)))
+    data = y_true, y_pred, sample_weight
+    return float(compute(summed(lambda each: acceptance_sums(each, threshold), *data, **flags)))
 
 
 def selective_accuracy(

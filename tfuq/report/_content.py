@@ -106,8 +106,8 @@ class Content(NamedTuple):
 
     def slider(self):
         """The largest threshold to choose, from 0 up, and the digits after the point of a step."""
-        known = [self.threshold, *(mark for _, mark in self.marks), *self.ranked.score.tolist()]
-        largest = max((x for x in known if np.isfinite(x)), default=0.0)
+        known = np.append([self.threshold, *(mark for _, mark in self.marks)], self.ranked.score)
+        largest = float(np.max(known, initial=0.0, where=np.isfinite(known)))
         if self.ranked.name in IN_UNIT_INTERVAL or largest <= 0:
             return 1.0, 3
         digits = int(2 - np.floor(np.log10(largest / 2)))

@@ -18,6 +18,7 @@ import numpy as np
 from tfuq._math.bounds import binomial_p_value, hoeffding_bentkus_p_value
 
 STARTS = 8  # places at which the tests begin, each with its share of the error
+LEAST_BLOCK = 64  # levels that are tested at a time, at first
 GRID = 16  # ranks that `sgr` looks at, and fixed thresholds at which either starts for images
 
 
@@ -28,12 +29,12 @@ class Sums(NamedTuple):
     loss: np.ndarray
     binary: bool
 
-    def p_values(self, risk):
-        """Of the hypotheses that the risk of what a level accepts is above `risk`."""
+    def p_values(self, risk, levels):
+        """Of the hypotheses that the risk of what each of the levels accepts is above `risk`."""
+        loss, accepted = self.loss[levels], self.accepted[levels]
         if self.binary:
-            return binomial_p_value(self.loss, self.accepted, risk)
-        mean = self.loss / np.maximum(self.accepted, 1)
-        return hoeffding_bentkus_p_value(mean, self.accepted, risk)
+            return binomial_p_value(loss, accepted, risk)
+        return hoeffding_bentkus_p_value(loss / np.maximum(accepted, 1), accepted, risk)
 
     def ranks(self, risk, delta, most, space):
         """Up to `most` levels at ranks from the fewest that could pass to all; ties repeat one."""
@@ -67,8 +68,9 @@ class ImageSums(NamedTuple):
     accepted: np.ndarray
     loss: np.ndarray
 
-    def p_values(self, risk):
-        mean = np.mean(self.loss - risk * self.accepted, axis=0) + risk
+    def p_values(self, risk, levels):
+        loss, accepted = self.loss[:, levels], self.accepted[:, levels]
+        mean = np.mean(loss - risk * accepted, axis=0) + risk
         return hoeffding_bentkus_p_value(mean, len(self.loss), risk)
 
     def starts(self, risk, delta):
@@ -99,18 +101,42 @@ def learn_then_test(sums, risk, delta):
     next, one that fails loses it until the next start (Wiens' fallback procedure 2003). All that
     pass hold together with a probability of at least 1 - delta, so the last may be chosen.
     """
-    starts = sums.starts(risk, delta)
-    if not len(starts):
-        return None
-    shares = np.bincount(starts, minlength=sums.loss.shape[-1]) * (delta / len(starts))
+    starts, shares = _shared_starts(sums, risk, delta)
+    ends = [*starts[1:], sums.loss.shape[-1]]
     budget, last = 0.0, None
-    for level, p_value in enumerate(sums.p_values(risk)):
-        budget += shares[level]
-        if budget and p_value <= budget * (1 + 1e-12):  # eight shares of delta are delta
-            last = level
-        else:
-            budget = 0.0
+    for start, end, share in zip(starts, ends, shares, strict=True):
+        budget += share
+        failed = _first_failure(sums, risk, start, end, budget)
+        last = failed - 1 if failed > start else last
+        budget = budget if failed == end else 0.0
     return last
+
+
+def _shared_starts(sums, risk, delta):
+    """The levels where tests start, ascending, and the share of `delta` that each has."""
+    places = sums.starts(risk, delta)
+    starts, counts = np.unique(places, return_counts=True)
+    return starts.tolist(), counts * (delta / max(1, len(places)))
+
+
+def _first_failure(sums, risk, start, end, budget):
+    """The first of the levels from `start` to `end` whose test fails, or `end`.
+
+    A few are tested, then twice as many: no more than twice the levels that pass, and one block.
+    """
+    size = LEAST_BLOCK
+    while start < end:
+        stop = min(start + size, end)
+        failed = np.flatnonzero(~_passes(sums, risk, slice(start, stop), budget))
+        if failed.size:
+            return start + int(failed[0])
+        start, size = stop, 2 * size
+    return end
+
+
+def _passes(sums, risk, levels, budget):
+    # Eight shares of delta are delta.
+    return sums.p_values(risk, levels) <= np.asarray(budget) * (1 + 1e-12)
 
 
 def selection_with_guaranteed_risk(sums, risk, delta):
@@ -125,7 +151,7 @@ def selection_with_guaranteed_risk(sums, risk, delta):
     if not len(grid):
         return None
     levels = np.unique(grid)
-    passed = levels[sums.p_values(risk)[levels] <= delta / len(grid)]
+    passed = levels[sums.p_values(risk, levels) <= delta / len(grid)]
     return int(passed[-1]) if len(passed) else None
 
 
@@ -133,7 +159,16 @@ METHODS = {"ltt": learn_then_test, "sgr": selection_with_guaranteed_risk}
 
 
 def best_promise(sums, delta, method):
-    """The lowest risk that could be promised from these examples, and for which level, or None."""
-    find = METHODS[method]
-    risk = smallest_where(lambda risk: find(sums, risk, delta) is not None, 25)
-    return risk, find(sums, risk, delta) if risk < 1 else None
+    """The lowest risk that could be promised from these examples, and for which level, or None.
+
+    Whether any level passes shows at the few where tests start, so the search looks at no others.
+    """
+
+    def can_be_promised(risk):
+        if method == "sgr":
+            return selection_with_guaranteed_risk(sums, risk, delta) is not None
+        starts, shares = _shared_starts(sums, risk, delta)
+        return bool(starts) and bool(np.any(_passes(sums, risk, starts, shares)))
+
+    risk = smallest_where(can_be_promised, 25)
+    return risk, METHODS[method](sums, risk, delta) if risk < 1 else None
