@@ -35,10 +35,12 @@ PACKAGES = {
         *("numpy", "scipy.stats", "scipy.optimize", "scipy.ndimage", "matplotlib.pyplot"),
         *("sklearn.metrics", "sklearn.linear_model", "PIL.Image", "skimage.exposure"),
         *("imblearn.over_sampling", "tensorflow_datasets"),
+        *("hypothesis.internal.observability", "hypothesis.strategies"),
         *("tfuq", "tfuq.plots", "tfuq.report", "tfuq.cli", "tfuq.export"),
     ),
 }
 # Not `onnxruntime`, which starts threads, nor plugins of pytest, which must be imported by pytest.
+PLUGINS = {"hypothesis": "_hypothesis_pytestplugin"}  # by the word in a file that asks for it
 COUNTED = "counted: "  # begins the user properties that `counts` of conftest.py writes
 PATIENCE = 3600  # seconds after which a process that hangs says where, and ends
 GIGABYTE = 2**20  # in the kilobytes of `ru_maxrss`
@@ -112,6 +114,12 @@ def _rank(unit):
     return -parts, not SPANNING & set(pathlib.Path(file).parts), -length
 
 
+def plugins_of(file):
+    """Options for the plugins that a file needs; loading all that are installed takes a second."""
+    text = pathlib.Path(file.split("::")[0]).read_text()
+    return [option for word, name in PLUGINS.items() if word in text for option in ("-p", name)]
+
+
 def run_unit(file, part, parts, options, folder):
     """Runs tests in this process and ends it; beside what it says it writes the `Tally`."""
     status = 3
@@ -121,7 +129,7 @@ def run_unit(file, part, parts, options, folder):
             os.dup2(said, number)
         faulthandler.dump_traceback_later(PATIENCE, exit=True)
         tally = Tally(part, parts)
-        arguments = [*options, f"--basetemp={folder / 'tmp'}", file]
+        arguments = [*options, *plugins_of(file), f"--basetemp={folder / 'tmp'}", file]
         status = int(pytest.main(arguments, plugins=[tally]))
         (folder / "tally.json").write_text(json.dumps(tally.found()))
     except BaseException:
@@ -205,6 +213,12 @@ class Run:
             print(f"FAILED {name}")
 
 
+def keep_bytecode(folder):
+    """Compiles what tests import once for all processes, also where Python writes no `.pyc`."""
+    if sys.dont_write_bytecode:
+        sys.dont_write_bytecode, sys.pycache_prefix = False, str(folder)
+
+
 def import_all(packages):
     """Imports what tests import; what is not installed is missed by those that need it."""
     for package in packages:
@@ -245,6 +259,8 @@ def main(arguments):
             gc.freeze()  # or each fork looks through all of it, again and again
             gc.set_threshold(20_000, 20, 20)  # tracing a graph makes many objects that stay
             processes.serve(folder, world)
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        keep_bytecode(pathlib.Path(folder) / "bytecode")
         run = Run(options, workers, folder)
         run.go(units(paths))
         run.summary(since)
