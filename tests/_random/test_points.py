@@ -68,8 +68,9 @@ def test_fresh_points_are_standard_normal(rule):
     # Kolmogorov-Smirnov at 1e-9: a correct sampler fails one seed in a billion. One point of each
     # draw, because the points of one draw are dependent by design.
     points = NormalPoints(rule, 16, 5, fresh=True)
-    draw = tf.function(points)
-    draws = np.stack([draw(seed(i))[3] for i in range(3000)])
+    seeds = tf.stack([tf.range(3000), tf.fill(3000, 7)], axis=1)
+    draw = tf.function(lambda seeds: tf.map_fn(lambda s: points(s)[3], seeds, dtype="float32"))
+    draws = draw(seeds).numpy()
     for column in draws.T:
         assert stats.kstest(column, "norm").pvalue > 1e-9
     # Columns are independent: |correlation| < 6.1 / sqrt(n) fails one pair in 1e9.

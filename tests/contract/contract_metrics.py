@@ -187,12 +187,15 @@ def metric_in_function(case):
     y_true, y_pred, weight = case.data()
     metric = case.make()
 
-    @tf.function(reduce_retracing=True)
+    arrays = [tf.constant(array) for array in (y_true, y_pred, weight)]
+    of_any_batch = [tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in arrays]
+
+    @tf.function(input_signature=of_any_batch)
     def update(*rows):
         metric.update_state(*rows)
 
-    for rows in np.split(np.arange(len(weight)), [3, 8]):
-        update(*(tf.constant(array[rows]) for array in (y_true, y_pred, weight)))
+    for start, stop in ((0, 3), (3, 8), (8, None)):
+        update(*(array[start:stop] for array in arrays))
     assert_close(metric.result(), measured(case, y_true, y_pred, weight))
 
 

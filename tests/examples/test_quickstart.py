@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import numpy as np
+import processes
 import pytest
 
 from tfuq.selective import RejectionRule
@@ -22,15 +23,11 @@ class Demo:
 
     def __init__(self, folder):
         self.folder, self.output = folder, folder / "demo_output"
-        command = [sys.executable, ROOT / "examples/quickstart.py", "--output", self.output]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        self.said = subprocess.run(
-            [*command, "--epochs", "5"],
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        ).stdout
+        arguments = ("--output", self.output, "--epochs", "5")
+        done = processes.run(ROOT / "examples/quickstart.py", *arguments, env=environment)
+        assert done.returncode == 0, done.stderr
+        self.said = done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,24 @@ from test_ood_example import ROOT, load_script, script  # noqa: F401 (a fixture)
 from tfuq import plots
 
 
+def test_it_runs_from_end_to_end(script, tmp_path, capsys, monkeypatch):  # noqa: F811
+    """On networks too poor to say anything; what they say is the next test's."""
+    example = script("examples/why_it_errs.py")
+    few = {"runs": 2, "epochs": 2, "width": 4, "stages": 1, "judged": 8}
+    monkeypatch.setattr(example, "QUICK", example.Settings(**few))
+    monkeypatch.setattr(example, "CONFIDENT", 0.0)
+    example.main(["--quick", "--output", str(tmp_path / "new")])
+    said = capsys.readouterr().out
+    found = json.loads((tmp_path / "new" / "results.json").read_text())
+    assert set(found) == {"accuracy", "pairs", "maps", "centre", "confounder", "corrections"}
+    assert set(found["confounder"]["accuracy"]) == {"clean", "ink", "ink, removed"}
+    assert "Field of view and light" in said
+    for name in ("pairs.png", "confounder.png", "corrections.png"):
+        with Image.open(tmp_path / "new" / name) as figure:
+            assert min(figure.size) > 200
+
+
+@pytest.mark.slow
 def test_quick_run_says_what_was_planted(script, tmp_path, capsys):  # noqa: F811
     example = script("examples/why_it_errs.py")
     example.main(["--quick", "--output", str(tmp_path / "new")])

@@ -32,10 +32,15 @@ def world(rng, n):
     return 1 / (1 + np.exp(-3 * logit)), labels
 
 
-def test_the_promised_share_of_worlds_keeps_the_risk():
-    """A correct fit fails this once in 1e6 sets of seeds (a binomial tail at 5 %)."""
-    worlds, target = 200, 0.1
-    new, truth = world(np.random.default_rng(10**6), 100_000)
+@pytest.mark.parametrize("worlds", [50, pytest.param(200, marks=pytest.mark.slow)])
+def test_the_promised_share_of_worlds_keeps_the_risk(worlds):
+    """A correct fit fails this once in 1e6 sets of seeds (a binomial tail at 5 %).
+
+    The risk is that of the world, by quantiles of its logits; rows of it agree in the end.
+    """
+    target = 0.1
+    logit = stats.norm.ppf((np.arange(4000) + 0.5) / 4000, 0, 3)
+    new, positive = 1 / (1 + np.exp(-3 * logit)), 1 / (1 + np.exp(-logit))
     broken = fitted = 0
     for seed in range(worlds):
         probs, labels = world(np.random.default_rng(seed), 800)
@@ -46,9 +51,14 @@ def test_the_promised_share_of_worlds_keeps_the_risk():
         except UnattainableRisk:
             continue
         fitted += 1
-        broken += rule.evaluate(new, truth).risk > target
+        accepted, answer = rule.accept(new), rule.calibration(new) > 0.5
+        risk = np.where(answer, 1 - positive, positive)[accepted].mean()
+        broken += risk > target
     assert fitted > worlds / 2
     assert broken <= stats.binom.ppf(1 - 1e-6, worlds, 0.05)
+    found = rule.evaluate(*world(np.random.default_rng(10**6), 20_000))
+    n = found.coverage * 20_000
+    assert found.risk == pytest.approx(risk, abs=6 * np.sqrt(target * (1 - target) / n))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,9 +16,6 @@ from tfuq.selective import RejectionRule, UnattainableRisk
 from tfuq.selective._guarantees import METHODS, Sums
 
 CONFIDENCE = 0.95
-SETS = 2000
-# A binomial deviation that 2,000 sets of a probability of 5 % exceed once in 10,000 runs.
-MOST = stats.binom.ppf(1 - 1e-4, SETS, 1 - CONFIDENCE) / SETS
 WORLDS = {
     # Scores in [0, 1], and P(wrong | score): falling, flat (no threshold helps), rising (useless).
     "good": lambda s: 0.6 * (1 - s) ** 1.5,
@@ -28,6 +25,16 @@ WORLDS = {
     "waves": lambda s: np.where(np.floor(8 * s) % 2, 0.17, 0.04),
     "barely": lambda s: np.where(s > 0.5, 0.07, np.where(s > 0.47, 0.7, 0.1)),
 }
+
+
+def in_sets(few, many):
+    """The number of calibration sets: more of them see a smaller excess over what is promised."""
+    return pytest.mark.parametrize("sets", [few, pytest.param(many, marks=pytest.mark.slow)])
+
+
+def most(sets):
+    """The share that so many sets of a probability of 5 % exceed once in 10,000 runs."""
+    return stats.binom.ppf(1 - 1e-4, sets, 1 - CONFIDENCE) / sets
 
 
 # --- Bounds ------------------------------------------------------------------------------------
@@ -81,6 +88,7 @@ def true_risks(world, grid):
     return cells, np.cumsum(wrong[::-1])[::-1] / np.arange(len(cells), 0, -1)
 
 
+@in_sets(500, 2000)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     "world, grid, n, target",
@@ -97,12 +105,12 @@ def true_risks(world, grid):
         ("barely", None, 400, 0.1),
     ],
 )
-def test_target_is_exceeded_in_no_more_sets_than_promised(method, world, grid, n, target):
-    """At most 5 % of 2,000 sets, and the deviation of MOST: fails a right rule once in 10,000."""
+def test_target_is_exceeded_in_no_more_sets_than_promised(method, world, grid, n, target, sets):
+    """At most 5 % of the sets, and the deviation of `most`: fails a right rule once in 10,000."""
     rng = np.random.default_rng(0)
     cells, risks = true_risks(world, grid)
     exceeded = found = 0
-    for _ in range(SETS):
+    for _ in range(sets):
         index = rng.integers(len(cells), size=n)
         wrong = rng.random(n) < WORLDS[world](cells[index])
         values, sums = levels_of(cells[index], wrong.astype("float64"))
@@ -110,17 +118,17 @@ def test_target_is_exceeded_in_no_more_sets_than_promised(method, world, grid, n
         if level is not None:
             found += 1
             exceeded += risks[np.searchsorted(cells, values[level])] > target
-    assert exceeded / SETS <= MOST
+    assert exceeded / sets <= most(sets)
     if world == "good" and grid is None and method == "ltt":
-        assert found > SETS / 5  # a rule that promises nothing would hold, too
+        assert found > sets / 5  # a rule that promises nothing would hold, too
 
 
+@in_sets(40, 100)
 @pytest.mark.parametrize("method", METHODS)
-def test_promise_over_images_holds_for_entries_that_depend_on_each_other(method):
-    """25 entries of an image share its quality; 100 sets, a right rule fails once in 10,000."""
+def test_promise_over_images_holds_for_entries_that_depend_on_each_other(method, sets):
+    """25 entries of an image share its quality; a right rule fails once in 10,000."""
     rng = np.random.default_rng(1)
-    target, sets = 0.15, 100
-    most = stats.binom.ppf(1 - 1e-4, sets, 0.05) / sets
+    target = 0.15
 
     def draw(count):
         quality = rng.choice([0.02, 0.5], size=(count, 1), p=[0.6, 0.4])
@@ -136,16 +144,15 @@ def test_promise_over_images_holds_for_entries_that_depend_on_each_other(method)
             rule = RejectionRule.fit(p[..., None], right, target_risk=target, method=method)
             found += 1
             exceeded += true_risk(rule.threshold) > target
-    assert exceeded / sets <= most
+    assert exceeded / sets <= most(sets)
     assert found > sets / 4
 
 
+@in_sets(50, 200)
 @pytest.mark.filterwarnings("ignore:No threshold keeps")
-def test_rules_for_false_negatives_and_for_each_group_keep_their_promises():
-    """The same over 200 sets, through the whole of `fit`; a right rule fails once in 10,000."""
+def test_rules_for_false_negatives_and_for_each_group_keep_their_promises(sets):
+    """The same through the whole of `fit`; a right rule fails once in 10,000."""
     rng = np.random.default_rng(2)
-    sets = 200
-    most = stats.binom.ppf(1 - 1e-4, sets, 0.05) / sets
 
     def draw(count):
         p = rng.beta(0.6, 0.6, size=count)
@@ -168,8 +175,8 @@ def test_rules_for_false_negatives_and_for_each_group_keep_their_promises():
             rule = RejectionRule.fit(p, y, target_risk=0.25, by="group", groups=g)
             of_group += rate_of_group(rule.threshold[1]) > 0.25
     assert found > sets / 2
-    assert missed / sets <= most
-    assert of_group / sets <= most
+    assert missed / sets <= most(sets)
+    assert of_group / sets <= most(sets)
 
 
 def test_what_cannot_be_promised_is_refused_with_what_can():

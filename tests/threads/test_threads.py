@@ -141,7 +141,14 @@ def test_draws_of_other_seeds():
 
 
 @pytest.mark.parametrize(
-    "kind", ["MaxSoftmax", "Energy", "Mahalanobis", "KNN", "ReAct", "ODIN", "ViM", "GradNorm"]
+    "kind",
+    [
+        *("KNN", "ODIN", "ViM"),  # of features, of gradients, of features and the head
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in ("MaxSoftmax", "Energy", "Mahalanobis", "ReAct", "GradNorm")
+        ),
+    ],
 )
 def test_detectors_beside_predictions(kind):
     """A detector watches layers while others call the model, or trace it for the first time."""
