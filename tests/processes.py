@@ -23,6 +23,7 @@ import sys
 import traceback
 
 SERVER = "TFUQ_TEST_PROCESSES"  # the environment variable: the folder of the sockets
+USED = "used"  # the file there with the seconds of the processor that each process took
 
 
 HIDDEN = ("tfuq", "keras", "tf_keras", "tensorflow_probability", "scipy")
@@ -211,7 +212,10 @@ def _keep_watch(connection):
     for output in outputs:
         os.close(output)
     connection.sendall(pid.to_bytes(8, "big"))
-    _, status = os.waitpid(pid, 0)
+    _, status, used = os.wait4(pid, 0)
+    folder = order["env"].get(SERVER, os.devnull)
+    with contextlib.suppress(OSError), open(os.path.join(folder, USED), "a") as file:
+        file.write(f"{used.ru_utime + used.ru_stime}\n")
     with contextlib.suppress(OSError):  # nobody may want to know
         connection.sendall(os.waitstatus_to_exitcode(status).to_bytes(8, "big", signed=True))
 

@@ -208,7 +208,10 @@ class Run:
             print(f"  {memory:.1f} GB  {name}")
         said = ", ".join(f"{number} {word}" for word, number in sorted(totals.outcomes.items()))
         cpu = sum(used[0] for used in self.usage)
-        print(f"\n{said} in {time.monotonic() - since:.0f} s (CPU {cpu:.0f} s)")
+        ordered = self.folder / processes.USED
+        more = sum(map(float, ordered.read_text().split())) if ordered.exists() else 0.0
+        seconds = f"CPU {cpu:.0f} s, and {more:.0f} s of processes that tests ordered"
+        print(f"\n{said} in {time.monotonic() - since:.0f} s ({seconds})")
         for name in self.failed:
             print(f"FAILED {name}")
 
