@@ -16,7 +16,9 @@ import tensorflow as tf
 from test_contract import CALLBACKS, LAYERS, METRICS
 
 import tfuq
-from tfuq import callbacks, layers, metrics, ood, optimizers, plots, selective
+from tfuq import callbacks, layers, losses, metrics, ood, optimizers, plots, selective
+from tfuq._predictions.families import family_named
+from tfuq._predictions.family import Family
 
 TABLE = (pathlib.Path(__file__).parent / "public_names.txt").read_text().splitlines()
 MODULES = [
@@ -124,6 +126,12 @@ OTHERS = [
         optimizers.DiscriminativeLearningRate,
         {"optimizer": keras.optimizers.SGD(), "scheme": None},
     ),
+    (selective.RegressionRule, {"score": "interval_width", "threshold": 0.5, "units": 2}),
+    (losses.NegativeLogLikelihood, {"family": {"name": "mixture", "num_components": 2}}),
+    (losses.BetaNLL, {"beta": 0.25, "family": "laplace"}),
+    (losses.CRPS, {"family": "student_t"}),
+    (losses.Pinball, {"levels": (0.1, 0.9)}),
+    (losses.Evidential, {"coefficient": 0.1}),
     *((detector, {}) for detector in DETECTORS),
     (ood.KNN, {"layer": "features"}),
 ]
@@ -142,6 +150,8 @@ def as_stored(name, given, attribute):
     """The argument `given` in the form in which Keras' own layers store it."""
     if name.endswith("_initializer"):
         return keras.initializers.get(given)
+    if isinstance(attribute, Family):
+        return family_named(given)
     if isinstance(attribute, tuple) and isinstance(given, int):
         return (given,) * len(attribute)
     return attribute if given is None and name in WORKED_OUT else given
@@ -177,6 +187,7 @@ def test_constructor_argument_attribute_and_key_have_one_value(make, given):
         assert same(attribute, as_stored(name, value, attribute)), (name, value, attribute)
         # What `tfuq.selective` learned later is left out where it is None, as in older files.
         told = config.get(name) if name in LATER and attribute is None else config[name]
+        told = family_named(told) if isinstance(attribute, Family) else told
         assert same(attribute, told), (name, attribute, told)
     if isinstance(thing, keras.layers.Layer | keras.metrics.Metric):
         assert {"name", "dtype"} <= set(config)

@@ -10,7 +10,7 @@ import pytest
 FLOORS = (
     {"_version", "_arguments", "_random"},
     {"_math", "_files", "_predictions", "_images"},
-    {"_models"},
+    {"_models", "losses"},
     {"layers", "metrics", "predictive", "interpret", "preprocessing", "datasets"}
     | {"distribute", "optimizers"},
     {"convert", "corruptions", "ensembles", "selective"},

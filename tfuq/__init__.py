@@ -1,12 +1,12 @@
 """tfuq: uncertainty for Keras 3 models on TensorFlow.
 
-`tfuq.layers` holds what stands in for Keras' own layers, `tfuq.convert` puts it into a trained
-model, `tfuq.predictive` draws networks and decomposes their uncertainty, `tfuq.ensembles` trains
-several, `tfuq.training`, `tfuq.callbacks` and `tfuq.optimizers` make training rapid, `tfuq.ood`
-detects inputs that are out of distribution, `tfuq.corruptions` corrupts images,
-`tfuq.preprocessing` prepares them, `tfuq.metrics` measures, `tfuq.selective` decides,
-`tfuq.interpret` explains, `tfuq.plots` (extra `plots`) draws, `tfuq.report` writes one page for a
-person, `tfuq.datasets` loads.
+`tfuq.layers` holds what stands in for Keras' own layers, `tfuq.losses` the losses of numbers with
+intervals, `tfuq.convert` puts layers into a trained model, `tfuq.predictive` draws networks and
+decomposes their uncertainty, `tfuq.ensembles` trains several, `tfuq.training`, `tfuq.callbacks` and
+`tfuq.optimizers` make training rapid, `tfuq.ood` detects inputs that are out of distribution,
+`tfuq.corruptions` corrupts images, `tfuq.preprocessing` prepares them, `tfuq.metrics` measures,
+`tfuq.selective` decides, `tfuq.interpret` explains, `tfuq.plots` (extra `plots`) draws,
+`tfuq.report` writes one page for a person, `tfuq.datasets` loads.
 """
 
 import importlib
@@ -23,6 +23,7 @@ from tfuq import (
     export,
     interpret,
     layers,
+    losses,
     metrics,
     ood,
     optimizers,
@@ -49,6 +50,7 @@ __all__ = [
     "interpret",
     "kl_weight_for",
     "layers",
+    "losses",
     "lr_range_test",
     "metrics",
     "ood",

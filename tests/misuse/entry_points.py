@@ -121,7 +121,7 @@ ENTRIES = {
     "export": exported("export", ""),
     "export_litert": exported("export_litert", ".tflite"),
     "export_onnx": exported("export_onnx", ".onnx"),
-    "RejectionRule.fit_model": fitted("RejectionRule", coverage=0.8),
+    "RejectionRule.fit_model": fitted("RejectionRule", target_coverage=0.8),
     "ConformalPredictor.fit_model": fitted("ConformalPredictor", alpha=0.2),
     "TemperatureScaling.fit_model": fitted("TemperatureScaling"),
     "report.html": page,

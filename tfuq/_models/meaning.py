@@ -11,10 +11,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_flags
+from tfuq._arguments import check_flags, shown
 from tfuq._models.changes import watched
 from tfuq._models.finite import known_only
 from tfuq._models.outputs import select_output
+from tfuq._predictions.families import Point
 from tfuq._predictions.probabilities import check_probabilities, is_binary, probabilities
 
 # These change shapes and weights of what passes through them, never what a number means.
@@ -52,7 +53,11 @@ class Meaning(NamedTuple):
     is_logits: bool | None = None
     multi_label: bool | None = None
     says: str = ""  # who says it, for errors
-    is_number: bool = False  # a regression: neither logits nor probabilities
+    family: object = None  # of a regression, `Family`: neither logits nor probabilities
+
+    @property
+    def is_number(self):
+        return self.family is not None
 
 
 NOTHING = Meaning()
@@ -74,7 +79,12 @@ def declared(model, output=None, from_logits=None, multi_label=None, batch=None)
     """
     head = said_by_head(model, output)
     if head == NOTHING and batch is not None and isinstance(model, keras.Model):
-        head = _said_when_called(model, output, batch)
+        head = said_when_called(model, output, batch)
+    if head.is_number:
+        raise ValueError(
+            f"Argument `model` must be a classifier: {head.says} gives numbers of the family "
+            f"{shown(head.family)}, which `predict_uncertainty` reads. Received: {model.name!r}"
+        )
     loss = said_by_loss(model, output)
     _check_agreement(head, loss, from_logits, multi_label)
     sides = (Meaning(from_logits, multi_label), head, loss)
@@ -277,6 +287,9 @@ def _said_by_protocol(layer, index):
     """`Meaning` of an output that a head declares itself (`tfuq.layers.heads`)."""
     fields = () if getattr(layer, "logits_only", True) else layer.output_type._fields
     said = layer.output_meaning(*fields[index : index + 1])
+    if said.family is not None:
+        family = Point() if said.kind == "mean" else said.family
+        return Meaning(says=f"the layer {layer.name!r}", family=family)
     several = said.multi_label and _labels(layer) is not False  # one label excludes nothing
     return Meaning(said.from_logits, several, f"the layer {layer.name!r}")
 
@@ -300,7 +313,7 @@ def _width(model, output, batch):
     return select_output(model(rows, training=False), output, model).shape[-1]
 
 
-def _said_when_called(model, output, batch):
+def said_when_called(model, output, batch):
     """`Meaning` of the layer whose output a model returns as its own, seen in a call of it."""
     made = {}  # of each output its layer; the outputs are kept, so that their ids stay theirs
 
@@ -338,7 +351,9 @@ def said_by_loss(model, output=None):
     name = getattr(getattr(loss, "fn", loss), "__name__", type(loss).__name__)
     says = f"the compiled loss, {name},"
     if name in _OF_NUMBERS:
-        return Meaning(says=says, is_number=True)
+        return Meaning(says=says, family=Point())
+    if getattr(loss, "family", None) is not None:
+        return Meaning(says=says, family=loss.family)
     independent = True if name in _INDEPENDENT else False if name in _EXCLUSIVE else None
     return Meaning(_takes_logits(loss, independent is not None), independent, says)
 

@@ -123,6 +123,16 @@ def normal(shape, *, seed, dtype="float32"):
     return tf.cast(tf.reshape(tf.reshape(both, (-1,))[:count], shape), dtype)
 
 
+def uniform(shape, *, seed, dtype="float32"):
+    """Independent numbers in [0, 1)."""
+    return tf.random.stateless_uniform(shape, seed, dtype=dtype, alg=ALGORITHM)
+
+
+def gamma(alpha, *, seed):
+    """Independent gamma variables of the shapes `alpha` and the rate 1."""
+    return tf.random.stateless_gamma(tf.shape(alpha), seed, alpha, dtype=alpha.dtype)
+
+
 def keep_mask(shape, rate, *, seed, dtype="float32"):
     """1 / (1 - rate) with probability 1 - rate, otherwise 0: what dropout multiplies by."""
     return tf.cast(_uniform(shape, seed) >= rate, dtype) / (1 - rate)

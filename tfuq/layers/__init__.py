@@ -4,6 +4,14 @@ from tfuq._arguments import public_dir
 from tfuq.layers.heteroscedastic import MCSigmoidDenseFA, MCSoftmaxDenseFA
 from tfuq.layers.mc_dropout import MCDropout
 from tfuq.layers.post_processing import PostProcessing
+from tfuq.layers.regression import (
+    EvidentialDense,
+    LaplaceDense,
+    MixtureDense,
+    NormalDense,
+    QuantileDense,
+    StudentTDense,
+)
 from tfuq.layers.sparse_bayes import (
     SparseBayesConv1D,
     SparseBayesConv2D,
@@ -25,16 +33,22 @@ __all__ = [
     "Conv2DTransposeVariational",
     "Conv2DVariational",
     "DenseVariational",
+    "EvidentialDense",
+    "LaplaceDense",
     "MCDropout",
     "MCSigmoidDenseFA",
     "MCSoftmaxDenseFA",
+    "MixtureDense",
+    "NormalDense",
     "PostProcessing",
+    "QuantileDense",
     "SparseBayesConv1D",
     "SparseBayesConv2D",
     "SparseBayesConv2DTranspose",
     "SparseBayesConv3D",
     "SparseBayesDense",
     "SparseBayesDepthwiseConv2D",
+    "StudentTDense",
     "VBLLDense",
 ]
 __dir__ = public_dir(__all__)

@@ -43,6 +43,13 @@ def calling_model():
     return layer if isinstance(layer, keras.Model) else None
 
 
+def compiled_metrics(model):
+    """The metrics that a model was compiled with, as they were given."""
+    holder = getattr(model, "_compile_metrics", None)
+    given = (getattr(holder, name, None) for name in ("_user_metrics", "_user_weighted_metrics"))
+    return [metric for metric in keras.tree.flatten(list(given)) if metric is not None]
+
+
 def exempt_from_decay(variables):
     """Excludes `variables` from the weight decay of the optimizer of the model that is running."""
     optimizer = getattr(calling_model(), "optimizer", None)

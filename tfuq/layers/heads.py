@@ -13,17 +13,20 @@ class OutputMeaning(NamedTuple):
     """What the numbers of a head's output are, as the head declares it.
 
     Args:
-        kind: `"logits"`, `"log_probabilities"`, `"probabilities"` or `"variance"`.
+        kind: `"logits"`, `"log_probabilities"`, `"probabilities"`, `"variance"`, or of a number
+            `"parameters"` or `"mean"`.
         multi_label: Whether each entry of the last axis is a binary prediction of its own, to which
             a sigmoid belongs. Otherwise the entries are classes that exclude one another, to which
             a soft-max belongs.
         normalized: Whether the log-sum-exp of the logits is 0 by construction. Energies and other
             scores of unnormalized logits are defined on `mean_logits` instead.
+        family: Of what says a number: the `Family` of its parameters.
     """
 
     kind: str
     multi_label: bool
     normalized: bool = False
+    family: object = None
 
     @property
     def from_logits(self):
@@ -97,7 +100,7 @@ class Head:
         """
         model = calling_model()
         loss = getattr(model, "loss", None)
-        if not training or loss is None or not _is_last(model, self):
+        if not training or loss is None or not is_last(model, self):
             return
         if _is_tuple(model, self) and not keras.tree.is_nested(loss):
             raise ValueError(
@@ -136,7 +139,7 @@ def _is_tuple(model, layer):
     return is_sequential or len(keras.tree.flatten(model.output)) > 1
 
 
-def _is_last(model, layer):
+def is_last(model, layer):
     """Whether all that a `Sequential` or functional model returns is what `layer` makes."""
     if isinstance(model, keras.Sequential):
         return model.layers[-1] is layer

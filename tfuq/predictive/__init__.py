@@ -9,6 +9,7 @@ then a distribution over two classes, and the last axis stays in what is per exa
 """
 
 from tfuq._arguments import public_dir, shown
+from tfuq._predictions.numbers import Interval, RegressionUncertainty
 from tfuq._predictions.uncertainty import Sums as _Sums  # noqa: F401
 from tfuq._predictions.uncertainty import (
     Uncertainty,
@@ -33,6 +34,8 @@ from tfuq.predictive.scoring import ScoredDataset, read_scores, score_dataset
 
 __all__ = [
     "Declared",
+    "Interval",
+    "RegressionUncertainty",
     "ScoredDataset",
     "Uncertainty",
     "declare",

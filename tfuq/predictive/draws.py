@@ -6,8 +6,8 @@ import numpy as np
 from tfuq._models.batches import batches
 from tfuq._models.outputs import select_output
 from tfuq._predictions.stacks import samples
-from tfuq._predictions.uncertainty import Sums, concatenated, uncertainty_of
-from tfuq.predictive.sampler import NUM_SAMPLES, sampler_of
+from tfuq._predictions.uncertainty import concatenated
+from tfuq.predictive.sampler import NUM_SAMPLES, sampler_of, uncertainty
 
 
 def sample_predictions(
@@ -21,6 +21,7 @@ def sample_predictions(
     multi_label=None,
     seed=0,
     verbose=0,
+    family=None,
 ):
     """Probabilities of `num_samples` networks, drawn from a model with random weights.
 
@@ -45,9 +46,13 @@ def sample_predictions(
             default what the last layer declares, else what the compiled loss says, else False.
         seed: Integer from which the networks are drawn.
         verbose: 1 shows a progress bar.
+        family: Of a regression whose outputs nothing declares: the name of the distribution whose
+            parameters they are, such as `"normal"`, or `"point"` for numbers alone. By default what
+            the head declares (`tfuq.layers.NormalDense`), else the compiled loss.
 
     Returns:
-        Array `(samples, examples, ..., classes)`, float32; NaN for inputs that are not finite. It
+        Array `(samples, examples, ..., classes)`, float32; of a regression the parameters
+        `(samples, examples, ..., parameters)`; NaN for inputs that are not finite. It
         says that it is a stack: rules and sets take it as such, also of binary predictions.
 
     Raises:
@@ -66,7 +71,8 @@ def sample_predictions(
     print(sample_predictions(model, np.random.rand(5, 8), num_samples=4).shape)  # (4, 5, 3)
     ```
     """
-    sampler = sampler_of(model, num_samples, output, from_logits, multi_label, seed)
+    options = (output, from_logits, multi_label, seed, family)
+    sampler = sampler_of(model, num_samples, *options, takes_numbers=True)
     stacks = [sampler.stack(batch) for batch, *_ in batches(x, batch_size, verbose, model=model)]
     return samples(np.concatenate(stacks, axis=1))
 
@@ -82,6 +88,7 @@ def predict_uncertainty(
     multi_label=None,
     seed=0,
     verbose=0,
+    family=None,
 ):
     """Mean prediction of a model, and what its uncertainty is made of.
 
@@ -90,9 +97,14 @@ def predict_uncertainty(
     will do: one in which nothing is random is a single network, so that its uncertainty is all
     aleatoric and the epistemic part, `mutual_information`, is 0 (`Uncertainty.note` says so).
 
+    Of a regression (a head such as `tfuq.layers.NormalDense`, a loss of numbers, `family`) it says
+    means, intervals and quantiles: of draws, those of the mixture of their distributions, whose
+    parameters are kept.
+
     Returns:
-        `Uncertainty`, with arrays over all examples. An input or a prediction that is not finite is
-        unknown: its probabilities and measures are NaN, its label is -1, and no rule accepts it.
+        `Uncertainty`, with arrays over all examples; of a regression `RegressionUncertainty`. An
+        input or a prediction that is not finite is unknown: its probabilities and measures are
+        NaN, its label is -1, and no rule accepts it.
 
     Example:
 
@@ -107,16 +119,18 @@ def predict_uncertainty(
     print(found.label, found.mutual_information)
     ```
     """
-    sampler = sampler_of(model, num_samples, output, from_logits, multi_label, seed, takes_one=True)
-    parts = [sampler.sums(batch) for batch, *_ in batches(x, batch_size, verbose, model=model)]
-    found = uncertainty_of(Sums(*concatenated(parts)), sampler.reading.multi_label)
-    return found.told(found.multi_label, sampler.note)
+    options = (output, from_logits, multi_label, seed, family)
+    sampler = sampler_of(model, num_samples, *options, takes_one=True, takes_numbers=True)
+    return uncertainty(
+        sampler,
+        [sampler.found(batch) for batch, *_ in batches(x, batch_size, verbose, model=model)],
+    )
 
 
 def uncertainty_with_labels(
     model,
     data,
-    num_samples,
+    num_samples=30,
     batch_size=32,
     *,
     output=None,
@@ -124,12 +138,16 @@ def uncertainty_with_labels(
     multi_label=None,
     seed=0,
     verbose=0,
+    takes_numbers=False,
 ):
-    """`predict_uncertainty`, and the labels and weights (or None) that stand beside the inputs."""
-    sampler = sampler_of(model, num_samples, output, from_logits, multi_label, seed, takes_one=True)
+    """`predict_uncertainty`, and the labels and weights (or None) that stand beside the inputs.
+
+    Of a regression only with `takes_numbers`.
+    """
+    options = (output, from_logits, multi_label, seed, None)
+    sampler = sampler_of(model, num_samples, *options, takes_one=True, takes_numbers=takes_numbers)
     parts, beside = [], []
     for batch, *labels in batches(data, batch_size, verbose, model=model):
-        parts.append(sampler.sums(batch))
+        parts.append(sampler.found(batch))
         beside.append([select_output(y, output) if keras.tree.is_nested(y) else y for y in labels])
-    uncertainty = uncertainty_of(Sums(*concatenated(parts)), sampler.reading.multi_label)
-    return (uncertainty, *concatenated(beside))
+    return (uncertainty(sampler, parts), *concatenated(beside))

@@ -10,27 +10,34 @@ import tensorflow as tf
 from tfuq._arguments import check_integer, check_model, shown
 from tfuq._models.meaning import reading_of, readings_of, said
 from tfuq._models.member_graphs import member_graph
+from tfuq._models.numbers import NumberReading, number_reading
 from tfuq._models.outputs import select_output
+from tfuq._predictions.families import family_named
+from tfuq._predictions.numbers import WHY_NO_NOISE, RegressionUncertainty
 from tfuq._predictions.probabilities import entropy
+from tfuq._predictions.uncertainty import Sums, concatenated, uncertainty_of
 from tfuq._random.cut import cut
 from tfuq._random.draws import one_draw, random_layers
 
 NUM_SAMPLES = 30
+NO_NUMBERS = object()  # of a sampler of classifiers alone
 KEPT_SAMPLERS = 4  # of each model, with what they have traced
 
 
-def sampler_of(model, *arguments, takes_one=False):
+def sampler_of(model, *arguments, takes_one=False, takes_numbers=False):
     """A `Sampler` of `model`, the one of an earlier call if nothing has changed since.
 
     With `takes_one` a model in which nothing is random is one network (`Single`), and no error.
+    With `takes_numbers` a regression is read as such, and no error; the last argument is then what
+    the caller says of its family, or None.
 
     What it has traced knows the model's variables and what its outputs are said to be, so these are
     compared. Like Keras' own `predict_function`, it does not see other attributes change.
     """
     if not isinstance(model, keras.Model) and getattr(model, "members", None):
-        return Members(model, *arguments)
+        return Members(model, *arguments, takes_numbers=takes_numbers)
     check_model(model)
-    num_samples, output, from_logits, multi_label, seed = arguments
+    num_samples, output, from_logits, multi_label, seed, *family = arguments
     if not isinstance(output, collections.abc.Hashable):
         raise ValueError(
             "Argument `output` must be None, an index, a key or a function. "
@@ -39,16 +46,21 @@ def sampler_of(model, *arguments, takes_one=False):
     check_integer("num_samples", num_samples, 1)
     check_integer("seed", seed, 0)
     reading = reading_of(output, from_logits, multi_label)
+    family = _read_family(*family) if takes_numbers else NO_NUMBERS
     variables = tuple(id(variable) for variable in model.variables)
     is_single = takes_one and not any(layer.is_random() for layer in random_layers(model))
-    key = (*arguments, is_single, variables, *said(model, output))
+    key = (*arguments, is_single, takes_numbers, variables, *said(model, output))
     kept = vars(model).get("_tfuq_samplers", {})
     make = Single if is_single else functools.partial(Sampler, num_samples=num_samples, seed=seed)
-    sampler = kept.get(key) or make(model, reading)
+    sampler = kept.get(key) or make(model, reading, family)
     latest = [(k, v) for k, v in kept.items() if k != key][1 - KEPT_SAMPLERS :]
     # Past Keras' own `__setattr__`, which tracks what is set as a part of the model.
     object.__setattr__(model, "_tfuq_samplers", dict([*latest, (key, sampler)]))
     return sampler
+
+
+def _read_family(family):
+    return None if family is None else family_named(family)
 
 
 class Sampler:
@@ -56,8 +68,8 @@ class Sampler:
 
     note = ""
 
-    def __init__(self, model, reading, num_samples, seed):
-        self.model, self.reading = model, reading
+    def __init__(self, model, reading, family, num_samples, seed):
+        self.model, self.reading, self.family = model, reading, family
         numbers = np.arange(num_samples)
         self.seeds = tf.constant(np.stack([np.full_like(numbers, seed), numbers], 1), "int32")
         self._cut = {}
@@ -66,6 +78,11 @@ class Sampler:
         """Probabilities `(samples, batch, ..., classes)`."""
         prefix, rest, _ = self._parts(batch)
         return self.reading.checked(rest(*prefix(batch)).numpy())
+
+    def found(self, batch):
+        """`Sums` of one batch, with memory for one sample; of numbers a stack of parameters."""
+        self._parts(batch)
+        return [self.stack(batch)] if is_of_numbers(self.reading) else self.sums(batch)
 
     def sums(self, batch):
         """`Sums` of one batch, with memory for one sample."""
@@ -78,7 +95,7 @@ class Sampler:
         spec = tf.nest.map_structure(lambda t: tf.TensorSpec((None, *t.shape[1:]), t.dtype), batch)
         key = str(spec)
         if key not in self._cut:
-            self.reading = self.reading.known(self.model, batch)
+            self.reading = _known(self, batch)
             self._cut[key] = self._make_parts(spec)
         return self._cut[key]
 
@@ -141,10 +158,17 @@ class Single:
 
     note = "no epistemic part: nothing in the model is random, so that it is a single network"
 
-    def __init__(self, model, reading):
-        self.model, self.reading = model, reading
+    def __init__(self, model, reading, family):
+        self.model, self.reading, self.family = model, reading, family
         # Autograph would wrap our errors.
         self._compiled = tf.function(self._probs, autograph=False, reduce_retracing=True)
+
+    def found(self, batch):
+        """`Sums` of one batch; of numbers a stack of parameters, of one network."""
+        self.reading = _known(self, batch)
+        if is_of_numbers(self.reading):
+            return [self._compiled(batch).numpy()[None]]
+        return self.sums(batch)
 
     def sums(self, batch):
         """`Sums` of one batch."""
@@ -163,7 +187,17 @@ class Members:
 
     note = ""
 
-    def __init__(self, ensemble, num_samples, output, from_logits, multi_label, seed):
+    def __init__(
+        self,
+        ensemble,
+        num_samples,
+        output,
+        from_logits,
+        multi_label,
+        seed,
+        family=None,
+        takes_numbers=False,
+    ):
         self.ensemble, self.members = ensemble, tuple(ensemble.members)
         for member in self.members:
             check_model(member)
@@ -174,12 +208,34 @@ class Members:
             )
         check_integer("seed", seed, 0)
         self.reading = reading_of(output, from_logits, multi_label)
+        self.family = _read_family(family) if takes_numbers else NO_NUMBERS
         self._graph = None
 
+    def found(self, batch):
+        """`Sums` of one batch; of numbers a stack of parameters."""
+        stack = self.stack(batch)
+        return [stack] if is_of_numbers(self.reading) else self._sums(stack)
+
+    def _known(self, batch):
+        """The reading of each member; all say numbers of one family, or none."""
+        numbers = [None] * len(self.members)
+        if self.family is not NO_NUMBERS:
+            told = (self.reading, self.family, batch)
+            numbers = [number_reading(member, *told) for member in self.members]
+        if all(reading is None for reading in numbers):
+            return readings_of(self.members, self.reading, batch)
+        if len(set(numbers)) > 1:
+            families = [None if each is None else each.family for each in numbers]
+            raise ValueError(
+                "Argument `model` must be an ensemble of members that say numbers of one family. "
+                f"Received: {families}"
+            )
+        return numbers
+
     def stack(self, batch):
-        """Probabilities `(members, batch, ..., classes)`."""
+        """Probabilities `(members, batch, ..., classes)`; of numbers parameters."""
         if self._graph is None:
-            readings = readings_of(self.members, self.reading, batch)
+            readings = self._known(batch)
             self._graph = member_graph(self.ensemble, self.members, readings)
             self._readings, self.reading = readings, readings[0]
         found = self._graph(batch).numpy()
@@ -189,9 +245,39 @@ class Members:
 
     def sums(self, batch):
         """`Sums` of one batch."""
-        stack = self.stack(batch).astype("float64")
+        return self._sums(self.stack(batch))
+
+    def _sums(self, stack):
+        stack = stack.astype("float64")
         terms = _terms(stack, self.reading.is_binary(stack.shape))
         return [*(np.mean(term, axis=0) for term in terms), np.var(stack, axis=0)]
+
+
+def _known(sampler, batch):
+    """The reading of a sampler, with all known: of a classifier, or of numbers."""
+    if is_of_numbers(sampler.reading):
+        return sampler.reading
+    numbers = None
+    if sampler.family is not NO_NUMBERS:
+        numbers = number_reading(sampler.model, sampler.reading, sampler.family, batch)
+    return sampler.reading.known(sampler.model, batch) if numbers is None else numbers
+
+
+def is_of_numbers(reading):
+    """Whether a model was found to say numbers, not classes."""
+    return isinstance(reading, NumberReading)
+
+
+def uncertainty(sampler, parts):
+    """`Uncertainty` or `RegressionUncertainty` of what a sampler has found in all batches."""
+    if is_of_numbers(sampler.reading):
+        family = sampler.reading.family
+        notes = [sampler.note] if sampler.note else []
+        notes += [] if family.has_noise else [WHY_NO_NOISE]
+        params = np.concatenate([part[0] for part in parts], axis=1)
+        return RegressionUncertainty(params, family, "; ".join(notes))
+    found = uncertainty_of(Sums(*concatenated(parts)), sampler.reading.multi_label)
+    return found.told(found.multi_label, sampler.note)
 
 
 def _terms(probs, is_binary):

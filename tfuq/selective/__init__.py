@@ -34,6 +34,7 @@ from tfuq.selective.ordinal import (
     minimum_cost_decision,
     quadratic_weighted_kappa,
 )
+from tfuq.selective.regression_rule import RegressionRule
 from tfuq.selective.rule import Evaluation, RejectionRule, UnattainableRisk
 from tfuq.selective.shift import (
     AccuracyEstimate,
@@ -61,6 +62,7 @@ __all__ = [
     "IsotonicCalibration",
     "KappaCurve",
     "LabelShift",
+    "RegressionRule",
     "RejectionRule",
     "RiskCoverageCurve",
     "SetCoverage",

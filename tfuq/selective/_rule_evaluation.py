@@ -79,6 +79,8 @@ def _promise(rule, report):
         where, wrong = f" to true cases of class {report['positive_class']}", "miss it"
     elif report["loss"] != "error":
         wrong = "are lost (by the chosen loss)"
+    elif "tolerance" in report:
+        wrong = f"are off by more than {report['tolerance']:g}"
     sure = ""
     if rule.by is not None:
         where += " in each group" if rule.by == "group" else " of each class"
@@ -92,6 +94,8 @@ def _promise(rule, report):
 
 def _calibration(rule, report):
     """What `describe` says of rows that a calibration has used."""
+    if not hasattr(rule, "calibration"):  # of numbers
+        return ""
     if rule.calibration is not None:
         count = (rule.calibration.fitted_to or {}).get("examples", "some")
         return f" Its probabilities are calibrated on {count} other cases."

@@ -283,12 +283,17 @@ def parts_of(read, by, groups):
     return {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
 
 
-def fit_part(rule, read, rows, goal, by):
-    """The threshold for some of the entries, and what it was found from."""
+def fit_part(rule, read, rows, goal, by, fixed=None):
+    """The threshold for some of the entries, and what it was found from.
+
+    `fixed` thresholds, from the most trusted on, depend on none of the entries; by default those of
+    a score of classes.
+    """
     sign = 1 if rule.grows_with_trust else -1
     doubt = -sign * read.score[rows]
     if goal.wanted == "risk" and len(read.score) > read.images:
-        values = -sign * fixed_thresholds(rule.score, read.classes)
+        fixed = fixed_thresholds(rule.score, read.classes) if fixed is None else fixed
+        values = -sign * fixed
         level = np.searchsorted(values, doubt)
     else:
         values, level = np.unique(doubt, return_inverse=True)  # most trusted first

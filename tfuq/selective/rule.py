@@ -4,8 +4,10 @@ import numpy as np
 from keras import ops
 
 from tfuq._arguments import check_choice, check_flags, check_integer, register, shown, to_float64
+from tfuq._models.numbers import declared_family
 from tfuq._models.predicting import predicted
 from tfuq._predictions.class_names import agreed_names, checked_names, numbered
+from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq._predictions.scores import CONFIDENCES, OF_STACKS, score_name, score_of
 from tfuq._predictions.stacks import is_stack_shape, is_stacked
 from tfuq.layers import PostProcessing
@@ -30,6 +32,7 @@ from tfuq.selective._rule_fitting import (
 )
 from tfuq.selective._rule_thresholds import of_classes, of_groups, passes
 from tfuq.selective.base import Fitted, config_of, numbers, with_outputs
+from tfuq.selective.regression_rule import RegressionRule, check_left_out, labelled_numbers
 
 __all__ = ["Evaluation", "RejectionRule", "UnattainableRisk"]
 
@@ -133,7 +136,7 @@ class RejectionRule(Fitted):
         cls,
         probs,
         labels,
-        score="confidence",
+        score=None,
         target_risk=None,
         confidence=0.95,
         *,
@@ -151,6 +154,7 @@ class RejectionRule(Fitted):
         calibration=None,
         calibration_share=0.5,
         seed=0,
+        tolerance=None,
     ):
         """The rule that accepts the most while it keeps what is asked for; one of three is given.
 
@@ -175,9 +179,11 @@ class RejectionRule(Fitted):
         Args:
             probs: Predictions that the model has not been trained on: `(n, ..., classes)`; binary
                 `(n,)` or `(n, ..., 1)`; multi-label `(n, ..., labels)`; or a stack of them,
-                `(samples, n, ..., classes)`, whose mean is the answer.
+                `(samples, n, ..., classes)`, whose mean is the answer. Of a regression what
+                `predict_uncertainty` gave: the rule is a `RegressionRule` then, fitted with the
+                arguments of `RegressionRule.fit`.
             labels: Labels, sparse `(n, ...)` or one-hot; or names, of `class_names`.
-            score: As in the constructor.
+            score: As in the constructor; by default `"confidence"`, of a regression `"std"`.
             target_risk: Risk in (0, 1) that is kept.
             confidence: Probability in (0, 1) with which it is.
             target_coverage: Fraction in (0, 1].
@@ -202,6 +208,7 @@ class RejectionRule(Fitted):
                 `accept` and all else take raw predictions.
             calibration_share: Fraction of the rows, drawn at random, for that.
             seed: Of the draw.
+            tolerance: Of a regression: how far off an answer is wrong.
 
         Returns:
             The rule; `rule.fitted_to` says what it was fitted to, also which classes the labels
@@ -231,13 +238,24 @@ class RejectionRule(Fitted):
             - Angelopoulos et al., "Learn then Test", 2021.
             - Chow, "On optimum recognition error and reject tradeoff", 1970.
         """
+        if isinstance(probs, RegressionUncertainty):
+            given = {"from_logits": from_logits, "multi_label": multi_label}
+            check_left_out(
+                "a regression", **given, class_names=class_names, calibration=calibration
+            )
+            goal = {"target_coverage": target_coverage, "costs": costs, "method": method}
+            goal |= {"by": by, "groups": groups, "simultaneous": simultaneous, "seed": seed}
+            goal |= {"tolerance": tolerance, "loss": loss}
+            found = (probs, labels, score or "std", target_risk, confidence)
+            return RegressionRule.fit(*found, **goal)
+        check_left_out("classes", tolerance=tolerance)
         wanted = check_targets(target_risk, target_coverage, costs, confidence)
         check_choice("method", method, tuple(METHODS))
         check_choice("by", by, (None, "class", "group"))
         check_flags(simultaneous=simultaneous)
         flags = flags_of(probs, from_logits, multi_label)
         rank = rank_of(array_of(probs), labels, flags["multi_label"], is_stacked(probs))
-        rule = cls(score, 0.0, rank=rank, class_names=class_names, **flags)
+        rule = cls(score or "confidence", 0.0, rank=rank, class_names=class_names, **flags)
         if calibration is not None:
             options = {"calibration": calibration, "share": calibration_share, "seed": seed}
             fitted, probs, labels, groups = split_rows(rule, probs, labels, groups, **options)
@@ -288,6 +306,8 @@ class RejectionRule(Fitted):
         rule = RejectionRule.fit_model(model, (x, x.argmax(-1)), target_risk=0.05)
         ```
         """
+        if declared_family(model, output) is not None:
+            return cls.fit(*labelled_numbers(model, data, output, batch_size, verbose), **options)
         known = {"`class_names`": options.get("class_names"), "model": declared(model).class_names}
         options["class_names"] = agreed_names(known)
         found = predicted(model, data, output, batch_size, verbose, given=options)

@@ -1,0 +1,74 @@
+"""The declared meaning of outputs that are numbers: of which family their parameters are."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tfuq._models.finite import known_only
+from tfuq._models.meaning import said_by_head, said_by_loss, said_when_called
+from tfuq._models.outputs import select_output
+from tfuq._predictions.families import Point, family_named
+
+
+def declared_family(model, output=None, family=None, batch=None):
+    """The `Family` of a regression's output, or None where a model is declared to be a classifier.
+
+    It is taken, in this order, from the caller, from the head, from the compiled loss; a loss of
+    numbers, such as a squared error, says `Point`.
+
+    Raises:
+        ValueError: If two sides contradict each other.
+    """
+    given = None if family is None else family_named(family)
+    head = said_by_head(model, output)
+    if head.says == "" and batch is not None:
+        head = said_when_called(model, output, batch)
+    loss = said_by_loss(model, output)
+    of_head, of_loss = head.family, loss.family
+    if given is not None and of_head is not None and given != of_head:
+        raise ValueError(
+            f"Argument `family` must be {of_head!r} or left out: {head.says} gives its parameters. "
+            f"Received: family={given!r}"
+        )
+    if of_head is not None and of_loss not in (None, of_head) and not isinstance(of_loss, Point):
+        raise ValueError(
+            f"The compiled loss must be of the family {of_head!r}, whose parameters {head.says} "
+            f"gives. Received: {loss.says} of {of_loss!r}"
+        )
+    if given is not None or of_head is not None:
+        return of_head if given is None else given
+    return None if head.is_logits is not None else of_loss
+
+
+class NumberReading(NamedTuple):
+    """How an output of a model becomes parameters of a family; it stands for a `Reading`."""
+
+    output: object
+    family: object
+
+    def select(self, model, batch):
+        """The output of a batch, float32."""
+        return tf.cast(select_output(model(batch, training=False), self.output, model), "float32")
+
+    def probs(self, model, batch):
+        """Parameters `(batch, ..., units * size)`, NaN for inputs that are not finite."""
+        return self.as_probs(batch, self.select(model, batch))
+
+    def as_probs(self, batch, params):
+        self.family.units(params.shape[-1])
+        return known_only(batch, params)
+
+    def checked(self, params):
+        return params
+
+    def known(self, model, batch=None):
+        del model, batch  # all is known
+        return self
+
+
+def number_reading(model, reading, family, batch=None):
+    """`NumberReading` of a regression, None of a classifier."""
+    if family is None and (reading.from_logits is not None or reading.multi_label is not None):
+        return None
+    found = declared_family(model, reading.output, family, batch)
+    return None if found is None else NumberReading(reading.output, found)

@@ -1,0 +1,160 @@
+"""Base of the families of distributions of a number, and formulas that several of them use.
+
+An output holds the parameters of `units` numbers in its last axis, block by block: first the first
+parameter of every number, then the second of every number. All is written with TensorFlow, for
+arrays (float64), graphs and exports; no function looks at values to find out what they are.
+"""
+
+import math
+
+import tensorflow as tf
+
+LEAST_SCALE = 1e-6  # added to scales, so that their logarithms stay finite
+HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
+
+
+def normal_log_prob(y, loc, scale):
+    """log N(y; loc, scale^2) = -((y - loc) / scale)^2 / 2 - log scale - log(2 pi) / 2."""
+    return -tf.square((y - loc) / scale) / 2 - tf.math.log(scale) - HALF_LOG_TAU
+
+
+def normal_cdf(z):
+    """P(N(0, 1) <= z), without cancellation in the lower tail."""
+    return tf.math.erfc(-z / math.sqrt(2)) / 2
+
+
+def normal_pdf(z):
+    return tf.exp(-tf.square(z) / 2 - HALF_LOG_TAU)
+
+
+class Family:
+    """Base of families: subclasses say their parameters and formulas of `(..., units)` tensors."""
+
+    name = ""
+    parameters = ()
+    """Names of the blocks of an output, in their order."""
+    has_noise = True
+    """Whether it says how a number scatters around its mean."""
+    has_density = True
+    """Whether a label has a likelihood."""
+
+    @property
+    def size(self):
+        """How many entries of the output belong to one number."""
+        return len(self.parameters)
+
+    def get_config(self):
+        """What `family_named` makes it from."""
+        return {"name": self.name}
+
+    def __eq__(self, other):
+        return isinstance(other, Family) and self.get_config() == other.get_config()
+
+    def __hash__(self):
+        return hash(str(self.get_config()))
+
+    def __repr__(self):
+        told = [f"{k}={v!r}" for k, v in self.get_config().items() if k != "name"]
+        return f"{self.name}({', '.join(told)})"
+
+    def units(self, width):
+        """How many numbers an output of this width describes."""
+        if width is None or width % self.size or not width:
+            raise ValueError(
+                f"The last axis of parameters of the family {self.name!r} must be a multiple of "
+                f"{self.size}. Received: {width}"
+            )
+        return width // self.size
+
+    def split(self, params):
+        """The parameters `(..., units)` of an output `(..., units * size)`."""
+        self.units(params.shape[-1])
+        return tf.split(params, self.size, axis=-1)
+
+    def constrain(self, raw, min_scale):
+        """Parameters in their range, of the same shape, of what a linear map gave."""
+        raise NotImplementedError
+
+    def mean(self, params):
+        """E[y]."""
+        return self.split(params)[0]
+
+    def aleatoric_variance(self, params):
+        """Variance of y around the mean, of the noise in the labels."""
+        raise NotImplementedError
+
+    def epistemic_variance(self, params):
+        """Variance of the mean itself, as far as one output knows it."""
+        return tf.zeros_like(self.mean(params))
+
+    def variance(self, params):
+        return self.aleatoric_variance(params) + self.epistemic_variance(params)
+
+    def log_prob(self, params, y):
+        """log p(y), nats, `(..., units)`."""
+        raise NotImplementedError
+
+    def training_log_prob(self, params, y):
+        """What a fit maximizes: `log_prob`, or a bound where the weights are random."""
+        return self.log_prob(params, y)
+
+    def cdf(self, params, y):
+        """P(number <= y)."""
+        raise NotImplementedError
+
+    def quantile(self, params, level):
+        """The number that is not exceeded with the probability `level`, a Python float."""
+        raise NotImplementedError
+
+    def crps(self, params, y):
+        """Continuous ranked probability score, in the unit of y, at least 0."""
+        raise NotImplementedError
+
+    def sample(self, params, seed):
+        """One draw for each number, from a seed `(2,)`."""
+        raise NotImplementedError
+
+    def distribution(self, params):
+        """TFP distribution with the batch shape `(..., units)`."""
+        raise NotImplementedError
+
+
+def distributions():
+    """`tfp.distributions`, imported here: TFP takes seconds."""
+    import tensorflow_probability as tfp
+
+    return tfp.distributions
+
+
+def bisected(cdf, level, low, high, steps=60):
+    """The y between `low` and `high` with cdf(y) = `level`; NaN where the ends are."""
+    for _ in range(steps):
+        middle = (low + high) / 2
+        is_below = cdf(middle) < level
+        low, high = tf.where(is_below, middle, low), tf.where(is_below, high, middle)
+    return (low + high) / 2
+
+
+def labels_like(y, params, family, name="y_true"):
+    """Labels `(..., units)` in the dtype of parameters `(..., units * size)`, tensors both.
+
+    A missing last axis is added where there is one number; nothing else is broadcast.
+
+    Raises:
+        ValueError: If the shape is another one.
+    """
+    units = family.units(params.shape[-1])
+    expected = (*params.shape[:-1], units)
+    found = tuple(y.shape)
+    if units == 1 and len(found) == len(expected) - 1 and len(found) > 0:
+        y, found = y[..., None], (*found, 1)
+    fits = len(found) == len(expected)
+    pairs = zip(found, expected, strict=True) if fits else ()
+    if not fits or any(a != b and None not in (a, b) for a, b in pairs):
+        also = f" or {expected[:-1]}" if units == 1 else ""
+        raise ValueError(
+            f"Argument `{name}` must have shape {expected}{also}: {units} "
+            f"{'number' if units == 1 else 'numbers'} of the family {family.name!r}. "
+            f"Received: {name} of shape {tuple(y.shape)}"
+        )
+    return tf.cast(y, params.dtype)

@@ -1,0 +1,268 @@
+"""Families of one shape that is moved and stretched: normal, Laplace, Student's t, evidential."""
+
+import math
+import statistics
+
+import tensorflow as tf
+
+from tfuq._predictions.family import (
+    Family,
+    distributions,
+    normal_cdf,
+    normal_log_prob,
+    normal_pdf,
+)
+from tfuq._random import points
+
+
+class LocationScale(Family):
+    """Families of loc + scale z, where z is of one known distribution."""
+
+    parameters = ("loc", "scale")
+
+    def constrain(self, raw, min_scale):
+        loc, scale = self.split(raw)
+        return tf.concat([loc, tf.nn.softplus(scale) + min_scale], axis=-1)
+
+    @staticmethod
+    def standard_quantile(level, *shape):
+        """The quantile of z, given what of its parameters is no loc or scale."""
+        raise NotImplementedError
+
+    def quantile(self, params, level):
+        loc, scale, *shape = self.split(params)
+        return loc + scale * tf.convert_to_tensor(self.standard_quantile(level, *shape), loc.dtype)
+
+
+class Normal(LocationScale):
+    """N(loc, scale^2)."""
+
+    name = "normal"
+
+    def aleatoric_variance(self, params):
+        return tf.square(self.split(params)[1])
+
+    def log_prob(self, params, y):
+        return normal_log_prob(y, *self.split(params))
+
+    def cdf(self, params, y):
+        loc, scale = self.split(params)
+        return normal_cdf((y - loc) / scale)
+
+    @staticmethod
+    def standard_quantile(level):
+        return statistics.NormalDist().inv_cdf(level)
+
+    def crps(self, params, y):
+        """scale (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi))   (Gneiting and Raftery 2007)."""
+        loc, scale = self.split(params)
+        z = (y - loc) / scale
+        return scale * (z * (2 * normal_cdf(z) - 1) + 2 * normal_pdf(z) - 1 / math.sqrt(math.pi))
+
+    def sample(self, params, seed):
+        loc, scale = self.split(params)
+        return loc + scale * points.normal(tf.shape(loc), seed=seed, dtype=loc.dtype)
+
+    def distribution(self, params):
+        return distributions().Normal(*self.split(params))
+
+
+class BayesianNormal(Normal):
+    """N(loc, scale^2 + epistemic_scale^2): normal noise around a normal mean (VBLL)."""
+
+    name = "bayesian_normal"
+    parameters = ("loc", "scale", "epistemic_scale")
+
+    def constrain(self, raw, min_scale):
+        raise NotImplementedError("The layer computes these parameters itself.")
+
+    def _total(self, params):
+        """Parameters of the normal of y, whose variances add."""
+        loc, scale, epistemic = self.split(params)
+        return tf.concat([loc, tf.sqrt(tf.square(scale) + tf.square(epistemic))], axis=-1)
+
+    def epistemic_variance(self, params):
+        return tf.square(self.split(params)[2])
+
+    def log_prob(self, params, y):
+        return NORMAL.log_prob(self._total(params), y)
+
+    def training_log_prob(self, params, y):
+        """E_q[log p(y | w)] = log N(y; loc, scale^2) - epistemic_scale^2 / (2 scale^2)
+
+        (Harrison et al. 2024, theorem 1.)
+        """
+        loc, scale, epistemic = self.split(params)
+        return normal_log_prob(y, loc, scale) - tf.square(epistemic / scale) / 2
+
+    def cdf(self, params, y):
+        return NORMAL.cdf(self._total(params), y)
+
+    def quantile(self, params, level):
+        return NORMAL.quantile(self._total(params), level)
+
+    def crps(self, params, y):
+        return NORMAL.crps(self._total(params), y)
+
+    def sample(self, params, seed):
+        return NORMAL.sample(self._total(params), seed)
+
+    def distribution(self, params):
+        return NORMAL.distribution(self._total(params))
+
+
+class Laplace(LocationScale):
+    """Laplace(loc, scale), of the standard deviation sqrt(2) scale."""
+
+    name = "laplace"
+
+    def aleatoric_variance(self, params):
+        return 2 * tf.square(self.split(params)[1])
+
+    def log_prob(self, params, y):
+        loc, scale = self.split(params)
+        return -tf.abs(y - loc) / scale - tf.math.log(2 * scale)
+
+    def cdf(self, params, y):
+        loc, scale = self.split(params)
+        z = (y - loc) / scale
+        tail = tf.exp(-tf.abs(z)) / 2
+        return tf.where(z > 0, 1 - tail, tail)
+
+    @staticmethod
+    def standard_quantile(level):
+        return -math.copysign(1, level - 0.5) * math.log(1 - 2 * abs(level - 0.5))
+
+    def crps(self, params, y):
+        """|y - loc| + scale exp(-|z|) - 3 scale / 4   (Jordan et al. 2019, appendix A)."""
+        loc, scale = self.split(params)
+        z = tf.abs(y - loc) / scale
+        return scale * (z + tf.exp(-z) - 0.75)
+
+    def sample(self, params, seed):
+        loc, scale = self.split(params)
+        shift = points.uniform(tf.shape(loc), seed=seed, dtype=loc.dtype) - 0.5
+        return loc - scale * tf.sign(shift) * tf.math.log1p(-2 * tf.abs(shift))
+
+    def distribution(self, params):
+        return distributions().Laplace(*self.split(params))
+
+
+class StudentT(LocationScale):
+    """loc + scale T, where T has Student's t distribution with `df` degrees of freedom above 2."""
+
+    name = "student_t"
+    parameters = ("loc", "scale", "df")
+
+    def constrain(self, raw, min_scale):
+        loc, scale, df = self.split(raw)
+        return tf.concat([loc, tf.nn.softplus(scale) + min_scale, 2.01 + tf.nn.softplus(df)], -1)
+
+    def aleatoric_variance(self, params):
+        _, scale, df = self.split(params)
+        return tf.square(scale) * df / (df - 2)
+
+    def log_prob(self, params, y):
+        loc, scale, df = self.split(params)
+        return self._standard_log_prob((y - loc) / scale, df) - tf.math.log(scale)
+
+    @staticmethod
+    def _standard_log_prob(z, df):
+        norm = tf.math.lgamma((df + 1) / 2) - tf.math.lgamma(df / 2)
+        norm -= (tf.math.log(df) + math.log(math.pi)) / 2
+        return norm - (df + 1) / 2 * tf.math.log1p(tf.square(z) / df)
+
+    def cdf(self, params, y):
+        loc, scale, df = self.split(params)
+        return self._standard_cdf((y - loc) / scale, df)
+
+    @staticmethod
+    def _standard_cdf(z, df):
+        half, df = tf.cast(0.5, z.dtype), df + tf.zeros_like(z)
+        z = z + tf.zeros_like(df)
+        tail = tf.math.betainc(df / 2, half + tf.zeros_like(z), df / (df + tf.square(z))) / 2
+        return tf.where(z > 0, 1 - tail, tail)
+
+    @staticmethod
+    def standard_quantile(level, df):
+        quantile = distributions().StudentT(df, tf.zeros_like(df), tf.ones_like(df)).quantile
+        return quantile(tf.convert_to_tensor(level, df.dtype))
+
+    def crps(self, params, y):
+        """scale (z (2 F(z) - 1) + 2 f(z) (df + z^2) / (df - 1)
+        - 2 sqrt(df) B(1/2, df - 1/2) / ((df - 1) B(1/2, df/2)^2))   (Jordan et al. 2019).
+        """
+        loc, scale, df = self.split(params)
+        z = (y - loc) / scale
+        density = tf.exp(self._standard_log_prob(z, df))
+        first = z * (2 * self._standard_cdf(z, df) - 1)
+        second = 2 * density * (df + tf.square(z)) / (df - 1)
+        log_ratio = _log_beta_half(df - 0.5) - 2 * _log_beta_half(df / 2)
+        return scale * (first + second - 2 * tf.sqrt(df) / (df - 1) * tf.exp(log_ratio))
+
+    def sample(self, params, seed):
+        loc, scale, df = self.split(params)
+        seed, gamma_seed = points.split_seed(seed, 2)
+        squares = 2 * points.gamma(df / 2, seed=gamma_seed)  # chi-squared of df degrees
+        normals = points.normal(tf.shape(loc), seed=seed, dtype=loc.dtype)
+        return loc + scale * normals * tf.sqrt(df / squares)
+
+    def distribution(self, params):
+        loc, scale, df = self.split(params)
+        return distributions().StudentT(df, loc, scale)
+
+
+def _log_beta_half(x):
+    """log B(1/2, x)."""
+    return 0.5 * math.log(math.pi) + tf.math.lgamma(x) - tf.math.lgamma(x + 0.5)
+
+
+class Evidential(Family):
+    """Normal-inverse-gamma over a normal's mean and variance (Amini et al. 2020): a Student's t.
+
+    `loc`, `evidence` nu, `alpha` above 1 and `beta`: the noise has the variance
+    beta / (alpha - 1), the mean has it divided by nu.
+    """
+
+    name = "evidential"
+    parameters = ("loc", "evidence", "alpha", "beta")
+
+    def constrain(self, raw, min_scale):
+        loc, *rest = self.split(raw)
+        evidence, alpha, beta = (tf.nn.softplus(part) + min_scale for part in rest)
+        return tf.concat([loc, evidence, alpha + 1, beta], axis=-1)
+
+    def aleatoric_variance(self, params):
+        _, _, alpha, beta = self.split(params)
+        return beta / (alpha - 1)
+
+    def epistemic_variance(self, params):
+        _, evidence, alpha, beta = self.split(params)
+        return beta / (evidence * (alpha - 1))
+
+    def _student_t(self, params):
+        """The marginal of y: t of 2 alpha degrees, scale^2 = beta (1 + nu) / (nu alpha)."""
+        loc, evidence, alpha, beta = self.split(params)
+        scale = tf.sqrt(beta * (1 + evidence) / (evidence * alpha))
+        return tf.concat([loc, scale, 2 * alpha], axis=-1)
+
+    def log_prob(self, params, y):
+        return STUDENT_T.log_prob(self._student_t(params), y)
+
+    def cdf(self, params, y):
+        return STUDENT_T.cdf(self._student_t(params), y)
+
+    def quantile(self, params, level):
+        return STUDENT_T.quantile(self._student_t(params), level)
+
+    def crps(self, params, y):
+        return STUDENT_T.crps(self._student_t(params), y)
+
+    def sample(self, params, seed):
+        return STUDENT_T.sample(self._student_t(params), seed)
+
+    def distribution(self, params):
+        return STUDENT_T.distribution(self._student_t(params))
+
+
+NORMAL, STUDENT_T = Normal(), StudentT()

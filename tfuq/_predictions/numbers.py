@@ -1,0 +1,260 @@
+"""Uncertainty of predicted numbers: means, the parts of their variance, intervals, quantiles."""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfuq._arguments import check_integer, is_finite, shown
+from tfuq._predictions.families import family_named
+from tfuq._predictions.family import bisected, labels_like
+
+BLOCK = 2**18  # parameters at a time
+WHY_NO_NOISE = (
+    "no aleatoric part: the network was trained to say numbers, not how they scatter; end it with "
+    "a head such as tfuq.layers.NormalDense"
+)
+
+
+class Interval(NamedTuple):
+    """Both ends of intervals, arrays `(n, ..., units)`."""
+
+    lower: np.ndarray
+    upper: np.ndarray
+
+
+def moments(family, stack):
+    """Mean, aleatoric and epistemic variance `(n, ..., units)` of parameters `(samples, n, ...)`.
+
+    Law of total variance: Var y = E Var[y | w] + Var E[y | w].
+    """
+    means = family.mean(stack)
+    mean = tf.reduce_mean(means, axis=0)
+    between = tf.reduce_mean(tf.square(means - mean), axis=0)
+    within = tf.reduce_mean(family.epistemic_variance(stack), axis=0)
+    return mean, tf.reduce_mean(family.aleatoric_variance(stack), axis=0), between + within
+
+
+def mixture_cdf(family, stack, y):
+    """P(number <= y) under draws with the same weight, `(n, ..., units)`."""
+    y = tf.broadcast_to(y, tf.concat([tf.shape(stack)[:1], tf.shape(y)], axis=0))
+    return tf.reduce_mean(family.cdf(stack, y), axis=0)
+
+
+def mixture_quantile(family, stack, level):
+    """The quantile of draws with the same weight; of learned quantiles their mean."""
+    each = family.quantile(stack, level)
+    if stack.shape[0] == 1 or not family.has_density:
+        return tf.reduce_mean(each, axis=0)
+    low, high = tf.reduce_min(each, axis=0), tf.reduce_max(each, axis=0)
+    return bisected(lambda y: mixture_cdf(family, stack, y), level, low, high)
+
+
+class RegressionUncertainty:
+    """What a network says of the numbers of each example: `(n, ..., units)` arrays of float64.
+
+    With several draws of the network a number has the mixture of their distributions, each with
+    the same weight, and its variance is the sum of two parts (law of total variance):
+
+    ```
+    aleatoric_std^2 = mean over the draws of the variance of the noise
+    epistemic_std^2 = variance over the draws of the mean, and what heads know of it themselves
+    ```
+
+    Rows that are not finite are unknown: NaN everywhere.
+
+    Args:
+        params: Parameters of a stack of predictions, `(samples, n, ..., units * size)`.
+        family: Their family: a name, or a configuration.
+        note: What is to be said of a part that is missing.
+
+    Raises:
+        ValueError: If the family is unknown or `params` have another shape.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from tfuq.predictive import RegressionUncertainty
+    >>> found = RegressionUncertainty(np.array([[[0.0, 1.0]], [[2.0, 1.0]]]), "normal")
+    >>> print(found.mean, found.aleatoric_std, found.epistemic_std)
+    [[1.]] [[1.]] [[1.]]
+    """
+
+    def __init__(self, params, family, note=""):
+        self.family = family_named(family)
+        self.params = np.asarray(params)
+        if self.params.ndim < 2 or not self.params.size or self.params.dtype.kind not in "fV":
+            raise ValueError(
+                "Argument `params` must be floating point numbers of shape (samples, n, ..., "
+                f"parameters) and not be empty. Received: params={shown(self.params)}"
+            )
+        self.units = self.family.units(self.params.shape[-1])
+        self.note = note
+
+    def __len__(self):
+        return self.params.shape[1]
+
+    @property
+    def num_samples(self):
+        """How many draws of the network there are."""
+        return len(self.params)
+
+    @property
+    def shape(self):
+        """Of the numbers, `(n, ..., units)`."""
+        return (*self.params.shape[1:-1], self.units)
+
+    def __getitem__(self, rows):
+        """The uncertainty of some examples: a slice, a mask or indices of the first axis."""
+        if isinstance(rows, (int, np.integer)):
+            rows = slice(rows, rows + 1 or None)
+        return type(self)(self.params[:, rows], self.family, self.note)
+
+    # --- Moments ----------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _moments(self):
+        """Mean and both variances, `(3, n, ..., units)`."""
+
+        def parts(params):
+            return tf.stack(moments(self.family, params), axis=-1)
+
+        return np.moveaxis(self._blocks(parts), -1, 0)
+
+    def _blocks(self, function, *arrays):
+        """`function` of some rows of the parameters and arrays at a time, in float64."""
+        row = max(1, int(np.prod(self.params.shape[2:])) * len(self.params))
+        step = max(1, BLOCK // row)
+        parts = []
+        for start in range(0, len(self), step):
+            rows = slice(start, start + step)
+            params = tf.constant(self.params[:, rows].astype("float64"))
+            parts.append(function(params, *(tf.constant(a[rows]) for a in arrays)).numpy())
+        return np.concatenate(parts)
+
+    @property
+    def mean(self):
+        """E[y], `(n, ..., units)`; the median of quantiles."""
+        return self._moments[0]
+
+    @property
+    def aleatoric_std(self):
+        """Standard deviation of the noise in the labels; 0 where the network says none (`note`)."""
+        return np.sqrt(self._moments[1])
+
+    @property
+    def epistemic_std(self):
+        """Standard deviation of the mean over networks; 0 of a single network (`note`)."""
+        return np.sqrt(self._moments[2])
+
+    @property
+    def std(self):
+        """Standard deviation of y: both parts, added as variances."""
+        return np.sqrt(self._moments[1] + self._moments[2])
+
+    # --- The distribution -------------------------------------------------------------------------
+
+    def quantile(self, level):
+        """The number that y does not exceed with the probability `level`, `(n, ..., units)`.
+
+        Of several draws that of their mixture, to 1e-12 of the distance of their quantiles; of
+        quantiles that were learned the mean over the draws.
+
+        Raises:
+            ValueError: If `level` is not in (0, 1), if the family says no distribution, or, of
+                quantiles, none so far out.
+        """
+        level = _checked_level(level)
+
+        return self._blocks(lambda params: mixture_quantile(self.family, params, level))
+
+    def interval(self, level=0.9):
+        """Central intervals that hold y with the probability `level`, if the model is right.
+
+        `tfuq.selective.ConformalRegressor` makes intervals of a promise that does not depend on
+        that.
+
+        Args:
+            level: Probability in (0, 1).
+
+        Returns:
+            Named tuple `(lower, upper)` of arrays `(n, ..., units)`.
+
+        Raises:
+            ValueError: As `quantile`.
+        """
+        tail = (1 - _checked_level(level)) / 2
+        return Interval(self.quantile(tail), self.quantile(1 - tail))
+
+    def cdf(self, y):
+        """P(number <= y), `(n, ..., units)`: of labels uniform in [0, 1] if the model is right."""
+        return self._of_labels(lambda params, y: mixture_cdf(self.family, params, y), y)
+
+    def log_prob(self, y):
+        """log p(y), nats, `(n, ..., units)`."""
+
+        def log_prob(params, y):
+            stacked = tf.broadcast_to(y, (len(self.params), *y.shape))
+            each = self.family.log_prob(params, stacked)
+            return tf.reduce_logsumexp(each, axis=0) - np.log(len(self.params))
+
+        return self._of_labels(log_prob, y)
+
+    def _of_labels(self, function, y):
+        return self._blocks(function, self.labels(y))
+
+    def labels(self, y, name="y"):
+        """Labels in the shape of the numbers, float64; a missing last axis of one is added.
+
+        Raises:
+            ValueError: If `y` has another shape or is not numeric.
+        """
+        try:
+            y = np.asarray(y, "float64")
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"Argument `{name}` must hold numbers. Received: {name}={shown(y)}"
+            ) from None
+        like = tf.constant(self.params[0].astype("float64"))
+        return labels_like(tf.constant(y), like, self.family, name).numpy()
+
+    def samples(self, num_samples=100, seed=0):
+        """Draws of y, noise included: `(num_samples, n, ..., units)`.
+
+        Args:
+            num_samples: How many. The draws of the network are gone through in turn.
+            seed: Integer from which they follow.
+        """
+        check_integer("num_samples", num_samples, 1)
+        check_integer("seed", seed, 0)
+        step = max(1, BLOCK // self.params[0].size)
+        parts = []
+        for start in range(0, num_samples, step):
+            drawn = np.arange(start, min(start + step, num_samples)) % len(self.params)
+            params = tf.constant(self.params[drawn].astype("float64"))
+            parts.append(self.family.sample(params, tf.constant([seed, start], "int32")).numpy())
+        return np.concatenate(parts)
+
+    def __repr__(self):
+        draws = f"{len(self.params)} draws" if len(self.params) > 1 else "one network"
+        lines = [f"RegressionUncertainty of {len(self)} examples, {draws} of {self.family!r}:"]
+        with np.errstate(invalid="ignore"):
+            names = ("mean", "std", "aleatoric_std", "epistemic_std")
+            told = [f"{name} {_mean_of(getattr(self, name)):.3g}" for name in names]
+        lines.append("  on average " + ", ".join(told))
+        return "\n".join([*lines, *([f"  {self.note}"] if self.note else [])])
+
+
+def _mean_of(values):
+    known = values[np.isfinite(values)]
+    return known.mean() if known.size else np.nan
+
+
+def _checked_level(level):
+    if not is_finite(level) or not 0 < level < 1:
+        raise ValueError(
+            "Argument `level` must be a probability in (0, 1), such as 0.9. "
+            f"Received: level={shown(level)}"
+        )
+    return float(level)

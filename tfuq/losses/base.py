@@ -1,0 +1,38 @@
+"""Base of losses of a number, whose distribution is the prediction."""
+
+import keras
+import tensorflow as tf
+
+from tfuq._predictions.families import family_named
+from tfuq._predictions.family import labels_like
+
+
+def register(loss):
+    """Registers a class with Keras beside a metric of the same name."""
+    name = f"{loss.__name__}Loss"
+    return keras.saving.register_keras_serializable(package="tfuq", name=name)(loss)
+
+
+class FamilyLoss(keras.losses.Loss):
+    """A loss of numbers `(batch, ..., units)` under parameters `(batch, ..., units * size)`.
+
+    A subclass says the loss of each number, `_values(params, y)`.
+    """
+
+    def __init__(self, family, reduction="sum_over_batch_size", name=None, dtype=None):
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self.family = family_named(family)
+
+    def call(self, y_true, y_pred):
+        params = tf.convert_to_tensor(y_pred)
+        y = labels_like(tf.convert_to_tensor(y_true), params, self.family)
+        # A label that is missing trains a network into NaN. (XLA drops the check, not the NaN.)
+        y = tf.debugging.check_numerics(y, "Argument `y_true` must hold finite numbers")
+        return tf.reduce_mean(self._values(params, y), axis=-1)
+
+    def _values(self, params, y):
+        """The loss of each number, `(batch, ..., units)`."""
+        raise NotImplementedError
+
+    def get_config(self):
+        return {**super().get_config(), "family": self.family.get_config()}

@@ -1,0 +1,427 @@
+"""Rejection rules for numbers: a threshold of a width, and what was promised when it was chosen."""
+
+import numpy as np
+import tensorflow as tf
+
+from tfuq._arguments import (
+    check_choice,
+    check_flags,
+    check_integer,
+    is_finite,
+    register,
+    shown,
+    to_float64,
+)
+from tfuq._predictions.families import family_named
+from tfuq._predictions.numbers import RegressionUncertainty, mixture_quantile, moments
+from tfuq.layers import PostProcessing
+from tfuq.predictive import uncertainty_with_labels
+from tfuq.selective._guarantees import METHODS
+from tfuq.selective._rule_evaluation import description, evaluation_of
+from tfuq.selective._rule_fitting import (
+    Goal,
+    Read,
+    check_targets,
+    checked_report,
+    fit_part,
+    parts_of,
+    report_of,
+)
+from tfuq.selective._rule_thresholds import of_groups, passes
+from tfuq.selective.base import Fitted, config_of, numbers, with_outputs
+
+SCORES = ("std", "interval_width", "aleatoric_std", "epistemic_std")
+LEVELS = 400  # thresholds that are looked at where an example has many numbers
+LEVEL_SHARE = 0.2  # of the examples, which give them
+
+
+@register
+class RegressionRule(Fitted):
+    """Accepts a predicted number where its distribution is narrow enough.
+
+    Made by `RejectionRule.fit` of what `predict_uncertainty` gave for a regression, or by hand from
+    a threshold that is known. A prediction that holds NaN or infinity is never accepted.
+
+    Args:
+        score: `"std"`, the standard deviation; `"interval_width"`, of the central interval of
+            `level`; `"aleatoric_std"` or `"epistemic_std"`, one part of it. In the unit of the
+            numbers.
+        threshold: Accepted is a score of at most this, compared in float32. With `by="group"` one
+            for each of `keys`.
+        level: Probability of the intervals that `transform` gives and whose width is a score.
+        by: None for one threshold, or `"group"` for one for each group of examples.
+        keys: The names of the groups, in the order of `threshold`.
+        family: The family of the predictions, a name or a dict.
+        units: How many numbers there are in the last axis.
+        rank: Axes of a single prediction: 2 for `(n, units)`, 4 for images of numbers.
+        tolerance: How far off an answer was called wrong when the rule was fitted, or None.
+        fitted_to: What the rule was fitted to, a dict.
+
+    Raises:
+        ValueError: If an argument is none of those said.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from tfuq.predictive import RegressionUncertainty
+    >>> from tfuq.selective import RegressionRule
+    >>> found = RegressionUncertainty(np.array([[[0.0, 1.0], [2.0, 0.1]]]), "normal")
+    >>> print(RegressionRule("std", 0.5).accept(found).ravel())
+    [False  True]
+    """
+
+    grows_with_trust = False
+    multi_label = False
+    class_names = None
+
+    def __init__(
+        self,
+        score="std",
+        threshold=1.0,
+        *,
+        level=0.9,
+        by=None,
+        keys=None,
+        family="normal",
+        units=1,
+        rank=2,
+        tolerance=None,
+        fitted_to=None,
+    ):
+        check_choice("score", score, SCORES)
+        check_choice("by", by, (None, "group"))
+        check_integer("units", units, 1)
+        check_integer("rank", rank, 2)
+        if not is_finite(level) or not 0 < level < 1:
+            raise ValueError(f"Argument `level` must be in (0, 1). Received: level={shown(level)}")
+        if tolerance is not None:
+            _check_tolerance(tolerance)
+        found = numbers("threshold", threshold)
+        if found.shape != (() if by is None else (len(keys or ()),)) or found.size == 0:
+            raise ValueError(
+                "Argument `threshold` must be a number or, with `by`, one for each of `keys`. "
+                f"Received: threshold={shown(threshold)} with by={shown(by)}, keys={shown(keys)}"
+            )
+        keys = None if by is None else [str(key) for key in keys]
+        if len(set(keys or ())) < len(keys or ()):
+            raise ValueError(f"Argument `keys` must not repeat. Received: keys={shown(keys)}")
+        self.score = score
+        self.threshold = float(found) if by is None else found
+        self.level = float(level)
+        self.by, self.keys = by, keys
+        self.family = family_named(family)
+        self.units, self.rank = units, rank
+        self.tolerance = tolerance
+        self.fitted_to = checked_report(fitted_to, by)
+
+    def get_config(self):
+        names = ("score", "threshold", "level", "by", "keys", "units", "rank", "tolerance")
+        config = config_of(self, (*names, "fitted_to"))
+        return {**config, "family": self.family.get_config()}
+
+    # --- Fitting ------------------------------------------------------------------------------
+
+    @classmethod
+    def fit(
+        cls,
+        found,
+        y,
+        score="std",
+        target_risk=None,
+        confidence=0.95,
+        *,
+        tolerance=None,
+        loss="error",
+        level=0.9,
+        target_coverage=None,
+        costs=None,
+        method="ltt",
+        by=None,
+        groups=None,
+        simultaneous=False,
+        seed=0,
+    ):
+        """The rule that accepts the most while it keeps what is asked for; one of three is given.
+
+        The promises are those of `RejectionRule.fit`, of the loss of numbers. An answer is wrong,
+        by `loss="error"`, where it is further than `tolerance` from y. Where an example has many
+        numbers (`units`, pixels), examples are what is drawn, and a fifth of them, at random, gives
+        the thresholds that are tested on the others.
+
+        Args:
+            found: What `predict_uncertainty` gave for examples that the model was not trained on.
+            y: Numbers, `(n, ..., units)`, or `(n, ...)` of one.
+            score: As in the constructor.
+            target_risk, confidence, target_coverage, costs, method: As in `RejectionRule.fit`.
+            tolerance: Number above 0, in the unit of y; required for `loss="error"`.
+            loss: `"error"`, or a function `loss(mean, y)` of arrays `(entries,)` that returns
+                numbers in [0, 1].
+            level: As in the constructor.
+            by, groups, simultaneous: As in `RejectionRule.fit`; `by` is None or `"group"`.
+            seed: Of the draw of examples that give thresholds.
+
+        Returns:
+            The rule.
+
+        Raises:
+            UnattainableRisk: If no threshold keeps the target.
+            ValueError: If an argument is out of its range, y has another shape or holds NaN, or
+                the score is the same for all, as the epistemic part of one network.
+
+        Example:
+
+        >>> import numpy as np
+        >>> from tfuq.predictive import RegressionUncertainty
+        >>> from tfuq.selective import RejectionRule
+        >>> rng = np.random.default_rng(0)
+        >>> scale = rng.uniform(0.1, 3, size=1000)
+        >>> found = RegressionUncertainty(np.stack([0 * scale, scale], -1)[None], "normal")
+        >>> rule = RejectionRule.fit(found, scale * rng.normal(size=1000), tolerance=1.0,
+        ...                          target_risk=0.1)
+        >>> bool(0.2 < rule.fitted_to["coverage"] < 0.3)
+        True
+        """
+        wanted = check_targets(target_risk, target_coverage, costs, confidence)
+        check_choice("method", method, tuple(METHODS))
+        check_choice("by", by, (None, "group"))
+        check_flags(simultaneous=simultaneous)
+        _check_found(found)
+        kind = {"family": found.family, "units": found.units, "rank": found.params.ndim - 1}
+        rule = cls(score, 0.0, level=level, tolerance=tolerance, **kind)
+        read = rule._read(found, y, loss)
+        _check_varies(read.score, score)
+        rows, fixed = np.arange(len(read.score)), None
+        if wanted == "risk" and len(read.score) > read.images:
+            fixed, read, groups = _set_aside(read, groups, seed)
+            rows = np.arange(len(read.score))
+        parts = {None: rows} if by is None and groups is None else parts_of(read, by, groups)
+        delta = (1 - confidence) / (len(parts) if simultaneous else 1)
+        goal = Goal(wanted, target_risk, target_coverage, costs, confidence, delta, method)
+        fits = {key: fit_part(rule, read, rows, goal, by, fixed) for key, rows in parts.items()}
+        report = report_of(fits, read, goal, loss, None)
+        report |= {} if tolerance is None else {"tolerance": float(tolerance)}
+        if by is None:
+            report |= {name: fits[None].sums[name] for name in ("risk", "risk_bound")}
+            return rule._with(fits[None].threshold, report)
+        report["simultaneous"] = bool(simultaneous)
+        report["parts"] = {str(key): part.sums for key, part in fits.items()}
+        return rule._with([p.threshold for p in fits.values()], report, by=by, keys=list(fits))
+
+    def _with(self, threshold, report, **parts):
+        config = {**self.get_config(), "threshold": threshold, "fitted_to": report, **parts}
+        return type(self)(**config)
+
+    def _read(self, found, y, loss):
+        """Scores, losses and all else that fitting and evaluation ask for, an entry a number."""
+        score, mean = self.score_of(found).astype("float64").ravel(), found.mean.ravel()
+        y = found.labels(y).ravel()
+        for name, values in (("y", y), ("found", mean + score)):
+            if not np.isfinite(values).all():
+                raise ValueError(
+                    f"Argument `{name}` must hold finite numbers. "
+                    f"Received: {int((~np.isfinite(values)).sum())} of {values.size} that are not"
+                )
+        losses, is_zero_one = _losses(loss, mean, y, self.tolerance)
+        nothing, counts = np.zeros(0, int), np.ones(len(y), bool)
+        return Read(
+            score, losses, counts, losses == 0, nothing, nothing, len(found), 0, is_zero_one
+        )
+
+    # --- Use ----------------------------------------------------------------------------------
+
+    def score_of(self, found):
+        """The score of each number, `(n, ..., units)`, float32, in its unit; NaN for NaN."""
+        self._check_kind(found)
+        if self.score != "interval_width":
+            return getattr(found, self.score).astype("float32")
+        lower, upper = found.interval(self.level)
+        return (upper - lower).astype("float32")
+
+    def _check_kind(self, found):
+        _check_found(found)
+        kind = (found.family, found.units, found.params.ndim - 1)
+        if kind != (self.family, self.units, self.rank):
+            raise ValueError(
+                f"Argument `found` must be of {self.units} numbers of the family "
+                f"{shown(self.family)} with {self.rank} axes, as those it was fitted to. Received: "
+                f"{kind[1]} numbers of {shown(kind[0])} with {kind[2]} axes"
+            )
+
+    def accept(self, found, groups=None, *, unknown_group="error"):
+        """Which numbers are accepted, bool `(n, ..., units)`.
+
+        Args:
+            found: What `predict_uncertainty` gave, of the family that the rule was fitted to.
+            groups: With `by="group"`: the group of each example, `(n,)`.
+            unknown_group: What to do with a group that fitting never saw: `"error"` or `"reject"`.
+
+        Raises:
+            ValueError: If predictions are of another kind, groups are missing, or one is unknown.
+        """
+        check_choice("unknown_group", unknown_group, ("error", "reject"))
+        score = self.score_of(found)
+        known = np.isfinite(found.mean)
+        if self.by is None:
+            return passes(self, score, self.threshold) & known
+        thresholds = of_groups(self, groups, len(score), unknown_group)
+        return passes(self, score, thresholds.reshape(-1, *[1] * (score.ndim - 1))) & known
+
+    def evaluate(self, found, y, groups=None, *, loss="error"):
+        """What is accepted of labelled data, and how much of that is wrong: an `Evaluation`.
+
+        Args:
+            found: What `predict_uncertainty` gave.
+            y: Numbers.
+            groups: With `by="group"`: the group of each example; unknown groups are rejected.
+            loss: As in `fit`.
+
+        Raises:
+            ValueError: If arrays do not fit together or hold NaN.
+        """
+        read = self._read(found, y, loss)
+        accepted = self.accept(found, groups, unknown_group="reject").ravel()
+        return evaluation_of(read, accepted)
+
+    def transform(self, params):
+        """Tensors of a tensor of parameters, or of a stack of them: `"mean"`, `"std"`, `"score"`,
+        `"accept"` and, where the family says a distribution, the ends `"lower"` and `"upper"` of
+        the interval of `level`; each `(n, ..., units)`.
+        """
+        if self.by == "group":
+            raise ValueError(
+                "A rule with a threshold for each group cannot be part of a model, which does not "
+                "know the groups. Received: by='group'"
+            )
+        params = tf.cast(params, "float32")
+        if params.shape.rank not in (self.rank, self.rank + 1):
+            raise ValueError(
+                f"Argument `params` must have {self.rank} axes, or {self.rank + 1} as a stack. "
+                f"Received: params of shape {tuple(params.shape)}"
+            )
+        stack = params if params.shape.rank > self.rank else params[None]
+        mean, aleatoric, epistemic = moments(self.family, stack)
+        found = {"mean": mean, "std": tf.sqrt(aleatoric + epistemic)}
+        if self.family.has_noise:
+            tail = (1 - self.level) / 2
+            for name, level in (("lower", tail), ("upper", 1 - tail)):
+                found[name] = mixture_quantile(self.family, stack, level)
+        scores = {"aleatoric_std": tf.sqrt(aleatoric), "epistemic_std": tf.sqrt(epistemic)}
+        if self.score == "interval_width":
+            scores["interval_width"] = found["upper"] - found["lower"]
+        score = {**scores, "std": found["std"]}[self.score]
+        is_known = tf.math.is_finite(mean)
+        accept = (score <= np.float32(self.threshold)) & is_known
+        return {**found, "score": score, "accept": accept}
+
+    def append_to(self, model, output=None):
+        """A functional model of the same inputs whose outputs are those of `transform`.
+
+        Args:
+            model: A functional or `Sequential` model that ends in a head of this family, or a
+                subclassed one called in such; weights are shared.
+            output: Which of several outputs: an index, a key or a function.
+
+        Example:
+
+        ```python
+        import keras
+        import tfuq
+
+        model = keras.Sequential([keras.Input((8,)), tfuq.layers.NormalDense(1)])
+        whole = tfuq.selective.RegressionRule("std", 0.5).append_to(model)
+        print(sorted(whole.output))  # ['accept', 'lower', 'mean', 'score', 'std', 'upper']
+        ```
+        """
+        return with_outputs(model, PostProcessing(self, name="rejection"), output)
+
+    def describe(self):
+        """What the rule does and what was promised, in a sentence for who has to rely on it."""
+        return description(self)
+
+
+def check_left_out(kind, **arguments):
+    """Raises ValueError if one of `arguments` is given, which such predictions do not have."""
+    for name, value in arguments.items():
+        if value is not None and value is not False:
+            raise ValueError(
+                f"Argument `{name}` must be left out for predictions of {kind}. "
+                f"Received: {name}={shown(value)}"
+            )
+
+
+def labelled_numbers(model, data, output, batch_size, verbose):
+    """What a regression says of labelled data, in one pass over it, and the numbers beside."""
+    found, y, weights = uncertainty_with_labels(
+        model, data, batch_size=batch_size, output=output, verbose=verbose, takes_numbers=True
+    )
+    if y is None or weights is not None:
+        received = "no labels" if y is None else f"weights of shape {np.shape(weights)}"
+        raise ValueError(
+            "Argument `data` must give (x, y), without sample weights: each example counts once. "
+            f"Received: {received}"
+        )
+    return found, y
+
+
+def _check_found(found):
+    if not isinstance(found, RegressionUncertainty):
+        raise ValueError(
+            "Argument `found` must be what `tfuq.predictive.predict_uncertainty` gave for a "
+            f"regression. Received: found={shown(found)}"
+        )
+
+
+def _check_tolerance(tolerance):
+    if not is_finite(tolerance) or tolerance <= 0:
+        raise ValueError(
+            "Argument `tolerance` must be a number above 0, in the unit of y. "
+            f"Received: tolerance={shown(tolerance)}"
+        )
+
+
+def _check_varies(score, name):
+    if len(score) > 1 and np.ptp(score) == 0:
+        raise ValueError(
+            f"Argument `score` must differ between examples: {name!r} is {score[0]:g} for all, so "
+            "that nothing can be told apart (one network has no epistemic part; numbers without "
+            f"noise have no aleatoric one). Received: score={name!r}"
+        )
+
+
+def _losses(loss, mean, y, tolerance):
+    """Losses in [0, 1], and whether they can only be 0 or 1."""
+    if callable(loss):
+        values = to_float64("loss", loss(mean, y))
+        if values.shape != y.shape or not np.all((values >= 0) & (values <= 1)):
+            raise ValueError(
+                f"Argument `loss` must return {len(y)} numbers in [0, 1]. Received: {shown(values)}"
+            )
+        return values, False
+    check_choice("loss", loss, ("error",))
+    if tolerance is None:
+        raise ValueError(
+            "Argument `tolerance` is required: how far from y an answer is wrong, in its unit. "
+            "Received: tolerance=None with loss='error'"
+        )
+    _check_tolerance(tolerance)
+    return (np.abs(y - mean) > tolerance).astype("float64"), True
+
+
+def _set_aside(read, groups, seed):
+    """Thresholds from some examples, and what was read of all others."""
+    count, entries = read.images, len(read.score) // read.images
+    taken = int(np.ceil(LEVEL_SHARE * count))
+    if taken >= count:
+        raise ValueError(
+            "Argument `found` must hold at least 2 examples, one of which gives thresholds. "
+            f"Received: {count}"
+        )
+    order = np.random.default_rng(seed).permutation(count)
+    by_example = read.score.reshape(count, entries)
+    levels = np.quantile(by_example[order[:taken]], np.linspace(0, 1, LEVELS + 1)[1:])
+    fixed = np.unique(np.append(levels, np.inf).astype("float32").astype("float64"))
+    rows = np.sort(order[taken:])
+    names = ("score", "loss", "counts", "right")
+    kept = {n: getattr(read, n).reshape(count, entries)[rows].ravel() for n in names}
+    groups = None if groups is None else np.asarray(groups)[rows]
+    return fixed, read._replace(**kept, images=len(rows)), groups
