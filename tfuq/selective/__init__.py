@@ -7,6 +7,7 @@ from tfuq.selective.calibration import (
     VectorScaling,
 )
 from tfuq.selective.conformal import ConformalPredictor, SetCoverage, SetEvaluation
+from tfuq.selective.conformal_regression import ConformalRegressor, IntervalEvaluation
 from tfuq.selective.curves import (
     GeneralizedCurve,
     RiskCoverageCurve,
@@ -54,11 +55,13 @@ __all__ = [
     "Cascade",
     "CascadeStage",
     "ConformalPredictor",
+    "ConformalRegressor",
     "Deferral",
     "DeferralPoint",
     "Evaluation",
     "GeneralizedCurve",
     "GroupRow",
+    "IntervalEvaluation",
     "IsotonicCalibration",
     "KappaCurve",
     "LabelShift",
