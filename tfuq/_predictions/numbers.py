@@ -201,6 +201,10 @@ class RegressionUncertainty:
 
         return self._of_labels(log_prob, y)
 
+    def scored(self, function, y):
+        """`function(family, stack, y)` of all examples, some at a time, as arrays of float64."""
+        return self._of_labels(lambda params, y: function(self.family, params, y), y)
+
     def _of_labels(self, function, y):
         return self._blocks(function, self.labels(y))
 

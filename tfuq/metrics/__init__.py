@@ -1,4 +1,4 @@
-"""Metrics of calibration, rejection, masks and detection: functions and Keras metrics.
+"""Metrics of calibration, rejection, masks, numbers and detection: functions and Keras metrics.
 
 A function takes whole arrays, computes in float64 and raises on anything that has no meaning. The
 metric of the same name takes batches, in `compile(metrics=[...])` or by hand, with a state whose
@@ -26,6 +26,27 @@ from tfuq.metrics.ood import (
     ood_metrics,
 )
 from tfuq.metrics.ood_streaming import AUROC, AUPRIn, AUPROut, DetectionAccuracy, FPRAtTPR
+from tfuq.metrics.regression import (
+    ause,
+    crps,
+    interval_score,
+    mean_interval_width,
+    number_negative_log_likelihood,
+    prediction_interval_coverage,
+    quantile_calibration_error,
+    sharpness,
+)
+from tfuq.metrics.regression_streaming import (
+    AUSE,
+    CRPS,
+    IntervalScore,
+    MeanIntervalWidth,
+    NumberNegativeLogLikelihood,
+    OfMean,
+    PredictionIntervalCoverage,
+    QuantileCalibrationError,
+    Sharpness,
+)
 from tfuq.metrics.rejection import rejection_table
 from tfuq.metrics.risk_coverage import AUGRC, AURC, CoverageAtRisk, RiskAtCoverage
 from tfuq.metrics.scoring import (
@@ -50,6 +71,8 @@ __all__ = [
     "AUGRC",
     "AURC",
     "AUROC",
+    "AUSE",
+    "CRPS",
     "AUPRIn",
     "AUPROut",
     "AdaptiveCalibrationError",
@@ -62,30 +85,45 @@ __all__ = [
     "EntropyOfExpectation",
     "ExpectedCalibrationError",
     "FPRAtTPR",
+    "IntervalScore",
     "MaximumCalibrationError",
+    "MeanIntervalWidth",
     "NegativeLogLikelihood",
+    "NumberNegativeLogLikelihood",
+    "OfMean",
+    "PredictionIntervalCoverage",
+    "QuantileCalibrationError",
     "RejectionRate",
     "RiskAtCoverage",
     "SelectiveAccuracy",
+    "Sharpness",
     "adaptive_calibration_error",
     "aupr_in",
     "aupr_out",
     "auroc",
+    "ause",
     "bootstrap_interval",
     "brier_score",
     "classwise_calibration_error",
     "coverage",
+    "crps",
     "detection_accuracy",
     "dice_score",
     "entropy_of_expectation",
     "expected_calibration_error",
     "fpr_at_tpr",
+    "interval_score",
     "maximum_calibration_error",
+    "mean_interval_width",
     "negative_log_likelihood",
+    "number_negative_log_likelihood",
     "ood_metrics",
+    "prediction_interval_coverage",
+    "quantile_calibration_error",
     "rejection_rate",
     "rejection_table",
     "reliability_curve",
     "selective_accuracy",
+    "sharpness",
 ]
 __dir__ = public_dir(__all__)

@@ -1,6 +1,7 @@
 """Decisions from scores: rejection, deferral, calibration, conformal sets, shift."""
 
 from tfuq._arguments import public_dir
+from tfuq.selective.adaptive_conformal import AdaptiveConformal
 from tfuq.selective.calibration import (
     IsotonicCalibration,
     TemperatureScaling,
@@ -28,6 +29,7 @@ from tfuq.selective.deferral import (
     simulate_deferral,
 )
 from tfuq.selective.groups import GroupRow, SubgroupReport, subgroup_report
+from tfuq.selective.mask_risk import MaskEvaluation, MaskRiskControl
 from tfuq.selective.ordinal import (
     KappaCurve,
     expected_cost,
@@ -52,6 +54,7 @@ from tfuq.selective.shift import (
 
 __all__ = [
     "AccuracyEstimate",
+    "AdaptiveConformal",
     "Cascade",
     "CascadeStage",
     "ConformalPredictor",
@@ -65,6 +68,8 @@ __all__ = [
     "IsotonicCalibration",
     "KappaCurve",
     "LabelShift",
+    "MaskEvaluation",
+    "MaskRiskControl",
     "RegressionRule",
     "RejectionRule",
     "RiskCoverageCurve",
