@@ -16,6 +16,7 @@ from tfuq.metrics.calibration import (
     reliability_curve,
 )
 from tfuq.metrics.classwise import ClasswiseCalibrationError, classwise_calibration_error
+from tfuq.metrics.of_mean import OfMean
 from tfuq.metrics.ood import (
     aupr_in,
     aupr_out,
@@ -42,7 +43,6 @@ from tfuq.metrics.regression_streaming import (
     IntervalScore,
     MeanIntervalWidth,
     NumberNegativeLogLikelihood,
-    OfMean,
     PredictionIntervalCoverage,
     QuantileCalibrationError,
     Sharpness,

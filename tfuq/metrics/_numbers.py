@@ -109,12 +109,9 @@ def weights_like(weight, mask, values):
 def _padded(name, weight, shape):
     """A weight of leading axes with as many axes as `shape`."""
     found = tuple(weight.shape)
-    pairs = list(zip(found, shape, strict=False))
-    fits = 0 < len(found) <= len(shape) and all(
-        None in pair or len(set(pair)) == 1 for pair in pairs
-    )
-    is_column = len(found) == 2 and found[1] == 1 and (None in pairs[0] or len(set(pairs[0])) == 1)
-    if not fits and not is_column:
+    same = [None in pair or pair[0] == pair[1] for pair in zip(found, shape, strict=False)]
+    is_column = len(found) == 2 and found[1] == 1 and same[0]
+    if not 0 < len(found) <= len(shape) or not (all(same) or is_column):
         raise ValueError(
             f"Argument `{name}` must have one or more of the leading axes of {shape}. "
             f"Received: {name} of shape {found}"
