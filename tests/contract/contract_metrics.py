@@ -17,6 +17,8 @@ from contract import (
     two_devices,
 )
 
+import tfuq
+
 BATCH = 4
 
 
@@ -28,7 +30,8 @@ class MetricCase:
         name: Of the case in the test's id.
         metric: Class of the metric.
         kwargs: Its constructor arguments.
-        task: `"classes"` (three, sparse labels), `"binary"` (one column) or `"labels"` (three).
+        task: `"classes"` (three, sparse labels), `"binary"` (one column), `"labels"` (three) or
+            `"numbers"` (mean and scale of a normal distribution).
     """
 
     name: str
@@ -42,9 +45,12 @@ class MetricCase:
     def data(self, examples=5 * BATCH):
         """Labels, predictions and whole weights, some 0: a weight counts how often a row stands."""
         rng = np.random.default_rng(2)
-        columns = 1 if self.task == "binary" else 3
+        columns = {"binary": 1, "numbers": 2}.get(self.task, 3)
         scores = rng.normal(size=(examples, columns)).astype("float32")
-        if self.task == "classes":
+        if self.task == "numbers":
+            y_true = rng.normal(size=(examples, 1)).astype("float32")
+            squash = keras.activations.softplus
+        elif self.task == "classes":
             y_true, squash = rng.integers(3, size=examples), keras.ops.softmax
         else:
             y_true, squash = rng.integers(2, size=scores.shape), keras.ops.sigmoid
@@ -52,6 +58,8 @@ class MetricCase:
         return y_true, y_pred, rng.integers(4, size=examples).astype("float32")
 
     def loss(self, from_logits=False):
+        if self.task == "numbers":
+            return tfuq.losses.NegativeLogLikelihood("normal")
         return (CLASSES if self.task == "classes" else LABELS).loss(from_logits)
 
 
@@ -87,7 +95,7 @@ def metric_trains(case):
     """In `fit`, compiled; line by line, training calls a metric as evaluation does."""
     y_true, x, weight = case.data()
     logits = case.kwargs.get("from_logits", False)
-    squash = "softmax" if case.task == "classes" else "sigmoid"
+    squash = {"classes": "softmax", "numbers": "softplus"}.get(case.task, "sigmoid")
     head = keras.layers.Dense(x.shape[-1], activation=None if logits else squash)
     model = keras.Sequential([keras.Input(x.shape[1:]), head])
     metric = case.make()
@@ -130,6 +138,7 @@ OTHER_LABELS = {
     "classes": (lambda y: keras.utils.to_categorical(y, 3), lambda y: y[:, None]),
     "binary": (lambda y: y[:, 0], lambda y: y.astype("float32")),
     "labels": (lambda y: y.astype("float32"), lambda y: y.astype(bool)),
+    "numbers": (lambda y: y[:, 0], lambda y: y.astype("float64")),
 }
 
 

@@ -240,6 +240,15 @@ METRICS = [
     MetricCase("coverage-at-risk", metrics.CoverageAtRisk, {"risk": 0.7}),
     MetricCase("risk-at-coverage", metrics.RiskAtCoverage, {"coverage": 0.6, "attainable": True}),
     MetricCase("risk-at-coverage-labels", metrics.RiskAtCoverage, {"multi_label": True}, "labels"),
+    MetricCase("crps", metrics.CRPS, {}, "numbers"),
+    MetricCase("number-nll", metrics.NumberNegativeLogLikelihood, {}, "numbers"),
+    MetricCase("sharpness", metrics.Sharpness, {}, "numbers"),
+    MetricCase("interval-coverage", metrics.PredictionIntervalCoverage, {"level": 0.8}, "numbers"),
+    MetricCase("interval-width", metrics.MeanIntervalWidth, {"level": 0.8}, "numbers"),
+    MetricCase("interval-score", metrics.IntervalScore, {"level": 0.8}, "numbers"),
+    MetricCase("quantiles", metrics.QuantileCalibrationError, {"levels": [0.1, 0.6]}, "numbers"),
+    MetricCase("ause", metrics.AUSE, {"error": "squared", "n_bins": 512}, "numbers"),
+    MetricCase("of-mean", metrics.OfMean, {"metric": "mae"}, "numbers"),
 ]
 
 CALLBACKS = [

@@ -21,7 +21,12 @@ from tfuq.ensembles import DeepEnsemble
 from tfuq.export import export, export_litert, verify_export
 from tfuq.ood import Mahalanobis, load_detector
 from tfuq.predictive import read_scores, score_dataset
-from tfuq.selective import ConformalPredictor, RejectionRule, TemperatureScaling
+from tfuq.selective import (
+    ConformalPredictor,
+    ConformalRegressor,
+    RejectionRule,
+    TemperatureScaling,
+)
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(30, 4)).astype("float32")
@@ -60,6 +65,10 @@ def write_calibration(path, number):
 
 def write_conformal(path, number):
     ConformalPredictor.fit(PROBS, Y, alpha=0.2 + number / 10).save(path)
+
+
+def write_intervals(path, number):
+    ConformalRegressor.fit(X[:, 0], X[:, 1], alpha=0.2 + number / 10).save(path)
 
 
 def read_fitted(kind):
@@ -196,6 +205,7 @@ ARTIFACTS = {
     "rule.json": Artifact(write_rule, read_fitted(RejectionRule), large=False),
     "calibration.json": Artifact(write_calibration, read_fitted(TemperatureScaling), large=False),
     "conformal.json": Artifact(write_conformal, read_fitted(ConformalPredictor), large=False),
+    "intervals.json": Artifact(write_intervals, read_fitted(ConformalRegressor), large=False),
     "detector.npz": Artifact(write_detector, read_detector),
     "data.npz": Artifact(write_data, read_data),
     "backup": Artifact(write_kept_backup, read_kept_backup),

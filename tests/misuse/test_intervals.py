@@ -1,0 +1,118 @@
+"""Misuse of conformal intervals: right, or refused; never silent."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from models import CLASSES, IMAGES, made
+
+from tfuq.predictive import RegressionUncertainty, decompose
+from tfuq.selective import ConformalRegressor
+
+RNG = np.random.default_rng(0)
+N = 60
+X = RNG.normal(size=N)
+Y = X + RNG.normal(size=N)
+
+
+def numbers(*blocks, family="normal", draws=1):
+    params = np.stack(blocks, -1)
+    return RegressionUncertainty(np.stack([params] * draws), family)
+
+
+ONE = np.ones(N)
+FOUND = numbers(X, ONE)
+TWO = numbers(X, X, ONE, ONE)
+SPOILED = np.where(np.arange(N) == 7, np.nan, 1.0)
+PROBS = RNG.dirichlet(np.ones(3), size=N)
+fit = ConformalRegressor.fit
+
+
+def of(method="split", **options):
+    return fit(FOUND, Y, method=method, **options)
+
+
+FITS = {
+    "labels of another length": lambda: fit(FOUND, Y[:-1]),
+    "labels of two numbers for one": lambda: fit(FOUND, np.stack([Y, Y], -1)),
+    "labels of one number for two": lambda: fit(TWO, Y),
+    "labels the other way round": lambda: fit(FOUND, Y[None]),
+    "labels that are NaN": lambda: fit(FOUND, Y * SPOILED),
+    "labels that are texts": lambda: fit(FOUND, ["a"] * N),
+    "predictions that are NaN": lambda: fit(numbers(X * SPOILED, ONE), Y),
+    "scales that are NaN": lambda: fit(numbers(X, ONE * SPOILED), Y, method="normalized"),
+    "no scale at all": lambda: fit((X, 0 * X), Y, method="normalized"),
+    "a network of numbers alone, normalized": lambda: fit(
+        numbers(X, family="point"), Y, method="normalized"
+    ),
+    "a network of numbers alone, cqr": lambda: fit(numbers(X, family="point"), Y, method="cqr"),
+    "probabilities of classes": lambda: fit(PROBS, Y),
+    "an Uncertainty of classes": lambda: fit(decompose(PROBS[None]), Y),
+    "parameters as means": lambda: fit(FOUND.params[0], Y),
+    "a stack of draws": lambda: fit(np.stack([X, X])[..., None], Y),
+    "means for normalized": lambda: fit(X, Y, method="normalized"),
+    "a pair for split": lambda: fit((X, ONE), Y),
+    "three arrays for cqr": lambda: fit((X, X, X), Y, method="cqr"),
+    "a pair of other shapes": lambda: fit((X, X[:-1]), Y, method="cqr"),
+    "an unknown method": lambda: fit(FOUND, Y, method="jackknife"),
+    "alpha in percent": lambda: fit(FOUND, Y, alpha=10),
+    "alpha and coverage": lambda: fit(FOUND, Y, alpha=0.1, target_coverage=0.9),
+    "groups of another length": lambda: fit(FOUND, Y, groups=["a"] * 3),
+    "groups that are missing": lambda: fit(FOUND, Y, groups=[None] + ["a"] * (N - 1)),
+    "a group that is too small": lambda: fit(FOUND, Y, groups=["a"] * (N - 3) + ["b"] * 3),
+    "no examples": lambda: fit(X[:0], Y[:0]),
+    "a classifier": lambda: ConformalRegressor.fit_model(
+        made("soft-max"), (IMAGES, CLASSES.astype("float32"))
+    ),
+}
+USES = {
+    "another number of units": lambda: of().interval(TWO),
+    "parameters as means": lambda: of().interval(FOUND.params[0]),
+    "another family": lambda: of().interval(numbers(X, ONE, family="laplace")),
+    "draws for one network": lambda: of("normalized").interval(numbers(X, ONE, draws=3)),
+    "one network for draws": lambda: fit(numbers(X, ONE, draws=3), Y).interval(FOUND),
+    "pairs, then an uncertainty": lambda: fit((X, ONE), Y, method="normalized").interval(FOUND),
+    "images for rows": lambda: of().interval(np.zeros((4, 3, 1))),
+    "no groups": lambda: of(groups=X > 0).interval(FOUND),
+    "groups where there are none": lambda: of().interval(FOUND, groups=X > 0),
+    "an unknown group": lambda: of(groups=X > 0).interval(FOUND, groups=["c"] * N),
+    "the rows of the fit": lambda: of().evaluate(FOUND, Y),
+    "the rows of the fit, in another order": lambda: of().evaluate(FOUND[::-1], Y[::-1]),
+    "labels that are NaN": lambda: of().coverage(FOUND[:30], (Y * SPOILED)[:30]),
+    "a width below 0": lambda: of().accept(FOUND, -1.0),
+    "groups in a model": lambda: of(groups=X > 0).transform(tf.zeros((2, 2))),
+    "pairs in a model": lambda: fit((X, ONE), Y, method="cqr").transform(tf.zeros((2, 2))),
+    "a stack in a model": lambda: of().transform(tf.zeros((3, 2, 2))),
+    "no stack in a model": lambda: fit(numbers(X, ONE, draws=3), Y).transform(tf.zeros((2, 2))),
+    "two numbers in a model": lambda: of().transform(tf.zeros((2, 4))),
+    "a threshold of another shape": lambda: ConformalRegressor("split", [1.0], asymmetric=True),
+    "levels the other way round": lambda: ConformalRegressor("cqr", 1.0, levels=[0.9, 0.1]),
+}
+
+
+@pytest.mark.parametrize("mistake", FITS)
+def test_fit_refuses(mistake, counts):
+    with pytest.raises(ValueError, match=r"(?s)must.*Received"):
+        FITS[mistake]()
+    counts("misuse rows, refused")
+
+
+@pytest.mark.parametrize("mistake", USES)
+def test_use_refuses(mistake, counts):
+    with pytest.raises(ValueError, match=r"(?s)(must|cannot).*Received"):
+        USES[mistake]()
+    counts("misuse rows, refused")
+
+
+@pytest.mark.parametrize("count, asymmetric", [(9, False), (19, True)])
+def test_too_few_examples_are_told_how_many(count, asymmetric, counts):
+    fit(X[:count], Y[:count], asymmetric=asymmetric)
+    with pytest.raises(ValueError, match=f"at least {count} examples"):
+        fit(X[: count - 1], Y[: count - 1], asymmetric=asymmetric)
+    counts("misuse rows, refused")
+
+
+def test_a_column_is_as_good_as_a_row(counts):
+    for means in (X, X[:, None]):
+        for labels in (Y, Y[:, None]):
+            assert fit(means, labels) == fit(X, Y)
+            counts("misuse rows, right")
