@@ -116,4 +116,6 @@ def _padded(name, weight, shape):
             f"Argument `{name}` must have one or more of the leading axes of {shape}. "
             f"Received: {name} of shape {found}"
         )
-    return ops.reshape(weight, (-1, *found[1:], *[1] * (len(shape) - len(found))))
+    for _ in range(len(shape) - len(found)):
+        weight = weight[..., None]
+    return weight

@@ -69,7 +69,8 @@ class OfMean(keras.metrics.Metric):
         metric = self.metric
         if not isinstance(metric, str):
             metric = keras.saving.serialize_keras_object(metric)
-        return {**super().get_config(), "metric": metric, "family": self.family}
+        family = self.family if isinstance(self.family, str) else self._family.get_config()
+        return {**super().get_config(), "metric": metric, "family": family}
 
     @classmethod
     def from_config(cls, config):

@@ -79,7 +79,8 @@ class NumberMetric(keras.metrics.Metric):
         return ops.cast(self.compute(ops.convert_to_tensor(self.sums)), self.dtype)
 
     def get_config(self):
-        return {**super().get_config(), "family": self.family}
+        family = self.family if isinstance(self.family, str) else self._family.get_config()
+        return {**super().get_config(), "family": family}
 
 
 def _total(weight, values):

@@ -18,7 +18,8 @@ def read_scores(source, y, asymmetric):
     scores = np.empty((1 + asymmetric, len(source), int(np.prod(source.shape[1:-1])), units))
     total = 0
     for rows, ends, labels in labelled_blocks(source, y):
-        below, above = beyond(ends, labels)
+        with np.errstate(divide="ignore"):  # of a scale of 0 any error is infinite
+            below, above = beyond(ends, labels)
         sides = (below, above) if asymmetric else (np.maximum(below, above, out=below),)
         for place, side in zip(scores, sides, strict=True):
             place[rows] = side.reshape(place[rows].shape)
