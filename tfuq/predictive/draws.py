@@ -139,12 +139,13 @@ def uncertainty_with_labels(
     seed=0,
     verbose=0,
     takes_numbers=False,
+    family=None,
 ):
     """`predict_uncertainty`, and the labels and weights (or None) that stand beside the inputs.
 
     Of a regression only with `takes_numbers`.
     """
-    options = (output, from_logits, multi_label, seed, None)
+    options = (output, from_logits, multi_label, seed, family)
     sampler = sampler_of(model, num_samples, *options, takes_one=True, takes_numbers=takes_numbers)
     parts, beside = [], []
     for batch, *labels in batches(data, batch_size, verbose, model=model):

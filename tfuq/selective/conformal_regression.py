@@ -261,6 +261,7 @@ class ConformalRegressor(Fitted):
             output=output,
             seed=seed,
             verbose=verbose,
+            takes_numbers=True,
             family=family,
         )
         check_unweighted(y, weight)
