@@ -172,6 +172,15 @@ def test_labels_without_the_last_axis(counts):
         counts("misuse rows, right")
 
 
+def test_intervals_without_ends_are_taken(counts):
+    """As `ConformalRegressor` gives them for what is not known."""
+    ends = np.full((2, 1), -np.inf), np.full((2, 1), np.inf)
+    assert metrics.prediction_interval_coverage([0.0, 1.0], ends) == 1.0
+    assert metrics.mean_interval_width(ends) == np.inf
+    assert metrics.interval_score([0.0, 1.0], ends) == np.inf
+    counts("misuse rows, right")
+
+
 # --- Streaming ----------------------------------------------------------------------------------
 
 STREAMED = {

@@ -57,7 +57,8 @@ def prediction_interval_coverage(y_true, y_pred, level=0.9, *, sample_weight=Non
     y = read_labels(y_true, lower.shape)
     weight = read_weights(sample_weight, y.shape)
     inside = intervals.is_inside(lower, upper, y).astype("float64")
-    return mean_of(weight, y_true=y, y_pred=lower + 0 * upper, inside=inside)
+    unknown = np.where(np.isnan(lower) | np.isnan(upper), np.nan, 0.0)  # ends may be infinite
+    return mean_of(weight, y_true=y, y_pred=unknown, inside=inside)
 
 
 def mean_interval_width(y_pred, level=0.9, *, sample_weight=None):
@@ -322,8 +323,8 @@ def ause(y_true, y_pred, uncertainty=None, *, error="absolute", sample_weight=No
     >>> y, mean = [0.0, 0.0, 0.0], [0.0, 1.0, 2.0]
     >>> tfuq.metrics.ause(y, mean, [0.1, 0.2, 0.3])
     0.0
-    >>> round(tfuq.metrics.ause(y, mean, [0.3, 0.2, 0.1]), 4)
-    0.8333
+    >>> tfuq.metrics.ause(y, mean, [0.3, 0.2, 0.1])
+    1.0
 
     References:
         Ilg et al., Uncertainty estimates and multi-hypotheses networks for optical flow, 2018.
