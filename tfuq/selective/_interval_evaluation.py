@@ -47,7 +47,7 @@ def interval_evaluation(lower, upper, y, alpha, groups=None):
         score = interval_score(lower, upper, labels, alpha).mean()
         found = float((upper - lower).mean()), float(score)
     return IntervalEvaluation(
-        len(y), *set_coverage(covered), *found, float(1 - bounded.mean()), groups or {}
+        len(y), *set_coverage(covered), *found, float((~bounded).mean()), groups or {}
     )
 
 
