@@ -323,7 +323,7 @@ def ause(y_true, y_pred, uncertainty=None, *, error="absolute", sample_weight=No
     >>> y, mean = [0.0, 0.0, 0.0], [0.0, 1.0, 2.0]
     >>> tfuq.metrics.ause(y, mean, [0.1, 0.2, 0.3])
     0.0
-    >>> tfuq.metrics.ause(y, mean, [0.3, 0.2, 0.1])
+    >>> round(tfuq.metrics.ause(y, mean, [0.3, 0.2, 0.1]), 6)
     1.0
 
     References:
