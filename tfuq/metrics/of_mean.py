@@ -50,7 +50,8 @@ class OfMean(keras.metrics.Metric):
         """Adds a batch: arguments as at `NumberMetric.update_state`."""
         mask = getattr(y_pred, "_keras_mask", None)
         params = tf.convert_to_tensor(y_pred)
-        params = params if params.dtype.is_floating else tf.cast(params, "float32")
+        if params.dtype != tf.float64:  # labels are not rounded to half precision
+            params = tf.cast(params, "float32")
         y = labels_like(tf.convert_to_tensor(y_true), params, self._family)
         mean = self._family.mean(params)
         if mask is not None:
