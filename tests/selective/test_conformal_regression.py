@@ -225,11 +225,9 @@ def test_accepts_what_is_narrow():
 
 def test_in_a_model_and_fitted_to_one(tmp_path):
     keras.utils.set_random_seed(0)
-    head = NormalDense(1)
-    model = keras.Sequential([keras.Input((3,)), head])
+    model = keras.Sequential([keras.Input((3,)), NormalDense(1)])
     x = RNG.normal(size=(100, 3)).astype("float32")
     y = (x[:, 0] + 0.3 * RNG.normal(size=100)).astype("float32")
-    model.compile("adam", head.negative_log_likelihood(), jit_compile=False)
     sets = ConformalRegressor.fit_model(model, (x, y), method="normalized", alpha=0.2)
     found = predict_uncertainty(model, x)
     same = ConformalRegressor.fit(found, y, 0.2, "normalized")
