@@ -35,10 +35,7 @@ def _sum_of_hashes(*columns):
 
 def rows_hash(source, y):
     """The hash of labelled rows, as `read_scores` gives it."""
-    parts = (
-        _sum_of_hashes(ends[0], labels)
-        for _, ends, labels in labelled_blocks(source, y)
-    )
+    parts = (_sum_of_hashes(ends[0], labels) for _, ends, labels in labelled_blocks(source, y))
     return sum(parts) % 2**64
 
 
