@@ -149,7 +149,9 @@ def check_counts(counts, alpha, sides):
     few = {name: count for name, count in counts.items() if count < needed}
     if few:
         of_each = " on the two sides together" if sides == 2 else ""
-        named = few[None] if None in few else ", ".join(f"{c} of {g!r}" for g, c in few.items())
+        named = (
+            few[None] if None in few else ", ".join(f"{c} of {shown(g)}" for g, c in few.items())
+        )
         in_group = "" if None in few else " of each group"
         raise ValueError(
             f"Argument `y` must hold at least {needed} examples{in_group} to miss at most "

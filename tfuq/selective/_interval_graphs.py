@@ -26,7 +26,7 @@ def interval_tensors(fitted, limits, predictions):
     if units != limits.shape[1]:
         raise ValueError(
             f"Argument `predictions` must hold parameters of {limits.shape[1]} numbers of the "
-            f"family {family!r}. Received: predictions of shape {tuple(predictions.shape)}"
+            f"family {shown(family)}. Received: predictions of shape {tuple(predictions.shape)}"
         )
     mean, noise, between = moments(family, stack)
     std, one = tf.sqrt(noise + between), tf.ones_like(mean)
@@ -70,6 +70,6 @@ def check_model_family(fitted, model, output):
     said, own = declared_family(model, output), family_named(fitted.family or "point")
     if said is not None and said != own:
         raise ValueError(
-            f"Argument `model` must give parameters of the family {own!r}, as what was fitted to. "
-            f"Received: those of {said!r}, of {shown(model)}"
+            f"Argument `model` must give parameters of the family {shown(own)}, as what was fitted to. "
+            f"Received: those of {shown(said)}, of {shown(model)}"
         )

@@ -25,7 +25,7 @@ def checked_levels(levels, method):
     if method != "cqr" or found.shape != (2,) or not 0 < found[0] < found[1] < 1:
         raise ValueError(
             "Argument `levels` must be None, or with method='cqr' two numbers in (0, 1) that "
-            f"increase. Received: levels={shown(levels)}, method={method!r}"
+            f"increase. Received: levels={shown(levels)}, method={shown(method)}"
         )
     return found.tolist()
 
@@ -109,7 +109,7 @@ def _check_found(found, method):
             return
         raise ValueError(
             f"Argument `method` must be 'split': the network says numbers, not how they scatter. "
-            f"Received: method={method!r} with the family {found.family.name!r}"
+            f"Received: method={shown(method)} with the family {shown(found.family.name)}"
         )
 
 
@@ -127,7 +127,7 @@ def _read_arrays(found, method):
     right = len(arrays) == (len(names) if names else 1) and len(shapes) == 1 and numeric
     if not right or not arrays[0].ndim or not arrays[0].size:
         raise ValueError(
-            f"Argument `found` must be a `RegressionUncertainty` or, with method={method!r}, "
+            f"Argument `found` must be a `RegressionUncertainty` or, with method={shown(method)}, "
             f"{_EXPECTED[method]}. Received: found={shown(found)}"
         )
     return tuple(array[:, None] if array.ndim == 1 else array for array in arrays)

@@ -357,14 +357,14 @@ def _alpha_of(target_recall, alpha):
     if target_recall is not None and alpha is not None:
         raise ValueError(
             "Argument `target_recall` must be None if `alpha` is given. "
-            f"Received: target_recall={target_recall!r}, alpha={alpha!r}"
+            f"Received: target_recall={shown(target_recall)}, alpha={shown(alpha)}"
         )
     if target_recall is not None:
         check_fraction("target_recall", target_recall)
         if target_recall in (0, 1):
             raise ValueError(
                 "Argument `target_recall` must be in (0, 1). "
-                f"Received: target_recall={target_recall!r}"
+                f"Received: target_recall={shown(target_recall)}"
             )
     return checked_alpha(alpha, target_recall)
 
