@@ -70,6 +70,6 @@ def check_model_family(fitted, model, output):
     said, own = declared_family(model, output), family_named(fitted.family or "point")
     if said is not None and said != own:
         raise ValueError(
-            f"Argument `model` must give parameters of the family {shown(own)}, as those of the fit. "
+            f"Argument `model` must give parameters of the family {shown(own)}, that of the fit. "
             f"Received: those of {shown(said)}, of {shown(model)}"
         )
