@@ -102,7 +102,9 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_every_class_is_in_the_contract():
-    assert public_classes(keras.layers.Layer) == {case.layer for case in LAYERS}
+    with_two_inputs = {thing for thing, _ in ATTENTION}  # tests/layers/test_attention.py
+    in_battery = {case.layer for case in LAYERS}
+    assert public_classes(keras.layers.Layer) == in_battery | with_two_inputs
     assert public_classes(keras.metrics.Metric) == {case.metric for case in METRICS}
     made = {type(case.make(np.ones((1, 4)), np.ones(1, int))) for case in CALLBACKS}
     assert public_classes(keras.callbacks.Callback) == made
@@ -115,8 +117,13 @@ def test_class_is_registered(case):
     assert keras.saving.get_registered_object(f"tfuq>{made.__name__}") is made
 
 
+ATTENTION = [
+    (layers.MCMultiHeadAttention, {"num_heads": 2, "key_dim": 3, "dropout": 0.1}),
+    (layers.MultiHeadAttentionVariational, {"num_heads": 2, "key_dim": 3, "kl_weight": 0.1}),
+]
 # What else is registered, with arguments that are worth comparing.
 OTHERS = [
+    *ATTENTION,
     (selective.RejectionRule, {"score": "margin", "threshold": 0.5, "rank": 2}),
     (selective.TemperatureScaling, {"temperature": 1.5, "from_logits": True}),
     (selective.VectorScaling, {"scale": [1.0, 2.0], "bias": [0.0, 0.5]}),
@@ -155,6 +162,8 @@ def as_stored(name, given, attribute):
         return keras.initializers.get(given)
     if isinstance(attribute, Family):
         return family_named(given)
+    if name.endswith("activation") and isinstance(given, str):
+        return keras.activations.get(given)
     if isinstance(attribute, tuple) and isinstance(given, int):
         return (given,) * len(attribute)
     return attribute if given is None and name in WORKED_OUT else given
@@ -172,6 +181,8 @@ def test_every_registered_class_is_constructed():
     assert ours == made
 
 
+# Arguments of Keras' own layers: a policy, `partial_output_shape`, what `key_dim` stands in for.
+KERAS_HAS_OTHERWISE = ("dtype", "output_shape", "value_dim")
 LATER = ("calibration", "class_names", "fitted_to")
 
 
@@ -185,6 +196,8 @@ def test_constructor_argument_attribute_and_key_have_one_value(make, given):
     }
     del named["self"]
     for name, default in {**named, **given}.items():
+        if name in KERAS_HAS_OTHERWISE:
+            continue
         attribute = getattr(thing, name)
         value = given.get(name, default)
         assert same(attribute, as_stored(name, value, attribute)), (name, value, attribute)
@@ -225,8 +238,9 @@ def test_heads_refuse_bad_arguments(size):
         refused("num_factors", head, 3, value)
     for value in NOT_POSITIVE:
         refused("temperature", head, 3, 2, temperature=value)
-        refused("temperature_lower_bound", head, 3, 2, temperature_lower_bound=value)
-        refused("temperature_upper_bound", head, 3, 2, temperature_upper_bound=value)
+        tuned = {"tune_temperature": value is None}  # otherwise None is allowed, as in edward2
+        refused("temperature_lower_bound", head, 3, 2, temperature_lower_bound=value, **tuned)
+        refused("temperature_upper_bound", head, 3, 2, temperature_upper_bound=value, **tuned)
     for low, high in ((2.0, 1.0), (1.0, 1.0)):
         bounds = {"temperature_lower_bound": low, "temperature_upper_bound": high}
         refused("temperature_lower_bound", head, 3, 2, **bounds)

@@ -56,6 +56,8 @@ class LayerCase:
         idle: Names of trainable weights that no gradient reaches yet.
         takes_none: Whether it takes an empty batch; Keras' own batch normalization does not.
         prepare: `prepare(layer)` brings a layer that is built into the state to be tested.
+        is_twin: Whether it differs from another case in its operation alone, as `Conv3DVariational`
+            does from `Conv2DVariational`: of its checks `make test-slow` runs most.
     """
 
     name: str
@@ -68,6 +70,7 @@ class LayerCase:
     idle: tuple = ()
     takes_none: bool = True
     prepare: Callable = lambda layer: None
+    is_twin: bool = False
 
     def prepared(self, model):
         """`model`, its layers of this case's class brought into the state to be tested."""

@@ -81,6 +81,9 @@ def layer_output_spec(case):
     for output, expected in zip(tensors(outputs), tensors(spec), strict=True):
         assert tuple(output.shape) == tuple(expected.shape)
         assert keras.backend.standardize_dtype(output.dtype) == expected.dtype
+    if "tfuq.layers" in type(layer).__module__:
+        shapes = case.make().compute_output_shape((3, *case.shape))
+        assert keras.tree.flatten(shapes) == [n for t in tensors(outputs) for n in t.shape]
     assert all(tensor.shape[0] is None for tensor in whole(case).outputs)
 
 
@@ -294,13 +297,14 @@ def layer_checks(cases):
     for case in cases:
         family = case.layer.__bases__[0]
         quick = set(FURTHER_CASE_CHECKS)
-        if case.layer not in layers:
+        if case.layer not in layers and not case.is_twin:
             quick |= {*LAYER_CHECKS, *FIRST_CASE_CHECKS} - {"mixed_bfloat16"}
-        is_head = family not in families
+        is_head = family not in families and not case.is_twin
         if is_head:
             quick |= {*FAMILY_CHECKS, "mixed_bfloat16"}
         layers.add(case.layer)
-        families.add(family)
+        if is_head:
+            families.add(family)
         for name, check in checks.items():
             if is_head or name not in SLOW_FAMILY_CHECKS:
                 yield case, name, check, name not in quick

@@ -27,10 +27,11 @@ def layer_artifacts(cases):
     found, layers, families = [], set(), set()
     for case in cases:
         family = case.layer.__bases__[0]
-        names = CASE_ARTIFACTS if case.layer in layers else CLASS_ARTIFACTS
-        found.append((case, LAYER_ARTIFACTS if family not in families else names))
+        is_further = case.layer in layers or case.is_twin
+        names = CASE_ARTIFACTS if is_further else CLASS_ARTIFACTS
+        found.append((case, names if family in families or case.is_twin else LAYER_ARTIFACTS))
         layers.add(case.layer)
-        families.add(family)
+        families |= set() if case.is_twin else {family}
     return found
 
 

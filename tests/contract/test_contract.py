@@ -42,6 +42,9 @@ WIDE = {"value_range": (-4.0, 4.0)}  # of images that are normal numbers
 PAIRS = {"shape": (4, 4, 6), "more_shapes": ((7, 6, 6),)}  # ambient and flash
 SPARSE = {"r_bayes": 0.3, **WEIGHTS, "posterior_scale": 0.4}
 SPARSE_BIAS = {"units": 3, **SPARSE, "bias_r_bayes": 0.5}
+STEPS = {"shape": (5, 2), "more_shapes": ((7, 2),)}
+TWIN = {"is_twin": True}
+DROPS = {"units": 3, "dropout": 0.2, "recurrent_dropout": 0.2, "seed": 1}
 MADE_ANEW = {"estimator": "reparameterization", "resample": True}
 
 
@@ -110,6 +113,59 @@ LAYERS = [
         **IMAGES,
     ),
     LayerCase(
+        "conv3d",
+        layers.Conv3DVariational,
+        {"filters": 3, "kernel_size": 2, **WEIGHTS},
+        shape=(3, 3, 3, 2),
+        more_shapes=((4, 3, 3, 2),),
+        **TWIN,
+    ),
+    LayerCase(
+        "depthwise-conv1d",
+        layers.DepthwiseConv1DVariational,
+        {"kernel_size": 2, "depth_multiplier": 2, **WEIGHTS},
+        **STEPS,
+        **TWIN,
+    ),
+    LayerCase(
+        "depthwise-conv2d",
+        layers.DepthwiseConv2DVariational,
+        {"kernel_size": 2, "depth_multiplier": 2, **WEIGHTS},
+        **IMAGES,
+        **TWIN,
+    ),
+    LayerCase(
+        "separable-conv1d",
+        layers.SeparableConv1DVariational,
+        {"filters": 3, "kernel_size": 2, **WEIGHTS, **LOCAL},
+        **STEPS,
+        **TWIN,
+    ),
+    LayerCase(
+        "separable-conv2d",
+        layers.SeparableConv2DVariational,
+        {"filters": 3, "kernel_size": 2, **WEIGHTS, "prior_mean": "initial"},
+        **IMAGES,
+        **TWIN,
+    ),
+    LayerCase(
+        "einsum",
+        layers.EinsumDenseVariational,
+        {"equation": "abc,cd->abd", "output_shape": (None, 3), "bias_axes": "d", **WEIGHTS},
+        **STEPS,
+        **TWIN,
+    ),
+    LayerCase("gru", layers.GRUVariational, {"units": 3, **WEIGHTS}, **STEPS),
+    LayerCase(
+        "lstm",
+        layers.LSTMVariational,
+        {"units": 3, **WEIGHTS},
+        takes_none=False,  # nor does Keras' own
+        **STEPS,
+        **TWIN,
+    ),
+    LayerCase("rnn", layers.SimpleRNNVariational, {"units": 3, **WEIGHTS}, **STEPS, **TWIN),
+    LayerCase(
         "corruption",
         CorruptionLayer,
         {"corruption": "gaussian_noise", "severity": 5, "seed": 1, **WIDE},
@@ -176,6 +232,10 @@ LAYERS = [
         prepare=select,
     ),
     LayerCase("dropout", layers.MCDropout, {"rate": 0.2, "seed": 1}),
+    LayerCase("gaussian-dropout", layers.MCGaussianDropout, {"rate": 0.2, "seed": 1}, **TWIN),
+    LayerCase("dropping-gru", layers.MCGRU, DROPS, **STEPS),
+    LayerCase("dropping-lstm", layers.MCLSTM, DROPS, **STEPS, **TWIN),
+    LayerCase("dropping-rnn", layers.MCSimpleRNN, DROPS, **STEPS, **TWIN),
     LayerCase(
         "post-processing",
         layers.PostProcessing,

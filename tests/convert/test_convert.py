@@ -105,6 +105,54 @@ def test_keras_applications_backbone():
     np.testing.assert_allclose(new(x), model(x), atol=1e-5)
 
 
+ENDS = {
+    "MobileNet": lambda: one_pixel(1, keras.layers.Reshape((3,)), keras.layers.Softmax()),
+    "MobileNetV3": lambda: one_pixel(1, keras.layers.Flatten(), keras.layers.Softmax()),
+    "soft-max before": lambda: one_pixel(1, keras.layers.Softmax(), keras.layers.Flatten()),
+    "average": lambda: one_pixel(2, keras.layers.GlobalAveragePooling2D(), keras.layers.Softmax()),
+    "U-Net": lambda: one_pixel(4, keras.layers.Activation("softmax")),
+    "pixels in a row": lambda: one_pixel(2, keras.layers.Reshape((4, 3)), keras.layers.Softmax()),
+}
+
+
+@pytest.mark.parametrize("make", ENDS.values(), ids=ENDS)
+def test_head_in_place_of_a_convolution_of_one_pixel(make, tmp_path):
+    model = make()
+    new = convert.replace_head(model, mean_head())
+    x = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:])).astype("float32")
+    np.testing.assert_allclose(keras.ops.softmax(new(x)), model(x), atol=1e-6)
+    new.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    np.testing.assert_allclose(again(x), new(x), atol=1e-6)
+
+
+def several(structure):
+    x = keras.Input((4,))
+    one, two = keras.layers.Dense(3, name="one")(x), keras.layers.Dense(2, name="two")(x)
+    outputs = {"list": [one, two], "dict": {"b": one, "a": two}}[structure]
+    return keras.Model(x, outputs)
+
+
+@pytest.mark.parametrize(
+    "structure, output, other",
+    [("list", "one", 1), ("list", 0, 1), ("dict", "b", "a"), ("dict", 1, "a")],
+)
+def test_one_of_several_outputs(structure, output, other):
+    model, x = several(structure), np.ones((2, 4), "float32")
+    new = convert.replace_head(model, mean_head(), output=output)
+    found, expected = new(x), model(x)
+    np.testing.assert_array_equal(found[other], expected[other])
+    key = {"list": 0, "dict": "b"}[structure]
+    np.testing.assert_allclose(found[key], expected[key], atol=1e-6)
+    assert [type(layer).__name__ for layer in new.layers].count("VBLLDense") == 1
+
+
+def test_a_head_can_take_the_place_of_a_head():
+    first = convert.replace_head(nested(), MCSoftmaxDenseFA(3, num_factors=2, logits_only=True))
+    again = convert.replace_head(first, mean_head())
+    np.testing.assert_array_equal(again.layers[-1].kernel, first.layers[-1].loc_kernel)
+
+
 def test_replaced_model_saves(tmp_path):
     new = convert.replace_head(nested(), VBLLDense(3, kl_weight=0.01))
     new.save(tmp_path / "model.keras")
@@ -123,6 +171,32 @@ def two_outputs():
     return keras.Model(x, [keras.layers.Dense(3)(x), keras.layers.Dense(3)(x)])
 
 
+def one_pixel(pixels=2, *after, activation=None, **options):
+    """A network that ends in a convolution of one pixel, as MobileNet and SqueezeNet do."""
+    last = keras.layers.Conv2D(3, 1, activation=activation, **options)
+    after = after or (keras.layers.Reshape((3 * pixels**2,)),)
+    return keras.Sequential([keras.Input((pixels, pixels, 2)), last, *after])
+
+
+def many_pixels():
+    return keras.Sequential([keras.Input((8, 8, 2)), keras.layers.Conv2D(3, 3)])
+
+
+def relu_before_average():
+    return one_pixel(2, keras.layers.Activation("relu"), keras.layers.GlobalAveragePooling2D())
+
+
+def channels_first():
+    last = keras.layers.Conv1D(3, 1, data_format="channels_first")
+    return keras.Sequential([keras.Input((2, 4)), last])
+
+
+def quantized():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.layers[-1].quantize("int8")
+    return model
+
+
 class Subclassed(keras.Model):
     def call(self, x):
         return x
@@ -136,7 +210,12 @@ class Subclassed(keras.Model):
         (nested, lambda: keras.layers.ReLU(), "must have a kernel"),
         (nested, built_head, "not built yet"),
         (nested, lambda: "dense", "must be a Keras layer"),
-        (two_outputs, mean_head, "must have one output"),
+        (two_outputs, mean_head, "Argument `output` must name one output.*as it has several"),
+        (many_pixels, mean_head, r"as many units .* with \(3, 3, 2, 3\)"),
+        (relu_before_average, mean_head, "no activation before an average"),
+        (channels_first, mean_head, "must be a convolution in place of one with channels first"),
+        (quantized, mean_head, "Argument `initialize` must be False for a layer with quantized"),
+        (one_pixel, lambda: MCSoftmaxDenseFA(3, 2), "must return its logits alone"),
         (backbone, mean_head, "must end in a layer with weights"),
         (Subclassed, mean_head, "functional or Sequential"),
         (lambda: keras.Sequential([keras.layers.Dense(3)]), mean_head, "must be built"),

@@ -143,6 +143,50 @@ def test_compiled_loss_serves():
     assert_same(found, squares(model, images(), LABELS))
 
 
+def two_outputs(structure):
+    x = keras.Input((4,))
+    one, two = keras.layers.Dense(3, name="one")(x), keras.layers.Dense(1, name="two")(x)
+    return keras.Model(x, {"a": one, "b": two} if structure == "dict" else [one, two])
+
+
+@pytest.mark.parametrize(
+    "structure, losses",
+    [
+        ("list", {"one": LOSS, "two": "mse"}),
+        ("list", [LOSS, "mse"]),
+        ("dict", {"a": LOSS, "b": "mse"}),
+    ],
+)
+def test_losses_of_several_outputs(structure, losses):
+    """They ended in "Unknown `config`" of Keras."""
+    model, x = two_outputs(structure), np.random.default_rng(0).normal(size=(6, 4))
+    labels = [LABELS, np.ones((6, 1))]
+    labels = dict(zip("ab", labels, strict=True)) if structure == "dict" else labels
+    found = convert.saliency(model, (x, labels), losses)
+    assert found["one/kernel"].any()
+    with tf.GradientTape() as tape:
+        outputs = tf.nest.flatten(model(x))
+        loss = tf.reduce_mean(tf.square(outputs[1] - 1))
+    kernel = model.get_layer("two").kernel
+    np.testing.assert_allclose(
+        found["two/kernel"], np.square(tape.gradient(loss, kernel.value)), rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("losses", [{"three": "mse"}, ["mse"], {}])
+def test_losses_of_other_outputs(losses):
+    data = (np.ones((2, 4)), [np.zeros(2), np.zeros((2, 1))])
+    with pytest.raises(ValueError, match=r"Argument `loss` must hold losses of .*'one', 'two'"):
+        convert.saliency(two_outputs("list"), data, losses)
+
+
+def test_sparse_copy_of_a_network_with_several_outputs():
+    data = (np.ones((6, 4)), {"one": LABELS, "two": np.ones((6, 1))})
+    losses = {"one": LOSS, "two": "mse"}
+    copy = convert.sparse_bayesian(two_outputs("list"), data, losses, 0.5, kl_weight=0.1)
+    assert len(sparse_bayes_layers(copy)) == 2
+
+
 def test_paths_that_repeat_are_told_apart():
     class Twice(keras.Model):
         def __init__(self):

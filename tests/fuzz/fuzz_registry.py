@@ -396,6 +396,19 @@ def _layers():
     for name in ("Conv1DVariational", "SparseBayesConv1D"):
         classes[name] = getattr(layers, name), conv, "sequences"
     classes["SparseBayesConv3D"] = layers.SparseBayesConv3D, conv, "volumes"
+    classes["DepthwiseConv2DVariational"] = (
+        layers.DepthwiseConv2DVariational,
+        depthwise,
+        "grey_images",
+    )
+    classes["SeparableConv1DVariational"] = layers.SeparableConv1DVariational, conv, "sequences"
+    classes["MCGaussianDropout"] = layers.MCGaussianDropout, {"rate": 0.5}, "inputs"
+    classes["MCGRU"] = layers.MCGRU, {"units": 2, "recurrent_dropout": 0.5}, "sequences"
+    classes["GRUVariational"] = (
+        layers.GRUVariational,
+        {"units": 2, "kl_weight": 0.1},
+        "sequences",
+    )
     rule = selective.RejectionRule("confidence", 0.7, from_logits=True)
     classes["PostProcessing"] = layers.PostProcessing, {"method": rule}, "logits"
     for name, (cls, base, kind) in classes.items():
@@ -639,6 +652,7 @@ REASONS = {
     "cli.main": "tests/cli: bad files and arguments end with exit code 2",
     "convert.mc_dropout": "a model to a model; no arrays",
     "convert.replace_head": "a model to a model; no arrays",
+    "convert.report": "a model to what was noted of it; no arrays",
     "convert.saliency": MODEL + "tests/nonfinite",
     "convert.sparse_bayesian": MODEL + "tests/nonfinite",
     "convert.to_deterministic": "a model to a model; no arrays",
@@ -664,6 +678,16 @@ REASONS = {
     "interpret.label_noise_pairs": "needs a heteroscedastic head, trained",
     "interpret.label_noise_ranks": "needs two models",
     "kl_weight_for": "reads data and a loss: tests/layers/test_kl_weight.py",
+    "layers.Conv3DVariational": "another layer of its family, with another operation",
+    "layers.DepthwiseConv1DVariational": "another layer of its family, with another operation",
+    "layers.EinsumDenseVariational": "another layer of its family, with another operation",
+    "layers.LSTMVariational": "another layer of its family, with another operation",
+    "layers.SeparableConv2DVariational": "another layer of its family, with another operation",
+    "layers.MCLSTM": "layers.MCGRU, with another cell",
+    "layers.MCMultiHeadAttention": "two inputs: tests/layers/test_attention.py",
+    "layers.MCSimpleRNN": "layers.MCGRU, with another cell",
+    "layers.MultiHeadAttentionVariational": "two inputs: tests/layers/test_attention.py",
+    "layers.SimpleRNNVariational": "another layer of its family, with another operation",
     "lr_range_test": "trains a model",
     "metrics.PredictionMetric": "a base",
     "ood.GradNorm": MODEL + "ood.MaxLogit; tests/nonfinite",

@@ -321,11 +321,42 @@ def test_nan_input_is_never_a_confident_answer():
         ("sampling", dict(sampling="halton")),
         ("eps", dict(eps=1.5)),
         ("seed", dict(seed=-3)),
+        ("temperature_upper_bound", dict(temperature_upper_bound=None, tune_temperature=True)),
+        *((flag, {flag: 1}) for flag in ("logits_only", "resample", "tune_temperature")),
+        *((flag, {flag: "no"}) for flag in ("parameter_efficient", "compute_pred_variance")),
+        ("share_samples_across_batch", dict(share_samples_across_batch=None)),
     ],
 )
 def test_bad_arguments_are_refused(name, arguments):
     with pytest.raises(ValueError, match=rf"`{name}` must be .* Received: {name}="):
         MCSoftmaxDenseFA(**{"num_classes": 3, "num_factors": 2, **arguments})
+
+
+# --- As edward2's own tests call it -----------------------------------------------------------
+
+
+def test_bounds_may_be_none_where_the_temperature_is_not_tuned():
+    head = MCSoftmaxDenseFA(3, 2, temperature_lower_bound=None, temperature_upper_bound=None)
+    assert np.isfinite(head(inputs(3)).probs).all()
+    assert type(head).from_config(head.get_config()).temperature_upper_bound is None
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_seed_of_a_call(training):
+    head = MCSoftmaxDenseFA(3, 2, train_mc_samples=8, test_mc_samples=8)
+    x = inputs(3)
+    one, again = (head(x, training=training, seed=7).probs for _ in range(2))
+    np.testing.assert_array_equal(one, again)
+    assert np.abs(one - head(x, training=training, seed=8).probs).max() > 1e-4
+    assert np.abs(one - head(x, training=training).probs).max() > 1e-4
+    with pytest.raises(ValueError, match=r"`seed` must be .* Received: seed=-1"):
+        head(x, seed=-1)
+
+
+def test_dtype_is_the_11th_argument():
+    defaults = (1.0, False, 8, 8, False, False, True, 0.0)
+    assert MCSoftmaxDenseFA(3, 2, *defaults, "float64").dtype == "float64"
+    assert MCSigmoidDenseFA(3, 2, *defaults, "float64").dtype == "float64"
 
 
 def test_sigmoid_names_its_own_argument():

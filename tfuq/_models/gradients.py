@@ -95,6 +95,14 @@ def _loss(model, loss):
         return lambda x, y, y_pred, weight: (
             replicas * model.compute_loss(x, y, y_pred, weight, training=False)
         )
+    if keras.tree.is_nested(loss):
+        return _sum_of_losses(model, loss, replicas)
+    of_outputs = _of_outputs(loss, replicas)
+    return lambda x, y, y_pred, weight: of_outputs(y, y_pred, weight)
+
+
+def _of_outputs(loss, replicas):
+    """`loss_of(y, y_pred, weight)` of one output."""
     function = keras.losses.get(loss)
     if not callable(function):
         raise ValueError(
@@ -102,11 +110,57 @@ def _loss(model, loss):
             f"Received: loss={shown(loss)}"
         )
 
-    def of_batch(x, y, y_pred, weight):
-        del x
+    def of_batch(y, y_pred, weight):
         if isinstance(function, keras.losses.Loss):
             return replicas * function(y, y_pred, sample_weight=weight)
         values = tf.convert_to_tensor(function(y, y_pred))
         return tf.reduce_mean(values if weight is None else values * tf.cast(weight, values.dtype))
 
     return of_batch
+
+
+def _sum_of_losses(model, losses, replicas):
+    """`loss_of(x, y, y_pred, weight)` of a dict or list of losses, as Keras adds them in `fit`."""
+    names = _names_of_outputs(model)
+    by_name = losses if isinstance(losses, dict) else dict(zip(names, losses, strict=False))
+    by_name = {name: loss for name, loss in by_name.items() if loss is not None}
+    is_whole = isinstance(losses, dict) or len(losses) == len(names)
+    if not is_whole or not by_name or not set(by_name) <= set(names):
+        raise ValueError(
+            f"Argument `loss` must hold losses of the model's outputs, {names}. "
+            f"Received: loss={shown(losses)}"
+        )
+    functions = {name: _of_outputs(loss, replicas) for name, loss in by_name.items()}
+
+    def of_batch(x, y, y_pred, weight):
+        del x
+        labels, outputs = _named("labels", y, names), _named("outputs", y_pred, names)
+        weights = dict.fromkeys(names, weight)
+        if keras.tree.is_nested(weight):
+            weights = {**dict.fromkeys(names), **_named("weights", weight, names)}
+        for name in functions:
+            if name not in labels:
+                raise ValueError(
+                    f"Argument `data` must hold labels of {sorted(functions)}. "
+                    f"Received: labels of {sorted(labels)}"
+                )
+        return tf.add_n([f(labels[n], outputs[n], weights[n]) for n, f in functions.items()])
+
+    return of_batch
+
+
+def _names_of_outputs(model):
+    output = getattr(model, "output", None)
+    return list(output) if isinstance(output, dict) else list(getattr(model, "output_names", []))
+
+
+def _named(what, values, names):
+    """Labels, outputs or weights of several outputs by the names of these."""
+    if isinstance(values, dict):
+        return values
+    values = list(values) if isinstance(values, (list, tuple)) else [values]
+    if len(values) != len(names):
+        raise ValueError(
+            f"Argument `data` must hold {what} of the outputs {names}. Received: {len(values)}"
+        )
+    return dict(zip(names, values, strict=True))

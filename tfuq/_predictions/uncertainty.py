@@ -60,6 +60,11 @@ class Uncertainty(_Measures):
     note = ""
 
     @property
+    def probabilities(self):
+        """Another name of `probs`: that of exports and of `score_dataset`."""
+        return self.probs
+
+    @property
     def margin(self):
         """The largest of `probs` less the second largest (of binary ones, |2 p - 1|), in [0, 1]."""
         if self.confidence.shape == self.probs.shape:

@@ -1,6 +1,7 @@
 """Conversion of models: deterministic ones to Bayesian ones, and back."""
 
 from tfuq._arguments import public_dir
+from tfuq.convert._report import ConversionReport, report
 from tfuq.convert.deterministic import to_deterministic
 from tfuq.convert.dropout import mc_dropout
 from tfuq.convert.gaussian import variational
@@ -8,8 +9,10 @@ from tfuq.convert.head import replace_head
 from tfuq.convert.sparse import saliency, sparse_bayesian
 
 __all__ = [
+    "ConversionReport",
     "mc_dropout",
     "replace_head",
+    "report",
     "saliency",
     "sparse_bayesian",
     "to_deterministic",

@@ -4,34 +4,7 @@ import keras
 
 from tfuq._arguments import shown
 from tfuq._models.changes import clone_uncompiled
-from tfuq.layers import (
-    Conv1DVariational,
-    Conv2DTransposeVariational,
-    Conv2DVariational,
-    DenseVariational,
-    SparseBayesConv1D,
-    SparseBayesConv2D,
-    SparseBayesConv2DTranspose,
-    SparseBayesConv3D,
-    SparseBayesDense,
-    SparseBayesDepthwiseConv2D,
-)
-
-VARIATIONAL = {
-    keras.layers.Dense: DenseVariational,
-    keras.layers.Conv1D: Conv1DVariational,
-    keras.layers.Conv2D: Conv2DVariational,
-    keras.layers.Conv2DTranspose: Conv2DTransposeVariational,
-}
-SPARSE = {
-    keras.layers.Dense: SparseBayesDense,
-    keras.layers.Conv1D: SparseBayesConv1D,
-    keras.layers.Conv2D: SparseBayesConv2D,
-    keras.layers.Conv3D: SparseBayesConv3D,
-    keras.layers.Conv2DTranspose: SparseBayesConv2DTranspose,
-    keras.layers.DepthwiseConv2D: SparseBayesDepthwiseConv2D,
-}
-TWINS = {ours: twin for table in (VARIATIONAL, SPARSE) for twin, ours in table.items()}
+from tfuq.convert._twins import WEIGHTS, why_no_twin
 
 
 def check_graph(model):
@@ -43,75 +16,171 @@ def check_graph(model):
         )
     if not isinstance(model, keras.Model) or not getattr(model, "outputs", None):
         raise ValueError(
-            "Argument `model` must be a functional or Sequential Keras model. "
-            f"Received: {shown(model)}"
+            "Argument `model` must be a functional or Sequential Keras model, whose layers can be "
+            f"replaced.{_lines_to_write(model)} Received: {shown(model)}"
         )
 
 
-def leaves(model, kinds):
-    """The layers of exactly these kinds that a copy can replace, at any depth, each once."""
+def _lines_to_write(model):
+    """What to write in a subclassed model, whose `call` nobody can read."""
+    if not isinstance(model, keras.Model):
+        return ""
+    held = [name for name, value in vars(model).items() if isinstance(value, keras.layers.Layer)]
+    name = held[-1] if held else "layer"
+    return (
+        " In a subclassed one, write the other layer in `__init__` and give it the trained "
+        f"weights once the new model is built:\n    self.{name} = tfuq.layers.<...>(...)"
+        f"\n    new_model.{name}.kernel.assign(model.{name}.kernel)  # the bias likewise\n"
+    )
+
+
+def leaves(model, is_wanted):
+    """The layers for which `is_wanted`, at any depth, each once; not those inside another one."""
     check_graph(model)
-    return [layer for layer in _reached(model) if type(layer) in kinds]
+    found, inside = [], set()
+    for layer in model._flatten_layers():  # what holds others comes before them
+        if id(layer) in inside or not is_wanted(layer):
+            continue
+        inside |= {id(each) for each in layer._flatten_layers(include_self=False)}
+        if not any(layer is each for each in found):
+            found.append(layer)
+    return [layer for layer in found if id(layer) not in inside]
 
 
-def _reached(model):
-    """Layers of models and within `TimeDistributed`; not what other layers hold for themselves."""
-    found = {}
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.TimeDistributed):
-            layer = layer.layer
-        is_graph = isinstance(layer, keras.Model) and bool(getattr(layer, "outputs", None))
-        inner = _reached(layer) if is_graph else [layer]
-        found |= {id(each): each for each in inner}
-    return list(found.values())
-
-
-def chosen_layers(candidates, names):
+def chosen_layers(model, candidates, names):
     """Ids of the layers to convert."""
     found = {layer.name: layer for layer in candidates}
     if not found:
+        kinds = sorted({type(layer).__name__ for layer in model._flatten_layers()})
         raise ValueError(
             "Argument `model` must hold layers that can be converted, such as Dense or Conv2D, "
-            "and of Keras' own classes. Received: a model with none"
+            f"and of Keras' own classes. Received: a model with none, but {kinds}"
         )
     missing = sorted(set(names or ()) - set(found))
     if missing or (names is not None and not names):
         raise ValueError(
             "Argument `layers` must name layers that can be converted, among "
-            f"{sorted(found)}. Received: layers={shown(names)}"
+            f"{sorted(found)}. Received: layers={names!r}"
         )
     return {id(layer) for layer in candidates if names is None or layer.name in names}
 
 
 def cloned(model, make):
-    """A copy with the same weights, and the pairs of layers for which `make` gave a new one."""
-    pairs = []
+    """A copy with the same weights, and the pairs of layers for which `make` gave a new one.
 
-    def made(layer):
-        new = make(layer)
-        if new is not None:
-            pairs.append((layer, new))
-        return new
+    A layer inside another one (`TimeDistributed`, `Bidirectional`) is replaced where the
+    configuration of that one holds it.
+    """
+    copied = []
 
     def clone(layer):
-        wraps = type(layer) is keras.layers.TimeDistributed
-        new = made(layer.layer if wraps else layer)
-        if new is not None:
-            name = {"name": layer.name}
-            return keras.layers.TimeDistributed(new, **name) if wraps else new
-        new = layer.__class__.from_config(layer.get_config())
+        new = make(layer)
+        if new is None:
+            new = layer.__class__.from_config(_configuration(layer, make))
         if isinstance(layer, keras.layers.Layer):  # and no operation, as `x * 2` is
             copied.append((layer, new))
         return new
 
-    copied = []
     new_model = clone_uncompiled(model, clone_function=clone, recursive=True)
+    pairs = []
     for layer, new in copied:
-        new.trainable = layer.trainable
-        new.set_weights(layer.get_weights())
-    for layer, new in pairs:
-        new.trainable = layer.trainable
-        for name in ("kernel", "bias"):
-            if getattr(layer, name, None) is not None:
-                getattr(new, name).assign(getattr(layer, name))
+        _transfer(layer, new, pairs)
     return new_model, pairs
+
+
+def _configuration(layer, make):
+    """That of a layer, with those of other layers in place of those that it holds."""
+    config = layer.get_config()
+    if not isinstance(layer, keras.layers.Layer):
+        return config
+    held = {each.name: each for each in layer._flatten_layers(include_self=False)}
+    return _with_others(config, held, make) if held else config
+
+
+def _with_others(config, held, make):
+    if isinstance(config, (list, tuple)):
+        return type(config)(_with_others(each, held, make) for each in config)
+    if not isinstance(config, dict):
+        return config
+    inner = config.get("config")
+    if "class_name" in config and isinstance(inner, dict) and inner.get("name") in held:
+        new = make(held[inner["name"]])
+        if new is not None:
+            return keras.saving.serialize_keras_object(new)
+    return {name: _with_others(value, held, make) for name, value in config.items()}
+
+
+def _transfer(layer, new, pairs):
+    """Gives `new` the weights of `layer`, and so of what they hold; notes pairs that differ."""
+    new.trainable = layer.trainable
+    has_lora = getattr(layer, "lora_enabled", False)
+    if type(new) is not type(layer) or has_lora != getattr(new, "lora_enabled", False):
+        pairs.append((layer, new))
+        for name in WEIGHTS:
+            if getattr(layer, name, None) is not None and hasattr(new, name):
+                getattr(new, name).assign(getattr(layer, name))
+    else:
+        for old, weight in zip(_own_weights(layer), _own_weights(new), strict=True):
+            weight.assign(old)
+    for old, each in _held_by_both(layer, new):
+        _transfer(old, each, pairs)
+
+
+def _held(layer):
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def _own_weights(layer):
+    inner = {id(weight) for each in _held(layer) for weight in each.weights}
+    return [weight for weight in layer.weights if id(weight) not in inner]
+
+
+def _held_by_both(layer, new):
+    """Pairs of the layers that two layers hold: by attribute, or else in order."""
+    named = [_by_attribute(layer), _by_attribute(new)]
+    held = [_held(layer), _held(new)]
+    if named[0].keys() == named[1].keys() and len(named[0]) == len(held[0]) == len(held[1]):
+        return [(named[0][name], named[1][name]) for name in named[0]]
+    return zip(*held, strict=True)
+
+
+def _by_attribute(layer):
+    return {n: each for n, each in vars(layer).items() if isinstance(each, keras.layers.Layer)}
+
+
+def left_over(model, candidates, chosen, pairs, table):
+    """Of each layer with weights of its own that was not converted `(class, why)`, by name."""
+    changed = {id(old) for old, _ in pairs}
+    changed |= {id(each) for old, _ in pairs for each in old._flatten_layers()}
+    left = {}
+    for layer in model._flatten_layers():
+        if id(layer) in changed or not _own_weights(layer):
+            continue
+        if any(layer is each for each in candidates):
+            is_inside = id(layer) in chosen
+            why = "another layer builds it" if is_inside else "it is not among `layers`"
+        else:
+            why = why_no_twin(layer, table)
+        left[layer.name] = (type(layer).__name__, why)
+    return left
+
+
+def check_all_changed(candidates, chosen, pairs):
+    """Raises ValueError if no layer that was chosen could be reached."""
+    changed = {id(old) for old, _ in pairs}
+    if not changed & chosen:
+        names = sorted(layer.name for layer in candidates if id(layer) in chosen)
+        raise ValueError(
+            "Argument `model` must hold layers that can be converted, as layers of its own or in "
+            "the configuration of a layer of its own. Received: a model whose layers "
+            f"build {names} themselves"
+        )
+
+
+def conversions(pairs, chosen):
+    """`{name: (old class, new class)}` of the layers that were converted."""
+    return {
+        old.name: (type(old).__name__, type(new).__name__)
+        for old, new in pairs
+        if id(old) in chosen
+    }

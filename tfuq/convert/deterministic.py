@@ -5,7 +5,8 @@ import warnings
 import keras
 
 from tfuq._random.draws import random_layers
-from tfuq.convert._copies import TWINS, cloned, leaves
+from tfuq.convert._copies import cloned, leaves
+from tfuq.convert._twins import TWINS
 from tfuq.layers import MCDropout
 
 
@@ -13,8 +14,8 @@ def to_deterministic(model):
     """A copy of a model with random weights as plain Keras layers, with their means.
 
     Sparse Bayesian and variational layers become the Keras layers that they stand in for,
-    `MCDropout` becomes `Dropout`; all other layers are copied as they are. The copy needs tfuq no
-    more, if nothing else of tfuq is in it.
+    `MCDropout` becomes `Dropout`, `MCLSTM` `LSTM` and so on; all other layers are copied as they
+    are. The copy needs tfuq no more, if nothing else of tfuq is in it.
 
     The copy predicts what `model.predict` does, the outputs of the mean weights. Where it does not,
     a warning names the layers: those that draw anew for each prediction (`resample=True`), and
@@ -44,7 +45,8 @@ def to_deterministic(model):
     print(to_deterministic(model).layers)  # [<Dense name=...>]
     ```
     """
-    if not leaves(model, (*TWINS, MCDropout)):
+    kinds = (*TWINS, MCDropout)
+    if not leaves(model, lambda layer: type(layer) in kinds):
         raise ValueError(
             "Argument `model` must hold layers with random weights, such as "
             "`tfuq.layers.SparseBayesDense`. "
@@ -66,7 +68,7 @@ def to_deterministic(model):
 
 def _tell_differences(copy, replaced):
     """Warns of each way in which the copy is not what the model predicts, or is random still."""
-    fresh = [x.name for x in replaced if x.resample]
+    fresh = [x.name for x in replaced if getattr(x, "resample", False)]
     thinned = [x.name for x in replaced if getattr(x, "predictive", "mean") == "thinned"]
     still = [f"{type(x).__name__} {x.name!r}" for x in random_layers(copy)]
     found = {

@@ -2,7 +2,10 @@
 
 import keras
 
-from tfuq.convert._copies import cloned, leaves
+from tfuq._random.draws import TakesDraws
+from tfuq.convert._copies import check_all_changed, cloned, conversions, leaves
+from tfuq.convert._report import told
+from tfuq.convert._twins import DROPPING
 from tfuq.layers import MCDropout
 
 _SPATIAL = {
@@ -15,8 +18,12 @@ _SPATIAL = {
 def mc_dropout(model):
     """A copy of a model whose dropout takes part in draws of the network.
 
-    `Dropout` and `SpatialDropout1D/2D/3D` become `MCDropout`; batch normalization and all other
-    layers are copied as they are. Draw and average with `tfuq.predictive`.
+    `Dropout`, `SpatialDropout1D/2D/3D` and subclasses that drop as they do (their `call` is that of
+    Keras) become `MCDropout`; `GaussianDropout` becomes `MCGaussianDropout`. `LSTM`, `GRU`,
+    `SimpleRNN` and `MultiHeadAttention` with dropout of their own become `MCLSTM` and so on, inside
+    `Bidirectional` and `TimeDistributed` too. Batch normalization and all other layers are copied
+    as they are. One line says what was converted, and what else is random in training and was
+    left; `tfuq.convert.report(copy)` names each layer. Draw and average with `tfuq.predictive`.
 
     Args:
         model: A functional or `Sequential` Keras model.
@@ -25,7 +32,7 @@ def mc_dropout(model):
         A model of the same kind and names, not compiled.
 
     Raises:
-        ValueError: If `model` cannot be cloned, or holds no dropout.
+        ValueError: If `model` cannot be cloned, or holds no dropout that can be converted.
 
     Example:
 
@@ -37,20 +44,71 @@ def mc_dropout(model):
     model = mc_dropout(keras.Sequential([keras.Input((8,)), *layers]))
     ```
     """
-    kinds = (keras.layers.Dropout, *_SPATIAL)
-    if not leaves(model, kinds):
+    candidates = leaves(model, lambda layer: _kind(layer) is not None)
+    if not candidates:
         raise ValueError(
-            "Argument `model` must hold Dropout or SpatialDropout layers. "
-            f"Received: a model with {sorted({type(x).__name__ for x in model.layers})}"
+            "Argument `model` must hold Dropout or SpatialDropout layers, or recurrent or "
+            "attention layers that drop. Received: a model with "
+            f"{sorted({type(x).__name__ for x in model._flatten_layers(include_self=False)})}"
         )
-    return cloned(model, lambda layer: _as_mc_dropout(layer) if type(layer) in kinds else None)[0]
+    chosen = {id(layer) for layer in candidates}
+    copy, pairs = cloned(model, lambda layer: _dropping(layer) if id(layer) in chosen else None)
+    check_all_changed(candidates, chosen, pairs)
+    left = _left(model, candidates, pairs)
+    return told(copy, "mc_dropout", conversions(pairs, chosen), left)
 
 
-def _as_mc_dropout(layer):
-    shape = getattr(layer, "noise_shape", None)
-    if type(layer) in _SPATIAL:
-        ones = (1,) * _SPATIAL[type(layer)]
+def _kind(layer):
+    """The class of Keras as which a layer drops, or None."""
+    if isinstance(layer, TakesDraws):
+        return None
+    if type(layer) in DROPPING:
+        return type(layer) if _rate(layer) else None
+    for kind in (*_SPATIAL, keras.layers.Dropout):
+        if isinstance(layer, kind):
+            is_same = type(layer).call is kind.call
+            shape = "_get_noise_shape"
+            is_same &= getattr(type(layer), shape, None) is getattr(kind, shape, None)
+            return kind if is_same else None
+    return None
+
+
+def _rate(layer):
+    """The largest fraction that a layer drops by itself, or None if it names none."""
+    rates = [getattr(layer, name, None) for name in ("rate", "dropout", "recurrent_dropout")]
+    return max((rate for rate in rates if isinstance(rate, (int, float))), default=None)
+
+
+def _dropping(layer):
+    kind = _kind(layer)
+    if kind in DROPPING:
+        return DROPPING[kind].from_config(layer.get_config())
+    shape = layer.noise_shape
+    if kind in _SPATIAL:
+        ones = (1,) * _SPATIAL[kind]
         first = getattr(layer, "data_format", None) == "channels_first"
         shape = (None, None, *ones) if first else (None, *ones, None)
     config = {"name": layer.name, "dtype": layer.get_config()["dtype"]}
     return MCDropout(layer.rate, noise_shape=shape, seed=layer.seed, **config)
+
+
+def _left(model, candidates, pairs):
+    """Of each layer that is random in training, and was not converted, `(class, why)`."""
+    changed = {id(each) for old, _ in pairs for each in old._flatten_layers()}
+    left = {}
+    for layer in model._flatten_layers():
+        if id(layer) in changed or isinstance(layer, TakesDraws) or not _is_noisy(layer):
+            continue
+        why = "its noise in training is of its own kind"
+        if any(layer is each for each in candidates):
+            why = "another layer builds it"
+        elif isinstance(layer, keras.layers.Dropout):
+            why = "its class drops in a `call` of its own"
+        left[layer.name] = (type(layer).__name__, why)
+    return left
+
+
+def _is_noisy(layer):
+    """Whether a layer draws random numbers in training, as far as can be seen."""
+    held = vars(layer).values()
+    return _rate(layer) != 0 and any(isinstance(x, keras.random.SeedGenerator) for x in held)

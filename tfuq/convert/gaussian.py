@@ -1,13 +1,22 @@
 """Variational copies of trained models: Gaussian weights around the trained ones."""
 
-import numpy as np
+from tfuq._arguments import check_flags, check_positive
+from tfuq.convert._copies import (
+    check_all_changed,
+    chosen_layers,
+    cloned,
+    conversions,
+    leaves,
+    left_over,
+)
+from tfuq.convert._report import told
+from tfuq.convert._twins import VARIATIONAL, configuration, is_quantized
+from tfuq.layers import DenseVariational, GRUVariational, LSTMVariational, SimpleRNNVariational
+from tfuq.layers.base import check_kl_weight
+from tfuq.layers.variational import MeanFieldLayer
 
-from tfuq._arguments import check_positive
-from tfuq.convert._copies import VARIATIONAL, chosen_layers, cloned, leaves
-from tfuq.layers import DenseVariational
-from tfuq.layers.base import check_kl_weight, softplus_inverse
-
-_SMALLEST_SCALE = 1e-6  # of MOPED's posterior, where a weight is 0
+# A sequence has one draw of the weights, whatever the estimator of the other layers.
+_ONE_DRAW = (GRUVariational, LSTMVariational, SimpleRNNVariational)
 
 
 def variational(
@@ -24,8 +33,12 @@ def variational(
 ):
     """A copy of a trained model whose weights are Gaussian around the trained ones.
 
-    `Dense`, `Conv1D`, `Conv2D` and `Conv2DTranspose` become `DenseVariational` and so on; biases
-    and all other layers are copied as they are. Nested models and shared layers are kept.
+    `Dense`, `EinsumDense`, convolutions (depthwise, separable and transposed ones too, but
+    `Conv1DTranspose` and `Conv3DTranspose`), `MultiHeadAttention`'s projections, `GRU`, `LSTM` and
+    `SimpleRNN` become `DenseVariational` and so on; biases and all other layers are copied as they
+    are. Nested models, shared layers, and layers inside `TimeDistributed` or `Bidirectional` are
+    kept. What LoRA has added to a kernel becomes part of it. One line says what was converted and
+    what was left; `tfuq.convert.report(copy)` names each layer.
 
     Args:
         model: A functional or `Sequential` Keras model.
@@ -59,6 +72,7 @@ def variational(
     """
     check_kl_weight(kl_weight)
     check_positive("moped_delta", moped_delta)
+    check_flags(moped=moped)
     options = {
         "kl_weight": kl_weight,
         "estimator": estimator,
@@ -68,18 +82,21 @@ def variational(
         "prior_mean": "initial" if moped else "zero",
     }
     DenseVariational(1, **options)  # says what is wrong with them, if anything is
-    candidates = leaves(model, tuple(VARIATIONAL))
-    chosen = chosen_layers(candidates, layers)
+    candidates = leaves(model, lambda x: type(x) in VARIATIONAL and not is_quantized(x))
+    chosen = chosen_layers(model, candidates, layers)
 
     def make(layer):
-        if id(layer) in chosen:
-            return VARIATIONAL[type(layer)].from_config({**layer.get_config(), **options})
-        return None
+        if id(layer) not in chosen:
+            return None
+        kind = VARIATIONAL[type(layer)]
+        given = {**options, "estimator": "reparameterization"} if kind in _ONE_DRAW else options
+        return kind.from_config({**configuration(layer), **given})
 
     copy, pairs = cloned(model, make)
+    check_all_changed(candidates, chosen, pairs)
     if moped:
-        for layer, new in pairs:
-            scale = np.maximum(moped_delta * np.abs(layer.kernel.numpy()), _SMALLEST_SCALE)
-            new.kernel_rho.assign(softplus_inverse(scale))
-            new.prior_loc.assign(layer.kernel)
-    return copy
+        for _, new in pairs:
+            if isinstance(new, MeanFieldLayer):
+                new.start_around(moped_delta)
+    left = left_over(model, candidates, chosen, pairs, VARIATIONAL)
+    return told(copy, "variational", conversions(pairs, chosen), left)

@@ -4,7 +4,16 @@ import keras
 
 from tfuq._arguments import check_choice, shown
 from tfuq._models.gradients import METHODS, squared_gradients
-from tfuq.convert._copies import SPARSE, chosen_layers, cloned, leaves
+from tfuq.convert._copies import (
+    check_all_changed,
+    chosen_layers,
+    cloned,
+    conversions,
+    leaves,
+    left_over,
+)
+from tfuq.convert._report import told
+from tfuq.convert._twins import SPARSE, configuration, is_quantized
 from tfuq.layers import SparseBayesDense
 from tfuq.layers.base import check_kl_weight
 from tfuq.layers.saliency import SCOPES
@@ -32,14 +41,15 @@ def sparse_bayesian(
 
     `Dense`, `Conv1D`, `Conv2D`, `Conv3D`, `Conv2DTranspose` and `DepthwiseConv2D` become
     `SparseBayesDense` and so on; all other layers are copied as they are. Nested models and shared
-    layers are kept. Train the copy on: steps 2 and 3 of Abboud et al. 2024 are then done.
+    layers are kept. One line says what was converted; `tfuq.convert.report(copy)` names each layer.
+    Train the copy on: steps 2 and 3 of Abboud et al. 2024 are then done.
 
     Args:
         model: A functional or `Sequential` Keras model.
         data: What the gradients are computed on: `(x, y)` or `(x, y, sample_weight)` arrays, a
             `tf.data.Dataset` or a `keras.utils.PyDataset`.
-        loss: Keras loss, its name, or a function of y_true and y_pred. `None`: the loss that
-            `model` is compiled with.
+        loss: Keras loss, its name, or a function of y_true and y_pred; of several outputs a dict or
+            list of them, which are added. `None`: the loss that `model` is compiled with.
         r_bayes: Fraction of the weights of the kernels that become random, in [0, 1].
         kl_weight: Weight of the KL divergence, normally `1 / number of training examples`;
             `tfuq.kl_weight_for(data, loss)` computes it. Required.
@@ -95,7 +105,9 @@ def sparse_bayesian(
         "posterior_scale": posterior_scale,
     }
     SparseBayesDense(1, **options)  # says what is wrong with them, if anything is
-    chosen = chosen_layers(leaves(model, tuple(SPARSE)), layers)
+    model, loss = _without_lora(model, loss)
+    candidates = leaves(model, _can_be_sparse)
+    chosen = chosen_layers(model, candidates, layers)
 
     def make(layer):
         if id(layer) in chosen:
@@ -103,6 +115,7 @@ def sparse_bayesian(
         return None
 
     copy, pairs = cloned(model, make)
+    check_all_changed(candidates, chosen, pairs)
     weights = [getattr(layer, name) for layer, new in pairs for name in new.ranked_weights()]
     found = iter(
         squared_gradients(
@@ -111,7 +124,29 @@ def sparse_bayesian(
     )
     found = [{name: next(found) for name in new.ranked_weights()} for _, new in pairs]
     select_layers([new for _, new in pairs], found, scope)
-    return copy
+    left = left_over(model, candidates, chosen, pairs, SPARSE)
+    return told(copy, "sparse_bayesian", conversions(pairs, chosen), left)
+
+
+def _can_be_sparse(layer):
+    return type(layer) in SPARSE and not is_quantized(layer)
+
+
+def _without_lora(model, loss):
+    """The model with what LoRA has added in its kernels, of which gradients are then taken."""
+    if not leaves(model, _has_lora):
+        return model, loss
+
+    def make(layer):
+        if _can_be_sparse(layer) and _has_lora(layer):
+            return type(layer).from_config(configuration(layer))
+        return None
+
+    return cloned(model, make)[0], model.loss if loss is None else loss
+
+
+def _has_lora(layer):
+    return getattr(layer, "lora_enabled", False)
 
 
 def saliency(model, data, loss=None, *, method="gradient", batch_size=32, verbose=0):
@@ -123,8 +158,9 @@ def saliency(model, data, loss=None, *, method="gradient", batch_size=32, verbos
         model: A built Keras model of any style.
         data: `(x, y)` or `(x, y, sample_weight)` arrays, a `tf.data.Dataset` or a
             `keras.utils.PyDataset`.
-        loss: Keras loss, its name, or a function of y_true and y_pred. `None`: the loss that
-            `model` is compiled with, and what its layers add.
+        loss: Keras loss, its name, or a function of y_true and y_pred; of several outputs a dict or
+            list of them, which are added. `None`: the loss that `model` is compiled with, and what
+            its layers add.
         method: `"gradient"`: (dL / dw)^2 of each batch's loss, averaged over the batches (Abboud
             et al. 2024). `"fisher"`: of each example's loss, averaged over the examples: the
             diagonal of the empirical Fisher information; one example at a time.

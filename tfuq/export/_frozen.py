@@ -102,6 +102,8 @@ def frozen(write):
         loaded = tf.saved_model.load(folder)
         concrete = loaded.signatures["serving_default"]
     graph = _with_constants(concrete)
+    if _leave_to_runtime(graph.graph):
+        graph = graph.inlined()
     while _decide(graph.graph):
         graph = graph.inlined()  # puts the branches in place of their calls
     _replace(graph.graph)
@@ -226,6 +228,26 @@ def _narrow_attribute(attribute):
             attribute.tensor.CopyFrom(tf.make_tensor_proto(array.astype("float32")))
 
 
+_COMPILED = "_XlaMustCompile"
+
+
+def _leave_to_runtime(graph):
+    """Makes functions that are to be compiled (`jit_compile=True`) such as can be inlined.
+
+    Keras computes convolutions in groups in such functions, and others that TensorFlow lacks on
+    CPUs. Returns whether there are any.
+    """
+    parts = [part.attr for part in graph.library.function]
+    parts += [node.attr for node in graph.node]
+    parts += [node.attr for part in graph.library.function for node in part.node_def]
+    marked = [attributes for attributes in parts if _COMPILED in attributes]
+    for attributes in marked:
+        del attributes[_COMPILED]
+        if "_noinline" in attributes:
+            del attributes["_noinline"]
+    return bool(marked)
+
+
 def _decide(graph):
     """Calls the branch that is taken where a condition is known; returns whether any was.
 
@@ -277,7 +299,12 @@ def _value(graph, name):
 def _replace(graph):
     """Puts calls of functions in place of the nodes that are to be replaced."""
     nodes, values = {node.name: node for node in graph.node}, _constants(graph)
+    volumes = {node.name for node in graph.node if _has_channels_first(node)}
     for node in list(graph.node):
+        if node.name in volumes:
+            _call(graph, node, _definition(_channels_last(node), *[_VOLUME, _VOLUME]))
+        elif node.op == "BiasAdd" and _source(node.input[0], nodes) in volumes:
+            _call(graph, node, _definition(_add_to_first, _VOLUME, tf.TensorSpec([None])))
         if node.op not in _REPLACED:
             continue
         shape = [None, None] if node.op.endswith("Bound") else None
@@ -288,6 +315,44 @@ def _replace(graph):
                 continue
             node.input[0], specs[1] = source, tf.TensorSpec(None, "int32")
         _call(graph, node, _definition(_REPLACED[node.op], *specs))
+
+
+_VOLUME = tf.TensorSpec([None] * 5, "float32")
+
+
+def _has_channels_first(node):
+    return node.op == "Conv3D" and node.attr["data_format"].s == b"NCDHW"
+
+
+def _source(name, nodes):
+    """Name of the node that makes a tensor, past what only hands it on."""
+    while name in nodes and nodes[name].op == "Identity":
+        name = nodes[name].input[0]
+    return name
+
+
+def _add_to_first(inputs, bias):
+    return inputs + tf.reshape(bias, [1, -1, 1, 1, 1])
+
+
+def _channels_last(node):
+    """What a convolution of volumes with channels first computes, with channels last."""
+
+    def turned(values):
+        values = list(values.list.i)
+        return [*values[:1], *values[2:], values[1]]
+
+    strides, dilations = turned(node.attr["strides"]), turned(node.attr["dilations"])
+    padding = node.attr["padding"].s.decode()
+
+    def convolved(inputs, kernel):
+        inputs = tf.transpose(inputs, [0, 2, 3, 4, 1])
+        outputs = tf.raw_ops.Conv3D(
+            input=inputs, filter=kernel, strides=strides, padding=padding, dilations=dilations
+        )
+        return tf.transpose(outputs, [0, 4, 1, 2, 3])
+
+    return convolved
 
 
 def _sign_of(node, nodes, values):

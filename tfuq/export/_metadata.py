@@ -40,7 +40,15 @@ def metadata(request):
         "calibration_examples": counts,
         "ood": None if detector is None else {**_described(detector), "threshold": threshold},
         "weights_sha256": hash_of_arrays(arrays),
+        "precision": _precision(members),
     }
+
+
+def _precision(members):
+    """The coarsest dtype that any layer of the networks computes in."""
+    layers = [layer for member in members for layer in member._flatten_layers()]
+    found = {getattr(layer, "compute_dtype", None) for layer in layers}
+    return next((dtype for dtype in ("bfloat16", "float16") if dtype in found), "float32")
 
 
 def _described(fitted):

@@ -12,6 +12,8 @@ from tfuq.export._runtimes import RUNTIMES
 __all__ = ["ExportCheck", "verify_export"]
 
 _OTHER_NAMES = {"probs": "probabilities"}  # of `tfuq.predictive.Uncertainty`
+# What two ways to round make of probabilities, by the dtype that networks compute in.
+TOLERANCES = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
 
 
 class ExportCheck(NamedTuple):
@@ -30,17 +32,18 @@ class ExportCheck(NamedTuple):
     fraction that differs, which is 0."""
 
 
-def verify_export(path, x, expected, *, tolerance=1e-5):
+def verify_export(path, x, expected, *, tolerance=None):
     """Checks an exported model: its files, by their hashes, and what it says of some inputs.
 
     Args:
         path: Folder that `export` wrote, or file that `export_litert` or `export_onnx` wrote.
         x: Inputs as the exported model takes them, an array or a dict or list of arrays.
         expected: What it is to say of them: an array of probabilities; a dict of arrays by the
-            names of outputs; or a `tfuq.predictive.Uncertainty`, of which all is compared that the
-            model gives.
-        tolerance: Largest difference that is allowed of numbers. Labels, decisions and sets must be
-            equal. Files of float16 or int8 weights need a larger one.
+            names of outputs (`probs` is `probabilities`); or a `tfuq.predictive.Uncertainty`, of
+            which all is compared that the model gives.
+        tolerance: Largest difference that is allowed of numbers; by default what rounding makes:
+            1e-5, of a network (or file) that computes in float16 5e-3, in bfloat16 4e-2. Labels,
+            decisions and sets must be equal. Files of int8 weights need one that is measured.
 
     Returns:
         `ExportCheck`.
@@ -63,8 +66,11 @@ def verify_export(path, x, expected, *, tolerance=1e-5):
     print(verify_export("softmax", x, model.predict(x, verbose=0)))
     ```
     """
-    check_positive("tolerance", tolerance)
+    if tolerance is not None:
+        check_positive("tolerance", tolerance)
     metadata = read_metadata(path)
+    precision = _precision(metadata)
+    tolerance = TOLERANCES[precision] if tolerance is None else tolerance
     expected = _by_name(expected, metadata["outputs"])
     kind = metadata.get("kind")
     if kind is None:
@@ -72,10 +78,16 @@ def verify_export(path, x, expected, *, tolerance=1e-5):
     else:
         served = RUNTIMES[kind](path)(_by_input(metadata["signature"]["inputs"], x))
     differences = {
-        name: _difference(name, served, np.asarray(array), tolerance)
+        name: _difference(name, served, np.asarray(array), tolerance, precision)
         for name, array in expected.items()
     }
     return ExportCheck(len(served["label"]), differences)
+
+
+def _precision(metadata):
+    """The coarsest dtype in the file, or of the network that it was made from."""
+    dtypes = {metadata.get("precision"), metadata.get("weights")}
+    return next((dtype for dtype in ("bfloat16", "float16") if dtype in dtypes), "float32")
 
 
 def _by_name(expected, known):
@@ -85,6 +97,7 @@ def _by_name(expected, known):
         return {name: array for name, array in named.items() if name in known}
     if not isinstance(expected, dict):
         return {"probabilities": expected}
+    expected = {_OTHER_NAMES.get(name, name): array for name, array in expected.items()}
     unknown = sorted(set(expected) - set(known))
     if unknown or not expected:
         raise ValueError(
@@ -130,7 +143,7 @@ def _answers(model, x):
     return {name: tensor.numpy() for name, tensor in model.serve(inputs).items()}
 
 
-def _difference(name, outputs, expected, tolerance):
+def _difference(name, outputs, expected, tolerance, precision):
     """How far an output is from what is expected of it; ValueError if too far."""
     served = outputs[name]
     if served.shape != expected.shape:
@@ -147,7 +160,8 @@ def _difference(name, outputs, expected, tolerance):
         difference, allowed = float(np.mean(differs)) if differs.size else 0.0, 0.0
     if not difference <= allowed:
         raise ValueError(
-            f"Argument `expected` must agree with the exported model to {allowed}. "
+            f"Argument `expected` must agree with the exported model to {allowed}, as `tolerance` "
+            f"or the model's precision has it, {precision}. "
             f"Received: a difference of {difference} in {name!r}"
         )
     return difference

@@ -1,8 +1,10 @@
 """Layers that stand in for Keras' own and express uncertainty."""
 
 from tfuq._arguments import public_dir
+from tfuq.layers.attention import MCMultiHeadAttention, MultiHeadAttentionVariational
 from tfuq.layers.heteroscedastic import MCSigmoidDenseFA, MCSoftmaxDenseFA
-from tfuq.layers.mc_dropout import MCDropout
+from tfuq.layers.mc_dropout import MCDropout, MCGaussianDropout
+from tfuq.layers.mc_recurrent import MCGRU, MCLSTM, MCSimpleRNN
 from tfuq.layers.post_processing import PostProcessing
 from tfuq.layers.regression import (
     EvidentialDense,
@@ -12,6 +14,7 @@ from tfuq.layers.regression import (
     QuantileDense,
     StudentTDense,
 )
+from tfuq.layers.recurrent import GRUVariational, LSTMVariational, SimpleRNNVariational
 from tfuq.layers.sparse_bayes import (
     SparseBayesConv1D,
     SparseBayesConv2D,
@@ -24,7 +27,13 @@ from tfuq.layers.variational import (
     Conv1DVariational,
     Conv2DTransposeVariational,
     Conv2DVariational,
+    Conv3DVariational,
     DenseVariational,
+    DepthwiseConv1DVariational,
+    DepthwiseConv2DVariational,
+    EinsumDenseVariational,
+    SeparableConv1DVariational,
+    SeparableConv2DVariational,
 )
 from tfuq.layers.vbll import VBLLDense
 
@@ -32,16 +41,31 @@ __all__ = [
     "Conv1DVariational",
     "Conv2DTransposeVariational",
     "Conv2DVariational",
+    "Conv3DVariational",
     "DenseVariational",
+    "DepthwiseConv1DVariational",
+    "DepthwiseConv2DVariational",
+    "EinsumDenseVariational",
     "EvidentialDense",
+    "GRUVariational",
+    "LSTMVariational",
     "LaplaceDense",
     "MCDropout",
+    "MCGRU",
+    "MCGaussianDropout",
+    "MCLSTM",
+    "MCMultiHeadAttention",
     "MCSigmoidDenseFA",
+    "MCSimpleRNN",
     "MCSoftmaxDenseFA",
     "MixtureDense",
+    "MultiHeadAttentionVariational",
     "NormalDense",
     "PostProcessing",
     "QuantileDense",
+    "SeparableConv1DVariational",
+    "SeparableConv2DVariational",
+    "SimpleRNNVariational",
     "SparseBayesConv1D",
     "SparseBayesConv2D",
     "SparseBayesConv2DTranspose",

@@ -7,7 +7,14 @@ import math
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_fraction, check_integer, check_positive, shown
+from tfuq._arguments import (
+    check_choice,
+    check_flags,
+    check_fraction,
+    check_integer,
+    check_positive,
+    shown,
+)
 from tfuq._math.logistic_normal import probit
 from tfuq._random import points
 from tfuq.layers.base import distributions
@@ -63,6 +70,7 @@ class MCDenseFA(Head, keras.layers.Layer):
         share_samples_across_batch=False,
         logits_only=False,
         eps=0.0,
+        dtype=None,
         tune_temperature=False,
         temperature_lower_bound=0.3,
         temperature_upper_bound=3.0,
@@ -77,7 +85,12 @@ class MCDenseFA(Head, keras.layers.Layer):
         seed=None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        if isinstance(dtype, bool):
+            raise ValueError(
+                "Argument `dtype` must be a dtype or a policy; it is the 11th, as edward2 has it. "
+                f"Pass `tune_temperature` by name. Received: dtype={dtype!r}"
+            )
+        super().__init__(dtype=dtype, **kwargs)
         self.num_outputs = num_outputs
         self.num_factors = num_factors
         self.temperature = temperature
@@ -112,9 +125,13 @@ class MCDenseFA(Head, keras.layers.Layer):
         check_integer("test_mc_samples", self.test_mc_samples, minimum=1)
         low, high = self.temperature_lower_bound, self.temperature_upper_bound
         check_positive("temperature", self.temperature)
-        check_positive("temperature_lower_bound", low)
-        check_positive("temperature_upper_bound", high)
-        if low >= high:
+        flags = ("parameter_efficient", "compute_pred_variance", "share_samples_across_batch")
+        flags += ("logits_only", "tune_temperature", "resample")
+        check_flags(**{name: getattr(self, name) for name in flags})
+        for name in ("temperature_lower_bound", "temperature_upper_bound"):
+            if self.tune_temperature or getattr(self, name) is not None:
+                check_positive(name, getattr(self, name))
+        if None not in (low, high) and low >= high:
             raise ValueError(
                 "Argument `temperature_lower_bound` must be below `temperature_upper_bound`. "
                 f"Received: temperature_lower_bound={shown(low)}, "
@@ -195,8 +212,10 @@ class MCDenseFA(Head, keras.layers.Layer):
             self.sampling, num_samples, dimensions, seed=self.seed or 0, fresh=fresh
         )
 
-    def call(self, inputs, training=False):
+    def call(self, inputs, training=False, seed=None):
         self._check_loss(training)
+        if seed is not None and not tf.is_tensor(seed):
+            check_integer("seed", seed, minimum=0)
         loc, scale, factors = self._at_temperature(*self._parameters(inputs))
         closed = None
         if wanted_way() == "probit" and not training:
@@ -204,9 +223,11 @@ class MCDenseFA(Head, keras.layers.Layer):
             if self.logits_only:
                 return closed
         source = self._train_points if training else self._points_of_prediction()
-        seed = None
+        if seed is not None and not source.fresh:
+            source = self._normal_points(self.test_mc_samples, fresh=True)
         if source.fresh:
-            seed, sign_seed = points.split_seed(self.seed_generator.next(), 2)
+            start = self.seed_generator.next() if seed is None else tf.stack([0, seed])
+            seed, sign_seed = points.split_seed(start, 2)
             if not self.share_samples_across_batch:
                 scale, factors = _with_random_signs(scale, factors, seed=sign_seed)
         normals = tf.cast(source(seed), loc.dtype)

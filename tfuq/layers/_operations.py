@@ -59,8 +59,22 @@ class ConvTransposeOperation(ConvOperation):
         )
 
 
+class EinsumOperation:
+    """That of `keras.layers.EinsumDense`, whose bias may have several axes."""
+
+    @property
+    def use_bias(self):
+        return self.bias is not None
+
+    def op(self, inputs, kernel):
+        return ops.einsum(self.equation, inputs, kernel)
+
+    def _along_channels(self, vector, outputs):
+        return tf.cast(vector, outputs.dtype)
+
+
 class DepthwiseConvOperation(ConvOperation):
-    """That of `keras.layers.DepthwiseConv2D`."""
+    """That of `keras.layers.DepthwiseConv1D` and `DepthwiseConv2D`."""
 
     def _convolution(self, inputs, kernel):
         return ops.depthwise_conv(
@@ -71,6 +85,31 @@ class DepthwiseConvOperation(ConvOperation):
             dilation_rate=self.dilation_rate,
             data_format=self.data_format,
         )
+
+
+class SeparableConvOperation:
+    """Those of `keras.layers.SeparableConv1D` and `SeparableConv2D`: two, one after the other."""
+
+    def operations(self):
+        """Functions of inputs and a kernel: the depthwise convolution, and the pointwise one."""
+
+        def depthwise(inputs, kernel):
+            return ops.depthwise_conv(
+                inputs,
+                kernel,
+                strides=self.strides,
+                padding=self.padding,
+                dilation_rate=self.dilation_rate,
+                data_format=self.data_format,
+            )
+
+        def pointwise(inputs, kernel):
+            return ops.conv(inputs, kernel, data_format=self.data_format)
+
+        return [
+            lambda inputs, kernel, of=of: of_any_batch(of, inputs, kernel)
+            for of in (depthwise, pointwise)
+        ]
 
 
 def of_any_batch(convolution, inputs, kernel):

@@ -7,16 +7,23 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_integer, check_positive, is_finite, shown
+from tfuq._arguments import (
+    check_choice,
+    check_flags,
+    check_integer,
+    check_positive,
+    is_finite,
+    shown,
+)
 from tfuq._random import points
 from tfuq._random.draws import TakesDraws, current_draw
 from tfuq.layers._estimators import ESTIMATORS
 from tfuq.layers._training import exempt_from_decay, first_in_call
-from tfuq.layers.ways import resamples
+from tfuq.layers.ways import resamples, wanted_way
 
 HEAVY = 1e4  # nats that the KL term of one layer adds to the loss, where a mistake is likely
 # Variables that are spread, not means: weight decay would pull them towards softplus(0) = 0.69.
-SPREADS = ("kernel_rho", "bias_rho", "prior_rho", "noise_rho", "kernel_factor", "kernel_tril")
+SPREADS = ("_rho", "kernel_factor", "kernel_tril")
 WHAT_KL_WEIGHT_IS = (
     "normally 1 / number of training examples, or 1 / (examples * labels or pixels) where the loss "
     "is a mean over those, too: `tfuq.kl_weight_for(data, loss)` computes it"
@@ -104,11 +111,15 @@ class VariationalLayer(TakesDraws, keras.layers.Layer):
             store[str(number)] = self.beta_to_save() if each is self.beta else each
 
     def _add_kl(self, kl_divergence, training):
-        """Adds what `kl_divergence()` returns to the loss, once per call of the model."""
-        if not first_in_call(self):
+        """Adds what `kl_divergence()` returns to the loss, once per call of the model.
+
+        Not to that of a draw or of an export, which has none.
+        """
+        is_asked_otherwise = current_draw() is not None or wanted_way() is not None
+        if (is_asked_otherwise and not training) or not first_in_call(self):
             return
         if training:
-            exempt_from_decay([v for v in self.trainable_variables if v.name in SPREADS])
+            exempt_from_decay([v for v in self.trainable_variables if v.name.endswith(SPREADS)])
         kl = kl_divergence()
         self.add_loss(float(self.kl_weight) * tf.cast(self.beta, kl.dtype) * kl)
 
@@ -157,6 +168,7 @@ class GaussianKernelLayer(VariationalLayer):
         check_choice("estimator", estimator, tuple(ESTIMATORS))
         check_positive("prior_scale", prior_scale)
         check_positive("posterior_scale", posterior_scale)
+        check_flags(resample=resample)
         if seed is not None:
             check_integer("seed", seed, minimum=0)
         self.kl_weight = kl_weight
@@ -198,11 +210,13 @@ class GaussianKernelLayer(VariationalLayer):
         return self.op(inputs, tf.cast(tf.convert_to_tensor(self.kernel), inputs.dtype))
 
     def _noisy(self, inputs, seed):
+        return self._estimate(self.op, inputs, self._gaussian(), seed)
+
+    def _estimate(self, op, inputs, kernel, seed):
         # One draw of a network has one kernel, whatever the batch.
         estimator = "reparameterization" if current_draw() else self.estimator
         axis = self._channel_axis()
-        estimate = ESTIMATORS[estimator]
-        return estimate(self.op, inputs, self._gaussian(), seed=seed, channel_axis=axis)
+        return ESTIMATORS[estimator](op, inputs, kernel, seed=seed, channel_axis=axis)
 
     def _channel_axis(self):
         return 1 if getattr(self, "data_format", None) == "channels_first" else -1

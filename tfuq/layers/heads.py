@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import keras
 
-from tfuq._arguments import shown
+from tfuq._arguments import check_flags, shown
 from tfuq._models.meaning import said_by_loss
 from tfuq.layers._training import calling_model
 
@@ -65,6 +65,9 @@ class Head:
             )
         return meanings[field]
 
+    def _check_switches(self, *names):
+        check_flags(**{name: getattr(self, name) for name in names})
+
     def _meanings(self):
         """`OutputMeaning` of each field."""
         raise NotImplementedError
@@ -123,7 +126,7 @@ class Head:
         shapes = [(*input_shape[:-1], width) for width in self._widths()]
         return shapes[0] if self.logits_only else self.output_type(*shapes)
 
-    def compute_output_spec(self, inputs, training=False, mask=None):
+    def compute_output_spec(self, inputs, training=False, mask=None, seed=None):
         dtype = self._sampling_dtype()
         specs = [
             keras.KerasTensor((*inputs.shape[:-1], width), dtype=dtype) for width in self._widths()

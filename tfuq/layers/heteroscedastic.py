@@ -46,9 +46,11 @@ class MCSoftmaxDenseFA(MCDenseFA):
             example has its own random signs on them, which decorrelates examples at no cost.
         logits_only: Whether to return the logits alone, as `Sequential` needs.
         eps: Fraction. Bound below which `probs` (and only it) is clipped; edward2's is 1e-7.
+        dtype: Dtype or policy, as of every layer; the 11th argument, as edward2 has it.
         tune_temperature: Whether the temperature is a weight, kept between the bounds. It starts
             at `temperature`, or amid the bounds if that is outside.
-        temperature_lower_bound: Number above 0.
+        temperature_lower_bound: Number above 0. Both bounds may be None where the temperature is
+            not tuned.
         temperature_upper_bound: Number above `temperature_lower_bound`.
         kernel_initializer: Initializer of all kernels.
         bias_initializer: Initializer of all biases.
@@ -62,11 +64,12 @@ class MCSoftmaxDenseFA(MCDenseFA):
             layer, so that predictions repeat, here and in an exported model.
         seed: Integer >= 0 or None. Fixes the samples of training; the fixed samples of inference
             follow from it, too (None counts as 0 there).
-        **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
+        **kwargs: `name`, `trainable` of `keras.layers.Layer`.
 
     Call arguments:
         inputs: Tensor of shape `(batch, ..., features)`.
         training: Boolean: fresh samples, `train_mc_samples` of them.
+        seed: Integer: fresh samples that follow from it alone, in training and in prediction.
 
     Returns:
         Named tuple of tensors, each `(batch, ..., num_classes)`: `logits` (the log-probabilities,
@@ -110,6 +113,7 @@ class MCSoftmaxDenseFA(MCDenseFA):
         share_samples_across_batch=False,
         logits_only=False,
         eps=0.0,
+        dtype=None,
         tune_temperature=False,
         temperature_lower_bound=0.3,
         temperature_upper_bound=3.0,
@@ -142,6 +146,7 @@ class MCSoftmaxDenseFA(MCDenseFA):
             share_samples_across_batch=share_samples_across_batch,
             logits_only=logits_only,
             eps=eps,
+            dtype=dtype,
             tune_temperature=tune_temperature,
             temperature_lower_bound=temperature_lower_bound,
             temperature_upper_bound=temperature_upper_bound,
@@ -189,6 +194,7 @@ class MCSigmoidDenseFA(MCDenseFA):
     Call arguments:
         inputs: Tensor of shape `(batch, ..., features)`.
         training: Boolean: fresh samples, `train_mc_samples` of them.
+        seed: As of `MCSoftmaxDenseFA`.
 
     Returns:
         As `MCSoftmaxDenseFA`; `logits` is the inverse sigmoid of `probs`, for a binary

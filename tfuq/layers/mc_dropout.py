@@ -5,7 +5,14 @@ import zlib
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_fraction, check_integer, register, shown
+from tfuq._arguments import (
+    check_choice,
+    check_flags,
+    check_fraction,
+    check_integer,
+    register,
+    shown,
+)
 from tfuq._random import points
 from tfuq._random.draws import TakesDraws, current_draw
 from tfuq.layers.ways import resamples, wanted_way
@@ -62,6 +69,7 @@ class MCDropout(TakesDraws, keras.layers.Dropout):
         if seed is not None:
             check_integer("seed", seed, minimum=0)
         check_choice("predictive", predictive, ("mean", "thinned"))
+        check_flags(resample=resample)
         self.resample = resample
         self.predictive = predictive
 
@@ -99,3 +107,55 @@ class MCDropout(TakesDraws, keras.layers.Dropout):
     def get_config(self):
         own = {"resample": self.resample, "predictive": self.predictive}
         return {**super().get_config(), **own}
+
+
+@register
+class MCGaussianDropout(TakesDraws, keras.layers.GaussianDropout):
+    """Gaussian dropout in training and in draws of the network.
+
+    In training it is `keras.layers.GaussianDropout`: inputs times N(1, rate / (1 - rate)). A
+    prediction is that of the mean network. `tfuq.predictive` draws networks, each with one noise
+    for all examples.
+
+    Args:
+        rate: As in `keras.layers.GaussianDropout`, in [0, 1).
+        seed: Integer from which the noise follows.
+
+    Call arguments:
+        inputs: Tensor of shape `(batch, ...)`.
+        training: Boolean.
+
+    Returns:
+        Tensor of the shape of `inputs`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+
+    ```python
+    import keras
+    from tfuq.layers import MCGaussianDropout
+
+    layers = [keras.layers.Dense(16, activation="relu"), MCGaussianDropout(0.5)]
+    model = keras.Sequential([keras.Input((8,)), *layers, keras.layers.Dense(3)])
+    ```
+    """
+
+    def __init__(self, rate, seed=None, **kwargs):
+        check_fraction("rate", rate)
+        if rate == 1:
+            raise ValueError(f"Argument `rate` must be in [0, 1). Received: rate={shown(rate)}")
+        super().__init__(rate, seed=seed, **kwargs)
+
+    def is_random(self):
+        return self.rate > 0
+
+    def call(self, inputs, training=False):
+        draw = current_draw()
+        if draw is None or self.rate == 0:
+            return super().call(inputs, training=training)
+        shape = tf.stack([1, *keras.ops.shape(inputs)[1:]])
+        noise = points.normal(shape, seed=draw.seed_of(self))
+        scale = (self.rate / (1 - self.rate)) ** 0.5
+        return inputs * tf.cast(1 + scale * noise, inputs.dtype)

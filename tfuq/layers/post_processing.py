@@ -57,6 +57,11 @@ class PostProcessing(keras.layers.Layer):
     def call(self, inputs):
         return self.method.transform(inputs)
 
+    def compute_output_shape(self, input_shape):
+        """Shapes of what `call` returns, in its structure."""
+        spec = self.compute_output_spec(keras.KerasTensor(input_shape, self.compute_dtype))
+        return keras.tree.map_structure(lambda tensor: tuple(tensor.shape), spec)
+
     def get_config(self):
         method = keras.saving.serialize_keras_object(self.method)
         return {**super().get_config(), "method": method}

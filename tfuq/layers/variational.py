@@ -1,4 +1,4 @@
-"""Mean-field variational layers: every weight of the kernel is an independent Gaussian.
+"""Mean-field variational layers: every weight of their kernels is an independent Gaussian.
 
 An estimator says how a noisy operation is computed, a layer says which operation it is.
 """
@@ -8,75 +8,122 @@ import math
 import tensorflow as tf
 from keras import layers
 
-from tfuq._arguments import check_choice, register
+from tfuq._arguments import check_choice, check_flags, register
+from tfuq._random.points import split_seed
 from tfuq.layers._estimators import Gaussian
 from tfuq.layers._operations import (
     Conv1DOperation,
     ConvOperation,
     ConvTransposeOperation,
     DenseOperation,
+    DepthwiseConvOperation,
+    EinsumOperation,
+    SeparableConvOperation,
 )
-from tfuq.layers.base import GaussianKernelLayer, constant_rho, distributions, kl_normal
+from tfuq.layers.base import (
+    GaussianKernelLayer,
+    constant_rho,
+    distributions,
+    kl_normal,
+    softplus_inverse,
+)
+
+_SMALLEST_SCALE = 1e-6  # of a posterior that is relative to a weight, where that is 0
 
 
-class _MeanFieldLayer(GaussianKernelLayer):
-    """A Keras layer with an independent Gaussian for each weight of its kernel."""
+class MeanFieldLayer(GaussianKernelLayer):
+    """A Keras layer with an independent Gaussian for each weight of its kernels."""
+
+    kernels = ("kernel",)
 
     def __init__(self, *args, trainable_prior=False, prior_mean="zero", **kwargs):
         super().__init__(*args, **kwargs)
         check_choice("prior_mean", prior_mean, ("zero", "initial"))
+        check_flags(trainable_prior=trainable_prior)
         self.trainable_prior = trainable_prior
         self.prior_mean = prior_mean
 
     def build(self, input_shape):
         super().build(input_shape)
-        self.kernel_rho = self.add_weight(
-            name="kernel_rho", shape=self.kernel.shape, initializer=self._rho_initializer()
-        )
-        if self.prior_mean == "initial":
-            self.prior_loc = self.add_weight(
-                name="prior_loc",
-                shape=self.kernel.shape,
-                initializer=lambda shape, dtype: tf.cast(self.kernel, dtype),
-                trainable=False,
-            )
+        for name in self.kernels:
+            self._add_spread(name, getattr(self, name))
         if self.trainable_prior:
             self.prior_rho = self.add_weight(
                 name="prior_rho", shape=(), initializer=constant_rho(self.prior_scale)
             )
         self._add_beta()
-        self._warn_if_heavy(math.prod(self.kernel.shape), self.posterior_scale)
+        count = sum(math.prod(getattr(self, name).shape) for name in self.kernels)
+        self._warn_if_heavy(count, self.posterior_scale)
 
-    def _gaussian(self):
-        return Gaussian(tf.convert_to_tensor(self.kernel), self._scale())
+    def _add_spread(self, name, kernel):
+        rho = self.add_weight(
+            name=f"{name}_rho", shape=kernel.shape, initializer=self._rho_initializer()
+        )
+        setattr(self, f"{name}_rho", rho)
+        if self.prior_mean == "initial":
+            loc = self.add_weight(
+                name=_prior_loc(name),
+                shape=kernel.shape,
+                initializer=lambda shape, dtype: tf.cast(kernel, dtype),
+                trainable=False,
+            )
+            setattr(self, _prior_loc(name), loc)
 
-    def _scale(self):
-        return tf.nn.softplus(tf.convert_to_tensor(self.kernel_rho))
+    def _gaussian(self, name="kernel"):
+        return Gaussian(tf.convert_to_tensor(getattr(self, name)), self._scale(name))
 
-    def _prior(self):
+    def _scale(self, name="kernel"):
+        return tf.nn.softplus(tf.convert_to_tensor(getattr(self, f"{name}_rho")))
+
+    def _prior(self, name="kernel"):
         """Mean and standard deviation of the prior."""
-        loc = tf.convert_to_tensor(self.prior_loc) if self.prior_mean == "initial" else 0.0
+        has_means = self.prior_mean == "initial"
+        loc = tf.convert_to_tensor(getattr(self, _prior_loc(name))) if has_means else 0.0
         if self.trainable_prior:
             return loc, tf.nn.softplus(tf.convert_to_tensor(self.prior_rho))
         return loc, tf.cast(self.prior_scale, self.variable_dtype)
 
     def kl_divergence(self):
         """The KL divergence of the posterior from the prior in nats, a scalar tensor."""
-        return kl_normal(*self._gaussian(), *self._prior())
+        terms = [kl_normal(*self._gaussian(name), *self._prior(name)) for name in self.kernels]
+        return tf.add_n(terms) if len(terms) > 1 else terms[0]
 
-    def posterior(self):
-        """The posterior of the kernel, `tfp.distributions.Normal` of the kernel's shape."""
+    def posterior(self, name=None):
+        """The posterior of a kernel, `tfp.distributions.Normal` of the kernel's shape.
+
+        Args:
+            name: Which kernel, of a layer that has several; by default the first.
+        """
         if not self.built:
             raise ValueError("The layer has no weights before it is built. Received: built=False")
-        return distributions().Normal(*self._gaussian())
+        name = self.kernels[0] if name is None else name
+        check_choice("name", name, self.kernels)
+        return distributions().Normal(*self._gaussian(name))
+
+    def start_around(self, relative_scale):
+        """Makes the posterior N(w, (relative_scale |w|)^2), and w the prior's means if it has any.
+
+        MOPED, Krishnan et al. 2020.
+        """
+        for name in self.kernels:
+            kernel = getattr(self, name)
+            scale = tf.maximum(relative_scale * tf.abs(kernel), _SMALLEST_SCALE)
+            getattr(self, f"{name}_rho").assign(softplus_inverse(scale))
+            if self.prior_mean == "initial":
+                getattr(self, _prior_loc(name)).assign(kernel)
 
     def get_config(self):
         own = ("trainable_prior", "prior_mean")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 
+def _prior_loc(kernel):
+    """Name of the variable that holds the prior's means of a kernel."""
+    return "prior_loc" if kernel == "kernel" else f"{kernel}_prior_loc"
+
+
 @register
-class DenseVariational(_MeanFieldLayer, DenseOperation, layers.Dense):
+class DenseVariational(MeanFieldLayer, DenseOperation, layers.Dense):
     """`keras.layers.Dense` with an independent Gaussian for each weight of its kernel.
 
     In training each call draws the weights and adds `kl_weight * beta * KL` to the loss. A
@@ -138,7 +185,7 @@ class DenseVariational(_MeanFieldLayer, DenseOperation, layers.Dense):
 
 
 @register
-class Conv1DVariational(_MeanFieldLayer, Conv1DOperation, layers.Conv1D):
+class Conv1DVariational(MeanFieldLayer, Conv1DOperation, layers.Conv1D):
     """`keras.layers.Conv1D` with an independent Gaussian for each weight of its kernel.
 
     The arguments of `keras.layers.Conv1D`, then those of `DenseVariational`, where they are
@@ -157,7 +204,7 @@ class Conv1DVariational(_MeanFieldLayer, Conv1DOperation, layers.Conv1D):
 
 
 @register
-class Conv2DVariational(_MeanFieldLayer, ConvOperation, layers.Conv2D):
+class Conv2DVariational(MeanFieldLayer, ConvOperation, layers.Conv2D):
     """`keras.layers.Conv2D` with an independent Gaussian for each weight of its kernel.
 
     The arguments of `keras.layers.Conv2D`, then those of `DenseVariational`, where they are
@@ -176,7 +223,7 @@ class Conv2DVariational(_MeanFieldLayer, ConvOperation, layers.Conv2D):
 
 
 @register
-class Conv2DTransposeVariational(_MeanFieldLayer, ConvTransposeOperation, layers.Conv2DTranspose):
+class Conv2DTransposeVariational(MeanFieldLayer, ConvTransposeOperation, layers.Conv2DTranspose):
     """`keras.layers.Conv2DTranspose` with an independent Gaussian for each weight of its kernel.
 
     The arguments of `keras.layers.Conv2DTranspose`, then those of `DenseVariational`, where they
@@ -189,6 +236,137 @@ class Conv2DTransposeVariational(_MeanFieldLayer, ConvTransposeOperation, layers
     from tfuq.layers import Conv2DTransposeVariational
 
     layer = Conv2DTransposeVariational(16, 3, activation="relu", kl_weight=0.001)
+    model = keras.Sequential([keras.Input((8, 8, 3)), layer])
+    ```
+    """
+
+
+@register
+class Conv3DVariational(MeanFieldLayer, ConvOperation, layers.Conv3D):
+    """`keras.layers.Conv3D` with an independent Gaussian for each weight of its kernel.
+
+    The arguments of `keras.layers.Conv3D`, then those of `DenseVariational`, where they are
+    described. With `estimator="local_reparameterization"` the noise of each place is its own.
+
+    Example:
+
+    ```python
+    import keras
+    from tfuq.layers import Conv3DVariational
+
+    layer = Conv3DVariational(16, 3, activation="relu", kl_weight=0.001)
+    model = keras.Sequential([keras.Input((8, 8, 8, 2)), layer])
+    ```
+    """
+
+
+@register
+class DepthwiseConv1DVariational(MeanFieldLayer, DepthwiseConvOperation, layers.DepthwiseConv1D):
+    """`keras.layers.DepthwiseConv1D` with an independent Gaussian for each weight of its kernel.
+
+    The arguments of `keras.layers.DepthwiseConv1D`, then those of `DenseVariational`, where they
+    are described. With `estimator="local_reparameterization"` the noise of each place is its own.
+
+    Example:
+
+    ```python
+    import keras
+    from tfuq.layers import DepthwiseConv1DVariational
+
+    layer = DepthwiseConv1DVariational(3, activation="relu", kl_weight=0.001)
+    model = keras.Sequential([keras.Input((32, 4)), layer])
+    ```
+    """
+
+
+@register
+class DepthwiseConv2DVariational(MeanFieldLayer, DepthwiseConvOperation, layers.DepthwiseConv2D):
+    """`keras.layers.DepthwiseConv2D` with an independent Gaussian for each weight of its kernel.
+
+    The arguments of `keras.layers.DepthwiseConv2D`, then those of `DenseVariational`, where they
+    are described. With `estimator="local_reparameterization"` the noise of each place is its own.
+
+    Example:
+
+    ```python
+    import keras
+    from tfuq.layers import DepthwiseConv2DVariational
+
+    layer = DepthwiseConv2DVariational(3, activation="relu", kl_weight=0.001)
+    model = keras.Sequential([keras.Input((8, 8, 3)), layer])
+    ```
+    """
+
+
+@register
+class EinsumDenseVariational(EinsumOperation, MeanFieldLayer, layers.EinsumDense):
+    """`keras.layers.EinsumDense` with an independent Gaussian for each weight of its kernel.
+
+    The arguments of `keras.layers.EinsumDense`, then those of `DenseVariational`, where they are
+    described. In `"flipout"` the signs are those of the last axes.
+
+    Example:
+
+    ```python
+    import keras
+    from tfuq.layers import EinsumDenseVariational
+
+    layer = EinsumDenseVariational("abc,cd->abd", (None, 16), kl_weight=0.001)
+    model = keras.Sequential([keras.Input((32, 4)), layer])
+    ```
+    """
+
+
+class _SeparableLayer(SeparableConvOperation, MeanFieldLayer):
+    """A depthwise and a pointwise convolution, both with Gaussian kernels."""
+
+    kernels = ("depthwise_kernel", "pointwise_kernel")
+
+    def _linear(self, inputs, seed):
+        outputs = inputs
+        seeds = (None, None) if seed is None else split_seed(seed, 2)
+        for op, name, seed in zip(self.operations(), self.kernels, seeds, strict=True):
+            kernel = tf.convert_to_tensor(getattr(self, name))
+            if seed is None:
+                outputs = op(outputs, tf.cast(kernel, outputs.dtype))
+            else:
+                outputs = self._estimate(op, outputs, self._gaussian(name), seed)
+        return outputs
+
+
+@register
+class SeparableConv1DVariational(_SeparableLayer, layers.SeparableConv1D):
+    """`keras.layers.SeparableConv1D` with an independent Gaussian for each weight of its kernels.
+
+    The arguments of `keras.layers.SeparableConv1D`, then those of `DenseVariational`, where they
+    are described. The estimator is applied to one convolution after the other.
+
+    Example:
+
+    ```python
+    import keras
+    from tfuq.layers import SeparableConv1DVariational
+
+    layer = SeparableConv1DVariational(16, 3, activation="relu", kl_weight=0.001)
+    model = keras.Sequential([keras.Input((32, 4)), layer])
+    ```
+    """
+
+
+@register
+class SeparableConv2DVariational(_SeparableLayer, layers.SeparableConv2D):
+    """`keras.layers.SeparableConv2D` with an independent Gaussian for each weight of its kernels.
+
+    The arguments of `keras.layers.SeparableConv2D`, then those of `DenseVariational`, where they
+    are described. The estimator is applied to one convolution after the other.
+
+    Example:
+
+    ```python
+    import keras
+    from tfuq.layers import SeparableConv2DVariational
+
+    layer = SeparableConv2DVariational(16, 3, activation="relu", kl_weight=0.001)
     model = keras.Sequential([keras.Input((8, 8, 3)), layer])
     ```
     """

@@ -172,8 +172,7 @@ class VBLLDense(Head, VariationalLayer):
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
-        self.sampling, self.resample = sampling, resample
-        self.seed = seed
+        self.sampling, self.resample, self.seed = sampling, resample, seed
         self._check_arguments()
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
@@ -207,6 +206,7 @@ class VBLLDense(Head, VariationalLayer):
         check_integer("train_mc_samples", self.train_mc_samples, minimum=1)
         check_integer("test_mc_samples", self.test_mc_samples, minimum=1)
         check_choice("sampling", self.sampling, points.RULES)
+        self._check_switches("use_bias", "logits_only", "resample")
         if self.seed is not None:
             check_integer("seed", self.seed, minimum=0)
 

@@ -1,0 +1,100 @@
+"""What people do wrong with conversions and layers' switches: refused, with the argument's name."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+
+from tfuq import convert, layers
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+DATA = (np.ones((4, 4), "float32"), np.arange(4) % 3)
+
+
+def model(*last):
+    return keras.Sequential([keras.Input((4,)), kl.Dense(5, "relu"), *(last or [kl.Dense(3)])])
+
+
+def head(**options):
+    return layers.VBLLDense(3, **{"kl_weight": 0.1, **options})
+
+
+def fa(**options):
+    return layers.MCSoftmaxDenseFA(3, 2, **options)
+
+
+def two_outputs():
+    x = keras.Input((4,))
+    return keras.Model(x, {"a": kl.Dense(3)(x), "b": kl.Dense(2)(x)})
+
+
+ROWS = {
+    "no dropout": ("model", lambda: convert.mc_dropout(model())),
+    "dropout of rate 0 in a GRU": (
+        "model",
+        lambda: convert.mc_dropout(keras.Sequential([keras.Input((4, 2)), kl.GRU(3)])),
+    ),
+    "moped as a word": ("moped", lambda: convert.variational(model(), 0.1, moped="yes")),
+    "prior as a number": (
+        "trainable_prior",
+        lambda: convert.variational(model(), 0.1, trainable_prior=1),
+    ),
+    "initialize as a word": (
+        "initialize",
+        lambda: convert.replace_head(model(), head(), initialize="no"),
+    ),
+    "copy as a number": ("copy", lambda: convert.replace_head(model(), head(), copy=1)),
+    "several outputs, none named": ("output", lambda: convert.replace_head(two_outputs(), head())),
+    "an output that is not there": (
+        "output",
+        lambda: convert.replace_head(two_outputs(), head(), output="c"),
+    ),
+    "an index that is not there": (
+        "output",
+        lambda: convert.replace_head(two_outputs(), head(), output=2),
+    ),
+    "a boolean for an index": (
+        "output",
+        lambda: convert.replace_head(two_outputs(), head(), output=True),
+    ),
+    "the report of another model": ("model", lambda: convert.report(model())),
+    "the report of no model": ("model", lambda: convert.report("model.keras")),
+    "losses of other outputs": (
+        "loss",
+        lambda: convert.sparse_bayesian(two_outputs(), DATA, {"c": LOSS}, kl_weight=0.1),
+    ),
+    "labels of one output for two": (
+        "data",
+        lambda: convert.sparse_bayesian(
+            two_outputs(), DATA, {"a": LOSS, "b": "mse"}, kl_weight=0.1
+        ),
+    ),
+    "resample as a word": ("resample", lambda: layers.MCDropout(0.5, resample="no")),
+    "resample of weights": (
+        "resample",
+        lambda: layers.DenseVariational(3, kl_weight=0.1, resample="no"),
+    ),
+    "logits_only of a VBLL head": ("logits_only", lambda: head(logits_only="no")),
+    "logits_only of a noisy head": ("logits_only", lambda: fa(logits_only="yes")),
+    "tune_temperature by place": (
+        "tune_temperature",
+        lambda: layers.MCSoftmaxDenseFA(3, 2, 1.0, False, 8, 8, False, False, True, 0.0, True),
+    ),
+    "bounds of None, tuned": (
+        "temperature_lower_bound",
+        lambda: fa(tune_temperature=True, temperature_lower_bound=None),
+    ),
+    "everything is dropped": ("rate", lambda: layers.MCGaussianDropout(1.0)),
+    "flipout in a sequence": (
+        "estimator",
+        lambda: layers.LSTMVariational(3, kl_weight=0.1, estimator="flipout"),
+    ),
+    "no weight of the KL": ("kl_weight", lambda: layers.MultiHeadAttentionVariational(2, 3)),
+}
+
+
+@pytest.mark.parametrize("argument, call", ROWS.values(), ids=ROWS)
+def test_refused(argument, call, counts):
+    with pytest.raises(ValueError, match=f"Argument .*`{argument}`|`{argument}` "):
+        call()
+    counts("misuse rows, refused")

@@ -1,0 +1,84 @@
+"""What a conversion has changed, what it has left as it was, and why."""
+
+import collections
+import weakref
+from typing import NamedTuple
+
+from tfuq._arguments import shown
+
+_REPORTS = weakref.WeakKeyDictionary()
+
+
+class ConversionReport(NamedTuple):
+    """What a conversion has changed, and what it has left as it was.
+
+    Args:
+        converted: Dict from the names of layers to `(old class, new class)`.
+        left: Dict from the names of layers to `(class, why)`: those with weights, or of
+            `mc_dropout` those that are random in training.
+
+    Example:
+
+    >>> from tfuq.convert import ConversionReport
+    >>> found = ConversionReport({"top": ("Dense", "DenseVariational")}, {})
+    >>> print(found.summary())
+    1 converted (1 Dense)
+    """
+
+    converted: dict
+    left: dict
+
+    def summary(self):
+        """One line: how many layers of which classes, and why others were left."""
+        done = collections.Counter(old for old, _ in self.converted.values())
+        lines = [f"{len(self.converted)} converted ({_listed(done)})"]
+        for why in dict.fromkeys(why for _, why in self.left.values()):
+            kinds = collections.Counter(kind for kind, each in self.left.values() if each == why)
+            lines.append(f"left {_listed(kinds)}: {why}")
+        return "; ".join(lines)
+
+
+def _listed(counts):
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def report(model):
+    """What `mc_dropout`, `variational` or `sparse_bayesian` has converted in a model, and what not.
+
+    A conversion prints one line of it, the `summary()`.
+
+    Args:
+        model: What one of these functions returned.
+
+    Returns:
+        `ConversionReport`.
+
+    Raises:
+        ValueError: If the model is not from a conversion of this process: a file holds no report.
+
+    Example:
+
+    ```python
+    import keras
+    from tfuq.convert import report, variational
+
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3), keras.layers.PReLU()])
+    bayesian = variational(model, kl_weight=0.001)
+    print(report(bayesian).left)  # {"p_re_lu": ("PReLU", "no layer stands in for PReLU")}
+    ```
+    """
+    try:
+        return _REPORTS[model]
+    except (KeyError, TypeError):
+        raise ValueError(
+            "Argument `model` must be what `mc_dropout`, `variational` or `sparse_bayesian` of "
+            f"this process returned. Received: model={shown(model)}"
+        ) from None
+
+
+def told(model, name, converted, left):
+    """The model, once its report is noted and printed."""
+    found = ConversionReport(converted, left)
+    _REPORTS[model] = found
+    print(f"tfuq.convert.{name}: {found.summary()}")
+    return model
