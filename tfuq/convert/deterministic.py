@@ -5,7 +5,7 @@ import warnings
 import keras
 
 from tfuq._random.draws import random_layers
-from tfuq.convert._copies import cloned, leaves
+from tfuq.convert._copies import check_graph, cloned
 from tfuq.convert._twins import TWINS
 from tfuq.layers import MCDropout
 
@@ -45,13 +45,6 @@ def to_deterministic(model):
     print(to_deterministic(model).layers)  # [<Dense name=...>]
     ```
     """
-    kinds = (*TWINS, MCDropout)
-    if not leaves(model, lambda layer: type(layer) in kinds):
-        raise ValueError(
-            "Argument `model` must hold layers with random weights, such as "
-            "`tfuq.layers.SparseBayesDense`. "
-            f"Received: a model with {sorted({type(x).__name__ for x in model._flatten_layers()})}"
-        )
 
     def make(layer):
         if type(layer) is MCDropout:
@@ -61,7 +54,14 @@ def to_deterministic(model):
         # The twin's own `get_config` knows nothing of what stands before it among the bases.
         return None if twin is None else twin.from_config(twin.get_config(layer))
 
+    check_graph(model)
     copy, pairs = cloned(model, make)
+    if not pairs:
+        raise ValueError(
+            "Argument `model` must hold layers with random weights, such as "
+            "`tfuq.layers.SparseBayesDense`. "
+            f"Received: a model with {sorted({type(x).__name__ for x in model._flatten_layers()})}"
+        )
     _tell_differences(copy, [layer for layer, _ in pairs])
     return copy
 
