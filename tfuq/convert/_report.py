@@ -1,4 +1,4 @@
-"""What a conversion has changed, what it has left as it was, and why."""
+"""Reports of conversions: layers that were changed, and those that were left, and why."""
 
 import collections
 import weakref

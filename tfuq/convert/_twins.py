@@ -1,4 +1,4 @@
-"""Which layer of tfuq stands in for which layer of Keras, and why others have none."""
+"""Tables of the layers that stand in for Keras' own, and reasons why others have none."""
 
 import keras
 
