@@ -60,7 +60,7 @@ def chosen_layers(model, candidates, names):
     if missing or (names is not None and not names):
         raise ValueError(
             "Argument `layers` must name layers that can be converted, among "
-            f"{sorted(found)}. Received: layers={names!r}"
+            f"{sorted(found)}. Received: layers={shown(names)}"
         )
     return {id(layer) for layer in candidates if names is None or layer.name in names}
 

@@ -135,7 +135,7 @@ def _last_layer(tensor):
     if not getattr(layer, "weights", None) or not isinstance(inputs, keras.KerasTensor):
         raise ValueError(
             "Argument `model` must end in a layer with weights, such as Dense, and perhaps an "
-            f"activation. Received: a model that ends in {layer!r}"
+            f"activation. Received: a model that ends in {shown(layer)}"
         )
     return layer, inputs, between
 
@@ -203,12 +203,12 @@ def _initialize(head, old):
     if kernel is None:
         raise ValueError(
             "Argument `head` must have a kernel to start from the old weights; pass "
-            f"initialize=False otherwise. Received: head={head!r}"
+            f"initialize=False otherwise. Received: head={shown(head)}"
         )
     if is_quantized(old):
         raise ValueError(
             "Argument `initialize` must be False for a layer with quantized weights. "
-            f"Received: initialize=True for {old!r}"
+            f"Received: initialize=True for {shown(old)}"
         )
     given, old_bias = _weights_of(old)
     shape = () if given is None else tuple(given.shape)
@@ -218,13 +218,13 @@ def _initialize(head, old):
         raise ValueError(
             "Argument `head` must have as many units as the layer it replaces, or "
             f"initialize=False. Received: a head with a kernel of shape {tuple(kernel.shape)} for "
-            f"{old!r} with {shape or None}"
+            f"{shown(old)} with {shape or None}"
         )
     kernel.assign(given)
     if old_bias is not None and bias is None:
         raise ValueError(
             "Argument `head` must have a bias, as the layer it replaces has one. "
-            f"Received: head={head!r}"
+            f"Received: head={shown(head)}"
         )
     if old_bias is not None:
         bias.assign(old_bias)

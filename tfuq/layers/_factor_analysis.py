@@ -88,7 +88,7 @@ class MCDenseFA(Head, keras.layers.Layer):
         if isinstance(dtype, bool):
             raise ValueError(
                 "Argument `dtype` must be a dtype or a policy; it is the 11th, as edward2 has it. "
-                f"Pass `tune_temperature` by name. Received: dtype={dtype!r}"
+                f"Pass `tune_temperature` by name. Received: dtype={shown(dtype)}"
             )
         super().__init__(dtype=dtype, **kwargs)
         self.num_outputs = num_outputs
