@@ -6,6 +6,7 @@ from tfuq.layers.heteroscedastic import MCSigmoidDenseFA, MCSoftmaxDenseFA
 from tfuq.layers.mc_dropout import MCDropout, MCGaussianDropout
 from tfuq.layers.mc_recurrent import MCGRU, MCLSTM, MCSimpleRNN
 from tfuq.layers.post_processing import PostProcessing
+from tfuq.layers.recurrent import GRUVariational, LSTMVariational, SimpleRNNVariational
 from tfuq.layers.regression import (
     EvidentialDense,
     LaplaceDense,
@@ -14,7 +15,6 @@ from tfuq.layers.regression import (
     QuantileDense,
     StudentTDense,
 )
-from tfuq.layers.recurrent import GRUVariational, LSTMVariational, SimpleRNNVariational
 from tfuq.layers.sparse_bayes import (
     SparseBayesConv1D,
     SparseBayesConv2D,
@@ -38,6 +38,8 @@ from tfuq.layers.variational import (
 from tfuq.layers.vbll import VBLLDense
 
 __all__ = [
+    "MCGRU",
+    "MCLSTM",
     "Conv1DVariational",
     "Conv2DTransposeVariational",
     "Conv2DVariational",
@@ -51,9 +53,7 @@ __all__ = [
     "LSTMVariational",
     "LaplaceDense",
     "MCDropout",
-    "MCGRU",
     "MCGaussianDropout",
-    "MCLSTM",
     "MCMultiHeadAttention",
     "MCSigmoidDenseFA",
     "MCSimpleRNN",
