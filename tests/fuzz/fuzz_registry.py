@@ -625,6 +625,7 @@ def _options_alone(function, cls):
 # --- What is not fuzzed ---------------------------------------------------------------------------
 
 NUMBERS = "takes a RegressionUncertainty or its parameters: tests/metrics/test_regression.py"
+HEADS = "linear maps, whose arguments are those of Dense: tests/predictive/test_regression.py"
 MODEL = "takes a trained model; its data go through what is fuzzed: "
 REASONS = {
     "metrics.ause": NUMBERS,
@@ -646,6 +647,8 @@ REASONS = {
     "metrics.Sharpness": NUMBERS,
     "selective.AdaptiveConformal": "a series, step by step: its own tests",
     "selective.ConformalRegressor": "takes a RegressionUncertainty: its own tests; tests/misuse",
+    "predictive.RegressionUncertainty": "parameters: tests/_predictions/test_numbers.py; tests/misuse",
+    "selective.RegressionRule": "takes a RegressionUncertainty: its own tests; tests/misuse",
     "selective.MaskRiskControl": "images, checked as ConformalPredictor's: its own tests",
     "callbacks.RejectionEvaluator": MODEL + "metrics.rejection_table",
     "callbacks.SnapshotEnsemble": "writes files: tests/callbacks and tests/faults",
@@ -689,6 +692,12 @@ REASONS = {
     "layers.MultiHeadAttentionVariational": "two inputs: tests/layers/test_attention.py",
     "layers.SimpleRNNVariational": "another layer of its family, with another operation",
     "lr_range_test": "trains a model",
+    "layers.EvidentialDense": HEADS,
+    "layers.LaplaceDense": HEADS,
+    "layers.MixtureDense": HEADS,
+    "layers.NormalDense": HEADS,
+    "layers.QuantileDense": HEADS,
+    "layers.StudentTDense": HEADS,
     "metrics.PredictionMetric": "a base",
     "ood.GradNorm": MODEL + "ood.MaxLogit; tests/nonfinite",
     "ood.GradientDetector": "trains a network: tests/ood; its checks are those of GradientDensity",
