@@ -647,7 +647,7 @@ REASONS = {
     "metrics.Sharpness": NUMBERS,
     "selective.AdaptiveConformal": "a series, step by step: its own tests",
     "selective.ConformalRegressor": "takes a RegressionUncertainty: its own tests; tests/misuse",
-    "predictive.RegressionUncertainty": "parameters: tests/_predictions/test_numbers.py; tests/misuse",
+    "predictive.RegressionUncertainty": "parameters: tests/_predictions/test_numbers.py",
     "selective.RegressionRule": "takes a RegressionUncertainty: its own tests; tests/misuse",
     "selective.MaskRiskControl": "images, checked as ConformalPredictor's: its own tests",
     "callbacks.RejectionEvaluator": MODEL + "metrics.rejection_table",
