@@ -4,7 +4,8 @@ import numpy as np
 
 ULPS = 8  # of errors in numbers that come from a network
 RAMP = 100.0  # from `least`, where the inverse is 0, to where it is that of the number
-_COARSE = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
+# Of layers that sum in float32 and round once: `ULPS` of these are one rounding.
+_COARSE = {"float16": 2.0**-10 / ULPS, "bfloat16": 2.0**-7 / ULPS}
 
 
 def precision(array, dtype=None):
