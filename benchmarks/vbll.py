@@ -1,4 +1,4 @@
-"""VBLLDense side by side: vbll 0.4.9 (torch), TFP's DenseFlipout, and plain Dense heads.
+"""VBLL heads side by side: vbll 0.4.9 (torch), TFP's DenseFlipout, and plain Dense heads.
 
     make bench-vbll
 
@@ -32,6 +32,8 @@ HEADS = {
     "low rank 3, 512 to 10": ("low_rank", 512, 10),
     "dense 512 to 10": ("dense", 512, 10),
     "diagonal 1024 to 100": ("diagonal", 1024, 100),
+    "numbers, diagonal 512 to 1": ("diagonal", 512, 1),
+    "numbers, dense 512 to 1": ("dense", 512, 1),
 }
 # contestants, case, mode, aim: the second is to take so many times as long as the first
 FASTER = {
@@ -46,6 +48,11 @@ FASTER = {
         (("tfuq", "vbll"), "dense 512 to 10", "train compiled", 60),
         (("tfuq", "vbll"), "diagonal 1024 to 100", "train compiled", 8),
     ),
+    "numbers": (
+        (("tfuq_numbers", "vbll_numbers"), "numbers, diagonal 512 to 1", "train", 4),
+        (("tfuq_numbers", "vbll_numbers"), "numbers, dense 512 to 1", "train", 40),
+        (("tfuq_numbers", "vbll_numbers"), "numbers, diagonal 512 to 1", "predict", 1),
+    ),
     "flipout": (
         (("tfuq_plain", "flipout"), "diagonal 512 to 10", "train", 1),
         (("tfuq_plain", "flipout"), "diagonal 1024 to 100", "train", 1),
@@ -56,6 +63,7 @@ FASTER = {
 COSTS = (
     (("cnn_vbll", "cnn_dense"), "train", 1.25),
     (("cnn_vbll", "cnn_dense"), "predict", 1.5),
+    (("cnn_vbll_numbers", "cnn_dense_numbers"), "train", 1.1),
 )
 
 
@@ -113,6 +121,55 @@ def tensorflow_step(call, features, classes, mode, layer=None):
     step = train if mode.startswith("train") else predict
     step = tf.function(step, jit_compile=mode.endswith("compiled"))
     return lambda: step(x, y).numpy()
+
+
+def tfuq_numbers(case, mode):
+    import tensorflow as tf
+
+    from tfuq.layers import VBLLRegression
+
+    form, features, units = HEADS[case]
+    head = VBLLRegression(units, kl_weight=1e-4, posterior=form)
+    loss_of = head.negative_log_likelihood()
+    x = tf.random.stateless_normal((BATCH, features), [1, 2])
+    y = tf.random.stateless_normal((BATCH, units), [3, 4])
+    head(x)
+    variables = head.trainable_variables
+
+    def train(x, y):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = loss_of(y, head(x, training=True)) + sum(head.losses)
+        *gradients, dx = tape.gradient(loss, [*variables, x])
+        for variable, gradient in zip(variables, gradients, strict=True):
+            variable.assign_sub(RATE * gradient)
+        return loss + 0 * dx
+
+    step = tf.function(train if mode == "train" else lambda x, y: head(x))
+    return lambda: step(x, y).numpy()
+
+
+def vbll_numbers(case, mode):
+    sys.path.remove(os.path.dirname(os.path.abspath(__file__)))
+    import torch
+    from vbll.layers.regression import Regression
+
+    form, features, units = HEADS[case]
+    head = Regression(features, units, 1e-4, parameterization=form)
+    x, y = torch.randn(BATCH, features, requires_grad=True), torch.randn(BATCH, units)
+    optimizer = torch.optim.SGD(head.parameters(), lr=RATE)
+
+    def train():
+        optimizer.zero_grad()
+        x.grad = None
+        head(x).train_loss_fn(y).backward()
+        optimizer.step()
+
+    @torch.no_grad()
+    def predict():
+        return head.predictive(x)
+
+    return train if mode == "train" else predict
 
 
 def vbll_head(case, mode):
@@ -186,6 +243,37 @@ def cnn(head):
     return make
 
 
+def cnn_of_numbers(head):
+    """A training step of the small CNN with a head of one number."""
+
+    def make(case, mode):
+        import keras
+        import tensorflow as tf
+
+        from tfuq.layers import VBLLRegression
+
+        keras.utils.set_random_seed(0)
+        last = keras.layers.Dense(1) if head == "dense" else VBLLRegression(1, kl_weight=1e-4)
+        loss_of = keras.losses.MeanSquaredError()
+        loss_of = loss_of if head == "dense" else last.negative_log_likelihood()
+        model = small_cnn(last)
+        x = tf.random.stateless_uniform((BATCH, 32, 32, 3), [1, 2])
+        y = tf.random.stateless_normal((BATCH, 1), [3, 4])
+        variables = model.trainable_variables
+
+        @tf.function
+        def train(x, y):
+            with tf.GradientTape() as tape:
+                loss = loss_of(y, model(x, training=True)) + sum(model.losses)
+            for variable, gradient in zip(variables, tape.gradient(loss, variables), strict=True):
+                variable.assign_sub(RATE * gradient)
+            return loss
+
+        return lambda: train(x, y).numpy()
+
+    return make
+
+
 def sampled_cnn(function):
     """30 predictions for each image, by one of two roads."""
 
@@ -233,6 +321,10 @@ CONTESTANTS = {
     "tfuq_plain": tfuq_plain_head,
     "vbll": vbll_head,
     "flipout": flipout_head,
+    "tfuq_numbers": tfuq_numbers,
+    "vbll_numbers": vbll_numbers,
+    "cnn_vbll_numbers": cnn_of_numbers("vbll"),
+    "cnn_dense_numbers": cnn_of_numbers("dense"),
     "cnn_vbll": cnn("vbll"),
     "cnn_dense": cnn("dense"),
     "sample_predictions": sampled_cnn("sample_predictions"),
@@ -245,7 +337,7 @@ CONTESTANTS = {
 
 
 def start(pythons, contestant, case, mode):
-    python = pythons.get(contestant, sys.executable)
+    python = pythons.get(contestant.removesuffix("_numbers"), sys.executable)
     legacy = {"TF_USE_LEGACY_KERAS": "1"} if contestant == "flipout" else {}
     command = (__file__, "--worker", contestant, case, mode)
     return turns.Process(*command, python=python, environment=legacy)
@@ -254,7 +346,7 @@ def start(pythons, contestant, case, mode):
 def measure_times(pythons, contestants, case, mode, rounds):
     """Median milliseconds of two contestants in turns, and the second's over the first's."""
     processes = [start(pythons, name, case, mode) for name in contestants]
-    slow = case.startswith("dense") or contestants[0] == "sample_predictions"
+    slow = "dense" in case or contestants[0] == "sample_predictions"
     medians, ratios = turns.take_turns(processes, rounds, 1 if slow else 50)
     return *medians, ratios[1]
 
@@ -281,13 +373,14 @@ def report_faster(pythons, rows, rounds):
 
 def report_costs(pythons, rounds):
     print(f"\nA small CNN, batch of {BATCH}; milliseconds, medians of {rounds} rounds\n")
-    print("| step | VBLLDense head | Dense head | ratio | at most | reached |")
+    print("| step | VBLL head | Dense head | ratio | at most | reached |")
     print("| --- | --- | --- | --- | --- | --- |")
     for (ours, dense), mode, aim in COSTS:
         # Asked for the other way round, the ratio of the rounds is that of the costs.
         theirs, mine, ratio = measure_times(pythons, (dense, ours), "", mode, rounds)
         cells = f"{mine:.2f} | {theirs:.2f} | {ratio:.2f} | {aim} | {verdict(ratio <= aim)}"
-        print(f"| {mode} | {cells} |", flush=True)
+        step = f"{mode}, numbers" if ours.endswith("numbers") else mode
+        print(f"| {step} | {cells} |", flush=True)
 
 
 def report_memory(pythons):

@@ -153,12 +153,12 @@ CONSTRUCTED = [
     ),
 ]
 # Of these None is a default that the constructor works out.
-WORKED_OUT = ("allow_empty", "dtype", "fitted_to", "k_reg", "name")
+WORKED_OUT = ("allow_empty", "bias_initializer", "dtype", "fitted_to", "k_reg", "name")
 
 
 def as_stored(name, given, attribute):
     """The argument `given` in the form in which Keras' own layers store it."""
-    if name.endswith("_initializer"):
+    if name.endswith("_initializer") and given is not None:
         return keras.initializers.get(given)
     if isinstance(attribute, Family):
         return family_named(given)

@@ -16,6 +16,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MODULES = (
     "layers",
+    "losses",
     "metrics",
     "optimizers",
     "datasets",

@@ -28,7 +28,7 @@ ADDED_LATER = frozenset(
     f"tfuq>{name}"
     for name in (
         *("NormalDense", "LaplaceDense", "StudentTDense", "MixtureDense", "QuantileDense"),
-        *("EvidentialDense", "RegressionRule"),
+        *("EvidentialDense", "MultivariateNormalDense", "RegressionRule", "VBLLRegression"),
         *("NegativeLogLikelihoodLoss", "BetaNLLLoss", "CRPSLoss", "PinballLoss", "EvidentialLoss"),
     )
 )

@@ -42,6 +42,23 @@ LABELS = Target(keras.losses.BinaryCrossentropy, classes=False)
 
 
 @dataclasses.dataclass(frozen=True)
+class Numbers:
+    """A loss of `tfuq.losses`, and numbers for outputs of a shape, which hold its parameters."""
+
+    of: keras.losses.Loss
+
+    def loss(self, from_logits):
+        del from_logits  # there are none
+        return self.of
+
+    def labels(self, side, shape):
+        shape = (*shape[:-1], self.of.family.units(shape[-1]))
+        return np.broadcast_to(np.reshape(side, (-1,) + (1,) * (len(shape) - 1)), shape).astype(
+            "float32"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class LayerCase:
     """One configuration of a layer.
 
@@ -51,7 +68,7 @@ class LayerCase:
         kwargs: Its constructor arguments; `dtype` and `name` come on top.
         shape: Shape of one input example.
         more_shapes: Other shapes of an example, given to Keras with unknown extents.
-        target: What the first output is trained on, `CLASSES` or `LABELS`.
+        target: What the first output is trained on, `CLASSES`, `LABELS` or `Numbers`.
         repeats: Whether two predictions of one example are the same.
         idle: Names of trainable weights that no gradient reaches yet.
         takes_none: Whether it takes an empty batch; Keras' own batch normalization does not.
@@ -65,7 +82,7 @@ class LayerCase:
     kwargs: dict
     shape: tuple = (4,)
     more_shapes: tuple = ((3, 4), (2, 3, 4))
-    target: Target = CLASSES
+    target: Target | Numbers = CLASSES
     repeats: bool = True
     idle: tuple = ()
     takes_none: bool = True

@@ -7,7 +7,7 @@ import tempfile
 import numpy as np
 import pytest
 from architectures import resnet18, unet
-from contract import LABELS, LayerCase, ModelCase
+from contract import LABELS, LayerCase, ModelCase, Numbers
 from contract_callbacks import CALLBACK_CHECKS, CallbackCase
 from contract_layers import layer_checks, model_checks
 from contract_metrics import MetricCase, metric_checks
@@ -20,7 +20,7 @@ from contract_process import (
     write_metric,
 )
 
-from tfuq import callbacks, convert, layers, metrics, preprocessing
+from tfuq import callbacks, convert, layers, losses, metrics, preprocessing
 from tfuq.corruptions import CorruptionLayer
 from tfuq.selective import TemperatureScaling
 
@@ -46,6 +46,16 @@ STEPS = {"shape": (5, 2), "more_shapes": ((7, 2),)}
 TWIN = {"is_twin": True}
 DROPS = {"units": 3, "dropout": 0.2, "recurrent_dropout": 0.2, "seed": 1}
 MADE_ANEW = {"estimator": "reparameterization", "resample": True}
+
+TWO = {"units": 2}
+NUMBERS = {**TWO, "kl_weight": 0.01}
+LEVELS = {"levels": [0.1, 0.5, 0.9]}
+FACTORS = {"num_factors": 2}
+COMPONENTS = {"num_components": 2}
+
+
+def likelihood(name, **config):
+    return {"target": Numbers(losses.NegativeLogLikelihood({"name": name, **config}))}
 
 
 def select(layer):
@@ -230,6 +240,38 @@ LAYERS = [
         {"kernel_size": 2, "depth_multiplier": 2, **SPARSE},
         **IMAGES,
         prepare=select,
+    ),
+    LayerCase("normal", layers.NormalDense, TWO, **likelihood("normal")),
+    LayerCase("laplace", layers.LaplaceDense, TWO, **likelihood("laplace")),
+    LayerCase("student-t", layers.StudentTDense, TWO, **likelihood("student_t")),
+    LayerCase(
+        "mixture", layers.MixtureDense, {**TWO, **COMPONENTS}, **likelihood("mixture", **COMPONENTS)
+    ),
+    LayerCase(
+        "quantiles",
+        layers.QuantileDense,
+        {**TWO, **LEVELS},
+        target=Numbers(losses.Pinball(LEVELS["levels"])),
+    ),
+    LayerCase("evidential", layers.EvidentialDense, TWO, target=Numbers(losses.Evidential(0.01))),
+    LayerCase(
+        "joint-normal",
+        layers.MultivariateNormalDense,
+        {**TWO, **FACTORS},
+        **likelihood("multivariate_normal", **FACTORS),
+    ),
+    LayerCase("vbll-numbers", layers.VBLLRegression, NUMBERS, **likelihood("bayesian_normal")),
+    LayerCase(
+        "vbll-numbers-low-rank",
+        layers.VBLLRegression,
+        {**NUMBERS, "posterior": "low_rank", "rank": 2},
+        **likelihood("bayesian_normal"),
+    ),
+    LayerCase(
+        "vbll-numbers-dense",
+        layers.VBLLRegression,
+        {**NUMBERS, "posterior": "dense"},
+        **likelihood("bayesian_normal"),
     ),
     LayerCase("dropout", layers.MCDropout, {"rate": 0.2, "seed": 1}),
     LayerCase("gaussian-dropout", layers.MCGaussianDropout, {"rate": 0.2, "seed": 1}, **TWIN),

@@ -20,6 +20,7 @@ from tfuq._predictions.location_scale import (
     Normal,
     StudentT,
 )
+from tfuq._predictions.multivariate import MultivariateNormal
 from tfuq._predictions.probabilities import probabilities
 from tfuq._random import points
 
@@ -253,6 +254,7 @@ FAMILIES = {
     kind.name: kind
     for kind in (
         *(Normal, BayesianNormal, Laplace, StudentT, Evidential, Mixture, Quantiles, Point),
+        *(MultivariateNormal,),
     )
 }
 
@@ -274,6 +276,7 @@ def family_named(family):
             pass  # arguments that are missing, or that it does not have
     raise ValueError(
         f"Argument `family` must be one of {sorted(FAMILIES)}, or a dict of such a `name` and its "
-        "arguments (`num_components` of 'mixture', `levels` of 'quantiles'). "
+        "arguments (`num_components` of 'mixture', `levels` of 'quantiles', `num_factors` of "
+        "'multivariate_normal'). "
         f"Received: family={shown(family)}"
     )

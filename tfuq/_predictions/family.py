@@ -37,6 +37,10 @@ class Family:
     """Whether it says how a number scatters around its mean."""
     has_density = True
     """Whether a label has a likelihood."""
+    has_epistemic = False
+    """Whether one output says how uncertain its mean is."""
+    is_joint = False
+    """Whether the numbers of an example depend on each other."""
 
     @property
     def size(self):
@@ -91,11 +95,13 @@ class Family:
         return self.aleatoric_variance(params) + self.epistemic_variance(params)
 
     def log_prob(self, params, y):
-        """log p(y), nats, `(..., units)`."""
+        """log p(y), nats, `(..., units)`; of all numbers together, `(..., 1)`, where `is_joint`."""
         raise NotImplementedError
 
     def training_log_prob(self, params, y):
-        """What a fit maximizes: `log_prob`, or a bound where the weights are random."""
+        """What a fit maximizes, whose mean over the numbers is nats per number: `log_prob`, or a
+        bound where the weights are random.
+        """
         return self.log_prob(params, y)
 
     def cdf(self, params, y):
@@ -115,7 +121,9 @@ class Family:
         raise NotImplementedError
 
     def distribution(self, params):
-        """TFP distribution with the batch shape `(..., units)`."""
+        """TFP distribution with the batch shape `(..., units)`; where `is_joint` with the batch
+        shape `(...)` and the event shape `(units,)`.
+        """
         raise NotImplementedError
 
 

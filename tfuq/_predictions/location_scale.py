@@ -72,6 +72,7 @@ class BayesianNormal(Normal):
 
     name = "bayesian_normal"
     parameters = ("loc", "scale", "epistemic_scale")
+    has_epistemic = True
 
     def constrain(self, raw, min_scale):
         raise NotImplementedError("The layer computes these parameters itself.")
@@ -226,6 +227,7 @@ class Evidential(Family):
 
     name = "evidential"
     parameters = ("loc", "evidence", "alpha", "beta")
+    has_epistemic = True
 
     def constrain(self, raw, min_scale):
         loc, *rest = self.split(raw)

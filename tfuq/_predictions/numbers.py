@@ -192,7 +192,9 @@ class RegressionUncertainty:
         return self._of_labels(lambda params, y: mixture_cdf(self.family, params, y), y)
 
     def log_prob(self, y):
-        """log p(y), nats, `(n, ..., units)`."""
+        """log p(y), nats, `(n, ..., units)`; of `MultivariateNormalDense` that of all numbers
+        together, `(n, ..., 1)`.
+        """
 
         def log_prob(params, y):
             stacked = tf.broadcast_to(y, (len(self.params), *y.shape))
@@ -241,7 +243,8 @@ class RegressionUncertainty:
         return np.concatenate(parts)
 
     def __repr__(self):
-        draws = f"{len(self.params)} draws" if len(self.params) > 1 else "one network"
+        one = "in closed form" if self.family.has_epistemic else "one network"
+        draws = f"{len(self.params)} draws" if len(self.params) > 1 else one
         lines = [f"RegressionUncertainty of {len(self)} examples, {draws} of {self.family!r}:"]
         with np.errstate(invalid="ignore"):
             names = ("mean", "std", "aleatoric_std", "epistemic_std")

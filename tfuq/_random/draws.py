@@ -17,6 +17,9 @@ _CURRENT = contextvars.ContextVar("tfuq_draw", default=None)
 class TakesDraws:
     """Marks a layer that looks for `current_draw()` when it is called."""
 
+    closed_form = False
+    """Whether its output says how draws of it would differ, so that nobody has to draw."""
+
     def is_random(self):
         """Whether draws of the layer differ."""
         return True

@@ -11,6 +11,7 @@ from tfuq.layers.regression import (
     EvidentialDense,
     LaplaceDense,
     MixtureDense,
+    MultivariateNormalDense,
     NormalDense,
     QuantileDense,
     StudentTDense,
@@ -36,6 +37,7 @@ from tfuq.layers.variational import (
     SeparableConv2DVariational,
 )
 from tfuq.layers.vbll import VBLLDense
+from tfuq.layers.vbll_regression import VBLLRegression
 
 __all__ = [
     "MCGRU",
@@ -60,6 +62,7 @@ __all__ = [
     "MCSoftmaxDenseFA",
     "MixtureDense",
     "MultiHeadAttentionVariational",
+    "MultivariateNormalDense",
     "NormalDense",
     "PostProcessing",
     "QuantileDense",
@@ -74,5 +77,6 @@ __all__ = [
     "SparseBayesDepthwiseConv2D",
     "StudentTDense",
     "VBLLDense",
+    "VBLLRegression",
 ]
 __dir__ = public_dir(__all__)

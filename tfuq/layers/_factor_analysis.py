@@ -19,7 +19,7 @@ from tfuq._math.logistic_normal import probit
 from tfuq._random import points
 from tfuq.layers.base import distributions
 from tfuq.layers.heads import Head, OutputMeaning
-from tfuq.layers.shapes import project, with_leading
+from tfuq.layers.shapes import checked_features, project, with_leading
 from tfuq.layers.ways import wanted_way
 
 MIN_SCALE = 1e-3  # the floor of d(x), as in the authors' code
@@ -152,13 +152,7 @@ class MCDenseFA(Head, keras.layers.Layer):
         """What the loss takes, from the logs of the mean probabilities."""
 
     def build(self, input_shape):
-        features = input_shape[-1]
-        if features is None:
-            raise ValueError(
-                "The last dimension of the inputs must be known. "
-                f"Received: input_shape={tuple(input_shape)}"
-            )
-        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: features})
+        features = checked_features(self, input_shape)
         self._add_dense("loc", features, self.num_outputs)
         self._add_dense("scale", features, self.num_outputs)
         if self.num_factors and self.parameter_efficient:

@@ -6,6 +6,7 @@ import tensorflow as tf
 from tfuq._arguments import shown
 from tfuq._models.batches import batches
 from tfuq.layers._training import MEANS
+from tfuq.losses.base import FamilyLoss
 
 # Over which entries of the labels Keras takes the mean, by the name of the loss.
 ONE_HOT = ("categorical_crossentropy", "categorical_focal_crossentropy", "kl_divergence")
@@ -32,15 +33,15 @@ def kl_weight_for(data, loss):
     Args:
         data: The training data: `(x, y)` or `(x, y, sample_weight)` of arrays, a `tf.data.Dataset`
             or a `keras.utils.PyDataset` of such batches. It is read once.
-        loss: The loss that the model is compiled with: a name or an object of Keras. Labels of its
-            `ignore_class` do not count.
+        loss: The loss that the model is compiled with: a name or an object of Keras, or one of
+            `tfuq.losses`. Labels of its `ignore_class` do not count.
 
     Returns:
         Float in (0, 1].
 
     Raises:
         ValueError: If `data` hold no labels or do not end, if `loss` is not a mean, or is none of
-            Keras' cross-entropies and regression losses.
+            Keras' cross-entropies and regression losses, nor of `tfuq.losses`.
 
     Example:
 
@@ -69,6 +70,8 @@ def kl_weight_for(data, loss):
 
 
 def _kind(loss):
+    if isinstance(loss, FamilyLoss):  # a mean over the numbers
+        return ELEMENTWISE
     name = getattr(loss, "name", None) or getattr(loss, "__name__", None)
     if isinstance(loss, str):
         name = getattr(keras.losses.get(loss), "__name__", None)
@@ -78,8 +81,8 @@ def _kind(loss):
             return kind
     raise ValueError(
         "Argument `loss` must be one loss of Keras that is a mean over labels, one of "
-        f"{sorted(ONE_HOT + ELEMENTWISE)}; for another, `kl_weight` is 1 / number of terms that "
-        f"it is a mean of. Received: loss={shown(loss)}"
+        f"{sorted(ONE_HOT + ELEMENTWISE)}, or one of `tfuq.losses`; for another, `kl_weight` is 1 "
+        f"/ number of terms that it is a mean of. Received: loss={shown(loss)}"
     )
 
 

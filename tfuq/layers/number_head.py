@@ -7,6 +7,7 @@ from tfuq._arguments import check_flags, check_integer, check_positive, shown
 from tfuq._predictions.family import LEAST_SCALE
 from tfuq.layers._training import calling_model, compiled_metrics
 from tfuq.layers.heads import OutputMeaning, is_last
+from tfuq.layers.shapes import checked_features
 from tfuq.losses import CRPS, NegativeLogLikelihood
 
 
@@ -54,7 +55,8 @@ class NumberHead(keras.layers.Layer):
         return CRPS(self.family, **kwargs)
 
     def distribution(self, params):
-        """TFP distribution with the batch shape `(..., units)`.
+        """TFP distribution with the batch shape `(..., units)`; of `MultivariateNormalDense` with
+        the batch shape `(...)` and the event shape `(units,)`.
 
         Args:
             params: What the layer returned, `(..., units * parameters)`.
@@ -68,17 +70,6 @@ class NumberHead(keras.layers.Layer):
                 f"Argument `mean_only` must be False for `{method}`: the mean alone says no "
                 f"distribution. Received: mean_only=True of {self.name!r}"
             )
-
-    def _check_build(self, input_shape):
-        """How many features there are."""
-        features = input_shape[-1]
-        if not features:
-            raise ValueError(
-                "The last dimension of the inputs must be known. "
-                f"Received: input_shape={tuple(input_shape)}"
-            )
-        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: features})
-        return features
 
     def _check_loss(self, training):
         """Raises ValueError where the model that is trained has a loss or metrics that misread it.
@@ -168,7 +159,7 @@ class ParameterDense(NumberHead):
         self.bias_constraint = keras.constraints.get(bias_constraint)
 
     def build(self, input_shape):
-        features, width = self._check_build(input_shape), self.units * self.family.size
+        features, width = checked_features(self, input_shape), self.units * self.family.size
         self.kernel = self.add_weight(
             name="kernel",
             shape=(features, width),

@@ -1,6 +1,7 @@
-"""Heads of regressions: normal, Laplace, Student's t, mixtures, quantiles, evidential."""
+"""Heads of regressions: normal, Laplace, Student's t, mixtures, quantiles, evidential, joint."""
 
 import keras
+import tensorflow as tf
 
 from tfuq._arguments import register
 from tfuq._predictions import families
@@ -250,3 +251,69 @@ class EvidentialDense(ParameterDense):
         """The loss to compile the model with: `tfuq.losses.Evidential`."""
         self._check_has_parameters("evidential")
         return Evidential(coefficient, **kwargs)
+
+
+@register
+class MultivariateNormalDense(ParameterDense):
+    """Normal distribution of several numbers whose noise is correlated: low rank plus diagonal.
+
+    The counterpart of `MCSoftmaxDenseFA` for numbers, without samples. Its loss and
+    `predict_uncertainty(...).log_prob` are of all numbers together; intervals, quantiles and CRPS
+    are of each number. `samples()` have the correlations.
+
+    Formula: `loc, s, F = split(x W + b)`, `scale = softplus(s) + min_scale`,
+    `y ~ N(loc, diag(scale^2) + F F^T)`, F of the shape `(units, num_factors)`. The loss is
+    `-log p(y) / units`, which compares with losses of single numbers.
+
+    Args:
+        units: How many numbers there are, at least 2.
+        num_factors: Rank of the correlated noise, at least 1. `NormalDense` has none.
+        mean_only, min_scale, use_bias, kernel_initializer, bias_initializer, kernel_regularizer,
+        bias_regularizer, kernel_constraint, bias_constraint: As in `NormalDense`; but biases start
+            at random, normal with the deviation 0.3, for factors around 0 have no gradient.
+
+    Returns:
+        Parameters `(batch, ..., (2 + num_factors) * units)`: all `loc`, all `scale`, then the
+        factors one after the other, each for all numbers; or the means.
+
+    Raises:
+        ValueError: As `NormalDense`; if `units` is below 2 or `num_factors` below 1.
+
+    Example:
+
+    >>> import tfuq
+    >>> tfuq.layers.MultivariateNormalDense(3, num_factors=2).compute_output_shape((None, 8))
+    (None, 12)
+
+    References:
+        - Collier et al.: "Correlated Input-Dependent Label Noise in Large-Scale Image
+          Classification", CVPR 2021 (the parameterization).
+    """
+
+    def __init__(self, units, num_factors=1, *, bias_initializer=None, **kwargs):
+        if bias_initializer is None:
+            bias_initializer = keras.initializers.RandomNormal(stddev=0.3)
+        super().__init__(units, bias_initializer=bias_initializer, **kwargs)
+        if units < 2:
+            raise ValueError(
+                "Argument `units` must be at least 2: one number has none to be correlated with. "
+                f"Take `NormalDense(1)`. Received: units={units}"
+            )
+        self._family = families.MultivariateNormal(num_factors)
+        self.num_factors = num_factors
+
+    @property
+    def family(self):
+        return self._family
+
+    def covariance(self, params):
+        """Covariance matrices of the numbers, `(..., units, units)`.
+
+        Args:
+            params: What the layer returned, `(..., (2 + num_factors) * units)`.
+        """
+        self._check_has_parameters("covariance")
+        return self.family.covariance(tf.convert_to_tensor(params))
+
+    def get_config(self):
+        return {**super().get_config(), "num_factors": self.num_factors}

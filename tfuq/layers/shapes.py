@@ -1,5 +1,6 @@
 """A matrix product with a gradient that suits wide kernels, and rows given their axes back."""
 
+import keras
 import tensorflow as tf
 
 
@@ -22,3 +23,19 @@ def with_leading(tensor, inputs):
     """`(rows, ...)` with all but the last dimension of `inputs` in place of `rows`."""
     shape = tf.concat([tf.shape(inputs)[:-1], tf.shape(tensor)[1:]], axis=0)
     return tf.ensure_shape(tf.reshape(tensor, shape), (*inputs.shape[:-1], *tensor.shape[1:]))
+
+
+def checked_features(layer, input_shape):
+    """How many features there are; `layer` takes that many from now on.
+
+    Raises:
+        ValueError: If their number is not known.
+    """
+    features = input_shape[-1]
+    if not features:
+        raise ValueError(
+            "The last dimension of the inputs must be known. "
+            f"Received: input_shape={tuple(input_shape)}"
+        )
+    layer.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: features})
+    return features

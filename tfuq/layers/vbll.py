@@ -1,34 +1,33 @@
 """Variational Bayesian last layers (Harrison, Willes and Snoek, ICLR 2024)."""
 
 import collections
-import math
 
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_integer, check_positive, register, shown
+from tfuq._arguments import check_choice, check_integer, register
 from tfuq._math.logistic_normal import probit
 from tfuq._random import points
 from tfuq._random.draws import current_draw
 from tfuq.layers._likelihoods import LIKELIHOODS, closed_form_gap
-from tfuq.layers._posteriors import POSTERIORS, PosteriorName, standard_deviation, sum_of_squares
+from tfuq.layers._posteriors import standard_deviation
 from tfuq.layers._training import add_term
-from tfuq.layers.base import VariationalLayer, check_kl_weight, distributions, softplus_inverse
+from tfuq.layers.base import distributions
 from tfuq.layers.heads import Head, OutputMeaning
+from tfuq.layers.last_layer import GaussianLastLayer
 from tfuq.layers.shapes import with_leading
 from tfuq.layers.ways import wanted_way
 
 VBLLOutput = collections.namedtuple("VBLLOutput", ["logits", "mean", "variance"])
 
 _ARGUMENTS = (
-    "units", "kl_weight", "posterior", "rank", "prior_scale", "posterior_scale", "objective",
-    "noise", "noise_scale", "wishart_scale", "dof", "likelihood", "predictive", "train_mc_samples",
-    "test_mc_samples", "use_bias", "logits_only", "sampling", "resample", "seed",
+    "units", "objective", "noise", "likelihood", "predictive", "train_mc_samples",
+    "test_mc_samples", "logits_only", "sampling", "resample",
 )  # fmt: skip
 
 
 @register
-class VBLLDense(Head, VariationalLayer):
+class VBLLDense(Head, GaussianLastLayer):
     """Variational Bayesian last layer: stands in for the last `Dense` of a classifier.
 
     The weights of each output are Gaussian, and so, exactly, is each logit, which nothing has to
@@ -153,46 +152,35 @@ class VBLLDense(Head, VariationalLayer):
         seed=None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(
+            kl_weight=kl_weight,
+            posterior=posterior,
+            rank=rank,
+            prior_scale=prior_scale,
+            posterior_scale=posterior_scale,
+            noise_scale=noise_scale,
+            wishart_scale=wishart_scale,
+            dof=dof,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            bias_regularizer=bias_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            seed=seed,
+            **kwargs,
+        )
         self.units = units
-        self.kl_weight = kl_weight
-        self.posterior = posterior
-        self.rank = rank
-        self.prior_scale = prior_scale
-        self.posterior_scale = posterior_scale
         self.objective = objective
-        self.noise, self.noise_scale = noise, noise_scale
-        self.wishart_scale, self.dof = wishart_scale, dof
-        self.likelihood, self.predictive = likelihood, predictive
+        self.noise, self.likelihood, self.predictive = noise, likelihood, predictive
         self.train_mc_samples, self.test_mc_samples = train_mc_samples, test_mc_samples
-        self.use_bias = use_bias
         self.logits_only = logits_only
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
-        self.kernel_constraint = keras.constraints.get(kernel_constraint)
-        self.bias_constraint = keras.constraints.get(bias_constraint)
-        self.sampling, self.resample, self.seed = sampling, resample, seed
-        self._check_arguments()
+        self.sampling, self.resample = sampling, resample
         self.seed_generator = keras.random.SeedGenerator(seed)
-        self.input_spec = keras.layers.InputSpec(min_ndim=2)
-        self.supports_masking = True
+        self._check_arguments()
 
     def _check_arguments(self):
         check_integer("units", self.units, minimum=1)
-        check_kl_weight(self.kl_weight)
-        check_choice("posterior", self._posterior, tuple(POSTERIORS))
-        if (self.rank is None) == (self._posterior == "low_rank"):
-            raise ValueError(
-                "Argument `rank` must be given with posterior='low_rank', and only then. "
-                f"Received: rank={shown(self.rank)} with posterior={shown(self._posterior)}"
-            )
-        if self.rank is not None:
-            check_integer("rank", self.rank, minimum=1)
-        if self.posterior_scale is not None:
-            check_positive("posterior_scale", self.posterior_scale)
-        for name in ("prior_scale", "noise_scale", "wishart_scale", "dof"):
-            check_positive(name, getattr(self, name))
         check_choice("objective", self.objective, ("closed_form", "monte_carlo"))
         check_choice("noise", self.noise, ("none", "learned"))
         check_choice("likelihood", self.likelihood, tuple(LIKELIHOODS))
@@ -207,42 +195,9 @@ class VBLLDense(Head, VariationalLayer):
         check_integer("test_mc_samples", self.test_mc_samples, minimum=1)
         check_choice("sampling", self.sampling, points.RULES)
         self._check_switches("use_bias", "logits_only", "resample")
-        if self.seed is not None:
-            check_integer("seed", self.seed, minimum=0)
 
     def build(self, input_shape):
-        features = input_shape[-1]
-        if not features:
-            raise ValueError(
-                "The last dimension of the inputs must be known. "
-                f"Received: input_shape={tuple(input_shape)}"
-            )
-        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: features})
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=(features, self.units),
-            initializer=self.kernel_initializer,
-            constraint=self.kernel_constraint,
-            autocast=False,  # the KL divergence takes it in full precision
-        )
-        if self.use_bias:
-            self.bias = self.add_weight(
-                name="bias",
-                shape=(self.units,),
-                initializer=self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-            )
-        self._form.add_weights(self, features)
-        if self.noise == "learned":
-            self.noise_rho = self.add_weight(
-                name="noise_rho",
-                shape=(self.units,),
-                initializer=keras.initializers.Constant(float(softplus_inverse(self.noise_scale))),
-                autocast=False,
-            )
-        self._add_beta()
-        self._warn_if_heavy(features * self.units, self.posterior_scale or 1 / features)
+        super().build(input_shape)
         self._train_points = self._normal_points(self.train_mc_samples, fresh=True)
         self._test_points = self._normal_points(self.test_mc_samples, fresh=self.resample)
 
@@ -252,47 +207,12 @@ class VBLLDense(Head, VariationalLayer):
         )
 
     @property
-    def posterior(self):
-        """The form of the posterior, the constructor's argument."""
-        return PosteriorName(self._posterior, self)
-
-    @posterior.setter
-    def posterior(self, name):
-        self._posterior = str(name) if isinstance(name, str) else name
-
-    @property
     def posterior_form(self):
         """The former name of `posterior`."""
         return self._posterior
 
-    @property
-    def _form(self):
-        return POSTERIORS[self._posterior]
-
     def _sampling_dtype(self):
         return "float64" if self.compute_dtype == "float64" else "float32"
-
-    def _noise_variance(self):
-        """sigma^2 `(units,)`, or 0."""
-        dtype = self._sampling_dtype()
-        if self.noise == "none":
-            return tf.zeros((), dtype)
-        return tf.square(tf.nn.softplus(tf.cast(self.noise_rho, dtype)))
-
-    def _mean(self, inputs):
-        """Mean of the logits, `(rows, units)`."""
-        rows = tf.reshape(inputs, (-1, inputs.shape[-1]))
-        mean = tf.matmul(rows, tf.cast(self.kernel, rows.dtype))
-        mean = mean + tf.cast(self.bias, mean.dtype) if self.use_bias else mean
-        return tf.cast(mean, self._sampling_dtype())
-
-    def _rows(self, inputs):
-        """The inputs `(rows, features)`, in the sampling dtype."""
-        return tf.cast(tf.reshape(inputs, (-1, inputs.shape[-1])), self._sampling_dtype())
-
-    def _moments(self, inputs, spread):
-        """Mean of the logits and their variance without the noise, `(rows, units)`."""
-        return self._mean(inputs), self._form.variance(self._rows(inputs), *spread)
 
     def call(self, inputs, training=False, mask=None):
         self._check_loss(training)
@@ -332,26 +252,6 @@ class VBLLDense(Head, VariationalLayer):
 
     def linear_map(self):
         return self.kernel, self.bias if self.use_bias else None
-
-    def kl_divergence(self):
-        """The KL divergence of the posterior from the prior, in nats; with learned noise, plus
-        the negative log-density of its Wishart prior up to a constant. A scalar tensor.
-        """
-        return self._kl(self._form.read(self))
-
-    def _kl(self, spread):
-        trace, log_det_covariance = self._form.trace_and_log_det(*spread)
-        prior_variance = self.prior_scale**2
-        loc = tf.cast(tf.convert_to_tensor(self.kernel), trace.dtype)
-        squares = (trace + sum_of_squares(loc)) / prior_variance
-        size = math.prod(loc.shape)
-        kl = (squares - size + size * math.log(prior_variance) - log_det_covariance) / 2
-        return kl if self.noise == "none" else kl + self._noise_penalty()
-
-    def _noise_penalty(self):
-        variance = self._noise_variance()
-        trace, log_det_variance = tf.reduce_sum(1 / variance), tf.reduce_sum(tf.math.log(variance))
-        return (self.wishart_scale * trace + (self.dof + self.units + 1) * log_det_variance) / 2
 
     def _add_gap(self, gap, inputs, mask):
         if self.likelihood == "bernoulli":  # the loss is a mean over labels
@@ -397,29 +297,11 @@ class VBLLDense(Head, VariationalLayer):
         """Logits for one draw of the weights, the same for all examples and batches; the noise on
         logits, which is not of the weights' making, is averaged over.
         """
-        noise = self._form.noise(*spread, seed=current_draw().seed_of(self))
-        logits = mean + tf.matmul(self._rows(inputs), noise)
+        logits = self._drawn(inputs, mean, spread, current_draw().seed_of(self))
         if self.noise == "none":
             return logits
         variance = self._noise_variance() * tf.ones_like(logits)
         return self._mean_probs_as_logits(logits, variance)
-
-    def posterior_distribution(self):
-        """q(w_1), ..., q(w_K), the posterior of each output's weights.
-
-        Returns:
-            TFP distribution with batch shape `(units,)` and event shape `(features,)`:
-            `MultivariateNormalDiag`, `MultivariateNormalDiagPlusLowRankCovariance` or
-            `MultivariateNormalTriL`.
-
-        Raises:
-            ValueError: If the layer is not built.
-        """
-        if not self.built:
-            raise ValueError("The layer has no weights before it is built. Received: built=False")
-        loc = tf.transpose(tf.convert_to_tensor(self.kernel))
-        spread = self._form.read(self)
-        return self._form.distribution(tf.cast(loc, spread[0].dtype), *spread)
 
     def logit_distribution(self, inputs):
         """The Gaussian of the logits, noise included.
@@ -442,9 +324,4 @@ class VBLLDense(Head, VariationalLayer):
     def get_config(self):
         config = super().get_config()
         config.update({name: getattr(self, name) for name in _ARGUMENTS})
-        for name in ("kernel_initializer", "bias_initializer"):
-            config[name] = keras.initializers.serialize(getattr(self, name))
-        for name in ("kernel_constraint", "bias_constraint"):
-            config[name] = keras.constraints.serialize(getattr(self, name))
-        config["bias_regularizer"] = keras.regularizers.serialize(self.bias_regularizer)
         return config

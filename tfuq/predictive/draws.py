@@ -99,7 +99,8 @@ def predict_uncertainty(
 
     Of a regression (a head such as `tfuq.layers.NormalDense`, a loss of numbers, `family`) it says
     means, intervals and quantiles: of draws, those of the mixture of their distributions, whose
-    parameters are kept.
+    parameters are kept. Where `VBLLRegression` is all that is random, nothing is drawn: its output
+    has the mixture of all networks in closed form.
 
     Returns:
         `Uncertainty`, with arrays over all examples; of a regression `RegressionUncertainty`. An

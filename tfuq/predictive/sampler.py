@@ -70,8 +70,8 @@ class Sampler:
 
     def __init__(self, model, reading, family, num_samples, seed):
         self.model, self.reading, self.family = model, reading, family
-        numbers = np.arange(num_samples)
-        self.seeds = tf.constant(np.stack([np.full_like(numbers, seed), numbers], 1), "int32")
+        self._one = Single(model, reading, family)
+        self.num_samples, self.seed = num_samples, seed
         self._cut = {}
 
     def stack(self, batch):
@@ -80,9 +80,15 @@ class Sampler:
         return self.reading.checked(rest(*prefix(batch)).numpy())
 
     def found(self, batch):
-        """`Sums` of one batch, with memory for one sample; of numbers a stack of parameters."""
-        self._parts(batch)
-        return [self.stack(batch)] if is_of_numbers(self.reading) else self.sums(batch)
+        """`Sums` of one batch, with memory for one sample; of numbers a stack of parameters, of
+        one network if its output says itself how draws would differ.
+        """
+        self.reading = self.reading if self._cut else _known(self, batch)
+        if not is_of_numbers(self.reading):
+            return self.sums(batch)
+        if _is_closed_form(self.model, self.reading.family):
+            return self._one.found(batch)
+        return [self.stack(batch)]
 
     def sums(self, batch):
         """`Sums` of one batch, with memory for one sample."""
@@ -100,7 +106,8 @@ class Sampler:
         return self._cut[key]
 
     def _make_parts(self, spec):
-        parts = cut(self._draw, spec)
+        parts, numbers = cut(self._draw, spec), np.arange(self.num_samples)
+        seeds = tf.constant(np.stack([np.full_like(numbers, self.seed), numbers], 1), "int32")
 
         @functools.partial(tf.function, input_signature=[spec], autograph=False)
         def prefix(batch):
@@ -113,22 +120,22 @@ class Sampler:
         @functools.partial(tf.function, autograph=False, reduce_retracing=True)
         def stack(*frontier):
             return tf.map_fn(
-                lambda seed: rest(frontier, seed), self.seeds, fn_output_signature="float32"
+                lambda seed: rest(frontier, seed), seeds, fn_output_signature="float32"
             )
 
         @functools.partial(tf.function, autograph=False, reduce_retracing=True)
         def sums(*frontier):
-            first = self._terms(rest(frontier, self.seeds[0]))
+            first = self._terms(rest(frontier, seeds[0]))
             start = (*first, tf.zeros_like(first[0]))
 
             def add(state, number):
                 mean, entropies, votes, squares = state
-                probs, *more = self._terms(rest(frontier, self.seeds[number]))
+                probs, *more = self._terms(rest(frontier, seeds[number]))
                 step = probs - mean  # Welford's recursion
                 mean += step / tf.cast(number + 1, "float32")
                 return mean, entropies + more[0], votes + more[1], squares + step * (probs - mean)
 
-            count = self.seeds.shape[0]
+            count = seeds.shape[0]
             mean, *totals = tf.foldl(add, tf.range(1, count), start)
             return (mean, *(total / count for total in totals))
 
@@ -253,6 +260,12 @@ class Members:
         return [*(np.mean(term, axis=0) for term in terms), np.var(stack, axis=0)]
 
 
+def _is_closed_form(model, family):
+    """Whether the one random layer of a model is the head whose parameters its output has."""
+    random = [layer for layer in random_layers(model) if layer.is_random()]
+    return len(random) == 1 and random[0].closed_form and random[0].family == family
+
+
 def _known(sampler, batch):
     """The reading of a sampler, with all known: of a classifier, or of numbers."""
     if is_of_numbers(sampler.reading):
@@ -272,7 +285,7 @@ def uncertainty(sampler, parts):
     """`Uncertainty` or `RegressionUncertainty` of what a sampler has found in all batches."""
     if is_of_numbers(sampler.reading):
         family = sampler.reading.family
-        notes = [sampler.note] if sampler.note else []
+        notes = [sampler.note] if sampler.note and not family.has_epistemic else []
         notes += [] if family.has_noise else [WHY_NO_NOISE]
         params = np.concatenate([part[0] for part in parts], axis=1)
         return RegressionUncertainty(params, family, "; ".join(notes))

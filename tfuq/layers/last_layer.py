@@ -1,0 +1,199 @@
+"""A linear last layer with Gaussian weights: its posterior, its noise, the terms of its bound."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from tfuq._arguments import check_choice, check_integer, check_positive, shown
+from tfuq.layers._posteriors import POSTERIORS, PosteriorName, sum_of_squares
+from tfuq.layers.base import VariationalLayer, check_kl_weight, softplus_inverse
+from tfuq.layers.shapes import checked_features
+
+_ARGUMENTS = (
+    "kl_weight", "posterior", "rank", "prior_scale", "posterior_scale", "noise_scale",
+    "wishart_scale", "dof", "use_bias", "seed",
+)  # fmt: skip
+
+
+class GaussianLastLayer(VariationalLayer):
+    """u_k = w_k^T x + b_k + e_k with w_k ~ N(m_k, S_k) and noise e_k ~ N(0, sigma_k^2).
+
+    A subclass has the attribute `units`, and `noise` if not `"learned"`; it answers in the dtype
+    `_sampling_dtype()`.
+    """
+
+    noise = "learned"
+    min_scale = 0.0
+    """What is added to a learned sigma."""
+
+    def __init__(
+        self,
+        *,
+        kl_weight=None,
+        posterior="diagonal",
+        rank=None,
+        prior_scale=1.0,
+        posterior_scale=None,
+        noise_scale=0.1,
+        wishart_scale=1.0,
+        dof=1.0,
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        bias_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.kl_weight = kl_weight
+        self.posterior = posterior
+        self.rank = rank
+        self.prior_scale, self.posterior_scale = prior_scale, posterior_scale
+        self.noise_scale, self.wishart_scale, self.dof = noise_scale, wishart_scale, dof
+        self.use_bias = use_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.seed = seed
+        self._check_last_layer()
+        self.input_spec = keras.layers.InputSpec(min_ndim=2)
+        self.supports_masking = True
+
+    def _check_last_layer(self):
+        check_kl_weight(self.kl_weight)
+        check_choice("posterior", self._posterior, tuple(POSTERIORS))
+        if (self.rank is None) == (self._posterior == "low_rank"):
+            raise ValueError(
+                "Argument `rank` must be given with posterior='low_rank', and only then. "
+                f"Received: rank={shown(self.rank)} with posterior={shown(self._posterior)}"
+            )
+        if self.rank is not None:
+            check_integer("rank", self.rank, minimum=1)
+        if self.posterior_scale is not None:
+            check_positive("posterior_scale", self.posterior_scale)
+        for name in ("prior_scale", "noise_scale", "wishart_scale", "dof"):
+            check_positive(name, getattr(self, name))
+        if self.seed is not None:
+            check_integer("seed", self.seed, minimum=0)
+
+    def build(self, input_shape):
+        features = checked_features(self, input_shape)
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(features, self.units),
+            initializer=self.kernel_initializer,
+            constraint=self.kernel_constraint,
+            autocast=False,  # the KL divergence takes it in full precision
+        )
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(self.units,),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+        self._form.add_weights(self, features)
+        if self.noise == "learned":
+            self.noise_rho = self.add_weight(
+                name="noise_rho",
+                shape=(self.units,),
+                initializer=keras.initializers.Constant(float(softplus_inverse(self.noise_scale))),
+                autocast=False,
+            )
+        self._add_beta()
+        self._warn_if_heavy(features * self.units, self.posterior_scale or 1 / features)
+
+    @property
+    def posterior(self):
+        """The form of the posterior, the constructor's argument."""
+        return PosteriorName(self._posterior, self)
+
+    @posterior.setter
+    def posterior(self, name):
+        self._posterior = str(name) if isinstance(name, str) else name
+
+    @property
+    def _form(self):
+        return POSTERIORS[self._posterior]
+
+    def _noise_scale(self):
+        """sigma `(units,)`, or 0."""
+        dtype = self._sampling_dtype()
+        if self.noise == "none":
+            return tf.zeros((), dtype)
+        return tf.nn.softplus(tf.cast(self.noise_rho, dtype)) + self.min_scale
+
+    def _noise_variance(self):
+        return tf.square(self._noise_scale())
+
+    def _mean(self, inputs):
+        """Mean of u, `(rows, units)`."""
+        rows = tf.reshape(inputs, (-1, inputs.shape[-1]))
+        mean = tf.matmul(rows, tf.cast(self.kernel, rows.dtype))
+        mean = mean + tf.cast(self.bias, mean.dtype) if self.use_bias else mean
+        return tf.cast(mean, self._sampling_dtype())
+
+    def _rows(self, inputs):
+        """The inputs `(rows, features)`, in the sampling dtype."""
+        return tf.cast(tf.reshape(inputs, (-1, inputs.shape[-1])), self._sampling_dtype())
+
+    def _moments(self, inputs, spread):
+        """Mean of u and its variance without the noise, `(rows, units)`."""
+        return self._mean(inputs), self._form.variance(self._rows(inputs), *spread)
+
+    def _drawn(self, inputs, mean, spread, seed):
+        """`w_k^T x + b_k` of one draw of the weights, given its mean, `(rows, units)`."""
+        return mean + tf.matmul(self._rows(inputs), self._form.noise(*spread, seed=seed))
+
+    def kl_divergence(self):
+        """The KL divergence of the posterior from the prior, in nats; with learned noise, plus
+        the negative log-density of its Wishart prior up to a constant. A scalar tensor.
+        """
+        return self._kl(self._form.read(self))
+
+    def _kl(self, spread):
+        trace, log_det_covariance = self._form.trace_and_log_det(*spread)
+        prior_variance = self.prior_scale**2
+        loc = tf.cast(tf.convert_to_tensor(self.kernel), trace.dtype)
+        squares = (trace + sum_of_squares(loc)) / prior_variance
+        size = math.prod(loc.shape)
+        kl = (squares - size + size * math.log(prior_variance) - log_det_covariance) / 2
+        return kl if self.noise == "none" else kl + self._noise_penalty()
+
+    def _noise_penalty(self):
+        variance = self._noise_variance()
+        trace, log_det_variance = tf.reduce_sum(1 / variance), tf.reduce_sum(tf.math.log(variance))
+        return (self.wishart_scale * trace + (self.dof + self.units + 1) * log_det_variance) / 2
+
+    def posterior_distribution(self):
+        """q(w_1), ..., q(w_K), the posterior of each output's weights.
+
+        Returns:
+            TFP distribution with batch shape `(units,)` and event shape `(features,)`:
+            `MultivariateNormalDiag`, `MultivariateNormalDiagPlusLowRankCovariance` or
+            `MultivariateNormalTriL`.
+
+        Raises:
+            ValueError: If the layer is not built.
+        """
+        if not self.built:
+            raise ValueError("The layer has no weights before it is built. Received: built=False")
+        loc = tf.transpose(tf.convert_to_tensor(self.kernel))
+        spread = self._form.read(self)
+        return self._form.distribution(tf.cast(loc, spread[0].dtype), *spread)
+
+    def get_config(self):
+        config = super().get_config()
+        config.update({name: getattr(self, name) for name in _ARGUMENTS})
+        for name in ("kernel_initializer", "bias_initializer"):
+            config[name] = keras.initializers.serialize(getattr(self, name))
+        for name in ("kernel_constraint", "bias_constraint"):
+            config[name] = keras.constraints.serialize(getattr(self, name))
+        config["bias_regularizer"] = keras.regularizers.serialize(self.bias_regularizer)
+        return config
