@@ -140,7 +140,7 @@ OTHERS = [
     (losses.NegativeLogLikelihood, {"family": {"name": "mixture", "num_components": 2}}),
     (losses.BetaNLL, {"beta": 0.25, "family": "laplace"}),
     (losses.CRPS, {"family": "student_t"}),
-    (losses.Pinball, {"levels": (0.1, 0.9)}),
+    (losses.Pinball, {"levels": [0.1, 0.9]}),
     (losses.Evidential, {"coefficient": 0.1}),
     *((detector, {}) for detector in DETECTORS),
     (ood.KNN, {"layer": "features"}),

@@ -127,7 +127,7 @@ class Pinball(FamilyLoss):
 
     def __init__(self, levels, reduction="sum_over_batch_size", name="pinball", dtype=None):
         super().__init__(Quantiles(levels), reduction, name, dtype)
-        self.levels = self.family.levels
+        self.levels = list(self.family.levels)
 
     def _values(self, params, y):
         return self.family.pinball(params, y)
@@ -135,7 +135,7 @@ class Pinball(FamilyLoss):
     def get_config(self):
         config = super().get_config()
         del config["family"]  # which the levels are
-        return {**config, "levels": list(self.levels)}
+        return {**config, "levels": self.levels}
 
 
 @register
