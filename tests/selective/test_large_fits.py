@@ -53,6 +53,8 @@ def test_levels_in_blocks_are_those_of_a_plain_loop(kind, monkeypatch):
         )
         assert best == by_loop
         assert level == (plainly_tested(sums, best, 0.1) if best < 1 else None)
+    few = _guarantees.Sums(np.array([3]), np.array([0.0]), True)  # too few to start anywhere
+    assert _guarantees.learn_then_test(few, 0.01, 0.1) is None
     assert len(found) > (1 if kind == "images" else 5)
 
 

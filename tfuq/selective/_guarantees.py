@@ -102,6 +102,8 @@ def learn_then_test(sums, risk, delta):
     pass hold together with a probability of at least 1 - delta, so the last may be chosen.
     """
     starts, shares = _shared_starts(sums, risk, delta)
+    if not starts:
+        return None
     ends = [*starts[1:], sums.loss.shape[-1]]
     budget, last = 0.0, None
     for start, end, share in zip(starts, ends, shares, strict=True):
