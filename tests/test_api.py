@@ -27,7 +27,7 @@ MODULES = [
     if not found.name.startswith("_")
 ]
 # Of layers the class is documented, not what Keras calls.
-KERAS_HOOKS = ("build", "call", "compute_output_spec", "get_config")
+KERAS_HOOKS = ("build", "call", "compute_output_spec", "get_config", "set_model")
 PUBLIC = [(module, name) for module in MODULES for name in importlib.import_module(module).__all__]
 CASES = [*LAYERS, *METRICS]
 DETECTORS = [

@@ -224,7 +224,7 @@ def test_prediction_is_in_closed_form(kind):
         model = Subclassed(head)
     else:
         model = sequential(keras.layers.Dense(4), head)
-        model = model if kind == "sequential" else keras.Model(model.inputs, model.outputs)
+        model = model if kind == "sequential" else keras.Model(model.inputs[0], model.outputs[0])
     found = predict_uncertainty(model, x, num_samples=10**9)
     np.testing.assert_allclose(found.params, model(x).numpy()[None], rtol=1e-6)
     loc, noise, epistemic = np.split(model(x).numpy(), 3, axis=-1)

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_flags, check_positive, register, shown
+from tfuq._arguments import check_flags, check_kind, check_positive, register, shown
 from tfuq._models.batches import batches
 from tfuq._models.feature_arrays import check_logits, check_rows, two_classes
 from tfuq._models.finite import finite_rows
@@ -47,6 +47,7 @@ class _ClasswiseDetector(_LogitDetector):
         return {"multi_label": self.multi_label, "takes": takes}
 
     def _check(self, features):
+        check_kind("features", features)
         rows = check_rows("features", features, ndim=max(2, np.ndim(features)))
         return (rows if self.multi_label else np.asarray(two_classes(rows)),)
 
