@@ -94,6 +94,8 @@ def ask_model(path, given):
     for layer in model._flatten_layers():
         if isinstance(layer, MCDropout):  # what a prediction was then
             layer.predictive = "thinned"
+        if layer.name == "specks":  # was given images from 0 to 1, which are refused now
+            layer.value_range = (0.0, 1.0)
     x = given.get(path.stem, given["x"])
     found = {"weights": row_of(model.variables), **by_name("predicted", model(x))}
     found |= by_name("trained", model(x, training=True))

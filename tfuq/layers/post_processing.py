@@ -57,6 +57,10 @@ class PostProcessing(keras.layers.Layer):
     def call(self, inputs):
         return self.method.transform(inputs)
 
+    def compute_output_spec(self, inputs):
+        # That of a layer asks `compute_output_shape`, which asks this.
+        return keras.Operation.compute_output_spec(self, inputs)
+
     def compute_output_shape(self, input_shape):
         """Shapes of what `call` returns, in its structure."""
         spec = self.compute_output_spec(keras.KerasTensor(input_shape, self.compute_dtype))
