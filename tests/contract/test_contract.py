@@ -178,7 +178,10 @@ LAYERS = [
     LayerCase(
         "corruption",
         CorruptionLayer,
-        {"corruption": "gaussian_noise", "severity": 5, "seed": 1, **WIDE},
+        {
+            **{"corruption": "gaussian_noise", "severity": 5, "seed": 1, **WIDE},
+            "severity_of": "cifar10-c",  # a graph of unknown extents asks for it
+        },
         shape=(4, 4, 3),
         more_shapes=((7, 6, 3),),
     ),
@@ -295,7 +298,10 @@ LAYERS = [
     ),
     LayerCase("fundus", preprocessing.FundusCrop, {"size": 4, **WIDE}, **PICTURES),
     LayerCase(
-        "confounders", preprocessing.ConfounderRemoval, {"num_colors": 2, **WIDE}, **PICTURES
+        "confounders",
+        preprocessing.ConfounderRemoval,
+        {"num_colors": 2, "max_share": 1.0, **WIDE},  # noise is all marks, which it would warn of
+        **PICTURES,
     ),
 ]
 
@@ -348,7 +354,9 @@ METRICS = [
     MetricCase("interval-coverage", metrics.PredictionIntervalCoverage, {"level": 0.8}, "numbers"),
     MetricCase("interval-width", metrics.MeanIntervalWidth, {"level": 0.8}, "numbers"),
     MetricCase("interval-score", metrics.IntervalScore, {"level": 0.8}, "numbers"),
-    MetricCase("quantiles", metrics.QuantileCalibrationError, {"levels": [0.1, 0.6]}, "numbers"),
+    MetricCase(
+        "quantile-error", metrics.QuantileCalibrationError, {"levels": [0.1, 0.6]}, "numbers"
+    ),
     MetricCase("ause", metrics.AUSE, {"error": "squared", "n_bins": 512}, "numbers"),
     MetricCase("of-mean", metrics.OfMean, {"metric": "mae"}, "numbers"),
 ]
