@@ -333,6 +333,7 @@ def test_refuses_what_would_be_learned_wrongly():
         ("dof", {"dof": float("nan")}),
         ("min_scale", {"min_scale": 0.0}),
         ("mean_only", {"mean_only": "yes"}),
+        ("use_bias", {"use_bias": None}),
         ("seed", {"seed": -1}),
     ],
 )

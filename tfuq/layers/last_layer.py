@@ -5,7 +5,7 @@ import math
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_integer, check_positive, shown
+from tfuq._arguments import check_choice, check_flags, check_integer, check_positive, shown
 from tfuq.layers._posteriors import POSTERIORS, PosteriorName, sum_of_squares
 from tfuq.layers.base import VariationalLayer, check_kl_weight, softplus_inverse
 from tfuq.layers.shapes import checked_features
@@ -78,6 +78,7 @@ class GaussianLastLayer(VariationalLayer):
             check_positive("posterior_scale", self.posterior_scale)
         for name in ("prior_scale", "noise_scale", "wishart_scale", "dof"):
             check_positive(name, getattr(self, name))
+        check_flags(use_bias=self.use_bias)
         if self.seed is not None:
             check_integer("seed", self.seed, minimum=0)
 

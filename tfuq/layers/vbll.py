@@ -194,7 +194,7 @@ class VBLLDense(Head, GaussianLastLayer):
         check_integer("train_mc_samples", self.train_mc_samples, minimum=1)
         check_integer("test_mc_samples", self.test_mc_samples, minimum=1)
         check_choice("sampling", self.sampling, points.RULES)
-        self._check_switches("use_bias", "logits_only", "resample")
+        self._check_switches("logits_only", "resample")
 
     def build(self, input_shape):
         super().build(input_shape)
