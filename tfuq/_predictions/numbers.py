@@ -18,7 +18,17 @@ WHY_NO_NOISE = (
 
 
 class Interval(NamedTuple):
-    """Both ends of intervals, arrays `(n, ..., units)`."""
+    """Both ends of intervals, arrays `(n, ..., units)`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from tfuq.predictive import RegressionUncertainty
+    >>> found = RegressionUncertainty(np.array([[[0.0, 1.0]]]), "normal")
+    >>> lower, upper = found.interval(0.9)
+    >>> print(lower.round(3), upper.round(3))
+    [[-1.645]] [[1.645]]
+    """
 
     lower: np.ndarray
     upper: np.ndarray

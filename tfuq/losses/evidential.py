@@ -29,7 +29,7 @@ class Evidential(FamilyLoss):
 
     >>> from tfuq.losses import Evidential
     >>> print(f"{Evidential(0.1)([[1.0]], [[0.5, 1.0, 2.0, 1.0]]).numpy():.4f}")
-    1.3551
+    1.3324
 
     References:
         - Amini et al.: "Deep Evidential Regression", NeurIPS 2020.
