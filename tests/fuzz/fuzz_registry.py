@@ -626,6 +626,7 @@ def _options_alone(function, cls):
 
 NUMBERS = "takes a RegressionUncertainty or its parameters: tests/metrics/test_regression.py"
 HEADS = "linear maps, whose arguments are those of Dense: tests/predictive/test_regression.py"
+LOSSES = "Keras calls them with tensors, in a graph: tests/losses"
 MODEL = "takes a trained model; its data go through what is fuzzed: "
 REASONS = {
     "metrics.ause": NUMBERS,
@@ -695,9 +696,16 @@ REASONS = {
     "layers.EvidentialDense": HEADS,
     "layers.LaplaceDense": HEADS,
     "layers.MixtureDense": HEADS,
+    "layers.MultivariateNormalDense": HEADS,
     "layers.NormalDense": HEADS,
     "layers.QuantileDense": HEADS,
     "layers.StudentTDense": HEADS,
+    "layers.VBLLRegression": HEADS,
+    "losses.BetaNLL": LOSSES,
+    "losses.CRPS": LOSSES,
+    "losses.Evidential": LOSSES,
+    "losses.NegativeLogLikelihood": LOSSES,
+    "losses.Pinball": LOSSES,
     "metrics.PredictionMetric": "a base",
     "ood.GradNorm": MODEL + "ood.MaxLogit; tests/nonfinite",
     "ood.GradientDetector": "trains a network: tests/ood; its checks are those of GradientDensity",

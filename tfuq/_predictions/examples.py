@@ -155,7 +155,7 @@ def _plain(values):
     """An array as it is, without a copy if it is one; 0-dimensional where nothing can be told."""
     try:
         return np.asarray(values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # the last of tensors that record gradients
         return np.zeros(())
 
 
