@@ -5,11 +5,13 @@ import re
 
 import keras
 import numpy as np
+import pytest
 from test_ood_example import load_script, script  # noqa: F401 (a fixture)
 
 from tfuq.selective import RejectionRule
 
 
+@pytest.mark.filterwarnings("ignore:The range test ended")  # it is short
 def test_quick_run_ends_in_a_rule_and_a_sentence(script, tmp_path, capsys):  # noqa: F811
     example = script("examples/clinical_rejection.py")
     example.main(["--quick", "--output", str(tmp_path)])
