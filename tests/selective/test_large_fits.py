@@ -1,11 +1,44 @@
-"""Fits to many rows: how often they look at all of them, which is counted, not timed."""
+"""Fits to many rows: how often they look at all of them, and how much memory that takes.
+
+Nothing here depends on time: passes and tests are counted, and copies weighed by `tracemalloc`.
+"""
+
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from tfuq.selective import RejectionRule, UnattainableRisk, _guarantees
+from tfuq._predictions import examples
+from tfuq.selective import (
+    IsotonicCalibration,
+    RejectionRule,
+    TemperatureScaling,
+    UnattainableRisk,
+    VectorScaling,
+    _calibration,
+    _guarantees,
+    _scaling,
+)
 
 RNG = np.random.default_rng(0)
+
+
+def predictions(count, classes=10, sharpness=2.0):
+    """Probabilities and labels that are right less often than the former say."""
+    logits = RNG.normal(size=(count, classes))
+    gumbel = RNG.gumbel(size=(count, classes))
+    probs = np.exp(sharpness * logits)
+    return probs / probs.sum(-1, keepdims=True), (logits + gumbel).argmax(-1)
+
+
+def peak(call):
+    """Bytes that a call has at most, besides what was there before."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 # --- Rules ------------------------------------------------------------------------------------
@@ -75,3 +108,95 @@ def test_an_unattainable_target_takes_few_tests(method, monkeypatch):
         RejectionRule.fit(probs, labels, target_risk=0.001, method=method)
     assert 0.25 < refusal.value.best_risk < 0.5 and refusal.value.coverage > 0
     assert sum(tested) <= 2.1 * count
+
+
+# --- Calibrations -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    for module in (examples, _scaling, _calibration):
+        monkeypatch.setattr(module, "BLOCK", 2**13)
+
+
+def fits(calibration):
+    probs, labels = predictions(3000)
+    weight = RNG.integers(0, 3, 3000)
+    yield calibration(), (probs, labels)
+    yield calibration(), (probs, labels, weight)
+    yield calibration(from_logits=True), (np.log(probs) + 3, labels)
+    yield calibration(), (np.repeat(probs[:, 0], 10), np.repeat(labels == 0, 10))
+    yield calibration(), (probs[:, :1].repeat(10, axis=0), np.repeat(labels == 0, 10))
+    yield calibration(multi_label=True), (probs, labels[:, None] == np.arange(10))
+    pixels = probs.reshape(60, 50, 10), labels.reshape(60, 50)
+    yield calibration(), pixels
+
+
+@pytest.mark.parametrize("kind", [TemperatureScaling, VectorScaling, IsotonicCalibration])
+def test_fits_in_blocks_are_those_of_the_whole(kind, monkeypatch):
+    for (scaling, data), (again, _) in zip(fits(kind), fits(kind), strict=True):
+        expected = scaling.fit(*data)
+        with monkeypatch.context() as changed:
+            for module in (examples, _scaling, _calibration):
+                changed.setattr(module, "BLOCK", 2**12)
+            found = again.fit(*data)
+        for name in kind._parameters:
+            one, other = getattr(found, name), getattr(expected, name)
+            one, other = (np.hstack(x) if isinstance(x, list) else x for x in (one, other))
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
+        assert found.rank == expected.rank
+        assert found.fitted_to["examples"] == expected.fitted_to["examples"]
+        # That of the rows, too, where rounding has moved none over an edge of its steps.
+        assert found.fitted_to["rows"].split("-")[0] == expected.fitted_to["rows"].split("-")[0]
+
+
+def test_a_temperature_for_many_takes_few_passes(small_blocks, monkeypatch):
+    probs, labels = predictions(20_000)
+    expected = _scaling.fit_temperature(np.log(probs)[None], labels, np.full(20_000, 1 / 20_000))
+    passes = []
+    derivatives = _scaling._derivatives
+    monkeypatch.setattr(_scaling, "FIRST_ROWS", 500)
+    monkeypatch.setattr(
+        _scaling, "_derivatives", lambda *args: (passes.append(1), derivatives(*args))[1]
+    )
+    found = TemperatureScaling().fit(probs, labels).temperature
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    assert 2 <= len(passes) <= 5
+
+
+@pytest.mark.parametrize("mistake", ["all right", "by chance", "flat", "rare"])
+def test_temperatures_at_the_ends_of_what_is_allowed(mistake, small_blocks, monkeypatch):
+    """Where Newton's method leaves the range, and where the first rows tell nothing."""
+    monkeypatch.setattr(_scaling, "FIRST_ROWS", 50)
+    probs, labels = predictions(2000)
+    if mistake == "all right":
+        labels = probs.argmax(-1)
+    elif mistake == "by chance":
+        labels = probs.argmin(-1)
+    elif mistake == "flat":
+        probs = np.full_like(probs, 0.1)
+    else:
+        labels = np.where(np.arange(2000) % 40 == 0, probs.argmax(-1), labels)
+    whole = _scaling.fit_temperature(np.log(probs)[None], labels, np.full(2000, 1 / 2000))
+    data = _scaling.Entries(
+        np.log(probs)[None], labels, np.full(2000, 1 / 2000), 0 * labels, 1, False
+    )
+    np.testing.assert_allclose(_scaling.temperature_of(data), whole, rtol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_temperature_takes_no_more_than_three_times_the_array(dtype, monkeypatch):
+    for module in (examples, _scaling, _calibration):
+        monkeypatch.setattr(module, "BLOCK", 2**13)
+    monkeypatch.setattr(_scaling, "FIRST_ROWS", 500)  # a share of many rows as small as in use
+    probs, labels = predictions(100_000)
+    probs = probs.astype(dtype)
+    scaling = TemperatureScaling()
+    assert peak(lambda: scaling.fit(probs, labels)) <= 3 * probs.nbytes
+
+
+def test_faults_are_named_by_their_place_in_the_whole(small_blocks):
+    probs, labels = predictions(3000)
+    probs[2500, 3] = np.nan
+    with pytest.raises(ValueError, match=r"(?s)Argument `probs` must .*at example 2500"):
+        TemperatureScaling().fit(probs, labels)

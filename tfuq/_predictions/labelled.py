@@ -113,7 +113,7 @@ def labelled_predictions(
     names = Names(names[1], names[0], names[2])
     probs, labels = to_float64(names.y_pred, probs), to_float64(names.y_true, labels)
     stack = None
-    if probs.size and _is_stack(probs.shape, labels.shape, multi_label):
+    if probs.size and is_stack(probs.shape, labels.shape, multi_label):
         binary = is_binary(probs.shape, multi_label)
         stack = np.asarray(probabilities(probs, from_logits, binary))
         _check_stack(names.y_pred, stack, binary)
@@ -134,7 +134,8 @@ def _entries(shape, multi_label):
     return shape if multi_label or len(shape) == 1 else shape[:-1]
 
 
-def _is_stack(shape, labels, multi_label):
+def is_stack(shape, labels, multi_label):
+    """Whether predictions of `shape` are a stack, to labels of the shape `labels`."""
     if len(shape) < 3 or _fits(shape, labels, multi_label):
         return False
     return _fits(shape[1:], labels, multi_label)

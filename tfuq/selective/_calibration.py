@@ -6,12 +6,21 @@ from keras import ops
 from tfuq._arguments import check_choice, check_flags, check_integer, is_finite, shown, to_float64
 from tfuq._models.predicting import predicted
 from tfuq._predictions.class_names import checked_names, numbered
-from tfuq._predictions.labelled import labelled_predictions
+from tfuq._predictions.examples import BLOCK, in_blocks
+from tfuq._predictions.labelled import is_stack, labelled_predictions
 from tfuq._predictions.probabilities import check_probabilities, is_binary, probabilities
 from tfuq.layers import PostProcessing
 from tfuq.predictive import declared
 from tfuq.selective._calibrated_arrays import hashes_of_raw, tagged
-from tfuq.selective._row_hashes import is_sketch, labelled_hashes, remember, rows_hash, sketch
+from tfuq.selective._row_hashes import (
+    STEP,
+    is_sketch,
+    labelled_hashes,
+    remember,
+    sketch,
+    sum_of_hashes,
+    text_of_sum,
+)
 from tfuq.selective._scaling import Entries, bounded, to_logits
 from tfuq.selective.base import Fitted, plain, with_outputs
 
@@ -101,19 +110,35 @@ class Calibration(Fitted):
         labels = numbered(labels, checked_names(class_names))
         data, rank, used = self._read(probs, labels, sample_weight)
         self._estimate(data)
-        self.rank = rank
-        values = ops.convert_to_tensor(to_float64("probs", probs), "float32")
-        found = ops.convert_to_numpy(self.probabilities(values))
-        calibrated = found.reshape(len(used), -1)[used]
-        raw = hashes_of_raw(values, self._is_stack(values.shape))
-        sketches = {
-            "calibrated": sketch(labelled_hashes(calibrated, data.labels)),
-            "raw": sketch(raw[used.reshape(len(raw), -1).any(axis=1)]),
-        }
-        rows = rows_hash(calibrated, data.labels)
-        self.fitted_to = {"examples": len(found), "rows": rows, "sketches": sketches}
+        self.rank, labels = rank, data.labels
+        del data  # as large as the predictions
+        self.fitted_to = self._told_rows(probs, labels, used, rank)
         self._remember()
         return self
+
+    def _told_rows(self, probs, labels, used, rank):
+        """What is told of the rows that are `used`, `fitted_to`; they are calibrated in blocks."""
+        probs, axis = np.asarray(probs), np.ndim(probs) - rank  # 1 for a stack
+        count, seen = probs.shape[axis], 0
+        entries, size = len(used) // count, max(1, BLOCK * probs.shape[axis] // probs.size)
+        total, calibrated, raw = 0, [], []
+        for start in range(0, count, size):
+            part = probs[:, start : start + size] if axis else probs[start : start + size]
+            values = ops.convert_to_tensor(to_float64("probs", part), "float32")
+            kept = used[start * entries : (start + size) * entries]
+            found = ops.convert_to_numpy(self.probabilities(values)).reshape(len(kept), -1)[kept]
+            own = labels[seen : seen + len(found)]
+            total += sum_of_hashes(labelled_hashes(found, own, STEP))
+            calibrated.append(labelled_hashes(found, own))
+            is_used = kept.reshape(values.shape[axis], -1).any(axis=1)
+            raw.append(hashes_of_raw(values, axis == 1)[is_used])
+            seen += len(found)
+        sketches = {"calibrated": calibrated, "raw": raw}
+        return {
+            "examples": count,
+            "rows": text_of_sum(seen, total),
+            "sketches": {name: sketch(np.concatenate(each)) for name, each in sketches.items()},
+        }
 
     @classmethod
     def fit_model(cls, model, data, *, output=None, batch_size=32, verbose=0, **options):
@@ -145,19 +170,50 @@ class Calibration(Fitted):
     def _read(self, probs, labels, sample_weight):
         """`Entries`, how many axes single predictions have, and which entries have a weight."""
         flags = {"from_logits": self.from_logits, "multi_label": self.multi_label}
+        shape = np.shape(probs)
+        if np.prod(shape) > BLOCK and not is_stack(shape, np.shape(labels), self.multi_label):
+            data = self._read_blocks(probs, labels, sample_weight, flags)
+            return data.used(), len(shape), data.weight > 0
         labelled = labelled_predictions(probs, labels, sample_weight, **flags)
-        values, is_stack = to_float64("probs", probs), labelled.stack is not None
-        rank, binary = values.ndim - is_stack, labelled.examples.columns is not None
+        values, stacked = to_float64("probs", probs), labelled.stack is not None
+        rank, binary = values.ndim - stacked, labelled.examples.columns is not None
         # Heights are looked up in float32 later, so knots must be the same numbers.
         dtype = "float64" if self._on_logits else "float32"
         tensor = ops.convert_to_tensor(values, dtype)
-        values = ops.convert_to_numpy(self._samples(tensor, is_stack))
+        values = ops.convert_to_numpy(self._samples(tensor, stacked))
         shape = (len(values), -1) if binary else (len(values), -1, values.shape[-1])
         labels, weight = (np.asarray(part) for part in labelled.examples[1:3])
         num_columns = labelled.examples.columns or 1
         column = np.arange(len(labels)) % num_columns
         data = Entries(values.reshape(shape), labels, weight, column, num_columns, binary)
-        return data.rows(weight > 0), rank, weight > 0
+        return data.used(), rank, weight > 0
+
+    def _read_blocks(self, probs, labels, sample_weight, flags):
+        """`Entries` of single predictions that are many, read in blocks."""
+        names = {"names": ("labels", "probs", "sample_weight")}
+        parts, filled = None, 0
+        for examples in in_blocks(labels, probs, sample_weight, **flags, **names):
+            columns = examples.columns
+            scores = examples.scores if columns is None else examples.scores[:, 1]
+            tensor = ops.convert_to_tensor(scores, "float64" if self._on_logits else "float32")
+            values = self._samples(tensor, False) if columns is None else self._of_one(tensor)
+            found = (ops.convert_to_numpy(values)[0], examples.labels, examples.weight)
+            if parts is None:
+                count = np.size(probs) // (found[0].shape[1] if found[0].ndim > 1 else 1)
+                parts = [np.empty((count, *np.shape(p)[1:]), np.asarray(p).dtype) for p in found]
+            end = filled + len(found[0])
+            for whole, part in zip(parts, found, strict=True):
+                whole[filled:end] = part
+            filled = end
+        values, labels, weight = parts
+        columns = columns or 1
+        column = np.zeros(1, "int8") if columns == 1 else np.arange(len(labels)) % columns
+        column = np.broadcast_to(column, labels.shape)
+        return Entries(values[None], labels, weight, column, columns, examples.columns is not None)
+
+    def _of_one(self, values):
+        """What is scaled of binary predictions or logits `(n,)`, `(1, n)`."""
+        return self._samples(values[:, None], False)[..., 0]
 
     # --- Use ----------------------------------------------------------------------------------
 

@@ -23,9 +23,18 @@ def rows_hash(probs, labels):
         labels: Classes, one for each row.
     """
     found = labelled_hashes(probs, labels, STEP)
+    return text_of_sum(len(found), sum_of_hashes(found))
+
+
+def sum_of_hashes(found):
+    """The sum of hashes, an integer, which adds up over rows."""
     with np.errstate(over="ignore"):
-        total = int(np.sum(found, dtype="uint64"))
-    return f"{len(found)}-{total:016x}"
+        return int(np.sum(found, dtype="uint64"))
+
+
+def text_of_sum(count, total):
+    """The text of `count` rows, whose hashes have this sum."""
+    return f"{count}-{total % 2**64:016x}"
 
 
 def labelled_hashes(probs, labels, step=FINE):

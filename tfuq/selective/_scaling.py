@@ -13,6 +13,8 @@ from keras import ops
 from scipy.optimize import brentq, isotonic_regression, minimize
 from scipy.special import log_softmax, logsumexp
 
+from tfuq._predictions.examples import BLOCK
+
 # A model in float32 gives no probability between 0 and the first, none between 1 and 1 - 2 * the
 # second.
 LEAST = 2.0**-126
@@ -20,6 +22,8 @@ LEAST_REST = 2.0**-25
 LOWEST_LOGIT = -1e6  # what -inf, a class that is ruled out, counts as
 TEMPERATURES = (1e-3, 1e3)
 LARGEST_WEIGHT = 1e3  # of vector scaling, for logits of standard deviation 1
+FIRST_ROWS = 2**14  # that a temperature for many is fitted to at first
+MOST_STEPS = 8  # of Newton's method from there; three are usual
 SEPARATED = 1e-6  # nats; no larger loss than this means that the parameters grow for ever
 
 
@@ -37,6 +41,7 @@ class Entries(NamedTuple):
     is_binary: bool
 
     def rows(self, chosen):
+        """The `chosen` entries, with weights that sum to 1 again."""
         weight = self.weight[chosen] / self.weight[chosen].sum()
         return self._replace(
             values=self.values[:, chosen],
@@ -54,6 +59,20 @@ class Entries(NamedTuple):
                 f"Received: none for label {np.flatnonzero(found == 0).tolist()}"
             )
         return [self.rows(self.column == k) for k in range(self.num_columns)]
+
+    def used(self):
+        """Those of weight above 0."""
+        if np.all(self.weight > 0):  # spares a copy of all
+            return self._replace(weight=self.weight / self.weight.sum())
+        return self.rows(self.weight > 0)
+
+    def blocks(self):
+        """Logits `(samples, some entries, classes)`, labels and weights, one after the other."""
+        size = max(1, BLOCK * self.values.shape[1] // self.values.size)
+        for start in range(0, len(self.labels), size):
+            part = slice(start, start + size)
+            values, labels, weight = self.values[:, part], self.labels[part], self.weight[part]
+            yield self._replace(values=values, labels=labels, weight=weight).problem()
 
     def problem(self):
         """Logits `(samples, entries, classes)`, labels and weights."""
@@ -157,6 +176,60 @@ def fit_temperature(logits, labels, weight):
     for i in np.flatnonzero((slopes[:-1] < 0) & (slopes[1:] >= 0)):
         found.append(float(np.exp(-brentq(slope, grid[i], grid[i + 1], xtol=1e-12))))
     return found[0] if len(found) == 1 else min(found, key=loss)
+
+
+def temperature_of(data):
+    """`fit_temperature` of `Entries`, in blocks if they are many: three passes over them.
+
+    The loss of one sample is convex in b = 1 / T, so the root that Newton's method reaches from the
+    optimum of some rows is the only one. Its last step is below 1e-6 of b, its error of the order
+    of that squared, and of the rounding of the sums.
+    """
+    if len(data.values) > 1 or data.values.size <= BLOCK:
+        return fit_temperature(*data.problem())
+    step = -(-len(data.labels) // FIRST_ROWS)
+    b = 1 / fit_temperature(*data.rows(slice(None, None, step)).problem())
+    for _ in range(MOST_STEPS):
+        first, second = _derivatives(data, b)
+        if not second > 0:
+            break
+        move = -first / second
+        b += move
+        if not 1 / TEMPERATURES[1] < b < 1 / TEMPERATURES[0]:
+            break
+        if abs(move) <= 1e-6 * b:
+            return float(1 / b)
+    return _bracketed_temperature(data)
+
+
+def _bracketed_temperature(data):
+    """The T of one sample of many entries, by its bracket: some twenty passes over them."""
+
+    def slope(log_b):
+        return _derivatives(data, np.exp(log_b))[0]
+
+    least, most = TEMPERATURES
+    low, high = -np.log(most), -np.log(least)
+    slopes = slope(low), slope(high)
+    if not np.any(slopes):
+        return 1.0
+    if slopes[0] >= 0 or slopes[1] <= 0:
+        return most if slopes[0] >= 0 else least
+    return float(np.exp(-brentq(slope, low, high, xtol=1e-12)))
+
+
+def _derivatives(data, b):
+    """The first two in b of -sum_i w_i log softmax(b z_i)(y_i), for one sample, in blocks."""
+    first = second = 0.0
+    for (logits,), labels, weight in data.blocks():
+        z = logits - logits.max(axis=-1, keepdims=True)
+        likely = np.exp(b * z)
+        total = likely.sum(axis=-1)
+        mean = np.einsum("nc,nc->n", likely, z) / total
+        square = np.einsum("nc,nc,nc->n", likely, z, z) / total
+        first += weight @ (mean - z[np.arange(len(labels)), labels])
+        second += weight @ (square - mean**2)
+    return first, second
 
 
 def fit_vector(logits, labels, weight, is_binary):

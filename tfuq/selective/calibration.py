@@ -11,10 +11,10 @@ from tfuq.selective._calibration import Calibration
 from tfuq.selective._scaling import (
     TEMPERATURES,
     fit_isotonic,
-    fit_temperature,
     fit_vector,
     interpolate,
     log_probabilities,
+    temperature_of,
 )
 from tfuq.selective.base import numbers
 
@@ -117,7 +117,7 @@ class TemperatureScaling(Calibration):
 
     def _estimate(self, data):
         parts = data.columns() if self.per_label else [data]
-        found = [fit_temperature(*part.problem()) for part in parts]
+        found = [temperature_of(part) for part in parts]
         for label, temperature in enumerate(found):
             if temperature in TEMPERATURES:
                 of = f" of label {label}" if self.per_label else ""
