@@ -115,7 +115,7 @@ def digits():
             keras.layers.Conv2D(32, 3, activation="relu"),
             keras.layers.Conv2D(32, 3, activation="relu"),
             keras.layers.Flatten(),
-            keras.layers.Dense(64, activation="relu", name="features"),
+            keras.layers.Dense(64, activation="tanh", name="features"),
             VBLLDense(10, kl_weight=1 / 900),
         ]
     )
