@@ -90,7 +90,6 @@ def test_time_distributed_adds_the_kl_once():
     np.testing.assert_allclose(sum(model.losses), 0.1 * float(layer.kl_divergence()), rtol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"run_eagerly": True}])
 class Cell(keras.layers.Layer):
     """A cell of a recurrent layer whose weights are random."""
 
@@ -131,6 +130,7 @@ def test_the_kl_within_loops_counts_once(loop):
     assert kl < history[0] < 2 * kl  # the noise of the weights adds less than the KL itself
 
 
+@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"run_eagerly": True}])
 def test_the_loss_of_a_fit_holds_the_kl_once(options):
     layer = variational()
     model = siamese(layer)
