@@ -63,7 +63,7 @@ def remove_confounders(
         margin: Pixels around what is found that are masked too, as an edge is blurred.
         keep_middle: Whether a compact blob in the middle, and what is joined to it, is no mark: it
             is what the picture was taken of. Of no effect on `marker_colors`.
-        max_share: Share of an image, in (0, 1], from which on it is left as it is: so much is no
+        max_share: Share of an image, in (0, 1], from which on it is left (1: no limit): so much is no
             mark. A warning tells how many images that are, except in graphs, which cannot warn.
         return_mask: Whether to return what was painted over as well.
 
@@ -329,9 +329,12 @@ def _masked(images, marks):
 
 
 def _limited(masked, max_share):
-    """Masks that cover less than `max_share` of their image, and nothing of the others."""
+    """Masks that cover less than `max_share` of their image, and nothing of the others.
+
+    1 is no limit.
+    """
     share = tf.reduce_mean(tf.cast(masked, "float32"), axis=(1, 2, 3), keepdims=True)
-    is_fine = (share < max_share) | (share == 0)
+    is_fine = (share < max_share) | (share == 0) | (max_share == 1)
     if tf.executing_eagerly() and not tf.reduce_all(is_fine):
         count, most = int(tf.reduce_sum(tf.cast(~is_fine, "int32"))), float(tf.reduce_max(share))
         warnings.warn(
