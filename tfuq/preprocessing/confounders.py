@@ -64,7 +64,8 @@ def remove_confounders(
         keep_middle: Whether a compact blob in the middle, and what is joined to it, is no mark: it
             is what the picture was taken of. Of no effect on `marker_colors`.
         max_share: Share of an image, in (0, 1], from which on it is left as it is: so much is no
-            mark. 1 is no limit. A warning tells how many images that are, except in graphs, which cannot warn.
+            mark; 1 is no limit. A warning tells how many images that are, except in graphs, which
+            cannot warn.
         return_mask: Whether to return what was painted over as well.
 
     Returns:
