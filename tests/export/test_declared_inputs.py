@@ -11,6 +11,7 @@ from tfuq import cli
 from tfuq.ensembles import DeepEnsemble
 from tfuq.export import export, export_litert
 from tfuq.export.verification import read_metadata
+from tfuq.ood import Energy
 from tfuq.predictive import declare
 from tfuq.selective import RejectionRule
 
@@ -103,3 +104,23 @@ def test_members_and_the_rule_agree(model, tmp_path):
     with pytest.raises(ValueError, match="the same inputs are declared"):
         export(DeepEnsemble.from_models([model, other]), tmp_path / "m")
     assert not (tmp_path / "m").exists()
+
+
+def test_the_first_request_decides_nothing(tmp_path):
+    """What numbers mean is part of the export: small ones first, or large ones, are the same."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.set_weights([np.array([[1.0], [1.0]]), np.zeros(1)])
+    rng = np.random.default_rng(0)
+    small, large = rng.random((8, 2)) / 2, 5 * rng.normal(size=(8, 2))  # as probabilities, as none
+    detector = Energy(from_logits=True).fit(model, large.astype("float32"))
+    export(model, tmp_path / "m", from_logits=True, ood=detector)
+    answers = []
+    for first in (small, large):
+        serve = tf.saved_model.load(tmp_path / "m").signatures["serving_default"]
+        serve(tf.constant(first, "float32"))
+        rows = np.concatenate([small, large]).astype("float32")
+        answers.append({name: each.numpy() for name, each in serve(tf.constant(rows)).items()})
+    for name, each in answers[0].items():
+        np.testing.assert_array_equal(each, answers[1][name], err_msg=name)
+    both = np.concatenate([small, large]).astype("float32")
+    np.testing.assert_allclose(answers[0]["ood_score"], detector.score(both), rtol=1e-5)

@@ -55,3 +55,22 @@ def test_the_logits_of_a_tuple_are_trained(name):
     model = keras.Model(inputs, make(logits_only=False)(inputs).logits)
     model.compile("sgd", LOSSES.get(name, EXCLUSIVE)[0](from_logits=True))
     assert np.isfinite(model.fit(X, y, verbose=0).history["loss"]).all()
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_losses_by_field_name(name, tmp_path):
+    """A named tuple of losses, one of the logits alone; the same after loading."""
+    make, y = HEADS[name]
+    head = make(logits_only=False)
+    nothing = [None] * (len(head.output_type._fields) - 1)
+    loss = LOSSES.get(name, EXCLUSIVE)[0](from_logits=True)
+    model = model_of(head, "functional")
+    model.compile("sgd", head.output_type(loss, *nothing), jit_compile=False)
+    assert np.isfinite(model.fit(X, y, verbose=0).history["loss"]).all()
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    found = [each.evaluate(X, y, verbose=0) for each in (model, loaded)]
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
+    logits = keras.Model(model.inputs, model.output.logits)
+    logits.compile("sgd", loss, jit_compile=False)
+    assert logits.evaluate(X, y, verbose=0) == pytest.approx(found[0], abs=1e-6)
