@@ -405,7 +405,7 @@ CALLBACKS = [
         "snapshots", lambda x, y: callbacks.SnapshotEnsemble(tempfile.mkdtemp(), every=1), ()
     ),
     CallbackCase(
-        "range-test", lambda x, y: callbacks.LRRangeTest(num_steps=12), (), observes=False
+        "range-test", lambda x, y: callbacks.LRRangeTest(stop=1e4, num_steps=12), (), observes=False
     ),
 ]
 
