@@ -1,5 +1,7 @@
 """Draws every picture of tfuq, and the page of `tfuq.report`, on scikit-learn's digits.
 
+Those of numbers are drawn on its diabetes set, and on a curve that is known.
+
     python docs/gallery/make.py                  # into the folder of this script, with its README
     python docs/gallery/make.py --output DIR --width print
 
@@ -9,6 +11,7 @@ them the script says so and keeps the old one. It needs the extra `examples`.
 """
 
 import argparse
+import functools
 import io
 import os
 import pathlib
@@ -27,14 +30,18 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
 from PIL import Image
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_diabetes, load_digits
 
 import tfuq
 from tfuq import interpret, plots
 
 HERE = pathlib.Path(__file__).resolve().parent
 WIDTHS = {"screen": (5.6, 100), "print": (85 / 25.4, 300)}  # inches, dots to the inch
-TITLE = "# Gallery\n\nAll drawn by `python docs/gallery/make.py`, on scikit-learn's digits.\n"
+TITLE = """# Gallery
+
+All drawn by `python docs/gallery/make.py`, on scikit-learn's digits; those of numbers on its
+diabetes set, and on a curve that is known.
+"""
 PAGE = "report.png"
 NOISE, EPOCHS, SAMPLES = 0.5, 15, 30
 
@@ -98,6 +105,48 @@ class Shown:
         self.strange = np.random.default_rng(1).random((300, 16, 16, 1)).astype("float32")
         self.upside_down = self.test.x[:, ::-1]
 
+    @functools.cached_property
+    def numbers(self):
+        return ShownNumbers()
+
+
+class ShownNumbers:
+    """Predicted numbers that pictures share: of a curve, and of the progress of diabetes."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        self.x = np.concatenate([rng.uniform(-3, -0.5, 80), rng.uniform(1, 3, 60)])[:, None]
+        self.y = np.sin(2 * self.x) + (0.1 + 0.08 * (self.x + 3)) * rng.normal(size=(140, 1))
+        self.grid = np.linspace(-3.5, 3.5, 300)[:, None]
+        data = load_diabetes()
+        rows = np.split(rng.permutation(len(data.target)), [220])
+        x = data.data / data.data.std(axis=0)
+        (train, y), (test, self.progress) = ((x[part], data.target[part]) for part in rows)
+        centre, size = y.mean(), y.std()
+        self.found = {}
+        for name, epochs in (("stopped early", 8), ("trained for long", 80)):
+            params = fitted_numbers(train, (y - centre) / size, epochs, 0).predict(test, verbose=0)
+            params = params.astype("float64") * size + [centre, 0.0]
+            self.found[name] = tfuq.predictive.RegressionUncertainty(params[None], "normal")
+
+    @functools.cached_property
+    def curve(self):
+        """What five networks say of the curve: `RegressionUncertainty`."""
+        models = [fitted_numbers(self.x, self.y, 130, seed) for seed in range(5)]
+        stack = np.stack([model.predict(self.grid, verbose=0) for model in models])
+        return tfuq.predictive.RegressionUncertainty(stack, "normal")
+
+
+def fitted_numbers(x, y, epochs, seed):
+    keras.utils.set_random_seed(seed)
+    head = tfuq.layers.NormalDense(1)
+    hidden = [keras.layers.Dense(32, activation="tanh") for _ in range(2)]
+    model = keras.Sequential([keras.Input(x.shape[1:]), *hidden, head])
+    loss = head.negative_log_likelihood()
+    model.compile(keras.optimizers.Adam(0.01), loss, jit_compile=False)
+    model.fit(x, y, epochs=epochs, batch_size=15, verbose=0)
+    return model
+
 
 # --- Pictures ---------------------------------------------------------------------------------
 
@@ -153,6 +202,34 @@ def uncertainty_against_error(shown, ax):
     """How often answers are wrong at each level of an uncertainty."""
     score = shown.found.predictive_entropy
     plots.uncertainty_against_error(score, shown.wrong, xlabel="entropy (nats)", ax=ax)
+
+
+def intervals_over(shown, ax):
+    """Numbers over one input, and the part of the interval that is the networks' own doubt."""
+    numbers = shown.numbers
+    plots.intervals_over(numbers.grid, numbers.curve, xlabel="input", ax=ax)
+    ax.plot(numbers.x, numbers.y, ".", color="black", markersize=3, label="training examples")
+    ax.set_ylim(-3, 4)
+    ax.legend(fontsize="small", loc="upper left")
+
+
+def predicted_against_true(shown, ax):
+    """Predicted numbers with their intervals, over the true ones."""
+    numbers = shown.numbers
+    found = numbers.found["stopped early"]
+    plots.predicted_against_true(numbers.progress, found, quantity="progress", ax=ax)
+
+
+def quantile_calibration(shown, ax):
+    """Shares of the labels below each quantile, beside what chance allows."""
+    plots.quantile_calibration(shown.numbers.progress, shown.numbers.found, ax=ax)
+
+
+def error_against_width(shown, ax):
+    """Whether wider intervals are those of larger errors."""
+    numbers = shown.numbers
+    found = numbers.found["stopped early"]
+    plots.error_against_width(numbers.progress, found, n_bins=6, quantity="progress", ax=ax)
 
 
 def detection_histograms(shown, ax):
@@ -248,6 +325,10 @@ SINGLE = (
     confused_pairs,
     label_noise_pairs,
     uncertainty_against_error,
+    intervals_over,
+    predicted_against_true,
+    quantile_calibration,
+    error_against_width,
     detection_histograms,
     lr_range_test,
     learning_rate_curve,

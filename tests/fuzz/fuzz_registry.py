@@ -625,6 +625,7 @@ def _options_alone(function, cls):
 # --- What is not fuzzed ---------------------------------------------------------------------------
 
 NUMBERS = "takes a RegressionUncertainty or its parameters: tests/metrics/test_regression.py"
+PICTURES = "takes a RegressionUncertainty: tests/plots/test_plots_regression.py, tests/misuse"
 HEADS = "linear maps, whose arguments are those of Dense: tests/predictive/test_regression.py"
 LOSSES = "Keras calls them with tensors, in a graph: tests/losses"
 MODEL = "takes a trained model; its data go through what is fuzzed: "
@@ -635,6 +636,7 @@ REASONS = {
     "metrics.mean_interval_width": NUMBERS,
     "metrics.number_negative_log_likelihood": NUMBERS,
     "metrics.prediction_interval_coverage": NUMBERS,
+    "metrics.quantile_calibration_curve": NUMBERS,
     "metrics.quantile_calibration_error": NUMBERS,
     "metrics.sharpness": NUMBERS,
     "metrics.AUSE": NUMBERS,
@@ -718,6 +720,10 @@ REASONS = {
     "plots.corruption_heat_map": "takes a CorruptionReport",
     "plots.label_noise_pairs": "takes LabelNoisePairs",
     "plots.lr_range_test": "takes an LRRangeTest",
+    "plots.error_against_width": PICTURES,
+    "plots.intervals_over": PICTURES,
+    "plots.predicted_against_true": PICTURES,
+    "plots.quantile_calibration": PICTURES,
     "predictive.declare": MODEL + "tests/predictive/test_declared.py",
     "predictive.declared": MODEL + "tests/predictive/test_declared.py",
     "predictive.read_scores": "reads files: tests/predictive and tests/faults",

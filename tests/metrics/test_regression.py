@@ -134,6 +134,8 @@ def test_quantile_calibration_error_is_brute_force():
     shares = [(stats.norm(LOC, SCALE).ppf(q) >= Y).mean() for q in levels]
     expected = np.abs(shares - levels).mean()
     np.testing.assert_allclose(metrics.quantile_calibration_error(Y, NORMAL), expected)
+    curve = metrics.quantile_calibration_curve(Y, NORMAL)
+    np.testing.assert_allclose([curve["level"], curve["share"]], [levels, shares])
     of_quantiles = metrics.quantile_calibration_error(Y, FOUND["quantiles"])
     ends = [LOC - 1.6 * SCALE, LOC, LOC + 1.6 * SCALE]
     shares = [(end >= Y).mean() for end in ends]
@@ -297,6 +299,7 @@ def test_functions_refuse_their_arguments(counts):
         lambda: metrics.number_negative_log_likelihood(Y, FOUND["quantiles"]),
         lambda: metrics.quantile_calibration_error(Y, FOUND["quantiles"], [0.01, 0.99]),
         lambda: metrics.quantile_calibration_error(Y, NORMAL, [0.9, 0.1]),
+        lambda: metrics.quantile_calibration_curve(Y, PROBS),
         lambda: metrics.ause(Y, LOC),
         lambda: metrics.ause(Y, LOC, SCALE, error="relative"),
         lambda: metrics.sharpness(-SCALE),

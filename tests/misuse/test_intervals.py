@@ -1,10 +1,13 @@
-"""Misuse of conformal intervals: right, or refused; never silent."""
+"""Misuse of conformal intervals and of pictures of numbers: right, or refused; never silent."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from matplotlib import pyplot
 from models import CLASSES, IMAGES, made
 
+from tfuq import plots
+from tfuq._predictions.stacks import samples
 from tfuq.predictive import RegressionUncertainty, decompose
 from tfuq.selective import ConformalRegressor
 
@@ -87,6 +90,58 @@ USES = {
     "a threshold of another shape": lambda: ConformalRegressor("split", [1.0], asymmetric=True),
     "levels the other way round": lambda: ConformalRegressor("cqr", 1.0, levels=[0.9, 0.1]),
 }
+INPUTS = np.stack([X, Y], -1)
+ENDS = X - 1, X + 1
+over, against = plots.intervals_over, plots.predicted_against_true
+levelled, widths = plots.quantile_calibration, plots.error_against_width
+PICTURES = {
+    "probabilities of classes": lambda: against(Y, PROBS),
+    "an Uncertainty of classes": lambda: over(X, decompose(PROBS[None])),
+    "classes in a calibration": lambda: levelled(Y, {"a": decompose(PROBS[None])}),
+    "a stack of draws": lambda: against(Y, samples(np.stack([X, X])), intervals=ENDS),
+    "means without intervals": lambda: against(Y, X),
+    "means in a calibration": lambda: levelled(Y, X),
+    "a network of numbers alone": lambda: over(X, numbers(X, family="point")),
+    "labels and predictions the other way round": lambda: against(FOUND, Y),
+    "labels of another length": lambda: against(Y[:-1], FOUND),
+    "labels of one number for two": lambda: against(Y, TWO, unit=0),
+    "labels the other way round": lambda: levelled(Y[None], FOUND),
+    "labels that are NaN": lambda: widths(Y * SPOILED, FOUND),
+    "labels that are texts": lambda: over(X, FOUND, ["a"] * N),
+    "predictions that are NaN": lambda: against(Y, numbers(X * SPOILED, ONE)),
+    "predictions that are NaN in a calibration": lambda: levelled(Y, numbers(X * SPOILED, ONE)),
+    "inputs that are NaN": lambda: over(X * SPOILED, FOUND),
+    "no inputs": lambda: over(X[:0], FOUND),
+    "inputs of another length": lambda: over(X[:-1], FOUND),
+    "several inputs, none named": lambda: over(INPUTS, FOUND),
+    "an input that is none of them": lambda: over(INPUTS, FOUND, feature=2),
+    "one input, named": lambda: over(X, FOUND, feature=0),
+    "several numbers, none named": lambda: against(np.stack([Y, Y], -1), TWO),
+    "several numbers in a calibration": lambda: levelled(np.stack([Y, Y], -1), TWO),
+    "a number that is none of them": lambda: over(X, TWO, unit=2),
+    "a number that is a flag": lambda: over(X, TWO, unit=True),
+    "a level in percent": lambda: over(X, FOUND, level=90),
+    "a level of intervals": lambda: over(X, FOUND, level=0.5, intervals=ENDS),
+    "intervals of another length": lambda: over(X, FOUND, intervals=(X[1:], X[1:])),
+    "one end": lambda: over(X, FOUND, intervals=X),
+    "ends that cross": lambda: over(X, FOUND, intervals=ENDS[::-1]),
+    "ends that are NaN": lambda: over(X, FOUND, intervals=(X * SPOILED, X)),
+    "bars that are no flag": lambda: over(X, FOUND, bars="yes"),
+    "no network": lambda: levelled(Y, {}),
+    "levels that fall": lambda: levelled(Y, FOUND, levels=[0.9, 0.1]),
+    "one width for all": lambda: widths(Y, FOUND),
+    "widths of infinity": lambda: widths(Y, FOUND, intervals=(X - np.inf, X)),
+    "no bins": lambda: widths(Y, FOUND, n_bins=0),
+    "no Axes": lambda: against(Y, FOUND, ax=3),
+}
+
+
+@pytest.mark.parametrize("mistake", PICTURES)
+def test_pictures_refuse(mistake, counts):
+    with pytest.raises(ValueError, match=r"(?s)(must|end it with).*Received"):
+        PICTURES[mistake]()
+    assert pyplot.get_fignums() == []
+    counts("misuse rows, refused")
 
 
 @pytest.mark.parametrize("mistake", FITS)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer, is_finite, shown
+from tfuq._arguments import check_integer, is_finite, shown, to_float64
 from tfuq._predictions.families import family_named
 from tfuq._predictions.family import bisected, labels_like
 
@@ -261,6 +261,25 @@ class RegressionUncertainty:
             told = [f"{name} {_mean_of(getattr(self, name)):.3g}" for name in names]
         lines.append("  on average " + ", ".join(told))
         return "\n".join([*lines, *([f"  {self.note}"] if self.note else [])])
+
+
+def numbers_like(name, values, shape):
+    """The argument `name` as float64 of the shape `(n, ..., units)` of predicted numbers.
+
+    A missing last axis of one is added, no more.
+
+    Raises:
+        ValueError: If the shape is another one, or these are no numbers.
+    """
+    found = to_float64(name, values)
+    found = found[..., None] if shape[-1] == 1 and found.shape == shape[:-1] else found
+    if found.shape != tuple(shape):
+        also = f" or {tuple(shape[:-1])}" if shape[-1] == 1 else ""
+        raise ValueError(
+            f"Argument `{name}` must have the shape of the predictions, {tuple(shape)}{also}. "
+            f"Received: {name} of shape {found.shape}"
+        )
+    return found
 
 
 def _mean_of(values):

@@ -34,6 +34,7 @@ from tfuq.metrics.regression import (
     mean_interval_width,
     number_negative_log_likelihood,
     prediction_interval_coverage,
+    quantile_calibration_curve,
     quantile_calibration_error,
     sharpness,
 )
@@ -119,6 +120,7 @@ __all__ = [
     "number_negative_log_likelihood",
     "ood_metrics",
     "prediction_interval_coverage",
+    "quantile_calibration_curve",
     "quantile_calibration_error",
     "rejection_rate",
     "rejection_table",

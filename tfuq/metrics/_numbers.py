@@ -4,7 +4,7 @@ import numpy as np
 from keras import ops
 
 from tfuq._arguments import is_finite, shown, to_float64
-from tfuq._predictions.numbers import Interval, RegressionUncertainty
+from tfuq._predictions.numbers import Interval, RegressionUncertainty, numbers_like
 
 
 def checked_level(level):
@@ -52,15 +52,7 @@ def read_interval(y_pred, level):
 
 def read_labels(y_true, shape):
     """Labels `(n, ..., units)` of a shape; a missing last axis of one is added, no more."""
-    y = to_float64("y_true", y_true)
-    y = y[..., None] if shape[-1] == 1 and y.shape == shape[:-1] else y
-    if y.shape != tuple(shape):
-        also = f" or {tuple(shape[:-1])}" if shape[-1] == 1 else ""
-        raise ValueError(
-            f"Argument `y_true` must have the shape of the predictions, {tuple(shape)}{also}. "
-            f"Received: y_true of shape {y.shape}"
-        )
-    return y
+    return numbers_like("y_true", y_true, shape)
 
 
 def read_weights(sample_weight, shape):

@@ -209,13 +209,8 @@ def number_negative_log_likelihood(y_true, y_pred, *, sample_weight=None):
     return mean_of(weight, y_true=y, y_pred=-y_pred.log_prob(y))
 
 
-def quantile_calibration_error(y_true, y_pred, levels=None, *, sample_weight=None):
-    """Mean distance of levels and the shares of labels that are below the quantiles of these.
-
-    Formula:
-        1 / L sum_q |share of labels <= quantile(q) - q|
-    0 if all quantiles are right; the area between the calibration curve of quantiles and the
-    diagonal (Kuleshov et al. 2018 take squares).
+def quantile_calibration_curve(y_true, y_pred, levels=None, *, sample_weight=None):
+    """Share of the labels that are below the quantile of each level: the level, if all is right.
 
     Args:
         y_true, sample_weight: As in `prediction_interval_coverage`.
@@ -224,7 +219,7 @@ def quantile_calibration_error(y_true, y_pred, levels=None, *, sample_weight=Non
             0.05, 0.1, ..., 0.95.
 
     Returns:
-        A float in [0, 1).
+        A dict of arrays `(levels,)`: `"level"` and `"share"`, fractions.
 
     Raises:
         ValueError: As `crps`; if `levels` are none, or beyond those that were learned.
@@ -233,13 +228,10 @@ def quantile_calibration_error(y_true, y_pred, levels=None, *, sample_weight=Non
 
     >>> import numpy as np
     >>> import tfuq
-    >>> found = tfuq.predictive.RegressionUncertainty(np.zeros((1, 99, 2)) + [0, 1], "normal")
-    >>> y = found.quantile(0.5) + np.linspace(-9, 9, 99)[:, None]  # far more spread
-    >>> round(tfuq.metrics.quantile_calibration_error(y, found), 2)
-    0.2
-
-    References:
-        Kuleshov et al., Accurate uncertainties for deep learning using calibrated regression, 2018.
+    >>> found = tfuq.predictive.RegressionUncertainty(np.array([[[0.0, 1.0]] * 4]), "normal")
+    >>> curve = tfuq.metrics.quantile_calibration_curve([-2.0, -1.0, 1.0, 2.0], found, [0.1, 0.5])
+    >>> curve["share"].tolist()
+    [0.25, 0.5]
     """
     check_found(y_pred)
     learned = getattr(y_pred.family, "levels", LEVELS)
@@ -254,7 +246,40 @@ def quantile_calibration_error(y_true, y_pred, levels=None, *, sample_weight=Non
         ends = [y_pred.quantile(q) for q in levels]
         mean_of(weight, y_true=y, y_pred=sum(ends))
         shares = [mean_of(weight, below=(y <= end).astype("float64")) for end in ends]
-    return float(np.mean(np.abs(np.subtract(shares, levels))))
+    return {"level": np.array(levels, "float64"), "share": np.array(shares)}
+
+
+def quantile_calibration_error(y_true, y_pred, levels=None, *, sample_weight=None):
+    """Mean distance of levels and the shares of labels that are below the quantiles of these.
+
+    Formula:
+        1 / L sum_q |share of labels <= quantile(q) - q|
+    0 if all quantiles are right; the area between the calibration curve of quantiles and the
+    diagonal (Kuleshov et al. 2018 take squares).
+
+    Args:
+        y_true, y_pred, levels, sample_weight: As in `quantile_calibration_curve`.
+
+    Returns:
+        A float in [0, 1).
+
+    Raises:
+        ValueError: As `quantile_calibration_curve`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import tfuq
+    >>> found = tfuq.predictive.RegressionUncertainty(np.zeros((1, 99, 2)) + [0, 1], "normal")
+    >>> y = found.quantile(0.5) + np.linspace(-9, 9, 99)[:, None]  # far more spread
+    >>> round(tfuq.metrics.quantile_calibration_error(y, found), 2)
+    0.2
+
+    References:
+        Kuleshov et al., Accurate uncertainties for deep learning using calibrated regression, 2018.
+    """
+    curve = quantile_calibration_curve(y_true, y_pred, levels, sample_weight=sample_weight)
+    return float(np.mean(np.abs(curve["share"] - curve["level"])))
 
 
 def sharpness(y_pred, *, sample_weight=None):

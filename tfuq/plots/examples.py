@@ -122,7 +122,7 @@ def uncertainty_against_error(uncertainty, errors, *, n_bins=N_BINS, xlabel="unc
         raise ValueError(
             f"Argument `errors` must hold True or False. Received: errors={shown(errors)}"
         )
-    bins = _equal_bins(values, n_bins)
+    bins = equal_bins(values, n_bins)
     middle = np.array([np.median(values[rows]) for rows in bins])
     rates = np.array([wrong[rows].mean() for rows in bins])
     ends = np.array([_wilson(wrong[rows]) for rows in bins]).T
@@ -139,7 +139,7 @@ def uncertainty_against_error(uncertainty, errors, *, n_bins=N_BINS, xlabel="unc
     return ax
 
 
-def _equal_bins(values, n_bins):
+def equal_bins(values, n_bins):
     """Rows of each bin, from the lowest values up; equal values share a bin."""
     edges = np.unique(np.quantile(values, np.linspace(0, 1, n_bins + 1)[1:-1], method="higher"))
     index = np.searchsorted(edges, values, side="right")
