@@ -50,10 +50,36 @@ def pytest_collection_modifyitems(config, items):
         for mark in item.iter_markers("slow_cases"):
             if any(fnmatch.fnmatchcase(case, pattern) for pattern in mark.args):
                 item.add_marker(pytest.mark.slow)
+        if is_beyond(item) or is_beside_diagonal(item):
+            item.add_marker(pytest.mark.slow)
     if config.getoption("quick"):
         chosen = quick.chosen(items)
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = [item for item in items if item in chosen]
+
+
+def is_beyond(item):
+    """Whether `slow_after(n)` leaves a case out: any of its parameters is beyond the first n."""
+    mark = item.get_closest_marker("slow_after")
+    return mark is not None and any(place >= mark.args[0] for place, _ in places(item))
+
+
+def is_beside_diagonal(item):
+    """Whether `slow_product` leaves a case out: it keeps a diagonal that has each value once."""
+    if item.get_closest_marker("slow_product") is None:
+        return False
+    found = places(item)
+    longest = max(found, key=lambda each: each[1])[0]
+    return any(place != longest % count for place, count in found)
+
+
+def places(item):
+    """Of each `parametrize` of a test, the place of this case and the number of all."""
+    found = []
+    for mark in item.iter_markers("parametrize"):
+        names = mark.args[0].split(",") if isinstance(mark.args[0], str) else mark.args[0]
+        found.append((item.callspec.indices[names[0].strip()], len(mark.args[1])))
+    return found
 
 
 @pytest.fixture

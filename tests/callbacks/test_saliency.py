@@ -37,6 +37,11 @@ def model(kind=SparseBayesDense, optimizer=None, **kwargs):
     return made
 
 
+def eager(*args, **kwargs):
+    """A model that does without the seconds of a trace."""
+    return model(*args, run_eagerly=True, **kwargs)
+
+
 def fit(made, *callbacks, epochs=3, **kwargs):
     x, y = data()
     kwargs = {"batch_size": 8, "shuffle": False, "verbose": 0, **kwargs}
@@ -106,7 +111,7 @@ def test_gradients_of_the_training_steps_select(run_eagerly):
 @pytest.mark.slow_cases("arrays")
 @pytest.mark.parametrize("kind", ["arrays", "dataset"])
 def test_gradients_over_other_data_select(kind):
-    made = model(optimizer=keras.optimizers.SGD(0.0))
+    made = eager(optimizer=keras.optimizers.SGD(0.0))
     x, y = data()
     given = (x, y) if kind == "arrays" else tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
     fit(made, SaliencySelection(given, after_epoch=0, batch_size=8), epochs=1)
@@ -116,7 +121,7 @@ def test_gradients_over_other_data_select(kind):
 
 
 def test_fisher_of_single_examples():
-    made = model(optimizer=keras.optimizers.SGD(0.0))
+    made = eager(optimizer=keras.optimizers.SGD(0.0))
     fit(made, SaliencySelection(data(), 0, method="fisher"), epochs=1)
     for name, values in batch_squares(model(), batch=1).items():
         layer = made.get_layer(name)
@@ -189,7 +194,7 @@ def test_optimizer_keeps_its_state_when_variables_are_made_anew(make):
 
 
 def test_global_selection_ranks_all_kernels():
-    made = model(optimizer=keras.optimizers.SGD(0.0))
+    made = eager(optimizer=keras.optimizers.SGD(0.0))
     fit(made, SaliencySelection(after_epoch=1, scope="global"), epochs=1)
     found = batch_squares(model())
     least = np.sort(np.concatenate([values.ravel() for values in found.values()]))[-14]
@@ -203,7 +208,7 @@ def test_global_selection_ranks_all_kernels():
 
 
 def test_what_is_selected_stays():
-    made = model()
+    made = eager()
     fit(made, SaliencySelection(after_epoch=1), epochs=2)
     before = [layer.kernel_indices.numpy() for layer in made.layers]
     stddev = [layer.posterior().stddev().numpy() for layer in made.layers]
@@ -216,7 +221,7 @@ def test_what_is_selected_stays():
 
 @pytest.mark.parametrize("given", [False, True])
 def test_late_start_selects_at_once(given):
-    made = model()
+    made = eager()
     selection = SaliencySelection(data() if given else None, after_epoch=1)
     history = fit(made, selection, epochs=4, initial_epoch=3)
     assert history["bayesian_weights"] == [14]
@@ -249,7 +254,7 @@ def test_with_unfreezing_and_several_samples(scope):
 
 
 def test_says_what_it_does(capsys):
-    fit(model(), SaliencySelection(after_epoch=1, verbose=1), epochs=1)
+    fit(eager(), SaliencySelection(after_epoch=1, verbose=1), epochs=1)
     assert (
         "Epoch 1: SaliencySelection made 14 weights of 2 layers random" in capsys.readouterr().out
     )
@@ -294,9 +299,9 @@ def test_model_that_is_not_built():
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_frozen_layers_stay_deterministic(given, scope):
     """With `data` they were selected, without it was an error."""
-    made = model()
+    made = eager()
     made.get_layer("low").trainable = False
-    made.compile("sgd", LOSS, jit_compile=False)
+    made.compile("sgd", LOSS, run_eagerly=True)
     selection = SaliencySelection(data() if given else None, after_epoch=1, scope=scope)
     history = fit(made, selection, epochs=2)
     assert [layer.is_selected() for layer in made.layers] == [False, True]
@@ -304,12 +309,12 @@ def test_frozen_layers_stay_deterministic(given, scope):
 
 
 def test_layers_that_thaw_are_selected_then():
-    made = model()
+    made = eager()
     made.get_layer("low").trainable = False
-    made.compile("sgd", LOSS, jit_compile=False)
+    made.compile("sgd", LOSS, run_eagerly=True)
     fit(made, SaliencySelection(after_epoch=1), epochs=1)
     made.get_layer("low").trainable = True
-    made.compile("sgd", LOSS, jit_compile=False)
+    made.compile("sgd", LOSS, run_eagerly=True)
     fit(made, SaliencySelection(after_epoch=1), epochs=1)
     assert [layer.is_selected() for layer in made.layers] == [True, True]
 
@@ -325,9 +330,9 @@ def test_a_layer_without_gradients_leaves_all_as_they_were():
 def test_gradients_that_are_not_finite():
     x, y = data()
     with pytest.raises(ValueError, match=r"NaN or infinity in those of .*low/kernel"):
-        fit(model(), SaliencySelection((x * np.nan, y), after_epoch=1))
+        fit(eager(), SaliencySelection((x * np.nan, y), after_epoch=1))
     with pytest.raises(ValueError, match="Argument `saliency` must be finite"):
-        model().fit(x * np.nan, y, callbacks=[SaliencySelection(after_epoch=1)], verbose=0)
+        eager().fit(x * np.nan, y, callbacks=[SaliencySelection(after_epoch=1)], verbose=0)
 
 
 # --- Beside callbacks that compare epochs -------------------------------------------------------
@@ -344,6 +349,7 @@ class Scores(keras.callbacks.Callback):
         logs["score"] = self.scores[epoch]
 
 
+@pytest.mark.slow_product
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_early_stopping_brings_back_no_epoch_before_the_selection(scope, first):
@@ -380,7 +386,7 @@ def test_checkpoints_of_the_best_epoch_hold_the_selection(tmp_path):
 
 def test_a_selection_after_the_last_epoch_is_refused():
     with pytest.raises(ValueError, match="Argument `after_epoch` must not be above the number"):
-        fit(model(), SaliencySelection(after_epoch=5), epochs=1)
+        fit(eager(), SaliencySelection(after_epoch=5), epochs=1)
 
 
 class Ends(keras.callbacks.Callback):
@@ -390,9 +396,10 @@ class Ends(keras.callbacks.Callback):
 
 def test_a_training_that_is_stopped_before_the_selection_warns():
     with pytest.warns(UserWarning, match="ended before SaliencySelection.*no weight of 2"):
-        fit(model(), SaliencySelection(after_epoch=5), Ends(), epochs=6)
+        fit(eager(), SaliencySelection(after_epoch=5), Ends(), epochs=6)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("when", ["after", "within"])
 def test_weights_of_before_a_global_selection_may_be_loaded(tmp_path, when):
     """Shapes change with a global selection; who loads the weights of before trains on."""
@@ -429,6 +436,7 @@ class Killed(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("first", [True, False])
 def test_backups_of_keras_hold_a_global_selection(tmp_path, first):
     """It restores the weights when training begins; moments, too, of variables of other shapes."""
@@ -448,6 +456,7 @@ def test_backups_of_keras_hold_a_global_selection(tmp_path, first):
     assert sum(layer.num_bayesian() for layer in made.layers) == 14
 
 
+@pytest.mark.slow_cases("layer")
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_snapshots_of_before_and_after_are_read_together(tmp_path, scope):
     made = model()

@@ -74,7 +74,9 @@ class LayerCase:
         takes_none: Whether it takes an empty batch; Keras' own batch normalization does not.
         prepare: `prepare(layer)` brings a layer that is built into the state to be tested.
         is_twin: Whether it differs from another case in its operation alone, as `Conv3DVariational`
-            does from `Conv2DVariational`: of its checks `make test-slow` runs most.
+            does from `Conv2DVariational`: `make test` takes it for a further case of that class.
+        is_example: Whether `make test` runs all checks of it. Of other cases it leaves those that
+            take seconds to `make test-slow`: see `layer_checks`.
     """
 
     name: str
@@ -88,6 +90,7 @@ class LayerCase:
     takes_none: bool = True
     prepare: Callable = lambda layer: None
     is_twin: bool = False
+    is_example: bool = False
 
     def prepared(self, model):
         """`model`, its layers of this case's class brought into the state to be tested."""

@@ -32,6 +32,7 @@ class CallbackCase:
         logs: Names that stand in the history after each epoch, with finite values.
         observes: Whether training goes on as if the callback were not there.
         layer: The layer that a model of this case ends with.
+        is_example: Whether `make test` runs all checks of it: see `callback_checks`.
     """
 
     name: str
@@ -39,6 +40,7 @@ class CallbackCase:
     logs: tuple
     observes: bool = True
     layer: LayerCase = DENSE
+    is_example: bool = False
 
 
 def trained(case, model, with_callback=True):
@@ -110,3 +112,16 @@ CALLBACK_CHECKS = {
         for how, jit in COMPILED.items()
     },
 }
+# Of every callback; what trains in another way is for the examples.
+PLAIN_CHECKS = ("again", "functional_plain")
+# Of an example: kinds of model beside XLA, which `LAYERS` and `METRICS` run; `again` trains the
+# sequential one; of two precisions the one with scaled losses.
+EXAMPLE_CHECKS = (*PLAIN_CHECKS, "two_devices", "mixed_float16", "subclassed_plain")
+
+
+def callback_checks(cases):
+    """Every check to run, as `(case, name, check, whether it is slow)`."""
+    for case in cases:
+        quick = EXAMPLE_CHECKS if case.is_example else PLAIN_CHECKS
+        for name, check in CALLBACK_CHECKS.items():
+            yield case, name, check, name not in quick

@@ -54,11 +54,10 @@ def layer_trains(case, kind, jit):
         assert_close(predicted, model(x), 1e-4)
 
 
-def layer_mixed_precision(case, name, jit=False):
+def layer_mixed_precision(case, name):
     reference = whole(case)
     with policy(name):
         model = whole(case)
-        trained = compile_for(functional(case), case, jit_compile=jit)
     assert {weight.dtype for weight in model.weights if "float" in weight.dtype} <= {"float32"}
     copy_variables(reference, model)
     x = case.inputs()
@@ -68,8 +67,13 @@ def layer_mixed_precision(case, name, jit=False):
     assert dtypes == [tensor.dtype for tensor in model.outputs]
     if case.repeats:  # 2^-8 is the relative rounding of bfloat16
         assert_close(outputs, reference(x), 0.05)
-    fit_must_learn(trained, case)
-    scaled = isinstance(trained.optimizer, keras.optimizers.LossScaleOptimizer)
+
+
+def layer_trains_in_mixed_precision(case, name, jit=False):
+    with policy(name):
+        model = compile_for(functional(case), case, jit_compile=jit)
+    fit_must_learn(model, case)
+    scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     assert scaled == (name == "mixed_float16")
 
 
@@ -235,7 +239,8 @@ def keras_layer_test(case):
         Runner().run_layer_test(case.layer, case.kwargs, input_shape=(2, *case.shape))
 
 
-LAYER_CHECKS = {
+# What makes up the plain life of a layer, in less than a second a check.
+PLAIN_CHECKS = {
     "output_spec": layer_output_spec,
     "config": layer_config,
     "batches": layer_batches,
@@ -243,68 +248,76 @@ LAYER_CHECKS = {
     "gradients": layer_gradients,
     "global_seeds": layer_leaves_global_seeds,
     "subclassed_weights": layer_subclassed_weights,
-    **{name: functools.partial(layer_mixed_precision, name=name) for name in POLICIES},
+    "mixed_float16": functools.partial(layer_mixed_precision, name="mixed_float16"),
     "functional_plain": functools.partial(layer_trains, kind="functional", jit=False),
 }
-
-# Tracing for two devices and compiling with XLA takes ten seconds a time: that, and the product of
-# kinds of model and ways to compile, is for one case of each family of layers, those that share a
-# base class. What is slow on top of that runs with `make test-slow`.
-FIRST_CASE_CHECKS = {"keras_layer_test": keras_layer_test}
-FAMILY_CHECKS = {
+# Other ways to run it, which trace or compile for seconds each.
+WAYS = {
+    "keras_layer_test": keras_layer_test,
+    "mixed_bfloat16": functools.partial(layer_mixed_precision, name="mixed_bfloat16"),
+    **{
+        f"{name}_trains": functools.partial(layer_trains_in_mixed_precision, name=name)
+        for name in POLICIES
+    },
     "two_devices": layer_two_devices,
     "functional_jit": functools.partial(layer_trains, kind="functional", jit=True),
     "sequential_plain": functools.partial(layer_trains, kind="sequential", jit=False),
     "subclassed_plain": functools.partial(layer_trains, kind="subclassed", jit=False),
     "batches_jit": layer_batches_compiled,
 }
-SLOW_FAMILY_CHECKS = {
+LAYER_CHECKS = {**PLAIN_CHECKS, **WAYS}
+# XLA and another way at once, for one case of each family: those that share a base class.
+FAMILY_CHECKS = {
     "sequential_jit": functools.partial(layer_trains, kind="sequential", jit=True),
     "subclassed_jit": functools.partial(layer_trains, kind="subclassed", jit=True),
-    "mixed_float16_jit": functools.partial(layer_mixed_precision, name="mixed_float16", jit=True),
-    "mixed_bfloat16_jit": functools.partial(layer_mixed_precision, name="mixed_bfloat16", jit=True),
+    **{
+        f"{name}_jit": functools.partial(layer_trains_in_mixed_precision, name=name, jit=True)
+        for name in POLICIES
+    },
 }
+# Of further cases of a class, and of twins, those that see what arguments change.
+FURTHER_CASE_CHECKS = ("config", "batches", "gradients")
 
 
-MODEL_CHECKS = {"batches": layer_batches}
-SLOW_MODEL_CHECKS = {
+def layer_checks(cases):
+    """Every check to run, as `(case, name, check, whether it is slow)`.
+
+    `make test` runs the plain checks of the first case of each class, those of `WAYS` for the
+    cases that are examples, and a few of every other case. The rest is slow.
+    """
+    layers, families = set(), set()
+    for case in cases:
+        quick = set(FURTHER_CASE_CHECKS)
+        if case.layer not in layers and not case.is_twin:
+            quick |= set(PLAIN_CHECKS)
+        if case.is_example:
+            quick |= set(LAYER_CHECKS)
+        layers.add(case.layer)
+        checks = LAYER_CHECKS
+        family = case.layer.__bases__[0]
+        if family not in families and not case.is_twin:
+            families.add(family)
+            checks = {**LAYER_CHECKS, **FAMILY_CHECKS}
+        for name, check in checks.items():
+            yield case, name, check, name not in quick
+
+
+# Of whole networks, which consist of layers that `layer_checks` has seen.
+NETWORK_CHECKS = {
+    "batches": layer_batches,
     "functional_plain": functools.partial(layer_trains, kind="functional", jit=False),
     "gradients": layer_gradients,
     "subclassed_weights": layer_subclassed_weights,
     "global_seeds": layer_leaves_global_seeds,
-    **{name: functools.partial(layer_mixed_precision, name=name) for name in POLICIES},
-    **FAMILY_CHECKS,
-    "sequential_jit": functools.partial(layer_trains, kind="sequential", jit=True),
-    "subclassed_jit": functools.partial(layer_trains, kind="subclassed", jit=True),
+    **{name: LAYER_CHECKS[name] for name in POLICIES},
+    **{name: check for name, check in WAYS.items() if name != "keras_layer_test"},
+    "sequential_jit": FAMILY_CHECKS["sequential_jit"],
+    "subclassed_jit": FAMILY_CHECKS["subclassed_jit"],
 }
 
 
-def model_checks(cases):
+def network_checks(cases):
     """Every check of whole networks, as `(case, name, check, whether it is slow)`."""
     for case in cases:
-        yield from ((case, name, check, False) for name, check in MODEL_CHECKS.items())
-        yield from ((case, name, check, True) for name, check in SLOW_MODEL_CHECKS.items())
-
-
-# Of further cases of a class, those that see what its arguments change.
-FURTHER_CASE_CHECKS = ("config", "batches", "gradients", "functional_plain")
-
-
-def layer_checks(cases):
-    """Every check to run, as `(case, name, check, whether it is slow)`."""
-    checks = {**LAYER_CHECKS, **FIRST_CASE_CHECKS, **FAMILY_CHECKS, **SLOW_FAMILY_CHECKS}
-    layers, families = set(), set()
-    for case in cases:
-        family = case.layer.__bases__[0]
-        quick = set(FURTHER_CASE_CHECKS)
-        if case.layer not in layers and not case.is_twin:
-            quick |= {*LAYER_CHECKS, *FIRST_CASE_CHECKS} - {"mixed_bfloat16"}
-        is_head = family not in families and not case.is_twin
-        if is_head:
-            quick |= {*FAMILY_CHECKS, "mixed_bfloat16"}
-        layers.add(case.layer)
-        if is_head:
-            families.add(family)
-        for name, check in checks.items():
-            if is_head or name not in SLOW_FAMILY_CHECKS:
-                yield case, name, check, name not in quick
+        for name, check in NETWORK_CHECKS.items():
+            yield case, name, check, not (case.is_example and name == "batches")

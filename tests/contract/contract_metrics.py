@@ -32,12 +32,14 @@ class MetricCase:
         kwargs: Its constructor arguments.
         task: `"classes"` (three, sparse labels), `"binary"` (one column), `"labels"` (three) or
             `"numbers"` (mean and scale of a normal distribution).
+        is_example: Whether `make test` runs all checks of it: see `metric_checks`.
     """
 
     name: str
     metric: type
     kwargs: dict = dataclasses.field(default_factory=dict)
     task: str = "classes"
+    is_example: bool = False
 
     def make(self):
         return self.metric(**self.kwargs)
@@ -221,16 +223,21 @@ METRIC_CHECKS = {
     **{f"evaluates_{k}": functools.partial(metric_evaluates, jit=v) for k, v in COMPILED.items()},
 }
 
-# What traces for two devices or compiles with XLA: for the first case of each class in which a
-# metric's arithmetic is written. The others run with `make test-slow`.
-SLOW_METRIC_CHECKS = ("two_devices", "evaluates_jit", "trains", *POLICIES)
+# Of the first case of each class; the others trace or compile for seconds.
+PLAIN_CHECKS = ("weights", "labels", "batches", "state", "config", "evaluates_plain")
+# Of further cases of a class, those that see what arguments change.
+FURTHER_CASE_CHECKS = ("weights", "labels", "config")
 
 
 def metric_checks(cases):
-    """Every check to run, as `(case, name, check, whether it is slow)`."""
-    families = set()
+    """Every check to run, as `(case, name, check, whether it is slow)`.
+
+    `make test` runs all checks of the cases that are examples, the plain ones of the first case of
+    each class, and a few of every other case. The rest is slow.
+    """
+    classes = set()
     for case in cases:
-        family = case.metric.__bases__[0]
+        quick = FURTHER_CASE_CHECKS if case.metric in classes else PLAIN_CHECKS
+        classes.add(case.metric)
         for name, check in METRIC_CHECKS.items():
-            yield case, name, check, family in families and name in SLOW_METRIC_CHECKS
-        families.add(family)
+            yield case, name, check, not (case.is_example or name in quick)

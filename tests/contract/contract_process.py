@@ -20,19 +20,26 @@ CASE_ARTIFACTS = ("functional.keras",)
 
 
 def layer_artifacts(cases):
-    """What each case writes, as `[(case, names)]`: all for the first of a family of layers.
+    """What each case writes, as `(case, name, whether it is slow)`.
 
-    The first case of a class is saved and exported, further ones of a class are saved.
+    The first case of a family writes all there is, that of a class is saved and exported, further
+    ones of a class are saved. `make test` saves and exports each class, and all of an example.
     """
-    found, layers, families = [], set(), set()
+    layers, families = set(), set()
     for case in cases:
         family = case.layer.__bases__[0]
         is_further = case.layer in layers or case.is_twin
+        is_first = family not in families and not case.is_twin
         names = CASE_ARTIFACTS if is_further else CLASS_ARTIFACTS
-        found.append((case, names if family in families or case.is_twin else LAYER_ARTIFACTS))
+        quick = () if is_further else names
+        if is_first or case.is_example:
+            names = LAYER_ARTIFACTS
+        if case.is_example:
+            quick = names
         layers.add(case.layer)
-        families |= set() if case.is_twin else {family}
-    return found
+        families |= {family} if is_first else set()
+        for name in names:
+            yield case, name, name not in quick
 
 
 def expected_answers(model, x):
@@ -78,7 +85,7 @@ WHOLE = {
 
 def write_metric(case, folder):
     y, x, weight = case.data()
-    model = passing(case, x.shape[-1], jit_compile=False)
+    model = passing(case, x.shape[-1], run_eagerly=True)
     expected = model.evaluate(x, y, BATCH, sample_weight=weight, verbose=0)
     model.save(folder / "compiled.keras")
     np.savez(folder / "inputs.npz", x=x, y=y, weight=weight)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from architectures import resnet18, unet
 from contract import LABELS, LayerCase, ModelCase, Numbers
-from contract_callbacks import CALLBACK_CHECKS, CallbackCase
-from contract_layers import layer_checks, model_checks
+from contract_callbacks import CallbackCase, callback_checks
+from contract_layers import layer_checks, network_checks
 from contract_metrics import MetricCase, metric_checks
 from contract_process import (
     CLASS_ARTIFACTS,
@@ -44,6 +44,7 @@ SPARSE = {"r_bayes": 0.3, **WEIGHTS, "posterior_scale": 0.4}
 SPARSE_BIAS = {"units": 3, **SPARSE, "bias_r_bayes": 0.5}
 STEPS = {"shape": (5, 2), "more_shapes": ((7, 2),)}
 TWIN = {"is_twin": True}
+EXAMPLE = {"is_example": True}  # few, of unlike kinds: each takes a quarter of a minute
 DROPS = {"units": 3, "dropout": 0.2, "recurrent_dropout": 0.2, "seed": 1}
 MADE_ANEW = {"estimator": "reparameterization", "resample": True}
 
@@ -95,7 +96,7 @@ LAYERS = [
     LayerCase("vbll-low-rank", layers.VBLLDense, LOW_RANK),
     LayerCase("vbll-dense", layers.VBLLDense, DENSE),
     LayerCase("vbll-labels", layers.VBLLDense, LABELLED, target=LABELS),
-    LayerCase("dense-flipout", layers.DenseVariational, {"units": 3, **WEIGHTS}),
+    LayerCase("dense-flipout", layers.DenseVariational, {"units": 3, **WEIGHTS}, **EXAMPLE),
     LayerCase("dense-local", layers.DenseVariational, {"units": 3, **WEIGHTS, **LOCAL}),
     LayerCase(
         "dense-fresh",
@@ -221,6 +222,7 @@ LAYERS = [
         {"filters": 3, "kernel_size": 2, **SPARSE},
         **IMAGES,
         prepare=select,
+        **EXAMPLE,
     ),
     LayerCase(
         "sparse-conv3d",
@@ -244,7 +246,7 @@ LAYERS = [
         **IMAGES,
         prepare=select,
     ),
-    LayerCase("normal", layers.NormalDense, TWO, **likelihood("normal")),
+    LayerCase("normal", layers.NormalDense, TWO, **likelihood("normal"), **EXAMPLE),
     LayerCase("laplace", layers.LaplaceDense, TWO, **likelihood("laplace")),
     LayerCase("student-t", layers.StudentTDense, TWO, **likelihood("student_t")),
     LayerCase(
@@ -318,11 +320,12 @@ NETWORKS = [
         shape=(8, 8, 1),
         more_shapes=((16, 8, 1),),
         target=LABELS,
+        **EXAMPLE,
     ),
 ]
 
 METRICS = [
-    MetricCase("ece", metrics.ExpectedCalibrationError),
+    MetricCase("ece", metrics.ExpectedCalibrationError, **EXAMPLE),
     MetricCase("ece-binary", metrics.ExpectedCalibrationError, {"n_bins": 5}, "binary"),
     MetricCase("ece-labels", metrics.ExpectedCalibrationError, {"multi_label": True}, "labels"),
     MetricCase("adaptive", metrics.AdaptiveCalibrationError, {"n_bins": 4}),
@@ -348,7 +351,7 @@ METRICS = [
     MetricCase("coverage-at-risk", metrics.CoverageAtRisk, {"risk": 0.7}),
     MetricCase("risk-at-coverage", metrics.RiskAtCoverage, {"coverage": 0.6, "attainable": True}),
     MetricCase("risk-at-coverage-labels", metrics.RiskAtCoverage, {"multi_label": True}, "labels"),
-    MetricCase("crps", metrics.CRPS, {}, "numbers"),
+    MetricCase("crps", metrics.CRPS, {}, "numbers", **EXAMPLE),
     MetricCase("number-nll", metrics.NumberNegativeLogLikelihood, {}, "numbers"),
     MetricCase("sharpness", metrics.Sharpness, {}, "numbers"),
     MetricCase("interval-coverage", metrics.PredictionIntervalCoverage, {"level": 0.8}, "numbers"),
@@ -366,6 +369,7 @@ CALLBACKS = [
         "rejection",
         lambda x, y: callbacks.RejectionEvaluator((x, y), (0.4, 0.6), log="all", verbose=0),
         ("val_accuracy_at_0.4", "val_coverage_at_0.6", "val_ece_at_0.4"),
+        **EXAMPLE,
     ),
     CallbackCase(
         "kl-annealing",
@@ -373,6 +377,7 @@ CALLBACKS = [
         ("kl_beta",),
         observes=False,
         layer=VARIATIONAL,
+        **EXAMPLE,
     ),
     CallbackCase(
         "saliency",
@@ -412,12 +417,23 @@ CALLBACKS = [
 
 PARTS = 6  # processes that share these tests: see run.py
 
-ALL_LAYER_CHECKS = [*layer_checks(LAYERS), *model_checks(NETWORKS)]
-LAYER_FILES = [*layer_artifacts(LAYERS), *((case, CLASS_ARTIFACTS) for case in NETWORKS)]
+ALL_LAYER_CHECKS = [*layer_checks(LAYERS), *network_checks(NETWORKS)]
+# A network's SavedModel is traced layer by layer, as that of sparse-conv2d is, which stays.
+LAYER_FILES = [
+    *layer_artifacts(LAYERS),
+    *((case, name, name == "saved_model") for case in NETWORKS for name in CLASS_ARTIFACTS),
+]
 
 
 def name_of(case):
     return case.name
+
+
+def params_of(table):
+    """Of rows `(case, name, ..., whether it is slow)`, ids and marks."""
+    for case, name, *more, slow in table:
+        marks = [pytest.mark.slow] * slow
+        yield pytest.param(case, *(more or [name]), id=f"{case.name}-{name}", marks=marks)
 
 
 @pytest.mark.slow_cases(
@@ -425,55 +441,21 @@ def name_of(case):
     "clahe-mixed_float16",
     "confounders-functional_plain",
     "confounders-mixed_float16",
-    "confounders-keras_layer_test",  # clahe's finds as much of a layer without weights
     "confounders-subclassed_weights",
-    "gamma-two_devices",
-    "resnet18-batches",  # unet's, of fewer layers
 )
-@pytest.mark.parametrize(
-    "case, check",
-    [
-        pytest.param(
-            case, check, id=f"{case.name}-{name}", marks=[pytest.mark.slow] if slow else []
-        )
-        for case, name, check, slow in ALL_LAYER_CHECKS
-    ],
-)
+@pytest.mark.parametrize("case, check", params_of(ALL_LAYER_CHECKS))
 def test_layer(case, check):
     check(case)
 
 
-@pytest.mark.parametrize(
-    "case, check",
-    [
-        pytest.param(case, check, id=f"{case.name}-{name}", marks=[pytest.mark.slow] * slow)
-        for case, name, check, slow in metric_checks(METRICS)
-    ],
-)
+@pytest.mark.parametrize("case, check", params_of(metric_checks(METRICS)))
 def test_metric(case, check):
     check(case)
 
 
-# XLA, beside what `LAYERS` and `METRICS` run of it; the sequential model, which `again` trains too;
-# of two precisions the one without scaled losses.
-SLOW_CALLBACK_CHECKS = (
-    *("functional_jit", "sequential_jit", "subclassed_jit", "sequential_plain"),
-    "mixed_bfloat16",
-)
-
-
-@pytest.mark.parametrize(
-    "check",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW_CALLBACK_CHECKS else [])
-        for name in CALLBACK_CHECKS
-    ],
-)
-@pytest.mark.parametrize("case", CALLBACKS, ids=name_of)
-# These run under a strategy of several workers in tests/distribute/test_distribute.py.
-@pytest.mark.slow_cases("sgdr-two_devices", "backup-two_devices", "snapshots-two_devices")
+@pytest.mark.parametrize("case, check", params_of(callback_checks(CALLBACKS)))
 def test_callback(case, check):
-    CALLBACK_CHECKS[check](case)
+    check(case)
 
 
 def asked_for(items):
@@ -496,7 +478,7 @@ def loaded(tmp_path_factory, request):
     layers, metrics = asked_for(request.session.items)
     writers = [
         (case, functools.partial(write_layer, artifacts=layers[case.name]))
-        for case, _ in LAYER_FILES
+        for case in [*LAYERS, *NETWORKS]
         if case.name in layers
     ]
     writers += [(case, write_metric) for case in METRICS if case.name in metrics]
@@ -518,16 +500,7 @@ def loaded(tmp_path_factory, request):
 
 
 @pytest.mark.xdist_group("new_process")
-# Traced layer by layer, as those of sparse-conv2d are, which stay.
-@pytest.mark.slow_cases("resnet18-saved_model", "unet-saved_model")
-@pytest.mark.parametrize(
-    "case, artifact",
-    [
-        pytest.param(case, name, id=f"{case.name}-{name}")
-        for case, names in LAYER_FILES
-        for name in names
-    ],
-)
+@pytest.mark.parametrize("case, artifact", params_of(LAYER_FILES))
 def test_layer_in_new_process(case, artifact, loaded):
     loaded(case, artifact, case.repeats)
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from contract import LayerCase
 from contract_callbacks import CALLBACK_CHECKS, CallbackCase
-from contract_layers import LAYER_CHECKS
+from contract_layers import LAYER_CHECKS, PLAIN_CHECKS, WAYS
 from contract_metrics import METRIC_CHECKS, MetricCase
 from keras import ops
 
@@ -151,7 +151,8 @@ def must_fail(check, case):
         check(case)
 
 
-@pytest.mark.parametrize("name", LAYER_CHECKS)
+@pytest.mark.slow_cases(*WAYS)
+@pytest.mark.parametrize("name", [*PLAIN_CHECKS, *WAYS])
 def test_a_fine_layer_passes(name):
     LAYER_CHECKS[name](LayerCase("fine", Fine, {"units": 5, "scale": 2.0}))
 
