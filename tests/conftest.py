@@ -75,10 +75,13 @@ def is_beside_diagonal(item):
 
 def places(item):
     """Of each `parametrize` of a test, the place of this case and the number of all."""
-    found = []
-    for mark in item.iter_markers("parametrize"):
-        names = mark.args[0].split(",") if isinstance(mark.args[0], str) else mark.args[0]
-        found.append((item.callspec.indices[names[0].strip()], len(mark.args[1])))
+    marks = list(item.iter_markers("parametrize"))
+    first = marks[0].args[0]
+    name = (first.split(",") if isinstance(first, str) else first)[0].strip()
+    number, found = item.callspec.indices[name], []  # pytest counts cases through the product
+    for mark in reversed(marks):  # the one on top changes fastest
+        number, place = divmod(number, len(mark.args[1]))
+        found.append((place, len(mark.args[1])))
     return found
 
 
