@@ -13,6 +13,7 @@ ROWS, UNITS = 7, 2
 CONFIGS = {
     "normal": "normal",
     "bayesian_normal": "bayesian_normal",
+    "bayesian_student_t": "bayesian_student_t",
     "laplace": "laplace",
     "student_t": "student_t",
     "evidential": "evidential",
@@ -28,9 +29,11 @@ def family_and_params(name, dtype="float64"):
     """A family and parameters of two numbers, in their range, none like another."""
     family = family_named({**CONFIGS, "quantiles": QUANTILES}[name])
     raw = np.random.default_rng(0).normal(size=(ROWS, UNITS * family.size))
-    if name == "bayesian_normal":
-        loc, *scales = np.split(raw, 3, axis=-1)
-        return family, tf.constant(np.concatenate([loc, *map(np.exp, scales)], -1), dtype)
+    if name.startswith("bayesian"):
+        loc, *rest = np.split(raw, family.size, axis=-1)
+        lifts = [3.0 * (part == "df") for part in family.parameters[1:]]
+        rest = [np.exp(each) + lift for each, lift in zip(rest, lifts, strict=True)]
+        return family, tf.constant(np.concatenate([loc, *rest], -1), dtype)
     return family, tf.cast(family.constrain(tf.constant(raw), 1e-6), dtype)
 
 
@@ -50,6 +53,9 @@ def frozen(name, family, params):
     return {
         "normal": lambda loc, scale: stats.norm(loc, scale),
         "bayesian_normal": lambda loc, scale, more: stats.norm(loc, np.hypot(scale, more)),
+        "bayesian_student_t": lambda loc, scale, df, ratio: stats.t(
+            df, loc, scale * np.hypot(1, ratio)
+        ),
         "laplace": lambda loc, scale: stats.laplace(loc, scale),
         "student_t": lambda loc, scale, df: stats.t(df, loc, scale),
     }[name](*blocks)
@@ -68,7 +74,7 @@ def test_densities_are_tfps(name, dtype, rtol):
     found = family.log_prob(params, y)
     found = found[..., 0] if family.is_joint else found
     np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol)
-    if name != "bayesian_normal":
+    if not name.startswith("bayesian"):
         terms = family.training_log_prob(params, y)
         shape = (ROWS, 1) if family.is_joint else (ROWS, UNITS)
         assert terms.shape == shape
@@ -194,6 +200,19 @@ def test_bayesian_normal_bound_is_the_expectation():
     expected = terms @ (weight / weight.sum())
     np.testing.assert_allclose(family.training_log_prob(params, labels()), expected, rtol=1e-10)
     assert (expected <= family.log_prob(params, labels()).numpy() + 1e-12).all()
+
+
+def test_bayesian_student_t_bound_is_the_expectation():
+    """E over the mean and the precision of log N(y; mean, 1 / precision), by quadrature."""
+    family, params = family_and_params("bayesian_student_t")
+    loc, scale, df, ratio = (block.numpy()[..., None] for block in family.split(params))
+    shape, y = df / 2, labels().numpy()[..., None]
+    share = (np.arange(20_000) + 0.5) / 20_000
+    precision = stats.gamma.ppf(share, shape, scale=1 / (shape * scale**2))
+    # given the precision the mean has the variance ratio^2 / precision
+    terms = stats.norm.logpdf(y, loc, precision**-0.5) - ratio**2 / 2
+    expected = terms.mean(axis=-1)
+    np.testing.assert_allclose(family.training_log_prob(params, labels()), expected, rtol=1e-3)
 
 
 def test_quantiles_do_not_cross_and_are_linear_between():

@@ -278,6 +278,12 @@ LAYERS = [
         {**NUMBERS, "posterior": "dense"},
         **likelihood("bayesian_normal"),
     ),
+    LayerCase(
+        "vbll-numbers-student",
+        layers.VBLLRegression,
+        {**NUMBERS, "likelihood": "student_t"},
+        **likelihood("bayesian_student_t"),
+    ),
     LayerCase("dropout", layers.MCDropout, {"rate": 0.2, "seed": 1}),
     LayerCase("gaussian-dropout", layers.MCGaussianDropout, {"rate": 0.2, "seed": 1}, **TWIN),
     LayerCase("dropping-gru", layers.MCGRU, DROPS, **STEPS),

@@ -51,9 +51,10 @@ def sequential(*layers):
 # --- The authors' package ----------------------------------------------------------------------
 
 
-def authors_layer(form, units, dtype):
+def authors_layer(form, units, dtype, likelihood="normal"):
     """The head of the fixture, and what it answers, by name."""
-    prefix = f"{form}/{units}/"
+    is_student = likelihood == "student_t"
+    prefix = f"{'t/' * is_student}{form}/{units}/"
     found = {n.removeprefix(prefix): FIXTURE[n] for n in FIXTURE.files if n.startswith(prefix)}
     features = found["mean"].shape[-1]
     layer = VBLLRegression(
@@ -61,8 +62,9 @@ def authors_layer(form, units, dtype):
         kl_weight=float(FIXTURE["regularization_weight"]),
         posterior=form.replace("lowrank", "low_rank"),
         rank=2 if form == "lowrank" else None,
-        prior_scale=math.sqrt(FIXTURE["prior_scale"] / features),
-        wishart_scale=float(FIXTURE["wishart_scale"]),
+        likelihood=likelihood,
+        prior_scale=math.sqrt(FIXTURE["prior_scale"] * (1 + is_student) / features),
+        wishart_scale=float(FIXTURE["wishart_scale"]) ** (-1 if is_student else 1),
         dof=float(FIXTURE["dof"]),
         min_scale=1e-15,
         use_bias=False,
@@ -72,7 +74,10 @@ def authors_layer(form, units, dtype):
     diagonal = np.sqrt(found["diagonal"]) if layer.rank else found["diagonal"]
     layer.kernel.assign(found["mean"].T)
     layer.kernel_rho.assign(softplus_inverse(diagonal).T)
-    layer.noise_rho.assign(softplus_inverse(found["scale"]))
+    if is_student:
+        layer.noise_df_rho.assign(softplus_inverse(2 * found["concentration"] - 2.01))
+        found["sigma"] = np.sqrt(found["rate"] / found["concentration"])
+    layer.noise_rho.assign(softplus_inverse(found["sigma" if is_student else "scale"]))
     if layer.rank:
         layer.kernel_factor.assign(found["off_diagonal"].transpose(1, 0, 2))
     if form == "dense":
@@ -102,6 +107,32 @@ def test_agrees_with_the_authors_package(form, units, dtype, rtol):
     if units == 1:
         loss = layer.negative_log_likelihood(dtype=dtype)(y, params) + kl_loss
         pairs += [(loss, theirs["loss"] + layer.kl_weight * constant)]
+    for ours, expected in pairs:
+        np.testing.assert_allclose(ours, expected, rtol=rtol, atol=rtol)
+
+
+@PRECISIONS
+@pytest.mark.parametrize("units", [1, 3])
+@pytest.mark.parametrize("form", ["diagonal", "lowrank", "dense"])
+def test_student_form_agrees_with_the_authors_package(form, units, dtype, rtol):
+    """As above; their loss leaves out log(2 pi) / 2, and is a sum over the outputs."""
+    layer, theirs = authors_layer(form, units, dtype, "student_t")
+    x, y = FIXTURE["x"].astype(dtype), FIXTURE["y"][:, :units].astype(dtype)
+    params = layer(x, training=True)
+    (kl_loss,) = layer.losses
+    constant = -layer.kernel.shape[0] * units / 2
+    total = layer.distribution(params)
+    pairs = [
+        (layer.family.mean(params), theirs["loc"]),
+        (total.scale, theirs["scale"]),
+        (total.df, np.broadcast_to(theirs["df"], y.shape)),
+        (layer.family.log_prob(params, y), theirs["log_prob"]),
+        (layer.kl_divergence(), theirs["kl"] + theirs["gamma_kl"] + constant),
+    ]
+    if units == 1:
+        loss = layer.negative_log_likelihood(dtype=dtype)(y, params) + kl_loss
+        left_out = math.log(2 * math.pi) / 2
+        pairs += [(loss, theirs["loss"] + layer.kl_weight * constant + left_out)]
     for ours, expected in pairs:
         np.testing.assert_allclose(ours, expected, rtol=rtol, atol=rtol)
 
@@ -149,6 +180,28 @@ def test_draws_have_the_moments_of_the_closed_form(form):
     means = draws[..., :UNITS]
     assert (np.abs(means.mean(0) - loc) <= 6 * epistemic / math.sqrt(count)).all()
     assert (np.abs(means.var(0) / epistemic**2 - 1) <= 6 * math.sqrt(2 / count)).all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_student_draws_have_the_moments_of_the_closed_form(form):
+    """4,000 draws of weights whose posterior is Student's t of 40 degrees of freedom.
+
+    A sample variance has the standard error sqrt((kurtosis - 1) / n), kurtosis 3 + 6 / 36: six of
+    them, as above. The posterior that TFP knows has the same covariance.
+    """
+    layer, count = built(form, likelihood="student_t"), 4000
+    layer.noise_df_rho.assign(np.full(UNITS, 40 - 2.01))
+    model, x = sequential(layer), inputs().astype("float32")
+    draws = np.asarray(sample_predictions(model, x, count), "float64")
+    family = layer.family
+    deviation = np.sqrt(family.epistemic_variance(layer(x)))
+    means = draws[..., :UNITS]
+    assert (np.abs(means.mean(0) - family.mean(layer(x))) <= 6 * deviation / math.sqrt(count)).all()
+    ratios = means.var(0) / deviation**2
+    assert (np.abs(ratios - 1) <= 6 * math.sqrt((2 + 6 / 36) / count)).all()
+    covariance = layer.posterior_distribution().covariance()
+    variance = np.einsum("nf,kfg,ng->nk", x, covariance, x)
+    np.testing.assert_allclose(variance, deviation**2, rtol=1e-4)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -202,6 +255,51 @@ def test_one_weight_has_the_exact_posterior():
     np.testing.assert_allclose(scale, [[precision**-0.5]], rtol=1e-4)
     mean = (x * y).sum() / sigma**2 / precision
     np.testing.assert_allclose(layer.kernel.numpy(), [[mean]], rtol=1e-4)
+
+
+def test_student_form_has_the_exact_posterior():
+    """Of one weight and the noise, where training ends: the conjugate normal-gamma posterior.
+
+    a = dof + n / 2, b = wishart_scale + (sum y^2 - m^2 / s) / 2, s = 1 / (1 / prior^2 + sum x^2),
+    m = s sum x y; w has the variance s / precision.
+    """
+    rng = np.random.default_rng(6)
+    x = rng.normal(size=(20, 1))
+    y, prior, dof, rate = 0.7 * x + 0.5 * rng.normal(size=x.shape), 1.5, 1.2, 0.3
+    layer = VBLLRegression(
+        1,
+        kl_weight=1 / len(x),
+        likelihood="student_t",
+        prior_scale=prior,
+        dof=dof,
+        wishart_scale=rate,
+        use_bias=False,
+        dtype="float64",
+    )
+    layer.build(x.shape)
+    loss_of = layer.negative_log_likelihood(dtype="float64")
+    optimizer = keras.optimizers.Adam(0.05)
+    optimizer.build(layer.trainable_variables)
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            loss = loss_of(y, layer(x, training=True)) + sum(layer.losses)
+        variables = layer.trainable_variables
+        optimizer.apply(tape.gradient(loss, [v.value for v in variables]), variables)
+
+    for rate_of_training in (0.05, 0.005):
+        optimizer.learning_rate.assign(rate_of_training)
+        for _ in range(1500):
+            step()
+    s = 1 / (prior**-2 + (x**2).sum())
+    m, a = s * (x * y).sum(), dof + len(x) / 2
+    b = rate + ((y**2).sum() - m**2 / s) / 2
+    _, sigma, df, ratio = (each[0] for each in layer(np.ones((1, 1))).numpy().T)
+    np.testing.assert_allclose(layer.kernel.numpy().item(), m, rtol=1e-3)
+    np.testing.assert_allclose(df / 2, a, rtol=1e-2)
+    np.testing.assert_allclose(sigma**2, b / a, rtol=1e-3)
+    np.testing.assert_allclose(ratio**2, s, rtol=1e-3)
 
 
 # --- Prediction --------------------------------------------------------------------------------
@@ -325,6 +423,7 @@ def test_refuses_what_would_be_learned_wrongly():
         ("kl_weight", {"kl_weight": None}),
         ("kl_weight", {"kl_weight": -1.0}),
         ("posterior", {"posterior": "full"}),
+        ("likelihood", {"likelihood": "poisson"}),
         ("rank", {"rank": 2}),
         ("rank", {"posterior": "low_rank"}),
         ("prior_scale", {"prior_scale": 0.0}),

@@ -15,6 +15,7 @@ FAMILIES = {
     "student_t": "student_t",
     "evidential": "evidential",
     "bayesian_normal": "bayesian_normal",
+    "bayesian_student_t": "bayesian_student_t",
     "mixture": {"name": "mixture", "num_components": 2},
     "multivariate_normal": {"name": "multivariate_normal", "num_factors": 1},
 }
@@ -35,9 +36,9 @@ def data(loss, *leading, dtype="float32"):
     """Labels of two numbers, and parameters in their range."""
     rng, family = np.random.default_rng(0), loss.family
     raw = rng.normal(size=(*(leading or (6,)), 2 * family.size))
-    if family.name == "bayesian_normal":
-        loc, scale, more = np.split(raw, 3, axis=-1)
-        params = np.concatenate([loc, np.exp(scale), np.exp(more)], axis=-1)
+    if family.name.startswith("bayesian"):
+        loc, *rest = np.split(raw, family.size, axis=-1)
+        params = np.concatenate([loc, *(np.exp(each) + 2 for each in rest)], axis=-1)
     else:
         params = family.constrain(tf.constant(raw), 1e-6).numpy()
     return rng.normal(size=(*(leading or (6,)), 2)).astype(dtype), params.astype(dtype)

@@ -15,6 +15,7 @@ from tfuq._predictions.family import (
 from tfuq._predictions.location_scale import (
     NORMAL,
     BayesianNormal,
+    BayesianStudentT,
     Evidential,
     Laplace,
     Normal,
@@ -253,8 +254,8 @@ class Point(Family):
 FAMILIES = {
     kind.name: kind
     for kind in (
-        *(Normal, BayesianNormal, Laplace, StudentT, Evidential, Mixture, Quantiles, Point),
-        *(MultivariateNormal,),
+        *(Normal, BayesianNormal, Laplace, StudentT, BayesianStudentT, Evidential),
+        *(Mixture, Quantiles, Point, MultivariateNormal),
     )
 }
 

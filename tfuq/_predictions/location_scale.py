@@ -6,6 +6,7 @@ import statistics
 import tensorflow as tf
 
 from tfuq._predictions.family import (
+    HALF_LOG_TAU,
     Family,
     distributions,
     normal_cdf,
@@ -13,6 +14,8 @@ from tfuq._predictions.family import (
     normal_pdf,
 )
 from tfuq._random import points
+
+LEAST_DF = 2.01  # degrees of freedom, so that there is a variance
 
 
 class LocationScale(Family):
@@ -32,6 +35,33 @@ class LocationScale(Family):
     def quantile(self, params, level):
         loc, scale, *shape = self.split(params)
         return loc + scale * tf.convert_to_tensor(self.standard_quantile(level, *shape), loc.dtype)
+
+
+class Derived(LocationScale):
+    """A family whose numbers are those of `plain`, with parameters that `plain_params` computes."""
+
+    plain = None
+
+    def plain_params(self, params):
+        raise NotImplementedError
+
+    def log_prob(self, params, y):
+        return self.plain.log_prob(self.plain_params(params), y)
+
+    def cdf(self, params, y):
+        return self.plain.cdf(self.plain_params(params), y)
+
+    def quantile(self, params, level):
+        return self.plain.quantile(self.plain_params(params), level)
+
+    def crps(self, params, y):
+        return self.plain.crps(self.plain_params(params), y)
+
+    def sample(self, params, seed):
+        return self.plain.sample(self.plain_params(params), seed)
+
+    def distribution(self, params):
+        return self.plain.distribution(self.plain_params(params))
 
 
 class Normal(LocationScale):
@@ -67,26 +97,30 @@ class Normal(LocationScale):
         return distributions().Normal(*self.split(params))
 
 
-class BayesianNormal(Normal):
+NORMAL = Normal()
+
+
+class BayesianNormal(Derived):
     """N(loc, scale^2 + epistemic_scale^2): normal noise around a normal mean (VBLL)."""
 
     name = "bayesian_normal"
+    plain = NORMAL
     parameters = ("loc", "scale", "epistemic_scale")
     has_epistemic = True
 
     def constrain(self, raw, min_scale):
         raise NotImplementedError("The layer computes these parameters itself.")
 
-    def _total(self, params):
+    def plain_params(self, params):
         """Parameters of the normal of y, whose variances add."""
         loc, scale, epistemic = self.split(params)
         return tf.concat([loc, tf.sqrt(tf.square(scale) + tf.square(epistemic))], axis=-1)
 
+    def aleatoric_variance(self, params):
+        return tf.square(self.split(params)[1])
+
     def epistemic_variance(self, params):
         return tf.square(self.split(params)[2])
-
-    def log_prob(self, params, y):
-        return NORMAL.log_prob(self._total(params), y)
 
     def training_log_prob(self, params, y):
         """E_q[log p(y | w)] = log N(y; loc, scale^2) - epistemic_scale^2 / (2 scale^2)
@@ -95,21 +129,6 @@ class BayesianNormal(Normal):
         """
         loc, scale, epistemic = self.split(params)
         return normal_log_prob(y, loc, scale) - tf.square(epistemic / scale) / 2
-
-    def cdf(self, params, y):
-        return NORMAL.cdf(self._total(params), y)
-
-    def quantile(self, params, level):
-        return NORMAL.quantile(self._total(params), level)
-
-    def crps(self, params, y):
-        return NORMAL.crps(self._total(params), y)
-
-    def sample(self, params, seed):
-        return NORMAL.sample(self._total(params), seed)
-
-    def distribution(self, params):
-        return NORMAL.distribution(self._total(params))
 
 
 class Laplace(LocationScale):
@@ -157,7 +176,9 @@ class StudentT(LocationScale):
 
     def constrain(self, raw, min_scale):
         loc, scale, df = self.split(raw)
-        return tf.concat([loc, tf.nn.softplus(scale) + min_scale, 2.01 + tf.nn.softplus(df)], -1)
+        return tf.concat(
+            [loc, tf.nn.softplus(scale) + min_scale, LEAST_DF + tf.nn.softplus(df)], -1
+        )
 
     def aleatoric_variance(self, params):
         _, scale, df = self.split(params)
@@ -213,12 +234,51 @@ class StudentT(LocationScale):
         return distributions().StudentT(df, loc, scale)
 
 
+STUDENT_T = StudentT()
+
+
 def _log_beta_half(x):
     """log B(1/2, x)."""
     return 0.5 * math.log(math.pi) + tf.math.lgamma(x) - tf.math.lgamma(x + 0.5)
 
 
-class Evidential(Family):
+class BayesianStudentT(Derived):
+    """loc + scale sqrt(1 + ratio^2) T: the noise's precision has a Gamma posterior, and the mean a
+    normal one in units of the noise (VBLL, Student's t form). `ratio` is its standard deviation.
+    """
+
+    name = "bayesian_student_t"
+    plain = STUDENT_T
+    parameters = ("loc", "scale", "df", "epistemic_ratio")
+    has_epistemic = True
+
+    def constrain(self, raw, min_scale):
+        raise NotImplementedError("The layer computes these parameters itself.")
+
+    def plain_params(self, params):
+        """Parameters of the Student's t of y."""
+        loc, scale, df, ratio = self.split(params)
+        return tf.concat([loc, scale * tf.sqrt(1 + tf.square(ratio)), df], axis=-1)
+
+    def aleatoric_variance(self, params):
+        return STUDENT_T.aleatoric_variance(tf.concat(self.split(params)[:3], axis=-1))
+
+    def epistemic_variance(self, params):
+        return self.aleatoric_variance(params) * tf.square(self.split(params)[3])
+
+    def training_log_prob(self, params, y):
+        """E_q[log p(y | w, lambda)] with lambda ~ Gamma(df / 2, df scale^2 / 2):
+
+        (E[log lambda] - log 2 pi - ((y - loc) / scale)^2 - ratio^2) / 2, where E[log lambda] is
+        digamma(df / 2) - log(df / 2) - 2 log scale   (Harrison et al. 2024, appendix).
+        """
+        loc, scale, df, ratio = self.split(params)
+        log_precision = tf.math.digamma(df / 2) - tf.math.log(df / 2) - 2 * tf.math.log(scale)
+        squares = tf.square((y - loc) / scale) + tf.square(ratio)
+        return (log_precision - squares) / 2 - HALF_LOG_TAU
+
+
+class Evidential(Derived):
     """Normal-inverse-gamma over a normal's mean and variance (Amini et al. 2020): a Student's t.
 
     `loc`, `evidence` nu, `alpha` above 1 and `beta`: the noise has the variance
@@ -226,6 +286,7 @@ class Evidential(Family):
     """
 
     name = "evidential"
+    plain = STUDENT_T
     parameters = ("loc", "evidence", "alpha", "beta")
     has_epistemic = True
 
@@ -242,29 +303,8 @@ class Evidential(Family):
         _, evidence, alpha, beta = self.split(params)
         return beta / (evidence * (alpha - 1))
 
-    def _student_t(self, params):
+    def plain_params(self, params):
         """The marginal of y: t of 2 alpha degrees, scale^2 = beta (1 + nu) / (nu alpha)."""
         loc, evidence, alpha, beta = self.split(params)
         scale = tf.sqrt(beta * (1 + evidence) / (evidence * alpha))
         return tf.concat([loc, scale, 2 * alpha], axis=-1)
-
-    def log_prob(self, params, y):
-        return STUDENT_T.log_prob(self._student_t(params), y)
-
-    def cdf(self, params, y):
-        return STUDENT_T.cdf(self._student_t(params), y)
-
-    def quantile(self, params, level):
-        return STUDENT_T.quantile(self._student_t(params), level)
-
-    def crps(self, params, y):
-        return STUDENT_T.crps(self._student_t(params), y)
-
-    def sample(self, params, seed):
-        return STUDENT_T.sample(self._student_t(params), seed)
-
-    def distribution(self, params):
-        return STUDENT_T.distribution(self._student_t(params))
-
-
-NORMAL, STUDENT_T = Normal(), StudentT()

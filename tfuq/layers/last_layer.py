@@ -154,18 +154,22 @@ class GaussianLastLayer(VariationalLayer):
 
     def kl_divergence(self):
         """The KL divergence of the posterior from the prior, in nats; with learned noise, plus
-        the negative log-density of its Wishart prior up to a constant. A scalar tensor.
+        the negative log-density of its Wishart prior up to a constant, or the divergence of its
+        own posterior. A scalar tensor.
         """
         return self._kl(self._form.read(self))
 
     def _kl(self, spread):
         trace, log_det_covariance = self._form.trace_and_log_det(*spread)
         prior_variance = self.prior_scale**2
-        loc = tf.cast(tf.convert_to_tensor(self.kernel), trace.dtype)
-        squares = (trace + sum_of_squares(loc)) / prior_variance
-        size = math.prod(loc.shape)
+        squares = (trace + self._squared_means()) / prior_variance
+        size = math.prod(self.kernel.shape)
         kl = (squares - size + size * math.log(prior_variance) - log_det_covariance) / 2
         return kl if self.noise == "none" else kl + self._noise_penalty()
+
+    def _squared_means(self):
+        """sum_k |m_k|^2, in units of the variance of the weights."""
+        return sum_of_squares(tf.cast(tf.convert_to_tensor(self.kernel), self._sampling_dtype()))
 
     def _noise_penalty(self):
         variance = self._noise_variance()

@@ -1,16 +1,99 @@
 """Variational Bayesian last layer of a regression (Harrison, Willes and Snoek, ICLR 2024)."""
 
+import math
+
+import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_positive, register
+from tfuq._arguments import check_choice, check_positive, register
 from tfuq._predictions import families
-from tfuq._predictions.family import LEAST_SCALE
+from tfuq._predictions.family import LEAST_SCALE, distributions
+from tfuq._predictions.location_scale import LEAST_DF
+from tfuq._random import points
 from tfuq._random.draws import current_draw
 from tfuq.layers._posteriors import standard_deviation
 from tfuq.layers._training import calling_model
+from tfuq.layers.base import softplus_inverse
 from tfuq.layers.last_layer import GaussianLastLayer
 from tfuq.layers.number_head import NumberHead
 from tfuq.layers.shapes import with_leading
+
+
+class _NormalNoise:
+    """Noise of one variance for each number, learned."""
+
+    family = families.BayesianNormal()
+
+    def add_weights(self, head):
+        """Adds what the noise has beside its scale."""
+
+    def parameters(self, head):
+        """What stands between the means and their spread in the output, each `(units,)`."""
+        return [head._noise_scale()]
+
+    def unit_of_weights(self, head, seed):
+        """What the posterior's standard deviations are multiplied by in a draw."""
+        return 1.0
+
+    def squared_means(self, head):
+        """sum_k |m_k|^2 in units of the weights' variance."""
+        return GaussianLastLayer._squared_means(head)
+
+    def posterior(self, head, given):
+        """The weights' posterior, from that in which the noise has the variance 1."""
+        return given
+
+    def penalty(self, head):
+        """Negative log-density of the Wishart prior, up to a constant."""
+        return GaussianLastLayer._noise_penalty(head)
+
+
+class _StudentNoise(_NormalNoise):
+    """Noise whose precision has the posterior Gamma(df / 2, df scale^2 / 2): mean scale^-2."""
+
+    family = families.BayesianStudentT()
+
+    def add_weights(self, head):
+        start = max(2 * (head.dof + 1) - LEAST_DF, 1e-3)
+        head.noise_df_rho = head.add_weight(
+            name="noise_df_rho",
+            shape=(head.units,),
+            initializer=keras.initializers.Constant(float(softplus_inverse(start))),
+            autocast=False,
+        )
+
+    def parameters(self, head):
+        return [head._noise_scale(), self._df(head)]
+
+    def _df(self, head):
+        return LEAST_DF + tf.nn.softplus(tf.cast(head.noise_df_rho, head._sampling_dtype()))
+
+    def unit_of_weights(self, head, seed):
+        shape = self._df(head) / 2
+        seed = points.split_seed(seed, 3)[2]  # the weights' take up to two
+        return head._noise_scale() * tf.sqrt(shape / points.gamma(shape, seed=seed))
+
+    def squared_means(self, head):
+        kernel = tf.cast(tf.convert_to_tensor(head.kernel), head._sampling_dtype())
+        return tf.reduce_sum(tf.square(kernel) / head._noise_variance())
+
+    def posterior(self, head, given):
+        root = head._noise_scale()[:, None, None] * tf.linalg.cholesky(given.covariance())
+        scale = tf.linalg.LinearOperatorLowerTriangular(root)
+        kind = distributions().MultivariateStudentTLinearOperator
+        return kind(self._df(head), given.mean(), scale)
+
+    def penalty(self, head):
+        """KL(Gamma(a, b) || Gamma(dof, wishart_scale)), summed over the numbers."""
+        a = self._df(head) / 2
+        b = a * head._noise_variance()
+        prior_a, prior_b = head.dof, head.wishart_scale
+        kl = (a - prior_a) * tf.math.digamma(a) - tf.math.lgamma(a) + math.lgamma(prior_a)
+        kl += prior_a * (tf.math.log(b) - math.log(prior_b)) + a * (prior_b - b) / b
+        return tf.reduce_sum(kl)
+
+
+NOISES = {"normal": _NormalNoise(), "student_t": _StudentNoise()}
 
 
 @register
@@ -24,6 +107,11 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
     Trained with `head.negative_log_likelihood()`, which is the expectation over the weights; the
     layer adds the KL divergence to the loss. Together they are the negative evidence lower bound.
 
+    With `likelihood="student_t"` the precision of the noise has a Gamma posterior, so that y has
+    Student's t distribution: the doubt about the noise counts where there are few examples. Outliers
+    weigh as much as under normal noise, since all examples share the precision; for these take
+    `StudentTDense`.
+
     Formula (Harrison et al. 2024, section 2.2 and theorem 1):
 
     ```
@@ -33,12 +121,22 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
            + kl_weight * beta * KL
     KL   = sum_k KL(N(m_k, S_k) || N(0, prior_scale^2 I))
            - (dof + units + 1) / 2 * sum log sigma_k^-2 + wishart_scale / 2 * sum sigma_k^-2
+
+    likelihood="student_t", with precisions l_k of the noise:
+    l_k ~ Gamma(a_k, a_k sigma_k^2),  w_k ~ N(m_k, S_k / l_k),  e_k ~ N(0, 1 / l_k)
+    y_k ~ t of 2 a_k degrees of freedom, location m_k^T x + b_k, scale sigma_k sqrt(1 + x^T S_k x)
+    loss = mean of ((y_k - m_k^T x - b_k)^2 / sigma_k^2 + x^T S_k x - E log l_k + log 2 pi) / 2
+           + kl_weight * beta * KL,  E log l_k = digamma(a_k) - log(a_k sigma_k^2)
+    KL   = sum_k E KL(N(m_k, S_k / l_k) || N(0, prior_scale^2 / l_k))
+           + KL(Gamma(a_k, a_k sigma_k^2) || Gamma(dof, wishart_scale))
     ```
 
     `predict_uncertainty` takes the closed form where nothing else in the model is random, whatever
     `num_samples`; `sample_predictions`, and `predict_uncertainty` beside other random layers, draw
     the weights. The authors' package, with several outputs, divides x^T S_k x by the sum of all
     variances' inverses; here each has its own, as in the expectation. With one output they agree.
+    A draw of a Student's t head takes weights of a precision drawn from its posterior, and noise
+    whose precision stays integrated: moments are those of the closed form.
 
     Args:
         units: How many numbers there are.
@@ -48,13 +146,16 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
         posterior: `"diagonal"` (mean field; S_k diagonal), `"low_rank"` (a diagonal plus `rank`
             directions) or `"dense"` (a Cholesky factor per number, `units * features^2` weights).
         rank: Number of directions of `"low_rank"`, from 1 to the number of features.
+        likelihood: `"normal"`, or `"student_t"`, whose degrees of freedom are learned, above 2.
         mean_only: Whether to return the means alone, for metrics of Keras; not in training.
         prior_scale: Standard deviation of each weight under the prior. (The authors' package has a
             variance of `prior_scale / features`.)
         posterior_scale: Standard deviation that training starts from. Default: 1 / features.
         noise_scale: sigma that training starts from, in the unit of the labels, which best have a
             standard deviation of about 1.
-        wishart_scale, dof: Scale and degrees of freedom of the Wishart prior on sigma^-2.
+        wishart_scale, dof: Scale and degrees of freedom of the Wishart prior on sigma^-2; of
+            `"student_t"` rate and shape of the Gamma prior, and training starts from the shape
+            `dof + 1`.
         min_scale: What is added to sigma, so that its logarithm stays finite.
         use_bias: Whether to add b, which is not random.
         kernel_initializer, bias_initializer, kernel_constraint, bias_constraint,
@@ -67,7 +168,9 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
 
     Returns:
         Parameters `(batch, ..., 3 * units)`: all means, then all sigma, then the standard
-        deviations of all means, `sqrt(x^T S_k x)`; float32 also under a mixed precision policy.
+        deviations of all means, `sqrt(x^T S_k x)`; of `"student_t"` `(batch, ..., 4 * units)`:
+        means, sigma, degrees of freedom, and the last in units of sigma. float32 also under a
+        mixed precision policy.
         With `mean_only` the means, `(batch, ..., units)`.
 
     Raises:
@@ -95,8 +198,6 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
         - Harrison, Willes, Snoek: "Variational Bayesian Last Layers", ICLR 2024.
     """
 
-    family = families.BayesianNormal()
-
     def __init__(
         self,
         units,
@@ -104,12 +205,15 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
         posterior="diagonal",
         rank=None,
         *,
+        likelihood="normal",
         noise_scale=1.0,
         wishart_scale=0.01,
         min_scale=LEAST_SCALE,
         **kwargs,
     ):
+        check_choice("likelihood", likelihood, tuple(NOISES))
         check_positive("min_scale", min_scale)
+        self.likelihood = likelihood
         self.min_scale = min_scale
         super().__init__(
             units,
@@ -122,9 +226,22 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
         )
 
     @property
+    def family(self):
+        """The `Family` of what is returned."""
+        return self._noise.family
+
+    @property
+    def _noise(self):
+        return NOISES[self.likelihood]
+
+    @property
     def closed_form(self):
         """Whether the output says how draws would differ: the means alone do not."""
         return not self.mean_only
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self._noise.add_weights(self)
 
     def call(self, inputs, training=False):
         self._check_loss(training)
@@ -136,9 +253,33 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
         else:
             mean = self._drawn(inputs, self._mean(inputs), spread, current_draw().seed_of(self))
             epistemic = tf.zeros_like(mean)
-        noise = self._noise_scale() * tf.ones_like(mean)
-        params = tf.concat([mean, noise, epistemic], axis=-1)
+        noise = [each * tf.ones_like(mean) for each in self._noise.parameters(self)]
+        params = tf.concat([mean, *noise, epistemic], axis=-1)
         return self._output(with_leading(params, inputs))
+
+    def _drawn(self, inputs, mean, spread, seed):
+        drawn = super()._drawn(inputs, mean, spread, seed)
+        return mean + (drawn - mean) * self._noise.unit_of_weights(self, seed)
+
+    def posterior_distribution(self):
+        """q(w_1), ..., q(w_K), the posterior of each number's weights.
+
+        Returns:
+            TFP distribution with batch shape `(units,)` and event shape `(features,)`:
+            `MultivariateNormalDiag`, `MultivariateNormalDiagPlusLowRankCovariance` or
+            `MultivariateNormalTriL`; with `likelihood="student_t"`
+            `MultivariateStudentTLinearOperator`, the precision of the noise integrated.
+
+        Raises:
+            ValueError: If the layer is not built.
+        """
+        return self._noise.posterior(self, super().posterior_distribution())
+
+    def _squared_means(self):
+        return self._noise.squared_means(self)
+
+    def _noise_penalty(self):
+        return self._noise.penalty(self)
 
     def _check_loss(self, training):
         super()._check_loss(training)
@@ -152,4 +293,5 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
             )
 
     def get_config(self):
-        return {**super().get_config(), "min_scale": self.min_scale}
+        own = {"likelihood": self.likelihood, "min_scale": self.min_scale}
+        return {**super().get_config(), **own}

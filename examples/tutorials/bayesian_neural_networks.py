@@ -1,0 +1,125 @@
+"""How good is this wine, and how sure is the network? Keras' tutorial "Probabilistic Bayesian
+neural networks" on Keras 3.
+
+    python examples/tutorials/bayesian_neural_networks.py                 # --data, TFUQ_DATA, ...
+    python examples/tutorials/bayesian_neural_networks.py --source tfds   # tensorflow-datasets
+    python examples/tutorials/bayesian_neural_networks.py --quick         # does it run here?
+
+The networks are the tutorial's: two hidden layers of eight units. One knows no uncertainty; one
+has random weights and learns from a third of the rows, then from all, which makes it surer; one
+says the noise of the labels as well, and so an interval. Files are looked for in --data, TFUQ_DATA
+or ../shared/data (red wine, `uci_regression.npz`); tensorflow-datasets has the tutorial's white
+wine; `--source diabetes`, which --quick takes, is scikit-learn's and needs nothing. It needs the
+extra `examples`, or `datasets` for the second line.
+"""
+
+import argparse
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+from keras import layers
+
+import tfuq
+
+HIDDEN_UNITS, BATCH_SIZE, TRAIN_SHARE, SMALL_SHARE, SHOWN = (8, 8), 256, 0.85, 0.3, 10
+EPOCHS = {"standard": 100, "bayesian": 500, "probabilistic": 1000}
+SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def load(source, folder):
+    """Features `(n, columns)` and labels `(n,)`, in the order of a shuffle that repeats."""
+    if source == "diabetes":
+        from sklearn import datasets
+
+        x, y = datasets.load_diabetes(return_X_y=True)
+        y = y / 50  # a range about as wide as the wine's
+    elif source == "tfds":
+        import tensorflow_datasets as tfds
+
+        wine = tfds.as_dataframe(tfds.load("wine_quality", split="train", data_dir=folder))
+        y = wine.pop("quality").to_numpy("float64")
+        x = wine.to_numpy("float64")
+    else:
+        path = pathlib.Path(folder or os.environ.get("TFUQ_DATA") or SHARED) / "uci_regression.npz"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} is missing. Name its folder with --data or TFUQ_DATA, or use "
+                "--source tfds or --source diabetes."
+            )
+        with np.load(path) as file:
+            x, y = file["wine_x"], file["wine_y"]
+    order = np.random.default_rng(0).permutation(len(x))
+    return x[order].astype("float32"), y[order].astype("float32")
+
+
+def build(kind, columns, rows):
+    """A network that is not trained, and its loss: `rows` are those that it will learn from."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((columns,)), layers.BatchNormalization()])
+    for seed, units in enumerate(HIDDEN_UNITS):
+        if kind == "standard":
+            model.add(layers.Dense(units, activation="sigmoid"))
+        else:  # prior N(0, 1), as in the tutorial
+            variational = tfuq.layers.DenseVariational
+            model.add(variational(units, activation="sigmoid", kl_weight=1 / rows, seed=seed))
+    head = tfuq.layers.NormalDense(1) if kind == "probabilistic" else layers.Dense(1)
+    model.add(head)
+    return model, head.negative_log_likelihood() if kind == "probabilistic" else "mse"
+
+
+def run(title, kind, train, test, epochs):
+    """Trains a network, prints both errors, and returns what it says of the test rows."""
+    model, loss = build(kind, train[0].shape[1], len(train[0]))
+    model.compile(keras.optimizers.RMSprop(0.001), loss)
+    model.fit(*train, batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
+    errors = []
+    for x, y in (train, test):
+        found = tfuq.predictive.predict_uncertainty(model, x, num_samples=100)
+        errors.append(np.sqrt(np.mean(np.square(found.mean[:, 0] - y))))
+    print(f"\n{title}: RMSE {errors[0]:.3f} of the training rows, {errors[1]:.3f} of the test rows")
+    return found
+
+
+def show(found, y):
+    """The first test rows: the prediction, how far the network's draws lie apart, the label."""
+    for row in range(SHOWN):
+        means = found.params[:, row, 0]  # of each draw
+        low, mean, high = means.min(), means.mean(), means.max()
+        print(f"  mean {mean:.2f}, draws from {low:.2f} to {high:.2f}, actual {y[row]:g}")
+    print(f"  On average the draws have a standard deviation of {found.epistemic_std.mean():.3f}.")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--source", choices=("file", "tfds", "diabetes"), default="file")
+    parser.add_argument("--data", help="folder of the files, or of tensorflow-datasets")
+    parser.add_argument("--quick", action="store_true", help="another set, few epochs")
+    arguments = parser.parse_args(argv)
+    x, y = load("diabetes" if arguments.quick else arguments.source, arguments.data)
+    size = int(len(x) * TRAIN_SHARE)
+    train, test = (x[:size], y[:size]), (x[size:], y[size:])
+    few = tuple(part[: int(size * SMALL_SHARE)] for part in train)
+    epochs = {kind: 5 if arguments.quick else number for kind, number in EPOCHS.items()}
+
+    run("Standard network", "standard", train, test, epochs["standard"])
+    for rows, title in ((few, "few rows"), (train, "all rows")):
+        found = run(f"Bayesian network, {title}", "bayesian", rows, test, epochs["bayesian"])
+        show(found, test[1])
+
+    found = run("With the noise", "probabilistic", train, test, epochs["probabilistic"])
+    lower, upper = found.interval(0.95)
+    for row in range(SHOWN):
+        print(
+            f"  mean {found.mean[row, 0]:.2f}, std {found.std[row, 0]:.2f}, 95 % between "
+            f"{lower[row, 0]:.2f} and {upper[row, 0]:.2f}, actual {test[1][row]:g}"
+        )
+    covered = tfuq.metrics.prediction_interval_coverage(test[1], found, 0.95)
+    print(f"  These intervals hold {covered:.1%} of the test labels.")
+
+
+if __name__ == "__main__":
+    main()

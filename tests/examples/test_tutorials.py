@@ -1,0 +1,64 @@
+"""The tutorials run, and are at most half as long as those that they stand for."""
+
+import ast
+import pathlib
+import re
+
+import pytest
+from test_examples import load_script
+
+TUTORIALS = pathlib.Path(__file__).parents[2] / "examples" / "tutorials"
+# Lines of code of the originals, without comments, texts and empty lines; of the second at least.
+ORIGINALS = {"bayesian_neural_networks": 178, "regression_five_cases": 200}
+
+
+def lines_of_code(path):
+    """How many lines hold code: no docstring, comment or empty line."""
+    tree, found = ast.parse(path.read_text(encoding="utf-8")), set()
+    texts = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            texts |= set(range(node.lineno, node.end_lineno + 1))
+        elif hasattr(node, "lineno"):
+            found |= {node.lineno, node.end_lineno}
+    return len(found - texts)
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_is_at_most_half_as_long(name, counts):
+    length = lines_of_code(TUTORIALS / f"{name}.py")
+    counts(f"lines of code of {name}", length)
+    assert 2 * length <= ORIGINALS[name]
+
+
+def test_five_cases(tmp_path, capsys):
+    load_script("examples/tutorials/regression_five_cases.py").main(
+        ["--quick", "--output", str(tmp_path)]
+    )
+    told = re.findall(
+        r"^(.*): noise (.*) to (.*), doubt (.*) to (.*), two", capsys.readouterr().out, re.M
+    )
+    cases = {name: [float(number) > 0 for number in numbers] for name, *numbers in told}
+    noise, doubt = [True, True, False, False], [False, False, True, True]
+    assert cases == {
+        "no uncertainty": [False] * 4,
+        "aleatoric": noise,
+        "epistemic": doubt,
+        "aleatoric and epistemic": [True] * 4,
+        "functions": [True] * 4,
+    }
+    assert (tmp_path / "five_cases.png").stat().st_size > 10_000
+
+
+def test_bayesian_neural_networks(capsys):
+    load_script("examples/tutorials/bayesian_neural_networks.py").main(["--quick"])
+    out = capsys.readouterr().out
+    assert len(re.findall(r"RMSE \d+\.\d+ of the training rows", out)) == 4
+    assert len(re.findall(r"95 % between -?[\d.]+ and -?[\d.]+, actual", out)) == 10
+    assert re.search(r"These intervals hold \d+\.\d% of the test labels", out)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    module = load_script("examples/tutorials/bayesian_neural_networks.py")
+    with pytest.raises(FileNotFoundError, match=r"uci_regression\.npz is missing.*--source"):
+        module.load("file", tmp_path)
