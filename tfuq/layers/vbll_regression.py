@@ -108,8 +108,8 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
     layer adds the KL divergence to the loss. Together they are the negative evidence lower bound.
 
     With `likelihood="student_t"` the precision of the noise has a Gamma posterior, so that y has
-    Student's t distribution: the doubt about the noise counts where there are few examples. Outliers
-    weigh as much as under normal noise, since all examples share the precision; for these take
+    Student's t distribution: the doubt about the noise counts where there are few examples. All
+    examples share the precision, so outliers weigh as much as under normal noise: for these take
     `StudentTDense`.
 
     Formula (Harrison et al. 2024, section 2.2 and theorem 1):
