@@ -25,7 +25,8 @@ from keras import layers
 
 import tfuq
 
-HIDDEN_UNITS, BATCH_SIZE, TRAIN_SHARE, SMALL_SHARE, SHOWN = (8, 8), 256, 0.85, 0.3, 10
+HIDDEN_UNITS, TRAIN_SHARE, SMALL_SHARE, SHOWN = (8, 8), 0.85, 0.3, 10
+BATCH_SIZE = 64  # red wine has a third of the rows, and the tutorial batches of 256
 EPOCHS = {"standard": 100, "bayesian": 500, "probabilistic": 1000}
 SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data"
 

@@ -19,10 +19,11 @@ CONFIGS = {
     "evidential": "evidential",
     "mixture": {"name": "mixture", "num_components": 3},
     "multivariate_normal": {"name": "multivariate_normal", "num_factors": 2},
+    "bayesian_multivariate_normal": {"name": "bayesian_multivariate_normal", "num_factors": 2},
 }
 QUANTILES = {"name": "quantiles", "levels": [0.05, 0.25, 0.5, 0.9]}
 DENSITIES = pytest.mark.parametrize("name", CONFIGS)
-MARGINALS = pytest.mark.parametrize("name", [n for n in CONFIGS if n != "multivariate_normal"])
+MARGINALS = pytest.mark.parametrize("name", [n for n in CONFIGS if "multivariate" not in n])
 
 
 def family_and_params(name, dtype="float64"):
@@ -50,6 +51,9 @@ def frozen(name, family, params):
     if name == "multivariate_normal":
         loc, scale, *factors = blocks
         return stats.norm(loc, np.sqrt(scale**2 + np.square(factors).sum(0)))
+    if name == "bayesian_multivariate_normal":
+        loc, *others = blocks
+        return stats.norm(loc, np.sqrt(np.square(others).sum(0)))
     return {
         "normal": lambda loc, scale: stats.norm(loc, scale),
         "bayesian_normal": lambda loc, scale, more: stats.norm(loc, np.hypot(scale, more)),
@@ -200,6 +204,23 @@ def test_bayesian_normal_bound_is_the_expectation():
     expected = terms @ (weight / weight.sum())
     np.testing.assert_allclose(family.training_log_prob(params, labels()), expected, rtol=1e-10)
     assert (expected <= family.log_prob(params, labels()).numpy() + 1e-12).all()
+
+
+def test_bayesian_multivariate_normal_bound_is_the_expectation():
+    """E over both means of log N(y; means, C), by quadrature, divided by the two numbers."""
+    family, params = family_and_params("bayesian_multivariate_normal")
+    node, weight = np.polynomial.hermite_e.hermegauss(12)
+    weight /= weight.sum()
+    noise, epistemic = np.split(params.numpy(), [-UNITS], axis=-1)
+    covariance = family.plain.covariance(tf.constant(noise)).numpy()
+    for row, y in enumerate(labels().numpy()):
+        total = 0.0
+        for one, other in np.ndindex(12, 12):
+            means = noise[row, :UNITS] + epistemic[row] * node[[one, other]]
+            log_prob = stats.multivariate_normal(means, covariance[row]).logpdf(y)
+            total += weight[one] * weight[other] * log_prob
+        found = family.training_log_prob(params[row : row + 1], tf.constant(y[None]))
+        np.testing.assert_allclose(found, [[total / UNITS]], rtol=1e-8)
 
 
 def test_bayesian_student_t_bound_is_the_expectation():

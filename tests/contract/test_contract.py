@@ -284,6 +284,12 @@ LAYERS = [
         {**NUMBERS, "likelihood": "student_t"},
         **likelihood("bayesian_student_t"),
     ),
+    LayerCase(
+        "vbll-numbers-joint",
+        layers.VBLLRegression,
+        {**NUMBERS, **FACTORS, "likelihood": "multivariate_normal"},
+        **likelihood("bayesian_multivariate_normal", **FACTORS),
+    ),
     LayerCase("dropout", layers.MCDropout, {"rate": 0.2, "seed": 1}),
     LayerCase("gaussian-dropout", layers.MCGaussianDropout, {"rate": 0.2, "seed": 1}, **TWIN),
     LayerCase("dropping-gru", layers.MCGRU, DROPS, **STEPS),

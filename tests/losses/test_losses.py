@@ -18,6 +18,7 @@ FAMILIES = {
     "bayesian_student_t": "bayesian_student_t",
     "mixture": {"name": "mixture", "num_components": 2},
     "multivariate_normal": {"name": "multivariate_normal", "num_factors": 1},
+    "bayesian_multivariate_normal": {"name": "bayesian_multivariate_normal", "num_factors": 1},
 }
 QUANTILES = {"name": "quantiles", "levels": [0.1, 0.9]}
 LOSSES = {

@@ -21,7 +21,7 @@ from tfuq._predictions.location_scale import (
     Normal,
     StudentT,
 )
-from tfuq._predictions.multivariate import MultivariateNormal
+from tfuq._predictions.multivariate import BayesianMultivariateNormal, MultivariateNormal
 from tfuq._predictions.probabilities import probabilities
 from tfuq._random import points
 
@@ -255,7 +255,7 @@ FAMILIES = {
     kind.name: kind
     for kind in (
         *(Normal, BayesianNormal, Laplace, StudentT, BayesianStudentT, Evidential),
-        *(Mixture, Quantiles, Point, MultivariateNormal),
+        *(Mixture, Quantiles, Point, MultivariateNormal, BayesianMultivariateNormal),
     )
 }
 

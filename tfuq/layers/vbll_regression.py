@@ -5,13 +5,14 @@ import math
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_positive, register
+from tfuq._arguments import check_choice, check_integer, check_positive, register, shown
 from tfuq._predictions import families
 from tfuq._predictions.family import LEAST_SCALE, distributions
 from tfuq._predictions.location_scale import LEAST_DF
+from tfuq._predictions.multivariate import whitened
 from tfuq._random import points
 from tfuq._random.draws import current_draw
-from tfuq.layers._posteriors import standard_deviation
+from tfuq.layers._posteriors import standard_deviation, sum_of_squares
 from tfuq.layers._training import calling_model
 from tfuq.layers.base import softplus_inverse
 from tfuq.layers.last_layer import GaussianLastLayer
@@ -22,7 +23,9 @@ from tfuq.layers.shapes import with_leading
 class _NormalNoise:
     """Noise of one variance for each number, learned."""
 
-    family = families.BayesianNormal()
+    def family(self, head):
+        """What the head returns the parameters of."""
+        return families.BayesianNormal()
 
     def add_weights(self, head):
         """Adds what the noise has beside its scale."""
@@ -51,7 +54,8 @@ class _NormalNoise:
 class _StudentNoise(_NormalNoise):
     """Noise whose precision has the posterior Gamma(df / 2, df scale^2 / 2): mean scale^-2."""
 
-    family = families.BayesianStudentT()
+    def family(self, head):
+        return families.BayesianStudentT()
 
     def add_weights(self, head):
         start = max(2 * (head.dof + 1) - LEAST_DF, 1e-3)
@@ -93,7 +97,43 @@ class _StudentNoise(_NormalNoise):
         return tf.reduce_sum(kl)
 
 
-NOISES = {"normal": _NormalNoise(), "student_t": _StudentNoise()}
+class _JointNoise(_NormalNoise):
+    """Normal noise that is correlated between the numbers: C = diag(sigma^2) + F F^T, learned."""
+
+    def family(self, head):
+        return families.BayesianMultivariateNormal(head.num_factors)
+
+    def add_weights(self, head):
+        start = keras.initializers.RandomNormal(stddev=0.1 * head.noise_scale, seed=head.seed)
+        head.noise_factors = head.add_weight(
+            name="noise_factors",
+            shape=(head.num_factors, head.units),
+            initializer=start,
+            autocast=False,
+        )
+
+    def _factors(self, head):
+        return tf.cast(tf.convert_to_tensor(head.noise_factors), head._sampling_dtype())
+
+    def parameters(self, head):
+        return [head._noise_scale(), *tf.unstack(self._factors(head))]
+
+    def penalty(self, head):
+        """(wishart_scale tr C^-1 + (dof + units + 1) log det C) / 2."""
+        scale, units = (
+            head._noise_scale(),
+            tf.unstack(tf.eye(head.units, dtype=head._sampling_dtype())),
+        )
+        columns, half_log_det = whitened(scale, tf.transpose(self._factors(head)), *units)
+        trace = tf.add_n([sum_of_squares(column) for column in columns])
+        return head.wishart_scale * trace / 2 + (head.dof + head.units + 1) * half_log_det[0]
+
+
+NOISES = {
+    "normal": _NormalNoise(),
+    "student_t": _StudentNoise(),
+    "multivariate_normal": _JointNoise(),
+}
 
 
 @register
@@ -129,6 +169,10 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
            + kl_weight * beta * KL,  E log l_k = digamma(a_k) - log(a_k sigma_k^2)
     KL   = sum_k E KL(N(m_k, S_k / l_k) || N(0, prior_scale^2 / l_k))
            + KL(Gamma(a_k, a_k sigma_k^2) || Gamma(dof, wishart_scale))
+
+    likelihood="multivariate_normal": e ~ N(0, C), and
+    loss = mean of (-log N(y; M^T x + b, C) + tr(C^-1 diag(x^T S_k x)) / 2) / units + ...
+    KL   = ... - (dof + units + 1) / 2 * log det C^-1 + wishart_scale / 2 * tr C^-1
     ```
 
     `predict_uncertainty` takes the closed form where nothing else in the model is random, whatever
@@ -146,7 +190,11 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
         posterior: `"diagonal"` (mean field; S_k diagonal), `"low_rank"` (a diagonal plus `rank`
             directions) or `"dense"` (a Cholesky factor per number, `units * features^2` weights).
         rank: Number of directions of `"low_rank"`, from 1 to the number of features.
-        likelihood: `"normal"`, or `"student_t"`, whose degrees of freedom are learned, above 2.
+        likelihood: `"normal"`; `"student_t"`, whose degrees of freedom are learned, above 2; or
+            `"multivariate_normal"`, with noise that is correlated between the numbers.
+        num_factors: Of `"multivariate_normal"`, the number of directions that the covariance of the
+            noise has beside its diagonal: C = diag(sigma^2) + F F^T. With `units` of them it is
+            any covariance.
         mean_only: Whether to return the means alone, for metrics of Keras; not in training.
         prior_scale: Standard deviation of each weight under the prior. (The authors' package has a
             variance of `prior_scale / features`.)
@@ -169,8 +217,9 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
     Returns:
         Parameters `(batch, ..., 3 * units)`: all means, then all sigma, then the standard
         deviations of all means, `sqrt(x^T S_k x)`; of `"student_t"` `(batch, ..., 4 * units)`:
-        means, sigma, degrees of freedom, and the last in units of sigma. float32 also under a
-        mixed precision policy.
+        means, sigma, degrees of freedom, and the last in units of sigma; of
+        `"multivariate_normal"` the factors stand after sigma, `(batch, ..., (3 + num_factors) *
+        units)`. float32 also under a mixed precision policy.
         With `mean_only` the means, `(batch, ..., units)`.
 
     Raises:
@@ -206,14 +255,24 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
         rank=None,
         *,
         likelihood="normal",
+        num_factors=None,
         noise_scale=1.0,
         wishart_scale=0.01,
         min_scale=LEAST_SCALE,
         **kwargs,
     ):
         check_choice("likelihood", likelihood, tuple(NOISES))
+        if (num_factors is None) == (likelihood == "multivariate_normal"):
+            raise ValueError(
+                "Argument `num_factors` must be given with likelihood='multivariate_normal', and "
+                f"only then. Received: num_factors={shown(num_factors)} with "
+                f"likelihood={shown(likelihood)}"
+            )
+        if num_factors is not None:
+            check_integer("num_factors", num_factors, minimum=1)
         check_positive("min_scale", min_scale)
         self.likelihood = likelihood
+        self.num_factors = num_factors
         self.min_scale = min_scale
         super().__init__(
             units,
@@ -228,7 +287,7 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
     @property
     def family(self):
         """The `Family` of what is returned."""
-        return self._noise.family
+        return self._noise.family(self)
 
     @property
     def _noise(self):
@@ -293,5 +352,5 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
             )
 
     def get_config(self):
-        own = {"likelihood": self.likelihood, "min_scale": self.min_scale}
-        return {**super().get_config(), **own}
+        own = ("likelihood", "num_factors", "min_scale")
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
