@@ -52,7 +52,7 @@ setup(
     license_files=["LICENSE"],
     packages=find_packages(include=["tfuq", "tfuq.*"]),
     entry_points={"console_scripts": ["tfuq = tfuq.cli:main"]},
-    package_data={"tfuq.report": ["page.css", "page.html", "page.js"]},
+    package_data={"tfuq.report": ["*.css", "*.html", "*.js"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
         "keras>=3.10",

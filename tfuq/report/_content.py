@@ -106,12 +106,9 @@ class Content(NamedTuple):
 
     def slider(self):
         """The largest threshold to choose, from 0 up, and the digits after the point of a step."""
-        known = np.append([self.threshold, *(mark for _, mark in self.marks)], self.ranked.score)
-        largest = float(np.max(known, initial=0.0, where=np.isfinite(known)))
-        if self.ranked.name in IN_UNIT_INTERVAL or largest <= 0:
+        if self.ranked.name in IN_UNIT_INTERVAL:
             return 1.0, 3
-        digits = int(2 - np.floor(np.log10(largest / 2)))
-        return float(np.ceil(largest * 10.0**digits) / 10.0**digits), digits
+        return slider_of(self.threshold, self.marks, self.ranked.score)
 
     def level_table(self):
         """`Table` of what some thresholds accept."""
@@ -139,6 +136,16 @@ class Content(NamedTuple):
         return self.ranked.name.replace("_", " ")
 
 
+def slider_of(threshold, marks, score):
+    """The largest threshold to choose, and the digits after the point of a step."""
+    known = np.append([threshold, *(mark for _, mark in marks)], score)
+    largest = float(np.max(known, initial=0.0, where=np.isfinite(known)))
+    if largest <= 0:
+        return 1.0, 3
+    digits = int(2 - np.floor(np.log10(largest / 2)))
+    return float(np.ceil(largest * 10.0**digits) / 10.0**digits), digits
+
+
 def read(
     source,
     *,
@@ -162,9 +169,8 @@ def read(
             "Argument `rule` must be a RejectionRule of one decision for each example, or None. "
             f"Received: rule={shown(rule)}"
         )
-    if not isinstance(title, str) or not title.strip():
-        raise ValueError(f"Argument `title` must be a text. Received: title={shown(title)}")
-    threshold = _checked_threshold(threshold)
+    check_title(title)
+    threshold = checked_threshold(threshold)
     found = given(source, data, output, batch_size, from_logits, rule, num_samples)
     ranked = _rank(found, rule)
     if names is None:
@@ -172,7 +178,7 @@ def read(
     names = names_of(names, found.labelled.examples.scores.shape[-1])
     columns = {} if groups is None else group_columns(groups, found.total)
     columns = {name: column.astype(str) for name, column in columns.items()}
-    marks = _marks(rule, names)
+    marks = marks_of(rule, names)
     images = pictures(source, data) if images is None else images
     if images is not None and len(images) != found.total:
         raise ValueError(
@@ -192,7 +198,7 @@ def read(
         _first_threshold(rule, ranked, marks) if threshold is None else threshold,
         marks,
         _rule_text(rule, found, ranked, columns),
-        {name: _coded(column) for name, column in columns.items()},
+        {name: coded(column) for name, column in columns.items()},
         _summary(found, ranked, len(names)),
         found.metric(metrics.reliability_curve, n_bins=N_BINS),
         [(heading, tables) for heading, tables in sections.items() if tables],
@@ -200,7 +206,14 @@ def read(
     )
 
 
-def _checked_threshold(threshold):
+def check_title(title):
+    """Raises ValueError unless a title is a text."""
+    if not isinstance(title, str) or not title.strip():
+        raise ValueError(f"Argument `title` must be a text. Received: title={shown(title)}")
+
+
+def checked_threshold(threshold):
+    """The argument `threshold`, a float or None."""
     is_number = np.isscalar(threshold) and not isinstance(threshold, (str, bytes, bool, complex))
     if threshold is not None and (not is_number or np.isnan(threshold)):
         raise ValueError(
@@ -223,7 +236,7 @@ def _rank(found, rule):
     return Ranked(name, grows, *parts)
 
 
-def _coded(column):
+def coded(column):
     """Names of the groups, and each example's; those beyond the largest `MOST_GROUPS` are one."""
     names, codes, counts = np.unique(column, return_inverse=True, return_counts=True)
     if len(names) <= MOST_GROUPS:
@@ -238,7 +251,7 @@ def _coded(column):
 # --- The rule -----------------------------------------------------------------------------------
 
 
-def _marks(rule, names):
+def marks_of(rule, names):
     """`(name, threshold)` of a rule."""
     if rule is None:
         return []
@@ -267,7 +280,7 @@ def _first_threshold(rule, ranked, marks):
 def _rule_text(rule, found, ranked, columns):
     if rule is None:
         return ""
-    accepted = rule.accept(found.probs, _rule_groups(rule, columns), unknown_group="reject")
+    accepted = rule.accept(found.probs, rule_groups(rule, columns), unknown_group="reject")
     accepted = accepted[ranked.index]
     count, wrong = int(accepted.sum()), int(np.count_nonzero(accepted & ~ranked.right))
     share = f", of which {wrong:,} are wrong ({percent(wrong / count)})" if count else ""
@@ -277,7 +290,7 @@ def _rule_text(rule, found, ranked, columns):
     )
 
 
-def _rule_groups(rule, columns):
+def rule_groups(rule, columns):
     if rule.by != "group":
         return None
     if len(columns) != 1:

@@ -1,19 +1,21 @@
 """The report as a page: data, style and script in one file."""
 
-import base64
-import hashlib
-import html as markup
-import importlib.resources
-import json
 import pathlib
-import string
 
 import numpy as np
 
 from tfuq._arguments import check_integer, shown
 from tfuq._files.writing import written_whole
-from tfuq._version import __version__
 from tfuq.report._content import read
+from tfuq.report._filling import (
+    control_parts,
+    filled,
+    html_table,
+    integers,
+    payload_of,
+)
+from tfuq.report._numbers import are_numbers, check_classes, read_numbers
+from tfuq.report._numbers_page import numbers_page
 from tfuq.report._thumbnails import thumbnail
 
 SHOWN = 6  # on each side of the threshold
@@ -39,6 +41,9 @@ def html(
     ood=None,
     shift=None,
     seed=0,
+    tolerance=None,
+    quantity=None,
+    unit=None,
 ):
     """Writes a page on which a person can try where to refuse a model's answers.
 
@@ -47,11 +52,16 @@ def html(
     load nothing from anywhere. Its counts are exact, compared in float32 as in
     `tfuq.metrics.rejection_table`; of the examples it keeps a sample, spread over the scores.
 
+    Of a regression the slider moves the width of the intervals. The page shows what share is
+    accepted and how far off that is, the predicted numbers over the true ones, the largest errors,
+    and the calibration of quantiles.
+
     Args:
         source: `(probs, labels)`: predictions `(n, classes)`, binary `(n,)` or `(n, 1)`, or a stack
             of them `(samples, n, ...)` whose mean is the prediction; labels `(n,)` or one-hot. Or a
-            Keras model, with `data`. A prediction that holds NaN or infinity is rejected by any
-            threshold, and the page tells how many there are.
+            Keras model, with `data`. Of a regression `(found, y)`, what `predict_uncertainty` gave
+            and labels `(n, units)` or `(n,)`; or a model of numbers. A prediction that holds NaN or
+            infinity is rejected by any threshold, and the page tells how many there are.
         path: File to write, in a folder that exists; an old one is replaced at once, or kept.
         data: For a model: `(x, y)` arrays, a `tf.data.Dataset` of such batches or a `PyDataset`,
             without sample weights.
@@ -64,19 +74,25 @@ def html(
         groups: The group of each example, such as a hospital, `(n,)`; or a dict or data frame of
             such columns.
         rule: `RejectionRule`: the slider moves its score, its threshold is marked, and a table
-            tells what it does in each group. None for confidence.
-        threshold: Where the slider stands at first; by default at the rule's threshold, or at 0.5.
+            tells what it does in each group. None for confidence. Of a regression a
+            `RegressionRule`; None for the width of the 90 % intervals.
+        threshold: Where the slider stands at first; by default at the rule's threshold, or at 0.5;
+            of a regression where 80 % are accepted.
         title: Title of the page.
         num_examples: How many examples the page keeps to show, 0 for none.
         from_logits: Whether predictions are logits; by default as the rule takes them, else as the
             compiled loss says, else not.
         num_samples: Of a random model and arrays: how many networks to draw, whose mean is
             reported, as in `sample_predictions`. By default 30 for the score of a rule that needs
-            a stack, else none: the model's own prediction is reported, and the page says so.
+            a stack, else none: the model's own prediction is reported, and the page says so. Of a
+            regression always 30 or so many.
         ood: Figures of detection: a dict as of `tfuq.metrics.ood_metrics`, or a dict of them, one
             for each detector or data set.
         shift: `ShiftReport` of `tfuq.selective.shift_report`, or a dict of figures.
         seed: Of the choice of examples.
+        tolerance: Of a regression: how far off an answer is called wrong; by default the rule's.
+        quantity: Of a regression: what the number is, with its unit, such as "age (years)".
+        unit: Which of the numbers of a regression, if it says several.
 
     Returns:
         The path of the page, a `pathlib.Path`.
@@ -96,23 +112,28 @@ def html(
     path = _checked_path(path)
     check_integer("num_examples", num_examples, 0)
     check_integer("seed", seed, 0)
-    content = read(
-        source,
-        data=data,
-        output=output,
-        batch_size=batch_size,
-        images=images,
-        names=names,
-        groups=groups,
-        rule=rule,
-        threshold=threshold,
-        title=title,
-        from_logits=from_logits,
-        num_samples=num_samples,
-        ood=ood,
-        shift=shift,
-    )
-    text = _page(content, kept_examples(content, num_examples, seed))
+    options = {
+        "data": data,
+        "output": output,
+        "batch_size": batch_size,
+        "images": images,
+        "names": names,
+        "groups": groups,
+        "rule": rule,
+        "threshold": threshold,
+        "title": title,
+        "from_logits": from_logits,
+        "num_samples": num_samples,
+        "ood": ood,
+        "shift": shift,
+    }
+    of_numbers = {"tolerance": tolerance, "quantity": quantity, "unit": unit}
+    if are_numbers(source, output, from_logits):
+        text = numbers_page(read_numbers(source, **options, **of_numbers), num_examples, seed)
+    else:
+        check_classes(**of_numbers)
+        content = read(source, **options)
+        text = _page(content, kept_examples(content, num_examples, seed))
     with written_whole(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     return path
@@ -160,124 +181,35 @@ def kept_examples(content, count, seed):
 
 
 def _page(content, kept):
-    """The text of the page. Nothing but the style and the script of this package may run in it."""
-    style, script = _file("page.css"), _file("page.js")
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            "img-src data:",
-            f"style-src {_digest(style)}",
-            f"script-src {_digest(script)}",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
-    )
-    largest, digits = content.slider()
-    ranked = content.ranked
+    """The text of a page of classes."""
+    direction = "at least" if content.ranked.grows else "at most"
     parts = {
-        "title": markup.escape(content.title),
-        "score": content.score + UNITS.get(ranked.name, ""),
-        "direction": "at least" if ranked.grows else "at most",
-        "largest": f"{largest:.{max(digits, 0)}f}",
-        "step": f"{10.0**-digits:.{max(digits, 0)}f}",
-        "start": f"{min(max(content.threshold, 0.0), largest):.{max(digits, 0)}f}",
-        "rule": f"<p>{markup.escape(content.rule)}</p>" if content.rule else "",
-        "summary": _table(content.summary),
-        "levels": _table(content.level_table()),
-        "reliability": _table(content.reliability_table()),
-        "sections": "\n".join(_section(*section) for section in content.sections),
-        "version": __version__,
-        "content": _as_json(_payload(content, kept, largest)),
+        **control_parts(content, direction, UNITS.get(content.ranked.name, "")),
+        "summary": html_table(content.summary),
+        "levels": html_table(content.level_table()),
+        "reliability": html_table(content.reliability_table()),
+        "sections": content.sections,
     }
-    page = string.Template(_file("page.html"))
-    return page.substitute(parts, policy=policy, style=style, script=script)
+    return filled("classes", content.title, parts, _payload(content, kept))
 
 
-def _file(name):
-    return (importlib.resources.files(__package__) / name).read_text(encoding="utf-8")
-
-
-def _digest(text):
-    """How a content security policy names the one text that may stand in a tag."""
-    return f"'sha256-{_base64(hashlib.sha256(text.encode()).digest())}'"
-
-
-def _base64(content):
-    return base64.b64encode(content).decode()
-
-
-def _as_json(content):
-    """JSON that can stand in a script tag, whatever the texts in it are."""
-    return json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-
-
-def _table(table):
-    head = "".join(f'<th scope="col">{markup.escape(text)}</th>' for text in table.header)
-    rows = "".join(
-        f'<tr><th scope="row">{markup.escape(first)}</th>'
-        + "".join(f"<td>{markup.escape(text)}</td>" for text in rest)
-        + "</tr>"
-        for first, *rest in table.rows
-    )
-    note = f'<p class="note">{markup.escape(table.note)}</p>' if table.note else ""
-    title = markup.escape(table.title)
-    return (
-        f'<div class="scroll" role="region" aria-label="{title}"><table>'
-        f"<caption>{title}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-        f"</div>{note}"
-    )
-
-
-def _section(heading, tables):
-    name = "h-" + heading.lower().replace(" ", "-")
-    found = "\n".join(map(_table, tables))
-    title = markup.escape(heading)
-    return f'<section aria-labelledby="{name}"><h2 id="{name}">{title}</h2>\n{found}\n</section>'
-
-
-def _payload(content, kept, largest):
+def _payload(content, kept):
     """What the script works on: numbers of all examples in the order of trust, base64."""
     ranked = content.ranked
-    groups = [
-        {
-            "column": column,
-            "names": names,
-            "totals": np.bincount(codes, minlength=len(names)).tolist(),
-            "codes": _integers(codes[ranked.index], len(names)),
-        }
-        for column, (names, codes) in content.groups.items()
-    ]
     curve = {
         name: [None if np.isnan(value) else value for value in np.asarray(values).tolist()]
         for name, values in content.reliability.items()
     }
     return {
-        "total": content.total,
-        "score": content.score,
+        **payload_of(content),
         "grows": ranked.grows,
-        "threshold": _number(content.threshold),
-        "largest": largest,
         "shown": SHOWN,
         "names": content.names,
-        "marks": [[name, _number(mark)] for name, mark in content.marks],
-        "scores": _base64(ranked.score.astype("<f4").tobytes()),
-        "predicted": _integers(ranked.predicted, len(content.names)),
-        "labels": _integers(ranked.labels, len(content.names)),
-        "groups": groups,
+        "predicted": integers(ranked.predicted, len(content.names)),
+        "labels": integers(ranked.labels, len(content.names)),
         "reliability": curve,
         "examples": [_example(content, rank) for rank in kept.tolist()],
     }
-
-
-def _number(value):
-    """A number as JavaScript reads it of a text: JSON has no infinity."""
-    return repr(float(value)).replace("inf", "Infinity")
-
-
-def _integers(values, count):
-    """Base64 of integers below `count` in as few bytes as hold them."""
-    dtype = np.min_scalar_type(count - 1).newbyteorder("<")
-    return _base64(np.asarray(values).astype(dtype).tobytes())
 
 
 def _example(content, rank):

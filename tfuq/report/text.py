@@ -4,9 +4,11 @@ import re
 
 from tfuq._files.tables import markdown_table
 from tfuq.report._content import COUNTED, read
+from tfuq.report._numbers import are_numbers, check_classes, read_numbers
 from tfuq.report._tables import Table, number
 
 MOST_CLASSES = 20
+OF_NUMBERS = ("tolerance", "quantity", "unit")
 
 
 def to_markdown(source, *, threshold=None, title="Report", **options):
@@ -18,12 +20,14 @@ def to_markdown(source, *, threshold=None, title="Report", **options):
             0.5.
         title: Title of the report.
         **options: `data`, `output`, `batch_size`, `names`, `groups`, `rule`, `from_logits`,
-            `num_samples`, `ood` and `shift`, as for `html`.
+            `num_samples`, `ood` and `shift`, as for `html`; of a regression `tolerance`, `quantity`
+            and `unit`.
 
     Returns:
         A text of tables: figures of all examples, what the threshold and others accept, the
         confusion matrix of the accepted (of more than 20 classes the most frequent errors), the
-        calibration, each group, shift and detection where given.
+        calibration, each group, shift and detection where given; of a regression the largest
+        errors instead of the confusion matrix.
 
     Raises:
         ValueError: As `html`.
@@ -39,6 +43,9 @@ def to_markdown(source, *, threshold=None, title="Report", **options):
     | coverage | accuracy of accepted | accepted | rejected | right | wrong |
     | --- | --: | --: | --: | --: | --: |
     """
+    if are_numbers(source, options.get("output"), options.get("from_logits")):
+        return _of_numbers(read_numbers(source, threshold=threshold, title=title, **options))
+    check_classes(**{name: options.pop(name, None) for name in OF_NUMBERS})
     content = read(source, threshold=threshold, title=title, **options)
     threshold = content.threshold
     direction = "at least" if content.ranked.grows else "at most"
@@ -50,6 +57,28 @@ def to_markdown(source, *, threshold=None, title="Report", **options):
     blocks += ["## Calibration", _table(content.reliability_table())]
     blocks += ["## Groups at this threshold"] * bool(content.groups)
     blocks += [_table(table) for table in _groups(content)]
+    for heading, tables in content.sections:
+        blocks += [f"## {heading}", *map(_table, tables)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _of_numbers(content):
+    """The text of a report of numbers."""
+    threshold = content.threshold
+    chosen = Table("", content.counted, [content.cells(content.decision(threshold))])
+    blocks = [f"# {_escaped(content.title)}", _table(content.summary)]
+    blocks += [_escaped(content.rule)] if content.rule else []
+    blocks += [f"## {content.score.capitalize()} of at most {threshold:g}", _table(chosen)]
+    blocks += [_table(content.level_table())]
+    blocks += ["## Calibration", _table(content.calibration_table())]
+    blocks += ["## Largest errors", _table(content.worst_table())]
+    blocks += ["## Groups at this threshold"] * bool(content.groups)
+    for column, (names, codes) in content.groups.items():
+        rows = [
+            [name, *content.cells(content.decision(threshold, of=codes == k))]
+            for k, name in enumerate(names)
+        ]
+        blocks.append(_table(Table(f"By {column}", [column, *content.counted], rows)))
     for heading, tables in content.sections:
         blocks += [f"## {heading}", *map(_table, tables)]
     return "\n\n".join(blocks) + "\n"

@@ -1,41 +1,16 @@
-"use strict";
-(() => {
-  const byId = (id) => document.getElementById(id);
-  const content = JSON.parse(byId("content").textContent);
   const MOST_CLASSES = 20;
-  const NONE = "–";
 
   // --- Data: all usable examples, the most trusted first ---------------------------------------
 
-  const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-  const scores = new Float32Array(bytes(content.scores).buffer);
-  const integers = (text) => {
-    const raw = bytes(text);
-    const width = raw.length / scores.length;
-    const kind = { 1: Uint8Array, 2: Uint16Array, 4: Uint32Array }[width];
-    return new kind(raw.buffer);
-  };
-  const labels = integers(content.labels);
-  const predicted = integers(content.predicted);
-  const groups = content.groups.map((group) => ({ ...group, codes: integers(group.codes) }));
+  const scores = floats(content.scores);
+  const labels = integers(content.labels, scores.length);
+  const predicted = integers(content.predicted, scores.length);
+  const groups = content.groups.map((group) => ({ ...group, codes: integers(group.codes, scores.length) }));
   const rightUpTo = new Uint32Array(scores.length + 1);
   labels.forEach((label, i) => { rightUpTo[i + 1] = rightUpTo[i] + (label === predicted[i]); });
 
-  // Scores are compared in float32, as in Python, so that 0.7 is 0.7.
-  const acceptedAt = (threshold) => {
-    const t = Math.fround(threshold);
-    let low = 0;
-    let high = scores.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      const passes = content.grows ? scores[middle] >= t : scores[middle] <= t;
-      if (passes) low = middle + 1; else high = middle;
-    }
-    return low;
-  };
-
   const decide = (threshold) => {
-    const accepted = acceptedAt(threshold);
+    const accepted = acceptedAt(scores, threshold);
     const right = rightUpTo[accepted];
     return {
       threshold, accepted, right,
@@ -46,64 +21,7 @@
     };
   };
 
-  // --- Texts and elements ----------------------------------------------------------------------
-
-  const count = (value) => value.toLocaleString("en-US");
-  const percent = (value) => (Number.isNaN(value) ? NONE : `${(100 * value).toFixed(1)} %`);
-  const short = (value) =>
-    Number.isFinite(value) ? String(Number(value.toPrecision(6))) : value > 0 ? "∞" : "−∞";
-
-  const element = (tag, attributes = {}, ...children) => {
-    const made = document.createElement(tag);
-    Object.entries(attributes).forEach(([name, value]) => made.setAttribute(name, value));
-    made.append(...children);
-    return made;
-  };
-  const drawn = (parent, tag, attributes, text) => {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    Object.entries(attributes).forEach(([name, value]) => made.setAttribute(name, value));
-    if (text !== undefined) made.textContent = text;
-    parent.append(made);
-    return made;
-  };
-  const write = (cell, text) => { if (cell.textContent !== text) cell.textContent = text; };
-  const scope = (kind, text) => element("th", { scope: kind }, text);
-
-  const table = (title, header) => {
-    const body = element("tbody");
-    const head = element("tr", {}, ...header.map((text) => scope("col", text)));
-    const caption = element("caption", {}, title);
-    return [element("table", {}, caption, element("thead", {}, head), body), body];
-  };
-
   // --- Charts ----------------------------------------------------------------------------------
-
-  const LEFT = 62, RIGHT = 622, TOP = 34, BOTTOM = 318;
-
-  const ticks = (largest) => {
-    const power = 10 ** Math.floor(Math.log10(largest / 5));
-    const step = [1, 2, 2.5, 5, 10].find((times) => times * power >= largest / 5) * power;
-    return Array.from({ length: Math.floor(largest / step + 1e-6) + 1 }, (_, i) => i * step);
-  };
-
-  const axes = (place, description, largest, xTitle, yTitle) => {
-    const svg = drawn(byId(place), "svg", { viewBox: "0 0 640 372", role: "img", "aria-label": description });
-    const x = (value) => LEFT + (RIGHT - LEFT) * Math.min(Math.max(value / largest, 0), 1);
-    const y = (value) => BOTTOM - (BOTTOM - TOP) * value;
-    for (let i = 0; i <= 5; i++) {
-      const part = i / 5;
-      drawn(svg, "line", { class: "grid", x1: LEFT, x2: RIGHT, y1: y(part), y2: y(part) });
-      drawn(svg, "text", { x: LEFT - 8, y: y(part) + 5, "text-anchor": "end" }, `${20 * i} %`);
-    }
-    ticks(largest).forEach((tick) => {
-      drawn(svg, "text", { x: x(tick), y: BOTTOM + 20, "text-anchor": "middle" }, short(tick));
-    });
-    drawn(svg, "line", { class: "axis", x1: LEFT, x2: RIGHT, y1: BOTTOM, y2: BOTTOM });
-    drawn(svg, "line", { class: "axis", x1: LEFT, x2: LEFT, y1: TOP, y2: BOTTOM });
-    drawn(svg, "text", { x: (LEFT + RIGHT) / 2, y: BOTTOM + 44, "text-anchor": "middle" }, xTitle);
-    if (yTitle) drawn(svg, "text", { x: LEFT, y: TOP - 14 }, yTitle);
-    return { svg, x, y };
-  };
 
   const drawCurve = () => {
     const what = "Coverage and accuracy of the accepted at each threshold; the same numbers are in the table below.";
@@ -167,14 +85,6 @@
     if (!d.accepted) return `At ${where} no answer is accepted.`;
     return `At ${where}: ${count(d.accepted)} of ${count(content.total)} accepted (${percent(d.coverage)}), `
       + `${count(d.wrong)} of them wrong; accuracy ${percent(d.accuracy)}.`;
-  };
-
-  let later;
-  const say = (decision) => {
-    const text = inWords(decision);
-    write(byId("said"), text);
-    clearTimeout(later);  // a screen reader need not read every step
-    later = setTimeout(() => write(byId("status"), text), 300);
   };
 
   const confusionMatrix = () => {
@@ -288,37 +198,7 @@
 
   // --- The threshold ---------------------------------------------------------------------------
 
-  const slider = byId("threshold");
-  const exact = byId("exact");
   const confusion = content.names.length > MOST_CLASSES ? confusedPairs() : confusionMatrix();
-  const parts = [showTiles, say, drawCurve(), confusion, ...groups.map(groupTable), examples()];
+  const parts = [showTiles, speaker(inWords), drawCurve(), confusion, ...groups.map(groupTable), examples()];
   drawReliability();
-
-  const choose = (threshold, from) => {
-    if (from !== slider) slider.value = threshold;
-    if (from !== exact) exact.value = Number.isFinite(threshold) ? threshold : "";
-    const decision = decide(threshold);
-    slider.setAttribute("aria-valuetext", short(threshold));
-    parts.forEach((show) => show(decision));
-  };
-
-  slider.addEventListener("input", () => choose(Number(slider.value), slider));
-  exact.addEventListener("input", () => {
-    if (exact.value !== "") choose(Number(exact.value), exact);
-  });
-  content.marks.forEach(([name, mark]) => {
-    const button = element("button", { type: "button" }, `${name}: ${short(Number(mark))}`);
-    button.addEventListener("click", () => choose(Number(mark)));
-    byId("marks").append(button);
-  });
-  if (!content.marks.length) byId("marks").remove();
-  choose(Number(content.threshold));
-
-  // What is wider than its place can be scrolled by the keyboard; nothing else is a stop for it.
-  const letScroll = () => document.querySelectorAll(".scroll").forEach((place) => {
-    if (place.scrollWidth > place.clientWidth) place.tabIndex = 0;
-    else place.removeAttribute("tabindex");
-  });
-  addEventListener("resize", letScroll);
-  letScroll();
-})();
+  control(decide, parts);

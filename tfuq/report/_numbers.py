@@ -1,0 +1,423 @@
+"""Content of a report of predicted numbers, and the effect of a threshold of their width on it.
+
+Examples are kept in the order of trust: the narrowest first.
+"""
+
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from scipy import stats
+
+from tfuq import metrics
+from tfuq._arguments import check_integer, check_positive, shown
+from tfuq._files.tables import group_columns
+from tfuq._math.intervals import is_inside
+from tfuq._models.numbers import declared_family
+from tfuq._predictions.numbers import RegressionUncertainty, numbers_like
+from tfuq.predictive import uncertainty_with_labels
+from tfuq.report._content import (
+    check_title,
+    checked_threshold,
+    coded,
+    marks_of,
+    rule_groups,
+    slider_of,
+)
+from tfuq.report._inputs import DRAWS, pictures
+from tfuq.report._tables import Table, number, percent, section
+from tfuq.selective import RegressionRule
+
+LEVEL = 0.9
+FIRST = 0.8  # share that is accepted where no rule says otherwise
+SURE = 0.95
+WORST = 10
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+class Decision(NamedTuple):
+    """What a threshold accepts, and how far off that is."""
+
+    accepted: int
+    rejected: int
+    inside: int
+    """Of the accepted, how many are in their interval."""
+    wrong: int
+    """Of the accepted, how many are off by more than the tolerance; 0 if there is none."""
+    coverage: float
+    error: float
+    """Mean absolute error of the accepted; NaN if there are none."""
+
+
+class Ranked(NamedTuple):
+    """The usable examples, the most trusted first; arrays `(k,)`."""
+
+    name: str
+    """Of the score."""
+    score: np.ndarray
+    """float32, as thresholds are compared with it."""
+    mean: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    y: np.ndarray
+    index: np.ndarray
+    """Which of all examples it is."""
+
+    @property
+    def error(self):
+        return np.abs(self.y - self.mean)
+
+    @property
+    def inside(self):
+        return is_inside(self.lower, self.upper, self.y)
+
+    def count(self, threshold):
+        """How many are accepted: the first so many."""
+        return int(np.searchsorted(self.score, np.float32(threshold), side="right"))
+
+
+class NumbersContent(NamedTuple):
+    """All that a report of numbers shows."""
+
+    title: str
+    quantity: str
+    """Name of the number."""
+    total: int
+    """Examples, those without a usable prediction included."""
+    ranked: Ranked
+    level: float
+    """Of the intervals."""
+    tolerance: object
+    """How far off an answer is called wrong, or None."""
+    threshold: float
+    marks: list
+    rule: str
+    groups: dict
+    summary: Table
+    calibration: dict
+    """`"level"`, `"share"`, and the ends of chance, `"low"` and `"high"`."""
+    sections: list
+    images: object
+
+    @property
+    def score(self):
+        """Name of the score in words."""
+        return self.ranked.name.replace("_", " ")
+
+    @property
+    def counted(self):
+        """The header of what `cells` gives."""
+        off = [] if self.tolerance is None else [f"off by more than {self.tolerance:g}"]
+        inside = f"in their {100 * self.level:g} % interval"
+        return ["coverage", "mean error of accepted", inside, "accepted", "rejected", *off]
+
+    def cells(self, found):
+        """Texts of a `Decision`."""
+        share = found.inside / found.accepted if found.accepted else np.nan
+        off = [] if self.tolerance is None else [number(found.wrong)]
+        counts = map(number, (found.accepted, found.rejected))
+        return [percent(found.coverage), number(found.error), percent(share), *counts, *off]
+
+    def is_wrong(self):
+        """Whether each usable example is off by more than the tolerance."""
+        limit = np.inf if self.tolerance is None else self.tolerance
+        return self.ranked.error > limit
+
+    def decision(self, threshold, of=None):
+        """`Decision` at a threshold, of all examples or of those that are True in `of (total,)`."""
+        accepted = self.ranked.count(threshold)
+        chosen = slice(None) if of is None else of[self.ranked.index[:accepted]]
+        error, inside, wrong = (
+            part[:accepted][chosen]
+            for part in (self.ranked.error, self.ranked.inside, self.is_wrong())
+        )
+        total, count = self.total if of is None else int(of.sum()), len(error)
+        counts = count, total - count, int(inside.sum()), int(wrong.sum())
+        return Decision(*counts, count / total, float(error.mean()) if count else np.nan)
+
+    def slider(self):
+        """The largest threshold to choose, and the digits after the point of a step."""
+        return slider_of(self.threshold, self.marks, self.ranked.score)
+
+    def level_table(self):
+        """`Table` of what some thresholds accept."""
+        score = self.ranked.score
+        at = [score[max(int(np.ceil(share * len(score))) - 1, 0)] for share in SHARES]
+        levels = list(dict.fromkeys(float(f"{level:.3g}") for level in at))
+        rows = [[f"{level:g}", *self.cells(self.decision(level))] for level in levels]
+        title = f"What a threshold of the {self.score} accepts"
+        return Table(title, ["threshold", *self.counted], rows)
+
+    def calibration_table(self):
+        """`Table` of the shares of labels below each quantile."""
+        rows = [
+            [f"{level:g}", percent(share), f"{percent(low)} to {percent(high)}"]
+            for level, share, low, high in zip(*self.calibration.values(), strict=True)
+        ]
+        header = ["quantile", "labels below it", f"by chance, if right ({100 * SURE:g} %)"]
+        return Table("Labels below each quantile", header, rows)
+
+    def worst_table(self):
+        """`Table` of the largest errors, accepted or not."""
+        ranked = self.ranked
+        rows = [
+            [
+                str(ranked.index[i]),
+                *map(number, (ranked.y[i], ranked.mean[i])),
+                number((ranked.lower[i], ranked.upper[i])),
+                *map(number, (ranked.error[i], float(ranked.score[i]))),
+            ]
+            for i in self.worst()
+        ]
+        header = ["example", "true", "predicted", f"{100 * self.level:g} % interval", "error"]
+        return Table("Largest errors of all", [*header, self.score], rows)
+
+    def worst(self, accepted=None, count=WORST):
+        """Ranks of the largest errors, of the first so many."""
+        return np.argsort(-self.ranked.error[:accepted], kind="stable")[:count]
+
+
+def are_numbers(source, output=None, from_logits=None):
+    """Whether a source of a report says numbers, not classes."""
+    if isinstance(source, keras.Model):
+        family = None if from_logits is not None else declared_family(source, output)
+        return family is not None and family.has_noise  # a squared error may train classes
+    is_pair = isinstance(source, (tuple, list)) and len(source) == 2
+    return is_pair and isinstance(source[0], RegressionUncertainty)
+
+
+def check_classes(**of_numbers):
+    """Raises ValueError of an argument that only a report of numbers has."""
+    for name, value in of_numbers.items():
+        if value is not None:
+            raise ValueError(
+                f"Argument `{name}` must be None unless `source` is a regression, such as "
+                f"`(predict_uncertainty(model, x), y)`. Received: {name}={shown(value)}"
+            )
+
+
+def read_numbers(
+    source,
+    *,
+    data=None,
+    output=None,
+    batch_size=None,
+    images=None,
+    groups=None,
+    rule=None,
+    threshold=None,
+    title="Report",
+    num_samples=None,
+    ood=None,
+    shift=None,
+    tolerance=None,
+    quantity=None,
+    unit=None,
+    **of_classes,
+):
+    """`NumbersContent` of the arguments that `tfuq.report.html` and `to_markdown` share."""
+    _check_arguments(rule, quantity, of_classes)
+    check_title(title)
+    threshold, tolerance = checked_threshold(threshold), _read_tolerance(tolerance, rule)
+    found, y = _given(source, data, output, batch_size, num_samples)
+    unit = _checked_unit(unit, found)
+    ranking = _width_rule(found) if rule is None else rule
+    usable, ranked = _rank(found, y, unit, ranking)
+    columns = {} if groups is None else group_columns(groups, len(found))
+    columns = {name: column.astype(str) for name, column in columns.items()}
+    images = pictures(source, data) if images is None else images
+    if images is not None and len(images) != len(found):
+        raise ValueError(
+            f"Argument `images` must hold one for each of {len(found)} examples. "
+            f"Received: images with {len(images)}"
+        )
+    marks = marks_of(rule, ())
+    known, labels = found[usable], y[usable]
+    only = np.broadcast_to(np.arange(found.units) == unit, labels.shape).astype("float64")
+    sections = {
+        "Shift": section("shift", "Figures of the shift", shift),
+        "Out of distribution": section("ood", "Figures of detection", ood),
+    }
+    content = NumbersContent(
+        title,
+        quantity or "number",
+        len(found),
+        ranked,
+        ranking.level,
+        tolerance,
+        _first_threshold(marks, ranked) if threshold is None else threshold,
+        marks,
+        "",
+        {name: coded(column) for name, column in columns.items()},
+        Table("", [], []),
+        _calibration(known, labels, only),
+        [(heading, tables) for heading, tables in sections.items() if tables],
+        images,
+    )
+    summary = _summary(content, known, labels, only)
+    return content._replace(summary=summary, rule=_rule_text(content, rule, found, unit, columns))
+
+
+def _check_arguments(rule, quantity, of_classes):
+    if rule is not None and not isinstance(rule, RegressionRule):
+        raise ValueError(
+            "Argument `rule` must be a RegressionRule, as `RejectionRule.fit` makes of a "
+            f"regression, or None. Received: rule={shown(rule)}"
+        )
+    if quantity is not None and (not isinstance(quantity, str) or not quantity.strip()):
+        raise ValueError(
+            f"Argument `quantity` must be a text or None. Received: quantity={shown(quantity)}"
+        )
+    for name, value in of_classes.items():
+        if value is not None:
+            raise ValueError(
+                f"Argument `{name}` must be None of numbers, which are no classes. "
+                f"Received: {name}={shown(value)}"
+            )
+
+
+def _read_tolerance(tolerance, rule):
+    if tolerance is None:
+        return None if rule is None else rule.tolerance
+    check_positive("tolerance", tolerance)
+    return float(tolerance)
+
+
+def _width_rule(found):
+    """What ranks predictions where no rule does: the width of their intervals."""
+    learned = getattr(found.family, "levels", (0.0, 1.0))  # beyond them nothing was learned
+    level = min(LEVEL, 1 - 2 * learned[0], 2 * learned[-1] - 1)
+    kind = {"family": found.family, "units": found.units, "rank": found.params.ndim - 1}
+    return RegressionRule("interval_width", np.inf, level=level, **kind)
+
+
+def _given(source, data, output, batch_size, num_samples):
+    """`RegressionUncertainty` of all examples, and their labels, `(n, units)`."""
+    if isinstance(source, keras.Model):
+        options = {"output": output, "takes_numbers": True}
+        found, y, weight = uncertainty_with_labels(
+            source, data, num_samples or DRAWS, batch_size or 32, **options
+        )
+        if y is None or weight is not None:
+            raise ValueError(
+                "Argument `data` must hold labels and no sample weights. Received: data "
+                + ("without labels" if y is None else "with weights")
+            )
+    else:
+        found, y = source
+        for name, value in (("data", data), ("output", output), ("num_samples", num_samples)):
+            if value is not None:
+                raise ValueError(
+                    f"Argument `{name}` must be None unless `source` is a Keras model. "
+                    f"Received: {name}={shown(value)}"
+                )
+    if len(found.shape) != 2 or not found.family.has_noise:
+        raise ValueError(
+            "Argument `source` must say one distribution for each example: a report needs its "
+            "intervals. Received: numbers of shape "
+            f"{found.shape} of the family {found.family.name!r}"
+        )
+    labels = numbers_like("labels", y, found.shape)
+    if not np.isfinite(labels).all():
+        raise ValueError(
+            "Argument `labels` must hold finite numbers. "
+            f"Received: {np.count_nonzero(~np.isfinite(labels))} that are not"
+        )
+    return found, labels
+
+
+def _checked_unit(unit, found):
+    if unit is None and found.units == 1:
+        return 0
+    if unit is None or (found.units == 1 and unit != 0):
+        raise ValueError(
+            f"Argument `unit` must say which of the {found.units} numbers is reported. "
+            f"Received: unit={shown(unit)}"
+        )
+    check_integer("unit", unit, 0)
+    if unit >= found.units:
+        raise ValueError(
+            f"Argument `unit` must be below {found.units}. Received: unit={shown(unit)}"
+        )
+    return int(unit)
+
+
+def _rank(found, y, unit, rule):
+    """Which examples are usable, and these, `Ranked`."""
+    score = rule.score_of(found)[:, unit]
+    lower, upper = (end[:, unit] for end in found.interval(rule.level))
+    usable = np.isfinite(score) & np.isfinite(found.mean).all(-1) & np.isfinite(upper - lower)
+    if not usable.any():
+        raise ValueError(
+            "Argument `source` must hold a prediction that is finite. "
+            f"Received: none among {len(usable)}"
+        )
+    index = np.flatnonzero(usable)
+    index = index[np.argsort(score[index], kind="stable")]
+    parts = (part[index] for part in (score, found.mean[:, unit], lower, upper, y[:, unit]))
+    return usable, Ranked(rule.score, *parts, index)
+
+
+def _first_threshold(marks, ranked):
+    known = [mark for _, mark in marks if np.isfinite(mark)]
+    return float(np.median(known)) if known else float(np.quantile(ranked.score, FIRST))
+
+
+def _calibration(known, labels, only):
+    """Shares of labels below each quantile, and where chance leaves those that are right."""
+    curve = metrics.quantile_calibration_curve(labels, known, sample_weight=only)
+    low, high = stats.binom.interval(SURE, len(labels), curve["level"])
+    return {**curve, "low": low / len(labels), "high": high / len(labels)}
+
+
+def _rule_text(content, rule, found, unit, columns):
+    if rule is None:
+        return ""
+    accepted = rule.accept(found, rule_groups(rule, columns), unknown_group="reject")
+    accepted = accepted[content.ranked.index, unit]
+    count = int(accepted.sum())
+    off = ""
+    if content.tolerance is not None and count:
+        wrong = int(np.count_nonzero(accepted & content.is_wrong()))
+        share = percent(wrong / count)
+        off = f", of which {wrong:,} are off by more than {content.tolerance:g} ({share})"
+    return (
+        f"{rule.describe()} Of the {content.total:,} examples of this report the rule accepts "
+        f"{count:,} ({percent(count / content.total)}){off}."
+    )
+
+
+def _summary(content, known, labels, only):
+    ranked, weights = content.ranked, {"sample_weight": only}
+    rows = [
+        ["Examples", number(content.total)],
+        ["Mean absolute error", number(ranked.error.mean())],
+        ["Root of the mean squared error", number(np.sqrt(np.mean(ranked.error**2)))],
+        ["Continuous ranked probability score", number(metrics.crps(labels, known, **weights))],
+    ]
+    if known.family.has_density and not known.family.is_joint:
+        nll = metrics.number_negative_log_likelihood(labels, known, **weights)
+        rows.append(["Negative log-likelihood (nats)", number(nll)])
+    width = ranked.upper - ranked.lower
+    gap = np.mean(np.abs(content.calibration["share"] - content.calibration["level"]))
+    rows += [
+        [f"In their {100 * content.level:g} % interval", percent(ranked.inside.mean())],
+        ["Mean width of these intervals", number(width.mean())],
+        ["Quantile calibration error", number(gap)],
+        ["Area under the sparsification error (AUSE)", number(_ause(ranked))],
+    ]
+    if content.tolerance is not None:
+        wrong = content.is_wrong().mean()
+        rows.append([f"Off by more than {content.tolerance:g}", percent(wrong)])
+    missing = content.total - len(ranked.score)
+    note = (
+        f"{missing:,} of {content.total:,} predictions hold NaN or infinity. Any threshold rejects "
+        f"them; the figures are of the other {len(ranked.score):,}."
+    )
+    notes = [known.note, note if missing else ""]
+    title = f"All examples, accepted or not; errors in the unit of the {content.quantity}"
+    return Table(title, ["figure", "value"], rows, " ".join(filter(None, notes)))
+
+
+def _ause(ranked):
+    return metrics.ause(ranked.y, ranked.mean, ranked.score.astype("float64"))
