@@ -90,9 +90,8 @@ class Trainer:
                 variable.assign(tf.zeros_like(variable))
         rows = tf.data.Dataset.from_tensor_slices((x.astype("float32"), y.astype("float32")))
         rows = rows.cache().shuffle(len(x), seed=seed).repeat().batch(BATCH_SIZE).prefetch(8)
-        batches = iter(rows)
         for _ in range(parts):
-            self.model.fit(batches, steps_per_epoch=steps // parts, epochs=1, verbose=0)
+            self.model.fit(rows, steps_per_epoch=steps // parts, epochs=1, verbose=0)
             yield
 
     def trained(self, x, y, steps, seed):

@@ -146,13 +146,17 @@ def bisected(cdf, level, low, high, steps=60):
 def labels_like(y, params, family, name="y_true"):
     """Labels `(..., units)` in the dtype of parameters `(..., units * size)`, tensors both.
 
-    A missing last axis is added where there is one number; nothing else is broadcast.
+    A missing last axis is added where there is one number; nothing else is broadcast. In graphs a
+    shape that is not known is compared when the graph runs (not under XLA).
 
     Raises:
         ValueError: If the shape is another one.
     """
     units = family.units(params.shape[-1])
     expected = (*params.shape[:-1], units)
+    if y.shape.rank is None:
+        # Keras forgets the rank of labels that are a row in one call and a column in the next.
+        return tf.cast(_in_shape(y, params, expected, name), params.dtype)
     found = tuple(y.shape)
     if units == 1 and len(found) == len(expected) - 1 and len(found) > 0:
         y, found = y[..., None], (*found, 1)
@@ -165,4 +169,17 @@ def labels_like(y, params, family, name="y_true"):
             f"{'number' if units == 1 else 'numbers'} of the family {family.name!r}. "
             f"Received: {name} of shape {tuple(y.shape)}"
         )
-    return tf.cast(y, params.dtype)
+    return tf.cast(_in_shape(y, params, expected, name), params.dtype)
+
+
+def _in_shape(y, params, expected, name):
+    """The labels in the shape of the numbers; what is not known of it is compared as it runs."""
+    if y.shape.is_fully_defined():
+        return y
+    shape = tf.concat([tf.shape(params)[:-1], expected[-1:]], axis=0)
+    is_row = tf.logical_and(tf.rank(y) < len(expected), expected[-1] == 1)
+    column = tf.ones(tf.cast(is_row, tf.int32)[None], tf.int32)
+    found = tf.concat([tf.shape(y), column], axis=0)
+    told = f"Argument `{name}` must have shape {expected}, that of the numbers"
+    with tf.control_dependencies([tf.debugging.assert_equal(found, shape, message=told)]):
+        return tf.ensure_shape(tf.reshape(y, shape), expected)
