@@ -88,6 +88,7 @@ def assert_agrees(link, params, points, mirrored, compiled=False):
         assert error <= 1e-4 * np.linalg.norm(want)
 
 
+@pytest.mark.slow_product
 @pytest.mark.parametrize("link", ["softmax", "sigmoid"])
 @pytest.mark.parametrize(
     "classes, factors, efficient", [(3, 0, False), (10, 6, False), (5, 2, True), (2, 1, False)]

@@ -138,6 +138,7 @@ def check_conversion(model, copy, tmp_path):
     assert not random_layers(back)
 
 
+@pytest.mark.slow_cases("Conv3D", "DepthwiseConv1D", "SeparableConv1D", "LSTM", "SimpleRNN", "LoRA of*")
 @pytest.mark.parametrize("make, kind", VARIATIONAL.values(), ids=VARIATIONAL)
 def test_variational(make, kind, tmp_path):
     model = make()
@@ -151,6 +152,7 @@ def test_variational(make, kind, tmp_path):
 PROJECTIONS = {"EinsumDenseVariational"}
 
 
+@pytest.mark.slow_cases("SimpleRNN", "Bidirectional", "GaussianDropout")
 @pytest.mark.parametrize("make, kind", DROPPING.values(), ids=DROPPING)
 def test_mc_dropout(make, kind, tmp_path):
     model = make()

@@ -5,6 +5,8 @@ import json
 import os
 import pathlib
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ import numpy as np
 import processes
 import pytest
 
+from tfuq import cli
 from tfuq.selective import RejectionRule
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -63,31 +66,23 @@ def test_the_demo_exports_its_decision(demo):
     assert re.search(r"batch of 270: largest difference .+, \d+ accepted", demo.said)
 
 
-@pytest.mark.xdist_group("demo")
-def test_in_production_by_copy_and_paste(demo):
-    """The block as it stands, in a shell that knows nothing but PATH and HOME."""
+def in_production():
+    """README's block of commands as it stands."""
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     section = page[page.index("## In production") :]
     block = re.search(r"```bash\n(.*?)```", section, re.DOTALL)[1]
     commands = set(re.findall(r"^tfuq (\w+)", block, re.MULTILINE))
     assert commands == {"calibrate", "evaluate", "report", "predict", "export"}
-    command = pathlib.Path(sys.prefix) / "bin/tfuq"
-    assert command.exists(), f"pip install . has not been run: no {command}"
-    (demo.folder / ".venv").symlink_to(sys.prefix)
-    (demo.output / "rule.json").unlink()  # calibrate writes it again
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block],
-        cwd=demo.folder,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(demo.folder)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    return block
+
+
+def assert_served(demo, said):
+    """What the commands said and wrote is what Python said in the demo."""
     rule = RejectionRule.load(demo.output / "rule.json")
-    assert rule.describe() in done.stdout
+    assert rule.describe() in said
     assert "<html" in (demo.output / "report.html").read_text(encoding="utf-8")
     assert len(rows(demo.output / "predictions.csv")) == 50
-    expected = np.load(demo.output / "expected.npz")  # of Python, in the demo
+    expected = np.load(demo.output / "expected.npz")
     served = rows(demo.output / "served.csv")
     probs = [[float(row[f"probabilities_{k}"]) for k in range(10)] for row in served]
     np.testing.assert_allclose(probs, expected["probs"], atol=1e-5)
@@ -98,3 +93,33 @@ def test_in_production_by_copy_and_paste(demo):
     numbers = [int(pathlib.Path(row["file"]).stem) for row in images]
     probs = [[float(row[f"probabilities_{k}"]) for k in range(10)] for row in images]
     np.testing.assert_allclose(probs, expected["probs"][numbers], atol=0.05)
+
+
+@pytest.mark.xdist_group("demo")
+def test_in_production_line_by_line(demo, monkeypatch, capsys):
+    """The commands of the block, one after the other, in this process."""
+    monkeypatch.chdir(demo.output)
+    pathlib.Path("rule.json").unlink()  # calibrate writes it again
+    for line in re.findall(r"^tfuq (.*)$", in_production(), re.MULTILINE):
+        assert cli.main(shlex.split(line, comments=True)) == 0, line
+    assert_served(demo, capsys.readouterr().out)
+
+
+@pytest.mark.slow  # six processes that import TensorFlow
+@pytest.mark.xdist_group("demo")
+def test_in_production_by_copy_and_paste(demo):
+    """The block as it stands, in a shell that knows nothing but PATH and HOME."""
+    command = pathlib.Path(sys.prefix) / "bin/tfuq"
+    assert command.exists(), f"pip install . has not been run: no {command}"
+    (demo.folder / ".venv").symlink_to(sys.prefix)
+    (demo.output / "rule.json").unlink()
+    shutil.rmtree(demo.output / "served", ignore_errors=True)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", in_production()],
+        cwd=demo.folder,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(demo.folder)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert_served(demo, done.stdout)

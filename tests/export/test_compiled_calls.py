@@ -36,6 +36,7 @@ BODIES = {
 }
 
 
+@pytest.mark.slow_product
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("body", BODIES)
 def test_exported(body, name, tmp_path):

@@ -308,11 +308,21 @@ KINDS = (
 )
 
 
+# `make test` takes one of each: detectors, ensembles, sampled weights and heads, convolutions,
+# several inputs, a class of the user's.
+QUICK = (
+    *("plain_with_everything", "ensemble", "fully_bayesian", "vbll", "heteroscedastic"),
+    *("segmentation", "named_inputs_and_outputs", "subclassed"),
+)
+
+
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """What each kind of model serves in another process, by name, beside its case."""
+def served(tmp_path_factory, request):
+    """What each kind of model that is asked for serves in another process, beside its case."""
     folder, cases = tmp_path_factory.mktemp("export"), {}
-    for kind in KINDS:
+    tests = (t for t in request.session.items if t.originalname == "test_agrees_with_python")
+    asked = {test.callspec.params["kind"] for test in tests}
+    for kind in [each for each in KINDS if each.__name__ in asked]:
         keras.utils.set_random_seed(1)
         place = folder / kind.__name__
         place.mkdir()
@@ -327,6 +337,7 @@ def served(tmp_path_factory):
     }
 
 
+@pytest.mark.slow_cases(*(kind.__name__ for kind in KINDS if kind.__name__ not in QUICK))
 @pytest.mark.parametrize("kind", [kind.__name__ for kind in KINDS])
 def test_agrees_with_python(served, kind):
     case, found = served[kind]

@@ -48,6 +48,7 @@ def reference_moments(distribution, links, batch=50_000):
     }
 
 
+@pytest.mark.slow_product
 @pytest.mark.slow_cases("*True-100", "1-False-100")
 @pytest.mark.parametrize("classes", [2, 3, 10, 100])
 @pytest.mark.parametrize(

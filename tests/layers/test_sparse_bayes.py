@@ -76,6 +76,7 @@ def masked_distribution(layer):
 # --- The Keras twins --------------------------------------------------------------------------
 
 
+@pytest.mark.slow_product
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("r_bayes", [0, 0.3])
 @pytest.mark.parametrize("name, kwargs, shape", TWINS.values(), ids=TWINS)

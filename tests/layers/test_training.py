@@ -70,6 +70,7 @@ def nested(layer):
 SHARED = {"functional": siamese, "nested": nested, "subclassed": Siamese}
 
 
+@pytest.mark.slow_product
 @pytest.mark.parametrize("make", [variational, sparse, last])
 @pytest.mark.parametrize("share", SHARED.values(), ids=SHARED)
 def test_a_shared_layer_adds_its_kl_once(share, make):
@@ -114,6 +115,7 @@ LOOPS = {
 }
 
 
+@pytest.mark.slow_cases("RNN, unrolled")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_the_kl_within_loops_counts_once(loop):
     """Of sequences of unknown length, over which TensorFlow loops, in training and evaluation."""
@@ -130,6 +132,7 @@ def test_the_kl_within_loops_counts_once(loop):
     assert kl < history[0] < 2 * kl  # the noise of the weights adds less than the KL itself
 
 
+@pytest.mark.slow_cases("options1")
 @pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"run_eagerly": True}])
 def test_the_loss_of_a_fit_holds_the_kl_once(options):
     layer = variational()
@@ -203,6 +206,7 @@ FOLLOWED = {
 }
 
 
+@pytest.mark.slow_cases("sum_jit", "loss_weights", "sample_weight", "ignore_class")
 @pytest.mark.parametrize("loss, options, expected", FOLLOWED.values(), ids=FOLLOWED)
 def test_the_term_is_weighted_and_reduced_as_the_loss(loss, options, expected):
     model, head = head_model()
@@ -264,6 +268,7 @@ def test_evaluation_has_no_term_after_a_training_call():
 # --- Weight decay, heavy KL ---------------------------------------------------------------------
 
 
+@pytest.mark.slow_product
 @pytest.mark.parametrize("is_built", [False, True])
 @pytest.mark.parametrize(
     "make",

@@ -70,6 +70,7 @@ def differs(layer):
     return bool(np.ptp([layer(X) for _ in range(10)], axis=0).any())
 
 
+@pytest.mark.slow_product
 @pytest.mark.parametrize("way", ["fixed_samples", "probit", "mean"])
 @pytest.mark.parametrize(
     "layer",

@@ -141,6 +141,7 @@ def test_a_graph_refuses_in_the_first_batch(case, metric=metrics.BrierScore):
         update()
 
 
+@pytest.mark.slow_after(4)
 @pytest.mark.parametrize("case", MISREAD, ids=ids(MISREAD))
 def test_under_xla_the_result_refuses(case, metric=metrics.BrierScore):
     metric, update = fed(metric, case, jit_compile=True)

@@ -53,6 +53,7 @@ def feed(metric, y_true, y_pred, weight=None, cuts=()):
     return float(metric.result())
 
 
+@pytest.mark.slow_product
 @pytest.mark.parametrize("kind", ["multi-class", "binary", "dense", "multi-label"])
 @pytest.mark.parametrize("metric, function, kwargs", PAIRS, ids=name_of)
 def test_metric_is_its_function(metric, function, kwargs, kind):

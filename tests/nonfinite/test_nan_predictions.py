@@ -132,6 +132,7 @@ def test_heads_keep_nan(head):
         assert not accepted[BAD].all(-1).any() and accepted[~BAD].all()
 
 
+@pytest.mark.slow_product
 @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("score", SCORES)

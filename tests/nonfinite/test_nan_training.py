@@ -49,6 +49,7 @@ def one_hot():
     return np.eye(3, dtype="float32")[Y.astype(int)]
 
 
+@pytest.mark.slow_product
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("what", ["inputs", "labels", "weights"])
 def test_keras_finds_it(head, what):

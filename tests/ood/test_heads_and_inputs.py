@@ -180,6 +180,7 @@ def members():
 ROWS = RNG.normal(size=(40, 5)).astype("float32")
 
 
+@pytest.mark.slow_cases("Max*", "Entropy", "ODIN", "*with a step", "Relative*", "ViM", "ReAct")
 @pytest.mark.parametrize("name", ALL)
 def test_an_ensemble_is_scored_as_one_network(name, tmp_path):
     both = members()

@@ -29,6 +29,7 @@ from tfuq import ood
 # --- Data -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow_cases("Max*", "Entropy", "Mahalanobis*", "ViM", "ReAct", "GradNorm")
 @pytest.mark.parametrize("name", DETECTORS)
 def test_datasets(name):
     pairs = tf.data.Dataset.from_tensor_slices((X, np.eye(3)[Y])).batch(13)

@@ -138,6 +138,7 @@ def test_intervals_are_those_of_the_formula(method, asymmetric):
     assert sets.coverage(FOUND[NEW], Y[NEW])[:3] == found[1:4]
 
 
+@pytest.mark.slow_cases("*-True-*", "*-2_draws")
 @pytest.mark.parametrize(
     "method, asymmetric, found",
     [(*kind, FOUND) for kind in KINDS] + [(*kind, DRAWS) for kind in KINDS[::2]],
