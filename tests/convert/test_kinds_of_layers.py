@@ -138,7 +138,9 @@ def check_conversion(model, copy, tmp_path):
     assert not random_layers(back)
 
 
-@pytest.mark.slow_cases("Conv3D", "DepthwiseConv1D", "SeparableConv1D", "LSTM", "SimpleRNN", "LoRA of*")
+@pytest.mark.slow_cases(
+    "Conv3D", "DepthwiseConv1D", "SeparableConv1D", "LSTM", "SimpleRNN", "LoRA of*"
+)
 @pytest.mark.parametrize("make, kind", VARIATIONAL.values(), ids=VARIATIONAL)
 def test_variational(make, kind, tmp_path):
     model = make()

@@ -76,6 +76,13 @@ def in_production():
     return block
 
 
+def clear(folder):
+    """Takes away what the commands write."""
+    for name in ("rule.json", "report.html", "predictions.csv", "served.csv"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "served", ignore_errors=True)
+
+
 def assert_served(demo, said):
     """What the commands said and wrote is what Python said in the demo."""
     rule = RejectionRule.load(demo.output / "rule.json")
@@ -98,8 +105,8 @@ def assert_served(demo, said):
 @pytest.mark.xdist_group("demo")
 def test_in_production_line_by_line(demo, monkeypatch, capsys):
     """The commands of the block, one after the other, in this process."""
+    clear(demo.output)
     monkeypatch.chdir(demo.output)
-    pathlib.Path("rule.json").unlink()  # calibrate writes it again
     for line in re.findall(r"^tfuq (.*)$", in_production(), re.MULTILINE):
         assert cli.main(shlex.split(line, comments=True)) == 0, line
     assert_served(demo, capsys.readouterr().out)
@@ -112,8 +119,7 @@ def test_in_production_by_copy_and_paste(demo):
     command = pathlib.Path(sys.prefix) / "bin/tfuq"
     assert command.exists(), f"pip install . has not been run: no {command}"
     (demo.folder / ".venv").symlink_to(sys.prefix)
-    (demo.output / "rule.json").unlink()
-    shutil.rmtree(demo.output / "served", ignore_errors=True)
+    clear(demo.output)
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", in_production()],
         cwd=demo.folder,

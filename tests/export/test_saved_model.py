@@ -341,6 +341,8 @@ def served(tmp_path_factory, request):
 @pytest.mark.parametrize("kind", [kind.__name__ for kind in KINDS])
 def test_agrees_with_python(served, kind):
     case, found = served[kind]
+    # Products in float16 are rounded otherwise in a batch of another size.
+    tolerance = 1e-3 if kind == "mixed_precision" else 1e-5
     for size in (1, 7, 64):
         first = {k.split("/")[2]: v for k, v in found.items() if k.startswith(f"{size}/1/")}
         again = {k.split("/")[2]: v for k, v in found.items() if k.startswith(f"{size}/2/")}
@@ -356,5 +358,5 @@ def test_agrees_with_python(served, kind):
                 assert first[name].dtype == "float32"
                 scale = max(1.0, np.abs(expected).max()) if name == "ood_score" else 1.0
                 np.testing.assert_allclose(
-                    first[name], expected, rtol=0, atol=1e-5 * scale, err_msg=name
+                    first[name], expected, rtol=0, atol=tolerance * scale, err_msg=name
                 )
