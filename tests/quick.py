@@ -2,8 +2,8 @@
 
 Of each test function the first case that is not slow, and of the contract battery the first case of
 each check; all cases of those that compare with numbers of somebody else. Without what starts a
-process, compiles with XLA or trains on several devices, and without the folders of tests that span
-packages. Nothing is entered anywhere: the choice is made by what a test's code names.
+process, exports, compiles with XLA or trains on several devices, and without the folders of tests
+that span packages. Nothing is entered anywhere: the choice is made by what a test's code names.
 """
 
 import functools
@@ -17,11 +17,12 @@ LONG = {
     *("subprocess", "processes", "Popen", "process_pool", "workers", "executor"),
     *("two_devices", "MirroredStrategy", "MultiWorkerMirroredStrategy", "multi_worker"),
     *("sync_playwright", "running_server", "load_test"),
+    *("export", "export_litert", "export_onnx", "LiteRT"),
 }
 LONG_CASES = re.compile(r"jit|xla|compiled|two_devices", re.IGNORECASE)
 SPANNING = {"distribute", "examples", "faults", "fuzz", "saved", "serving", "threads"}
 # An oracle's numbers lie in `tests/fixtures`, or the oracle is asked.
-ORACLES = re.compile(r"\"fixtures|fixtures/|import sklearn|from sklearn|from scipy")
+ORACLES = re.compile(r"\"fixtures|fixtures/|import sklearn|from sklearn(?!\.datasets)|from scipy")
 
 
 def chosen(items):

@@ -456,6 +456,7 @@ def test_an_optimizer_of_ones_own():
     assert_close(moved, expected, rtol=1e-4)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("name", ["adamw", "adafactor"])
 def test_compiled_by_xla(name):
     options = DECAY if name == "adamw" else {}
@@ -672,6 +673,7 @@ def test_saves_and_loads(tmp_path):
     assert_close(loaded.get_weights(), model.get_weights(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("scale", [False, True])
 def test_weights_alone(scale, tmp_path):
     """As `BackupAndRestore` keeps them: a new model goes on as the old one does."""

@@ -100,6 +100,7 @@ class Weights(keras.callbacks.Callback):
         self.after[int(self.model.optimizer.iterations)] = self.model.get_weights()
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("is_first", [True, False])
 def test_with_sgdr(is_first, tmp_path):
     """Cycles of 0.75, 1.5 and 3 epochs of four steps end at 3, 9 and 21, wherever SGDR stands."""
@@ -647,6 +648,7 @@ def test_arguments_that_would_be_ignored():
         SnapshotEnsemble("folder", mode="min")
 
 
+@pytest.mark.slow_product
 @pytest.mark.parametrize("every", [None, 1])
 @pytest.mark.parametrize("swapping", [False, True])
 def test_averaged_weights_are_kept_where_the_optimizer_averages(tmp_path, every, swapping):

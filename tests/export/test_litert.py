@@ -39,6 +39,7 @@ def test_agrees_with_python(kind, tmp_path):
     assert not names & {"IF", "WHILE", "READ_VARIABLE", "VAR_HANDLE"}
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("head", [MCSoftmaxDenseFA, MCSigmoidDenseFA])
 def test_logits_out_of_all_bounds(head, tmp_path):
     """Where softplus, exp and log leave the range of float32."""
@@ -127,6 +128,7 @@ def digits():
 
 # Measured: differences of the probabilities of 7e-7, 3.3e-4 and 8.2e-3, of the mutual information
 # of 2e-7, 1.3e-5 and 2.1e-4, of the scores, relative, of 5e-6, 7e-4 and 0.022; the same accuracy.
+@pytest.mark.slow_cases("float*")
 @pytest.mark.parametrize(
     "weights, of_probs, of_scores, share",
     [("float32", 1e-5, 2e-5, 1.0), ("float16", 1e-3, 2e-3, 0.65), ("int8", 0.025, 0.07, 0.5)],

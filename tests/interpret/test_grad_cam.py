@@ -75,6 +75,7 @@ def plain():
     return (*parts, joined(*parts), wanted)
 
 
+@pytest.mark.slow_cases("sequential", "loaded")
 @pytest.mark.parametrize("style", ["nested", "sequential", "subclassed", "loaded"])
 def test_models_of_every_style(plain, style, tmp_path):
     front, head, nested, wanted = plain
@@ -160,6 +161,7 @@ def test_nested_application(tmp_path):
     assert detail.shape == images.shape and np.all(np.isfinite(detail))
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("activation", [None, "sigmoid"])
 def test_one_output_for_two_classes(activation):
     """Of -z and z whatever the activation, of 1 - p and p."""
@@ -240,6 +242,7 @@ def test_draws_are_those_of_sample_predictions(drawn):
     np.testing.assert_allclose(found, stack, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow_cases("entropy", "expected_entropy")
 @pytest.mark.parametrize("target", TARGETS)
 def test_averaged_over_draws(drawn, target):
     """The gradient of what is a function of all draws with respect to the maps of each."""
@@ -355,6 +358,7 @@ def endings(front, head):
         yield keras.Model(inputs, layers.Activation("log_softmax")(logits))
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("units", [3, 1])
 def test_certain_predictions(units):
     """Of the score before the soft-max or sigmoid, which float32 rounds to 1."""

@@ -67,6 +67,7 @@ def nested():
     return of_logits(keras.Model(inputs, layers.Dense(3)(layers.Flatten()(inner(inputs)))))
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(
     "model, relu",
     [

@@ -61,6 +61,7 @@ def by_tape(model, images, last):
     return np.einsum("bhwc,bc->bhw", places[0], places[1].mean((1, 2)))
 
 
+@pytest.mark.slow_product
 @pytest.mark.parametrize("activation", [None, "softmax"])
 @pytest.mark.parametrize("has_class_token, last", [(True, "before_1"), (False, "norm")])
 def test_tokens_of_the_last_block_are_places(has_class_token, last, activation):

@@ -115,7 +115,7 @@ LOOPS = {
 }
 
 
-@pytest.mark.slow_cases("RNN, unrolled")
+@pytest.mark.slow_cases("TimeDistributed", "RNN, unrolled")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_the_kl_within_loops_counts_once(loop):
     """Of sequences of unknown length, over which TensorFlow loops, in training and evaluation."""

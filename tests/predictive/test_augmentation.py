@@ -75,6 +75,7 @@ AUGMENTATIONS = {
 }
 
 
+@pytest.mark.slow_cases("layers", "NumPy, seed", "TensorFlow, seed", "in place")
 @pytest.mark.parametrize("make", AUGMENTATIONS.values(), ids=AUGMENTATIONS)
 def test_a_seed_gives_one_stack(make):
     model, augment = classifier(), make()

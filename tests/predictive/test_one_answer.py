@@ -29,7 +29,7 @@ HEADS = {
     "MCSigmoidDenseFA": lambda: MCSigmoidDenseFA(3, **FEW),
 }
 OF_LABELS = ("sigmoid", "VBLLDense of labels", "MCSigmoidDenseFA")
-QUICK = ("MCSoftmaxDenseFA",)  # of the exports, which take seconds each
+QUICK = ("soft-max",)  # of the exports, which take seconds each
 
 
 @functools.cache

@@ -98,6 +98,7 @@ def in_a_graph(layer, images):
     return list(tf.data.Dataset.from_tensor_slices(images).map(layer))
 
 
+@pytest.mark.slow_product
 @pytest.mark.parametrize("name", ["Gamma", "CenterFieldOfView"])
 @pytest.mark.parametrize("mistake", OTHERS)
 def test_images_of_another_range_are_refused(name, mistake):

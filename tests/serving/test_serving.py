@@ -425,6 +425,7 @@ def test_announced_body_that_ends_early(served, server, client):
     assert client.post(image_of(served, 0), "image/png")[0] == 200
 
 
+@pytest.mark.slow
 def test_ends_when_all_are_answered(served):
     """SIGTERM while a body is on its way: it is answered, nobody else is let in, status 0."""
     body = image_of(served, 0)
@@ -819,9 +820,16 @@ def test_does_not_start_with_altered_files(served, tmp_path):
     weights.write_bytes(data)
     with pytest.raises(ValueError, match=r"variables.data.* was altered"):
         server.load(options)
+
+
+@pytest.mark.slow
+def test_a_process_does_not_start_with_altered_files(served, tmp_path):
+    shutil.copytree(served.path, tmp_path / "altered")
+    (weights,) = (tmp_path / "altered" / "variables").glob("*.data*")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     with (
         pytest.raises(RuntimeError, match="did not start: exit status 1"),
-        load_test.running_server(options.model),
+        load_test.running_server(tmp_path / "altered"),
     ):
         pass
 

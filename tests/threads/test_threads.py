@@ -130,6 +130,7 @@ def test_draws(head):
     check(make, INPUTS)
 
 
+@pytest.mark.slow
 def test_draws_of_other_seeds():
     """Each thread has a seed of its own: nobody gets the draw of another."""
 
@@ -141,6 +142,7 @@ def test_draws_of_other_seeds():
     check(make, list(range(THREADS)))
 
 
+@pytest.mark.slow_cases("ODIN", "ViM")
 @pytest.mark.parametrize(
     "kind",
     [
@@ -178,6 +180,7 @@ def test_gradient_features_beside_predictions():
     check(make, [x[:5] for x in INPUTS])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "explain",
     [
@@ -276,6 +279,7 @@ def test_exports(head, tmp_path):
     check(make, INPUTS)
 
 
+@pytest.mark.slow
 def test_files_of_scores(tmp_path):
     """Each thread writes a file of its own, from one model."""
     models = []
