@@ -129,6 +129,7 @@ def test_without_rates_by_layer_the_optimizer_is_plain():
     assert type(model.optimizer) is keras.optimizers.SGD
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_while_it_trains(policy, tmp_path):
     x, y = data()
@@ -211,6 +212,7 @@ def excluded(made):
     return [not inner._use_weight_decay(weight) for weight in made.weights]
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("by", ["names", "variables"])
 def test_exclusions_from_weight_decay_stay(by, tmp_path):
     x, y = data()
@@ -243,6 +245,7 @@ def test_cycles_set_the_rate_in_place_of_a_schedule(wrapped):
     assert model.optimizer.scheme == ("thirds" if wrapped else "log")
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("policy", [None, "mixed_float16"])
 def test_an_error_leaves_the_optimizer_that_was(policy):
     class Fails(keras.callbacks.Callback):

@@ -218,6 +218,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.slow_cases("accumulated*", "average*", "momentum-False")
 @pytest.mark.parametrize(
     "kind, trained", [*((kind, True) for kind in OPTIMIZERS), ("momentum", False)]
 )
@@ -295,6 +296,7 @@ def test_training_after_it_is_that_without_it():
     assert_same(*trained)
 
 
+@pytest.mark.slow
 def test_several_devices():
     with two_devices().scope():
         mirrored = linear(SGD(0.05, momentum=0.9))

@@ -24,6 +24,7 @@ def wide(**kwargs):
     return model, layer
 
 
+@pytest.mark.slow_after(2)
 @pytest.mark.slow_cases("options2-1")
 @pytest.mark.parametrize("num_samples", [1, 4])
 @pytest.mark.parametrize("options", [{}, {"run_eagerly": True}, {"jit_compile": True}])

@@ -179,6 +179,7 @@ def test_says_what_it_writes(tmp_path, capsys):
     assert f"Epoch 1: SnapshotEnsemble wrote {tmp_path}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_on_two_devices(tmp_path):
     with two_devices().scope():
         model = linear()

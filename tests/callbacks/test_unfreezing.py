@@ -200,12 +200,14 @@ def test_a_layer_with_weights_of_its_own_is_not_taken_apart():
 BY_STAGE = ["head ", "norm c head ", "a b norm c head "]
 
 
+@pytest.mark.slow_after(2)
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_layers_move_from_their_stage_on(make):
     model = compiled(make, run_eagerly=make is not nested)
     assert watched(model, num_stages=2) == BY_STAGE
 
 
+@pytest.mark.slow
 def test_compiled_with_xla():
     assert watched(compiled(jit_compile=True), num_stages=1, epochs=2) == BY_STAGE[::2]
 
@@ -253,6 +255,7 @@ def test_backbones():
 # --- The optimizer ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(
     "make_optimizer",
     [
@@ -286,6 +289,7 @@ def test_mixed_precision():
     assert watched(model, num_stages=1, epochs=2) == BY_STAGE[::2]
 
 
+@pytest.mark.slow
 def test_two_devices():
     with two_devices().scope():
         model = compiled(optimizer=keras.optimizers.SGD(0.1), jit_compile="auto")

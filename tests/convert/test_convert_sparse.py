@@ -275,6 +275,7 @@ def test_no_weight_or_all(r_bayes, share):
         assert layer.num_bayesian() == share * np.prod(layer.kernel.shape)
 
 
+@pytest.mark.slow
 def test_trainable_parameters_of_resnet18_grow_by_the_selected():
     model = resnet18()
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
@@ -478,6 +479,7 @@ def test_subclasses_of_keras_layers_are_left_alone():
     assert [layer.is_selected() for layer in sparse_bayes_layers(copy)] == [False, False, True]
 
 
+@pytest.mark.slow
 def test_saliency_under_a_strategy_is_that_without():
     """On two devices a model outside replicas has the variables of the first."""
     x, y = np.random.default_rng(0).normal(size=(8, 4)), np.arange(8) % 2

@@ -88,6 +88,7 @@ def drawn(model, x, count=6, batch_size=1):
     return np.concatenate([draws(x[i : i + batch_size]).numpy() for i in starts], axis=1)
 
 
+@pytest.mark.slow_cases("*conv1d", "*conv3d", "*transpose", "*depthwise")
 @pytest.mark.parametrize("name", CASES)
 def test_outputs_at_x_and_minus_x_are_those_of_one_network(name):
     """Linear layers: each draw is a linear function, whatever the batch and the call.

@@ -125,6 +125,7 @@ def test_stores_an_index_and_a_rho_per_random_weight_and_nothing_dense():
 # --- Laws -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow_product
 @pytest.mark.slow_cases("depthwise-*")
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("name", ["dense", "conv2d", "depthwise"])

@@ -109,6 +109,7 @@ OPERATIONS = {
 }
 
 
+@pytest.mark.slow_product
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_estimators_have_the_moments_of_random_weights(estimator, operation):

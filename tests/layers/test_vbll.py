@@ -247,6 +247,7 @@ def plain_loss(layer, x, y, loss):
     return loss(y, mean) + gap + layer.kl_weight * layer.kl_divergence()
 
 
+@pytest.mark.slow_product
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 @pytest.mark.parametrize("form", FORMS)
 def test_loss_and_its_gradients_are_the_formulas(form, likelihood):
@@ -305,6 +306,7 @@ def gaps(layer, x, steps):
     return np.array([gap() for _ in range(steps)], "float64")
 
 
+@pytest.mark.slow_product
 @pytest.mark.parametrize("sampling", ["sobol", "antithetic", "iid"])
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_sampled_objective_is_unbiased(likelihood, sampling):
@@ -343,6 +345,7 @@ def test_sampled_objective_converges_below_the_bound(likelihood):
     assert gaps(bound, x, 1)[0] > expected + tolerance
 
 
+@pytest.mark.slow_product
 @pytest.mark.parametrize("block, points", [(None, None), (1, 1), (60, 4)])
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("name", ["mean_log_sum_exp", "mean_softplus"])
@@ -508,6 +511,7 @@ def too_large(found):
     return [n for n in found if n % drawn_weights == 0 or n % whole_covariances == 0]
 
 
+@pytest.mark.slow_product
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("objective", ["closed_form", "monte_carlo"])
 @pytest.mark.parametrize("form", FORMS)

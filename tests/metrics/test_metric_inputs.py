@@ -134,6 +134,7 @@ def test_streaming_metric_refuses_what_it_would_misread(case, metric=metrics.Bri
     assert_goes_on(metric, case[2])
 
 
+@pytest.mark.slow_after(5)
 @pytest.mark.parametrize("case", MISREAD, ids=ids(MISREAD))
 def test_a_graph_refuses_in_the_first_batch(case, metric=metrics.BrierScore):
     _, update = fed(metric, case, jit_compile=False)

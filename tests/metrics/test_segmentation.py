@@ -249,6 +249,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow_product
 @pytest.mark.parametrize("weight", [None, WEIGHT, PIXEL_WEIGHT], ids=["none", "images", "pixels"])
 @pytest.mark.parametrize("case", CASES)
 def test_stream_says_what_the_function_says(case, weight):

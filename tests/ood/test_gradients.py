@@ -134,6 +134,9 @@ LAYERS = {
 SLOW = ("recurrent", "both ways")  # to vectorize a loop takes seconds
 
 
+@pytest.mark.slow_cases(
+    "1D*", "* 1D*", "same, strides*", "groups", "dilation", "over time", "other norm*"
+)
 @pytest.mark.parametrize(
     "kind", [pytest.param(k, marks=pytest.mark.slow) if k in SLOW else k for k in LAYERS]
 )
@@ -274,6 +277,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow_cases("ResNet*", "U-Net*", "tied", "custom inside")
 @pytest.mark.parametrize("kind", MODELS)
 def test_model(kind):
     make, x = MODELS[kind]

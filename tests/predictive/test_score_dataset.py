@@ -263,6 +263,7 @@ class Cut(Batches):
         return super().__getitem__(number)
 
 
+@pytest.mark.slow_product
 @pytest.mark.parametrize("form", ["parquet", "tfrecord"])
 @pytest.mark.parametrize("shard_size", [3, 8, 20])
 def test_cut_at_every_batch_and_resumed_gives_the_same_bytes(random, tmp_path, form, shard_size):
@@ -420,6 +421,7 @@ def test_files_that_came_or_changed_since_are_noticed(plain, tmp_path, is_whole)
     assert score(plain, more, path, resume=False, **options).examples == 59
 
 
+@pytest.mark.slow_product
 @pytest.mark.parametrize("is_whole", [True, False])
 @pytest.mark.parametrize("kind", ["arrays", "dataset", "py_dataset"])
 def test_data_that_changed_behind_the_first_batch_are_noticed(plain, tmp_path, kind, is_whole):
