@@ -456,7 +456,7 @@ def test_an_optimizer_of_ones_own():
     assert_close(moved, expected, rtol=1e-4)
 
 
-@pytest.mark.slow_after(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamw", "adafactor"])
 def test_compiled_by_xla(name):
     options = DECAY if name == "adamw" else {}
@@ -472,6 +472,7 @@ def test_compiled_by_xla(name):
     assert_close(*results, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamw", pytest.param("adafactor", marks=pytest.mark.slow)])
 def test_on_two_devices(name):
     """Both replicas have half of each gradient."""

@@ -90,6 +90,7 @@ def test_by_epoch():
     assert float(model.layers[0].get_layer("low").beta) == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 def test_by_epoch_in_cycles():
     annealing = KLAnnealing(duration=4, schedule="cyclical", cycles=2, ramp=1.0)
     model = classifier()
@@ -114,6 +115,7 @@ def test_by_step_with_several_steps_per_execution():
     np.testing.assert_allclose(probe.betas, np.array(probe.steps) / 8)
 
 
+@pytest.mark.slow
 def test_by_step_counts_updates_not_batches():
     probe = Probe()
     model = classifier(keras.optimizers.SGD(0.01, gradient_accumulation_steps=3))
@@ -136,6 +138,7 @@ def variational(model):
     return model.layers[0].get_layer("low"), model.layers[-1]
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("unit, duration", [("epoch", 4), ("step", 14)])
 def test_resumes_where_it_was(unit, duration, tmp_path):
     """`BackupAndRestore` goes on in a new model, as after the end of the process."""
@@ -211,6 +214,7 @@ def test_two_of_them_are_refused():
         model.fit(X, Y, callbacks=[KLAnnealing(), KLAnnealing()], verbose=0)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("kind", [VBLLDense, DenseVariational, SparseBayesDense])
 def test_files_of_the_way_hold_what_it_leads_to(kind, tmp_path):
     """A checkpoint of the first epoch held its weight, 0.2, where the model's became 1."""

@@ -62,6 +62,7 @@ def test_without_noise_it_is_plain_training():
         np.testing.assert_allclose(sampled[0][name], values, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_next_fit_is_plain_again():
     model, layer = wide()
     one = np.ones((1, 1), "float32")
@@ -72,6 +73,7 @@ def test_next_fit_is_plain_again():
     assert noise.std() > 0.5 and "apply" not in vars(model.optimizer)
 
 
+@pytest.mark.slow
 def test_float16_and_batch_normalization():
     layers = [keras.layers.Dense(4), keras.layers.BatchNormalization(), MCDropout(0.5)]
     model = keras.Sequential([keras.Input((4,)), *layers, keras.layers.Dense(3)])

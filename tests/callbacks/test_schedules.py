@@ -164,6 +164,7 @@ def test_long_epochs_and_executions_take_further_tables(monkeypatch):
     assert made.get_weights()[0].item() == walked(expected_rates(4 * STEPS))
 
 
+@pytest.mark.slow
 def test_several_devices():
     with two_devices().scope():
         made = model()
@@ -197,6 +198,7 @@ def test_loss_scale_and_layer_wise_rates():
     assert made.get_weights()[0].item() == walked(4 * rates / 2)
 
 
+@pytest.mark.slow
 def test_with_other_callbacks_that_change_the_step():
     layers = [keras.layers.Dense(3), DenseVariational(3, kl_weight=0.01)]
     made = keras.Sequential([keras.Input((1,)), *layers])
@@ -214,6 +216,7 @@ def test_with_other_callbacks_that_change_the_step():
     np.testing.assert_array_equal(probe.rates, rates[-1])
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("backup_first", [True, False])
 def test_resumes_where_it_was(backup_first, tmp_path):
     """In a new model, as after the end of the process; the callbacks stand in any order."""

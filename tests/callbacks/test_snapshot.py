@@ -461,6 +461,7 @@ def randomized(model):
     model.set_weights([np.abs(RNG.normal(size=w.shape)) for w in model.get_weights()])
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("make, policy", [(nested, "float32"), (subclassed, "mixed_float16")])
 def test_copies_of_the_model(make, policy, tmp_path):
     """They are at the snapshots, however the model goes on; they save, and can be trained on."""

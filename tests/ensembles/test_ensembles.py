@@ -188,6 +188,7 @@ def test_one_list_of_callbacks_serves_all():
     assert seen == ["begin", "begin"]
 
 
+@pytest.mark.slow
 def test_data_of_every_kind_trains_the_same():
     expected, dataset = made(1), tf.data.Dataset.from_tensor_slices((x_of(), y_of())).batch(5)
     expected.fit(x_of(), y_of(), shuffle=False, batch_size=5, verbose=0)
@@ -472,6 +473,7 @@ class Called(keras.Model):
         return self.head(inputs)
 
 
+@pytest.mark.slow
 def test_export_of_several_inputs_and_of_models_without_any(tmp_path):
     ensemble = made(make=two_headed)
     ensemble.export(tmp_path / "heads", output="kind")
@@ -491,6 +493,7 @@ def test_export_of_several_inputs_and_of_models_without_any(tmp_path):
     refused("from_logits", called.export, tmp_path / "called", input_signature=spec)
 
 
+@pytest.mark.slow
 def test_members_from_elsewhere(tmp_path):
     trained = fitted(made(3))
     paths = [tmp_path / "0.keras", tmp_path / "1.keras", tmp_path / "2.weights.h5"]
@@ -690,6 +693,7 @@ def decayed():
     return model
 
 
+@pytest.mark.slow
 def test_exclusions_from_weight_decay_go_to_other_processes(tmp_path):
     """By the same steps, in this process: the files, and what goes beside them."""
     ensemble = DeepEnsemble(decayed, 1)

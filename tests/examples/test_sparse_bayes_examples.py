@@ -148,6 +148,7 @@ def small_problem(shared):
     )
 
 
+@pytest.mark.slow_product
 @pytest.mark.parametrize("route", ["fit", "convert"])
 @pytest.mark.parametrize("train_samples", [1, 2])
 def test_partial_network_has_its_share(shared, route, train_samples):

@@ -84,6 +84,7 @@ def test_means_without_loops(mirrored, factors, power):
     np.testing.assert_allclose(np.exp(found[1]), ((1 - sigmoids) ** power).mean(0), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_draws_one_by_one_are_those_at_once(tmp_path, monkeypatch):
     model = classifier(DenseVariational(5, activation="tanh", **KL), DenseVariational(3, **KL))
     expected = predict_uncertainty(model, X, 4, from_logits=True, seed=2)
@@ -211,6 +212,7 @@ def test_changed_file_is_told(written):
         verify_export(path, X, probs)
 
 
+@pytest.mark.slow
 def test_moved_to_another_name(written):
     path, probs = written
     moved = path.with_name("other.bin")

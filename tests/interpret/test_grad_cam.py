@@ -236,6 +236,7 @@ def drawn():
     return joined(*parts), stack, features, scores, tape
 
 
+@pytest.mark.slow
 def test_draws_are_those_of_sample_predictions(drawn):
     model, stack, *_ = drawn
     found = sample_predictions(model, IMAGES, num_samples=3, seed=7, from_logits=True)
@@ -377,6 +378,7 @@ def test_certain_predictions(units):
             np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5 * np.abs(wanted).max())
 
 
+@pytest.mark.slow
 def test_certain_predictions_of_heads():
     """Their logits are logarithms of probabilities, of which those of a certain class are 0."""
     inputs, maps = keras.Input((12, 12, 3)), front()

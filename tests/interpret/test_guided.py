@@ -105,6 +105,7 @@ def test_product():
     assert found.shape == (4, 2, 10, 10, 2) and np.abs(found).max() > 0
 
 
+@pytest.mark.slow
 def test_certain_predictions():
     """Of the score before a soft-max that float32 rounds to 1."""
     model = nested()
@@ -117,6 +118,7 @@ def test_certain_predictions():
         assert largest > 0
 
 
+@pytest.mark.slow
 def test_averaged_over_draws():
     """Of a network that is random behind its only ReLU, whose gate then differs with the draw."""
     conv, hidden = layers.Conv2D(3, 3, activation="relu"), [layers.Flatten(), MCDropout(0.5)]

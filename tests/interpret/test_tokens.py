@@ -74,6 +74,7 @@ def test_tokens_of_the_last_block_are_places(has_class_token, last, activation):
     assert grad_cam(model, IMAGES, 1).shape == (3, 12, 12)
 
 
+@pytest.mark.slow
 def test_a_grid_that_is_no_square_is_that_of_the_patches():
     model = transformer(True, grid=(3, 4))
     assert grad_cam(model, IMAGES, 1, **RAW).shape == (3, 3, 4)

@@ -65,6 +65,7 @@ NUMPY_ARGUMENTS = {
 }
 
 
+@pytest.mark.slow
 def test_arguments_that_are_numpy_scalars_are_saved(tmp_path):
     for name, options in NUMPY_ARGUMENTS.items():
         detector = getattr(ood, name)(**options, from_logits=np.True_).fit(model_of(name), X, Y)

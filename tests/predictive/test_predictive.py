@@ -157,6 +157,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow_cases("functional", "nested")
 @pytest.mark.slow_cases("sequential")
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_samples_are_networks_whatever_the_batches(make):
@@ -170,6 +171,7 @@ def test_samples_are_networks_whatever_the_batches(make):
     assert not np.allclose(sample_predictions(model, x, 6, seed=1), stack, atol=1e-3)
 
 
+@pytest.mark.slow_cases("functional", "nested")
 @pytest.mark.slow_cases("sequential")
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_uncertainty_is_that_of_the_samples(make):
@@ -221,6 +223,7 @@ class Counted(keras.layers.Layer):
         return outputs
 
 
+@pytest.mark.slow_cases("sample_predictions")
 @pytest.mark.parametrize("summarise", [sample_predictions, predict_uncertainty])
 def test_what_comes_before_randomness_runs_once(summarise, optimized_graphs):
     x = keras.Input((4,))
@@ -255,6 +258,7 @@ def test_draws_have_the_posterior_predictive():
     assert np.all(np.abs(stack.mean(0) - expected) < 6 * error + 1e-4)
 
 
+@pytest.mark.slow
 def test_label_noise_is_aleatoric_and_weights_are_epistemic():
     def parts(posterior_scale, noise_bias):
         backbone = DenseVariational(6, kl_weight=0.1, posterior_scale=posterior_scale)

@@ -105,7 +105,7 @@ def picture_network():
     return keras.Sequential([keras.Input((8, 8, 1)), *parts])
 
 
-@pytest.mark.slow_cases("DenseVariational", "MCDropout")
+@pytest.mark.slow_cases("DenseVariational", "MCDropout", "MCSoftmaxDenseFA")
 @pytest.mark.parametrize("head", HEADS)
 def test_predictions(head):
     def make():
