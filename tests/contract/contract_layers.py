@@ -244,7 +244,6 @@ PLAIN_CHECKS = {
     "output_spec": layer_output_spec,
     "config": layer_config,
     "batches": layer_batches,
-    "unknown_extents": layer_unknown_extents,
     "gradients": layer_gradients,
     "global_seeds": layer_leaves_global_seeds,
     "subclassed_weights": layer_subclassed_weights,
@@ -253,6 +252,7 @@ PLAIN_CHECKS = {
 }
 # Other ways to run it, which trace or compile for seconds each.
 WAYS = {
+    "unknown_extents": layer_unknown_extents,
     "keras_layer_test": keras_layer_test,
     "mixed_bfloat16": functools.partial(layer_mixed_precision, name="mixed_bfloat16"),
     **{

@@ -23,7 +23,8 @@ def layer_artifacts(cases):
     """What each case writes, as `(case, name, whether it is slow)`.
 
     The first case of a family writes all there is, that of a class is saved and exported, further
-    ones of a class are saved. `make test` saves and exports each class, and all of an example.
+    ones of a class are saved. `make test` saves each class, exports each family, and has all of an
+    example.
     """
     layers, families = set(), set()
     for case in cases:
@@ -31,7 +32,7 @@ def layer_artifacts(cases):
         is_further = case.layer in layers or case.is_twin
         is_first = family not in families and not case.is_twin
         names = CASE_ARTIFACTS if is_further else CLASS_ARTIFACTS
-        quick = () if is_further else names
+        quick = () if is_further else CLASS_ARTIFACTS if is_first else CASE_ARTIFACTS
         if is_first or case.is_example:
             names = LAYER_ARTIFACTS
         if case.is_example:
