@@ -4,6 +4,8 @@ A row is one mistake at one entry point. "Refused" is a `ValueError` that names 
 pass; "right" is the answer of plain Keras or of the right call.
 """
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -42,7 +44,9 @@ WRONG_ROWS += [(name, entry) for entry in RANDOM_ONLY for name in IS_RANDOM]
 
 # A loss of numbers declares a regression: these entry points answer it as one.
 OF_NUMBERS = [name for name in WRONG if " mse" in name or "Huber" in name]
+EXPORTS = ("export", "export_litert", "export_onnx", "tfuq export")
 READS_NUMBERS = (
+    *EXPORTS,
     "predict_uncertainty",
     "predict_uncertainty(DeepEnsemble)",
     "sample_predictions",
@@ -58,6 +62,9 @@ def reads_numbers(call, name, entry, folder):
             call(made(name), targets, folder)
         return False
     found = call(made(name), targets, folder)
+    if entry in EXPORTS:
+        about = next(iter([*folder.rglob("metadata.json"), *folder.glob("*.*.json")]))
+        assert json.loads(about.read_text())["family"] == {"name": "point"}
     if entry.startswith("predict_uncertainty"):
         np.testing.assert_allclose(found.mean.mean(), made(name).predict(IMAGES).mean(), atol=0.2)
         assert "no aleatoric part" in found.note

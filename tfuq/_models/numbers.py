@@ -8,6 +8,7 @@ from tfuq._models.finite import known_only
 from tfuq._models.meaning import said_by_head, said_by_loss, said_when_called
 from tfuq._models.outputs import select_output
 from tfuq._predictions.families import Point, family_named
+from tfuq._random.draws import random_layers
 
 
 def declared_family(model, output=None, family=None, batch=None):
@@ -66,9 +67,33 @@ class NumberReading(NamedTuple):
         return self
 
 
+def is_closed_form(model, family):
+    """Whether the one random layer of a model is the head whose parameters its output has."""
+    random = [layer for layer in random_layers(model) if layer.is_random()]
+    return len(random) == 1 and random[0].closed_form and random[0].family == family
+
+
 def number_reading(model, reading, family, batch=None):
     """`NumberReading` of a regression, None of a classifier."""
-    if family is None and (reading.from_logits is not None or reading.multi_label is not None):
-        return None
+    if reading.from_logits is not None or reading.multi_label is not None:
+        if family is None:
+            return None
+        raise ValueError(
+            "Argument `from_logits` and `multi_label` must be left out with `family`, which says "
+            f"that outputs are numbers. Received: from_logits={reading.from_logits}, "
+            f"multi_label={reading.multi_label} with family={family!r}"
+        )
     found = declared_family(model, reading.output, family, batch)
     return None if found is None else NumberReading(reading.output, found)
+
+
+def number_readings(models, reading, family, batch=None):
+    """`number_reading` of each model; all say numbers of one family, or none does."""
+    found = [number_reading(model, reading, family, batch) for model in models]
+    if len(set(found)) > 1:
+        families = [None if each is None else each.family for each in found]
+        raise ValueError(
+            "Argument `model` must be an ensemble of members that say numbers of one family. "
+            f"Received: {families}"
+        )
+    return found

@@ -61,7 +61,8 @@ class Mixture(Family):
 
     def log_prob(self, params, y):
         logits, loc, scale = self.components(params)
-        terms = tf.nn.log_softmax(logits) + normal_log_prob(y[..., None], loc, scale)
+        log_shares = _over_components(tf.nn.log_softmax, logits)
+        terms = log_shares + normal_log_prob(y[..., None], loc, scale)
         return tf.reduce_logsumexp(terms, axis=-1)
 
     def cdf(self, params, y):
@@ -76,7 +77,7 @@ class Mixture(Family):
         reach = abs(NORMAL.standard_quantile(level)) + 1.0
         low = tf.reduce_min(loc - reach * scale, axis=-1)
         high = tf.reduce_max(loc + reach * scale, axis=-1)
-        return bisected(lambda y: self.cdf(params, y), level, low, high)
+        return bisected(lambda y: self.cdf(params[None], y), level, low, high)
 
     def crps(self, params, y):
         """sum_k p_k A(y - loc_k, scale_k^2) - sum_kl p_k p_l A(loc_k - loc_l, s_k^2 + s_l^2) / 2,
@@ -112,7 +113,14 @@ class Mixture(Family):
 
 def _shares(logits):
     """Of the components, over the last axis."""
-    return probabilities(logits, True, is_binary=False)
+    return _over_components(lambda rows: probabilities(rows, True, is_binary=False), logits)
+
+
+def _over_components(function, logits):
+    """A function of rows; TensorFlow's soft-max takes five axes at most on some processors."""
+    if logits.shape.rank <= 5:
+        return function(logits)
+    return tf.reshape(function(tf.reshape(logits, [-1, logits.shape[-1]])), tf.shape(logits))
 
 
 def _mean_distance(mean, scale):

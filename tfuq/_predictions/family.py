@@ -7,6 +7,7 @@ arrays (float64), graphs and exports; no function looks at values to find out wh
 
 import math
 
+import numpy as np
 import tensorflow as tf
 
 LEAST_SCALE = 1e-6  # added to scales, so that their logarithms stay finite
@@ -134,12 +135,24 @@ def distributions():
     return tfp.distributions
 
 
-def bisected(cdf, level, low, high, steps=60):
-    """The y between `low` and `high` with cdf(y) = `level`; NaN where the ends are."""
-    for _ in range(steps):
-        middle = (low + high) / 2
-        is_below = cdf(middle) < level
-        low, high = tf.where(is_below, middle, low), tf.where(is_below, high, middle)
+# How many points are looked at in each round, and rounds: to 2e-13 of what was between the ends in
+# float64, to 5e-7 in float32, which is that of graphs: few rounds are few operations in files.
+SECTIONS = {"float64": (1, 42), "float32": (15, 5)}
+
+
+def bisected(cdf, level, low, high):
+    """The y between `low` and `high` with cdf(y) = `level`; NaN where the ends are.
+
+    `cdf` takes several y for each number, along a first axis that is new, and does not fall.
+    """
+    points, rounds = SECTIONS[low.dtype.name]
+    shares = np.arange(1, points + 1).reshape(-1, *[1] * low.shape.rank) / (points + 1)
+    shares = tf.constant(shares, low.dtype)
+    for _ in range(rounds):
+        width = high - low
+        below = tf.cast(cdf(low + shares * width) < level, low.dtype)
+        low += tf.reduce_sum(below, axis=0) * width / (points + 1)
+        high = low + width / (points + 1)
     return (low + high) / 2
 
 

@@ -58,7 +58,11 @@ def mixture_quantile(family, stack, level):
     if stack.shape[0] == 1 or not family.has_density:
         return tf.reduce_mean(each, axis=0)
     low, high = tf.reduce_min(each, axis=0), tf.reduce_max(each, axis=0)
-    return bisected(lambda y: mixture_cdf(family, stack, y), level, low, high)
+
+    def cdf(y):  # of points, which stand behind the draws
+        return tf.reduce_mean(family.cdf(stack[:, None], y[None]), axis=0)
+
+    return bisected(cdf, level, low, high)
 
 
 class RegressionUncertainty:

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfuq._arguments import shown
 from tfuq._predictions.probabilities import entropy, is_binary, probabilities
 from tfuq._predictions.scores import OF_STACKS
-from tfuq.selective import ConformalPredictor, RejectionRule
+from tfuq.selective import ConformalPredictor, ConformalRegressor, RegressionRule, RejectionRule
 from tfuq.selective.conformal_scores import ROUNDING
 
 MEANINGS = {
@@ -23,6 +23,13 @@ MEANINGS = {
     "mutual_information": "epistemic part, disagreement of the samples, not calibrated, nats",
     "accept": "whether the rule (without one, the conformal set) accepts the prediction",
     "prediction_set": "whether each class is in the conformal set",
+    "mean": "E[y] of each number, the median of quantiles; NaN for inputs that are not finite",
+    "std": "standard deviation of y, both parts added as variances, in the unit of y",
+    "aleatoric_std": "that of the noise in the labels",
+    "epistemic_std": "that of the mean, over networks or as the head says it",
+    "lower": "lower end of the interval, conformal or central; -inf or NaN if nothing is known",
+    "upper": "upper end of the interval; inf or NaN if nothing is known",
+    "score": "what the rule compares with its threshold, in the unit of y",
     "ood_score": "how far out of distribution the input is, larger is further; inf if unknown",
 }
 
@@ -88,11 +95,20 @@ def _of_rank(fitted, probs):
     return probs[..., 0] if fitted.rank == 1 else probs
 
 
+def unbounded(values):
+    """Values of which infinities stay infinite: LiteRT makes the largest float of such constants.
+
+    What is above 3e38 becomes infinite.
+    """
+    return values * tf.where(tf.abs(values) < 3e38, 1.0, 2.0)
+
+
 # --- Checks -----------------------------------------------------------------------------------
 
 
 def make_decisions(request, shape, is_stack, is_logits):
     """`Decisions` on outputs of `shape` `(batch, ..., classes)`, or a ValueError."""
+    _check_is_of_classes(request)
     rank, columns, multi_label = len(shape), shape[-1], request.multi_label
     calibration, rule, conformal = request.calibration, request.rule, request.conformal
     if rank < 2:
@@ -116,6 +132,23 @@ def make_decisions(request, shape, is_stack, is_logits):
     if calibration is not None and calibration.rank is None:
         calibration = _with(calibration, rank=rank)
     return Decisions(is_logits, multi_label, calibration, rule, conformal)
+
+
+def _check_is_of_classes(request):
+    kinds = {"rule": (request.rule, RegressionRule, "RejectionRule")}
+    kinds["conformal"] = (request.conformal, ConformalRegressor, "ConformalPredictor")
+    for name, (fitted, of_numbers, of_classes) in kinds.items():
+        if isinstance(fitted, of_numbers):
+            raise ValueError(
+                f"Argument `{name}` must be a {of_classes}: the model is read as a classifier; if "
+                "it is a regression, leave `from_logits` and `multi_label` out and say its "
+                f"`family`. Received: a {of_numbers.__name__}, of numbers"
+            )
+    if request.level is not None:
+        raise ValueError(
+            "Argument `level` must be left out for a classifier, whose predictions have no "
+            f"intervals. Received: level={shown(request.level)}"
+        )
 
 
 def _with(fitted, **changes):

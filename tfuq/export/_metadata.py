@@ -32,6 +32,8 @@ def metadata(request):
         "seed": request.seed,
         "models": [{"name": m.name, "class": type(m).__name__} for m in members],
         "preprocessing": str(_names(request.steps)) if request.steps else None,
+        "family": None if request.family is None else request.family.get_config(),
+        "level": request.level,
         "class_names": request.declared.class_names,
         "inputs": None if inputs is None else inputs.told(),
         "calibration": _described(request.calibration),

@@ -11,7 +11,6 @@ from tfuq._models.outputs import select_output
 from tfuq._predictions.probabilities import is_binary, probabilities
 from tfuq._random.cut import cut
 from tfuq._random.draws import one_draw
-from tfuq.export._request import is_random
 from tfuq.export._samples import EXACT, FreshSeeds, samples, unrolled_samples
 from tfuq.export._unrolled import without_loops
 from tfuq.layers.ways import knows, predicting
@@ -24,7 +23,7 @@ class Networks:
 
     Attributes:
         held: Variables that are part of the file.
-        is_logits: Whether the stack holds logits.
+        is_logits: Whether the stack holds what the models return: logits, or numbers.
         is_stack: Whether it has an axis of samples, the first.
     """
 
@@ -61,8 +60,7 @@ def networks(request):
         predict = [
             network(request, each, hold, score if each is scored else None) for each in members
         ]
-    draws = request.num_samples is not None
-    are_stacks = [draws and is_random(member) for member in members]
+    are_stacks = [request.draws_of(member) is not None for member in members]
     return Networks(
         predict, request.are_logits, are_stacks, request.is_ensemble, request.multi_label, held
     )
@@ -108,7 +106,7 @@ def network(request, model, hold, score=None):
                 outputs = read(batch)
             return tf.cast(outputs, "float32"), beside(batch)
 
-    if request.num_samples is not None and is_random(model):
+    if request.draws_of(model) is not None:
         return _stacked(request, cut(drawn, request.inner_spec()), hold)
     if score is None or not score.reads(request.output) or _changes(model, request.predictive):
         return predict

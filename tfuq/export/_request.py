@@ -10,16 +10,19 @@ import tensorflow as tf
 from tfuq import ood
 from tfuq._arguments import check_choice, check_integer, shown
 from tfuq._models.meaning import reading_of, readings_of
+from tfuq._models.numbers import is_closed_form, number_readings
 from tfuq._models.outputs import any_batch, input_spec
+from tfuq._predictions.families import family_named
 from tfuq._random.draws import random_layers
 from tfuq.ensembles import DeepEnsemble
 from tfuq.export._calibration import with_one_calibration
 from tfuq.export._declared import declared_of
+from tfuq.export._number_decisions import level_of
 from tfuq.layers.ways import knows, predicting
 from tfuq.ood.base import Detector
 from tfuq.ood.graph_scores import has_graph_form
 from tfuq.predictive import Declared
-from tfuq.selective import RejectionRule
+from tfuq.selective import RegressionRule, RejectionRule
 
 PREDICTIVES = ("fixed_samples", "probit", "mean", "fresh_samples")
 NUM_SAMPLES = 30
@@ -36,9 +39,11 @@ class Request(NamedTuple):
     output: object = None
     from_logits: bool | None = None
     multi_label: bool = False
-    are_logits: tuple = ()  # of each model, whether its output holds logits
+    are_logits: tuple = ()  # of each model, whether its output is taken as it is
+    family: object = None  # of a regression, `Family`: its outputs are parameters
+    level: float | None = None  # of the intervals of a regression
     calibration: object = None
-    rule: RejectionRule | None = None
+    rule: RejectionRule | RegressionRule | None = None
     conformal: object = None
     detector: Detector | None = None
     declared: Declared = Declared()  # of the models
@@ -53,6 +58,11 @@ class Request(NamedTuple):
         for step in self.steps:
             inputs = step(inputs)
         return inputs
+
+    def draws_of(self, model):
+        """How many draws there are of one of the models; None where it is one network."""
+        is_drawn = self.num_samples is not None and is_drawn_from(model, self.family)
+        return self.num_samples if is_drawn else None
 
     def inner_spec(self):
         """`tf.TensorSpec`s of what the models take."""
@@ -76,12 +86,10 @@ def checked_request(arguments, runtime=None):
         _check_is_fixed(given["predictive"], runtime)
     members, is_ensemble = _members_of(arguments["model"])
     steps = _steps_of(arguments["preprocessing"])
-    if given["rule"] is not None and not isinstance(given["rule"], RejectionRule):
-        given["rule"] = RejectionRule.load(given["rule"])
+    given["rule"] = _loaded_rule(given["rule"])
     given |= with_one_calibration(given["calibration"], given["rule"], given["conformal"])
     signature = arguments["input_signature"]
     request = Request(members, is_ensemble, **given)._replace(
-        num_samples=_checked_num_samples(members, is_ensemble, given),
         detector=arguments["ood"],
         declared=declared_of(members, given["rule"]),
         steps=steps,
@@ -91,14 +99,32 @@ def checked_request(arguments, runtime=None):
     request = request._replace(inputs=_inputs_of(request))
     if request.output is None and _gives_logits(members[0], request.inputs):
         request = request._replace(output="logits")
+    request = request._replace(family=_family_of(request))
+    request = request._replace(num_samples=_checked_num_samples(request))
     request = _with_meaning(request)
     if request.detector is not None:
         _check_detector(request)
     return request
 
 
+def _loaded_rule(rule):
+    is_rule = rule is None or isinstance(rule, (RejectionRule, RegressionRule))
+    return rule if is_rule else RejectionRule.load(rule)
+
+
+def _family_of(request):
+    """The `Family` of a regression's numbers, None of a classifier."""
+    family = None if request.family is None else family_named(request.family)
+    reading = reading_of(request.output, request.from_logits, request.multi_label)
+    found = number_readings(request.members, reading, family, request.inputs)
+    return None if found[0] is None else found[0].family
+
+
 def _with_meaning(request):
     """The request, once it is known what the outputs of its models mean."""
+    if request.family is not None:
+        flags = (True,) * len(request.members)
+        return request._replace(are_logits=flags, multi_label=False, level=level_of(request))
     reading = reading_of(request.output, request.from_logits, request.multi_label)
     with predicting(request.predictive):
         readings = readings_of(request.members, reading, request.inputs)
@@ -133,27 +159,33 @@ def _members_of(model):
     return members, several
 
 
-def _checked_num_samples(members, is_ensemble, given):
+def _checked_num_samples(request):
     """How many samples are drawn of each model, or None; ValueError if models do not fit."""
-    predictive, count = given["predictive"], given["num_samples"]
-    check_integer("seed", given["seed"], 0)
+    members, predictive, count = request.members, request.predictive, request.num_samples
+    family = request.family
+    check_integer("seed", request.seed, 0)
     if count is not None:
         check_integer("num_samples", count, 1)
     if predictive == "probit":
-        _check_probit(members)
-    if predictive == "fresh_samples" and not all(map(_has_noise, members)):
+        _check_probit(members, family)
+    has_noise = [_has_noise(member, family) for member in members]
+    if predictive == "fresh_samples" and not all(has_noise):
         raise ValueError(
             "Argument `predictive` must not be 'fresh_samples' for a model without random layers, "
             f"whose predictions are all the same. Received: predictive={shown(predictive)}"
         )
-    draws = predictive in ("fixed_samples", "fresh_samples") and any(map(is_random, members))
+    is_sampled = predictive in ("fixed_samples", "fresh_samples")
+    draws = is_sampled and any(is_drawn_from(member, family) for member in members)
+    if is_sampled and not draws and any(is_closed_form(m, family) for m in members):
+        return None  # its output says how draws would differ, whatever their number
     if count is not None and not draws:
         raise ValueError(
             "Argument `num_samples` must be None unless samples are drawn of a model with random "
             f"layers. Received: num_samples={shown(count)} with predictive={shown(predictive)} and "
             f"{members[0]}"
         )
-    is_default = draws and count is None and not (is_ensemble and predictive == "fixed_samples")
+    is_ensemble = request.is_ensemble and predictive == "fixed_samples"
+    is_default = draws and count is None and not is_ensemble
     return NUM_SAMPLES if is_default else count
 
 
@@ -171,12 +203,23 @@ def is_random(model):
     return any(layer.is_random() for layer in random_layers(model))
 
 
-def _has_noise(model):
+def is_drawn_from(model, family):
+    """Whether predictions take draws: not of numbers whose head says how these would differ."""
+    return is_random(model) and not (family is not None and is_closed_form(model, family))
+
+
+def _has_noise(model, family):
     heads = [layer for layer in model._flatten_layers() if knows(layer, "fresh_samples")]
-    return bool(heads) or is_random(model)
+    return bool(heads) or is_drawn_from(model, family)
 
 
-def _check_probit(members):
+def _check_probit(members, family):
+    if family is not None:
+        raise ValueError(
+            "Argument `predictive` must not be 'probit', of logits, for a regression; take "
+            "'fixed_samples', which is in closed form where a VBLLRegression alone is random. "
+            f"Received: predictive='probit' with numbers of the family {shown(family)}"
+        )
     for member in members:
         heads = [layer for layer in member._flatten_layers() if knows(layer, "probit")]
         others = [each.name for each in random_layers(member) if each not in heads]
@@ -207,6 +250,11 @@ def _check_detector(request):
             f"Received: ood={shown(detector)}"
         )
     detector._check_fitted()
+    if isinstance(detector, ood.MutualInformation) and request.family is not None:
+        raise ValueError(
+            "Argument `ood` must be a detector of numbers, whose draws have no mutual information; "
+            "`epistemic_std` says how they differ. Received: a MutualInformation"
+        )
     if isinstance(detector, ood.MutualInformation):
         _check_samples(detector, request)
         detector._check_model()

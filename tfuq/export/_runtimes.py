@@ -56,8 +56,12 @@ def import_onnxruntime():
     return onnxruntime
 
 
+# What is compared, of classifiers and of regressions.
+COMPARED = ("probabilities", "mean", "std", "lower", "upper")
+
+
 def try_out(kind, path, serving, is_exact=True):
-    """How far probabilities are from those of a `Serving`, for 32 random inputs.
+    """How far answers are from those of a `Serving`, for 32 random inputs.
 
     Raises ValueError if the file cannot be run, or gives something else; if it `is_exact`, not for
     rounding alone.
@@ -66,9 +70,9 @@ def try_out(kind, path, serving, is_exact=True):
     names = [t.op.name for t in serving.concrete.inputs if t.dtype != tf.resource]
     arrays = [tensor.numpy() for tensor in tf.nest.flatten(inputs)]
     given = dict(zip(names[: len(arrays)], arrays, strict=True))
-    expected = serving.serve(inputs)["probabilities"].numpy()
+    expected = {k: v.numpy() for k, v in serving.serve(inputs).items() if k in COMPARED}
     try:
-        answered = RUNTIMES[kind](path)(given)["probabilities"]
+        answered = RUNTIMES[kind](path)(given)
     except (ImportError, OSError):
         raise
     except Exception as error:  # each runtime has its own
@@ -76,12 +80,20 @@ def try_out(kind, path, serving, is_exact=True):
             f"Argument `model`, and what goes with it, must be what {NAMES[kind]} can run. "
             f"Received: {type(error).__name__}: {error}"
         ) from error
-    gap = np.inf
-    if answered.shape == expected.shape:
-        gap = float(np.abs(answered - expected).max())
-    if gap > WRONG and (is_exact or np.isinf(gap)):
-        raise ValueError(
-            f"Argument `model`, and what goes with it, must be what {NAMES[kind]} computes as "
-            f"TensorFlow does. Received: probabilities of random inputs that differ by {gap}"
-        )
-    return {"random_inputs": len(answered), "probabilities": None if np.isnan(gap) else gap}
+    gaps = {name: _gap(answered.get(name), array) for name, array in expected.items()}
+    for name, gap in gaps.items():
+        size = 1.0 if name == "probabilities" else np.abs(expected[name]).max()
+        if gap > WRONG * size and (is_exact or np.isinf(gap)):
+            raise ValueError(
+                f"Argument `model`, and what goes with it, must be what {NAMES[kind]} computes as "
+                f"TensorFlow does. Received: {name} of random inputs that differ by {gap}"
+            )
+    told = {name: None if np.isnan(gap) else gap for name, gap in gaps.items()}
+    return {"random_inputs": len(tf.nest.flatten(inputs)[0]), **told}
+
+
+def _gap(answered, expected):
+    if answered is None or answered.shape != expected.shape:
+        return np.inf
+    with np.errstate(invalid="ignore"):
+        return float(np.abs(answered - expected).max())

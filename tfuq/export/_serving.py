@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from tfuq._arguments import shown
 from tfuq._models.finite import finite_rows, where_known
-from tfuq.export._decisions import MEANINGS, make_decisions
+from tfuq.export._decisions import MEANINGS, make_decisions, unbounded
 from tfuq.export._networks import tracing
+from tfuq.export._number_decisions import make_number_decisions
 from tfuq.export._operations import named, of_python, unrepeatable
 from tfuq.export._request import Request
 from tfuq.export._samples import EXACT
@@ -62,12 +63,15 @@ def _served(request, networks, inputs):
         known &= request.declared.inputs.rows_inside(batch)
     values = where_known(known, values, axis=int(networks.is_stack))
     shape = values.shape[1:] if networks.is_stack else values.shape
-    decide = make_decisions(request, shape, networks.is_stack, networks.is_logits)
+    if request.family is None:
+        decide = make_decisions(request, shape, networks.is_stack, networks.is_logits)
+    else:
+        decide = make_number_decisions(request, shape)
     with tf.name_scope(EXACT):
         said = decide(values, networks.is_stack)
     if request.detector is not None:
         score = scores[0] if scores else _of_examples(said["mutual_information"])
-        said["ood_score"] = where_known(known, score, otherwise=np.inf)
+        said["ood_score"] = unbounded(where_known(known, score, otherwise=np.inf))
     return {name: tf.identity(said[name], name=name) for name in MEANINGS if name in said}
 
 

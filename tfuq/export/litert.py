@@ -37,6 +37,8 @@ def export_litert(
     output=None,
     from_logits=None,
     multi_label=None,
+    family=None,
+    level=None,
     seed=0,
     input_signature=None,
     overwrite=False,
@@ -85,6 +87,8 @@ def export_litert(
         output: As in `export`.
         from_logits: As in `export`.
         multi_label: As in `export`.
+        family: As in `export`.
+        level: As in `export`.
         seed: As in `export`.
         input_signature: As in `export`.
         overwrite: Whether an exported file that is there is replaced.

@@ -34,6 +34,8 @@ def export_onnx(
     output=None,
     from_logits=None,
     multi_label=None,
+    family=None,
+    level=None,
     seed=0,
     input_signature=None,
     overwrite=False,
@@ -76,6 +78,8 @@ def export_onnx(
         output: As in `export`.
         from_logits: As in `export`.
         multi_label: As in `export`.
+        family: As in `export`.
+        level: As in `export`.
         seed: As in `export`.
         input_signature: As in `export`.
         overwrite: Whether an exported file that is there is replaced.

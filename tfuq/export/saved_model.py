@@ -28,6 +28,8 @@ def export(
     output=None,
     from_logits=None,
     multi_label=None,
+    family=None,
+    level=None,
     seed=0,
     input_signature=None,
     overwrite=False,
@@ -59,8 +61,22 @@ def export(
     random layers, or an ensemble. They are of the samples before calibration, whose mean has the
     entropy that is their sum; without a calibration, that is `predictive_entropy`.
 
-    Of an input that holds NaN or infinity nothing is known: its probabilities are NaN, it is never
-    accepted, its `ood_score` is inf. So it is with what lies outside of the range that is declared
+    A regression (a head such as `tfuq.layers.NormalDense`, a loss of numbers, `family`) returns, of
+    shape `(batch, ..., units)`, what `tfuq.predictive.RegressionUncertainty` says:
+
+    ```
+    mean                float32  E[y]; the median of quantiles
+    std                 float32  standard deviation of y: both parts, added as variances
+    aleatoric_std       float32  that of the noise in the labels, where the family has noise
+    epistemic_std       float32  that of the mean, of several networks or where the head says it
+    lower, upper        float32  interval: of `conformal`, else the central one of `level`
+    score               float32  what the rule compares with its threshold
+    accept              bool     whether the rule accepts the number
+    ```
+
+    Of an input that holds NaN or infinity nothing is known: its probabilities are NaN (of a
+    regression its numbers, a conformal interval is the whole line), it is never accepted, its
+    `ood_score` is inf. So it is with what lies outside of the range that is declared
     of the model (`tfuq.predictive.declare`): 0 to 255 where it takes 0 to 1.
 
     The noise is part of the file, so that predictions repeat, and are those of
@@ -77,11 +93,15 @@ def export(
             `tfuq.callbacks.SnapshotEnsemble` after training, or a list of models, whose members are
             the samples.
         path: Folder to be, new or empty. It gets its name when it is complete.
-        rule: A `tfuq.selective.RejectionRule`, or the path of one. A rule on the disagreement of
+        rule: A `tfuq.selective.RejectionRule`, of a regression a `RegressionRule`, or the path of
+            one. A rule on the disagreement of
             samples sees these as the networks give them, every other rule the calibrated
-            probabilities. Scores that are within rounding (1e-6) of its threshold are accepted.
+            probabilities. Scores that are within rounding (1e-6) of its threshold are accepted. A
+            rule of numbers must be fitted to as many networks as are exported.
         num_samples: Networks that are drawn of a model with random layers, 30 by default. Of the
-            members of an ensemble none are drawn by default; a number draws as many of each.
+            members of an ensemble none are drawn by default; a number draws as many of each. Of a
+            regression whose one random layer is a `VBLLRegression` none are drawn, as in
+            `predict_uncertainty`.
         ood: A fitted detector of `tfuq.ood` of this model. All but the two on gradients run in a
             graph. `MutualInformation` must have the samples that are exported.
         predictive: How a network predicts:
@@ -99,12 +119,17 @@ def export(
             function of tensors that TensorFlow can trace, or a list of these.
         calibration: A fitted calibration of `tfuq.selective`, applied first.
         conformal: A fitted `ConformalPredictor`, applied to the calibrated probabilities. Without a
-            `rule`, predictions with one class in their set are accepted.
+            `rule`, predictions with one class in their set are accepted. Of a regression a fitted
+            `ConformalRegressor`, which says the intervals.
         output: Which output, when the model has several: an index, a key or a function; by default
             the `logits` of a named tuple that has such.
         from_logits: Whether the output holds logits. By default what the last layer declares, else
             what the compiled loss says.
         multi_label: Whether each entry of the last axis is a binary prediction of its own.
+        family: Of a regression whose outputs nothing declares: the family of their parameters, as
+            in `predict_uncertainty`; `"point"` for numbers alone.
+        level: Of a regression: probability of the central interval, by default that of the rule,
+            else 0.9; left out with `conformal`.
         seed: Integer from which networks are drawn.
         input_signature: `tf.TensorSpec`, or a structure of these, of the inputs. By default those
             of `preprocessing` or of the model, if that is functional or `Sequential`.
@@ -137,6 +162,24 @@ def export(
     print(verify_export("served", x, predict_uncertainty(model, x, num_samples=10)))
     served = tf.saved_model.load("served")  # to be kept: its weights go with it
     print(served.serve(x)["accept"])
+    ```
+
+    Of a regression:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.export import export, verify_export
+    from tfuq.layers import NormalDense
+    from tfuq.predictive import predict_uncertainty
+    from tfuq.selective import RejectionRule
+
+    x = np.random.rand(50, 8).astype("float32")
+    model = keras.Sequential([keras.Input((8,)), NormalDense(1)])
+    found = predict_uncertainty(model, x)
+    rule = RejectionRule.fit(found, x[:, 0], tolerance=0.5, target_coverage=0.8)
+    export(model, "numbers", rule=rule)
+    print(verify_export("numbers", x, found).differences)  # mean, std, lower, upper, ...
     ```
 
     References:

@@ -6,11 +6,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._arguments import check_positive
+from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq.export._files import read_metadata
 from tfuq.export._runtimes import RUNTIMES
 
 __all__ = ["ExportCheck", "verify_export"]
 
+_OF_NUMBERS = ("mean", "std", "aleatoric_std", "epistemic_std")
 _OTHER_NAMES = {"probs": "probabilities"}  # of `tfuq.predictive.Uncertainty`
 # What two ways to round make of probabilities, by the dtype that networks compute in.
 TOLERANCES = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
@@ -38,12 +40,16 @@ def verify_export(path, x, expected, *, tolerance=None):
     Args:
         path: Folder that `export` wrote, or file that `export_litert` or `export_onnx` wrote.
         x: Inputs as the exported model takes them, an array or a dict or list of arrays.
-        expected: What it is to say of them: an array of probabilities; a dict of arrays by the
-            names of outputs (`probs` is `probabilities`); or a `tfuq.predictive.Uncertainty`, of
-            which all is compared that the model gives.
+        expected: What it is to say of them: an array of probabilities, of a regression of means; a
+            dict of arrays by the names of outputs (`probs` is `probabilities`); or what
+            `tfuq.predictive.predict_uncertainty` gave, of which all is compared that the model
+            gives, intervals but conformal ones among it.
         tolerance: Largest difference that is allowed of numbers; by default what rounding makes:
-            1e-5, of a network (or file) that computes in float16 5e-3, in bfloat16 4e-2. Labels,
-            decisions and sets must be equal. Files of int8 weights need one that is measured.
+            1e-5, of a network (or file) that computes in float16 5e-3, in bfloat16 4e-2. Of a
+            regression that default is a share of the largest number of an output, of deviations
+            between networks with a tenth of that share of the largest mean; a tolerance that is
+            given is in the unit of y. Labels, decisions and sets must be equal. Files of int8
+            weights need one that is measured.
 
     Returns:
         `ExportCheck`.
@@ -70,18 +76,27 @@ def verify_export(path, x, expected, *, tolerance=None):
         check_positive("tolerance", tolerance)
     metadata = read_metadata(path)
     precision = _precision(metadata)
-    tolerance = TOLERANCES[precision] if tolerance is None else tolerance
-    expected = _by_name(expected, metadata["outputs"])
+    expected = _by_name(expected, metadata)
     kind = metadata.get("kind")
     if kind is None:
         served = _answers(tf.saved_model.load(str(path)), x)
     else:
         served = RUNTIMES[kind](path)(_by_input(metadata["signature"]["inputs"], x))
-    differences = {
-        name: _difference(name, served, np.asarray(array), tolerance, precision)
-        for name, array in expected.items()
-    }
-    return ExportCheck(len(served["label"]), differences)
+    first = "probabilities" if metadata.get("family") is None else "mean"
+    differences = {}
+    for name, array in expected.items():
+        allowed = tolerance
+        if tolerance is None:
+            allowed = TOLERANCES[precision] * (1.0 if first != "mean" else _size(name, served))
+        differences[name] = _difference(name, served, np.asarray(array), allowed, precision)
+    return ExportCheck(len(served[first]), differences)
+
+
+def _size(name, served):
+    """Of numbers in any unit, how large those of an output are, to which rounding is relative."""
+    sizes = {n: np.abs(served[n][np.isfinite(served[n])]).max(initial=0.0) for n in (name, "mean")}
+    is_between = "epistemic_std" in served and name in ("std", "epistemic_std")
+    return sizes[name] + (sizes["mean"] / 10 if is_between or name == "score" else 0.0)
 
 
 def _precision(metadata):
@@ -90,13 +105,19 @@ def _precision(metadata):
     return next((dtype for dtype in ("bfloat16", "float16") if dtype in dtypes), "float32")
 
 
-def _by_name(expected, known):
+def _by_name(expected, metadata):
     """Dict of what is to be compared."""
+    known = metadata["outputs"]
+    if isinstance(expected, RegressionUncertainty):
+        named = {name: getattr(expected, name) for name in _OF_NUMBERS if name in known}
+        if metadata.get("level") is not None:
+            named |= expected.interval(metadata["level"])._asdict()
+        return named
     if hasattr(expected, "_asdict"):
         named = {_OTHER_NAMES.get(k, k): v for k, v in expected._asdict().items()}
         return {name: array for name, array in named.items() if name in known}
     if not isinstance(expected, dict):
-        return {"probabilities": expected}
+        return {"mean" if metadata.get("family") else "probabilities": expected}
     expected = {_OTHER_NAMES.get(name, name): array for name, array in expected.items()}
     unknown = sorted(set(expected) - set(known))
     if unknown or not expected:

@@ -10,7 +10,12 @@ import tensorflow as tf
 from tfuq._arguments import check_integer, check_model, shown
 from tfuq._models.meaning import reading_of, readings_of, said
 from tfuq._models.member_graphs import member_graph
-from tfuq._models.numbers import NumberReading, number_reading
+from tfuq._models.numbers import (
+    NumberReading,
+    is_closed_form,
+    number_reading,
+    number_readings,
+)
 from tfuq._models.outputs import select_output
 from tfuq._predictions.families import family_named
 from tfuq._predictions.numbers import WHY_NO_NOISE, RegressionUncertainty
@@ -86,7 +91,7 @@ class Sampler:
         self.reading = self.reading if self._cut else _known(self, batch)
         if not is_of_numbers(self.reading):
             return self.sums(batch)
-        if _is_closed_form(self.model, self.reading.family):
+        if is_closed_form(self.model, self.reading.family):
             return self._one.found(batch)
         return [self.stack(batch)]
 
@@ -225,19 +230,10 @@ class Members:
 
     def _known(self, batch):
         """The reading of each member; all say numbers of one family, or none."""
-        numbers = [None] * len(self.members)
+        numbers = [None]
         if self.family is not NO_NUMBERS:
-            told = (self.reading, self.family, batch)
-            numbers = [number_reading(member, *told) for member in self.members]
-        if all(reading is None for reading in numbers):
-            return readings_of(self.members, self.reading, batch)
-        if len(set(numbers)) > 1:
-            families = [None if each is None else each.family for each in numbers]
-            raise ValueError(
-                "Argument `model` must be an ensemble of members that say numbers of one family. "
-                f"Received: {families}"
-            )
-        return numbers
+            numbers = number_readings(self.members, self.reading, self.family, batch)
+        return readings_of(self.members, self.reading, batch) if numbers[0] is None else numbers
 
     def stack(self, batch):
         """Probabilities `(members, batch, ..., classes)`; of numbers parameters."""
@@ -258,12 +254,6 @@ class Members:
         stack = stack.astype("float64")
         terms = _terms(stack, self.reading.is_binary(stack.shape))
         return [*(np.mean(term, axis=0) for term in terms), np.var(stack, axis=0)]
-
-
-def _is_closed_form(model, family):
-    """Whether the one random layer of a model is the head whose parameters its output has."""
-    random = [layer for layer in random_layers(model) if layer.is_random()]
-    return len(random) == 1 and random[0].closed_form and random[0].family == family
 
 
 def _known(sampler, batch):

@@ -102,6 +102,11 @@ class ConformalRegressor(Fitted):
         self.fitted_to = dict(fitted_to or {})
         self._limits = limits_of(self.threshold, self.keys, self.asymmetric)
 
+    @property
+    def units(self):
+        """How many numbers there are in the last axis."""
+        return self._limits.shape[1]
+
     def get_config(self):
         names = ("method", "threshold", "levels", "asymmetric", "keys", "family", "rank")
         return config_of(self, (*names, "fitted_to"))
@@ -300,7 +305,7 @@ class ConformalRegressor(Fitted):
 
     def _source(self, found):
         source = Source(found, self.method, self.levels)
-        check_kind(source, self, self._limits.shape[1])
+        check_kind(source, self, self.units)
         return source
 
     def accept(self, found, max_width, groups=None):
@@ -317,7 +322,7 @@ class ConformalRegressor(Fitted):
             ValueError: As `interval`; if `max_width` is no number above 0.
         """
         widths = to_float64("max_width", max_width)
-        if not (widths > 0).all() or widths.shape not in ((), (self._limits.shape[1],)):
+        if not (widths > 0).all() or widths.shape not in ((), (self.units,)):
             raise ValueError(
                 "Argument `max_width` must be a number above 0, or one for each unit. "
                 f"Received: max_width={shown(max_width)}"

@@ -198,7 +198,7 @@ class RegressionRule(Fitted):
         delta = (1 - confidence) / (len(parts) if simultaneous else 1)
         goal = Goal(wanted, target_risk, target_coverage, costs, confidence, delta, method)
         fits = {key: fit_part(rule, read, rows, goal, by, fixed) for key, rows in parts.items()}
-        report = report_of(fits, read, goal, loss, None)
+        report = {**report_of(fits, read, goal, loss, None), "draws": found.num_samples}
         report |= {} if tolerance is None else {"tolerance": float(tolerance)}
         if by is None:
             report |= {name: fits[None].sums[name] for name in ("risk", "risk_bound")}
@@ -245,6 +245,15 @@ class RegressionRule(Fitted):
                 f"Argument `found` must be of {self.units} numbers of the family "
                 f"{shown(self.family)} with {self.rank} axes, as those it was fitted to. Received: "
                 f"{kind[1]} numbers of {shown(kind[0])} with {kind[2]} axes"
+            )
+        self._check_draws("found", found.num_samples)
+
+    def _check_draws(self, name, draws):
+        fitted = self.fitted_to.get("draws", draws)
+        if (fitted > 1) != (draws > 1):
+            raise ValueError(
+                f"Argument `{name}` must be of several draws or of one, as what it was fitted to "
+                f"({fitted}): one network says less of its uncertainty. Received: {draws}"
             )
 
     def accept(self, found, groups=None, *, unknown_group="error"):
@@ -299,6 +308,7 @@ class RegressionRule(Fitted):
                 f"Received: params of shape {tuple(params.shape)}"
             )
         stack = params if params.shape.rank > self.rank else params[None]
+        self._check_draws("params", stack.shape[0] or 2)
         mean, aleatoric, epistemic = moments(self.family, stack)
         found = {"mean": mean, "std": tf.sqrt(aleatoric + epistemic)}
         if self.family.has_noise:

@@ -4,6 +4,7 @@ import numpy as np
 from keras import ops
 
 from tfuq._arguments import check_choice, check_flags, check_integer, register, shown, to_float64
+from tfuq._files.reading import unsealed
 from tfuq._models.numbers import declared_family
 from tfuq._models.predicting import predicted
 from tfuq._predictions.class_names import agreed_names, checked_names, numbered
@@ -119,6 +120,13 @@ class RejectionRule(Fitted):
                 "of stacks, of "
                 f"which it makes one prediction. Received: a {type(self.calibration).__name__}"
             )
+
+    @classmethod
+    def _from_content(cls, content):
+        """What `fit` gave is of numbers where the predictions were."""
+        if unsealed(content)["class"] == RegressionRule.__name__:
+            return RegressionRule._from_content(content)
+        return super()._from_content(content)
 
     def get_config(self):
         names = ("score", "threshold", "by", "keys", "rank", "from_logits", "multi_label")
