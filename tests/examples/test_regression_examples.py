@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from test_ood_example import load_script
 
@@ -40,6 +41,14 @@ def test_heads_beside_each_other_intervals_and_a_rule(tmp_path, capsys):
     assert rule.tolerance == example.TOLERANCE / example.SCALE
     with Image.open(tmp_path / "new" / "regression.png") as figure:
         assert min(figure.size) > 800
+    served = tf.saved_model.load(str(tmp_path / "new" / "regression_model"))
+    answers = served.serve(example.load_diabetes(0)[2].x[:3])
+    assert {"mean", "lower", "upper", "accept"} <= set(answers)
+    shown = re.findall(r"^  \d+: (-?\d+), from (-?\d+) to (-?\d+); (answered|referred)", said, re.M)
+    means = [float(mean) for mean, *_ in shown]
+    np.testing.assert_allclose(means, 100 * answers["mean"][:, 0].numpy(), atol=0.51)
+    accepted = [verdict == "answered" for *_, verdict in shown]
+    np.testing.assert_array_equal(accepted, answers["accept"][:, 0].numpy())
 
 
 def test_people_are_shared_out():
