@@ -77,7 +77,7 @@ class Trainer:
             self.optimizer,
             head.negative_log_likelihood(),
             steps_per_execution=AT_ONCE,
-            jit_compile=False,
+            jit_compile=True,
         )
         self.optimizer.build(self.model.trainable_variables)
 
@@ -91,7 +91,7 @@ class Trainer:
         rows = tf.data.Dataset.from_tensor_slices((x.astype("float32"), y.astype("float32")))
         rows = rows.cache().shuffle(len(x), seed=seed).repeat().batch(BATCH_SIZE).prefetch(8)
         for _ in range(parts):
-            self.model.fit(rows, steps_per_epoch=steps // parts, epochs=1, verbose=0)
+            self.model.fit(rows, steps_per_epoch=steps // parts, shuffle=False, verbose=0)
             yield
 
     def trained(self, x, y, steps, seed):

@@ -1,6 +1,7 @@
 """Draws every picture of tfuq, and the page of `tfuq.report`, on scikit-learn's digits.
 
-Those of numbers are drawn on its diabetes set, and on a curve that is known.
+Those of numbers are drawn on its diabetes set, and on a curve that is known. Pictures of whole
+examples are drawn by these.
 
     python docs/gallery/make.py                  # into the folder of this script, with its README
     python docs/gallery/make.py --output DIR --width print
@@ -15,6 +16,7 @@ import functools
 import io
 import os
 import pathlib
+import runpy
 import sys
 import tempfile
 from typing import NamedTuple
@@ -342,6 +344,19 @@ SEVERAL = {  # height of the figure as a share of its width
 }
 
 
+EXAMPLES = {  # by the picture that the script writes: the script, and what is shown
+    "regression": (
+        "examples/regression.py",
+        "Numbers with intervals of people with diabetes: three heads of one network, conformal "
+        "intervals, and how the error grows with the width.",
+    ),
+    "five_cases": (
+        "examples/tutorials/regression_five_cases.py",
+        "A line and its uncertainty in five steps, after TFP's tutorial.",
+    ),
+}
+
+
 # --- Files ------------------------------------------------------------------------------------
 
 
@@ -382,12 +397,26 @@ def photograph(shown, path):
     Image.open(path).convert("RGB").save(path, optimize=True)
 
 
+def draw_example(name, path, width):
+    """The picture that an example writes, no wider than others of several panels."""
+    inches, dots = WIDTHS[width]
+    with tempfile.TemporaryDirectory() as folder:
+        script = HERE.parents[1] / EXAMPLES[name][0]
+        runpy.run_path(str(script))["main"](["--output", folder])
+        with Image.open(pathlib.Path(folder) / f"{name}.png") as picture:
+            widest = int(1.5 * inches * dots)
+            height = round(picture.height * widest / picture.width)
+            picture.convert("RGB").resize((widest, height), Image.LANCZOS).save(path, optimize=True)
+
+
 def write_list(output):
     """README.md: each picture under its name, with what it shows."""
     parts = [TITLE]
     for function in (*SINGLE, *SEVERAL):
         name = function.__name__
         parts.append(f"## `plots.{name}`\n\n{function.__doc__}\n\n![{name}]({name}.png)\n")
+    for name, (script, text) in EXAMPLES.items():
+        parts.append(f"## `{script}`\n\n{text}\n\n![{name}]({name}.png)\n")
     text = "A page on which a person can try where to refuse: one file, no network."
     parts.append(f"## `report.html`\n\n{text}\n\n![The page]({PAGE})\n")
     (output / "README.md").write_text("\n".join(parts), encoding="utf-8")
@@ -406,6 +435,9 @@ def main(arguments=None):
         if options.only is None or function.__name__ in options.only:
             picture = draw(function, shown, options.width)
             picture.save(options.output / f"{function.__name__}.png", optimize=True)
+    for name in EXAMPLES:
+        if options.only is None or name in options.only:
+            draw_example(name, options.output / f"{name}.png", options.width)
     if options.only is None or "report" in options.only:
         photograph(shown, options.output / PAGE)
     write_list(options.output)

@@ -64,7 +64,6 @@ def cases():
 
 
 def fit(x, y, parts, steps):
-    keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((1,)), *parts])
     loss_of_head = getattr(parts[-1], "negative_log_likelihood", None)
     model.compile(
@@ -87,6 +86,7 @@ def main(argv=None):
     parser.add_argument("--quick", action="store_true", help="few steps")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("tutorial_output"))
     arguments = parser.parse_args(argv)
+    keras.utils.set_random_seed(0)
     x, y = load()
     grid = np.linspace(LOW, HIGH, 400)[:, None] / UNIT
 
