@@ -36,6 +36,7 @@ def fit(model, *callbacks, epochs=4):
     return [np.asarray(v) for v in [*model.variables, *model.optimizer.variables]]
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("every", [1, 2])
 def test_goes_on_as_if_nothing_had_happened(tmp_path, every):
     """Weights, moments, counts, and the noise of the dropout; interrupted in the fourth epoch."""
@@ -168,6 +169,7 @@ def remembering(folder):
     ]
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("first", [True, False])
 def test_the_best_epoch_before_the_kill_is_not_forgotten(tmp_path, first):
     """The resumed training ended with other weights than the undisturbed one."""
@@ -196,6 +198,7 @@ def test_the_best_epoch_before_the_kill_is_not_forgotten(tmp_path, first):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("scores", [[1, 9, 2, 3, 4, 5], [1, 2, 9, 3, 2, 1]])
 def test_a_training_that_was_over_ends_with_the_best_weights(tmp_path, scores):
     """Stopped, or at its end: the file stays, and the same `fit` gives the same weights."""

@@ -205,6 +205,7 @@ def test_paths_that_repeat_are_told_apart():
 # --- Conversion -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow_cases("nested", "sequential")
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_copy_predicts_what_the_model_does_and_selects_its_largest_gradients(make):
     model = make()

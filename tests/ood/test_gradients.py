@@ -277,7 +277,7 @@ MODELS = {
 }
 
 
-@pytest.mark.slow_cases("ResNet*", "U-Net*", "tied", "custom inside")
+@pytest.mark.slow_cases("ResNet*", "U-Net*", "tied", "tokens", "custom inside", "shared")
 @pytest.mark.parametrize("kind", MODELS)
 def test_model(kind):
     make, x = MODELS[kind]
@@ -327,6 +327,7 @@ HEADS = {
 }
 
 
+@pytest.mark.slow_cases("heteroscedastic")
 @pytest.mark.parametrize("head", HEADS)
 def test_heads_as_they_stand(head):
     parts = [layers.Dense(4, "relu"), HEADS[head]()]
@@ -337,6 +338,7 @@ def test_heads_as_they_stand(head):
 # --- Precision ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("policy, scale", [("mixed_float16", 2.0**12), ("mixed_bfloat16", 1.0)])
 def test_mixed_precision(policy, scale):
     """Half precision rounds at another place if examples come one at a time."""
