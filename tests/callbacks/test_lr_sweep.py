@@ -218,7 +218,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.slow_cases("accumulated*", "average*", "momentum-False")
+@pytest.mark.slow_cases("accumulated*", "average*", "executions*", "scaled*", "momentum-False")
 @pytest.mark.parametrize(
     "kind, trained", [*((kind, True) for kind in OPTIMIZERS), ("momentum", False)]
 )
@@ -370,6 +370,7 @@ class Watch(keras.callbacks.Callback):
             raise RuntimeError("elsewhere")
 
 
+@pytest.mark.slow_cases("average", "executions")
 @pytest.mark.parametrize(
     "optimizer, options",
     [(SGD(0.5, use_ema=True), EAGER), ("adam", {"steps_per_execution": 3})],
@@ -413,6 +414,7 @@ def test_callback_beside_one_that_fails_before_a_batch():
     assert np.any(made.get_weights()[0] != weights[0])
 
 
+@pytest.mark.slow
 def test_callback_with_others_that_change_the_step():
     layers = [keras.layers.Dense(5, name="low"), MCDropout(0.5), keras.layers.Dense(3)]
     made = keras.Sequential([keras.Input((4,)), *layers])

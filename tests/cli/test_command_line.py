@@ -395,6 +395,7 @@ def test_export_and_what_it_wrote_is_a_model(here, probs):
     here.refused("export", "m.keras", "served", says="Received")
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("method", ["isotonic", "vector"])
 def test_an_exported_rule_carries_its_calibration(here, probs, method):
     here("calibrate", "m.keras", *VAL, "--target-coverage", 0.6, "--calibrate", method, *RULE)

@@ -314,9 +314,8 @@ def bootstrap_interval(
 
     >>> import tfuq
     >>> y_true, y_score = [0] * 5 + [1] * 5, [1, 2, 3, 4, 5, 3, 4, 5, 6, 7]
-    >>> auroc, of_few = tfuq.metrics.auroc, {"num_resamples": 200, "seed": 1}
-    >>> low, high = tfuq.metrics.bootstrap_interval(auroc, y_true, y_score, **of_few)
-    >>> 0.5 < low < auroc(y_true, y_score) < high <= 1
+    >>> low, high = tfuq.metrics.bootstrap_interval(tfuq.metrics.auroc, y_true, y_score, seed=1)
+    >>> 0.5 < low < tfuq.metrics.auroc(y_true, y_score) < high <= 1
     True
     """
     outside, y_score, weight = _read(y_true, y_score, sample_weight)
