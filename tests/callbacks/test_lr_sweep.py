@@ -370,7 +370,7 @@ class Watch(keras.callbacks.Callback):
             raise RuntimeError("elsewhere")
 
 
-@pytest.mark.slow_cases("average", "executions")
+@pytest.mark.slow_cases("executions")
 @pytest.mark.parametrize(
     "optimizer, options",
     [(SGD(0.5, use_ema=True), EAGER), ("adam", {"steps_per_execution": 3})],
