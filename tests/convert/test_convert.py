@@ -58,6 +58,7 @@ def mean_head(**kwargs):
 # --- The last layer ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow_cases("nested")
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_new_head_starts_from_the_old_weights(make):
     model = make()
@@ -96,6 +97,7 @@ def test_other_classes_without_the_old_weights():
     assert new(images()).shape == (6, 7)
 
 
+@pytest.mark.slow
 def test_keras_applications_backbone():
     base = keras.applications.MobileNetV2((32, 32, 3), 0.35, include_top=False, weights=None)
     layers = [base, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)]
@@ -229,6 +231,7 @@ def test_heads_that_do_not_fit(model, head, message):
 # --- Whole networks ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow_cases("nested")
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_variational_copy_predicts_as_the_original(make):
     model = make()
