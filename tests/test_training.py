@@ -81,6 +81,7 @@ def test_recipe_is_its_parts(tmp_path, capsys):
     np.testing.assert_array_equal(stack, kept.ensemble().predict(x))
 
 
+@pytest.mark.slow
 def test_learns_from_every_form_of_data():
     x, y = data()
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(12)
@@ -231,6 +232,7 @@ def test_exclusions_from_weight_decay_stay(by, tmp_path):
         assert excluded(member) == expected
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_cycles_set_the_rate_in_place_of_a_schedule(wrapped):
     schedule = keras.optimizers.schedules.ExponentialDecay(0.3, 10, 0.9)
@@ -297,6 +299,7 @@ def rare(count=48):
     return x, (np.arange(count) % 12 == 0).astype("int32")
 
 
+@pytest.mark.slow
 def test_range_test_knows_the_weights():
     """As when `lr_range_test` is told of them; before, it was not."""
     x, y = rare()
@@ -358,6 +361,7 @@ def test_arguments_of_fit_that_would_be_lost(given, name):
         rapid_fit(compiled(), train, **given, **QUICK)
 
 
+@pytest.mark.slow
 def test_range_test_on_the_validation_loss():
     x, y = data()
     options = {"num_cycles": 1, "layer_rates": None, **QUICK}

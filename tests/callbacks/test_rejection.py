@@ -357,6 +357,7 @@ def test_prefix_is_the_users():
     assert set(history) == {"loss", *(name.replace("val_", "test_") for name in NAMES)}
 
 
+@pytest.mark.slow
 def test_tensorboard(tmp_path):
     evaluator = quiet()
     fit(classifier(), evaluator, keras.callbacks.TensorBoard(tmp_path))
@@ -390,6 +391,7 @@ def test_model_checkpoint_keeps_the_best(tmp_path):
     np.testing.assert_allclose(evaluator.evaluate(best)["ece"][0], min(errors))
 
 
+@pytest.mark.slow
 def test_progress_bar_before_it_stays_short(capsys):
     fit(classifier(), keras.callbacks.ProgbarLogger(), quiet(), verbose=2)
     assert "_at_" not in capsys.readouterr().out
@@ -464,6 +466,7 @@ def test_no_epoch_is_no_evaluation(capsys):
 # --- What is shown and kept --------------------------------------------------------------------
 
 
+@pytest.mark.slow_cases("1-1")
 @pytest.mark.parametrize(("verbose", "tables"), [(0, 0), (1, 1), (2, 3)])
 def test_verbose(verbose, tables, capsys):
     evaluator = quiet(verbose=verbose)
