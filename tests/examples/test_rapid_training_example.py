@@ -35,6 +35,7 @@ def benchmark(monkeypatch):
     sys.modules.pop("rapid_training", None)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The range test ended")  # it is short
 def test_quick_run_on_a_fresh_machine(example, tmp_path, monkeypatch, capsys):
     """No files: digits. All schemes train a new head on a trunk that knows other digits."""

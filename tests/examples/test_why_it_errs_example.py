@@ -11,6 +11,7 @@ from test_ood_example import ROOT, load_script, script  # noqa: F401 (a fixture)
 from tfuq import plots
 
 
+@pytest.mark.slow
 def test_it_runs_from_end_to_end(script, tmp_path, capsys, monkeypatch):  # noqa: F811
     """On networks too poor to say anything; what they say is the next test's."""
     example = script("examples/why_it_errs.py")
