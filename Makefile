@@ -13,7 +13,7 @@ WORKERS ?= 2
 .PHONY: demo test test-quick test-slow lint format bench-heteroscedastic \
 	bench-import-time bench-label-noise bench-vbll bench-sparse-bayes bench-flops \
 	bench-rapid-training bench-gradient-features bench-ood bench-selective \
-	bench-report-page bench-scaling bench-export bench-large-data clean
+	bench-report-page bench-scaling bench-export bench-large-data bench-uci-regression clean
 
 demo: $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py --output demo_output
@@ -43,6 +43,9 @@ bench-import-time: $(VENV)/.examples
 
 bench-large-data: $(VENV)/.examples
 	$(BIN)/python benchmarks/large_data.py
+
+bench-uci-regression: $(VENV)/.examples
+	$(BIN)/python benchmarks/uci_regression.py
 
 bench-label-noise: $(VENV)/.examples
 	$(BIN)/python benchmarks/label_noise.py --json benchmarks/label_noise.json
