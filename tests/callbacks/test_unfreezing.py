@@ -200,7 +200,7 @@ def test_a_layer_with_weights_of_its_own_is_not_taken_apart():
 BY_STAGE = ["head ", "norm c head ", "a b norm c head "]
 
 
-@pytest.mark.slow_after(2)
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_layers_move_from_their_stage_on(make):
     model = compiled(make, run_eagerly=make is not nested)
@@ -273,6 +273,7 @@ def test_state_goes_on_as_with_one_optimizer_by_hand(make_optimizer):
     assert_same(model, expected)
 
 
+@pytest.mark.slow
 def test_a_training_that_ends_early_with_averaged_weights():
     """Keras averages in the order of the trainable weights, which must be all of them."""
     model, expected = (compiled(optimizer=keras.optimizers.SGD(0.1, use_ema=True)) for _ in "12")
@@ -282,6 +283,7 @@ def test_a_training_that_ends_early_with_averaged_weights():
     assert_same(model, expected)
 
 
+@pytest.mark.slow
 def test_mixed_precision():
     with policy("mixed_float16"):
         model = compiled(steps_per_execution=2)
@@ -340,7 +342,7 @@ def undisturbed():
     return model
 
 
-@pytest.mark.slow_cases("0-*")
+@pytest.mark.slow_cases("0-*", "1-*")
 @pytest.mark.parametrize("epoch, order", [(0, 1), (1, -1), (2, 1)])
 def test_resumes_where_it_was(epoch, order, tmp_path):
     """Interrupted in each stage, behind its first batch, and gone on with in a new model."""
@@ -357,6 +359,7 @@ def test_resumes_where_it_was(epoch, order, tmp_path):
     assert_same(model, undisturbed(), tolerance=0)
 
 
+@pytest.mark.slow
 def test_the_same_model_goes_on_after_an_interruption():
     """Traced, so that a training step of the wrong stage would be noticed."""
     model = compiled()

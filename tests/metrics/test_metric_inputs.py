@@ -112,6 +112,7 @@ def assert_goes_on(metric, y_pred):
     assert np.isfinite(metric.result())
 
 
+@pytest.mark.slow_product
 @pytest.mark.parametrize("jit_compile", [None, False, True], ids=["eager", "graph", "XLA"])
 @pytest.mark.parametrize("case", DIVERGED, ids=ids(DIVERGED))
 def test_streaming_metric_is_nan_after_nan_until_reset(

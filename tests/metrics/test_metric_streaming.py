@@ -74,6 +74,7 @@ def test_metric_from_logits_is_its_function(metric, function, kwargs):
         assert ours == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.slow_after(3)
 @given(st.lists(st.integers(0, 40), max_size=6), st.permutations(range(40)))
 @settings(max_examples=6, deadline=None)
 @pytest.mark.parametrize("metric, function, kwargs", ALL, ids=name_of)
@@ -86,6 +87,7 @@ def test_batches_and_order_do_not_matter(metric, function, kwargs, cuts, order):
     assert feed(metric, y_true[order], y_pred[order], cuts=cuts) == pytest.approx(whole, abs=1e-6)
 
 
+@pytest.mark.slow_after(3)
 @given(
     st.lists(
         st.tuples(st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 1.0]), st.integers(0, 1)),

@@ -86,6 +86,7 @@ def check_unknown(found):
             assert np.isfinite(values[~BAD]).all(), name
 
 
+@pytest.mark.slow_product
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("head", RANDOM)
 def test_networks_drawn_know_nothing(head, compiled):
@@ -114,6 +115,7 @@ def rules(score):
     yield RejectionRule(score, [all_of_it], by="group", keys=["a"])
 
 
+@pytest.mark.slow_cases("MCSigmoidDenseFA")
 @pytest.mark.parametrize("head", HEADS)
 def test_heads_keep_nan(head):
     """A NaN that comes to a head comes out of it, and a rule on its logits refuses."""
@@ -363,6 +365,7 @@ def test_a_model_of_nan_is_known_for_it():
         tfuq.ood.MaxSoftmax().fit(model, CLEAN)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("with_sets", [False, True])
 def test_an_export_refuses(with_sets, tmp_path):
     model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), *HEADS["VBLLDense"]()])
