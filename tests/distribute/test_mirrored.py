@@ -39,6 +39,7 @@ def assert_agree(found):
             )
 
 
+@pytest.mark.slow
 def test_four_devices_find_what_one_finds(tmp_path, counts):
     found = run(tmp_path / "found.npz", 4, *QUICK)
     assert set(found) == set(QUICK)
