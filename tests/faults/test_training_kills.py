@@ -110,6 +110,7 @@ def fit(model, folder, epochs=4):
     return [np.asarray(v) for v in [*model.variables, *model.optimizer.variables]]
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("used", [False, True])
 def test_a_selection_that_moved_the_shares_is_restored(tmp_path, used):
     """Into a new model, and into one whose optimizer has been built on other variables."""
