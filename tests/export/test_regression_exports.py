@@ -165,6 +165,8 @@ FAMILIES = {
     "evidential": lambda: EvidentialDense(1),
     "quantiles": lambda: QuantileDense(1),
     "multivariate_normal": lambda: MultivariateNormalDense(3),
+    "vbll student_t": lambda: VBLLRegression(2, likelihood="student_t", **KL),
+    "vbll joint": lambda: VBLLRegression(2, likelihood="multivariate_normal", num_factors=2, **KL),
 }
 
 
