@@ -30,6 +30,7 @@ def script(monkeypatch):
         sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The range test ended")  # it is short
 def test_quick_run(script, tmp_path, capsys):
     """Digits that the model knows, and others; each score gets its row for each set."""

@@ -48,6 +48,7 @@ def answer(name, path):
         return None
 
 
+@pytest.mark.slow_cases("litert")
 @pytest.mark.parametrize("name", READ)
 def test_cut_off(name, copied, counts):
     path, _ = copied(name)
@@ -65,6 +66,7 @@ def test_cut_off(name, copied, counts):
         (path.parent / "away").rename(file)
 
 
+@pytest.mark.slow_cases("*-litert")
 @pytest.mark.parametrize("name", READ)
 @pytest.mark.parametrize("times", [25, pytest.param(400, marks=pytest.mark.slow)])
 def test_flipped_bytes(name, times, copied, counts):
@@ -198,6 +200,7 @@ def kind_of(value):
     return "number" if type(value) in (int, float) else type(value)
 
 
+@pytest.mark.slow_cases("*-exported")
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("times", [40, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_wrong_types(name, times, head, counts):

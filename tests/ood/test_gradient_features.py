@@ -192,6 +192,7 @@ def test_few_sizes_of_batches_are_traced():
     assert features._norms.experimental_get_tracing_count() == 2
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("most", [1, 300])
 def test_memory_is_bounded(most, monkeypatch):
     """The same numbers where a batch is worked out a few examples at a time."""

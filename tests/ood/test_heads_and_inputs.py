@@ -85,7 +85,7 @@ def dense_twin(model):
     return twin
 
 
-@pytest.mark.slow_after(2)
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("head", HEADS)
 def test_every_score_is_that_of_the_same_network_with_a_dense_layer(head):
     model = network(HEADS[head]())
@@ -116,7 +116,7 @@ def test_a_pooling_after_the_last_activation_shows_the_logits_and_no_linear_laye
     assert features.shape == (40, 6)  # what the convolution takes, not the logits
 
 
-@pytest.mark.slow_cases("float16")
+@pytest.mark.slow_cases("float16", "mixed_float16")
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
 @pytest.mark.parametrize("kind", ["int8", "mixed_float16", "float16"])
 def test_every_score_of_coarse_networks_is_close_to_that_of_float32(kind):

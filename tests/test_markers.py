@@ -1,0 +1,34 @@
+"""Markers that leave cases of a test to `make test-slow`: see conftest.py."""
+
+import itertools
+import types
+
+import pytest
+from conftest import is_beside_diagonal, is_beyond
+
+
+def left_out(rule, marker, *parameters):
+    """The places of the cases of a product of parameters that a rule calls slow."""
+    marks = [pytest.mark.parametrize(f"p{i}", values) for i, values in enumerate(parameters)]
+    found = set()
+    for number, case in enumerate(itertools.product(*map(range, map(len, parameters)))):
+        item = types.SimpleNamespace(
+            callspec=types.SimpleNamespace(indices={"p0": number}),
+            iter_markers=lambda name: (decorator.mark for decorator in marks),
+            get_closest_marker=lambda name: marker.mark if name == marker.mark.name else None,
+        )
+        found |= {case} if rule(item) else set()
+    return found
+
+
+def test_a_diagonal_has_each_value_once():
+    slow = left_out(is_beside_diagonal, pytest.mark.slow_product, "abc", "xy")
+    assert slow == {(0, 1), (1, 0), (2, 1)}
+    assert not left_out(is_beside_diagonal, pytest.mark.slow_product, "abc")
+    assert not left_out(is_beside_diagonal, pytest.mark.slow_after(1), "abc", "xy")
+
+
+def test_cases_after_the_first_values():
+    assert left_out(is_beyond, pytest.mark.slow_after(2), "abc") == {(2,)}
+    assert left_out(is_beyond, pytest.mark.slow_after(1), "ab", "xy") == {(0, 1), (1, 0), (1, 1)}
+    assert not left_out(is_beyond, pytest.mark.slow_product, "abc")
