@@ -7,6 +7,7 @@ import numpy as np
 
 REFER = "refer to an expert"
 PARTS = ("predictive_entropy", "expected_entropy", "mutual_information")
+NUMBERS = ("mean", "std", "aleatoric_std", "epistemic_std", "lower", "upper", "ood_score")
 OUTPUT_OF = {"entropy": "predictive_entropy"}  # a rule's score that has another name as an output
 GROW_WITH_TRUST = ("confidence", "margin")
 ROUNDING = 1e-6  # a score this close to its threshold passes, as in the exported model
@@ -19,15 +20,20 @@ class Decision(NamedTuple):
     conformal: dict | None
     ood_threshold: float | None
     class_names: tuple | None = None
+    of_numbers: bool = False
 
     @classmethod
     def of(cls, metadata, class_names=None):
         rule, conformal, ood = (metadata[name] for name in ("rule", "conformal", "ood"))
+        is_regression = metadata.get("family") is not None
+        if is_regression:
+            conformal = None  # its intervals decide nothing
         return cls(
             rule and rule["config"],
             conformal and conformal["config"],
             ood and ood["threshold"],
             class_names,
+            is_regression,
         )
 
     @property
@@ -37,8 +43,9 @@ class Decision(NamedTuple):
 
 def answers(outputs, decision):
     """A dict for each row of the outputs, `{name: array (batch, ...)}`, ready for JSON."""
-    count = len(outputs["probabilities"])
-    return [_answer({k: v[i] for k, v in outputs.items()}, decision) for i in range(count)]
+    count = len(outputs["mean" if decision.of_numbers else "probabilities"])
+    answer = _number_answer if decision.of_numbers else _answer
+    return [answer({k: v[i] for k, v in outputs.items()}, decision) for i in range(count)]
 
 
 def _answer(row, decision):
@@ -66,6 +73,31 @@ def _answer(row, decision):
     if "prediction_set" in row:
         answer["prediction_set"] = np.flatnonzero(row["prediction_set"]).tolist()
     return answer
+
+
+def _number_answer(row, decision):
+    """Of a regression: the number, how far off it may be, and whether to rely on it."""
+    row = {name: value.item() for name, value in row.items()}
+    is_known = math.isfinite(row["mean"])
+    found = []
+    if is_known and decision.rule is not None:
+        found.append((row["accept"], _of_score(row, decision.rule)))
+    if is_known and decision.ood_threshold is not None:
+        found.append(_of_ood(row["ood_score"], decision.ood_threshold))
+    accept = is_known and all(passed for passed, _ in found)
+    reasons = [text for passed, text in found if passed is accept]
+    return {
+        "decision": "accepted" if accept else REFER,
+        "accept": accept,
+        "reasons": reasons if is_known else ["the model's numbers are not finite"],
+        **{name: _number(row[name]) for name in NUMBERS if name in row},
+    }
+
+
+def _of_score(row, rule):
+    side = "at most" if row["accept"] else "above"
+    name = rule["score"].replace("_", " ")
+    return f"{name} {row['score']:.6g} {side} the threshold {rule['threshold']:.6g}"
 
 
 def _number(value):

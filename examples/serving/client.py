@@ -70,9 +70,10 @@ def files_of(folder):
 def line_of(status, content):
     if status != 200:
         return f"refused ({status})", "", "", f"{content['error']}: {content['reason']}"
-    label = content.get("class", content["label"])
-    confidence = content["confidence"]
-    said = "" if confidence is None else f"{confidence:.3f}"
+    is_number = "mean" in content
+    label = content["mean"] if is_number else content.get("class", content["label"])
+    sureness = content.get("std" if is_number else "confidence")
+    said = "" if sureness is None else f"{sureness:.3f}"
     return content["decision"], str(label), said, "; ".join(content["reasons"])
 
 

@@ -40,6 +40,7 @@ class ServedModel:
 
     Attributes:
         metadata: The content of `metadata.json`.
+        of_numbers: Whether it is a regression, of one number.
         shape: Shape of one input, None for an axis of any length.
         dtype: NumPy dtype of the inputs.
 
@@ -51,8 +52,10 @@ class ServedModel:
     def __init__(self, folder):
         self.metadata = read_metadata(folder)
         signature = self.metadata["signature"]["inputs"]
-        columns = self.metadata["outputs"]["probabilities"]["shape"]
-        accept = self.metadata["outputs"].get("accept", {"shape": [None]})["shape"]
+        self.of_numbers = self.metadata.get("family") is not None
+        outputs = self.metadata["outputs"]
+        columns = outputs["mean" if self.of_numbers else "probabilities"]["shape"]
+        accept = columns if self.of_numbers else outputs.get("accept", {"shape": [None]})["shape"]
         if len(signature) != 1 or len(columns) != 2 or accept[1:] not in ([], [1]):
             raise ValueError(
                 f"{folder} must hold a model of one input that gives one decision for each. "
@@ -61,7 +64,7 @@ class ServedModel:
         ((self._name, spec),) = signature.items()
         self._batch_size, *shape = spec["shape"]
         self.shape, self.dtype = tuple(shape), np.dtype(spec["dtype"])
-        self.num_classes = max(columns[-1], 2)
+        self.num_classes = None if self.of_numbers else max(columns[-1], 2)
         self._loaded = tf.saved_model.load(str(folder))  # to be kept: its weights go with it
         self._serve = self._loaded.signatures["serving_default"]
 

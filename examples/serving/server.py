@@ -214,6 +214,8 @@ def class_names(model, options):
     if known and given and known != given:
         raise ValueError(f"--class-names must be left out, or those of the model, {known}: {given}")
     names = known or given
+    if names and model.of_numbers:
+        raise ValueError(f"--class-names must be left out for a regression: {names}")
     if names and len(names) != model.num_classes:
         raise ValueError(f"--class-names must name {model.num_classes} classes, not {len(names)}")
     return names and tuple(names)

@@ -45,8 +45,12 @@ WRONG_ROWS += [(name, entry) for entry in RANDOM_ONLY for name in IS_RANDOM]
 # A loss of numbers declares a regression: these entry points answer it as one.
 OF_NUMBERS = [name for name in WRONG if " mse" in name or "Huber" in name]
 EXPORTS = ("export", "export_litert", "export_onnx", "tfuq export")
+COMMANDS = ("tfuq evaluate", "tfuq calibrate", "tfuq predict")
 READS_NUMBERS = (
     *EXPORTS,
+    *COMMANDS,
+    "score_dataset",
+    "tfuq calibrate, a rule",
     "predict_uncertainty",
     "predict_uncertainty(DeepEnsemble)",
     "sample_predictions",
@@ -57,7 +61,10 @@ READS_NUMBERS = (
 def reads_numbers(call, name, entry, folder):
     """Whether the answer is that of a regression; or a refusal names the argument to pass."""
     targets = np.arange(24.0)
-    if entry == "RejectionRule.fit_model":  # without a tolerance, of one network without a score
+    if name.startswith("three") and entry.startswith("tfuq"):
+        targets = np.stack([targets] * 3, axis=-1)
+    # Without a tolerance, of one network without a score.
+    if entry in ("RejectionRule.fit_model", "tfuq calibrate, a rule"):
         with pytest.raises(ValueError, match=r"`(score|tolerance|y)`"):
             call(made(name), targets, folder)
         return False

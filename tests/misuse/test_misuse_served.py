@@ -8,13 +8,16 @@ import sys
 import types
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from entry_points import copy_of
 from models import CLASSES, IMAGES, made
 
 from tfuq import cli, selective
-from tfuq.predictive import declare
+from tfuq.export import export
+from tfuq.layers import NormalDense
+from tfuq.predictive import declare, predict_uncertainty
 from tfuq.selective import RejectionRule, TemperatureScaling
 
 SCRIPTS = Path(__file__).parents[2] / "examples" / "serving"
@@ -109,7 +112,11 @@ def test_taken_by_the_server(kind, body, spec, expected, counts):
 def started(inputs=None, names=None, **options):
     metadata = {"inputs": inputs, "class_names": names}
     model = types.SimpleNamespace(
-        metadata=metadata, shape=(4, 4, 1), dtype=np.dtype("float32"), num_classes=3
+        metadata=metadata,
+        shape=(4, 4, 1),
+        dtype=np.dtype("float32"),
+        num_classes=3,
+        of_numbers=False,
     )
     given = {"pixel_range": None, "class_names": None, "max_pixels": 99, "max_batch": 9}
     return model, types.SimpleNamespace(**{**given, **options})
@@ -204,3 +211,36 @@ def test_refused_by_the_commands(mistake, command, tmp_path, counts):
         cli.main([command, *map(str, said)])
     assert not (tmp_path / "o.csv").exists() and not (tmp_path / "s.tflite").exists()
     counts("misuse rows, refused")
+
+
+# --- A regression behind the server --------------------------------------------------------------
+
+
+def test_the_server_answers_a_regression(tmp_path, counts):
+    """Its decision is that of the export; a row that is unknown is referred, without numbers."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), NormalDense(1)])
+    images = np.random.default_rng(0).random((9, 4, 4, 1)).astype("float32")
+    found = predict_uncertainty(model, images)
+    rule = selective.RegressionRule("std", float(np.median(found.std)))
+    export(model, tmp_path / "served", rule=rule)
+    options = types.SimpleNamespace(
+        model=tmp_path / "served", class_names=None, pixel_range=None, max_pixels=99, max_batch=9
+    )
+    served, decision = server.load(options)
+    answers = server.answers(served.predict([*images, images[0] * np.nan]), decision)
+    assert [a["accept"] for a in answers[:9]] == rule.accept(found)[:, 0].tolist()
+    np.testing.assert_allclose([a["mean"] for a in answers[:9]], found.mean[:, 0], rtol=1e-5)
+    assert all(a["lower"] < a["mean"] < a["upper"] for a in answers[:9])
+    assert "std" in answers[0]["reasons"][0] and "threshold" in answers[0]["reasons"][0]
+    assert not answers[9]["accept"] and answers[9]["mean"] is answers[9]["upper"] is None
+    json.dumps(answers, allow_nan=False)
+    counts("misuse rows, right")
+    options.class_names = "a,b"
+    with pytest.raises(ValueError, match="class-names"):
+        server.load(options)
+    export(model, tmp_path / "undecided")
+    options.model, options.class_names = tmp_path / "undecided", None
+    with pytest.raises(ValueError, match="decides nothing"):
+        server.load(options)
+    counts("misuse rows, refused", 2)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import keras
 import tensorflow as tf
 
 from tfuq._models.finite import known_only
@@ -22,7 +23,7 @@ def declared_family(model, output=None, family=None, batch=None):
     """
     given = None if family is None else family_named(family)
     head = said_by_head(model, output)
-    if head.says == "" and batch is not None:
+    if head.says == "" and batch is not None and isinstance(model, keras.Model):
         head = said_when_called(model, output, batch)
     loss = said_by_loss(model, output)
     of_head, of_loss = head.family, loss.family

@@ -11,6 +11,7 @@ from tfuq._predictions.families import family_named
 from tfuq._predictions.family import bisected, labels_like
 
 BLOCK = 2**18  # parameters at a time
+LEVEL = 0.9  # of intervals where nobody says another
 WHY_NO_NOISE = (
     "no aleatoric part: the network was trained to say numbers, not how they scatter; end it with "
     "a head such as tfuq.layers.NormalDense"
@@ -284,6 +285,57 @@ def numbers_like(name, values, shape):
             f"Received: {name} of shape {found.shape}"
         )
     return found
+
+
+def interval_level(family, level=None, rule=None, has_own=False):
+    """The level of the central interval that is told of numbers; None if there is none.
+
+    Args:
+        family: `Family`.
+        level: What the caller says, or None for that of the rule, else 0.9.
+        rule: A rule for numbers, or None.
+        has_own: Whether the intervals are conformal ones.
+
+    Raises:
+        ValueError: If the family does not know such an interval.
+    """
+    if level is not None:
+        level = _checked_level(level)
+    if has_own or not family.has_noise:
+        if level is not None:
+            why = "`conformal` says the intervals" if family.has_noise else "no noise is known"
+            raise ValueError(
+                f"Argument `level` must be left out: {why}. Received: level={shown(level)}"
+            )
+        return None
+    own = getattr(rule, "level", LEVEL)
+    if rule is not None and level not in (None, own):
+        raise ValueError(
+            f"Argument `level` must be left out, or that of the rule, {own}. "
+            f"Received: level={shown(level)}"
+        )
+    level = own if level is None else level
+    learned = getattr(family, "levels", (0.0, 1.0))
+    if (1 - level) / 2 < learned[0] - 1e-9 or (1 + level) / 2 > learned[-1] + 1e-9:
+        raise ValueError(
+            "Argument `level` must be of an interval within the `levels` of the head, "
+            f"{list(learned)}; or pass a ConformalRegressor as `conformal`. "
+            f"Received: level={level:g}"
+        )
+    return level
+
+
+def said_of(found, level=None):
+    """Dict of what a `RegressionUncertainty` knows, by name, and of its interval of `level`."""
+    is_spread = found.num_samples > 1 or found.family.has_epistemic
+    said = {"mean": found.mean}
+    if is_spread or found.family.has_noise:
+        said["std"] = found.std
+    if found.family.has_noise:
+        said["aleatoric_std"] = found.aleatoric_std
+    if is_spread:
+        said["epistemic_std"] = found.epistemic_std
+    return said if level is None else {**said, **found.interval(level)._asdict()}
 
 
 def _mean_of(values):

@@ -12,13 +12,17 @@ from tfuq._files.declared import remember
 from tfuq._files.reading import load_keras, open_arrays, read_json
 from tfuq._images.inputs import InputSpec
 from tfuq._predictions.class_names import agreed_names, check_count, checked_names
+from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq._predictions.scores import OF_STACKS
 from tfuq.datasets import from_npz
 from tfuq.ensembles import DeepEnsemble
 from tfuq.predictive.declarations import declared
 from tfuq.predictive.inputs import IMAGES, Files, decoder, read_npz, source_of
-from tfuq.predictive.rows import Scorer, as_model, members_of
+from tfuq.predictive.number_rows import NumberRows, rows_of
+from tfuq.predictive.rows import as_model, members_of
 from tfuq.selective import (
+    ConformalPredictor,
+    ConformalRegressor,
     IsotonicCalibration,
     RejectionRule,
     TemperatureScaling,
@@ -81,7 +85,21 @@ def add_prediction(parser):
         choices=("yes", "no"),
         help="whether it gives logits; by default what its last layer or its loss says",
     )
+    group.add_argument("--family", help="of a regression that does not say it: normal, point, ...")
     group.add_argument("--output-name", help="which output, if it has several: an index or name")
+
+
+def add_intervals(parser):
+    """Which intervals a regression tells."""
+    group = parser.add_argument_group("intervals of a regression")
+    group.add_argument("--level", type=float, help="probability of the central one (0.9)")
+    group.add_argument(
+        "--conformal", metavar="FILE", help="a ConformalRegressor, as `calibrate` writes it"
+    )
+
+
+def interval_options(arguments):
+    return {"level": arguments.level, "conformal": load_conformal(arguments.conformal)}
 
 
 def prediction_options(arguments):
@@ -92,6 +110,7 @@ def prediction_options(arguments):
         "seed": arguments.seed,
         "from_logits": None if arguments.from_logits is None else arguments.from_logits == "yes",
         "output": int(output) if output and output.lstrip("-").isdigit() else output,
+        "family": arguments.family,
     }
 
 
@@ -138,6 +157,14 @@ def _load_saved_model(path):
 
 def load_rule(path):
     return None if path is None else _fitted("--rule", path, [RejectionRule])
+
+
+def load_conformal(path):
+    return (
+        None
+        if path is None
+        else _fitted("--conformal", path, [ConformalRegressor, ConformalPredictor])
+    )
 
 
 def load_calibration(path):
@@ -311,6 +338,46 @@ class Pictures:
 # --- Predictions ---------------------------------------------------------------------------------
 
 
+class Numbers(NamedTuple):
+    """What a regression says of labelled data: columns by name, and the whole, if it is there."""
+
+    told: dict
+    found: object  # `RegressionUncertainty`; None of a SavedModel
+    labels: np.ndarray
+
+
+def _numbers(scorer, data, arguments):
+    told, parts, labels = [], [], []
+    for batch in _labelled(data, arguments):
+        if scorer.served is None:
+            parts.append(scorer.uncertainty(batch.inputs))
+        else:
+            told.append(scorer.told(batch.inputs))
+        labels.append(scorer.labels_of(batch.labels))
+    labels, found = np.concatenate(labels).astype("float64"), None
+    if parts:
+        params = np.concatenate([part.params for part in parts], axis=1)
+        found = RegressionUncertainty(params, parts[0].family, parts[0].note)
+        told = [scorer.columns_of(found)]
+    columns = {name: np.concatenate([part[name] for part in told]) for name in told[0]}
+    if labels.size != columns["mean"].size:
+        raise ValueError(
+            f"DATA must have labels of the shape of the numbers, {columns['mean'].shape}. "
+            f"Received: {labels.shape}"
+        )
+    return Numbers(columns, found, labels.reshape(columns["mean"].shape))
+
+
+def _labelled(data, arguments):
+    for _, batch in data.source.after(0):
+        if batch.labels is None:
+            raise ValueError(
+                "DATA must have labels: `y` in an .npz file, or a sub-folder for each class. "
+                f"Received: {arguments.data}"
+            )
+        yield batch
+
+
 class Predictions(NamedTuple):
     """Probabilities `(n, classes)`, or a stack `(samples, n, classes)`, and labels."""
 
@@ -323,27 +390,30 @@ class Predictions(NamedTuple):
         return self.probs.mean(0) if self.is_stack else self.probs
 
 
-def predict(model, data, arguments, rule=None, score=None):
-    """`Predictions` for labelled data; a stack only where the score of the rule needs one."""
+def predict(model, data, arguments, rule=None, score=None, **intervals):
+    """`Predictions`, or `Numbers`, for labelled data.
+
+    Predictions are a stack only where the score of the rule needs one. `intervals` are the options
+    `level` and `conformal` of a regression.
+    """
     needs = score if rule is None else rule.score
-    scorer = Scorer(
+    scorer = rows_of(
         as_model(model),
         data.source.first.inputs,
         rule=rule,
         ood=None,
         columns=None,
-        multi_label=False,
+        multi_label=None,
         class_names=data.classes,
+        is_exclusive=True,
+        **intervals,
         **prediction_options(arguments),
     )
+    if isinstance(scorer, NumberRows):
+        return _numbers(scorer, data, arguments)
     keeps = scorer.has_stack and needs in OF_STACKS
     probs, labels = [], []
-    for _, batch in data.source.after(0):
-        if batch.labels is None:
-            raise ValueError(
-                "DATA must have labels: `y` in an .npz file, or a sub-folder for each class. "
-                f"Received: {arguments.data}"
-            )
+    for batch in _labelled(data, arguments):
         scorer.check_inputs(batch.inputs)
         stack = scorer.predict(batch.inputs)[0]
         check_count(data.classes, stack.shape[-1])

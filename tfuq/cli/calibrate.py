@@ -9,6 +9,7 @@ from tfuq.cli._inputs import (
     CALIBRATIONS,
     DATA_HELP,
     MODEL_HELP,
+    Numbers,
     add_data,
     add_model,
     add_prediction,
@@ -19,14 +20,18 @@ from tfuq.cli._inputs import (
     progress,
 )
 from tfuq.metrics import expected_calibration_error, negative_log_likelihood
-from tfuq.selective import RejectionRule, UnattainableRisk
+from tfuq.selective import ConformalRegressor, RejectionRule, UnattainableRisk
+
+OF_NUMBERS = ("std", "interval_width", "aleatoric_std", "epistemic_std")
+INTERVALS = ("split", "normalized", "cqr")
 
 HELP = "fits a calibration, or a rule that keeps a promise, to labelled data"
 EPILOG = f"""\
 DATA are labelled examples that the model was not trained on. With --target-risk or
 --target-coverage a rule is fitted: which answers to accept. Without, a calibration:
-probabilities that are right as often as they say. A rule needs other examples than the
-calibration it stands on, or its promise does not hold: with --calibrate DATA are split.
+probabilities that are right as often as they say; of a regression intervals that hold. A rule
+needs other examples than the calibration it stands on, or its promise does not hold: with
+--calibrate DATA are split.
 
 {MODEL_HELP}
 
@@ -35,6 +40,8 @@ calibration it stands on, or its promise does not hold: with --calibrate DATA ar
 examples:
   tfuq calibrate model.keras validation.npz --target-risk 0.1 --confidence 0.95 --out rule.json
   tfuq calibrate model.keras validation.npz --target-coverage 0.8 --out rule.json
+  tfuq calibrate numbers.keras validation.npz --target-risk 0.1 --tolerance 5 --out rule.json
+  tfuq calibrate numbers.keras validation.npz --alpha 0.1 --method cqr --out intervals.json
   tfuq calibrate model.keras validation.npz --target-risk 0.1 --calibrate isotonic --out rule.json
   tfuq calibrate model.keras validation.npz --method temperature --out temperature.json
   tfuq calibrate model.keras more.npz --calibration temperature.json --target-risk 0.1 \\
@@ -55,10 +62,12 @@ def add_arguments(parser):
     rule.add_argument(
         "--score",
         type=new_word,
-        default="confidence",
-        choices=SCORES,
+        choices=(*SCORES, *OF_NUMBERS),
         metavar="SCORE",
-        help=", ".join(SCORES),
+        help=f"{', '.join(SCORES)}; of a regression {', '.join(OF_NUMBERS)}",
+    )
+    rule.add_argument(
+        "--tolerance", type=float, metavar="T", help="how far off a number is wrong, in its unit"
     )
     rule.add_argument("--calibration", metavar="FILE", help="applied before the rule")
     rule.add_argument(
@@ -70,7 +79,12 @@ def add_arguments(parser):
         "--calibration-share", type=float, default=0.5, help="of the examples, for that (0.5)"
     )
     parser.add_argument(
-        "--method", choices=list(CALIBRATIONS), default="temperature", help="of a calibration"
+        "--method",
+        choices=[*CALIBRATIONS, *INTERVALS],
+        help=f"of a calibration (temperature); of intervals of a regression, {INTERVALS} (split)",
+    )
+    parser.add_argument(
+        "--alpha", type=float, metavar="A", help="share of numbers outside of their interval (0.1)"
     )
 
 
@@ -93,6 +107,9 @@ def run(arguments):
     data = load_data(arguments, model)
     progress(f"predicting {arguments.data}")
     found = predict(model, data, arguments, score=arguments.score if wants_rule else None)
+    if isinstance(found, Numbers):
+        return fit_numbers(arguments, found, targets if wants_rule else None)
+    check_is_of_classes(arguments)
     if not wants_rule:
         return fit_calibration(arguments, found), True
     probs = found.probs
@@ -103,7 +120,7 @@ def run(arguments):
         rule = RejectionRule.fit(
             probs,
             found.labels,
-            arguments.score,
+            arguments.score or "confidence",
             confidence=arguments.confidence,
             class_names=data.classes,
             calibration=CALIBRATIONS[arguments.calibrate]() if arguments.calibrate else None,
@@ -113,13 +130,56 @@ def run(arguments):
         )
     except UnattainableRisk as error:
         return {"failures": [str(error)]}, False
+    return written(arguments, rule)
+
+
+def written(arguments, rule):
+    """What is told of a rule, once it is saved."""
     rule.save(arguments.out)
     figures = {"wrote": str(arguments.out), "says": rule.describe(), "threshold": rule.threshold}
     return {**figures, "fitted_to": rule.fitted_to}, True
 
 
+def fit_numbers(arguments, found, targets):
+    """A rule for numbers, or without `targets` conformal intervals of them."""
+    given = {name: getattr(arguments, name) for name in ("calibration", "calibrate")}
+    given["alpha" if targets else "tolerance"] = arguments.alpha if targets else arguments.tolerance
+    given["method"] = arguments.method if targets or arguments.method in CALIBRATIONS else None
+    given["score"] = arguments.score if arguments.score in SCORES or not targets else None
+    for name, value in given.items():
+        if value is not None:
+            kind = "a rule for numbers" if targets else "intervals of numbers"
+            raise ValueError(f"--{name} must be left out, for {kind}. Received: {value}")
+    if found.found is None:
+        raise ValueError("MODEL must be a Keras model or an ensemble, no SavedModel, for numbers")
+    if targets is None:
+        options = {"alpha": arguments.alpha, "method": arguments.method or "split"}
+        sets = ConformalRegressor.fit(found.found, found.labels, **options)
+        sets.save(arguments.out)
+        figures = {"wrote": str(arguments.out), "says": sets.describe()}
+        return {**figures, "fitted_to": sets.fitted_to}, True
+    options = {"confidence": arguments.confidence, "tolerance": arguments.tolerance}
+    try:
+        score = arguments.score or "std"
+        rule = RejectionRule.fit(found.found, found.labels, score, **options, **targets)
+    except UnattainableRisk as error:
+        return {"failures": [str(error)]}, False
+    return written(arguments, rule)
+
+
+def check_is_of_classes(arguments):
+    """Raises ValueError if something is said that classes do not have."""
+    given = {"tolerance": arguments.tolerance, "alpha": arguments.alpha}
+    given["score"] = arguments.score if arguments.score in OF_NUMBERS else None
+    given["method"] = arguments.method if arguments.method in INTERVALS else None
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"--{name} must be one of classes, or left out. Received: {value}")
+
+
 def fit_calibration(arguments, found):
     """Fits to what is found, and says what it did to the same examples."""
+    arguments.method = arguments.method or "temperature"
     fitted = CALIBRATIONS[arguments.method]().fit(found.mean, found.labels)
     fitted.save(arguments.out)
     after = np.asarray(fitted.transform(found.mean))

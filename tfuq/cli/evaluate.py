@@ -6,9 +6,12 @@ from tfuq import metrics
 from tfuq.cli._inputs import (
     DATA_HELP,
     MODEL_HELP,
+    Numbers,
     add_data,
+    add_intervals,
     add_model,
     add_prediction,
+    interval_options,
     load_calibration,
     load_data,
     load_model,
@@ -40,6 +43,7 @@ def add_arguments(parser):
     add_model(parser)
     add_data(parser)
     add_prediction(parser)
+    add_intervals(parser)
     parser.add_argument("--rule", metavar="FILE", help="a RejectionRule, as `calibrate` writes it")
     parser.add_argument("--calibration", metavar="FILE", help="applied before the rule")
     group = parser.add_argument_group("what is asked for (exit code 1 otherwise)")
@@ -47,6 +51,7 @@ def add_arguments(parser):
         ("min-accuracy", "accuracy over all examples"),
         ("max-ece", "expected calibration error"),
         ("max-nll", "negative log-likelihood, nats"),
+        ("max-mae", "mean absolute error, of a regression"),
         ("max-risk", "share of wrong answers among the accepted"),
         ("min-coverage", "share of examples that are accepted"),
     ):
@@ -66,19 +71,25 @@ def run(arguments):
     model = load_model(arguments.model)
     data = load_data(arguments, model, rule)
     progress(f"predicting {arguments.data}")
-    found = predict(model, data, arguments, rule)
+    found = predict(model, data, arguments, rule, **interval_options(arguments))
+    if isinstance(found, Numbers):
+        check_is_asked_of_numbers(arguments)
+        figures, failures = measured_numbers(found), []
+        if rule is not None:
+            figures["rule"] = _judged(rule, rule.evaluate(found.found, found.labels), failures)
+        elif "accept" in found.told:
+            figures["accepted"] = float(found.told["accept"].mean())
+        failures += unmet(arguments, figures)
+        return {**figures, "failures": failures}, not failures
+    if arguments.max_mae is not None:
+        raise ValueError(f"--max-mae must be left out for classes. Received: {arguments.max_mae}")
     probs = found.probs if calibration is None else calibrated(calibration, found.probs)
     mean = probs.mean(0) if found.is_stack else probs
     figures = measured(found.labels, mean)
     failures = []
     if rule is not None:
-        figures["rule"] = rule_figures(rule, probs, found.labels)
-        if figures["rule"]["promise_broken"]:
-            failures.append(
-                f"the rule promised a risk of at most {figures['rule']['promised_risk']:g}; found "
-                f"is {figures['rule']['risk']:.4g}, its 95 % interval starts at "
-                f"{figures['rule']['risk_interval'][0]:.4g}"
-            )
+        rule = type(rule)(**{**rule.get_config(), "from_logits": False})
+        figures["rule"] = _judged(rule, rule.evaluate(probs, found.labels), failures)
     failures += unmet(arguments, figures)
     return {**figures, "failures": failures}, not failures
 
@@ -101,10 +112,48 @@ def measured(labels, probs):
     }
 
 
-def rule_figures(rule, probs, labels):
-    """What a rule accepts, and what was promised of it."""
-    rule = type(rule)(**{**rule.get_config(), "from_logits": False})
-    found = rule.evaluate(probs, labels)
+def check_is_asked_of_numbers(arguments):
+    """Raises ValueError if something is asked for that numbers do not have."""
+    for name in ("min_accuracy", "max_ece", "calibration"):
+        given = getattr(arguments, name)
+        if given is not None:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} must be left out for a regression. Received: {given}")
+
+
+def measured_numbers(found):
+    """Figures of all numbers, as far as the model tells what they need."""
+    told, labels = found.told, found.labels
+    errors = told["mean"].astype("float64") - labels
+    figures = {"examples": len(labels)}
+    figures["mae"] = float(np.mean(np.abs(errors)))
+    figures["rmse"] = float(np.sqrt(np.mean(np.square(errors))))
+    if "lower" in told:
+        inside = (told["lower"] <= labels) & (labels <= told["upper"])
+        figures["interval_coverage"] = float(np.mean(inside))
+        figures["interval_width"] = float(np.mean(told["upper"] - told["lower"]))
+    if found.found is not None and found.found.family.has_noise:
+        figures["crps"] = float(metrics.crps(labels, found.found))
+        if found.found.family.has_density:
+            nll = metrics.number_negative_log_likelihood(labels, found.found)
+            figures["nll"] = float(nll)
+    return figures
+
+
+def _judged(rule, found, failures):
+    """What a rule accepts, and what was promised of it; a broken promise is a failure."""
+    figures = rule_figures(rule, found)
+    if figures["promise_broken"]:
+        failures.append(
+            f"the rule promised a risk of at most {figures['promised_risk']:g}; found "
+            f"is {figures['risk']:.4g}, its 95 % interval starts at "
+            f"{figures['risk_interval'][0]:.4g}"
+        )
+    return figures
+
+
+def rule_figures(rule, found):
+    """What a rule accepts of an `Evaluation`, and what was promised of it."""
     promised = rule.fitted_to.get("target_risk")
     is_error = rule.fitted_to.get("loss", "error") == "error"
     lower = found.risk_lower
@@ -128,23 +177,22 @@ def unmet(arguments, figures):
     values = {**figures, "risk": rule.get("risk"), "coverage": rule.get("coverage")}
     for name in ("accuracy", "coverage"):
         wanted = getattr(arguments, f"min_{name}")
-        if wanted is not None and not values[name] >= wanted:
-            yield f"{name} is {values[name]:.4g}, asked for is at least {wanted:g}"
-    for name in ("ece", "nll", "risk"):
+        if wanted is not None and not values.get(name, np.nan) >= wanted:
+            yield f"{name} is {values.get(name, np.nan):.4g}, asked for is at least {wanted:g}"
+    for name in ("ece", "nll", "mae", "risk"):
         wanted = getattr(arguments, f"max_{name}")
-        if wanted is not None and not values[name] <= wanted:
-            yield f"{name} is {values[name]:.4g}, asked for is at most {wanted:g}"
+        if wanted is not None and not values.get(name, np.nan) <= wanted:
+            yield f"{name} is {values.get(name, np.nan):.4g}, asked for is at most {wanted:g}"
 
 
 def text_of(figures):
     """The figures for a person."""
-    rows = [
-        (name, figures[name]) for name in ("examples", "accuracy", "nll", "brier", "ece", "aurc")
-    ]
-    lines = [
-        f"{name:10} {value:.4f}" if name != "examples" else f"{name:10} {value}"
-        for name, value in rows
-    ]
+    names = ("accuracy", "nll", "brier", "ece", "aurc")
+    if "mae" in figures:
+        names = ("mae", "rmse", "interval_coverage", "interval_width", "crps", "nll", "accepted")
+    width = max(10, *(len(name) for name in names if name in figures))
+    lines = [f"{'examples':{width}} {figures['examples']}"]
+    lines += [f"{name:{width}} {figures[name]:.4f}" for name in names if name in figures]
     rule = figures.get("rule")
     if rule:
         low, high = rule["risk_interval"]

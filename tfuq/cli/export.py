@@ -5,8 +5,10 @@ import pathlib
 from tfuq import export as exporting
 from tfuq.cli._inputs import (
     MODEL_HELP,
+    add_intervals,
     add_model,
     add_prediction,
+    interval_options,
     load_calibration,
     load_model,
     load_rule,
@@ -21,7 +23,8 @@ EPILOG = f"""\
 (A SavedModel is exported already.)
 
 OUT is a folder, which TensorFlow alone loads, `tf.saved_model.load(OUT)`; or a file that ends in
-.tflite (LiteRT) or .onnx. Each returns probabilities, label, entropies and, with a rule, `accept`.
+.tflite (LiteRT) or .onnx. Each returns probabilities, label, entropies and, with a rule, `accept`;
+of a regression mean, deviations and an interval.
 
 examples:
   tfuq export model.keras served/ --rule rule.json
@@ -35,6 +38,7 @@ def add_arguments(parser):
     add_model(parser)
     parser.add_argument("out", metavar="OUT", help="folder to write, new or empty; or a file")
     add_prediction(parser)
+    add_intervals(parser)
     parser.add_argument("--rule", metavar="FILE", help="a RejectionRule, as `calibrate` writes it")
     parser.add_argument("--calibration", metavar="FILE", help="applied before the rule")
     parser.add_argument(
@@ -66,6 +70,7 @@ def run(arguments):
         overwrite=arguments.overwrite,
         **options,
         **prediction_options(arguments),
+        **interval_options(arguments),
     )
     files = [file for file in (out, *out.rglob("*")) if file.is_file()]
     size = sum(file.stat().st_size for file in files)

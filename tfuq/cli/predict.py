@@ -11,8 +11,10 @@ from tfuq.cli._inputs import (
     DATA_HELP,
     MODEL_HELP,
     add_data,
+    add_intervals,
     add_model,
     add_prediction,
+    interval_options,
     load_data,
     load_model,
     load_rule,
@@ -26,8 +28,9 @@ EPILOG = f"""\
 OUT ends in .csv or .parquet: one file; or is a folder, which gets shards of 10000 rows. A row
 holds index, file, true_label, the probabilities, label, class (where names are known),
 confidence, predictive_entropy (nats), for random models and ensembles expected_entropy,
-mutual_information and variation_ratio, with --rule accept, with --ood ood_score. Data need no
-labels. Memory does not grow with the data.
+mutual_information and variation_ratio, with --rule accept, with --ood ood_score. Of a regression
+it holds mean, std, aleatoric_std, epistemic_std, lower, upper, and with --rule score and accept.
+Data need no labels. Memory does not grow with the data.
 
 A command that was interrupted goes on where it stopped when it is given again with the same
 data: until it is done, rows are in OUT.parts.
@@ -49,6 +52,7 @@ def add_arguments(parser):
     add_data(parser)
     parser.add_argument("out", metavar="OUT", help="a .csv or .parquet file, or a folder")
     add_prediction(parser)
+    add_intervals(parser)
     parser.add_argument("--rule", metavar="FILE", help="a RejectionRule, as `calibrate` writes it")
     parser.add_argument("--ood", metavar="FILE", help="a detector, as its `save` writes it")
     parser.add_argument("--columns", help="which columns, separated by commas")
@@ -86,6 +90,7 @@ def run(arguments):
         class_names=data.classes,
         resume=not arguments.overwrite,
         **prediction_options(arguments),
+        **interval_options(arguments),
     )
     folder = ShardFolder.open(parts)
     figures = {"wrote": str(out), "examples": found.examples, "resumed_after": 0}

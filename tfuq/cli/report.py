@@ -4,6 +4,7 @@ from tfuq import report as reporting
 from tfuq.cli._inputs import (
     DATA_HELP,
     MODEL_HELP,
+    Numbers,
     add_data,
     add_model,
     add_prediction,
@@ -48,6 +49,11 @@ def run(arguments):
     data = load_data(arguments, model, rule)
     progress(f"predicting {arguments.data}")
     found = predict(model, data, arguments, rule)
+    if isinstance(found, Numbers):
+        raise ValueError(
+            "MODEL must be a classifier, whose answers the page shows. Received: a regression, "
+            f"{arguments.model}"
+        )
     page = reporting.html(
         (found.probs, found.labels),
         arguments.out,

@@ -4,14 +4,12 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfuq._arguments import is_finite, shown
+from tfuq._arguments import shown
 from tfuq._predictions.family import Family
 from tfuq._predictions.numbers import mixture_quantile, moments
 from tfuq.export._decisions import unbounded
 from tfuq.selective import ConformalRegressor, RegressionRule
 from tfuq.selective.conformal_scores import ROUNDING
-
-LEVEL = 0.9
 
 
 class NumberDecisions(NamedTuple):
@@ -167,36 +165,3 @@ def _check_draws(name, fitted, draws):
             f"`num_samples` or `predictive` so that they are of {known} networks, or fit it again. "
             f"Received: one fitted to {known}, with {draws} exported"
         )
-
-
-def level_of(request):
-    """The level of the central interval of a regression; None if there is none, or a conformal one.
-
-    Raises:
-        ValueError: If the model does not know such an interval.
-    """
-    family, level = request.family, request.level
-    if level is not None and not (is_finite(level) and 0 < level < 1):
-        raise ValueError(f"Argument `level` must be in (0, 1). Received: level={shown(level)}")
-    if level is not None and (request.conformal is not None or not family.has_noise):
-        why = "`conformal` says the intervals" if family.has_noise else "no noise is known"
-        raise ValueError(
-            f"Argument `level` must be left out: {why}. Received: level={shown(level)}"
-        )
-    if request.conformal is not None or not family.has_noise:
-        return None
-    own = getattr(request.rule, "level", LEVEL)
-    if request.rule is not None and level not in (None, own):
-        raise ValueError(
-            f"Argument `level` must be left out, or that of the rule, {own}. "
-            f"Received: level={shown(level)}"
-        )
-    level = float(own if level is None else level)
-    learned = getattr(family, "levels", (0.0, 1.0))
-    if (1 - level) / 2 < learned[0] - 1e-9 or (1 + level) / 2 > learned[-1] + 1e-9:
-        raise ValueError(
-            "Argument `level` must be of an interval within the `levels` of the head, "
-            f"{list(learned)}; or pass a ConformalRegressor as `conformal`. "
-            f"Received: level={level:g}"
-        )
-    return level

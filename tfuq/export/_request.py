@@ -13,11 +13,11 @@ from tfuq._models.meaning import reading_of, readings_of
 from tfuq._models.numbers import is_closed_form, number_readings
 from tfuq._models.outputs import any_batch, input_spec
 from tfuq._predictions.families import family_named
+from tfuq._predictions.numbers import interval_level
 from tfuq._random.draws import random_layers
 from tfuq.ensembles import DeepEnsemble
 from tfuq.export._calibration import with_one_calibration
 from tfuq.export._declared import declared_of
-from tfuq.export._number_decisions import level_of
 from tfuq.layers.ways import knows, predicting
 from tfuq.ood.base import Detector
 from tfuq.ood.graph_scores import has_graph_form
@@ -124,7 +124,9 @@ def _with_meaning(request):
     """The request, once it is known what the outputs of its models mean."""
     if request.family is not None:
         flags = (True,) * len(request.members)
-        return request._replace(are_logits=flags, multi_label=False, level=level_of(request))
+        has_own = request.conformal is not None
+        level = interval_level(request.family, request.level, request.rule, has_own)
+        return request._replace(are_logits=flags, multi_label=False, level=level)
     reading = reading_of(request.output, request.from_logits, request.multi_label)
     with predicting(request.predictive):
         readings = readings_of(request.members, reading, request.inputs)

@@ -6,7 +6,7 @@ import numpy as np
 from tfuq._arguments import shown
 from tfuq._files.reading import load_keras
 from tfuq.predictive.inputs import Batch
-from tfuq.predictive.rows import Scorer
+from tfuq.predictive.number_rows import rows_of
 
 try:
     from apache_beam import DoFn as _DoFn
@@ -97,7 +97,7 @@ class ScoreDoFn(_DoFn or object):
         if inputs.dtype.kind == "f":
             inputs = inputs.astype(keras.config.floatx())
         if self._scorer is None:
-            self._scorer = Scorer(self._model, inputs, **self._options)
+            self._scorer = rows_of(self._model, inputs, **self._options)
         rows = self._scorer.rows(0, Batch(keras.ops.convert_to_tensor(inputs), None, None))
         rows.pop("index", None)
         for number in range(len(batch)):

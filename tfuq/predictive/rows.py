@@ -14,6 +14,7 @@ from tfuq._models.meaning import NOTHING, Meaning, reading_of
 from tfuq._models.member_graphs import member_graph
 from tfuq._models.outputs import select_output
 from tfuq._predictions.class_names import agreed_names, check_count, checked_names, numbered
+from tfuq._predictions.families import Point
 from tfuq._predictions.scores import OF_STACKS, new_word
 from tfuq._predictions.uncertainty import decompose
 from tfuq._random.draws import random_layers
@@ -32,6 +33,13 @@ COLUMNS = (
     "expected_entropy",
     "mutual_information",
     "variation_ratio",
+    "mean",
+    "std",
+    "aleatoric_std",
+    "epistemic_std",
+    "lower",
+    "upper",
+    "score",
     "accept",
     "ood_score",
 )
@@ -39,18 +47,116 @@ _SERVED = ("expected_entropy", "mutual_information", "accept", "ood_score")
 _MEASURES = ("confidence", "predictive_entropy", *OF_STACKS)
 
 
-class Scorer:
-    """A model with all that decides what is told of an example.
+class Rows:
+    """Base of what makes rows of batches: a child says what its model tells of one.
 
     Args:
         model: Keras model; `DeepEnsemble`, or whatever has Keras models as `members`; or a
-            SavedModel that `tf.saved_model.load` gave, which returns probabilities.
+            SavedModel that `tf.saved_model.load` gave.
+        output, num_samples, seed: As for `sample_predictions`.
+        ood: Detector or None.
+        columns: Names of the columns that are wanted; None for all.
+    """
+
+    class_names = None
+
+    def __init__(self, model, output, num_samples, seed, ood, columns):
+        check_integer("seed", seed, 0)
+        self.model, self.output, self.seed = model, output, seed
+        self.members = members_of(model)
+        self.num_samples = self._checked_samples(num_samples)
+        self.inputs = declared(model).inputs
+        self.ood = _checked_ood(ood)
+        self.columns = _checked_columns(columns)
+
+    def told(self, inputs):
+        """Columns of what the model says of a batch of inputs."""
+        raise NotImplementedError
+
+    def _checked_samples(self, num_samples):
+        """Number of networks that are drawn, None where there is nothing to draw."""
+        if num_samples is not None:
+            check_integer("num_samples", num_samples, 1)
+        is_one = len(self.members) == 1 and isinstance(self.members[0], keras.Model)
+        is_random = is_one and any(layer.is_random() for layer in random_layers(self.members[0]))
+        if num_samples is not None and not is_random:
+            raise ValueError(
+                "Argument `num_samples` must be None for an ensemble or a model without random "
+                f"layers. Received: num_samples={shown(num_samples)} with {shown(self.model)}"
+            )
+        return (num_samples or NUM_SAMPLES) if is_random else None
+
+    def described(self):
+        """All of this that decides what the rows hold, as JSON can hold it."""
+        output = self.output
+        return {
+            "model": _models_digest(self.members),
+            "num_samples": self.num_samples,
+            "output": getattr(output, "__qualname__", "function") if callable(output) else output,
+            "seed": self.seed,
+            "ood": None if self.ood is None else _ood_digest(self.ood),
+            "columns": None if self.columns is None else list(self.columns),
+        }
+
+    def rows(self, start, batch):
+        """Columns of a batch whose first example has the number `start`."""
+        self.check_inputs(batch.inputs)
+        told = self.told(batch.inputs)
+        count = len(next(iter(told.values())))
+        columns = {"index": np.arange(start, start + count, dtype="int64")}
+        if batch.files is not None:
+            columns["file"] = list(batch.files)
+        if batch.labels is not None:
+            columns["true_label"] = self._labels(batch.labels)
+        columns |= told
+        if self.ood is not None:
+            columns["ood_score"] = np.asarray(self.ood.score(batch.inputs), "float32")
+        return self._chosen(columns)
+
+    def check_inputs(self, inputs):
+        """Raises ValueError if a batch is none that the model was declared to take."""
+        if self.inputs is not None:
+            for leaf in keras.tree.flatten(inputs):
+                self.inputs.check(leaf)
+
+    def labels_of(self, labels):
+        """Labels as numbers, of the output that is scored."""
+        if keras.tree.is_nested(labels):
+            labels = select_output(labels, self.output)
+        return np.asarray(numbered(labels, self.class_names, "data"))
+
+    def _labels(self, labels):
+        labels = self.labels_of(labels)
+        labels = labels[:, 0] if labels.shape[1:] == (1,) else labels
+        if labels.dtype.kind not in "biuf" or labels.ndim > 2:
+            raise ValueError(
+                "Argument `data` must have labels (n,) or (n, classes) of numbers. Received: "
+                f"labels of shape {labels.shape} and dtype {labels.dtype}"
+            )
+        return labels.astype("float32" if labels.dtype.kind == "f" else "int64")
+
+    def _chosen(self, columns):
+        if self.columns is None:
+            return columns
+        missing = [name for name in self.columns if name not in columns]
+        if missing:
+            raise ValueError(
+                f"Argument `columns` must name columns that there are: {', '.join(columns)}. "
+                f"Received: {missing}"
+            )
+        return {name: columns[name] for name in self.columns}
+
+
+class Scorer(Rows):
+    """A classifier with all that decides what is told of an example.
+
+    Args:
+        model: As for `Rows`; a SavedModel returns probabilities.
         first: The first batch of inputs: it tells logits from probabilities, where nothing else
             does.
         num_samples, output, from_logits, multi_label, seed: As for `sample_predictions`.
         rule: `RejectionRule` or None.
-        ood: Detector or None.
-        columns: Names of the columns that are wanted; None for all.
+        ood, columns: As for `Rows`.
         class_names: Names of the classes; None for what is declared of the model, or the rule says.
     """
 
@@ -70,13 +176,9 @@ class Scorer:
         class_names=None,
     ):
         reading = reading_of(output, from_logits, multi_label)
-        check_integer("seed", seed, 0)
-        self.model, self.output, self.seed = model, output, seed
-        self.members = members_of(model)
-        self.num_samples = self._checked_samples(num_samples)
-        known = declared(model)
-        self.inputs, given = known.inputs, checked_names(class_names)
-        names = {"`class_names`": given, "the model": known.class_names}
+        super().__init__(model, output, num_samples, seed, ood, columns)
+        names = {"`class_names`": checked_names(class_names)}
+        names |= {"the model": declared(model).class_names}
         self.class_names = agreed_names({**names, "`rule`": getattr(rule, "class_names", None)})
         self.check_inputs(first)
         readings = [reading.known(member, first) for member in self.members]
@@ -85,21 +187,6 @@ class Scorer:
         self.has_stack = self.num_samples is not None or len(self.members) > 1
         self.predict = self._predictor(readings)
         self.rule = self._checked_rule(rule)
-        self.ood = _checked_ood(ood)
-        self.columns = _checked_columns(columns)
-
-    def _checked_samples(self, num_samples):
-        """Number of networks that are drawn, None where there is nothing to draw."""
-        if num_samples is not None:
-            check_integer("num_samples", num_samples, 1)
-        is_one = len(self.members) == 1 and isinstance(self.members[0], keras.Model)
-        is_random = is_one and any(layer.is_random() for layer in random_layers(self.members[0]))
-        if num_samples is not None and not is_random:
-            raise ValueError(
-                "Argument `num_samples` must be None for an ensemble or a model without random "
-                f"layers. Received: num_samples={shown(num_samples)} with {shown(self.model)}"
-            )
-        return (num_samples or NUM_SAMPLES) if is_random else None
 
     def _predictor(self, readings):
         """A function from a batch to probabilities `(samples, batch, classes)`, and what else."""
@@ -107,7 +194,7 @@ class Scorer:
             arguments = (self.output, self.from_logits[0], self.multi_label, self.seed)
             sampler = sampler_of(self.members[0], self.num_samples, *arguments)
             return lambda batch: (sampler.stack(batch), {})
-        if isinstance(self.members[0], _Served):
+        if isinstance(self.members[0], Served):
             return lambda batch: self.members[0].all_outputs(batch, readings[0])
         graph = member_graph(self, self.members, readings)
 
@@ -126,6 +213,12 @@ class Scorer:
         if not callable(getattr(rule, "accept", None)) or not hasattr(rule, "get_config"):
             raise ValueError(
                 "Argument `rule` must be a tfuq.selective.RejectionRule. "
+                f"Received: rule={shown(rule)}"
+            )
+        if hasattr(rule, "units"):  # of numbers
+            raise ValueError(
+                "Argument `rule` must be of classes: the model is read as a classifier; of a "
+                "regression that nothing declares, say its `family`. "
                 f"Received: rule={shown(rule)}"
             )
         if rule.by == "group":
@@ -154,60 +247,21 @@ class Scorer:
                 f"Received: predictions of shape {stack.shape[1:]}"
             )
 
-    def described(self):
-        """All of this that decides what the rows hold, as JSON can hold it."""
-        output = self.output
-        return {
-            "model": _models_digest(self.members),
-            "num_samples": self.num_samples,
-            "output": getattr(output, "__qualname__", "function") if callable(output) else output,
-            "from_logits": self.from_logits,
-            "multi_label": self.multi_label,
-            "seed": self.seed,
-            "rule": None if self.rule is None else _text_digest(self.rule.to_json()),
-            "ood": None if self.ood is None else _ood_digest(self.ood),
-            "columns": None if self.columns is None else list(self.columns),
-            "class_names": self.class_names,
-        }
-
-    def rows(self, start, batch):
-        """Columns of a batch whose first example has the number `start`."""
-        self.check_inputs(batch.inputs)
-        stack, beside = self.predict(batch.inputs)
-        count = stack.shape[1]
-        columns = {"index": np.arange(start, start + count, dtype="int64")}
-        if batch.files is not None:
-            columns["file"] = list(batch.files)
-        if batch.labels is not None:
-            columns["true_label"] = self._labels(batch.labels)
-        columns |= self._measures(stack) | beside
+    def told(self, inputs):
+        stack, beside = self.predict(inputs)
+        columns = self._measures(stack) | beside
         if self.rule is not None:
             columns["accept"] = self.rule.accept(stack if self.has_stack else stack[0])
-        if self.ood is not None:
-            columns["ood_score"] = np.asarray(self.ood.score(batch.inputs), "float32")
-        return self._chosen(columns)
+        return columns
 
-    def check_inputs(self, inputs):
-        """Raises ValueError if a batch is none that the model was declared to take."""
-        if self.inputs is not None:
-            for leaf in keras.tree.flatten(inputs):
-                self.inputs.check(leaf)
-
-    def labels_of(self, labels):
-        """Labels as numbers, of the output that is scored."""
-        if keras.tree.is_nested(labels):
-            labels = select_output(labels, self.output)
-        return np.asarray(numbered(labels, self.class_names, "data"))
-
-    def _labels(self, labels):
-        labels = self.labels_of(labels)
-        labels = labels[:, 0] if labels.shape[1:] == (1,) else labels
-        if labels.dtype.kind not in "biuf" or labels.ndim > 2:
-            raise ValueError(
-                "Argument `data` must have labels (n,) or (n, classes) of numbers. Received: "
-                f"labels of shape {labels.shape} and dtype {labels.dtype}"
-            )
-        return labels.astype("float32" if labels.dtype.kind == "f" else "int64")
+    def described(self):
+        return {
+            **super().described(),
+            "from_logits": self.from_logits,
+            "multi_label": self.multi_label,
+            "rule": digest_of(self.rule),
+            "class_names": self.class_names,
+        }
 
     def _measures(self, stack):
         """What `decompose` says; NaN and the label -1 where a prediction is not finite."""
@@ -236,17 +290,6 @@ class Scorer:
         names = _MEASURES if self.has_stack else _MEASURES[:2]
         return columns | {name: told(getattr(parts, name), np.nan, "float32") for name in names}
 
-    def _chosen(self, columns):
-        if self.columns is None:
-            return columns
-        missing = [name for name in self.columns if name not in columns]
-        if missing:
-            raise ValueError(
-                f"Argument `columns` must name columns that there are: {', '.join(columns)}. "
-                f"Received: {missing}"
-            )
-        return {name: columns[name] for name in self.columns}
-
 
 def _checked_columns(columns):
     if columns is None:
@@ -272,7 +315,7 @@ def _checked_ood(ood):
 # --- Models -----------------------------------------------------------------------------------
 
 
-class _Served:
+class Served:
     """A SavedModel as a function like a Keras model."""
 
     def __init__(self, module):
@@ -292,7 +335,7 @@ class _Served:
             self.input_shape = tuple(self.spec.shape)
 
     def __call__(self, batch, training=False):
-        outputs = self._signature(**{self._name: tf.cast(batch, self.spec.dtype)})
+        outputs = self.outputs(batch)
         return outputs[self._probabilities(outputs)]
 
     def _probabilities(self, outputs):
@@ -307,14 +350,19 @@ class _Served:
         return names[0]
 
     def declared_output(self):
-        """Whether the output holds logits: not if it is called probabilities, as in our exports."""
+        """What the output holds, by its name in our exports: probabilities, or numbers."""
         names = self._signature.structured_outputs
-        is_told = "probabilities" in names or "probs" in names
-        return Meaning(False, None, "the SavedModel") if is_told else NOTHING
+        if "probabilities" in names or "probs" in names:
+            return Meaning(False, None, "the SavedModel")
+        return Meaning(says="the SavedModel", family=Point()) if "mean" in names else NOTHING
+
+    def outputs(self, batch):
+        """All outputs of a batch, by name."""
+        return self._signature(**{self._name: tf.cast(batch, self.spec.dtype)})
 
     def all_outputs(self, batch, reading):
         """A stack of one sample, and what else the model tells that has a column."""
-        outputs = self._signature(**{self._name: tf.cast(batch, self.spec.dtype)})
+        outputs = self.outputs(batch)
         given = outputs[self._probabilities(outputs)]
         probs = reading.checked(reading.as_probs(batch, tf.cast(given, "float32")).numpy())
         known = np.isfinite(probs).reshape(len(probs), -1).all(axis=1)
@@ -340,7 +388,7 @@ def as_model(model):
                 "Argument `model` must be a SavedModel with the signature 'serving_default'. "
                 f"Received: signatures {sorted(model.signatures)}"
             )
-        return _Served(model)
+        return Served(model)
     return model
 
 
@@ -349,7 +397,7 @@ def members_of(model):
     is_one = isinstance(model, keras.Model)
     members = [model] if is_one else list(getattr(model, "members", [model]))
     for member in members:
-        if not isinstance(member, (keras.Model, _Served)):
+        if not isinstance(member, (keras.Model, Served)):
             raise ValueError(
                 "Argument `model` must be a Keras model, a tfuq.ensembles.DeepEnsemble or a loaded "
                 f"SavedModel. Received: model={shown(model)}"
@@ -365,6 +413,11 @@ def _models_digest(members):
         weights = weights_digest(member.weights if is_keras else member.variables)
         marks.append([weights, layers_digest(member) if is_keras else None])
     return _text_digest(json_text(marks))
+
+
+def digest_of(fitted):
+    """A mark of what was fitted, or None."""
+    return None if fitted is None else _text_digest(fitted.to_json())
 
 
 def _text_digest(text):

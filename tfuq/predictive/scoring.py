@@ -12,7 +12,8 @@ from tfuq._models.torch_data import keras_data
 from tfuq._predictions.scores import new_word
 from tfuq.predictive.identity import ANOTHER, Marks, batch_digest
 from tfuq.predictive.inputs import is_files, source_of
-from tfuq.predictive.rows import Scorer, as_model, members_of
+from tfuq.predictive.number_rows import rows_of
+from tfuq.predictive.rows import as_model, members_of
 
 
 class ScoredDataset(NamedTuple):
@@ -49,6 +50,9 @@ def score_dataset(
     output=None,
     from_logits=None,
     multi_label=None,
+    family=None,
+    level=None,
+    conformal=None,
     columns=None,
     decode=None,
     class_names=None,
@@ -66,11 +70,13 @@ def score_dataset(
     dataset, which is read again from its beginning. One process at a time writes to a folder.
 
     Args:
-        model: Keras model that classifies. With random layers (`MCDropout`, `VBLLDense`, ...),
-            `num_samples` networks are drawn. Or `tfuq.ensembles.DeepEnsemble`; or a SavedModel, as
-            `tf.saved_model.load` gives it, such as of `tfuq.export.export`: its only output, or the
+        model: Keras model that classifies, or says numbers. With random layers (`MCDropout`,
+        `VBLLDense`, ...), `num_samples` networks are drawn. Or `tfuq.ensembles.DeepEnsemble`; or a
+            SavedModel, as `tf.saved_model.load` gives it, such as of `tfuq.export.export`: its only
+            output, or the
             one called `"probabilities"`, holds probabilities, and what it tells beside them
-            (`"accept"`, `"mutual_information"`, ...) is written too.
+            (`"accept"`, `"mutual_information"`, ...) is written too. An exported regression has the
+            output `"mean"`.
         data: A `tf.data.Dataset` or a `keras.utils.PyDataset` of batches of inputs or of pairs
             `(x, y)`, in the same order each time; arrays `x` or `(x, y)`; or a list of files:
             images (`.png`, `.jpg`, `.bmp`, `.gif`) or `.npz` files with `x` and perhaps `y`.
@@ -80,13 +86,19 @@ def score_dataset(
         num_samples: Number of networks, for a model with random layers; by default 30.
         batch_size: Examples at a time, for arrays and files; datasets have their own.
         shard_size: Rows of a file.
-        rule: `tfuq.selective.RejectionRule`, for the column `accept`.
+        rule: `tfuq.selective.RejectionRule`, for the column `accept`; of a regression a
+            `RegressionRule`, for `score` too.
         ood: Fitted detector of `tfuq.ood`, for the column `ood_score`.
         output: Which output, when the model has several: an index, a key, a field of a named
             tuple, or a function of the outputs.
         from_logits: Whether the output holds logits. By default what the last layer declares, else
             what the compiled loss says.
         multi_label: Whether each entry of the last axis is a binary prediction of its own.
+        family: Of a regression whose outputs nothing declares: the family of their parameters, as
+            in `predict_uncertainty`.
+        level: Of a regression: probability of the central interval, by default that of the rule,
+            else 0.9.
+        conformal: Of a regression: a `ConformalRegressor`, which says the intervals instead.
         columns: Names of the columns to write; None for all that there are.
         decode: Function from the name of a file to the input that the model takes. By default an
             image is resized to the model's input (bilinear, antialiased) and has float32 pixels
@@ -113,6 +125,10 @@ def score_dataset(
           with random layers and ensembles;
         - `accept`, bool, with `rule` (0 or 1 in TFRecords); `ood_score`, float32, with `ood`,
           larger the further out.
+
+        Of a regression a row has, in place of those from `probabilities` to `variation_ratio`, as
+        far as the model knows them: `mean`, `std`, `aleatoric_std`, `epistemic_std`, `lower` and
+        `upper`, float32, and with `rule` its `score`; lists where an example has several numbers.
 
         With `multi_label`, those from `label` to `accept` are lists, one entry per label. A
         prediction that is not finite has the label -1, measures of NaN, and is not accepted.
@@ -145,7 +161,7 @@ def score_dataset(
     form = chosen_format(path, format)
     model, data = as_model(model), keras_data(data)
     source = source_of(data, batch_size, members_of(model)[0], decode, verbose)
-    scorer = Scorer(
+    scorer = rows_of(
         model,
         source.first.inputs,
         num_samples=num_samples,
@@ -157,6 +173,9 @@ def score_dataset(
         ood=ood,
         columns=columns,
         class_names=class_names,
+        family=family,
+        level=level,
+        conformal=conformal,
     )
     scorer.rows(0, source.first)  # whatever is wrong with the arguments, before anything is written
     run = {"format": form, "shard_size": shard_size, **scorer.described()}
