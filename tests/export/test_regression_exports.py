@@ -157,6 +157,7 @@ def test_numbers_per_pixel(tmp_path):
     rule = fitted_rule(found, "std")
     found, said = check(tmp_path, model, IMAGES, ("saved_model", "litert"), rule=rule)
     assert said["accept"].shape == found.shape == (40, 3, 3, 1)
+    assert metadata(tmp_path / "saved_model")["outputs"]["mean"]["shape"] == [None, 3, 3, 1]
 
 
 FAMILIES = {

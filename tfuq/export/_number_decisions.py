@@ -37,7 +37,7 @@ class NumberDecisions(NamedTuple):
             given = said["mean"] if self.conformal.family is None else self._as_fitted(stack)
             ends = self.conformal.transform(given)
             said |= {name: unbounded(ends[name]) for name in ("lower", "upper")}
-        shape = tf.concat([axes, [-1]], axis=0)
+        shape = tf.concat([axes, [self.family.units(outputs.shape[-1])]], axis=0)
         return {name: tf.reshape(value, shape) for name, value in said.items()}
 
     def _numbers(self, stack, is_stack):
