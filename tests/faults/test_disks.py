@@ -61,6 +61,7 @@ def beside(folder):
     return sorted(str(path) for path in folder.rglob("*") if path.name != FILLER)
 
 
+@pytest.mark.slow_cases("litert", "rejection.csv")
 @pytest.mark.parametrize("name", OWN)
 def test_full(name, disk, counts):
     """With no space at all, and with some for a beginning."""
@@ -91,6 +92,7 @@ def test_new_on_a_full_disk(name, disk, counts):
     counts("writes on a full disk")
 
 
+@pytest.mark.slow_cases("litert", "rejection.csv")
 @pytest.mark.parametrize("name", OWN)
 def test_read_only(name, disk, counts):
     artifact, path = ARTIFACTS[name], disk / name

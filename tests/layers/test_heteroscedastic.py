@@ -49,7 +49,7 @@ def reference_moments(distribution, links, batch=50_000):
 
 
 @pytest.mark.slow_product
-@pytest.mark.slow_cases("*True-100", "1-False-100")
+@pytest.mark.slow_cases("*True-100", "*-False-100")
 @pytest.mark.parametrize("classes", [2, 3, 10, 100])
 @pytest.mark.parametrize(
     "factors, efficient", [(0, False), (1, False), (1, True), (6, False), (6, True)]
@@ -82,6 +82,7 @@ def test_probabilities_agree_with_samples_of_the_distribution(classes, factors, 
         assert (error <= tolerance).all(), (name, temperature, (error / tolerance).max())
 
 
+@pytest.mark.slow_cases("*-antithetic-*")
 @pytest.mark.slow_cases("True-*", "*MCSigmoidDenseFA")
 @pytest.mark.parametrize("head", [MCSoftmaxDenseFA, MCSigmoidDenseFA])
 @pytest.mark.parametrize("sampling", ["sobol", "antithetic", "iid"])

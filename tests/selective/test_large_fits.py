@@ -132,6 +132,7 @@ def fits(calibration):
     yield calibration(), pixels
 
 
+@pytest.mark.slow_cases("VectorScaling", "IsotonicCalibration")
 @pytest.mark.parametrize("kind", [TemperatureScaling, VectorScaling, IsotonicCalibration])
 def test_fits_in_blocks_are_those_of_the_whole(kind, monkeypatch):
     for (scaling, data), (again, _) in zip(fits(kind), fits(kind), strict=True):
@@ -184,6 +185,7 @@ def test_temperatures_at_the_ends_of_what_is_allowed(mistake, small_blocks, monk
     np.testing.assert_allclose(_scaling.temperature_of(data), whole, rtol=1e-8)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_temperature_takes_no_more_than_three_times_the_array(dtype, monkeypatch):
     for module in (examples, _scaling, _calibration):
