@@ -68,7 +68,7 @@ TOLERANCES = {
 
 # Where the probe tells another processor, which rounds products in bfloat16 otherwise and sums in
 # another order: isotonic steps stretch that.
-ELSEWHERE = {"models/*/predicted/half/*": 2**-7, "appended/isotonic.keras/predicted/*": 1e-4}
+ELSEWHERE = {"models/*/half/*": 2**-7, "appended/isotonic.keras/predicted/*": 1e-4}
 
 # Words that have another name since; the old ones are read.
 RENAMED = {"fitted/rule_risk.json/config": ('"score": "entropy"', '"score": "predictive_entropy"')}
