@@ -190,9 +190,9 @@ def _in_shape(y, params, expected, name):
     if y.shape.is_fully_defined():
         return y
     shape = tf.concat([tf.shape(params)[:-1], expected[-1:]], axis=0)
-    is_row = tf.logical_and(tf.rank(y) < len(expected), expected[-1] == 1)
-    column = tf.ones(tf.cast(is_row, tf.int32)[None], tf.int32)
-    found = tf.concat([tf.shape(y), column], axis=0)
+    if y.shape.rank is None and expected[-1] == 1:  # a row or a column, which have one order
+        column = tf.ones(tf.cast(tf.rank(y) < len(expected), tf.int32)[None], tf.int32)
+        y = tf.reshape(y, tf.concat([tf.shape(y), column], axis=0))
     told = f"Argument `{name}` must have shape {expected}, that of the numbers"
-    with tf.control_dependencies([tf.debugging.assert_equal(found, shape, message=told)]):
-        return tf.ensure_shape(tf.reshape(y, shape), expected)
+    with tf.control_dependencies([tf.debugging.assert_equal(tf.shape(y), shape, message=told)]):
+        return tf.ensure_shape(tf.identity(y), expected)
