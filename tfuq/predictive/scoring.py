@@ -72,10 +72,10 @@ def score_dataset(
     Args:
         model: Keras model that classifies, or says numbers. With random layers (`MCDropout`,
             `VBLLDense`, ...), `num_samples` networks are drawn. Or a
-            `tfuq.ensembles.DeepEnsemble`; or a SavedModel, as `tf.saved_model.load` gives it, such as of `tfuq.export.export`: its only
-            output, or the one called `"probabilities"`, holds probabilities, and what it tells
-            beside them (`"accept"`, `"mutual_information"`, ...) is written too. An exported
-            regression has the output `"mean"`.
+            `tfuq.ensembles.DeepEnsemble`; or a SavedModel, as `tf.saved_model.load` gives it, such
+            as of `tfuq.export.export`: its only output, or the one called `"probabilities"`, holds
+            probabilities, and what it tells beside them (`"accept"`, `"mutual_information"`, ...)
+            is written too. An exported regression has the output `"mean"`.
         data: A `tf.data.Dataset` or a `keras.utils.PyDataset` of batches of inputs or of pairs
             `(x, y)`, in the same order each time; arrays `x` or `(x, y)`; or a list of files:
             images (`.png`, `.jpg`, `.bmp`, `.gif`) or `.npz` files with `x` and perhaps `y`.
