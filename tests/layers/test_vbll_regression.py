@@ -451,6 +451,7 @@ def test_refuses_what_would_be_learned_wrongly():
         ("num_factors", {"num_factors": 1}),
         ("num_factors", {"likelihood": "multivariate_normal"}),
         ("num_factors", {"likelihood": "multivariate_normal", "num_factors": 0}),
+        ("units", {"likelihood": "multivariate_normal", "num_factors": 1}),
         ("rank", {"rank": 2}),
         ("rank", {"posterior": "low_rank"}),
         ("prior_scale", {"prior_scale": 0.0}),

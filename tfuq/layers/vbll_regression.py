@@ -270,6 +270,7 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
             )
         if num_factors is not None:
             check_integer("num_factors", num_factors, minimum=1)
+            check_integer("units", units, minimum=2)  # one number has none to be correlated with
         check_positive("min_scale", min_scale)
         self.likelihood = likelihood
         self.num_factors = num_factors
