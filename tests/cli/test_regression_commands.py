@@ -2,11 +2,13 @@
 
 import csv
 import json
+import re
 
 import keras
 import numpy as np
 import pytest
 
+from tfuq import report
 from tfuq.cli import main
 from tfuq.export import verify_export
 from tfuq.layers import NormalDense
@@ -86,6 +88,24 @@ def test_from_calibration_to_the_export(here, run):
     verify_export(folder / "served.tflite", X, {"accept": rule.accept(found)})
 
 
+def test_report(here, run):
+    folder, model = here
+    found = predict_uncertainty(model, X)
+    rule = RejectionRule.fit(found[:200], Y[:200], target_risk=0.2, tolerance=1.0)
+    rule.save(folder / "own.json")
+    options = ("--title", "Ages", "--quantity", "age (years)")
+    said = run("report", "m.keras", *TEST, "page.html", "--rule", "own.json", *options)
+    assert said["examples"] == 200
+    source = found[200:], Y[200:]
+    expected = folder / "expected.html"
+    report.html(source, expected, rule=rule, title="Ages", quantity="age (years)")
+    page = (folder / "page.html").read_text()
+    assert rule.describe() in page and "Off by more than 1" in page
+    assert re.sub(r'".*?"', "", page) == re.sub(r'".*?"', "", expected.read_text())
+    run("report", "m.keras", *TEST, "plain.html", "--tolerance", 2)
+    assert "Off by more than 2" in (folder / "plain.html").read_text()
+
+
 def test_intervals(here, run):
     folder, model = here
     found = predict_uncertainty(model, X)
@@ -118,7 +138,10 @@ def test_intervals(here, run):
         (("evaluate", "m.keras", *TEST, "--min-accuracy", 0.9), "--min-accuracy"),
         (("evaluate", "c.keras", "classes.npz", "--max-mae", 0.9), "--max-mae"),
         (("evaluate", "c.keras", "classes.npz", "--level", 0.9), "level"),
-        (("report", "m.keras", *TEST, "page.html"), "classifier"),
+        (("report", "m.keras", *TEST, "page.html", "--unit", 1), "unit"),
+        (("report", "m.keras", *TEST, "page.html", "--tolerance", -1), "tolerance"),
+        (("report", "c.keras", "classes.npz", "page.html", "--tolerance", 1), "--tolerance"),
+        (("report", "c.keras", "classes.npz", "page.html", "--quantity", "age"), "--quantity"),
         (("predict", "m.keras", *TEST, "no.csv", "--family", "laplace"), "family"),
     ],
 )

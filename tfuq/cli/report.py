@@ -15,9 +15,11 @@ from tfuq.cli._inputs import (
     progress,
 )
 
+OF_NUMBERS = "tolerance", "quantity", "unit"
 HELP = "writes one page on which a person can try where to refuse a model's answers"
 EPILOG = f"""\
-OUT is one HTML file, which opens from a disk and loads nothing from anywhere.
+OUT is one HTML file, which opens from a disk and loads nothing from anywhere. Of a regression the page
+shows intervals, and what a threshold of their width accepts.
 
 {MODEL_HELP}
 
@@ -26,6 +28,7 @@ OUT is one HTML file, which opens from a disk and loads nothing from anywhere.
 examples:
   tfuq report model.keras test.npz report.html
   tfuq report model.keras test_images/ report.html --rule rule.json --scale 1
+  tfuq report numbers.keras test.npz report.html --tolerance 5 --quantity "age (years)"
 
 exit code: 0 fine; 2 bad input."""
 
@@ -38,31 +41,45 @@ def add_arguments(parser):
     parser.add_argument("--rule", metavar="FILE", help="a RejectionRule, as `calibrate` writes it")
     parser.add_argument("--title", default="Report", help="of the page")
     parser.add_argument("--num-examples", type=int, default=80, help="pictures on the page (80)")
+    group = parser.add_argument_group("of a regression")
+    group.add_argument(
+        "--tolerance", type=float, metavar="T", help="how far off an answer is wrong (the rule's)"
+    )
+    group.add_argument("--quantity", metavar="TEXT", help='what the number is: "age (years)"')
+    group.add_argument("--unit", type=int, metavar="K", help="which of several numbers, from 0")
 
 
 def run(arguments):
     """Writes the page."""
     rule = load_rule(arguments.rule)
-    if rule is not None:
-        rule = type(rule)(**{**rule.get_config(), "from_logits": False})
     model = load_model(arguments.model)
     data = load_data(arguments, model, rule)
     progress(f"predicting {arguments.data}")
     found = predict(model, data, arguments, rule)
+    of_numbers = {name: getattr(arguments, name) for name in OF_NUMBERS}
     if isinstance(found, Numbers):
-        raise ValueError(
-            "MODEL must be a classifier, whose answers the page shows. Received: a regression, "
-            f"{arguments.model}"
-        )
+        if found.found is None:
+            raise ValueError(
+                "MODEL must be a Keras model or an ensemble, no SavedModel, for a page of numbers. "
+                f"Received: {arguments.model}"
+            )
+        source, options = (found.found, found.labels), of_numbers
+    else:
+        for name, value in of_numbers.items():
+            if value is not None:
+                raise ValueError(f"--{name} must be left out for classes. Received: {value}")
+        if rule is not None:
+            rule = type(rule)(**{**rule.get_config(), "from_logits": False})
+        source = found.probs, found.labels
+        options = {"names": data.classes, "from_logits": False}
     page = reporting.html(
-        (found.probs, found.labels),
+        source,
         arguments.out,
         images=data.pictures,
-        names=data.classes,
         rule=rule,
         title=arguments.title,
         num_examples=arguments.num_examples,
-        from_logits=False,
+        **options,
     )
     return {"wrote": str(page), "examples": len(found.labels)}, True
 
