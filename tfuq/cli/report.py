@@ -18,8 +18,8 @@ from tfuq.cli._inputs import (
 OF_NUMBERS = "tolerance", "quantity", "unit"
 HELP = "writes one page on which a person can try where to refuse a model's answers"
 EPILOG = f"""\
-OUT is one HTML file, which opens from a disk and loads nothing from anywhere. Of a regression the page
-shows intervals, and what a threshold of their width accepts.
+OUT is one HTML file, which opens from a disk and loads nothing from anywhere. Of a regression the
+page shows intervals, and what a threshold of their width accepts.
 
 {MODEL_HELP}
 
