@@ -45,6 +45,8 @@ class LabelledPredictions(NamedTuple):
     stack: object  # probabilities `(samples, n, ..., classes)`, or None
     shape: tuple
 
+    usual_score = "confidence"
+
     @property
     def weight(self):
         """Weights, one for each entry."""
@@ -57,23 +59,7 @@ class LabelledPredictions(NamedTuple):
 
     def spread(self, name, values):
         """The argument `name`, with one or more leading axes of the entries, for each of them."""
-        values = to_float64(name, values)
-        if values.ndim > 1 and values.shape[-1] == 1:
-            values = values[..., 0]
-        rank = values.ndim
-        if rank == 0 or values.shape != self.shape[:rank]:
-            raise ValueError(
-                f"Argument `{name}` must have one or more leading axes of {self.shape}. "
-                f"Received: {name} of shape {values.shape}"
-            )
-        values = values.reshape(values.shape + (1,) * (len(self.shape) - rank))
-        values = np.broadcast_to(values, self.shape).ravel()
-        if np.any(np.isnan(values[self.weight > 0])):
-            raise ValueError(
-                f"Argument `{name}` must hold no NaN. Received: {name} with "
-                f"{np.isnan(values).sum()} such"
-            )
-        return values
+        return spread_over(name, values, self.shape, self.weight)
 
     def doubt(self, score):
         """`Doubt` by the argument `score`, a name or an array that grows with uncertainty."""
@@ -99,6 +85,45 @@ class LabelledPredictions(NamedTuple):
         if self.examples.columns is None:
             return rows
         return np.asarray(both_classes(rows[..., 0]))
+
+
+def spread_over(name, values, shape, weight):
+    """The argument `name`, with one or more of the leading axes `shape`, for each entry of it.
+
+    Raises:
+        ValueError: If it has other axes, or is NaN where an entry has a weight.
+    """
+    values = to_float64(name, values)
+    if values.ndim > 1 and values.shape[-1] == 1:
+        values = values[..., 0]
+    rank = values.ndim
+    if rank == 0 or values.shape != shape[:rank]:
+        raise ValueError(
+            f"Argument `{name}` must have one or more leading axes of {shape}. "
+            f"Received: {name} of shape {values.shape}"
+        )
+    values = values.reshape(values.shape + (1,) * (len(shape) - rank))
+    values = np.broadcast_to(values, shape).ravel()
+    if np.any(np.isnan(values[weight > 0])):
+        raise ValueError(
+            f"Argument `{name}` must hold no NaN. Received: {name} with "
+            f"{np.isnan(values).sum()} such"
+        )
+    return values
+
+
+def weights_over(sample_weight, shape):
+    """The argument `sample_weight` for each entry of `shape`; 1 where there is none."""
+    everywhere = np.ones(int(np.prod(shape)))
+    if sample_weight is None:
+        return everywhere
+    weight = spread_over("sample_weight", sample_weight, shape, everywhere)
+    if not np.all(np.isfinite(weight) & (weight >= 0)) or not weight.any():
+        raise ValueError(
+            "Argument `sample_weight` must hold finite numbers of at least 0, not all 0. "
+            f"Received: sample_weight={shown(sample_weight)}"
+        )
+    return weight
 
 
 def labelled_predictions(

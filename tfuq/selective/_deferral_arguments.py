@@ -3,7 +3,7 @@
 import numpy as np
 
 from tfuq._arguments import check_fraction, is_finite, shown, to_float64
-from tfuq._predictions.labelled import Doubt
+from tfuq._predictions.labelled import Doubt, LabelledPredictions
 from tfuq._predictions.scores import CONFIDENCES
 
 
@@ -26,16 +26,6 @@ def read_stages(stages, costs):
             f"least 0. Received: costs['model']={prices}"
         )
     return stages, rest, np.broadcast_to(prices, len(stages))
-
-
-def check_alike(labelled, first):
-    classes = [j.examples.scores.shape[-1] for j in (labelled, first)]
-    if classes[0] != classes[1] or labelled.shape != first.shape:
-        raise ValueError(
-            "Argument `stages` must have predictions of the same classes for the same examples. "
-            f"Received: {classes[1]} classes for {first.shape}, then {classes[0]} for "
-            f"{labelled.shape}"
-        )
 
 
 def read_thresholds(thresholds, doubt, used, keys):
@@ -88,7 +78,7 @@ def doubt_of(rule, probs, labelled, score):
             "Argument `rule` must be a RejectionRule, a finite number or None. "
             f"Received: rule={shown(rule)}"
         )
-    return labelled.doubt("confidence" if score is None else score)
+    return labelled.doubt(labelled.usual_score if score is None else score)
 
 
 def acceptance(rule, probs, labelled, groups=None):
@@ -96,14 +86,15 @@ def acceptance(rule, probs, labelled, groups=None):
     if hasattr(rule, "accept"):
         accepted = rule.accept(probs) if groups is None else rule.accept(probs, groups=groups)
         return labelled.spread("rule", accepted)
-    if is_number(rule):
+    if is_number(rule) and isinstance(labelled, LabelledPredictions):
         check_fraction("rule", rule)
         doubt = labelled.doubt("confidence")
         return (doubt.key <= np.float32(-rule)).astype(float)
     accepted = np.asarray(rule)
     if accepted.dtype != bool:
         raise ValueError(
-            "Argument `stages` must have a RejectionRule, a number in [0, 1] or an array of True "
-            f"and False beside each model's predictions. Received: rule={shown(rule)}"
+            "Argument `stages` must have a RejectionRule, of classes a number in [0, 1], or an "
+            "array of True and False beside each model's predictions. "
+            f"Received: rule={shown(rule)}"
         )
     return labelled.spread("rule", accepted)

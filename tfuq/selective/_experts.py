@@ -3,16 +3,40 @@
 import numpy as np
 
 from tfuq._arguments import check_fraction, shown, to_float64
+from tfuq._predictions.labelled import labelled_predictions
 
-_COSTS = {"error": 1.0, "rejection": 0.0, "review": 0.0}
-
-
-def top(labelled):
-    """The model's answers, the classes of the largest probabilities."""
-    return np.asarray(labelled.examples.probs()).argmax(axis=-1)
+COSTS = {"error": 1.0, "rejection": 0.0, "review": 0.0}
 
 
-def graded_answers(labelled, answers, costs):
+def labelled_answers(probs, labels, sample_weight, rules, tolerance, **flags):
+    """`LabelledPredictions` of the arguments."""
+    del rules  # which say themselves what they do not take
+    if tolerance is not None:
+        raise ValueError(
+            "Argument `tolerance` must be None for classes, which are right or wrong. "
+            f"Received: tolerance={shown(tolerance)}"
+        )
+    return labelled_predictions(probs, labels, sample_weight, **flags)
+
+
+def check_alike(labelled, first):
+    """Raises ValueError unless two stages tell the same classes apart."""
+    classes = [j.examples.scores.shape[-1] for j in (labelled, first)]
+    if classes[0] != classes[1] or labelled.shape != first.shape:
+        raise ValueError(
+            "Argument `stages` must have predictions of the same classes for the same examples. "
+            f"Received: {classes[1]} classes for {first.shape}, then {classes[0]} for "
+            f"{labelled.shape}"
+        )
+
+
+def graded_model(labelled, costs):
+    """Whether each class of the largest probability is right, and what it costs."""
+    answers = np.asarray(labelled.examples.probs()).argmax(axis=-1)
+    return _graded_answers(labelled, answers, costs)
+
+
+def _graded_answers(labelled, answers, costs):
     """Whether each answer is right, and what it costs."""
     labels = np.asarray(labelled.examples.labels)
     return (answers == labels).astype(float), costs["error"][labels, answers]
@@ -33,7 +57,7 @@ def graded_expert(labelled, expert, costs):
         everywhere = np.ones(len(labels))
         return expert * everywhere, (1 - expert) * wrong * everywhere
     if expert.shape in (labelled.shape, (*labelled.shape, 1)):
-        return graded_answers(labelled, _read_answers(expert, labelled, classes), costs)
+        return _graded_answers(labelled, _read_answers(expert, labelled, classes), costs)
     if expert.shape == (classes, classes):
         chances = _read_confusion(expert, labels[labelled.weight > 0])
         return np.diag(chances)[labels], (chances * costs["error"]).sum(axis=1)[labels]
@@ -71,15 +95,21 @@ def _read_confusion(matrix, labels):
     return np.divide(matrix, rows, out=np.zeros_like(matrix), where=rows > 0)
 
 
-def read_costs(costs, labelled):
-    """The cost matrix, whether it was one, and what a referral costs before it is answered."""
+def check_cost_names(costs):
+    """The argument `costs`, a dict that is the caller's own no more."""
     costs = {} if costs is None else costs
-    if not isinstance(costs, dict) or not costs.keys() <= _COSTS.keys():
+    if not isinstance(costs, dict) or not costs.keys() <= COSTS.keys():
         raise ValueError(
-            f"Argument `costs` must be a dict with some of the keys {', '.join(_COSTS)}. "
+            f"Argument `costs` must be a dict with some of the keys {', '.join(COSTS)}. "
             f"Received: costs={shown(costs)}"
         )
-    costs = {name: to_float64("costs", value) for name, value in (_COSTS | costs).items()}
+    return dict(costs)
+
+
+def read_costs(costs, labelled):
+    """The cost matrix, whether it was one, and what a referral costs before it is answered."""
+    costs = check_cost_names(costs)
+    costs = {name: to_float64("costs", value) for name, value in (COSTS | costs).items()}
     classes = labelled.examples.scores.shape[-1]
     for name, value in costs.items():
         is_matrix = name == "error" and value.shape == (classes, classes)

@@ -6,17 +6,16 @@ import numpy as np
 
 from tfuq._arguments import told
 from tfuq._files.tables import markdown_table
-from tfuq._predictions.labelled import labelled_predictions
+from tfuq._predictions.numbers import RegressionUncertainty
+from tfuq.selective import _experts, _number_experts
 from tfuq.selective._deferral_arguments import (
     acceptance,
-    check_alike,
     check_rule,
     doubt_of,
     is_number,
     read_stages,
     read_thresholds,
 )
-from tfuq.selective._experts import graded_answers, graded_expert, read_costs, top
 
 _ROUNDING = 1e-12  # costs that are equal in exact arithmetic are equal here
 
@@ -174,39 +173,47 @@ def simulate_deferral(
     sample_weight=None,
     from_logits=False,
     multi_label=False,
+    tolerance=None,
 ):
     """Accuracy and cost of model, expert and both together, over the threshold of rejection.
 
-    The model answers what the rule accepts, the expert the rest. Nothing is drawn at random: with
+    The model answers what the rule accepts, the expert the rest. Of a regression an answer is right
+    where it is not further than `tolerance` from the label. Nothing is drawn at random: with
     an accuracy or a confusion matrix the figures are what is expected of such an expert.
 
     Formula:
         team_accuracy = coverage model_accuracy + (1 - coverage) expert_accuracy
         team_cost = mean_i (C[y_i, answer_i] if accepted_i, else
                             rejection + review + E[C[y_i, expert's answer]])
-    with the cost C of the argument `costs["error"]`.
+    with the cost C of the argument `costs["error"]`, of a function that cost(answer_i, y_i).
 
     Args:
         rule: A `RejectionRule`; or a number, the threshold of `score`; or None for no rule of one's
             own.
         probs: Predictions, `(n, ..., classes)`; binary `(n,)` or `(n, ..., 1)`, for class 1;
-            multi-label `(n, ..., labels)`; or a stack `(samples, n, ..., classes)`.
-        labels: Labels, sparse `(n, ...)` or one-hot.
+            multi-label `(n, ..., labels)`; or a stack `(samples, n, ..., classes)`. Of a regression
+            what `predict_uncertainty` gave.
+        labels: Labels, sparse `(n, ...)` or one-hot; numbers `(n, ..., units)`, or `(n, ...)` of
+            one.
         expert: A number in [0, 1], the accuracy on any example; or a confusion matrix `(classes,
             classes)`, rows for the true class, of counts or probabilities; or the expert's answers
             themselves, classes `(n, ...)` of the shape of sparse labels. (What has both shapes is
-            taken for answers.)
+            taken for answers.) Of a regression an accuracy, or answers, numbers of the shape of the
+            labels.
         costs: A dict of `"error"`, what a wrong answer costs (default 1), or a matrix `(classes,
-            classes)` of the cost of each answer (column) for each true class (row); `"rejection"`
-            and `"review"`, both paid for each referral (default 0).
+            classes)` of the cost of each answer (column) for each true class (row), or, of a
+            regression, a function `cost(answers, y)` of arrays `(k,)`; `"rejection"` and
+            `"review"`, both paid for each referral (default 0).
         thresholds: Thresholds to look at, in the units of the score; None for every one that
             makes a difference, from none accepted to all.
-        score: Where `rule` has no score of its own: a name (default `"confidence"`), or an array
-            that grows with uncertainty, as for `risk_coverage_curve`.
+        score: Where `rule` has no score of its own: a name (default `"confidence"`; of a regression
+            `"std"`, and those of `RegressionRule`), or an array that grows with uncertainty, as for
+            `risk_coverage_curve`.
         groups: For a rule by group, handed to `rule.accept`; only `own` depends on it.
         sample_weight: Weights `(n,)`, or with more of the leading axes.
         from_logits: Whether `probs` are logits.
         multi_label: Whether each entry of `probs` is a binary prediction of its own.
+        tolerance: Of a regression, how far from its label a number is wrong; by default the rule's.
 
     Returns:
         A `Deferral`. Its best threshold is chosen on the very data of its figures, which flatters
@@ -214,8 +221,9 @@ def simulate_deferral(
 
     Raises:
         ValueError: If arrays do not fit together or hold what is no prediction; if the expert or
-            the costs are none of those said; if a cost matrix comes with an accuracy, which does
-            not say which wrong answers the expert gives; if an option does not go with the rule.
+            the costs are none of those said; if a cost matrix or function comes with an accuracy,
+            which does not say which wrong answers the expert gives; if an option does not go with
+            the rule.
 
     Example:
 
@@ -233,11 +241,12 @@ def simulate_deferral(
     """
     flags = {"from_logits": from_logits, "multi_label": multi_label}
     check_rule(rule, score, groups, flags)
-    labelled = labelled_predictions(probs, labels, sample_weight, **flags)
+    experts = _kind_of(probs)
+    labelled = experts.labelled_answers(probs, labels, sample_weight, [rule], tolerance, **flags)
     doubt = doubt_of(rule, probs, labelled, score)
     used = labelled.weight > 0
-    costs = read_costs(costs, labelled)
-    sums = _sums(labelled, expert, costs)[used]
+    costs = experts.read_costs(costs, labelled)
+    sums = _sums(experts, labelled, expert, costs)[used]
     keys, level = np.unique(doubt.key[used], return_inverse=True)
     table = np.stack([np.bincount(level, column, len(keys)) for column in sums.T], axis=-1)
     count, cuts = read_thresholds(thresholds, doubt, used, keys)
@@ -262,6 +271,7 @@ def cascade(
     sample_weight=None,
     from_logits=False,
     multi_label=False,
+    tolerance=None,
 ):
     """Accuracy, coverage and cost of models that follow each other, with an expert at the end.
 
@@ -271,8 +281,9 @@ def cascade(
 
     Args:
         stages: A sequence of pairs `(probs, rule)`, in order, with the predictions of a model for
-            all examples (what does not reach it may be NaN), and a `RejectionRule`, a number (the
-            least confidence that is accepted) or an array of True and False, one for each label.
+            all examples (what does not reach it may be NaN), and a `RejectionRule`, of classes a
+            number (the least confidence that is accepted), or an array of True and False, one for
+            each label.
             Predictions are as for `simulate_deferral`.
         labels: Labels.
         expert: An accuracy, a confusion matrix or answers, as for `simulate_deferral`.
@@ -282,6 +293,7 @@ def cascade(
         sample_weight: Weights `(n,)`, or with more of the leading axes.
         from_logits: Whether all predictions are logits.
         multi_label: Whether each entry of the predictions is a binary prediction of its own.
+        tolerance: As for `simulate_deferral`; by default that of the rules, if they have one.
 
     Returns:
         A `Cascade`.
@@ -307,32 +319,42 @@ def cascade(
     """
     flags = {"from_logits": from_logits, "multi_label": multi_label}
     stages, costs, prices = read_stages(stages, costs)
-    first = labelled_predictions(stages[0][0], labels, sample_weight, **flags)
+    experts, rules = _kind_of(stages[0][0]), [rule for _, rule in stages]
+
+    def labelled_of(probs, weight):
+        return experts.labelled_answers(probs, labels, weight, rules, tolerance, **flags)
+
+    first = labelled_of(stages[0][0], sample_weight)
     left, total = first.weight, first.weight.sum()
-    costs, rows, right = read_costs(costs, first), [], 0.0
+    costs, rows, right = experts.read_costs(costs, first), [], 0.0
     for (probs, rule), price in zip(stages, prices, strict=True):
         reached = left.sum()
         if not reached:
             rows.append(CascadeStage(0.0, 0.0, np.nan, 0.0))
             continue
         check_rule(rule, None, None, flags)
-        labelled = labelled_predictions(probs, labels, left.reshape(first.shape), **flags)
-        check_alike(labelled, first)
+        labelled = labelled_of(probs, left.reshape(first.shape))
+        experts.check_alike(labelled, first)
         answered = left * acceptance(rule, probs, labelled)
-        correct, paid = graded_answers(labelled, top(labelled), costs)
+        correct, paid = experts.graded_model(labelled, costs)
         rows.append(_stage(reached, answered, correct, paid, price * reached, total))
         right, left = right + answered @ correct, left - answered
-    correct, paid = graded_expert(first, expert, costs)
+    correct, paid = experts.graded_expert(first, expert, costs)
     rows.append(_stage(left.sum(), left, correct, paid + costs["referral"], 0.0, total))
     accuracy = float((right + left @ correct) / total)
     coverage = float(1 - left.sum() / total) if left.any() else 1.0
     return Cascade(tuple(rows), coverage, accuracy, sum(row.cost for row in rows))
 
 
-def _sums(labelled, expert, costs):
+def _kind_of(predictions):
+    """What grades answers: numbers or classes."""
+    return _number_experts if isinstance(predictions, RegressionUncertainty) else _experts
+
+
+def _sums(experts, labelled, expert, costs):
     """Columns of each entry: weight; right and cost of the model's answer; of a referral."""
-    model = graded_answers(labelled, top(labelled), costs)
-    right, paid = graded_expert(labelled, expert, costs)
+    model = experts.graded_model(labelled, costs)
+    right, paid = experts.graded_expert(labelled, expert, costs)
     columns = [np.ones_like(labelled.weight), *model, right, paid + costs["referral"]]
     return labelled.weight[:, None] * np.stack(columns, axis=-1)
 

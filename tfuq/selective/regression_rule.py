@@ -189,7 +189,7 @@ class RegressionRule(Fitted):
         kind = {"family": found.family, "units": found.units, "rank": found.params.ndim - 1}
         rule = cls(score, 0.0, level=level, tolerance=tolerance, **kind)
         read = rule._read(found, y, loss)
-        _check_varies(read.score, score)
+        check_varies(read.score, score)
         rows, fixed = np.arange(len(read.score)), None
         if wanted == "risk" and len(read.score) > read.images:
             fixed, read, groups = _set_aside(read, groups, seed)
@@ -389,7 +389,8 @@ def _check_tolerance(tolerance):
         )
 
 
-def _check_varies(score, name):
+def check_varies(score, name):
+    """Raises ValueError if the score `name` is the same for all, of several."""
     if len(score) > 1 and np.ptp(score) == 0:
         raise ValueError(
             f"Argument `score` must differ between examples: {name!r} is {score[0]:g} for all, so "
