@@ -325,6 +325,14 @@ def interval_level(family, level=None, rule=None, has_own=False):
     return level
 
 
+def usual_level(family, rule=None):
+    """The level of intervals that nobody has said: the rule's, or as much of 0.9 as was learned."""
+    if rule is not None:
+        return rule.level
+    learned = getattr(family, "levels", (0.0, 1.0))
+    return min(LEVEL, 1 - 2 * learned[0], 2 * learned[-1] - 1)
+
+
 def said_of(found, level=None):
     """Dict of what a `RegressionUncertainty` knows, by name, and of its interval of `level`."""
     is_spread = found.num_samples > 1 or found.family.has_epistemic

@@ -14,7 +14,7 @@ from tfuq._arguments import check_integer, check_positive, shown
 from tfuq._files.tables import group_columns
 from tfuq._math.intervals import is_inside
 from tfuq._models.numbers import declared_family
-from tfuq._predictions.numbers import RegressionUncertainty, numbers_like
+from tfuq._predictions.numbers import RegressionUncertainty, numbers_like, usual_level
 from tfuq.predictive import uncertainty_with_labels
 from tfuq.report._content import (
     check_title,
@@ -28,7 +28,6 @@ from tfuq.report._inputs import DRAWS, pictures
 from tfuq.report._tables import Table, number, percent, section
 from tfuq.selective import RegressionRule
 
-LEVEL = 0.9
 FIRST = 0.8  # share that is accepted where no rule says otherwise
 SURE = 0.95
 WORST = 10
@@ -285,8 +284,7 @@ def _read_tolerance(tolerance, rule):
 
 def _width_rule(found):
     """What ranks predictions where no rule does: the width of their intervals."""
-    learned = getattr(found.family, "levels", (0.0, 1.0))  # beyond them nothing was learned
-    level = min(LEVEL, 1 - 2 * learned[0], 2 * learned[-1] - 1)
+    level = usual_level(found.family)
     kind = {"family": found.family, "units": found.units, "rank": found.params.ndim - 1}
     return RegressionRule("interval_width", np.inf, level=level, **kind)
 

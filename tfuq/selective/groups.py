@@ -11,11 +11,15 @@ from tfuq._files.tables import group_columns, markdown_table, write_csv
 from tfuq._math.bins import width_index
 from tfuq._math.bounds import binomial_p_value, hoeffding_bentkus_p_value, wilson_interval
 from tfuq._predictions.labelled import labelled_predictions
+from tfuq._predictions.numbers import RegressionUncertainty
+from tfuq.selective._number_groups import table_of_numbers
 from tfuq.selective._rule_fitting import LOSSES, losses_of
 
 __all__ = ["GroupRow", "SubgroupReport", "subgroup_report"]
 
+_BINS = 15
 ALL, NOTHING = "all", "nothing accepted"
+_OF_NUMBERS = ("mean_error", "interval_coverage")  # the last fields of a row
 _CORRECTIONS = ("holm", "bonferroni", None)
 
 
@@ -50,10 +54,15 @@ class GroupRow(NamedTuple):
     risk_lower: float
     risk_upper: float
     ece: float
-    """Expected calibration error of all decisions."""
+    """Expected calibration error of all decisions; of numbers that of their quantiles, NaN where
+    the network says no distribution."""
     verdict: str
     """Of the target risk: `"holds"`, `"fails"`, `"not shown"` where there are too few examples to
     tell, `"nothing accepted"`, or `"no target"`."""
+    mean_error: float = np.nan
+    """Of all numbers, the mean distance from their labels; NaN of classes."""
+    interval_coverage: float = np.nan
+    """Of all numbers, the share in their intervals, of the rule's level or 0.9."""
 
     @property
     def fails(self):
@@ -101,7 +110,10 @@ class SubgroupReport:
     def to_markdown(self):
         """A table with a row for each group, and a line that says what the verdicts mean."""
         names = ["group", "n", "accuracy", "coverage", "risk of accepted", "ECE", "verdict"]
-        lines = [markdown_table(names, map(_cells, self.rows))]
+        if self._are_numbers:
+            names[2] = "within tolerance"
+            names[6:6] = ["mean error", "in interval"]
+        lines = [markdown_table(names, (_cells(row, self._are_numbers) for row in self.rows))]
         if self.target_risk is not None:
             tests = (
                 f"{self.correction.title()}'s correction" if self.correction else "no correction"
@@ -116,7 +128,12 @@ class SubgroupReport:
         Args:
             path: Name of the file.
         """
-        write_csv(path, GroupRow._fields, self.rows)
+        fields = GroupRow._fields if self._are_numbers else GroupRow._fields[: -len(_OF_NUMBERS)]
+        write_csv(path, fields, [row[: len(fields)] for row in self.rows])
+
+    @property
+    def _are_numbers(self):
+        return any(np.isfinite(row.mean_error) for row in self.rows)
 
 
 def subgroup_report(
@@ -131,9 +148,10 @@ def subgroup_report(
     loss=None,
     positive_class=1,
     rule_groups=None,
-    n_bins=15,
+    n_bins=_BINS,
     from_logits=None,
     multi_label=None,
+    tolerance=None,
 ):
     """Accuracy, coverage, risk and calibration of each group, and whether a target risk is kept.
 
@@ -146,24 +164,27 @@ def subgroup_report(
 
     Args:
         rule: What accepts: a `RejectionRule`, a `ConformalPredictor`, any object with
-            `accept(probs) -> bool (n, ...)`. None accepts all.
-        probs: Predictions, or a stack of them whose mean is the prediction, as the rule takes them.
-        labels: Labels, sparse or one-hot.
+            `accept(probs) -> bool (n, ...)`; of a regression a `RegressionRule`. None accepts all.
+        probs: Predictions, or a stack of them whose mean is the prediction, as the rule takes them;
+            of a regression what `predict_uncertainty` gave.
+        labels: Labels, sparse or one-hot; or numbers.
         groups: The group of each example, `(n,)` texts or numbers; or a dict (or a data frame) of
             such columns. What is missing (None, NaN) is a group of its own.
         target_risk: Risk that is to be kept in every group, in (0, 1); by default what the rule was
             fitted to. Without any there are no verdicts.
         confidence: Of intervals and, with the correction, of verdicts.
         correction: For the number of groups: `"holm"`, `"bonferroni"` (weaker), or None.
-        loss: `"error"`, `"false_negative"`, costs or a function, as in `RejectionRule.fit`; by
-            default what the rule was fitted to, else `"error"`.
+        loss: `"error"`, `"false_negative"`, costs or a function, as in `RejectionRule.fit`, of a
+            regression `"error"` or a function `loss(mean, y)`; by default what the rule was
+            fitted to, else `"error"`.
         positive_class: For `loss="false_negative"`; the rule's own if `loss` is None.
         rule_groups: For a rule with a threshold for each group, the groups of the examples; by
             default `groups`, if that is one column. What the rule does not know is rejected.
-        n_bins: Bins of the calibration error.
+        n_bins: Bins of the calibration error of classes.
         from_logits: Whether `probs` are logits; by default as the rule says, else not.
         multi_label: Whether each entry of `probs` is a binary prediction of its own; by default as
             the rule says, else not.
+        tolerance: Of a regression, how far from its label a number is wrong; by default the rule's.
 
     Returns:
         `SubgroupReport`.
@@ -186,23 +207,28 @@ def subgroup_report(
     """
     _check(rule, confidence, correction, n_bins)
     target_risk = _target(rule, target_risk)
-    from_logits = getattr(rule, "from_logits", False) if from_logits is None else from_logits
-    multi_label = getattr(rule, "multi_label", False) if multi_label is None else multi_label
-    labelled = labelled_predictions(probs, labels, from_logits=from_logits, multi_label=multi_label)
-    count = labelled.shape[0]
-    columns = group_columns(groups, count)
-    accepted = _accepted(rule, probs, labelled, columns, rule_groups)
-    loss, counts = _losses(labelled, rule, loss, positive_class)
-    table = _table(labelled, n_bins, accepted, accepted & counts, loss)
+    flags = {"from_logits": from_logits, "multi_label": multi_label}
+    if isinstance(probs, RegressionUncertainty):
+        _check_is_of_numbers(n_bins, **flags)
+        columns = group_columns(groups, len(probs))
+
+        def accepted_of(accept, shape):
+            return _asked(accept, rule, probs, shape, columns, rule_groups)
+
+        table = table_of_numbers(rule, probs, labels, loss, tolerance, accepted_of)
+    else:
+        options = flags, loss, positive_class, n_bins, tolerance
+        table, columns = _table_of_classes(rule, probs, labels, groups, rule_groups, *options)
+    count = len(table.correct)
     keys, members = [(ALL, ALL)], [np.ones(count, bool)]
     for name, column in columns.items():
         names, index = np.unique(column, return_inverse=True)
         keys += [(name, str(group)) for group in names.tolist()]
         members += [index == k for k in range(len(names))]
-    parts = [_Table(*(values[chosen] for values in table)) for chosen in members]
+    parts = [table.rows(chosen) for chosen in members]
     verdicts = _verdicts(parts, target_risk, confidence, correction)
     rows = [
-        GroupRow(*key, *_figures(part, confidence), verdict)
+        _row(key, part, verdict, confidence)
         for key, part, verdict in zip(keys, parts, verdicts, strict=True)
     ]
     return SubgroupReport(tuple(rows), target_risk, float(confidence), correction)
@@ -217,6 +243,25 @@ class _Table(NamedTuple):
     accepted: np.ndarray
     at_risk: np.ndarray  # accepted, and belongs to the risk
     loss: np.ndarray
+
+    def rows(self, chosen):
+        """The table of some examples, a mask `(n,)`."""
+        return type(self)(*(values[chosen] for values in self))
+
+    def quality(self):
+        """The calibration error, alone: sum_b (w_b / W) |accuracy_b - confidence_b|."""
+        gaps = np.bincount(self.bins.ravel(), (self.correct - self.confidence).ravel())
+        return (float(np.abs(gaps).sum() / self.correct.size),)
+
+
+def _check_is_of_numbers(n_bins, **flags):
+    given = {**flags, **({} if n_bins == _BINS else {"n_bins": n_bins})}
+    for name, value in given.items():
+        if value:
+            raise ValueError(
+                f"Argument `{name}` must be left out for numbers, which are no classes. "
+                f"Received: {name}={shown(value)}"
+            )
 
 
 def _check(rule, confidence, correction, n_bins):
@@ -245,24 +290,42 @@ def _target(rule, target_risk):
     return float(target_risk)
 
 
-def _accepted(rule, probs, labelled, columns, rule_groups):
-    """What the rule accepts, `(entries,)`."""
-    if rule is None:
-        return np.ones(labelled.shape, bool).ravel()
+def _table_of_classes(
+    rule, probs, labels, groups, rule_groups, flags, loss, positive_class, n_bins, tolerance
+):
+    """`_Table` of predicted classes, and the columns of groups."""
+    if tolerance is not None:
+        raise ValueError(
+            "Argument `tolerance` must be None for classes, which are right or wrong. "
+            f"Received: tolerance={shown(tolerance)}"
+        )
+    flags = {n: getattr(rule, n, False) if v is None else v for n, v in flags.items()}
+    labelled = labelled_predictions(probs, labels, **flags)
+    columns = group_columns(groups, labelled.shape[0])
+    accepted = np.ones(labelled.shape, bool).ravel()
+    if rule is not None:
+        probs = np.asarray(probs)
+        accepted = _asked(rule.accept, rule, probs, labelled.shape, columns, rule_groups)
+    loss, counts = _losses(labelled, rule, loss, positive_class)
+    return _table(labelled, n_bins, accepted, accepted & counts, loss), columns
+
+
+def _asked(accept, rule, predictions, shape, columns, rule_groups):
+    """What the rule accepts of predictions of that shape, `(entries,)`."""
     if getattr(rule, "by", None) != "group":
-        accepted = np.asarray(rule.accept(np.asarray(probs)))
+        accepted = np.asarray(accept(predictions))
     else:
         if rule_groups is None and len(columns) == 1:
             (rule_groups,) = columns.values()
-        if np.shape(rule_groups) != labelled.shape[:1]:
+        if np.shape(rule_groups) != shape[:1]:
             raise ValueError(
-                f"Argument `rule_groups` must name the group of each of {labelled.shape[0]} "
+                f"Argument `rule_groups` must name the group of each of {shape[0]} "
                 f"examples for a rule with by='group'. Received: rule_groups={shown(rule_groups)}"
             )
-        accepted = rule.accept(np.asarray(probs), rule_groups, unknown_group="reject")
-    if np.size(accepted) != len(labelled.error):
+        accepted = accept(predictions, rule_groups, unknown_group="reject")
+    if np.size(accepted) != np.prod(shape):
         raise ValueError(
-            f"Argument `rule` must accept or reject each of {labelled.shape} decisions. "
+            f"Argument `rule` must accept or reject each of {tuple(shape)} decisions. "
             f"Received: {np.shape(accepted)}"
         )
     return np.ravel(accepted)
@@ -292,8 +355,13 @@ def _table(labelled, n_bins, *of_entries):
     return _Table(*(np.reshape(part, (labelled.shape[0], -1)) for part in parts))
 
 
+def _row(key, part, verdict, confidence):
+    error, *of_numbers = part.quality()
+    return GroupRow(*key, *_figures(part, confidence), error, verdict, *of_numbers)
+
+
 def _figures(part, confidence):
-    """The numbers of a `GroupRow`."""
+    """The shares of a `GroupRow`."""
     count = len(part.correct)
     accuracy, coverage = float(part.correct.mean()), float(part.accepted.mean())
     at_risk = int(part.at_risk.sum())
@@ -304,7 +372,6 @@ def _figures(part, confidence):
         *_with_interval(coverage, count, confidence),
         at_risk,
         *_with_interval(risk, np.count_nonzero(part.at_risk.any(axis=1)), confidence),
-        _calibration_error(part),
     )
 
 
@@ -314,12 +381,6 @@ def _with_interval(rate, count, confidence):
         return rate, 0.0, 1.0
     lower, upper = wilson_interval(rate * count, count, confidence)
     return rate, float(lower), float(upper)
-
-
-def _calibration_error(part):
-    """sum_b (w_b / W) |accuracy_b - confidence_b|."""
-    gaps = np.bincount(part.bins.ravel(), (part.correct - part.confidence).ravel())
-    return float(np.abs(gaps).sum() / part.correct.size)
 
 
 def _verdicts(parts, target_risk, confidence, correction):
@@ -367,11 +428,13 @@ def _adjusted(p_values, correction):
     return np.minimum(adjusted, 1)
 
 
-def _cells(row):
+def _cells(row, is_of_numbers):
     def percent(name):
         value, lower, upper = (getattr(row, name + end) for end in ("", "_lower", "_upper"))
         return "-" if np.isnan(value) else f"{value:.1%} [{lower:.1%}, {upper:.1%}]"
 
     name = row.group if row.column == ALL else f"{row.column}: {row.group}"
     figures = [percent(name) for name in ("accuracy", "coverage", "risk")]
-    return [name, row.n, *figures, f"{row.ece:.3f}", row.verdict]
+    inside = "-" if np.isnan(row.interval_coverage) else f"{row.interval_coverage:.1%}"
+    own = [f"{row.mean_error:.4g}", inside] if is_of_numbers else []
+    return [name, row.n, *figures, f"{row.ece:.3f}", *own, row.verdict]

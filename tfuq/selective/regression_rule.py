@@ -221,7 +221,7 @@ class RegressionRule(Fitted):
                     f"Argument `{name}` must hold finite numbers. "
                     f"Received: {int((~np.isfinite(values)).sum())} of {values.size} that are not"
                 )
-        losses, is_zero_one = _losses(loss, mean, y, self.tolerance)
+        losses, is_zero_one = losses_of_numbers(loss, mean, y, self.tolerance)
         nothing, counts = np.zeros(0, int), np.ones(len(y), bool)
         return Read(
             score, losses, counts, losses == 0, nothing, nothing, len(found), 0, is_zero_one
@@ -399,8 +399,8 @@ def check_varies(score, name):
         )
 
 
-def _losses(loss, mean, y, tolerance):
-    """Losses in [0, 1], and whether they can only be 0 or 1."""
+def losses_of_numbers(loss, mean, y, tolerance):
+    """Losses of numbers in [0, 1], and whether they can only be 0 or 1."""
     if callable(loss):
         values = to_float64("loss", loss(mean, y))
         if values.shape != y.shape or not np.all((values >= 0) & (values <= 1)):
