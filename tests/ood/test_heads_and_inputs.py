@@ -9,6 +9,8 @@ from scipy import special, stats
 
 from tfuq import ood
 from tfuq.ensembles import DeepEnsemble
+from tfuq.layers import MCDropout
+from tfuq.predictive import sample_predictions
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(40, 8, 8, 3)).astype("float32")
@@ -295,10 +297,32 @@ def test_pixels_have_scores(ends_in):
         ood.KNN(k=2).fit(model, IMAGES)
 
 
+@pytest.mark.parametrize("ends_in", ["softmax", "sigmoid"])
+def test_networks_disagree_on_pixels(ends_in):
+    last = layers.Conv2D(3 if ends_in == "softmax" else 1, 1, activation=ends_in)
+    drop = MCDropout(0.5)
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3), drop, last])
+    detector = ood.MutualInformation(num_samples=4, seed=3).fit(model, IMAGES)
+    stack = np.asarray(sample_predictions(model, IMAGES, num_samples=4, seed=3), "float64")
+    if stack.shape[-1] == 1:
+        stack = np.concatenate([1 - stack, stack], -1)
+    expected = stats.entropy(stack.mean(0), axis=-1) - stats.entropy(stack, axis=-1).mean(0)
+    spoilt = IMAGES.copy()
+    spoilt[5, 0, 0, 0] = np.nan
+    found = detector.score_each(spoilt)
+    assert np.all(np.isinf(found[5])) and found.shape == (40, 6, 6)
+    np.testing.assert_allclose(detector.score_each(IMAGES), expected, atol=1e-6)
+    np.testing.assert_allclose(detector.score(IMAGES), expected.mean((1, 2)), atol=1e-6)
+    np.testing.assert_allclose(detector.score_features(stack), expected.mean((1, 2)), atol=1e-6)
+
+
 def test_a_single_prediction_has_no_parts():
     model = keras.Sequential([keras.Input((5,)), layers.Dense(3, "softmax")])
     with pytest.raises(ValueError, match="take `score`"):
         ood.Energy().fit(model, ROWS).score_each(ROWS)
+    stacks = ood.MutualInformation().fit(lambda x: np.full((2, len(x), 3), 1 / 3), ROWS)
+    with pytest.raises(ValueError, match="take `score`"):
+        stacks.score_each(ROWS)
 
 
 def test_probabilities_of_one_class_whose_logit_does_not_show():

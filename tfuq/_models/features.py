@@ -233,7 +233,8 @@ def _check_outputs(model, reading, outputs, takes):
     if outputs.shape.rank != 2 and not has_pixels:
         raise ValueError(
             "Argument `model` must return one prediction per example, (batch, classes); of one per "
-            "pixel the detectors MaxSoftmax, MaxLogit, Energy and Entropy have scores. "
+            "pixel the detectors MaxSoftmax, MaxLogit, Energy, Entropy and MutualInformation have "
+            "scores. "
             f"Received: outputs of shape {tuple(outputs.shape)}"
         )
     several = outputs.shape[-1] > 1

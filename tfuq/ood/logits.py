@@ -4,11 +4,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._arguments import check_flags, check_kind, check_positive, register, shown
-from tfuq._models.batches import batches
 from tfuq._models.feature_arrays import check_logits, check_rows, two_classes
-from tfuq._models.finite import finite_rows
 from tfuq.ood._input_processing import check_epsilon, descended
 from tfuq.ood._logit_scores import LOGIT_SCORES, joint_score, label_scores, max_softmax
+from tfuq.ood._parts import scores_of_parts
 from tfuq.ood.base import Detector
 
 
@@ -82,21 +81,17 @@ class _ClasswiseDetector(_LogitDetector):
         Raises:
             ValueError: As `score`; if the model has one prediction of classes per example.
         """
-        self._check_to_score()
-        scores = []
-        for batch, *_ in batches(x, batch_size, verbose, model=self._model):
-            logits = self._read(batch)[0]
-            if logits.ndim == 2 and not self.multi_label:
-                raise ValueError(
-                    "Argument `model` must predict each pixel, or several labels with "
-                    "multi_label=True; take `score` for one prediction per example. Received: "
-                    f"logits of shape {logits.shape}"
-                )
-            found = self._labels_of(logits) if self.multi_label else self._of_each(logits)
-            found = np.where(np.isnan(found), np.inf, found)
-            rows = np.reshape(finite_rows(batch), (-1,) + (1,) * (found.ndim - 1))
-            scores.append(np.where(rows, found, np.inf))
-        return np.concatenate(scores)
+        return scores_of_parts(self, x, self._of_parts, batch_size, verbose)
+
+    def _of_parts(self, batch):
+        logits = self._read(batch)[0]
+        if logits.ndim == 2 and not self.multi_label:
+            raise ValueError(
+                "Argument `model` must predict each pixel, or several labels with "
+                "multi_label=True; take `score` for one prediction per example. Received: "
+                f"logits of shape {logits.shape}"
+            )
+        return self._labels_of(logits) if self.multi_label else self._of_each(logits)
 
     def _labels_of(self, logits):
         return label_scores(logits, self._kind, **self._options())

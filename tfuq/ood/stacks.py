@@ -4,12 +4,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer, register, shown
+from tfuq._arguments import check_integer, check_kind, register, shown
 from tfuq._models.feature_arrays import check_rows
 from tfuq._models.features import without_nan
 from tfuq._models.meaning import Reading
 from tfuq._models.outputs import check_same_shapes
 from tfuq.ensembles import DeepEnsemble
+from tfuq.ood._parts import scores_of_parts
 from tfuq.ood.base import Detector
 from tfuq.predictive import mutual_information, sample_predictions
 
@@ -23,10 +24,10 @@ class MutualInformation(Detector):
 
     Formula:
         score = I[y, w | x] = H[E_w p(y | x, w)] - E_w H[p(y | x, w)]   (Houlsby et al. 2011)
-    in nats, of the samples w.
+    in nats, of the samples w; of a model that predicts each pixel the mean of the pixels' scores.
 
-    `fit_features` and `score_features` take a stack of probabilities `(samples, n, classes)`; of
-    one class, that of class 1 of two. Labels are not needed.
+    `fit_features` and `score_features` take a stack of probabilities `(samples, n, ..., classes)`;
+    of one class, that of class 1 of two. Labels are not needed.
 
     Args:
         num_samples: Number of networks to draw from a model with random layers.
@@ -75,7 +76,7 @@ class MutualInformation(Detector):
         Args:
             model: A Keras model with random layers of `tfuq.layers`, a
                 `tfuq.ensembles.DeepEnsemble`, or a function that makes a stack of probabilities
-                `(samples, batch, classes)` of a batch of inputs, as an array.
+                `(samples, batch, ..., classes)` of a batch of inputs, as an array.
             x: Inputs, as for the other detectors.
             y: Not looked at.
             batch_size: Examples at a time, for arrays.
@@ -132,9 +133,41 @@ class MutualInformation(Detector):
         return self._members(batch).numpy()
 
     def _check(self, features):
-        return (np.moveaxis(check_rows("features", features, ndim=3), 0, 1),)
+        check_kind("features", features)
+        rows = check_rows("features", features, ndim=max(3, np.ndim(features)))
+        return (np.moveaxis(rows, 0, 1),)
 
     _graph_score = None  # an export that holds the networks has their mutual information
 
     def _score(self, arrays):
-        return mutual_information(np.moveaxis(arrays[0], 1, 0)).reshape(len(arrays[0]))
+        found = self._of_each(arrays[0])
+        return found.reshape(len(found), -1).mean(axis=1)
+
+    def _of_each(self, rows):
+        found = mutual_information(np.moveaxis(rows, 1, 0))
+        return found.reshape(rows.shape[:1] + rows.shape[2:-1])
+
+    def score_each(self, x, *, batch_size=32, verbose=0):
+        """Scores of each pixel, of which `score` has the mean.
+
+        Args:
+            x: Inputs, as for `score`.
+            batch_size: Examples at a time, for arrays.
+            verbose: 1 shows a progress bar.
+
+        Returns:
+            Array `(n, height, width)`, float64; inf for inputs that are not finite.
+
+        Raises:
+            ValueError: As `score`; if the model has one prediction per example.
+        """
+        return scores_of_parts(self, x, self._of_pixels, batch_size, verbose)
+
+    def _of_pixels(self, batch):
+        rows = self._read(batch)[0]
+        if rows.ndim == 3:
+            raise ValueError(
+                "Argument `model` must predict each pixel; take `score` for one prediction per "
+                f"example. Received: predictions of shape {rows.shape[:1] + rows.shape[2:]}"
+            )
+        return self._of_each(rows)
