@@ -250,13 +250,70 @@ def test_what_another_layer_builds_is_left_and_said():
             conversion(alone)
 
 
-def test_noise_that_is_left_is_said():
-    noisy = [kl.Dropout(0.5), Own(0.5, name="own"), kl.GaussianNoise(0.1, name="noise")]
-    found = convert.report(convert.mc_dropout(network((4,), *noisy)))
-    assert found.left == {
-        "own": ("Own", "its class drops in a `call` of its own"),
-        "noise": ("GaussianNoise", "its noise in training is of its own kind"),
-    }
+class Depth(kl.Layer):
+    """Stochastic depth as people write it, without a generator that could be seen."""
+
+    def call(self, x, training=False):
+        return x * keras.ops.floor(keras.random.uniform(()) + 0.8) if training else x
+
+
+NOISY = {
+    "AlphaDropout": (lambda: (kl.AlphaDropout(0.3),), (8,), "of its own kind"),
+    "GaussianNoise": (lambda: (kl.GaussianNoise(0.3),), (8,), "of its own kind"),
+    "RandomFlip": (lambda: (kl.RandomFlip(), kl.Flatten()), (4, 4, 3), "of its own kind"),
+    "Own": (lambda: (Own(0.5),), (8,), "drops in a `call` of its own"),
+    "Depth": (lambda: (Depth(),), (8,), "may be random"),
+    "ConvLSTM1D": (
+        lambda: (kl.ConvLSTM1D(2, 2, recurrent_dropout=0.2), kl.Flatten()),
+        (3, 5, 1),
+        "of its own kind",
+    ),
+    "RNN": (
+        lambda: (kl.RNN([kl.LSTMCell(3), kl.GRUCell(3, dropout=0.2)]),),
+        (3, 5),
+        "of its own kind",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOISY)
+def test_noise_that_is_left_is_said(name):
+    body, shape, why = NOISY[name]
+    model = network(shape, *body(), kl.Dropout(0.5))
+    left = convert.report(convert.mc_dropout(model)).left
+    assert list(left) == [model.layers[0].name]
+    kind, said = left[model.layers[0].name]
+    assert kind == name and why in said
+
+
+WITHOUT_TWIN = {
+    "Conv1DTranspose": (lambda: kl.Conv1DTranspose(2, 2), (4, 2), "for Conv1DTranspose"),
+    "Conv3DTranspose": (lambda: kl.Conv3DTranspose(2, 2), (2, 2, 2, 2), "for Conv3DTranspose"),
+    "ConvLSTM1D": (lambda: kl.ConvLSTM1D(2, 2), (3, 5, 1), "for ConvLSTMCell"),
+    "RNN": (lambda: kl.RNN(kl.LSTMCell(3)), (3, 5), "for LSTMCell"),
+    "Embedding": (lambda: kl.Embedding(4, 2), (3,), "for Embedding"),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_TWIN)
+def test_kernels_that_are_left_are_said(name):
+    make, shape, why = WITHOUT_TWIN[name]
+    model = network(shape, make(), kl.Flatten(), kl.Dense(3))
+    data = np.ones((4, *shape)), np.arange(4) % 3
+    for copy in (
+        convert.variational(model, kl_weight=0.1),
+        convert.sparse_bayesian(model, data, LOSS, kl_weight=0.1),
+    ):
+        assert convert.report(copy).left == {
+            model.layers[0].name: (name, f"no layer stands in {why}")
+        }
+
+
+def test_layers_of_one_name_are_each_in_the_report():
+    inner = [network((4,), kl.Dense(4, name="same"), kl.PReLU(name="act")) for _ in range(2)]
+    found = convert.report(convert.variational(network((4,), *inner), kl_weight=0.1))
+    assert len(found.converted) == len(found.left) == 2
+    assert "2 converted (2 Dense); left 2 PReLU" in found.summary()
 
 
 def test_quantized_weights_are_left():

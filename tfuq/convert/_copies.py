@@ -152,7 +152,7 @@ def left_over(model, candidates, chosen, pairs, table):
     """Of each layer with weights of its own that was not converted `(class, why)`, by name."""
     changed = {id(old) for old, _ in pairs}
     changed |= {id(each) for old, _ in pairs for each in old._flatten_layers()}
-    left = {}
+    left, holders = [], recurrent_holders(model)
     for layer in model._flatten_layers():
         if id(layer) in changed or not _own_weights(layer):
             continue
@@ -161,8 +161,30 @@ def left_over(model, candidates, chosen, pairs, table):
             why = "another layer builds it" if is_inside else "it is not among `layers`"
         else:
             why = why_no_twin(layer, table)
-        left[layer.name] = (type(layer).__name__, why)
-    return left
+        left.append((holders.get(id(layer), layer), why))
+    return by_name((layer, (type(layer).__name__, why)) for layer, why in left)
+
+
+def recurrent_holders(model):
+    """The recurrent layer of each cell, which is what its user has written, by the cell's id."""
+    found = {}
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.RNN):
+            found |= {id(each): layer for each in layer._flatten_layers(include_self=False)}
+    return found
+
+
+def by_name(pairs):
+    """`{name: what}` of pairs of a layer and what is said of it; by path where names repeat."""
+    pairs = list({id(layer): (layer, said) for layer, said in pairs}.values())
+    names = [layer.name for layer, _ in pairs]
+    found = {}
+    for layer, said in pairs:
+        name = layer.name if names.count(layer.name) == 1 else layer.path
+        while name in found:
+            name += "'"
+        found[name] = said
+    return found
 
 
 def check_all_changed(candidates, chosen, pairs):
@@ -179,8 +201,6 @@ def check_all_changed(candidates, chosen, pairs):
 
 def conversions(pairs, chosen):
     """`{name: (old class, new class)}` of the layers that were converted."""
-    return {
-        old.name: (type(old).__name__, type(new).__name__)
-        for old, new in pairs
-        if id(old) in chosen
-    }
+    return by_name(
+        (old, (type(old).__name__, type(new).__name__)) for old, new in pairs if id(old) in chosen
+    )

@@ -1,9 +1,18 @@
 """Copies of models whose dropout takes part in draws of the network."""
 
+import inspect
+
 import keras
 
 from tfuq._random.draws import TakesDraws
-from tfuq.convert._copies import check_all_changed, cloned, conversions, leaves
+from tfuq.convert._copies import (
+    by_name,
+    check_all_changed,
+    cloned,
+    conversions,
+    leaves,
+    recurrent_holders,
+)
 from tfuq.convert._report import told
 from tfuq.convert._twins import DROPPING
 from tfuq.layers import MCDropout
@@ -13,6 +22,8 @@ _SPATIAL = {
     keras.layers.SpatialDropout2D: 2,
     keras.layers.SpatialDropout3D: 3,
 }
+_OWN_KIND = "its noise in training is of its own kind"
+_KNOWN = ("keras", "tfuq")  # packages of which it is known which layers are random
 
 
 def mc_dropout(model):
@@ -95,20 +106,31 @@ def _dropping(layer):
 def _left(model, candidates, pairs):
     """Of each layer that is random in training, and was not converted, `(class, why)`."""
     changed = {id(each) for old, _ in pairs for each in old._flatten_layers()}
-    left = {}
-    for layer in model._flatten_layers():
-        if id(layer) in changed or isinstance(layer, TakesDraws) or not _is_noisy(layer):
+    left, holders = [], recurrent_holders(model)
+    for layer in model._flatten_layers(include_self=False):
+        if id(layer) in changed or isinstance(layer, TakesDraws):
             continue
-        why = "its noise in training is of its own kind"
+        why = None
         if any(layer is each for each in candidates):
             why = "another layer builds it"
-        elif isinstance(layer, keras.layers.Dropout):
-            why = "its class drops in a `call` of its own"
-        left[layer.name] = (type(layer).__name__, why)
-    return left
+        elif _is_noisy(layer):
+            is_dropout = isinstance(layer, keras.layers.Dropout)
+            why = "its class drops in a `call` of its own" if is_dropout else _OWN_KIND
+        elif _may_be_noisy(layer):
+            why = "its `call` knows of training, and may be random there"
+        if why:
+            left.append((holders.get(id(layer), layer), why))
+    return by_name((layer, (type(layer).__name__, why)) for layer, why in left)
 
 
 def _is_noisy(layer):
     """Whether a layer draws random numbers in training, as far as can be seen."""
     held = vars(layer).values()
     return _rate(layer) != 0 and any(isinstance(x, keras.random.SeedGenerator) for x in held)
+
+
+def _may_be_noisy(layer):
+    """Whether a layer of somebody's own does something else in training."""
+    if isinstance(layer, keras.Model) or type(layer).__module__.split(".")[0] in _KNOWN:
+        return False
+    return "training" in inspect.signature(type(layer).call).parameters
