@@ -10,6 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ["MPLBACKEND"] = "Agg"  # also for the processes that the tests start
 
+import costs
 import keras
 import pytest
 import quick
@@ -41,6 +42,7 @@ def pytest_configure(config):
 
 def pytest_addoption(parser):
     parser.addoption("--quick", action="store_true", help="what one runs while writing: quick.py")
+    parser.addoption("--costs", action="store_true", help="measures what costs.py goes by")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -52,10 +54,21 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.slow)
         if is_beyond(item) or is_beside_diagonal(item):
             item.add_marker(pytest.mark.slow)
+    if not config.getoption("costs"):
+        leave_out_what_costs(items)
     if config.getoption("quick"):
         chosen = quick.chosen(items)
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = [item for item in items if item in chosen]
+
+
+def leave_out_what_costs(items):
+    """Marks as slow the cases that are beyond the budget of their function: see costs.py."""
+    fast = [item for item in items if not item.get_closest_marker("slow")]
+    fast = [item for item in fast if not item.get_closest_marker("every_case")]
+    names = [costs.function_of(item.nodeid) for item in fast]
+    for place in costs.beyond_budget(names, costs.read()):
+        fast[place].add_marker(pytest.mark.slow)
 
 
 def is_beyond(item):

@@ -24,6 +24,7 @@ import tempfile
 import time
 import traceback
 
+import costs
 import processes
 import pytest
 from quick import SPANNING
@@ -51,12 +52,12 @@ class Tally:
 
     def __init__(self, part, parts):
         self.part, self.parts = part, parts
-        self.outcomes, self.counted, self.reasons, self.durations = (
-            collections.Counter() for _ in range(4)
+        self.outcomes, self.counted, self.reasons, self.durations, self.cpu = (
+            collections.Counter() for _ in range(5)
         )
 
     def found(self):
-        names = ("outcomes", "counted", "reasons", "durations")
+        names = ("outcomes", "counted", "reasons", "durations", "cpu")
         return {name: getattr(self, name) for name in names}
 
     @pytest.hookimpl(trylast=True)
@@ -69,6 +70,15 @@ class Tally:
         part, parts = (self.part - 1, self.parts - 1) if grouped else (self.part, self.parts)
         start, stop = (len(free) * index // parts for index in (part, part + 1))
         items[:] = grouped if part < 0 else free[start:stop]
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item):
+        """Measures what `--costs` writes: see costs.py."""
+        since = time.process_time()
+        found = yield
+        if not item.get_closest_marker("every_case"):
+            self.cpu[item.nodeid] = time.process_time() - since
+        return found
 
     def pytest_deselected(self, items):
         self.outcomes["deselected"] += len(items) if self.part == 0 else 0
@@ -267,6 +277,8 @@ def main(arguments):
         run = Run(options, workers, folder)
         run.go(units(paths))
         run.summary(since)
+        if "--costs" in options:
+            costs.write(run.totals.cpu)
     return 1 if run.failed or not run.totals.outcomes["passed"] else 0
 
 

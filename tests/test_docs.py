@@ -11,6 +11,7 @@ import pytest
 
 import tfuq
 
+pytestmark = pytest.mark.every_case  # each snippet is a promise
 PARTS = 2  # processes that share these tests: see run.py
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

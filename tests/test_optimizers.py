@@ -509,6 +509,7 @@ def of_each_layer(make):
     return optimizers.MultiOptimizer(optimizers.OptimizerMap(optimizers.SGD(), by_path))
 
 
+@pytest.mark.slow
 def test_callbacks_move_the_rate_of_all_layers():
     """Epochs of three steps, two per execution, against schedules of the same values."""
     model, other = stack(), stack()
@@ -547,6 +548,7 @@ def test_reduces_on_a_plateau():
     assert float(optimizer.inner_optimizer.learning_rate) == pytest.approx(0.025)
 
 
+@pytest.mark.slow
 def test_mixed_precision():
     """`compile` puts a LossScaleOptimizer around it; the gradients are those of float16."""
     with policy("mixed_float16"):
@@ -581,6 +583,7 @@ def test_loss_is_scaled_once():
     assert optimizer.inner_optimizer.loss_scale_factor is None
 
 
+@pytest.mark.slow
 def test_unfreezing():
     """Layers that wait stand still, and have the factors of the whole model when they join."""
     optimizer = DiscriminativeLearningRate(optimizers.SGD(0.1))

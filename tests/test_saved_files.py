@@ -127,6 +127,7 @@ def assert_answers(name, found, expected, allowed):
         np.testing.assert_allclose(found, expected, rtol=0, atol=atol, err_msg=name)
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("name", NAMES)
 def test_answers_as_when_it_was_written(name, saved, allowed):
     expected = {key: array for key, array in ARRAYS.items() if key.startswith(f"{name}/")}

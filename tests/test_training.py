@@ -106,6 +106,7 @@ def test_learns_from_every_form_of_data():
         np.testing.assert_allclose(history.history["loss"], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_optimizer_is_new_and_configured_as_before():
     x, y = data()
     model = compiled(keras.optimizers.AdamW(0.5, weight_decay=0.03, beta_1=0.7))
@@ -130,6 +131,7 @@ def test_without_rates_by_layer_the_optimizer_is_plain():
     assert type(model.optimizer) is keras.optimizers.SGD
 
 
+@pytest.mark.slow_cases("mixed_float16")
 @pytest.mark.slow_after(1)
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_while_it_trains(policy, tmp_path):
@@ -155,6 +157,7 @@ def test_mixed_precision_while_it_trains(policy, tmp_path):
     again.fit(x, y, verbose=0)
 
 
+@pytest.mark.slow
 def test_stops_early_with_the_best_weights():
     x, y = data()
     model = compiled()
@@ -247,6 +250,7 @@ def test_cycles_set_the_rate_in_place_of_a_schedule(wrapped):
     assert model.optimizer.scheme == ("thirds" if wrapped else "log")
 
 
+@pytest.mark.slow_cases("None")
 @pytest.mark.slow_after(1)
 @pytest.mark.parametrize("policy", [None, "mixed_float16"])
 def test_an_error_leaves_the_optimizer_that_was(policy):

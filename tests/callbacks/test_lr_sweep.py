@@ -179,6 +179,7 @@ class Batches(keras.utils.PyDataset):
     on_epoch_end = on_epoch_begin
 
 
+@pytest.mark.slow
 def test_kinds_of_data_say_the_same():
     made = linear(**EAGER)
     expected = lr_range_test(made, (X, Y), shuffle=False, **SWEEP).losses
@@ -218,6 +219,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.slow_cases("layer-wise-True")
 @pytest.mark.slow_cases("accumulated*", "average*", "executions*", "scaled*", "momentum-False")
 @pytest.mark.parametrize(
     "kind, trained", [*((kind, True) for kind in OPTIMIZERS), ("momentum", False)]
@@ -248,6 +250,7 @@ def test_everything_is_put_back(kind, trained):
     assert drawn == draws()
 
 
+@pytest.mark.slow
 def test_random_sequences_go_on_where_they_were():
     made, found = linear(**EAGER), []
     for test in (False, True):
@@ -284,6 +287,7 @@ def test_optimizer_that_was_not_built_is_as_new():
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_training_after_it_is_that_without_it():
     trained = []
     for test in (False, True):
@@ -370,6 +374,7 @@ class Watch(keras.callbacks.Callback):
             raise RuntimeError("elsewhere")
 
 
+@pytest.mark.slow_cases("average")
 @pytest.mark.slow_cases("executions")
 @pytest.mark.parametrize(
     "optimizer, options",
@@ -557,6 +562,7 @@ def test_two_range_tests_are_refused():
         linear().fit(X, Y, 8, epochs=9, callbacks=tests, verbose=0)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_ends_too_soon_says_so():
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")

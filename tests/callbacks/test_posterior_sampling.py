@@ -41,6 +41,7 @@ def test_step_is_the_mean_of_independent_draws(num_samples, options):
     assert abs(noise.var() * num_samples - 1) < 6 * np.sqrt(2 / UNITS)
 
 
+@pytest.mark.slow
 def test_without_noise_it_is_plain_training():
     def trained(*callbacks):
         rng = np.random.default_rng(0)

@@ -120,6 +120,7 @@ def test_gradients_over_other_data_select(kind):
         np.testing.assert_array_equal(layer.kernel_indices, largest(values, layer.num_bayesian()))
 
 
+@pytest.mark.slow
 def test_fisher_of_single_examples():
     made = eager(optimizer=keras.optimizers.SGD(0.0))
     fit(made, SaliencySelection(data(), 0, method="fisher"), epochs=1)
@@ -128,6 +129,7 @@ def test_fisher_of_single_examples():
         np.testing.assert_array_equal(layer.kernel_indices, largest(values, layer.num_bayesian()))
 
 
+@pytest.mark.slow
 def test_recording_changes_nothing():
     made, twin = model(), model()
     fit(made, SaliencySelection(after_epoch=2), epochs=2)
@@ -157,6 +159,7 @@ def state(optimizer):
     return {("product" if k.startswith("variable") else k): v for k, v in named.items()}
 
 
+@pytest.mark.slow_cases("scaled")
 @pytest.mark.slow_cases("nadam-ema")
 @pytest.mark.parametrize(
     "make",
@@ -235,6 +238,7 @@ def test_several_steps_per_execution_and_weights():
     assert history["bayesian_weights"] == [14, 14] and np.isfinite(history["loss"]).all()
 
 
+@pytest.mark.slow_cases("global")
 @pytest.mark.slow_cases("layer")
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_with_unfreezing_and_several_samples(scope):
@@ -295,6 +299,7 @@ def test_model_that_is_not_built():
         fit(made, SaliencySelection())
 
 
+@pytest.mark.slow_cases("global-True")
 @pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_frozen_layers_stay_deterministic(given, scope):
@@ -349,6 +354,7 @@ class Scores(keras.callbacks.Callback):
         logs["score"] = self.scores[epoch]
 
 
+@pytest.mark.slow_cases("global-False")
 @pytest.mark.slow_product
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("scope", ["layer", "global"])
@@ -372,6 +378,7 @@ def test_early_stopping_brings_back_no_epoch_before_the_selection(scope, first):
             np.testing.assert_array_equal(variable, keep.weights[variable.path])
 
 
+@pytest.mark.slow
 def test_checkpoints_of_the_best_epoch_hold_the_selection(tmp_path):
     made, path = model(), str(tmp_path / "best.weights.h5")
     best = keras.callbacks.ModelCheckpoint(
@@ -399,6 +406,7 @@ def test_a_training_that_is_stopped_before_the_selection_warns():
         fit(eager(), SaliencySelection(after_epoch=5), Ends(), epochs=6)
 
 
+@pytest.mark.slow_cases("after")
 @pytest.mark.slow_after(1)
 @pytest.mark.parametrize("when", ["after", "within"])
 def test_weights_of_before_a_global_selection_may_be_loaded(tmp_path, when):
@@ -436,6 +444,7 @@ class Killed(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow_cases("True")
 @pytest.mark.slow_after(1)
 @pytest.mark.parametrize("first", [True, False])
 def test_backups_of_keras_hold_a_global_selection(tmp_path, first):
@@ -456,6 +465,7 @@ def test_backups_of_keras_hold_a_global_selection(tmp_path, first):
     assert sum(layer.num_bayesian() for layer in made.layers) == 14
 
 
+@pytest.mark.slow_cases("global")
 @pytest.mark.slow_cases("layer")
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_snapshots_of_before_and_after_are_read_together(tmp_path, scope):

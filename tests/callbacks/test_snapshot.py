@@ -100,6 +100,7 @@ class Weights(keras.callbacks.Callback):
         self.after[int(self.model.optimizer.iterations)] = self.model.get_weights()
 
 
+@pytest.mark.slow_cases("True")
 @pytest.mark.slow_after(1)
 @pytest.mark.parametrize("is_first", [True, False])
 def test_with_sgdr(is_first, tmp_path):
@@ -461,6 +462,7 @@ def randomized(model):
     model.set_weights([np.abs(RNG.normal(size=w.shape)) for w in model.get_weights()])
 
 
+@pytest.mark.slow_cases("nested-float32")
 @pytest.mark.slow_after(1)
 @pytest.mark.parametrize("make, policy", [(nested, "float32"), (subclassed, "mixed_float16")])
 def test_copies_of_the_model(make, policy, tmp_path):

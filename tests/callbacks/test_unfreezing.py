@@ -200,6 +200,7 @@ def test_a_layer_with_weights_of_its_own_is_not_taken_apart():
 BY_STAGE = ["head ", "norm c head ", "a b norm c head "]
 
 
+@pytest.mark.slow_cases("nested")
 @pytest.mark.slow_after(1)
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_layers_move_from_their_stage_on(make):
@@ -212,6 +213,7 @@ def test_compiled_with_xla():
     assert watched(compiled(jit_compile=True), num_stages=1, epochs=2) == BY_STAGE[::2]
 
 
+@pytest.mark.slow_cases("stages1-expected1")
 @pytest.mark.parametrize(
     "stages, expected",
     [
@@ -224,6 +226,7 @@ def test_stages_by_name(stages, expected):
     assert watched(compiled(run_eagerly=True), stages=stages, epochs=4) == expected
 
 
+@pytest.mark.slow
 def test_epochs_per_stage():
     model = compiled(run_eagerly=True)
     first, second, last = BY_STAGE
@@ -239,6 +242,7 @@ def test_a_second_training_begins_anew():
     assert watch.moved == BY_STAGE[:1] * 2
 
 
+@pytest.mark.slow
 def test_backbones():
     """A model within, one whose layers are in the model, a layer, a path."""
     model, base = nested(), trunk()
@@ -255,6 +259,7 @@ def test_backbones():
 # --- The optimizer ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow_cases("adamw-ema")
 @pytest.mark.slow_after(1)
 @pytest.mark.parametrize(
     "make_optimizer",

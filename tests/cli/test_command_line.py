@@ -178,6 +178,7 @@ def test_a_calibration_is_fitted_and_applied(here, probs):
     assert "about 80" in here("calibrate", "m.keras", *TEST, *more)
 
 
+@pytest.mark.slow
 def test_random_models_and_ensembles(here):
     random = build(keras.layers.Dense(8, "relu"), MCDropout(0.5), keras.layers.Dense(3))
     random.save("random.keras")
@@ -289,6 +290,7 @@ def accuracy_of(here, *arguments):
     return here("evaluate", "m.keras", *arguments, "--scale", 1 / 255, "--json")["accuracy"]
 
 
+@pytest.mark.slow
 def test_an_empty_folder_keeps_its_number_and_a_missing_one_is_no_shift(here):
     classes = ["cat", "dog", "emu"]
     names = ("--class-names", "cat,dog,emu")
@@ -335,6 +337,7 @@ def test_a_rule_carries_the_names_along(here):
     here.refused("evaluate", "m.keras", "images", *rule, *other, says="the same everywhere")
 
 
+@pytest.mark.slow
 def test_names_that_are_declared_of_a_model_order_its_folders(here, model):
     """Folders are in the order of the alphabet, the classes of this model are not."""
     classes = ["zebra", "ape", "bear"]
@@ -395,6 +398,7 @@ def test_export_and_what_it_wrote_is_a_model(here, probs):
     here.refused("export", "m.keras", "served", says="Received")
 
 
+@pytest.mark.slow_cases("isotonic")
 @pytest.mark.slow_after(1)
 @pytest.mark.parametrize("method", ["isotonic", "vector"])
 def test_an_exported_rule_carries_its_calibration(here, probs, method):
@@ -422,6 +426,7 @@ def test_a_rule_is_not_fitted_to_rows_of_its_calibration(here):
     here("calibrate", "m.keras", "o.npz", "--split", "new", *options)
 
 
+@pytest.mark.slow
 def test_export_writes_one_file_where_the_name_asks_for_it(here, probs):
     here("export", "m.keras", "m.tflite", "--weights", "float16", "--json")
     found = verify_export("m.tflite", X[300:], probs[300:], tolerance=1e-2)

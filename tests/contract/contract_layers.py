@@ -275,21 +275,25 @@ FAMILY_CHECKS = {
         for name in POLICIES
     },
 }
+# Of the first case of each class; the checks of `PLAIN_CHECKS` that train or build two networks
+# are of the first case of each family.
+CLASS_CHECKS = ("output_spec", "config", "batches", "gradients", "global_seeds", "mixed_float16")
 # Of further cases of a class, and of twins, those that see what arguments change.
-FURTHER_CASE_CHECKS = ("config", "batches", "gradients")
+FURTHER_CASE_CHECKS = ("config", "gradients")
 
 
 def layer_checks(cases):
     """Every check to run, as `(case, name, check, whether it is slow)`.
 
-    `make test` runs the plain checks of the first case of each class, those of `WAYS` for the
-    cases that are examples, and a few of every other case. The rest is slow.
+    `make test` runs the plain checks of the first case of each family, most of them of the first
+    of each class, those of `WAYS` for the cases that are examples, and a few of every other case.
+    The rest is slow.
     """
     layers, families = set(), set()
     for case in cases:
         quick = set(FURTHER_CASE_CHECKS)
         if case.layer not in layers and not case.is_twin:
-            quick |= set(PLAIN_CHECKS)
+            quick |= set(CLASS_CHECKS)
         if case.is_example:
             quick |= set(LAYER_CHECKS)
         layers.add(case.layer)
@@ -297,6 +301,7 @@ def layer_checks(cases):
         family = case.layer.__bases__[0]
         if family not in families and not case.is_twin:
             families.add(family)
+            quick |= set(PLAIN_CHECKS)
             checks = {**LAYER_CHECKS, **FAMILY_CHECKS}
         for name, check in checks.items():
             yield case, name, check, name not in quick

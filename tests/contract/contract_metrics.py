@@ -224,7 +224,9 @@ METRIC_CHECKS = {
 }
 
 # Of the first case of each class; the others trace or compile for seconds.
-PLAIN_CHECKS = ("weights", "labels", "batches", "state", "config", "evaluates_plain")
+PLAIN_CHECKS = ("weights", "labels", "batches", "state", "config")
+# Of the first case of each task, too: what Keras hands to a metric depends on that.
+TASK_CHECKS = ("evaluates_plain",)
 # Of further cases of a class, those that see what arguments change.
 FURTHER_CASE_CHECKS = ("weights", "labels", "config")
 
@@ -233,11 +235,14 @@ def metric_checks(cases):
     """Every check to run, as `(case, name, check, whether it is slow)`.
 
     `make test` runs all checks of the cases that are examples, the plain ones of the first case of
-    each class, and a few of every other case. The rest is slow.
+    each class, an evaluation of the first of each task, and a few of every other case. The rest is
+    slow.
     """
-    classes = set()
+    classes, tasks = set(), set()
     for case in cases:
         quick = FURTHER_CASE_CHECKS if case.metric in classes else PLAIN_CHECKS
+        quick += () if case.task in tasks else TASK_CHECKS
         classes.add(case.metric)
+        tasks.add(case.task)
         for name, check in METRIC_CHECKS.items():
             yield case, name, check, not (case.is_example or name in quick)

@@ -427,6 +427,7 @@ CALLBACKS = [
 ]
 
 
+pytestmark = pytest.mark.every_case  # contract_layers.py and its like choose
 PARTS = 6  # processes that share these tests: see run.py
 
 ALL_LAYER_CHECKS = [*layer_checks(LAYERS), *network_checks(NETWORKS)]

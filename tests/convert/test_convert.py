@@ -58,6 +58,7 @@ def mean_head(**kwargs):
 # --- The last layer ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow_cases("head_inside")
 @pytest.mark.slow_cases("nested")
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_new_head_starts_from_the_old_weights(make):
@@ -231,6 +232,7 @@ def test_heads_that_do_not_fit(model, head, message):
 # --- Whole networks ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow_cases("head_inside")
 @pytest.mark.slow_cases("nested")
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_variational_copy_predicts_as_the_original(make):
@@ -282,6 +284,7 @@ def test_layers_to_convert_can_be_named():
     assert [layer.name for layer in variational_layers(bayesian)] == ["top"]
 
 
+@pytest.mark.slow
 def test_moped_prior_is_saved(tmp_path):
     model = nested()
     bayesian = convert.variational(model, kl_weight=1e-3, moped=True, moped_delta=0.2)

@@ -205,6 +205,7 @@ def test_paths_that_repeat_are_told_apart():
 # --- Conversion -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow_cases("functional")
 @pytest.mark.slow_cases("nested", "sequential")
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_copy_predicts_what_the_model_does_and_selects_its_largest_gradients(make):
@@ -250,6 +251,7 @@ def test_global_scope_takes_the_largest_of_all():
     assert sum(layer.num_bayesian() for layer in sparse_bayes_layers(copy)) == count
 
 
+@pytest.mark.slow
 def test_global_selection_saves(tmp_path):
     copy = converted(functional(), scope="global", bias_r_bayes=0.3)
     copy.save(tmp_path / "a.keras")
@@ -298,6 +300,7 @@ def test_trainable_parameters_of_resnet18_grow_by_the_selected():
     np.testing.assert_array_equal(copy(x), model(x))
 
 
+@pytest.mark.slow
 def test_unet():
     model = unet()
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype("float32")

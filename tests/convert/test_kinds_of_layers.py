@@ -154,6 +154,7 @@ def test_variational(make, kind, tmp_path):
 PROJECTIONS = {"EinsumDenseVariational"}
 
 
+@pytest.mark.slow_cases("dropout of a GRU")
 @pytest.mark.slow_cases("SimpleRNN", "Bidirectional", "GaussianDropout")
 @pytest.mark.parametrize("make, kind", DROPPING.values(), ids=DROPPING)
 def test_mc_dropout(make, kind, tmp_path):
@@ -163,6 +164,7 @@ def test_mc_dropout(make, kind, tmp_path):
     check_conversion(model, copy, tmp_path)
 
 
+@pytest.mark.slow_cases("SeparableConv2D")
 @pytest.mark.parametrize("name", ["SeparableConv2D", "GRU", "MultiHeadAttention"])
 def test_all_kernels_have_a_gradient_and_mopeds_start(name):
     model = VARIATIONAL[name][0]()

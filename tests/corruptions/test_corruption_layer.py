@@ -60,6 +60,7 @@ def test_range_of_values():
     np.testing.assert_array_equal(eight_bits, corruptions.gaussian_noise(IMAGES, 5, seed=Shared(3)))
 
 
+@pytest.mark.slow
 def test_images_of_another_range_are_refused():
     """Floats of 0 to 255, as `decode_jpeg` and Keras' loaders give them, became white."""
     default = CorruptionLayer("gaussian_noise", 5, seed=3)

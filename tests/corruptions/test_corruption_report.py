@@ -90,6 +90,7 @@ def test_batches_have_noise_of_their_own():
     assert len({image.tobytes() for image in np.concatenate(seen[2:])}) == 4
 
 
+@pytest.mark.slow
 def test_data_of_all_kinds():
     weight = np.arange(24) % 3
     expected = report(sample_weight=weight, batch_size=10)
@@ -132,6 +133,7 @@ def test_likelihoods_of_logits_do_not_underflow():
     assert np.all(found.nll > 200) and np.isfinite(found.nll).all()
 
 
+@pytest.mark.slow
 def test_uint8_images_and_all_corruptions():
     images = np.round(255 * X).astype("uint8")
     found = report(x=images, corruptions=None, severities=[5])
@@ -341,6 +343,7 @@ def test_who_is_trained_and_tested_on_what(settings):
         assert found.both_corrupted["accuracy"][number] == accuracy(models[number + 1], level)
 
 
+@pytest.mark.slow
 def test_settings_of_datasets_severities_and_preprocessing(settings):
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(10)
     found, (clean, noisy) = settings(data, data, [5], preprocess=lambda x: 2 * x)
@@ -364,6 +367,7 @@ def test_training_and_test_noise_differ(settings):
     assert len({images.tobytes() for images in noisy}) == 2
 
 
+@pytest.mark.slow
 def test_table_of_the_settings(settings, tmp_path):
     found, _ = settings((X, Y))
     assert found.levels == ("amount 0.1, salt 0.25", "amount 0.5, salt 0.25")

@@ -115,6 +115,7 @@ def test_shared_noise_is_that_of_one_image(name):
     np.testing.assert_array_equal(found, np.repeat(alone, 3, axis=0))
 
 
+@pytest.mark.slow
 def test_large_batches_go_in_pieces(monkeypatch):
     whole = {name: corruptions.corrupt(IMAGES, name, 2).numpy() for name in NAMES}
     monkeypatch.setattr(pieces, "PIECE", 2 * 32 * 32 * 3)
@@ -143,6 +144,7 @@ def all_of(images, seed, names=NAMES):
     return {name: corruptions.corrupt(images, name, 3, **told) for name in names}
 
 
+@pytest.mark.slow
 def test_in_a_pipeline_as_in_eager_mode():
     """With batches of unknown size, seeds from a counter, and as many threads as there are."""
     names = ("shot_noise", "motion_blur", "fog", "jpeg_compression")

@@ -68,6 +68,7 @@ def classes_of(labels):
     return labels.argmax(-1) if labels.shape[-1:] == (3,) else labels.reshape(-1).astype(int)
 
 
+@pytest.mark.slow_cases("batches, one-hot-weights1", "examples-weights1")
 @pytest.mark.parametrize("weights", [pytest.param(None, marks=pytest.mark.slow), [1, 2, 5]])
 @pytest.mark.parametrize("make", FORMS.values(), ids=FORMS)
 def test_classes_come_as_often_as_asked(make, weights):
@@ -99,6 +100,7 @@ def test_a_pass_has_every_example_nearly_as_often_as_expected():
         assert np.all(found <= np.ceil(copies)[LABELS])
 
 
+@pytest.mark.slow
 def test_epochs_differ_and_a_seed_repeats_them():
     for make in (FORMS["arrays"], FORMS["batches"]):
         dataset = balanced(make(), seed=1)

@@ -328,6 +328,7 @@ def two_inputs():
     return {"a": x_of(), "b": x_of()[:, :2]}
 
 
+@pytest.mark.slow
 def test_models_of_several_inputs_and_outputs():
     ensemble, labels = made(make=two_headed), {"kind": y_of(), "age": x_of()[:, :1]}
     ensemble.fit(two_inputs(), labels, executor=Inline(), verbose=0)
@@ -620,6 +621,7 @@ def counting(shape=(4,)):
     return model
 
 
+@pytest.mark.slow
 def test_predictions_make_their_graph_once():
     """24 traces for 12 predictions of two members, before."""
     ensemble = DeepEnsemble(counting, 2)
@@ -646,6 +648,7 @@ def test_images_of_other_sizes_share_a_graph():
     assert Counts.calls == 2 * 2  # of the first size, and of any
 
 
+@pytest.mark.slow
 def test_graphs_know_what_has_changed():
     vbll = functools.partial(tfuq.layers.VBLLDense, 3, kl_weight=0.1, logits_only=True)
     ensemble = DeepEnsemble(lambda: keras.Sequential([keras.Input((4,)), vbll()]), 2)
@@ -726,6 +729,7 @@ def test_members_that_keras_does_not_compile_again_stay_in_this_process():
         DeepEnsemble(make, 2).fit(x_of(), y_of(), workers=2, verbose=0)
 
 
+@pytest.mark.slow
 def test_no_epoch_of_a_member_trains_on_nothing():
     data = tf.data.Dataset.from_tensor_slices((x_of(), y_of()))
     data = data.filter(lambda x, y: True).batch(5)

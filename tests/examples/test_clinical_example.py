@@ -11,6 +11,7 @@ from test_ood_example import load_script, script  # noqa: F401 (a fixture)
 from tfuq.selective import RejectionRule
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The range test ended")  # it is short
 def test_quick_run_ends_in_a_rule_and_a_sentence(script, tmp_path, capsys):  # noqa: F811
     example = script("examples/clinical_rejection.py")

@@ -313,6 +313,7 @@ def test_nothing_accepted_is_a_dash(example, capsys):
 # The run
 
 
+@pytest.mark.slow
 def test_quick_run_on_a_fresh_machine(example, tmp_path, capsys):
     """No files: discs, which the example says; two models are trained, judged and drawn."""
     arguments = ["--quick", "--limit", "60", "--samples", "5", "--output", str(tmp_path / "new")]

@@ -74,6 +74,7 @@ def rows(text, name):
     return [[cell.strip() for cell in row.split("|")] for row in found]
 
 
+@pytest.mark.slow
 def test_label_noise_quick_on_a_fresh_machine(label_noise, tmp_path, monkeypatch, capsys):
     """No files: digits, which the example says; three heads are trained, judged and drawn."""
     monkeypatch.setenv("TFUQ_DATA", str(tmp_path / "nothing"))

@@ -58,6 +58,7 @@ def test_quick_run_on_a_fresh_machine(example, tmp_path, monkeypatch, capsys):
         assert min(figure.size) > 300
 
 
+@pytest.mark.slow
 def test_trunk_is_copied_and_its_weights_stay(example):
     trunk = example.build_trunk((8, 8, 3), example.QUICK)
     before = trunk.get_weights()

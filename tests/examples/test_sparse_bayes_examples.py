@@ -64,6 +64,7 @@ def quick(script, tmp_path, *arguments):
 # --- From end to end --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_classification_on_a_fresh_machine(classification, tmp_path, capsys):
     path = tmp_path / "runs.json"
     methods = ["ensemble", "partial 5 %"]

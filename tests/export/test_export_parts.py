@@ -87,6 +87,7 @@ def test_fresh_samples_differ_from_call_to_call(tmp_path):
     assert np.all(np.abs(second - expected.probs) < 6 * np.sqrt(2 / 200) * expected.std + 1e-6)
 
 
+@pytest.mark.slow
 def test_fresh_noise_of_a_heteroscedastic_head(tmp_path):
     model = classifier(MCSoftmaxDenseFA(3, num_factors=2, test_mc_samples=10))
     loaded = served(model, tmp_path, predictive="fresh_samples")
@@ -94,6 +95,7 @@ def test_fresh_noise_of_a_heteroscedastic_head(tmp_path):
     assert 1e-5 < np.abs(first - second).max() < 0.5
 
 
+@pytest.mark.slow
 def test_layers_that_resample_have_fixed_noise(tmp_path):
     head = MCSoftmaxDenseFA(3, num_factors=2, resample=True, logits_only=True)
     body = DenseVariational(6, resample=True, activation="tanh", **KL)

@@ -39,6 +39,7 @@ def test_agrees_with_python(kind, tmp_path):
     assert not names & {"IF", "WHILE", "READ_VARIABLE", "VAR_HANDLE"}
 
 
+@pytest.mark.slow_cases("MCSoftmaxDenseFA")
 @pytest.mark.slow_after(1)
 @pytest.mark.parametrize("head", [MCSoftmaxDenseFA, MCSigmoidDenseFA])
 def test_logits_out_of_all_bounds(head, tmp_path):
@@ -129,6 +130,7 @@ def digits():
 
 # Measured: differences of the probabilities of 7e-7, 3.3e-4 and 8.2e-3, of the mutual information
 # of 2e-7, 1.3e-5 and 2.1e-4, of the scores, relative, of 5e-6, 7e-4 and 0.022; the same accuracy.
+@pytest.mark.slow_cases("int8*")
 @pytest.mark.slow_cases("float*")
 @pytest.mark.parametrize(
     "weights, of_probs, of_scores, share",
@@ -221,6 +223,7 @@ def test_moved_to_another_name(written):
     verify_export(moved, X, probs)
 
 
+@pytest.mark.slow
 def test_overwrites_only_its_own(written, monkeypatch):
     path, probs = written
     other = classifier(keras.layers.Dense(3, activation="softmax"))
@@ -270,6 +273,7 @@ class Branching(keras.layers.Layer):
         return tf.ensure_shape(found, inputs.shape)
 
 
+@pytest.mark.slow_cases("fourier*", "StatelessRandom*")
 @pytest.mark.parametrize(
     "layer, message",
     [
@@ -288,6 +292,7 @@ def test_operation_that_is_not_built_in_is_named(layer, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_detector_with_a_gradient_is_refused(tmp_path):
     model = classifier(keras.layers.Dense(6, activation="relu"), keras.layers.Dense(3))
     model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))

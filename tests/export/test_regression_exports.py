@@ -126,6 +126,7 @@ def test_a_rule_and_its_interval(tmp_path):
         verify_export(tmp_path / "by_path", X, {"accept": ~rule.accept(found)})
 
 
+@pytest.mark.slow
 def test_draws_are_those_of_python(tmp_path):
     model = network(MCDropout(0.3), NormalDense(2))
     found = predict_uncertainty(model, X, 3)
@@ -134,6 +135,7 @@ def test_draws_are_those_of_python(tmp_path):
     assert said["epistemic_std"].shape == (40, 2) and np.nanmin(said["epistemic_std"]) > 0
 
 
+@pytest.mark.slow
 def test_a_closed_form_has_no_draws(tmp_path):
     model = network(VBLLRegression(1, **KL))
     found = predict_uncertainty(model, X)
@@ -144,6 +146,7 @@ def test_a_closed_form_has_no_draws(tmp_path):
         export(model, tmp_path / "fresh", predictive="fresh_samples")
 
 
+@pytest.mark.slow
 def test_an_ensemble_mixes_its_members(tmp_path):
     members = [network(NormalDense(1)) for _ in range(3)]
     for scale, member in enumerate(members):
@@ -151,6 +154,7 @@ def test_an_ensemble_mixes_its_members(tmp_path):
     check(tmp_path, DeepEnsemble.from_models(members), kinds=("onnx",))
 
 
+@pytest.mark.slow
 def test_numbers_per_pixel(tmp_path):
     model = network(MixtureDense(1, num_components=2), shape=(3, 3, 4))
     found = predict_uncertainty(model, IMAGES)
@@ -171,6 +175,9 @@ FAMILIES = {
 }
 
 
+@pytest.mark.slow_cases(
+    "student_t", "vbll student_t", "vbll joint", "evidential", "multivariate_normal"
+)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_family(family, tmp_path):
     kinds = ("litert", "onnx") if family == "student_t" else ("litert",)
@@ -188,6 +195,7 @@ def test_student_t_without_its_own_operations(level):
     np.testing.assert_allclose(found, exact, rtol=3e-6)
 
 
+@pytest.mark.slow_cases("cqr", "split")
 @pytest.mark.parametrize("method", ["split", "normalized", "cqr"])
 def test_conformal_intervals(method, tmp_path):
     model = network(QuantileDense(2)) if method == "cqr" else network(NormalDense(2))
@@ -348,6 +356,7 @@ def test_refused(mistake, tmp_path, counts):
     counts("misuse rows, refused")
 
 
+@pytest.mark.slow
 def test_what_a_runtime_lacks_is_named(tmp_path):
     """Mixtures of Student's t have no quantile without the incomplete beta function."""
     model = network(MCDropout(0.3), StudentTDense(1))

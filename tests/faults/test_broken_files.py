@@ -66,6 +66,8 @@ def test_cut_off(name, copied, counts):
         (path.parent / "away").rename(file)
 
 
+@pytest.mark.slow_cases("25-backup")
+@pytest.mark.slow_cases("25-exported")
 @pytest.mark.slow_cases("*-litert")
 @pytest.mark.parametrize("name", READ)
 @pytest.mark.parametrize("times", [25, pytest.param(400, marks=pytest.mark.slow)])
@@ -173,6 +175,7 @@ def changed_at(content, place, value):
     return content
 
 
+@pytest.mark.slow_cases("exported")
 @pytest.mark.parametrize("name", HEADS)
 def test_another_version_or_field(name, head, counts):
     path, said, content, change = head(name)
@@ -200,6 +203,7 @@ def kind_of(value):
     return "number" if type(value) in (int, float) else type(value)
 
 
+@pytest.mark.slow_cases("40-backup")
 @pytest.mark.slow_cases("*-exported")
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("times", [40, pytest.param(10_000, marks=pytest.mark.slow)])

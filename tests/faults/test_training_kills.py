@@ -110,6 +110,7 @@ def fit(model, folder, epochs=4):
     return [np.asarray(v) for v in [*model.variables, *model.optimizer.variables]]
 
 
+@pytest.mark.slow_cases("False")
 @pytest.mark.slow_after(1)
 @pytest.mark.parametrize("used", [False, True])
 def test_a_selection_that_moved_the_shares_is_restored(tmp_path, used):
@@ -137,6 +138,7 @@ def stopped(model, folder):
     model.fit(X, Y, 8, epochs=4, shuffle=False, callbacks=callbacks, verbose=0)
 
 
+@pytest.mark.slow
 def test_the_selection_of_another_network_is_refused(tmp_path):
     with pytest.raises(ZeroDivisionError):
         stopped(sparse(60), tmp_path)

@@ -418,6 +418,7 @@ def peak():
     return int(text.split("VmHWM:")[1].split()[0]) * 1024
 
 
+@pytest.mark.slow_cases("detector.npz, a bomb")
 @pytest.mark.parametrize("case", OVERSIZED)
 def test_sizes_are_checked_before_memory_is_taken(case, tmp_path, counts):
     write, name = OVERSIZED[case]
@@ -432,6 +433,7 @@ def test_sizes_are_checked_before_memory_is_taken(case, tmp_path, counts):
     counts("oversized files refused")
 
 
+@pytest.mark.slow
 def test_large_data_are_loaded(tmp_path):
     """Compressed images, as many sets come, and more than what is small."""
     x = np.random.default_rng(0).integers(256, size=(1200, 256, 8), dtype="uint8")

@@ -136,6 +136,7 @@ def fuzz(loader, seeds, examples):
     return len(taken), sum(taken)
 
 
+@pytest.mark.slow_cases("rule")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NAMES)
 def test_edited_files(name, targets, counts):

@@ -90,6 +90,7 @@ def test_models_of_every_style(plain, style, tmp_path):
     agree(grad_cam(model, IMAGES, 1, **RAW), wanted[:, 1])
 
 
+@pytest.mark.slow
 def test_classes(plain):
     """The predicted one, several, those of each image; in batches and from a dataset."""
     _, _, model, wanted = plain
@@ -243,6 +244,7 @@ def test_draws_are_those_of_sample_predictions(drawn):
     np.testing.assert_allclose(found, stack, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow_cases("class")
 @pytest.mark.slow_cases("entropy", "expected_entropy")
 @pytest.mark.parametrize("target", TARGETS)
 def test_averaged_over_draws(drawn, target):
@@ -359,6 +361,7 @@ def endings(front, head):
         yield keras.Model(inputs, layers.Activation("log_softmax")(logits))
 
 
+@pytest.mark.slow_cases("3")
 @pytest.mark.slow_after(1)
 @pytest.mark.parametrize("units", [3, 1])
 def test_certain_predictions(units):

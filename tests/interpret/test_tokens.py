@@ -94,6 +94,7 @@ def test_tokens_that_are_no_grid_are_told():
         grad_cam(model, IMAGES, 1, "multi_head_attention")
 
 
+@pytest.mark.slow
 def test_rows_of_a_recurrent_network_are_no_places():
     inputs = keras.Input((12, 12, 3))
     maps = layers.Conv2D(4, 3, name="maps")(inputs)

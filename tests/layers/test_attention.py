@@ -23,6 +23,7 @@ def model_of(kind, options):
     return keras.Model(x, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling1D()(attended)))
 
 
+@pytest.mark.slow_cases("variational")
 @pytest.mark.parametrize("kind, options", CASES.values(), ids=CASES)
 def test_trains_and_repeats(kind, options):
     model = model_of(kind, options)

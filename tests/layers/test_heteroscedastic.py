@@ -48,6 +48,7 @@ def reference_moments(distribution, links, batch=50_000):
     }
 
 
+@pytest.mark.slow_cases("0-False-2", "6-True-2", "1-False-3")
 @pytest.mark.slow_product
 @pytest.mark.slow_cases("*True-100", "*-False-100")
 @pytest.mark.parametrize("classes", [2, 3, 10, 100])
@@ -82,6 +83,7 @@ def test_probabilities_agree_with_samples_of_the_distribution(classes, factors, 
         assert (error <= tolerance).all(), (name, temperature, (error / tolerance).max())
 
 
+@pytest.mark.slow_cases("False-iid-MCSoftmaxDenseFA")
 @pytest.mark.slow_cases("*-antithetic-*")
 @pytest.mark.slow_cases("True-*", "*MCSigmoidDenseFA")
 @pytest.mark.parametrize("head", [MCSoftmaxDenseFA, MCSigmoidDenseFA])

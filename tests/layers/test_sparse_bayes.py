@@ -125,6 +125,7 @@ def test_stores_an_index_and_a_rho_per_random_weight_and_nothing_dense():
 # --- Laws -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow_cases("conv2d-reparameterization")
 @pytest.mark.slow_product
 @pytest.mark.slow_cases("depthwise-*")
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -379,6 +380,7 @@ def test_posterior_before_there_is_one(layer):
         layer.posterior()
 
 
+@pytest.mark.slow
 def test_training_is_the_same_compiled_or_not():
     """With random weights, the same seed ended elsewhere with `jit_compile`."""
     rng = np.random.default_rng(0)

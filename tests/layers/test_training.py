@@ -115,6 +115,7 @@ LOOPS = {
 }
 
 
+@pytest.mark.slow_cases("RNN")
 @pytest.mark.slow_cases("TimeDistributed", "RNN, unrolled")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_the_kl_within_loops_counts_once(loop):
@@ -206,6 +207,7 @@ FOLLOWED = {
 }
 
 
+@pytest.mark.slow_cases("sum", "class_weight")
 @pytest.mark.slow_cases("sum_jit", "loss_weights", "sample_weight", "ignore_class")
 @pytest.mark.parametrize("loss, options, expected", FOLLOWED.values(), ids=FOLLOWED)
 def test_the_term_is_weighted_and_reduced_as_the_loss(loss, options, expected):
@@ -226,6 +228,7 @@ def test_the_term_honours_masks():
     np.testing.assert_allclose(found, expected * 16, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_shared_head_adds_the_mean_over_its_calls():
     x, y = inputs(6, 4, 5), np.random.default_rng(3).integers(3, size=(6, 4))
     head = VBLLDense(3, kl_weight=0.0, posterior_scale=0.5)
@@ -234,6 +237,7 @@ def test_a_shared_head_adds_the_mean_over_its_calls():
     np.testing.assert_allclose(found, lse_terms(head, x, y).mean(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_outputs_have_a_term_each_and_plain_losses_only():
     head, x = VBLLDense(3, kl_weight=0.0, posterior_scale=0.5), keras.Input((5,))
     model = keras.Model(x, [head(x), head(-x)])
@@ -268,6 +272,7 @@ def test_evaluation_has_no_term_after_a_training_call():
 # --- Weight decay, heavy KL ---------------------------------------------------------------------
 
 
+@pytest.mark.slow_cases("<lambda>2-False", "<lambda>0-False")
 @pytest.mark.slow_product
 @pytest.mark.parametrize("is_built", [False, True])
 @pytest.mark.parametrize(

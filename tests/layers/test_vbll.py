@@ -306,6 +306,7 @@ def gaps(layer, x, steps):
     return np.array([gap() for _ in range(steps)], "float64")
 
 
+@pytest.mark.slow_cases("categorical-iid", "bernoulli-antithetic")
 @pytest.mark.slow_product
 @pytest.mark.parametrize("sampling", ["sobol", "antithetic", "iid"])
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
@@ -376,6 +377,7 @@ def test_means_of_log_partitions_have_plain_gradients(name, mirrored, block, poi
 LINKS = {"categorical": tf.nn.softmax, "bernoulli": tf.sigmoid}
 
 
+@pytest.mark.slow_cases("bernoulli")
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_prediction_agrees_with_drawn_logits(likelihood):
     """Against 10^6 draws of `logit_distribution` by TFP.

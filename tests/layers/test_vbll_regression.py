@@ -164,6 +164,7 @@ def test_loss_and_its_gradients_are_the_formulas(form):
         np.testing.assert_allclose(found, gradient, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.slow_cases("diagonal", "dense")
 @pytest.mark.parametrize("form", FORMS)
 def test_draws_have_the_moments_of_the_closed_form(form):
     """4,000 draws of the network: means and variances within six standard errors.
@@ -182,6 +183,7 @@ def test_draws_have_the_moments_of_the_closed_form(form):
     assert (np.abs(means.var(0) / epistemic**2 - 1) <= 6 * math.sqrt(2 / count)).all()
 
 
+@pytest.mark.slow_cases("low_rank", "dense")
 @pytest.mark.parametrize("form", FORMS)
 def test_student_draws_have_the_moments_of_the_closed_form(form):
     """4,000 draws of weights whose posterior is Student's t of 40 degrees of freedom.
@@ -302,6 +304,7 @@ def test_student_form_has_the_exact_posterior():
     np.testing.assert_allclose(ratio**2, s, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_joint_form_learns_the_covariance_of_the_noise():
     """Of 4,000 examples: entries of C have a standard error of at most sqrt(2 / n) times the
     largest variance, .03; off by six of them about one seed in 10^8 fails. The penalty is the
@@ -408,6 +411,7 @@ def test_kl_is_added_once_by_a_head_that_is_called_twice():
     np.testing.assert_allclose(model.losses, [0.1 * head.kl_divergence()], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_learns_the_noise_and_beats_its_start(counts):
     """With 4,000 examples the learned sigma is within 10 % (its standard error is 1.1 %)."""
     rng = np.random.default_rng(3)

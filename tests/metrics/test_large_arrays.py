@@ -121,6 +121,7 @@ FIGURES = {
 }
 
 
+@pytest.mark.slow_cases("7")
 @pytest.mark.parametrize("block", [7, 1000, 2**18])
 def test_detection_in_blocks(block, monkeypatch):
     some = slice(0, None, 1 if block > 7 else 20)  # of 7 there would be thousands of blocks

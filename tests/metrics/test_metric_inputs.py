@@ -112,6 +112,7 @@ def assert_goes_on(metric, y_pred):
     assert np.isfinite(metric.result())
 
 
+@pytest.mark.slow_cases("all nan-graph")
 @pytest.mark.slow_product
 @pytest.mark.parametrize("jit_compile", [None, False, True], ids=["eager", "graph", "XLA"])
 @pytest.mark.parametrize("case", DIVERGED, ids=ids(DIVERGED))
@@ -153,6 +154,7 @@ def test_under_xla_the_result_refuses(case, metric=metrics.BrierScore):
     assert_goes_on(metric, case[2])
 
 
+@pytest.mark.slow_cases("{}")
 @pytest.mark.parametrize("how", [{"run_eagerly": True}, {"jit_compile": False}, {}], ids=repr)
 def test_training_with_a_metric_that_is_not_told_of_logits_stops(how):
     """It was NaN in silence, and `EarlyStopping` took it for the end."""

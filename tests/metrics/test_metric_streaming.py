@@ -117,6 +117,7 @@ def test_no_data_has_no_result(metric, function, kwargs):
     assert np.isfinite(metric.result())
 
 
+@pytest.mark.slow
 @pytest.mark.slow_cases("True")
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_graph_says_the_same_and_passes_faults_on(jit_compile):

@@ -76,6 +76,7 @@ def test_interval_metrics_are_their_formulas():
         np.testing.assert_allclose(score, 2 / 0.2 * sum(pinball))
 
 
+@pytest.mark.slow_cases("student_t")
 @pytest.mark.parametrize("name", DRAWS)
 def test_crps_is_the_integral(name):
     found, y = DRAWS[name][:2], Y[:2]
@@ -95,6 +96,7 @@ def test_crps_is_the_integral(name):
     assert abs(metrics.crps(y, samples) - metrics.crps(y, rows)) < error
 
 
+@pytest.mark.slow_cases("laplace")
 @pytest.mark.parametrize("name", ["laplace", "student_t"])
 def test_crps_of_draws_by_integral_and_in_closed_form(name):
     """Draws that are equal are one network, and normals are integrated as well as added up."""

@@ -283,6 +283,7 @@ def test_raters_stream_under_xla():
     assert float(metric.result()) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_images_of_unknown_size_stream_in_a_graph():
     metric = metrics.DiceScore()
     signature = [tf.TensorSpec([None, None, None]), tf.TensorSpec([None, None, None, 1])]

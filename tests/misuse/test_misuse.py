@@ -80,6 +80,7 @@ def reads_numbers(call, name, entry, folder):
     return True
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("name, entry", WRONG_ROWS, ids=lambda part: part.replace(" ", "_"))
 def test_refused_as_nobody_says_what_it_is(name, entry, tmp_path, counts):
     call = {**ENTRIES, **RANDOM_ONLY}[entry]
@@ -126,6 +127,7 @@ def ways(model, tmp_path):
     yield "loaded", predictive.predict_uncertainty(loaded, IMAGES, 4)
 
 
+@pytest.mark.slow_cases("VBLLDense of labels", "MCSoftmaxDenseFA", "three logits by the loss")
 @pytest.mark.parametrize("name", STABLE)
 def test_one_model_has_one_answer(name, tmp_path, counts):
     model, whole = made(name), predictive.predict_uncertainty(made(name), IMAGES, 4)
@@ -147,6 +149,7 @@ def test_not_compiled_is_the_same(name, tmp_path, counts):
     counts("misuse rows, right")
 
 
+@pytest.mark.slow_cases("MCSoftmaxDenseFA")
 @pytest.mark.parametrize("name", [name for name in STABLE if "VBLL" not in name])
 def test_ensembles_read_as_one_model_does(name, counts):
     found = DeepEnsemble.from_models([made(name), twin(name)]).predict(IMAGES)

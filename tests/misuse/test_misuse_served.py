@@ -193,6 +193,7 @@ ROWS = [
 ]
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("mistake, command", ROWS)
 def test_refused_by_the_commands(mistake, command, tmp_path, counts):
     option, make, says = FILES[mistake]

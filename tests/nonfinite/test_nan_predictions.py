@@ -86,6 +86,7 @@ def check_unknown(found):
             assert np.isfinite(values[~BAD]).all(), name
 
 
+@pytest.mark.slow_cases("VBLLDense-False", "MCDropout-False")
 @pytest.mark.slow_product
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("head", RANDOM)
@@ -115,6 +116,7 @@ def rules(score):
     yield RejectionRule(score, [all_of_it], by="group", keys=["a"])
 
 
+@pytest.mark.slow_cases("VBLLDense")
 @pytest.mark.slow_cases("MCSigmoidDenseFA")
 @pytest.mark.parametrize("head", HEADS)
 def test_heads_keep_nan(head):
@@ -353,6 +355,7 @@ def test_what_overflows_in_half_precision_is_refused(dtype):
         assert not known[1]
 
 
+@pytest.mark.slow
 def test_a_model_of_nan_is_known_for_it():
     model = network("VBLLDense", compiled=True)
     weights = model.get_weights()

@@ -102,6 +102,7 @@ def held_out(detector):
     return rows[test[test < 300]], rows[test[test >= 300]], rows[validation[validation < 300]]
 
 
+@pytest.mark.slow
 def test_evaluates_what_was_held_out(trained):
     inside, outside, _ = held_out(trained)
     assert (len(inside), len(outside)) == (60, 30)
@@ -138,6 +139,7 @@ def test_scores_are_those_of_the_network_on_standardised_logs(trained):
     np.testing.assert_allclose(trained.score_features(OUT), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_keeps_the_weights_of_the_lowest_validation_loss():
     detector = GradientDetector(epochs=40, learning_rate=0.3, patience=2, batch_size=16)
     detector.fit_features(IN[:60], IN[60:120])  # there is nothing to learn

@@ -142,6 +142,7 @@ def deep():
     return of_logits(keras.Sequential([keras.Input((5,)), trunk, layers.Dense(3, name="c")]))
 
 
+@pytest.mark.slow
 def test_choice_of_layers():
     model = deep()
     everything = GradientFeatures(model)
@@ -192,6 +193,7 @@ def test_few_sizes_of_batches_are_traced():
     assert features._norms.experimental_get_tracing_count() == 2
 
 
+@pytest.mark.slow_cases("1")
 @pytest.mark.slow_after(1)
 @pytest.mark.parametrize("most", [1, 300])
 def test_memory_is_bounded(most, monkeypatch):

@@ -277,6 +277,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow_cases("loop inside")
 @pytest.mark.slow_cases("ResNet*", "U-Net*", "tied", "tokens", "custom inside", "shared")
 @pytest.mark.parametrize("kind", MODELS)
 def test_model(kind):
@@ -303,6 +304,7 @@ def test_model_of_full_size(make, x):
     agree(make(), x)
 
 
+@pytest.mark.slow
 def test_layers_of_a_segmentation_network():
     """The features of a part of a U-Net, whose output is a map of two classes."""
     model, x = shaken(unet(width=2, depth=1, classes=2, shape=(6, 6, 1))), images(2, 6, 6, 1)
@@ -327,6 +329,7 @@ HEADS = {
 }
 
 
+@pytest.mark.slow_cases("variational last layer")
 @pytest.mark.slow_cases("heteroscedastic")
 @pytest.mark.parametrize("head", HEADS)
 def test_heads_as_they_stand(head):

@@ -118,6 +118,7 @@ def test_a_pooling_after_the_last_activation_shows_the_logits_and_no_linear_laye
     assert features.shape == (40, 6)  # what the convolution takes, not the logits
 
 
+@pytest.mark.slow_cases("int8")
 @pytest.mark.slow_cases("float16", "mixed_float16")
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
 @pytest.mark.parametrize("kind", ["int8", "mixed_float16", "float16"])

@@ -68,6 +68,7 @@ def expected_scores(plain):
 FEW = (ood.Energy, ood.ODIN, ood.ViM)
 
 
+@pytest.mark.slow_cases("VBLLDense-all")
 @pytest.mark.parametrize(
     "head, kinds",
     [
@@ -109,6 +110,7 @@ def test_scores_of_probabilities_are_those_of_the_prediction(kind):
     np.testing.assert_allclose(kind().fit(model, X).score(OTHER), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_export_scores_as_python(tmp_path):
     model = with_mean(HEADS["MCSoftmaxDenseFA"]())
     detector = ood.Energy().fit(model, X)
@@ -119,6 +121,7 @@ def test_an_export_scores_as_python(tmp_path):
     np.testing.assert_allclose(found["ood_score"], detector.score(OTHER), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fields_and_labels():
     """A field of a named tuple, and one logit for two classes."""
     inputs = keras.Input((5,))

@@ -157,6 +157,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow_cases("weights")
 @pytest.mark.slow_cases("functional", "nested")
 @pytest.mark.slow_cases("sequential")
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
@@ -171,6 +172,7 @@ def test_samples_are_networks_whatever_the_batches(make):
     assert not np.allclose(sample_predictions(model, x, 6, seed=1), stack, atol=1e-3)
 
 
+@pytest.mark.slow_cases("subclassed")
 @pytest.mark.slow_cases("functional", "nested")
 @pytest.mark.slow_cases("sequential")
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
@@ -323,6 +325,7 @@ def test_one_logit_and_several_labels():
     assert not np.allclose(several.probs.sum(-1), 1, atol=0.01)
 
 
+@pytest.mark.slow
 def test_one_of_several_outputs():
     x = keras.Input((4,))
     head = MCSoftmaxDenseFA(3, 0, test_mc_samples=16)
@@ -393,6 +396,7 @@ def test_next_call_traces_nothing_and_sees_new_weights():
     assert model.calls > calls
 
 
+@pytest.mark.slow
 def test_new_variables_and_another_loss_are_noticed():
     layer = SparseBayesDense(3, r_bayes=0.5, kl_weight=0.01, posterior_scale=0.5)
     model = sequential(layer)

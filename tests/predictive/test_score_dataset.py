@@ -151,6 +151,7 @@ def test_images_are_resized_as_tensorflow_does_it(tmp_path):
     assert "3.png" in refused("data", score, model, names, tmp_path / "t", batch_size=2)
 
 
+@pytest.mark.slow
 def test_logits_binary_and_several_labels(tmp_path):
     logits = make(keras.layers.Dense(3))
     scores = read_scores(score(logits, X, tmp_path / "logits", from_logits=True).path)
@@ -172,6 +173,7 @@ def test_logits_binary_and_several_labels(tmp_path):
     assert scores["predictive_entropy"].shape == (53, 4)
 
 
+@pytest.mark.slow
 def test_ensembles_detectors_and_saved_models(plain, tmp_path):
     ensemble = DeepEnsemble(lambda: make(keras.layers.Dense(3, "softmax")), 3)
     detector = MaxSoftmax().fit(plain, X)

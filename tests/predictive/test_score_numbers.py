@@ -47,6 +47,7 @@ def test_rows_are_what_python_says(tmp_path):
         score_dataset(model, (X, Y), tmp_path / "s", **given, level=0.9, seed=1)
 
 
+@pytest.mark.slow
 def test_exports_and_ensembles_have_the_same_rows(tmp_path):
     members = [network(NormalDense(2)), network(NormalDense(2))]
     members[1].set_weights([1.5 * weight for weight in members[1].get_weights()])

@@ -144,6 +144,7 @@ def test_blobs_as_scipy_joins_them():
         np.testing.assert_allclose(share[number, ..., 0], count / area, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_too_much_is_no_mark_and_said():
     images = CLEAN.copy()
     images[0, :, 32:] = INK  # a third

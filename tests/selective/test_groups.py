@@ -102,6 +102,7 @@ def test_verdicts_are_exact_tests_with_a_correction():
     assert holds["b"] < 0.01
 
 
+@pytest.mark.slow
 def test_groups_within_the_target_are_seldom_said_to_fail():
     """20 groups at the target risk itself: any of them fails in at most 5 % of reports."""
     rng, n, runs = np.random.default_rng(0), 20 * 30, 60

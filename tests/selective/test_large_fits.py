@@ -185,6 +185,7 @@ def test_temperatures_at_the_ends_of_what_is_allowed(mistake, small_blocks, monk
     np.testing.assert_allclose(_scaling.temperature_of(data), whole, rtol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.slow_after(1)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_temperature_takes_no_more_than_three_times_the_array(dtype, monkeypatch):

@@ -32,6 +32,7 @@ def world(rng, n):
     return 1 / (1 + np.exp(-3 * logit)), labels
 
 
+@pytest.mark.slow_cases("50")
 @pytest.mark.parametrize("worlds", [50, pytest.param(200, marks=pytest.mark.slow)])
 def test_the_promised_share_of_worlds_keeps_the_risk(worlds):
     """A correct fit fails this once in 1e6 sets of seeds (a binomial tail at 5 %).

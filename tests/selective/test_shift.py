@@ -61,6 +61,7 @@ def test_label_shift_is_the_solution_of_its_equation():
     np.testing.assert_array_equal(stack.lower, found.lower)
 
 
+@pytest.mark.slow
 def test_a_known_label_shift_is_recovered_within_its_interval():
     rng, inside, alike = np.random.default_rng(1), np.zeros(3), 0
     for seed in range(60):

@@ -105,6 +105,7 @@ def picture_network():
     return keras.Sequential([keras.Input((8, 8, 1)), *parts])
 
 
+@pytest.mark.slow_cases("VBLLDense")
 @pytest.mark.slow_cases("DenseVariational", "MCDropout", "MCSoftmaxDenseFA")
 @pytest.mark.parametrize("head", HEADS)
 def test_predictions(head):
@@ -115,6 +116,7 @@ def test_predictions(head):
     check(make, INPUTS)
 
 
+@pytest.mark.slow_cases("VBLLDense")
 @pytest.mark.parametrize("head", RANDOM)
 def test_draws(head):
     def make():
@@ -171,6 +173,7 @@ def test_detectors_beside_predictions(kind):
     check(make, INPUTS)
 
 
+@pytest.mark.slow
 def test_gradient_features_beside_predictions():
     def make():
         model = plain()
@@ -202,6 +205,7 @@ def test_explanations_beside_predictions(explain):
     check(make, IMAGES)
 
 
+@pytest.mark.slow
 def test_augmentation():
     """Seeds, global ones as well, are put back one after the other."""
 
@@ -243,6 +247,7 @@ def test_ensembles():
     check(make, INPUTS)
 
 
+@pytest.mark.slow
 def test_rules_and_all_that_is_fitted():
     rng = np.random.default_rng(0)
     probs = rng.dirichlet([1, 1, 1], 200)
@@ -264,6 +269,7 @@ def test_rules_and_all_that_is_fitted():
     check(make, given)
 
 
+@pytest.mark.slow_cases("VBLLDense")
 @pytest.mark.parametrize("head", RANDOM)
 def test_exports(head, tmp_path):
     model = network(head)
