@@ -13,7 +13,8 @@ WORKERS ?= 2
 .PHONY: demo test test-quick test-slow lint format bench-heteroscedastic \
 	bench-import-time bench-label-noise bench-vbll bench-sparse-bayes bench-flops \
 	bench-rapid-training bench-gradient-features bench-ood bench-selective \
-	bench-report-page bench-scaling bench-export bench-large-data bench-uci-regression clean
+	bench-report-page bench-scaling bench-export bench-large-data bench-uci-regression \
+	bench-rules clean
 
 demo: $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py --output demo_output
@@ -69,6 +70,10 @@ bench-gradient-features: $(VENV)/.examples
 bench-selective: $(VENV)/.examples
 	$(BIN)/python benchmarks/selective.py
 
+bench-rules: $(VENV)/.examples .venv-mapie/.done
+	.venv-mapie/bin/python benchmarks/rules.py --check
+	$(BIN)/python benchmarks/rules.py --json benchmarks/rules.json
+
 bench-report-page: $(VENV)/.test
 	$(BIN)/python benchmarks/report_page.py
 
@@ -82,7 +87,7 @@ bench-ood: $(VENV)/.examples
 	$(BIN)/python benchmarks/ood.py
 
 clean:
-	rm -rf $(VENV) .venv-edward2 .venv-vbll demo_output build dist *.egg-info
+	rm -rf $(VENV) .venv-edward2 .venv-vbll .venv-mapie demo_output build dist *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -101,4 +106,9 @@ $(VENV)/.examples $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(BIN)/python $(SOURCE
 .venv-vbll/.done:
 	$(PYTHON) -m venv .venv-vbll
 	.venv-vbll/bin/python -m pip install --quiet vbll==0.4.9 torch==2.13.0 numpy
+	touch $@
+
+.venv-mapie/.done:
+	$(PYTHON) -m venv .venv-mapie
+	.venv-mapie/bin/python -m pip install --quiet mapie==1.6.0
 	touch $@

@@ -91,7 +91,7 @@ def test_levels_in_blocks_are_those_of_a_plain_loop(kind, monkeypatch):
     assert len(found) > (1 if kind == "images" else 5)
 
 
-@pytest.mark.parametrize("method", ["ltt", "sgr"])
+@pytest.mark.parametrize("method", ["auto", "ltt", "sgr"])
 def test_an_unattainable_target_takes_few_tests(method, monkeypatch):
     """The lowest risk that can be promised was found by 26 passes over all thresholds."""
     tested, count = [], 100_000

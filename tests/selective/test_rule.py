@@ -129,7 +129,7 @@ def test_losses_of_the_users_own():
         RejectionRule.fit(PROBS, Y, target_risk=0.1, loss=lambda probs, labels: labels + 1)
 
 
-@pytest.mark.parametrize("method", ["ltt", "sgr"])
+@pytest.mark.parametrize("method", ["auto", "ltt", "sgr"])
 def test_order_of_the_examples_does_not_matter(method):
     probs, order = np.round(PROBS[:, 0], 1), RNG.permutation(300)
     options = {"target_risk": 0.25, "method": method}

@@ -12,7 +12,7 @@ from tfuq._math.bounds import (
     hoeffding_bentkus_p_value,
     wilson_interval,
 )
-from tfuq.selective import RejectionRule, UnattainableRisk
+from tfuq.selective import RejectionRule, UnattainableRisk, _flat_walk
 from tfuq.selective._guarantees import METHODS, Sums
 
 CONFIDENCE = 0.95
@@ -119,8 +119,45 @@ def test_target_is_exceeded_in_no_more_sets_than_promised(method, world, grid, n
             found += 1
             exceeded += risks[np.searchsorted(cells, values[level])] > target
     assert exceeded / sets <= most(sets)
-    if world == "good" and grid is None and method == "ltt":
+    if world == "good" and grid is None and method != "sgr":
         assert found > sets / 5  # a rule that promises nothing would hold, too
+
+
+def test_the_curve_is_met_by_flat_walks_as_often_as_computed():
+    """Six standard deviations: fails a right curve twice in a billion runs."""
+    rng = np.random.default_rng(3)
+    for total, risk, eps in ((80, 0.3, 0.03), (300, 0.05, 0.01)):
+        most = _flat_walk.curve(total, risk, eps)
+        computed = _flat_walk.meets(most, risk)
+        assert eps / 2 < computed <= eps
+        walks = np.cumsum(rng.random((20_000, total)) < risk, axis=1)
+        met = np.mean(np.any(walks <= most, axis=1))
+        assert abs(met - computed) < 6 * np.sqrt(eps / 20_000)
+    few = np.array([-1, -1, 0, 0, 1])  # none of 3 wrong, or 1 of 5: enumerated
+    assert _flat_walk.meets(few, 0.5) == pytest.approx(1 / 8 + 3 / 32)
+
+
+def test_the_martingale_of_many_examples_is_rarely_met():
+    rng, met = np.random.default_rng(4), 0
+    accepted = np.arange(1, 9001)
+    for _ in range(200):
+        errors = np.cumsum(rng.random(9000) < 0.1)
+        met += _flat_walk.last_under_curve(accepted, errors, 0.1, 0.05) is not None
+    assert met / 200 <= most(200)
+    errors = np.cumsum(rng.random(9000) < 0.08)
+    assert _flat_walk.last_under_curve(accepted, errors, 0.1, 0.05) > 8000
+
+
+def test_a_score_that_is_worst_at_its_top_is_not_refused():
+    """The first tenth wrong, the next 71 % nearly clean; `ltt` refuses nearly all sets of 1000."""
+    rng, found = np.random.default_rng(5), 0
+    for _ in range(20):
+        u = rng.random(1000)
+        wrong = rng.random(1000) < np.where(u > 0.9, 1.0, np.where(u > 0.19, 0.01, 0.5))
+        _, sums = levels_of(u, wrong.astype("float64"))
+        level = METHODS["auto"](sums, 0.2, 1 - CONFIDENCE)
+        found += level is not None and sums.accepted[level] > 600
+    assert found >= 19
 
 
 @in_sets(40, 100)
@@ -190,6 +227,11 @@ def test_what_cannot_be_promised_is_refused_with_what_can():
     assert caught.value.coverage == 1
     with pytest.raises(UnattainableRisk, match="the lowest that these 40"):
         RejectionRule.fit(probs, np.arange(40) % 2, target_risk=0.1)
+    p = np.linspace(0.51, 1, 1000)  # nearly always right, seen too seldom
+    labels = (np.arange(1000) % 100 > 0).astype(int)
+    with pytest.raises(UnattainableRisk, match=r"Some \d+ examples like these would") as caught:
+        RejectionRule.fit(p, labels, target_risk=0.012)
+    assert 2000 < caught.value.examples_expected < 100_000
     p = np.linspace(0.6, 1, 400)  # the upper half right, the lower half a coin
     labels = np.where(p > 0.8, 1, np.arange(400) % 2)
     with pytest.raises(UnattainableRisk, match="at a coverage of 0") as caught:

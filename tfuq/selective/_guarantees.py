@@ -3,22 +3,63 @@
 Levels are the values of a score, from the most trusted down; level i accepts all examples of the
 levels up to i, ties together. `accepted` and `loss` are sums over them, `(levels,)`.
 
-Why levels that the data themselves give may be tested: a level's sums are those of every threshold
-between its value and the next, so a chain over levels is a chain over all thresholds that there
-are, in an order fixed beforehand; of a fixed threshold the accepted losses are independent, given
-how many they are. Only where a chain starts depends on the data, by rank. It starts above the k-th
-example, k fixed beforehand: given its score and how many have a higher one, these are a sample of
-all with a higher one. (Starting at or below it would choose among the ties of discrete scores.)
+Why `auto` may look at thresholds that the data give, ties or none. Let r be the target, R(t) the
+risk of what a threshold t accepts, and let equal scores be ordered by a draw; R is then a
+continuous function of the place in the order of all that can be drawn, from the most trusted down.
+A rule errs if its threshold has R > r. The places with R > r are intervals, between which lie gaps
+with R <= r, and at every end of an interval R = r (the last may end with everything, R > r there;
+the first may begin with nothing). Given how many of the n examples lie in each interval and gap,
+these are independent draws from it, and their mean loss there is r, since R is r at both ends; in
+the last interval it is at least r. Hence
+
+1. after each interval and gap the count of errors is that of a flat walk, whose steps are errors
+   with probability r, independent; after the last it is at least that;
+2. within an interval from a to b, the part from a down to any place has a mean loss of at least r
+   (R >= r there, R = r at a). Of the errors of the interval take the first ones, in the order of
+   all that can be drawn, that make a probability of r: each example is one of them with
+   probability r, their places are stochastically before those of a uniform draw, and so those of
+   the rest after. Coupling them to uniform places moves errors up and the rest down, which adds
+   errors to every prefix. So there is a flat walk W with errors(k) >= W(k) for all counts k within
+   all intervals at once.
+
+(Whole levels.) A threshold with R > r that accepts m examples has at least W(m) errors, whatever m
+is and however it was chosen. If W has at most c(m) errors for any m with a probability of at most
+eps, then a rule that accepts a level m only with at most c(m) errors errs with at most eps: that is
+`_flat_walk`.
+
+(One chain.) Fix a count k, and a level of error s. The chain starts if the first k in the drawn
+order, which may cut through a tie, have a p-value of at most s; it then passes whole levels from
+there on while their p-values are at most s. If k is within an interval, errors(k) >= W(k), and it
+starts with at most s. If k is in a gap, it errs only by passing the first whole level that ends in
+the next interval. That holds all up to the interval's start, a flat walk's sum, and of the tie in
+which the interval starts some more, whose mean loss is above r since R rises there: given their
+number, the p-value is valid. (Without ties it has to pass the interval's start itself.) So a chain
+errs with at most s, given the counts in intervals and gaps.
+
+`auto` shares 1 - confidence between one chain from the fewest examples that can pass and the curve;
+what either finds holds. The share is by simulation (`benchmarks/rules.py`), depends on n and the
+target alone, and no part of the proof depends on it.
+
+`ltt` and `sgr` start above the k-th example, k fixed beforehand: given its score and how many have
+a higher one, these are a sample of all with a higher one, so each start by itself is a valid test.
+Where no scores are equal, several chains whose shares add up as they meet are covered as one is:
+the starts in a gap are known from the counts, and their shares add up to what tests its end. With
+ties a chain that takes over shares, or starts at a first level of more than k, is not: `auto` has
+neither. Thresholds of images are fixed beforehand, and the chain is Wiens' without more.
 """
 
+import zlib
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from tfuq._math.bounds import binomial_p_value, hoeffding_bentkus_p_value
+from tfuq.selective._flat_walk import last_under_curve
 
 STARTS = 8  # places at which the tests begin, each with its share of the error
 LEAST_BLOCK = 64  # levels that are tested at a time, at first
+CHAIN_SHARES = ((6, 0.8), (12, 0.6), (np.inf, 0.4))  # by examples over the fewest that can pass
 GRID = 16  # ranks that `sgr` looks at, and fixed thresholds at which either starts for images
 
 
@@ -157,16 +198,91 @@ def selection_with_guaranteed_risk(sums, risk, delta):
     return int(passed[-1]) if len(passed) else None
 
 
-METHODS = {"ltt": learn_then_test, "sgr": selection_with_guaranteed_risk}
+def chain_and_curve(sums, risk, delta):
+    """The most lenient level that one chain of tests or the curve of `_flat_walk` shows, or None.
+
+    Of other losses than errors, and of images, `learn_then_test`.
+    """
+    if not (isinstance(sums, Sums) and sums.binary):
+        return learn_then_test(sums, risk, delta)
+    total = int(sums.accepted[-1])
+    share = chain_share(total, risk, delta)
+    found = [_chain(sums, risk, share * delta)]
+    if share < 1:
+        found.append(last_under_curve(sums.accepted, sums.loss, risk, (1 - share) * delta))
+    return max((level for level in found if level is not None), default=None)
+
+
+def chain_share(total, risk, delta):
+    """The share of `delta` of the chain; all of it where a part lets nothing pass."""
+    ratio = total / fewest_examples(risk, delta)
+    share = next(share for most, share in CHAIN_SHARES if ratio < most)
+    return share if total >= fewest_examples(risk, share * delta) else 1.0
+
+
+def _chain(sums, risk, delta):
+    """The last level of a chain from the fewest examples that can pass, or None."""
+    fewest = fewest_examples(risk, delta)
+    if sums.accepted[-1] < fewest:
+        return None
+    start = int(np.searchsorted(sums.accepted, fewest))
+    if _errors_of_first(sums, start, fewest):
+        return None
+    failed = _first_failure(sums, risk, start, len(sums.accepted), delta)
+    return failed - 1 if failed > start else None
+
+
+def _errors_of_first(sums, level, count):
+    """Errors of the first `count` examples, which end in `level`, its ties in a drawn order."""
+    above = (sums.accepted[level - 1], sums.loss[level - 1]) if level else (0, 0)
+    ties, wrong = int(sums.accepted[level] - above[0]), int(sums.loss[level] - above[1])
+    drawn = int(count - above[0])
+    if drawn in (0, ties):
+        return above[1] + (wrong if drawn else 0)
+    # Drawn anew for each set of examples, alike whatever their order.
+    seed = [zlib.crc32(np.asarray(part, "float64").tobytes()) for part in sums[:2]]
+    uniform = np.random.default_rng(seed).random()
+    return above[1] + int(stats.hypergeom.ppf(uniform, ties, wrong, drawn))
+
+
+def examples_expected(sums, risk, delta):
+    """About how many examples would show `risk`, were they as these; None if the risk is above it.
+
+    The least of all levels: the number for which the binomial p-value of the level's own rate (half
+    an error and half a right answer added) is at most half of `delta`.
+    """
+    if not (isinstance(sums, Sums) and sums.binary):
+        return None
+    rate = (sums.loss + 0.5) / (sums.accepted + 1)
+    levels = np.flatnonzero(rate < risk)
+    if not len(levels):
+        return None
+    levels = levels[np.unique(np.linspace(0, len(levels) - 1, 200).astype(int))]
+    counts = np.geomspace(sums.accepted[-1], 1000 * sums.accepted[-1], 100)[:, None]
+    accepted = np.ceil(counts * sums.accepted[levels] / sums.accepted[-1])
+    p_values = binomial_p_value(np.ceil(accepted * rate[levels]), accepted, risk)
+    enough = np.any(p_values <= delta / 2, axis=1)
+    return int(np.ceil(counts[enough.argmax(), 0])) if enough.any() else None
+
+
+METHODS = {
+    "auto": chain_and_curve,
+    "ltt": learn_then_test,
+    "sgr": selection_with_guaranteed_risk,
+}
 
 
 def best_promise(sums, delta, method):
     """The lowest risk that could be promised from these examples, and for which level, or None.
 
-    Whether any level passes shows at the few where tests start, so the search looks at no others.
+    Whether any level passes shows at the few where tests start, so that `ltt` looks at no others.
     """
 
     def can_be_promised(risk):
+        if method == "auto" and isinstance(sums, Sums) and sums.binary:
+            share = chain_share(int(sums.accepted[-1]), risk, delta)
+            is_in_chain = _chain(sums, risk, share * delta) is not None
+            return is_in_chain or chain_and_curve(sums, risk, delta) is not None
         if method == "sgr":
             return selection_with_guaranteed_risk(sums, risk, delta) is not None
         starts, shares = _shared_starts(sums, risk, delta)

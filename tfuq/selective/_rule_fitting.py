@@ -16,7 +16,14 @@ from tfuq._arguments import (
 from tfuq._math.bounds import clopper_pearson_interval
 from tfuq._predictions.examples import from_arrays
 from tfuq._predictions.scores import CONFIDENCES
-from tfuq.selective._guarantees import METHODS, ImageSums, Sums, best_promise, fewest_examples
+from tfuq.selective._guarantees import (
+    METHODS,
+    ImageSums,
+    Sums,
+    best_promise,
+    examples_expected,
+    fewest_examples,
+)
 
 LOSSES = ("error", "false_negative")
 # Thresholds that are looked at where an image has many entries, as parts of the whole range from
@@ -40,7 +47,7 @@ class UnattainableRisk(ValueError):
     59 0.1
     """
 
-    def __init__(self, message, best_risk, coverage, examples_needed):
+    def __init__(self, message, best_risk, coverage, examples_needed, examples_expected=None):
         super().__init__(message)
         self.best_risk = best_risk
         """The lowest risk that can be promised from these examples with that confidence."""
@@ -48,6 +55,8 @@ class UnattainableRisk(ValueError):
         """The fraction of them that would be accepted with that promise."""
         self.examples_needed = examples_needed
         """The fewest examples that can show the target, if all are right."""
+        self.examples_expected = examples_expected
+        """About how many like these would show it; None if at no threshold errors are that rare."""
 
 
 class Read(NamedTuple):
@@ -357,20 +366,25 @@ def _safe(read, rows, level, sums, goal, by):
     coverage = 0.0 if index is None else float(accepted[back[index]] / len(rows))
     needed = fewest_examples(goal.target_risk, goal.delta)
     is_small = len(read.score) == read.images and count < needed
-    message = _refusal(goal, count, best, coverage, needed if is_small else None)
+    expected = examples_expected(table, goal.target_risk, goal.delta) if len(back) else None
+    message = _refusal(goal, count, best, coverage, needed if is_small else None, expected)
     if by is None:
-        raise UnattainableRisk(message, best, coverage, needed)
+        raise UnattainableRisk(message, best, coverage, needed, expected)
     warnings.warn(f"{message} Its predictions are all rejected.", stacklevel=5)
     return None
 
 
-def _refusal(goal, count, best, coverage, needed):
+def _refusal(goal, count, best, coverage, needed, expected):
     text = (
         f"No threshold keeps the risk under target_risk={goal.target_risk} with "
         f"confidence={goal.confidence}: the lowest that these {count} examples can promise is "
         f"{best:.3f}, at a coverage of {coverage:.3f}."
     )
-    return text + (f" At least {needed} examples are needed, all of them right." if needed else "")
+    if needed:
+        return f"{text} At least {needed} examples are needed, all of them right."
+    if expected:
+        return f"{text} Some {expected} examples like these would show the target."
+    return f"{text} Another score may rank the errors better."
 
 
 def _image_sums(read, rows, level, count):

@@ -135,7 +135,7 @@ class RegressionRule(Fitted):
         level=0.9,
         target_coverage=None,
         costs=None,
-        method="ltt",
+        method="auto",
         by=None,
         groups=None,
         simultaneous=False,

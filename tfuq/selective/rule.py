@@ -150,7 +150,7 @@ class RejectionRule(Fitted):
         *,
         target_coverage=None,
         costs=None,
-        method="ltt",
+        method="auto",
         loss="error",
         positive_class=1,
         by=None,
@@ -167,14 +167,15 @@ class RejectionRule(Fitted):
         """The rule that accepts the most while it keeps what is asked for; one of three is given.
 
         `target_risk`: on new data like these, the mean loss of the accepted is above it with a
-        probability of at most 1 - `confidence`, for any number of examples and any distribution.
-        Thresholds are tested with binomial p-values, for other losses than 0 and 1 with those of
-        Hoeffding and Bentkus; `method="ltt"` (Learn then Test) tests from strict to lenient from
-        eight starts, `"sgr"` (selection with guaranteed risk) at 16 ranks, with the union bound.
-        Both count each example as drawn by itself; the first accepts more and is the default. Where
-        one example has many entries (pixels, labels) the examples are what is drawn: the promise is
-        of E[loss of accepted entries] / E[accepted entries], its test of means over images, its
-        thresholds among 400 that depend on no data.
+        probability of at most 1 - `confidence`, for any number and distribution. Thresholds are
+        tested with binomial p-values, for other losses than 0 and 1 with those of Hoeffding and
+        Bentkus. `method="auto"` joins a chain of tests from strict to lenient and a curve that the
+        errors of no bad threshold fall under, ties or none; `"ltt"` (Learn then Test) tests from
+        eight starts, `"sgr"` (selection with guaranteed risk) at 16 ranks. All count each example
+        as drawn by itself; for other losses and for images `"auto"` is `"ltt"`. Where one example
+        has many entries (pixels, labels) the examples are what is drawn: the
+        promise is of E[loss of accepted entries] / E[accepted entries], tested over images, at 400
+        thresholds that depend on no data.
 
         `target_coverage`: the strictest threshold that accepts at least this fraction of the
         examples; equal scores are accepted together. Nothing is promised of the risk.
@@ -198,7 +199,7 @@ class RejectionRule(Fitted):
             costs: Dict of what an accepted wrong answer costs, `"error"`, what a rejection costs,
                 `"rejection"`, and what somebody's look at a rejected example costs on top,
                 `"review"`; what is missing costs 0.
-            method: `"ltt"` or `"sgr"`.
+            method: `"auto"`, `"ltt"` or `"sgr"`.
             loss: `"error"`: the answer is not the true class. `"false_negative"`: of the accepted
                 examples of `positive_class` alone, the answer is another class. Or costs in [0, 1]
                 of each answer, `(classes, classes)`, a row for each true class. Or a function
@@ -239,7 +240,7 @@ class RejectionRule(Fitted):
         >>> labels = (np.arange(500) % 10 < 9 * (p > 0.7)).astype(int)
         >>> rule = RejectionRule.fit(np.stack([1 - p, p], -1), labels, target_risk=0.2)
         >>> rule.fitted_to["accepted"], bool(rule.threshold > 0.6)
-        (318, True)
+        (314, True)
 
         References:
             - Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks", 2017.
@@ -380,8 +381,7 @@ class RejectionRule(Fitted):
         """What is accepted of labelled data, and how much of that is wrong: an `Evaluation`.
 
         Args:
-            probs: Predictions or a stack of them.
-            labels: Labels, sparse or one-hot.
+            probs, labels: Predictions or a stack of them; labels, sparse or one-hot.
             groups: With `by="group"`: the group of each example; unknown groups are rejected.
             loss: As in `fit`.
             positive_class: As in `fit`.
