@@ -8,7 +8,8 @@ from tfuq._arguments import check_choice, check_fraction, check_positive, shown,
 from tfuq._predictions.labelled import Doubt, spread_over, weights_over
 from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq.selective._experts import COSTS, check_cost_names
-from tfuq.selective.regression_rule import SCORES, RegressionRule, check_varies
+from tfuq.selective._number_reading import check_varies
+from tfuq.selective.regression_rule import SCORES, RegressionRule
 
 
 class LabelledNumbers(NamedTuple):

@@ -8,7 +8,8 @@ from tfuq import metrics
 from tfuq._arguments import check_positive, shown
 from tfuq._math.intervals import is_inside
 from tfuq._predictions.numbers import RegressionUncertainty, usual_level
-from tfuq.selective.regression_rule import RegressionRule, losses_of_numbers
+from tfuq.selective._number_reading import losses_of_numbers
+from tfuq.selective.regression_rule import RegressionRule
 
 
 class NumberTable(NamedTuple):
@@ -65,7 +66,7 @@ def table_of_numbers(rule, found, labels, loss, tolerance, accepted_of):
                 f"Received: {np.count_nonzero(~np.isfinite(values))} that are not"
             )
     error = np.abs(y - found.mean)
-    losses = losses_of_numbers(_said_loss(rule, loss), found.mean.ravel(), y.ravel(), tolerance)[0]
+    losses = losses_of_numbers(_said_loss(rule, loss), found.mean.ravel(), y.ravel(), tolerance)
     accepted = np.ones(y.size, bool) if rule is None else accepted_of(rule.accept, found.shape)
     inside = None
     if found.family.has_noise:

@@ -295,27 +295,28 @@ def parts_of(read, by, groups):
 def fit_part(rule, read, rows, goal, by, fixed=None):
     """The threshold for some of the entries, and what it was found from.
 
-    `fixed` thresholds, from the most trusted on, depend on none of the entries; by default those of
-    a score of classes.
+    `rows` are those of the entries, None for all. `fixed` thresholds, from the most trusted on,
+    depend on none of the entries; by default those of a score of classes.
     """
     sign = 1 if rule.grows_with_trust else -1
-    doubt = -sign * read.score[rows]
+    score, counts, loss = (part if rows is None else part[rows] for part in _parts(read))
+    doubt, count, level = -score if sign == 1 else score, len(score), None
     if goal.wanted == "risk" and len(read.score) > read.images:
         fixed = fixed_thresholds(rule.score, read.classes) if fixed is None else fixed
+        rows = np.arange(count) if rows is None else rows
         values = -sign * fixed
         level = np.searchsorted(values, doubt)
+        sums = [np.bincount(level, part, len(values)).cumsum() for part in (counts, loss * counts)]
+        sums = np.bincount(level, minlength=len(values)).cumsum(), *sums
     else:
-        values, level = np.unique(doubt, return_inverse=True)  # most trusted first
-    accepted = np.cumsum(np.bincount(level, minlength=len(values)))
-    counts, loss = read.counts[rows], read.loss[rows] * read.counts[rows]
-    weight = np.cumsum(np.bincount(level, counts, len(values)))
-    total = np.cumsum(np.bincount(level, loss, len(values)))
+        values, *sums = _sorted_sums(doubt, counts, loss)
+    accepted, weight, total = sums
     if goal.wanted == "coverage":
-        index = int(np.searchsorted(accepted, goal.target_coverage * len(rows) * (1 - 1e-12)))
+        index = int(np.searchsorted(accepted, goal.target_coverage * count * (1 - 1e-12)))
     elif goal.wanted == "cost":
-        index = _cheapest(accepted, total, len(rows), goal.costs)
+        index = _cheapest(accepted, total, count, goal.costs)
     else:
-        index = _safe(read, rows, level, (accepted, weight, total), goal, by)
+        index = _safe(read, rows, level, sums, goal, by)
     bound = None
     if index is None:
         threshold, kept, risk = REJECT_ALL[rule.grows_with_trust], 0, None
@@ -323,8 +324,30 @@ def fit_part(rule, read, rows, goal, by, fixed=None):
         threshold, kept = float(-sign * values[index]), int(accepted[index])
         risk = float(total[index] / weight[index]) if weight[index] else None
         bound = goal.target_risk
-    sums = {"examples": len(rows), "accepted": kept, "risk": risk, "risk_bound": bound}
-    return Part(threshold, sums)
+    said = {"examples": count, "accepted": kept, "risk": risk, "risk_bound": bound}
+    return Part(threshold, said)
+
+
+def _parts(read):
+    return read.score, read.counts, read.loss
+
+
+def _sorted_sums(doubt, counts, loss):
+    """Values from the most trusted on; how many are accepted up to each, their weight and loss.
+
+    In few copies: of 10^7 scores each is 80 MB.
+    """
+    order = np.argsort(doubt)
+    values = doubt[order]
+    is_last = np.append(values[1:] != values[:-1], True)
+    values, accepted = values[is_last], np.flatnonzero(is_last)
+    accepted += 1
+    counts_all = counts.all()
+    sums = [np.cumsum((loss if counts_all else loss * counts)[order], dtype="float64")]
+    sums += [] if counts_all else [np.cumsum(counts[order])]
+    del order
+    total, *weight = (sums.pop(0)[is_last] for _ in range(len(sums)))
+    return values, accepted, *(weight or [accepted]), total
 
 
 def _cheapest(accepted, total, count, costs):
@@ -354,8 +377,11 @@ def _safe(read, rows, level, sums, goal, by):
     """The most lenient level that keeps the target, or an error, or None if it has siblings."""
     accepted, weight, total = sums
     if len(read.score) > read.images:
-        table, back = _image_sums(read, rows, level, len(accepted)), np.arange(len(accepted))
+        table, back = _image_sums(read, rows, level, len(accepted)), range(len(accepted))
         count = len(table.loss)
+    elif weight is accepted:  # each level has some that belong to the risk
+        table, back = Sums(weight, total, read.binary), range(len(accepted))
+        count = int(weight[-1])
     else:
         back = np.flatnonzero(np.diff(weight, prepend=0) > 0)  # a level without any is no test
         table, count = Sums(weight[back], total[back], read.binary), int(weight[-1])
@@ -363,7 +389,7 @@ def _safe(read, rows, level, sums, goal, by):
     if index is not None:
         return int(back[index])
     best, index = best_promise(table, goal.delta, goal.method) if len(back) else (1.0, None)
-    coverage = 0.0 if index is None else float(accepted[back[index]] / len(rows))
+    coverage = 0.0 if index is None else float(accepted[back[index]] / accepted[-1])
     needed = fewest_examples(goal.target_risk, goal.delta)
     is_small = len(read.score) == read.images and count < needed
     expected = examples_expected(table, goal.target_risk, goal.delta) if len(back) else None

@@ -10,17 +10,16 @@ from tfuq._arguments import (
     is_finite,
     register,
     shown,
-    to_float64,
 )
 from tfuq._predictions.families import family_named
 from tfuq._predictions.numbers import RegressionUncertainty, mixture_quantile, moments
 from tfuq.layers import PostProcessing
 from tfuq.predictive import uncertainty_with_labels
 from tfuq.selective._guarantees import METHODS
+from tfuq.selective._number_reading import check_tolerance, check_varies, read_numbers, set_aside
 from tfuq.selective._rule_evaluation import description, evaluation_of
 from tfuq.selective._rule_fitting import (
     Goal,
-    Read,
     check_targets,
     checked_report,
     fit_part,
@@ -31,8 +30,6 @@ from tfuq.selective._rule_thresholds import of_groups, passes
 from tfuq.selective.base import Fitted, config_of, numbers, with_outputs
 
 SCORES = ("std", "interval_width", "aleatoric_std", "epistemic_std")
-LEVELS = 400  # thresholds that are looked at where an example has many numbers
-LEVEL_SHARE = 0.2  # of the examples, which give them
 
 
 @register
@@ -95,7 +92,7 @@ class RegressionRule(Fitted):
         if not is_finite(level) or not 0 < level < 1:
             raise ValueError(f"Argument `level` must be in (0, 1). Received: level={shown(level)}")
         if tolerance is not None:
-            _check_tolerance(tolerance)
+            check_tolerance(tolerance)
         found = numbers("threshold", threshold)
         if found.shape != (() if by is None else (len(keys or ()),)) or found.size == 0:
             raise ValueError(
@@ -188,13 +185,12 @@ class RegressionRule(Fitted):
         _check_found(found)
         kind = {"family": found.family, "units": found.units, "rank": found.params.ndim - 1}
         rule = cls(score, 0.0, level=level, tolerance=tolerance, **kind)
-        read = rule._read(found, y, loss)
+        read = read_numbers(rule, found, y, loss)
         check_varies(read.score, score)
-        rows, fixed = np.arange(len(read.score)), None
+        fixed = None
         if wanted == "risk" and len(read.score) > read.images:
-            fixed, read, groups = _set_aside(read, groups, seed)
-            rows = np.arange(len(read.score))
-        parts = {None: rows} if by is None and groups is None else parts_of(read, by, groups)
+            fixed, read, groups = set_aside(read, groups, seed)
+        parts = {None: None} if by is None and groups is None else parts_of(read, by, groups)
         delta = (1 - confidence) / (len(parts) if simultaneous else 1)
         goal = Goal(wanted, target_risk, target_coverage, costs, confidence, delta, method)
         fits = {key: fit_part(rule, read, rows, goal, by, fixed) for key, rows in parts.items()}
@@ -211,33 +207,18 @@ class RegressionRule(Fitted):
         config = {**self.get_config(), "threshold": threshold, "fitted_to": report, **parts}
         return type(self)(**config)
 
-    def _read(self, found, y, loss):
-        """Scores, losses and all else that fitting and evaluation ask for, an entry a number."""
-        score, mean = self.score_of(found).astype("float64").ravel(), found.mean.ravel()
-        y = found.labels(y).ravel()
-        for name, values in (("y", y), ("found", mean + score)):
-            if not np.isfinite(values).all():
-                raise ValueError(
-                    f"Argument `{name}` must hold finite numbers. "
-                    f"Received: {int((~np.isfinite(values)).sum())} of {values.size} that are not"
-                )
-        losses, is_zero_one = losses_of_numbers(loss, mean, y, self.tolerance)
-        nothing, counts = np.zeros(0, int), np.ones(len(y), bool)
-        return Read(
-            score, losses, counts, losses == 0, nothing, nothing, len(found), 0, is_zero_one
-        )
-
     # --- Use ----------------------------------------------------------------------------------
 
     def score_of(self, found):
         """The score of each number, `(n, ..., units)`, float32, in its unit; NaN for NaN."""
-        self._check_kind(found)
+        self.check_kind(found)
         if self.score != "interval_width":
             return getattr(found, self.score).astype("float32")
         lower, upper = found.interval(self.level)
         return (upper - lower).astype("float32")
 
-    def _check_kind(self, found):
+    def check_kind(self, found):
+        """Raises ValueError unless predictions are of the kind that it was fitted to."""
         _check_found(found)
         kind = (found.family, found.units, found.params.ndim - 1)
         if kind != (self.family, self.units, self.rank):
@@ -287,7 +268,7 @@ class RegressionRule(Fitted):
         Raises:
             ValueError: If arrays do not fit together or hold NaN.
         """
-        read = self._read(found, y, loss)
+        read = read_numbers(self, found, y, loss)
         accepted = self.accept(found, groups, unknown_group="reject").ravel()
         return evaluation_of(read, accepted)
 
@@ -379,60 +360,3 @@ def _check_found(found):
             "Argument `found` must be what `tfuq.predictive.predict_uncertainty` gave for a "
             f"regression. Received: found={shown(found)}"
         )
-
-
-def _check_tolerance(tolerance):
-    if not is_finite(tolerance) or tolerance <= 0:
-        raise ValueError(
-            "Argument `tolerance` must be a number above 0, in the unit of y. "
-            f"Received: tolerance={shown(tolerance)}"
-        )
-
-
-def check_varies(score, name):
-    """Raises ValueError if the score `name` is the same for all, of several."""
-    if len(score) > 1 and np.ptp(score) == 0:
-        raise ValueError(
-            f"Argument `score` must differ between examples: {name!r} is {score[0]:g} for all, so "
-            "that nothing can be told apart (one network has no epistemic part; numbers without "
-            f"noise have no aleatoric one). Received: score={name!r}"
-        )
-
-
-def losses_of_numbers(loss, mean, y, tolerance):
-    """Losses of numbers in [0, 1], and whether they can only be 0 or 1."""
-    if callable(loss):
-        values = to_float64("loss", loss(mean, y))
-        if values.shape != y.shape or not np.all((values >= 0) & (values <= 1)):
-            raise ValueError(
-                f"Argument `loss` must return {len(y)} numbers in [0, 1]. Received: {shown(values)}"
-            )
-        return values, False
-    check_choice("loss", loss, ("error",))
-    if tolerance is None:
-        raise ValueError(
-            "Argument `tolerance` is required: how far from y an answer is wrong, in its unit. "
-            "Received: tolerance=None with loss='error'"
-        )
-    _check_tolerance(tolerance)
-    return (np.abs(y - mean) > tolerance).astype("float64"), True
-
-
-def _set_aside(read, groups, seed):
-    """Thresholds from some examples, and what was read of all others."""
-    count, entries = read.images, len(read.score) // read.images
-    taken = int(np.ceil(LEVEL_SHARE * count))
-    if taken >= count:
-        raise ValueError(
-            "Argument `found` must hold at least 2 examples, one of which gives thresholds. "
-            f"Received: {count}"
-        )
-    order = np.random.default_rng(seed).permutation(count)
-    by_example = read.score.reshape(count, entries)
-    levels = np.quantile(by_example[order[:taken]], np.linspace(0, 1, LEVELS + 1)[1:])
-    fixed = np.unique(np.append(levels, np.inf).astype("float32").astype("float64"))
-    rows = np.sort(order[taken:])
-    names = ("score", "loss", "counts", "right")
-    kept = {n: getattr(read, n).reshape(count, entries)[rows].ravel() for n in names}
-    groups = None if groups is None else np.asarray(groups)[rows]
-    return fixed, read._replace(**kept, images=len(rows)), groups
