@@ -41,12 +41,12 @@ class Diagonal:
     @staticmethod
     def variance(rows, scale):
         """sum_d x_d^2 s_dk^2."""
-        return tf.matmul(tf.square(rows), tf.square(scale))
+        return _product_of_squares(rows, scale)
 
     @staticmethod
-    def trace_and_log_det(scale):
-        """sum_k tr S_k and sum_k log det S_k."""
-        return sum_of_squares(scale), 2 * tf.reduce_sum(tf.math.log(scale))
+    def halves(scale):
+        """sum_k tr S_k / 2 and sum_k log det S_k / 2."""
+        return tf.nn.l2_loss(scale), sum_of_logs(scale)
 
     @staticmethod
     def distribution(loc, scale):
@@ -89,12 +89,12 @@ class LowRank:
         return Diagonal.variance(rows, scale) + tf.reduce_sum(tf.square(noise), axis=-1)
 
     @staticmethod
-    def trace_and_log_det(scale, factor):
+    def halves(scale, factor):
         """log det(diag(s^2) + U U^T) = log det diag(s^2) + log det(I + U^T diag(s^-2) U)."""
-        trace, diagonal_log_det = Diagonal.trace_and_log_det(scale)
+        trace, log_det = Diagonal.halves(scale)
         whitened = tf.transpose(factor * (1 / scale)[..., None], (1, 0, 2))
-        log_det_covariance = diagonal_log_det + tf.reduce_sum(log_det_update(whitened))
-        return trace + sum_of_squares(factor), log_det_covariance
+        log_det += tf.reduce_sum(log_det_update(whitened)) / 2
+        return trace + tf.nn.l2_loss(factor), log_det
 
     @staticmethod
     def distribution(loc, scale, factor):
@@ -134,10 +134,10 @@ class Dense:
         return tf.transpose(tf.reduce_sum(tf.square(noise), axis=-1))
 
     @staticmethod
-    def trace_and_log_det(scale, lower):
+    def halves(scale, lower):
         """tr(L L^T) is the sum of squares of L."""
-        trace, log_det_covariance = Diagonal.trace_and_log_det(scale)
-        return trace + sum_of_squares(lower), log_det_covariance
+        trace, log_det = Diagonal.halves(scale)
+        return trace + tf.nn.l2_loss(lower), log_det
 
     @staticmethod
     def distribution(loc, scale, lower):
@@ -151,8 +151,27 @@ def standard_deviation(variance):
 
 
 def sum_of_squares(values):
-    """In one operation, with one for the gradient."""
+    """In two operations, with one for the gradient."""
     return 2 * tf.nn.l2_loss(values)
+
+
+@tf.custom_gradient
+def sum_of_logs(values):
+    """Sum of the logarithms, with one operation for the gradient."""
+    return tf.reduce_sum(tf.math.log(values)), lambda upstream: upstream / values
+
+
+@tf.custom_gradient
+def _product_of_squares(rows, scale):
+    """(x * x) (s * s), for x `(rows, features)` and s `(features, units)`."""
+    of_rows, of_scale = tf.square(rows), tf.square(scale)
+
+    def gradients(upstream):
+        twice = 2 * upstream
+        drows = rows * tf.matmul(twice, of_scale, transpose_b=True)
+        return drows, scale * tf.matmul(of_rows, twice, transpose_a=True)
+
+    return tf.matmul(of_rows, of_scale), gradients
 
 
 @tf.custom_gradient

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfuq._arguments import check_choice, check_flags, check_integer, check_positive, shown
-from tfuq.layers._posteriors import POSTERIORS, PosteriorName, sum_of_squares
+from tfuq.layers._posteriors import POSTERIORS, PosteriorName
 from tfuq.layers.base import VariationalLayer, check_kl_weight, softplus_inverse
 from tfuq.layers.shapes import checked_features
 
@@ -14,6 +14,19 @@ _ARGUMENTS = (
     "kl_weight", "posterior", "rank", "prior_scale", "posterior_scale", "noise_scale",
     "wishart_scale", "dof", "use_bias", "seed",
 )  # fmt: skip
+
+
+def wishart_penalty(sigma, scale, power):
+    """sum_k scale / sigma_k^2 / 2 + power log sigma_k, its gradient in few operations."""
+
+    @tf.custom_gradient
+    def penalty(sigma):
+        inverse = tf.math.reciprocal(sigma)
+        squares = tf.square(inverse)
+        sums = tf.reduce_sum(scale / 2 * squares + power * tf.math.log(sigma))
+        return sums, lambda upstream: upstream * inverse * (power - scale * squares)
+
+    return penalty(sigma)
 
 
 class GaussianLastLayer(VariationalLayer):
@@ -160,21 +173,18 @@ class GaussianLastLayer(VariationalLayer):
         return self._kl(self._form.read(self))
 
     def _kl(self, spread):
-        trace, log_det_covariance = self._form.trace_and_log_det(*spread)
-        prior_variance = self.prior_scale**2
-        squares = (trace + self._squared_means()) / prior_variance
-        size = math.prod(self.kernel.shape)
-        kl = (squares - size + size * math.log(prior_variance) - log_det_covariance) / 2
+        half_trace, half_log_det = self._form.halves(*spread)
+        prior_variance, size = self.prior_scale**2, math.prod(self.kernel.shape)
+        kl = (half_trace + self._half_squared_means()) / prior_variance - half_log_det
+        kl += size * (math.log(prior_variance) - 1) / 2
         return kl if self.noise == "none" else kl + self._noise_penalty()
 
-    def _squared_means(self):
-        """sum_k |m_k|^2, in units of the variance of the weights."""
-        return sum_of_squares(tf.cast(tf.convert_to_tensor(self.kernel), self._sampling_dtype()))
+    def _half_squared_means(self):
+        """sum_k |m_k|^2 / 2, in units of the variance of the weights."""
+        return tf.nn.l2_loss(tf.cast(tf.convert_to_tensor(self.kernel), self._sampling_dtype()))
 
     def _noise_penalty(self):
-        variance = self._noise_variance()
-        trace, log_det_variance = tf.reduce_sum(1 / variance), tf.reduce_sum(tf.math.log(variance))
-        return (self.wishart_scale * trace + (self.dof + self.units + 1) * log_det_variance) / 2
+        return wishart_penalty(self._noise_scale(), self.wishart_scale, self.dof + self.units + 1)
 
     def posterior_distribution(self):
         """q(w_1), ..., q(w_K), the posterior of each output's weights.

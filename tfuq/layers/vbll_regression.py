@@ -38,9 +38,9 @@ class _NormalNoise:
         """What the posterior's standard deviations are multiplied by in a draw."""
         return 1.0
 
-    def squared_means(self, head):
-        """sum_k |m_k|^2 in units of the weights' variance."""
-        return GaussianLastLayer._squared_means(head)
+    def half_squared_means(self, head):
+        """sum_k |m_k|^2 / 2 in units of the weights' variance."""
+        return GaussianLastLayer._half_squared_means(head)
 
     def posterior(self, head, given):
         """The weights' posterior, from that in which the noise has the variance 1."""
@@ -77,9 +77,9 @@ class _StudentNoise(_NormalNoise):
         seed = points.split_seed(seed, 3)[2]  # the weights' take up to two
         return head._noise_scale() * tf.sqrt(shape / points.gamma(shape, seed=seed))
 
-    def squared_means(self, head):
+    def half_squared_means(self, head):
         kernel = tf.cast(tf.convert_to_tensor(head.kernel), head._sampling_dtype())
-        return tf.reduce_sum(tf.square(kernel) / head._noise_variance())
+        return tf.reduce_sum(tf.square(kernel) / head._noise_variance()) / 2
 
     def posterior(self, head, given):
         root = head._noise_scale()[:, None, None] * tf.linalg.cholesky(given.covariance())
@@ -335,8 +335,8 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
         """
         return self._noise.posterior(self, super().posterior_distribution())
 
-    def _squared_means(self):
-        return self._noise.squared_means(self)
+    def _half_squared_means(self):
+        return self._noise.half_squared_means(self)
 
     def _noise_penalty(self):
         return self._noise.penalty(self)
