@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from architectures import of_logits
 from keras import layers
-from scipy import special
+from scipy import special, stats
 from small_detectors import (
     DETECTORS,
     LAST,
@@ -124,9 +124,12 @@ def test_mixed_precision():
     keras.config.set_dtype_policy("mixed_bfloat16")
     model = make_model(eager=False)
     model.set_weights(MODEL.get_weights())
-    for name in ("GradNorm", "Mahalanobis"):
-        found = DETECTORS[name]().fit(model, X, Y).score(OTHER)
-        np.testing.assert_allclose(found, fitted(name).score(OTHER), rtol=0.1)
+    # A distance along a thin direction of the features carries the rounding of its variance, which
+    # differs between processors; the order of the examples does not.
+    for name, tolerance in (("GradNorm", 0.1), ("Mahalanobis", 0.5)):
+        found, expected = DETECTORS[name]().fit(model, X, Y).score(OTHER), fitted(name).score(OTHER)
+        np.testing.assert_allclose(found, expected, rtol=tolerance)
+        assert stats.spearmanr(found, expected).statistic > 0.97
 
 
 def test_dropout_and_batch_statistics_are_as_in_prediction():
