@@ -97,6 +97,40 @@ def test_platt_is_the_logistic_regression_of_scikit_learn():
     np.testing.assert_allclose(ours.bias, theirs.intercept_, rtol=1e-4)
 
 
+# --- Classes without a label -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", [VectorScaling, IsotonicCalibration])
+def test_a_class_without_a_label_warns_and_goes_on(cls):
+    """Of the others it is the fit to them alone; scikit-learn's goes on with a warning, too."""
+    three = Y < 3
+    with pytest.warns(UserWarning, match=r"labels are without class \[3\]: nothing is learned"):
+        fitted = cls().fit(PROBS[three], Y[three])
+    found = fitted(PROBS)
+    np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-5)
+    assert np.all(found[PROBS[:, 3] > 0.5, 3] > 0.25), "what is strange stays strange"
+    if cls is VectorScaling:
+        logits = np.log(PROBS[three][:, :3]) * fitted.scale[:3] + fitted.bias[:3]
+        residual = softmax(logits, axis=-1) - np.eye(3)[Y[three]]
+        assert np.abs(residual.mean(0)).max() < 1e-7
+        np.testing.assert_allclose(fitted.scale[3], np.mean(fitted.scale[:3]), rtol=1e-6)
+        assert abs(fitted.bias[3]) < 1e-8
+    else:
+        assert fitted.knots[3] == fitted.heights[3] == [0.0, 1.0]
+    assert cls.from_config(fitted.get_config()) == fitted
+
+
+@pytest.mark.parametrize("cls", [VectorScaling, IsotonicCalibration])
+def test_a_single_class_changes_nothing(cls):
+    with pytest.warns(UserWarning, match=r"without class \[0\]"):
+        fitted = cls().fit([0.2, 0.7, 0.9], [1, 1, 1])
+    np.testing.assert_allclose(fitted([0.1, 0.6]), [0.1, 0.6], rtol=1e-5)
+    several = [[0.5, 0.3], [0.2, 0.6], [0.7, 0.1], [0.6, 0.2]]
+    with pytest.warns(UserWarning, match=r"labels of label 1 are without class \[1\]"):
+        fitted = cls(multi_label=True).fit(several, [[0, 0], [1, 0], [1, 0], [1, 0]])
+    np.testing.assert_allclose(fitted(several)[:, 1], np.array(several)[:, 1], rtol=1e-5)
+
+
 # --- Optima ------------------------------------------------------------------------------------
 
 
@@ -484,10 +518,6 @@ def test_bad_arrays(cls):
     if cls is not TemperatureScaling:
         with pytest.raises(ValueError, match="the last of length 4"):
             fitted(PROBS[:, :3])
-        with pytest.raises(ValueError, match=r"hold every class.*without class \[3\]"):
-            cls().fit(PROBS[Y < 3], Y[Y < 3])
-        with pytest.raises(ValueError, match=r"without class \[1\] of label 1"):
-            cls(multi_label=True).fit([[0.5, 0.5]] * 2, [[0, 0], [1, 0]])
     options = {"per_label": True} if cls is TemperatureScaling else {}
     with pytest.raises(ValueError, match=r"`sample_weight` must leave an entry.*label \[1\]"):
         cls(multi_label=True, **options).fit([[0.5, 0.4]] * 2, [[0, 0], [1, 1]], [[1, 0]] * 2)

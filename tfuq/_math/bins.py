@@ -8,6 +8,7 @@ same shape add up, which is all that a streaming metric needs.
 import numpy as np
 import tensorflow as tf
 from keras import ops
+from scipy.special import ndtr
 
 # Log-odds of the fine bins of `fine_index`; float32 holds no confidence beyond them except 0 and 1.
 _MAX_LOG_ODDS = 17.0
@@ -65,6 +66,25 @@ def calibration_error(sums):
     """sum_b (w_b / W) |accuracy_b - confidence_b| over the bins; NaN if they are all empty."""
     gap = ops.abs(sums[..., 2] - sums[..., 1])
     return ops.sum(gap, axis=-1) / ops.sum(sums[..., 0], axis=-1)
+
+
+def debiased_calibration_error(sums):
+    """`calibration_error` of arrays `(..., bins, 3)` without its bias, in NumPy.
+
+    The gap of a bin is that of its accuracy, of variance a (1 - a) / n, and so above 0 by chance.
+    Twice the plain error less what it would be on average if the accuracies found were the true
+    ones: |N(g, s^2)| has the mean s sqrt(2 / pi) exp(-g^2 / 2 s^2) + g (1 - 2 Phi(-g / s)). Kumar
+    et al. 2019 draw from that normal distribution. It can be below 0.
+    """
+    weight, confident, correct = np.moveaxis(np.asarray(sums, "float64"), -1, 0)
+    held = np.where(weight > 0, weight, 1.0)
+    accuracy = np.clip(correct / held, 0.0, 1.0)
+    gap = np.abs(accuracy - confident / held)
+    spread = np.sqrt(accuracy * (1 - accuracy) / held)
+    ratio = gap / np.where(spread > 0, spread, 1.0)
+    mean = spread * np.sqrt(2 / np.pi) * np.exp(-(ratio**2) / 2) + gap * (1 - 2 * ndtr(-ratio))
+    mean = np.where(spread > 0, mean, gap)
+    return np.sum(weight * (2 * gap - mean), axis=-1) / np.sum(weight, axis=-1)
 
 
 def largest_gap(sums):

@@ -15,6 +15,12 @@ from tfuq.metrics.calibration import (
     maximum_calibration_error,
     reliability_curve,
 )
+from tfuq.metrics.calibration_significance import (
+    CalibrationErrorInterval,
+    SpiegelhalterTest,
+    expected_calibration_error_interval,
+    spiegelhalter_test,
+)
 from tfuq.metrics.classwise import ClasswiseCalibrationError, classwise_calibration_error
 from tfuq.metrics.of_mean import OfMean
 from tfuq.metrics.ood import (
@@ -78,6 +84,7 @@ __all__ = [
     "AUPROut",
     "AdaptiveCalibrationError",
     "BrierScore",
+    "CalibrationErrorInterval",
     "ClasswiseCalibrationError",
     "Coverage",
     "CoverageAtRisk",
@@ -98,6 +105,7 @@ __all__ = [
     "RiskAtCoverage",
     "SelectiveAccuracy",
     "Sharpness",
+    "SpiegelhalterTest",
     "adaptive_calibration_error",
     "aupr_in",
     "aupr_out",
@@ -112,6 +120,7 @@ __all__ = [
     "dice_score",
     "entropy_of_expectation",
     "expected_calibration_error",
+    "expected_calibration_error_interval",
     "fpr_at_tpr",
     "interval_score",
     "maximum_calibration_error",
@@ -127,5 +136,6 @@ __all__ = [
     "reliability_curve",
     "selective_accuracy",
     "sharpness",
+    "spiegelhalter_test",
 ]
 __dir__ = public_dir(__all__)

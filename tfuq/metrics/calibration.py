@@ -3,10 +3,11 @@
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import check_integer, register
+from tfuq._arguments import check_flags, check_integer, register
 from tfuq._math.bins import (
     bin_sums,
     calibration_error,
+    debiased_calibration_error,
     equal_mass,
     fine_index,
     largest_gap,
@@ -58,6 +59,7 @@ def expected_calibration_error(
     multi_label=False,
     sample_weight=None,
     class_names=None,
+    debiased=False,
 ):
     """Expected calibration error of the top label, over bins of equal width.
 
@@ -82,6 +84,9 @@ def expected_calibration_error(
         sample_weight: Weights `(n,)`, or with more of the leading axes. What has weight 0 is left
             out, whatever it holds.
         class_names: Names of the classes in the order of `y_pred`: labels may be names then.
+        debiased: Whether to take off what calibrated predictions would have by chance, from the
+            variance a (1 - a) / w_b of each bin's accuracy (Kumar et al. 2019): for few examples.
+            Weights count examples then. It can be below 0.
 
     Returns:
         A float in [0, 1]; 0 is calibrated.
@@ -100,12 +105,15 @@ def expected_calibration_error(
 
     References:
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+        Kumar, Liang, Ma: Verified Uncertainty Calibration, NeurIPS 2019.
     """
     y_true = numbered(y_true, class_names, "y_true")
     check_integer("n_bins", n_bins, 1)
     data = y_true, y_pred, sample_weight
     flags = {"from_logits": from_logits, "multi_label": multi_label}
-    return float(calibration_error(_top_label_total(n_bins, *data, **flags)))
+    check_flags(debiased=debiased)
+    error = debiased_calibration_error if debiased else calibration_error
+    return float(error(_top_label_total(n_bins, *data, **flags)))
 
 
 def adaptive_calibration_error(

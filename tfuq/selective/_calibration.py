@@ -105,7 +105,10 @@ class Calibration(Fitted):
 
         Raises:
             ValueError: If arrays are empty or do not fit together, hold NaN, no probabilities or
-                labels that are no class, or lack a class that has parameters of its own.
+                labels that are no class.
+
+        Warns:
+            UserWarning: If no label is of a class that has parameters of its own.
         """
         labels = numbered(labels, checked_names(class_names))
         data, rank, used = self._read(probs, labels, sample_weight)

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import math
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def labelled_hashes(probs, labels, step=FINE):
 def raw_hashes(values):
     """A hash for each entry of the first axis, uint64 `(n,)`, of all of its bits."""
     values = np.ascontiguousarray(values, "float64")
-    rows = values.reshape(len(values), -1)
+    rows = values.reshape(len(values), math.prod(values.shape[1:]))  # of none, too
     return _hashes(np.zeros(len(rows), "uint64"), rows.view("uint64"))
 
 

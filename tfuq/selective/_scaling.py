@@ -81,18 +81,10 @@ class Entries(NamedTuple):
             logits = np.stack([np.zeros_like(logits), logits], axis=-1)
         return logits, self.labels, self.weight
 
-    def check_all_seen(self):
-        """Raises ValueError unless every class occurs, in each label of multi-label predictions."""
-        for column, data in enumerate(self.columns()):
-            classes = 2 if self.is_binary else self.values.shape[-1]
-            unseen = np.flatnonzero(np.bincount(data.labels, minlength=classes) == 0)
-            if unseen.size:
-                where = f" of label {column}" if self.num_columns > 1 else ""
-                raise ValueError(
-                    "Argument `labels` must hold every class: nothing can be learned of the others "
-                    "(`TemperatureScaling` needs no more than one). "
-                    f"Received: labels without class {unseen.tolist()}{where}"
-                )
+    def seen(self):
+        """Which classes occur, `(classes,)` of bool."""
+        classes = 2 if self.is_binary else self.values.shape[-1]
+        return np.bincount(self.labels, minlength=classes) > 0
 
 
 # --- On tensors and on arrays -----------------------------------------------------------------
@@ -235,8 +227,19 @@ def _derivatives(data, b):
 def fit_vector(logits, labels, weight, is_binary):
     """Weights and biases, of class 1 alone if `is_binary`, and whether a finite optimum was found.
 
-    The logits are brought to mean 0 and standard deviation 1 first, where L-BFGS converges fast.
+    Classes without a label are left out, and get the mean weight and bias of the others. The logits
+    are brought to mean 0 and standard deviation 1 first, where L-BFGS converges fast.
     """
+    seen = np.bincount(labels, minlength=logits.shape[-1]) > 0
+    if seen.sum() < 2:  # nothing to tell apart
+        count = 1 if is_binary else len(seen)
+        return np.ones(count), np.zeros(count), True
+    if not seen.all():
+        of_seen = logits[..., seen], (np.cumsum(seen) - 1)[labels], weight
+        scale, bias, is_finite = fit_vector(*of_seen, is_binary=False)
+        scales, biases = np.full(len(seen), scale.mean()), np.full(len(seen), bias.mean())
+        scales[seen], biases[seen] = scale, bias
+        return scales, biases, is_finite
     free = logits[..., 1:] if is_binary else logits
     mean = np.einsum("snc,n->c", free, weight) / len(free)
     spread = np.sqrt(np.einsum("snc,n->c", (free - mean) ** 2, weight) / len(free))

@@ -146,7 +146,7 @@ class VectorScaling(Calibration):
     also: a number added to all logits of an example changes none of its probabilities, and so
     nothing here, and a scaling that was fitted to single predictions suits stacks. Log odds are as
     in `TemperatureScaling`. The prediction can become another one, and with few examples of a class
-    the fit is loose.
+    the fit is loose; a class without a label gets the mean weight and bias, with a warning.
 
     Args:
         scale: The weights w, one for each class or label, of a binary prediction one; None to be
@@ -206,7 +206,7 @@ class VectorScaling(Calibration):
         self.bias = bias
 
     def _estimate(self, data):
-        data.check_all_seen()
+        _warn_of_unseen(data)
         found = [fit_vector(*part.problem(), data.is_binary) for part in data.columns()]
         for label, (*_, is_finite) in enumerate(found):
             if not is_finite:
@@ -243,7 +243,7 @@ class IsotonicCalibration(Calibration):
     uniform where that is 0 (Zadrozny and Elkan 2002). A binary prediction, and each label of a
     multi-label one, has one curve. Calibrated predictions are probabilities, those of logits also.
     The prediction can become another one; fewer than about 1000 examples are better served by
-    `TemperatureScaling`.
+    `TemperatureScaling`. A class without a label keeps its probability, with a warning.
 
     Args:
         knots: For each class or label, of a binary prediction for one, the probabilities where its
@@ -297,13 +297,16 @@ class IsotonicCalibration(Calibration):
         self.heights = heights
 
     def _estimate(self, data):
-        data.check_all_seen()
+        _warn_of_unseen(data)
         curves = []
         for part in data.columns():
             values = part.values[..., None] if data.is_binary else part.values
             weight = np.tile(part.weight, len(values))
-            labels = np.tile(part.labels, len(values))
+            labels, seen = np.tile(part.labels, len(values)), part.seen()
             for k in range(values.shape[-1]):
+                if not (seen.all() if data.is_binary else seen[k] and seen.sum() > 1):
+                    curves.append((np.array([0.0, 1.0]),) * 2)  # as it is
+                    continue
                 targets = labels == (1 if data.is_binary else k)
                 curves.append(fit_isotonic(values[..., k].ravel(), targets, weight))
         self.knots, self.heights = (
@@ -324,6 +327,20 @@ class IsotonicCalibration(Calibration):
 
     def _joined(self, scaled, is_stack):
         return ops.mean(scaled, axis=0)
+
+
+def _warn_of_unseen(data):
+    """Warns of classes without a label: nothing can be learned of them."""
+    for column, part in enumerate(data.columns()):
+        unseen = np.flatnonzero(~part.seen())
+        if unseen.size:
+            where = f" of label {column}" if data.num_columns > 1 else ""
+            warnings.warn(
+                f"The labels{where} are without class {unseen.tolist()}: nothing is learned of it, "
+                "and its probabilities are not calibrated (those of several classes no more than "
+                "by the change of the others).",
+                stacklevel=4,
+            )
 
 
 def _all_in(values, lower, upper):
