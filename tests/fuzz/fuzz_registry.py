@@ -62,6 +62,17 @@ def _metric_functions():
             "reliability_curve": ("accuracy", "confidence", "gap", ""),
         }.get(name, ())
         yield f"metrics.{name}", Entry(getattr(metrics, name), PAIR, WEIGHTS, undefined=undefined)
+    undefined = ("statistic",)  # infinite where what was certain is wrong
+    yield "metrics.spiegelhalter_test", Entry(metrics.spiegelhalter_test, PAIR, undefined=undefined)
+    yield (
+        "metrics.expected_calibration_error_interval",
+        Entry(
+            metrics.expected_calibration_error_interval,
+            PAIR,
+            fixed={"num_resamples": 20},
+            **costly,
+        ),
+    )
     yield (
         "metrics.entropy_of_expectation",
         Entry(metrics.entropy_of_expectation, {"y_pred": "probs"}, WEIGHTS),
@@ -630,6 +641,8 @@ HEADS = "linear maps, whose arguments are those of Dense: tests/predictive/test_
 LOSSES = "Keras calls them with tensors, in a graph: tests/losses"
 MODEL = "takes a trained model; its data go through what is fuzzed: "
 REASONS = {
+    "metrics.CalibrationErrorInterval": "holds what a function found",
+    "metrics.SpiegelhalterTest": "holds what a function found",
     "metrics.ause": NUMBERS,
     "metrics.crps": NUMBERS,
     "metrics.interval_score": NUMBERS,

@@ -213,6 +213,8 @@ JUDGES = {
     name: lambda name=name: lambda probs: getattr(metrics, name)(TRUE, probs)
     for name in (
         "expected_calibration_error",
+        "expected_calibration_error_interval",
+        "spiegelhalter_test",
         "adaptive_calibration_error",
         "classwise_calibration_error",
         "brier_score",

@@ -59,6 +59,18 @@ def test_a_plain_quantile_covers_too_little_and_this_does_not():
     assert abs(np.mean(ours) - 19 / 21) < error
 
 
+def test_saturated_probabilities_are_told_of():
+    """Some are wrong with probability 1: sums over ranks are 1, and only sets of all hold them."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(4, size=400)
+    certain = np.eye(4)[np.where(rng.random(400) < 0.15, (y + 1) % 4, y)]
+    with pytest.warns(UserWarning, match="score 'aps' is 1, so that sets hold every class"):
+        sets = ConformalPredictor.fit(certain, y, alpha=0.1, score="aps")
+    assert np.all(sets.predict_set(certain))
+    soft = 0.7 * certain + 0.3 * rng.dirichlet(np.ones(4), size=400)
+    assert ConformalPredictor.fit(soft, y, alpha=0.1, score="aps").threshold < 1
+
+
 def test_images_are_what_is_counted():
     """All pixels of an image are alike: 20 images are 20 draws, not 20 times 30."""
     rng, pixels = np.random.default_rng(0), 30

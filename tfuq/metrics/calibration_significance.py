@@ -1,4 +1,4 @@
-"""Whether predictions are calibrated at all: a test, and an interval of the calibration error."""
+"""Spiegelhalter's test of calibration, and an interval of the calibration error."""
 
 from typing import NamedTuple
 

@@ -7,6 +7,7 @@ import numpy as np
 from tfuq._arguments import check_fraction, check_integer, check_positive, shown
 from tfuq.selective.base import numbers
 from tfuq.selective.conformal_scores import (
+    ROUNDING,
     by_example,
     fewest_examples,
     thresholds,
@@ -92,6 +93,17 @@ def calibrated(scores, labels, num_classes, alpha, class_conditional, multi_labe
     if class_conditional:
         report["examples_of_class"] = counts.reshape(shape).tolist()
     return found.reshape(shape), report
+
+
+def warn_if_saturated(score, thresholds):
+    """Warns of sums of probabilities that reach 1, at which sets hold every class."""
+    if score == "aps" and np.any(np.isfinite(thresholds) & (thresholds >= 1 - ROUNDING)):
+        warnings.warn(
+            "The threshold of the score 'aps' is 1, so that sets hold every class: probabilities "
+            "are so near to 0 and 1 that their sums do not tell labels apart. Calibrate them "
+            "(`TemperatureScaling`), or take score='raps' or 'lac'.",
+            stacklevel=5,
+        )
 
 
 def _check_counts(counts, alpha, class_conditional):

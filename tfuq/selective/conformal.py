@@ -17,6 +17,7 @@ from tfuq.selective._conformal_fitting import (
     is_tuned,
     split,
     tune,
+    warn_if_saturated,
 )
 from tfuq.selective._own_rows import check_own_rows, checked_calibration, split_rows
 from tfuq.selective._reading import array_of, flags_of, graph_stack, mean_of
@@ -311,6 +312,7 @@ class ConformalPredictor(Fitted):
         found, report = calibrated(
             scores, labels, probs.shape[-1], alpha, self.class_conditional, self.multi_label
         )
+        warn_if_saturated(self.score, found)
         report |= {"tuned_on": tuned_on} if tuned_on else {}
         return type(self)(**{**self.get_config(), "threshold": found, "fitted_to": report})
 
