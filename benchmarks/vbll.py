@@ -17,7 +17,9 @@ cores. OMP_NUM_THREADS, TF_NUM_INTRAOP_THREADS and TF_NUM_INTEROP_THREADS set th
 """
 
 import argparse
+import json
 import os
+import pathlib
 import sys
 
 import turns
@@ -365,22 +367,29 @@ def report_faster(pythons, rows, rounds):
     print(f"\nMilliseconds, medians of {rounds} rounds\n")
     print(f"| case | mode | {first} | {second} | {second} / {first} | at least | reached |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
+    told = []
     for contestants, case, mode, aim in rows:
         ours, theirs, ratio = measure_times(pythons, contestants, case, mode, rounds)
         cells = f"{ours:.2f} | {theirs:.2f} | {ratio:.2f} | {aim} | {verdict(ratio >= aim)}"
         print(f"| {case} | {mode} | {cells} |", flush=True)
+        row = {"case": case, "mode": mode, first: ours, second: theirs, "ratio": ratio}
+        told.append({**row, "at_least": aim})
+    return told
 
 
 def report_costs(pythons, rounds):
     print(f"\nA small CNN, batch of {BATCH}; milliseconds, medians of {rounds} rounds\n")
     print("| step | VBLL head | Dense head | ratio | at most | reached |")
     print("| --- | --- | --- | --- | --- | --- |")
+    told = []
     for (ours, dense), mode, aim in COSTS:
         # Asked for the other way round, the ratio of the rounds is that of the costs.
         theirs, mine, ratio = measure_times(pythons, (dense, ours), "", mode, rounds)
         cells = f"{mine:.2f} | {theirs:.2f} | {ratio:.2f} | {aim} | {verdict(ratio <= aim)}"
         step = f"{mode}, numbers" if ours.endswith("numbers") else mode
         print(f"| {step} | {cells} |", flush=True)
+        told.append({"step": step, "vbll": mine, "dense": theirs, "ratio": ratio, "at_most": aim})
+    return told
 
 
 def report_memory(pythons):
@@ -408,6 +417,7 @@ def main():
     parser.add_argument("--vbll-python", default=".venv-vbll/bin/python")
     parser.add_argument("--legacy-python", default=".venv-edward2/bin/python")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=pathlib.Path, help="adds the rows of times to this file")
     parser.add_argument("--parts", nargs="*", default=[*FASTER, "costs", "memory"])
     arguments = parser.parse_args()
     if arguments.worker:
@@ -415,13 +425,24 @@ def main():
         return turns.serve(CONTESTANTS[contestant](case, mode))
     pythons = {"vbll": arguments.vbll_python, "flipout": arguments.legacy_python}
     for part in arguments.parts:
+        rows = ()
         if part == "costs":
-            report_costs(pythons, arguments.rounds)
+            rows = report_costs(pythons, arguments.rounds)
         elif part == "memory":
             report_memory(pythons)
         else:
             rounds = min(arguments.rounds, 5) if part == "samples" else arguments.rounds
-            report_faster(pythons, FASTER[part], rounds)
+            rows = report_faster(pythons, FASTER[part], rounds)
+        if arguments.json and rows:
+            record(arguments.json, part, rows)
+
+
+def record(path, part, rows):
+    """Writes the rows of a part into a file beside those of the other parts."""
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    threads = {n: os.environ.get(n) for n in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")}
+    found[part] = {"cores": os.cpu_count(), "load": os.getloadavg()[0], **threads, "rows": rows}
+    path.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,25 @@ def of(method="split", **options):
     return fit(FOUND, Y, method=method, **options)
 
 
+RAW = np.stack([X, -ONE], -1)[None]
+PARAMETERS = {
+    "scales below 0": lambda: RegressionUncertainty(RAW, "normal"),
+    "one scale below 0": lambda: numbers(X, np.where(np.arange(N) == 7, -0.1, 1.0)),
+    "blocks in another order": lambda: numbers(ONE, X),
+    "degrees of freedom below 0": lambda: numbers(X, ONE, -ONE, family="student_t"),
+    "a deviation of the mean below 0": lambda: numbers(X, ONE, -ONE, family="bayesian_normal"),
+    "evidence below 0": lambda: numbers(X, -ONE, 1 + ONE, ONE, family="evidential"),
+    "a scale of a mixture below 0": lambda: numbers(
+        *(X, X, X, X, ONE, -ONE), family={"name": "mixture", "num_components": 2}
+    ),
+    "quantiles that cross": lambda: numbers(
+        X + 1, X - 1, family={"name": "quantiles", "levels": [0.1, 0.9]}
+    ),
+    "whole numbers": lambda: numbers(np.arange(N), np.arange(N)),
+    "an unknown family": lambda: numbers(X, ONE, family="gamma"),
+    "one parameter of two": lambda: numbers(X),
+    "no stack": lambda: RegressionUncertainty(X, "normal"),
+}
 FITS = {
     "labels of another length": lambda: fit(FOUND, Y[:-1]),
     "labels of two numbers for one": lambda: fit(FOUND, np.stack([Y, Y], -1)),
@@ -142,6 +161,21 @@ def test_pictures_refuse(mistake, counts):
         PICTURES[mistake]()
     assert pyplot.get_fignums() == []
     counts("misuse rows, refused")
+
+
+@pytest.mark.parametrize("mistake", PARAMETERS)
+def test_parameters_are_refused(mistake, counts):
+    with pytest.raises(ValueError, match=r"(?s)must.*Received"):
+        PARAMETERS[mistake]()
+    counts("misuse rows, refused")
+
+
+def test_parameters_of_unknown_rows_stay(counts):
+    """NaN is what is unknown; a scale of 0 is one draw of a network that is sure."""
+    found = numbers(X * SPOILED, ONE * SPOILED)
+    assert np.isnan(found.std[7, 0]) and np.isfinite(found.std[8, 0])
+    assert (numbers(X, 0 * ONE).std == 0).all()
+    counts("misuse rows, right", 2)
 
 
 @pytest.mark.parametrize("mistake", FITS)

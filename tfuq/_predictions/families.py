@@ -1,5 +1,7 @@
 """Families of distributions of a number by name: what the entries of a head's output are."""
 
+import itertools
+
 import numpy as np
 import tensorflow as tf
 
@@ -142,6 +144,15 @@ class Quantiles(Family):
     def __init__(self, levels):
         self.levels = checked_levels(levels)
         self.parameters = tuple(f"quantile_{level:g}" for level in self.levels)
+
+    def check_range(self, params):
+        blocks = np.split(params, self.size, axis=-1)
+        for lower, upper in itertools.pairwise(blocks):
+            if (lower > upper).any():
+                raise ValueError(
+                    "Argument `params` must hold quantiles that do not cross, for the levels "
+                    f"{self.levels}. Received: {np.count_nonzero(lower > upper)} that do"
+                )
 
     def get_config(self):
         return {"name": self.name, "levels": list(self.levels)}

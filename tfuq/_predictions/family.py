@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 LEAST_SCALE = 1e-6  # added to scales, so that their logarithms stay finite
+AT_LEAST_0 = ("scale", "epistemic", "df", "evidence", "alpha", "beta")  # names of parameters
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 
@@ -70,6 +71,21 @@ class Family:
                 f"{self.size}. Received: {width}"
             )
         return width // self.size
+
+    def check_range(self, params):
+        """Raises ValueError if parameters, an array, are out of their range; NaN is unknown.
+
+        What a network says before its head has brought it into range has scales below 0, of which
+        a deviation looks right and an interval is the wrong way round.
+        """
+        blocks = np.split(params, self.size, axis=-1)
+        for name, block in zip(self.parameters, blocks, strict=True):
+            if name.startswith(AT_LEAST_0) and (block < 0).any():
+                raise ValueError(
+                    f"Argument `params` must hold {name!r} of at least 0, the parameters of the "
+                    f"family {self.name!r} in their order: {', '.join(self.parameters)}. "
+                    f"Received: {block[block < 0][0]:g} ({np.count_nonzero(block < 0)} below 0)"
+                )
 
     def split(self, params):
         """The parameters `(..., units)` of an output `(..., units * size)`."""

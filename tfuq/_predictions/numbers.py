@@ -85,7 +85,8 @@ class RegressionUncertainty:
         note: What is to be said of a part that is missing.
 
     Raises:
-        ValueError: If the family is unknown or `params` have another shape.
+        ValueError: If the family is unknown, `params` have another shape, or are out of range: a
+            scale below 0, quantiles that cross.
 
     Example:
 
@@ -105,6 +106,7 @@ class RegressionUncertainty:
                 f"parameters) and not be empty. Received: params={shown(self.params)}"
             )
         self.units = self.family.units(self.params.shape[-1])
+        self.family.check_range(self.params)
         self.note = note
 
     def __len__(self):

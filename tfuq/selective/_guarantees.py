@@ -59,6 +59,7 @@ from tfuq.selective._flat_walk import last_under_curve
 
 STARTS = 8  # places at which the tests begin, each with its share of the error
 LEAST_BLOCK = 64  # levels that are tested at a time, at first
+MOST_BLOCK = 2**16  # and at most: a test takes a dozen copies
 CHAIN_SHARES = ((6, 0.8), (12, 0.6), (np.inf, 0.4))  # by examples over the fewest that can pass
 GRID = 16  # ranks that `sgr` looks at, and fixed thresholds at which either starts for images
 
@@ -87,6 +88,7 @@ class Sums(NamedTuple):
         # If the first level holds more than that it is the start: a stricter one, had it been seen,
         # would not have passed with the few that are likely to be there if none may be.
         counts = np.ceil(space(fewest[count - 1], total, count) - 1e-6)
+        counts = counts.astype(self.accepted.dtype)  # else all that are accepted are converted
         return np.maximum(np.searchsorted(self.accepted, counts, side="right") - 1, 0)
 
     def starts(self, risk, delta):
@@ -173,7 +175,7 @@ def _first_failure(sums, risk, start, end, budget):
         failed = np.flatnonzero(~_passes(sums, risk, slice(start, stop), budget))
         if failed.size:
             return start + int(failed[0])
-        start, size = stop, 2 * size
+        start, size = stop, min(2 * size, MOST_BLOCK)
     return end
 
 

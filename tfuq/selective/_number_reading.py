@@ -6,7 +6,7 @@ from tfuq._arguments import check_choice, is_finite, shown, to_float64
 from tfuq.selective._interval_sources import labels_of
 from tfuq.selective._rule_fitting import Read
 
-ROWS = 2**18  # numbers that are read together
+ROWS = 2**16  # numbers that are read together
 LEVELS = 400  # thresholds that are looked at where an example has many numbers
 LEVEL_SHARE = 0.2  # of the examples, which give them
 

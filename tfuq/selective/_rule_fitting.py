@@ -29,6 +29,7 @@ LOSSES = ("error", "false_negative")
 # Thresholds that are looked at where an image has many entries, as parts of the whole range from
 # perfect trust to none: networks are sure of most pixels, so that half of them are close to 0.
 IMAGE_LEVELS = np.concatenate([[0.0], np.geomspace(1e-6, 0.1, 200), np.linspace(0.1, 1, 201)[1:]])
+BLOCK = 2**18  # entries that are summed together
 REJECT_ALL = {True: np.inf, False: -np.inf}  # by whether the score grows with trust
 
 
@@ -312,7 +313,8 @@ def fit_part(rule, read, rows, goal, by, fixed=None):
         values, *sums = _sorted_sums(doubt, counts, loss)
     accepted, weight, total = sums
     if goal.wanted == "coverage":
-        index = int(np.searchsorted(accepted, goal.target_coverage * count * (1 - 1e-12)))
+        wanted = np.ceil(goal.target_coverage * count * (1 - 1e-12)).astype(accepted.dtype)
+        index = int(np.searchsorted(accepted, wanted))
     elif goal.wanted == "cost":
         index = _cheapest(accepted, total, count, goal.costs)
     else:
@@ -343,11 +345,21 @@ def _sorted_sums(doubt, counts, loss):
     values, accepted = values[is_last], np.flatnonzero(is_last)
     accepted += 1
     counts_all = counts.all()
-    sums = [np.cumsum((loss if counts_all else loss * counts)[order], dtype="float64")]
-    sums += [] if counts_all else [np.cumsum(counts[order])]
+    sums = [_running_sum(loss if counts_all else loss * counts, order)]
+    sums += [] if counts_all else [_running_sum(counts, order)]
     del order
     total, *weight = (sums.pop(0)[is_last] for _ in range(len(sums)))
     return values, accepted, *(weight or [accepted]), total
+
+
+def _running_sum(values, order):
+    """cumsum(values[order]) in float64, in blocks, where NumPy would convert all of it first."""
+    found, before = np.empty(len(order)), 0.0
+    for start in range(0, len(order), BLOCK):
+        rows = slice(start, start + BLOCK)
+        found[rows] = np.cumsum(values[order[rows]], dtype="float64") + before
+        before = found[rows][-1]
+    return found
 
 
 def _cheapest(accepted, total, count, costs):
