@@ -22,7 +22,14 @@ DRAWS_AT_ONCE = 2**22  # numbers
 
 
 class SpiegelhalterTest(NamedTuple):
-    """What `spiegelhalter_test` found."""
+    """What `spiegelhalter_test` found.
+
+    Example:
+
+    >>> import tfuq
+    >>> tfuq.metrics.spiegelhalter_test([1, 0], [0.75, 0.25]).p_value > 0.05
+    True
+    """
 
     statistic: float
     """Standard normal if the predictions are calibrated; above 0 if they are too confident."""
@@ -31,7 +38,15 @@ class SpiegelhalterTest(NamedTuple):
 
 
 class CalibrationErrorInterval(NamedTuple):
-    """What `expected_calibration_error_interval` found."""
+    """What `expected_calibration_error_interval` found.
+
+    Example:
+
+    >>> import tfuq
+    >>> found = tfuq.metrics.expected_calibration_error_interval([1, 0, 1], [0.75, 0.25, 0.5])
+    >>> found.lower <= found.error <= found.upper
+    True
+    """
 
     error: float
     """The debiased calibration error, at least 0."""
@@ -176,7 +191,7 @@ def expected_calibration_error_interval(
     _check_zero_or_one(sample_weight)
     flags = {"from_logits": from_logits, "multi_label": multi_label}
     data = y_true, y_pred, sample_weight
-    tables = _tables(len(np.asarray(y_pred)), n_bins, *data, **flags)
+    tables = _tables(n_bins, *data, **flags)
     whole = tables.sum(axis=0)
     plain = float(calibration_error(whole))
     debiased = float(debiased_calibration_error(whole))
@@ -194,7 +209,7 @@ def expected_calibration_error_interval(
     return CalibrationErrorInterval(max(0.0, debiased), *map(float, ends))
 
 
-def _tables(count, n_bins, *data, **flags):
+def _tables(n_bins, *data, **flags):
     """Sums `(examples of weight above 0, n_bins, 3)` of each example's own predictions."""
     found = []
     for examples in in_blocks(*data, **flags):
@@ -207,7 +222,9 @@ def _tables(count, n_bins, *data, **flags):
         )
         found.append(sums)
     whole = np.concatenate(found)
-    whole = whole.reshape(count, -1, n_bins, 3).sum(axis=1)  # the entries of an example
+    whole = whole.reshape(len(np.asarray(data[1])), -1, n_bins, 3).sum(
+        axis=1
+    )  # the entries of an example
     return whole[whole[..., 0].sum(axis=-1) > 0]
 
 
