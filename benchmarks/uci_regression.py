@@ -196,7 +196,8 @@ def summary(rows):
     for metric in ("rmse", "nll", "coverage"):
         values = np.array([row[metric] for row in rows])
         error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-        cells.append(f"{metric} {values.mean():.3f} ± {error:.3f}")
+        digits = 5 if values.mean() < 0.01 and metric == "rmse" else 3
+        cells.append(f"{metric} {values.mean():.{digits}f} ± {error:.{digits}f}")
     return ", ".join(cells)
 
 
