@@ -14,7 +14,7 @@ WORKERS ?= 2
 	bench-import-time bench-label-noise bench-vbll bench-sparse-bayes bench-flops \
 	bench-rapid-training bench-gradient-features bench-ood bench-selective \
 	bench-report-page bench-scaling bench-export bench-large-data bench-uci-regression \
-	bench-rules clean
+	bench-rules bench-monitor clean
 
 demo: $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py --output demo_output
@@ -69,6 +69,9 @@ bench-gradient-features: $(VENV)/.examples
 
 bench-selective: $(VENV)/.examples
 	$(BIN)/python benchmarks/selective.py
+
+bench-monitor: $(VENV)/.examples
+	$(BIN)/python benchmarks/monitor.py --json benchmarks/monitor.json
 
 bench-rules: $(VENV)/.examples .venv-mapie/.done
 	.venv-mapie/bin/python benchmarks/rules.py --check

@@ -83,6 +83,24 @@ VAL, TEST = ("d.npz", "--split", "val"), ("d.npz", "--split", "test")
 # --- What is answered ---------------------------------------------------------------------------
 
 
+def test_monitor_goes_on_from_its_file_and_raises_an_alarm(here, model):
+    here("calibrate", "m.keras", *VAL, "--target-risk", "0.15", *RULE)
+    watch = ("m.keras", "d.npz", "state.json", "--rule", "rule.json", *TEST[1:])
+    first = here("monitor", *watch, "--json")
+    again = here("monitor", *watch, "--json")
+    assert (first["cases"], again["cases"]) == (300, 600)
+    assert again["alarms"] == [] and again["accepted"] == 2 * first["accepted"]
+    here.refused("monitor", *watch, "--alpha", "0.1", says="STATE must be of the same")
+    np.savez("wrong.npz", x_test=X[300:], y_test=(Y[300:] + 1) % 3)
+    text = here("monitor", "m.keras", "wrong.npz", *watch[2:], code=1)
+    assert "alarms     risk" in text and "raised an alarm" in here.err
+    (here.path / "state.json").write_text("{}")
+    here.refused("monitor", *watch, says="must name a file as `Monitor.save`")
+    RejectionRule("confidence", 0.5).save(here.path / "none.json")
+    new = (*watch[:2], "new.json", "--rule", "none.json", *TEST[1:])
+    here.refused("monitor", *new, says="without a promise")
+
+
 def test_evaluate_says_what_the_library_says(here, probs):
     found = here("evaluate", "m.keras", *TEST, "--json")
     labels, judged = Y[300:], probs[300:]

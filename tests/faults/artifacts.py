@@ -24,6 +24,7 @@ from tfuq.predictive import read_scores, score_dataset
 from tfuq.selective import (
     ConformalPredictor,
     ConformalRegressor,
+    Monitor,
     RejectionRule,
     TemperatureScaling,
 )
@@ -57,6 +58,11 @@ def weights(model):
 
 def write_rule(path, number):
     RejectionRule.fit(PROBS, Y, target_coverage=0.5 + number / 10).save(path)
+
+
+def write_monitor(path, number):
+    rule = RejectionRule.fit(np.tile([[0.9, 0.1]], (40, 1)), np.zeros(40, int), target_risk=0.2)
+    rule.monitor().update(np.tile([[0.9, 0.1]], (10 + number, 1))).save(path)
 
 
 def write_calibration(path, number):
@@ -203,6 +209,7 @@ def write_table(path, number):
 
 ARTIFACTS = {
     "rule.json": Artifact(write_rule, read_fitted(RejectionRule), large=False),
+    "monitor.json": Artifact(write_monitor, read_fitted(Monitor), large=False),
     "calibration.json": Artifact(write_calibration, read_fitted(TemperatureScaling), large=False),
     "conformal.json": Artifact(write_conformal, read_fitted(ConformalPredictor), large=False),
     "intervals.json": Artifact(write_intervals, read_fitted(ConformalRegressor), large=False),

@@ -13,6 +13,7 @@ from tfuq._predictions.probabilities import both_classes, entropy, probabilities
 CONFIDENCES = ("confidence", "margin")  # these grow with trust, all others with uncertainty
 OF_STACKS = ("expected_entropy", "mutual_information", "variation_ratio")
 SCORES = (*CONFIDENCES, "predictive_entropy", *OF_STACKS)
+GIVEN = "given"  # a score that came beside the predictions; it grows with uncertainty
 _OLD_WORDS = {"entropy": "predictive_entropy", "max_probability": "confidence"}
 
 

@@ -10,7 +10,7 @@ import warnings
 
 from tfuq._arguments import public_dir
 from tfuq._version import __version__
-from tfuq.cli import calibrate, evaluate, export, predict, report
+from tfuq.cli import calibrate, evaluate, export, monitor, predict, report
 
 __all__ = ["main"]
 __dir__ = public_dir(__all__)
@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": predict,
     "export": export,
     "report": report,
+    "monitor": monitor,
 }
 EPILOG = """\
 a first tour:
@@ -30,6 +31,7 @@ a first tour:
   tfuq report    model.keras test.npz report.html --rule rule.json
   tfuq predict   model.keras new_images/ predictions.csv --rule rule.json --scale 1
   tfuq export    model.keras served/ --rule rule.json
+  tfuq monitor   model.keras monday.npz state.json --rule rule.json
 
 `tfuq COMMAND --help` tells more. Answers go to stdout, progress and errors to stderr.
 

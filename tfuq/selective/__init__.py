@@ -30,6 +30,7 @@ from tfuq.selective.deferral import (
 )
 from tfuq.selective.groups import GroupRow, SubgroupReport, subgroup_report
 from tfuq.selective.mask_risk import MaskEvaluation, MaskRiskControl
+from tfuq.selective.monitor import Monitor
 from tfuq.selective.ordinal import (
     KappaCurve,
     expected_cost,
@@ -39,6 +40,7 @@ from tfuq.selective.ordinal import (
 )
 from tfuq.selective.regression_rule import RegressionRule
 from tfuq.selective.rule import Evaluation, RejectionRule, UnattainableRisk
+from tfuq.selective.score_choice import ScoreComparison, ScoreRow, best_score, pnorm_score
 from tfuq.selective.shift import (
     AccuracyEstimate,
     LabelShift,
@@ -70,9 +72,12 @@ __all__ = [
     "LabelShift",
     "MaskEvaluation",
     "MaskRiskControl",
+    "Monitor",
     "RegressionRule",
     "RejectionRule",
     "RiskCoverageCurve",
+    "ScoreComparison",
+    "ScoreRow",
     "SetCoverage",
     "SetEvaluation",
     "ShiftReport",
@@ -84,6 +89,7 @@ __all__ = [
     "augrc",
     "aurc",
     "average_thresholded_confidence",
+    "best_score",
     "black_box_shift_estimation",
     "cascade",
     "classifier_two_sample_test",
@@ -95,6 +101,7 @@ __all__ = [
     "generalized_risk_coverage_curve",
     "kappa_referral_curve",
     "minimum_cost_decision",
+    "pnorm_score",
     "quadratic_weighted_kappa",
     "risk_at_coverage",
     "risk_coverage_curve",

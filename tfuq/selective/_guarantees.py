@@ -251,7 +251,7 @@ def examples_expected(sums, risk, delta):
     """About how many examples would show `risk`, were they as these; None if the risk is above it.
 
     The least of all levels: the number for which the binomial p-value of the level's own rate (half
-    an error and half a right answer added) is at most half of `delta`.
+    an error and half a right answer added) is at most a tenth of `delta`.
     """
     if not (isinstance(sums, Sums) and sums.binary):
         return None
@@ -260,10 +260,10 @@ def examples_expected(sums, risk, delta):
     if not len(levels):
         return None
     levels = levels[np.unique(np.linspace(0, len(levels) - 1, 200).astype(int))]
-    counts = np.geomspace(sums.accepted[-1], 1000 * sums.accepted[-1], 100)[:, None]
+    counts = np.geomspace(1.1 * sums.accepted[-1], 1000 * sums.accepted[-1], 100)[:, None]
     accepted = np.ceil(counts * sums.accepted[levels] / sums.accepted[-1])
     p_values = binomial_p_value(np.ceil(accepted * rate[levels]), accepted, risk)
-    enough = np.any(p_values <= delta / 2, axis=1)
+    enough = np.any(p_values <= delta / 10, axis=1)
     return int(np.ceil(counts[enough.argmax(), 0])) if enough.any() else None
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from keras import ops
 
 from tfuq._arguments import shown
-from tfuq._predictions.scores import OF_STACKS, score_of
+from tfuq._predictions.scores import GIVEN, OF_STACKS, score_of
 from tfuq._predictions.stacks import (
     Kind,
     is_stack_shape,
@@ -45,9 +45,30 @@ def mean_of(fitted, probs, stacked=None):
     return ops.convert_to_numpy(ops.mean(_stack(fitted, probs, stacked), axis=0))
 
 
-def scored(fitted, probs, stacked=None):
+def name_and_given(score, default):
+    """The name of a score, and the score itself if the argument is an array or a function."""
+    if score is None or isinstance(score, str):
+        return score or default, None
+    if hasattr(score, "score") and not callable(score):
+        raise ValueError(
+            "Argument `score` must be a name, an array or a function of probabilities; of a "
+            f"detector, what its `score(x)` gives. Received: score={shown(score)}"
+        )
+    return GIVEN, score
+
+
+def scored(fitted, probs, stacked=None, given=None):
     """The score `(n, ...)` and the mean probabilities `(n, ..., classes)` of predictions."""
     score, kind = fitted.score, kind_of(fitted, fitted.fitted_to)
+    if (score == GIVEN) != (given is not None):
+        wanted = "the scores of these predictions" if score == GIVEN else "None"
+        raise ValueError(
+            f"Argument `score` must be {wanted}: the rule was fitted to the score {shown(score)}. "
+            f"Received: score={shown(given)}"
+        )
+    if score == GIVEN:
+        mean = mean_of(fitted, probs, stacked)
+        return _given_scores(given, mean, fitted.multi_label), mean
     if score in OF_STACKS:
         if isinstance(probs, Uncertainty):
             mean = mean_of(fitted, probs)
@@ -62,6 +83,20 @@ def scored(fitted, probs, stacked=None):
     stack = _stack(fitted, probs, stacked)
     mean = ops.convert_to_numpy(ops.mean(stack, axis=0))
     return ops.convert_to_numpy(score_of(score, stack)), mean
+
+
+def _given_scores(given, mean, multi_label):
+    """Scores `(n,)` in float32 of one decision each; NaN where the predictions hold NaN."""
+    values = np.asarray(given(mean) if callable(given) else given)
+    values = values[:, 0] if values.shape == (len(mean), 1) else values
+    is_number = values.dtype.kind in "fiu"
+    if mean.ndim != 2 or multi_label or values.shape != (len(mean),) or not is_number:
+        raise ValueError(
+            f"Argument `score` must hold a number for each of {len(mean)} examples, each with one "
+            f"decision. Received: {values.dtype} of shape {values.shape}, for predictions of shape "
+            f"{mean.shape}{' of several labels' if multi_label else ''}"
+        )
+    return np.where(np.isfinite(mean).all(axis=-1), values.astype("float32"), np.nan)
 
 
 def _stack(fitted, probs, stacked):

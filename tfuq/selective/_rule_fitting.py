@@ -198,6 +198,16 @@ def is_zero_one(loss):
     return isinstance(loss, str) or (not callable(loss) and bool(np.isin(loss, (0, 1)).all()))
 
 
+def check_known(score):
+    """Raises ValueError if scores that a rule is to be fitted to hold NaN or infinity."""
+    unknown = ~np.isfinite(score)
+    if unknown.any():
+        raise ValueError(
+            f"Argument `score` must hold finite numbers. Received: {score[unknown][0]} "
+            f"({unknown.sum()} of {len(score)})"
+        )
+
+
 def losses_of(loss, probs, labels, wrong, positive_class):
     """Losses in [0, 1] and whether an entry belongs to the risk."""
     everywhere = np.ones(len(labels), bool)
@@ -422,7 +432,7 @@ def _refusal(goal, count, best, coverage, needed, expected):
         return f"{text} At least {needed} examples are needed, all of them right."
     if expected:
         return f"{text} Some {expected} examples like these would show the target."
-    return f"{text} Another score may rank the errors better."
+    return f"{text} Another score may rank the errors better: `best_score`."
 
 
 def _image_sums(read, rows, level, count):

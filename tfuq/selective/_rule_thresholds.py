@@ -2,8 +2,25 @@
 
 import numpy as np
 
-from tfuq._arguments import shown
+from tfuq._arguments import check_integer, shown
 from tfuq.selective._rule_fitting import REJECT_ALL
+from tfuq.selective.base import numbers
+
+
+def checked_thresholds(threshold, by, keys):
+    """A threshold, or one for each of `keys` with `by`, and these."""
+    found = numbers("threshold", threshold)
+    if found.shape != (() if by is None else (len(keys or ()),)) or found.size == 0:
+        raise ValueError(
+            "Argument `threshold` must be a number or, with `by`, one for each of `keys`. "
+            f"Received: threshold={shown(threshold)} with by={shown(by)}, keys={shown(keys)}"
+        )
+    keys = None if by is None else [str(key) for key in keys] if by == "group" else list(keys)
+    for key in keys if by == "class" else ():
+        check_integer("keys", key, 0)
+    if len(set(keys or ())) < len(keys or ()):
+        raise ValueError(f"Argument `keys` must not repeat. Received: keys={shown(keys)}")
+    return float(found) if by is None else found, keys
 
 
 def passes(rule, score, threshold):

@@ -9,18 +9,19 @@ from tfuq._models.numbers import declared_family
 from tfuq._models.predicting import predicted
 from tfuq._predictions.class_names import agreed_names, checked_names, numbered
 from tfuq._predictions.numbers import RegressionUncertainty
-from tfuq._predictions.scores import CONFIDENCES, OF_STACKS, score_name, score_of
+from tfuq._predictions.scores import CONFIDENCES, GIVEN, OF_STACKS, score_name, score_of
 from tfuq._predictions.stacks import is_stack_shape, is_stacked
 from tfuq.layers import PostProcessing
 from tfuq.predictive import declared
 from tfuq.selective._guarantees import METHODS
 from tfuq.selective._own_rows import check_own_rows, checked_calibration, split_rows
-from tfuq.selective._reading import array_of, flags_of, graph_stack, kind_of, scored
+from tfuq.selective._reading import array_of, flags_of, graph_stack, kind_of, name_and_given, scored
 from tfuq.selective._rule_evaluation import Evaluation, description, evaluation_of
 from tfuq.selective._rule_fitting import (
     Goal,
     Read,
     UnattainableRisk,
+    check_known,
     check_targets,
     checked_report,
     fit_part,
@@ -31,15 +32,16 @@ from tfuq.selective._rule_fitting import (
     read_examples,
     report_of,
 )
-from tfuq.selective._rule_thresholds import of_classes, of_groups, passes
-from tfuq.selective.base import Fitted, config_of, numbers, with_outputs
+from tfuq.selective._rule_thresholds import checked_thresholds, of_classes, of_groups, passes
+from tfuq.selective.base import Fitted, config_of, with_outputs
+from tfuq.selective.monitor import Watched
 from tfuq.selective.regression_rule import RegressionRule, check_left_out, labelled_numbers
 
 __all__ = ["Evaluation", "RejectionRule", "UnattainableRisk"]
 
 
 @register
-class RejectionRule(Fitted):
+class RejectionRule(Watched, Fitted):
     """Accepts a prediction where its score says that it can be trusted.
 
     Made by `RejectionRule.fit`, or by hand from a threshold that is known. Equal scores have equal
@@ -48,8 +50,9 @@ class RejectionRule(Fitted):
     Args:
         score: `"confidence"`, the largest probability; `"margin"`, its distance from the second;
             `"predictive_entropy"`, that of the mean prediction in nats (once `"entropy"`, which is
-            still taken); and, of stacks of predictions alone, `"expected_entropy"`,
-            `"mutual_information"` in nats and `"variation_ratio"`.
+            still taken); of stacks of predictions alone, `"expected_entropy"`,
+            `"mutual_information"` in nats and `"variation_ratio"`; `"given"`, which comes beside
+            the predictions and grows with uncertainty.
         threshold: Accepted is a confidence or margin of at least this, an uncertainty of at most
             this, compared in float32. With `by`, one for each of `keys`.
         by: None for one threshold; `"class"` for one for each predicted class; `"group"` for one
@@ -93,21 +96,10 @@ class RejectionRule(Fitted):
         check_choice("by", by, (None, "class", "group"))
         check_integer("rank", rank, 1)
         check_flags(from_logits=from_logits, multi_label=multi_label)
-        found = numbers("threshold", threshold)
-        if found.shape != (() if by is None else (len(keys or ()),)) or found.size == 0:
-            raise ValueError(
-                "Argument `threshold` must be a number or, with `by`, one for each of `keys`. "
-                f"Received: threshold={shown(threshold)} with by={shown(by)}, keys={shown(keys)}"
-            )
-        keys = None if by is None else [str(key) for key in keys] if by == "group" else list(keys)
-        for key in keys if by == "class" else ():
-            check_integer("keys", key, 0)
-        if len(set(keys or ())) < len(keys or ()):
-            raise ValueError(f"Argument `keys` must not repeat. Received: keys={shown(keys)}")
-        self.score = score_name(score)
-        self.threshold = float(found) if by is None else found
+        is_given = isinstance(score, str) and score == GIVEN
+        self.score = GIVEN if is_given else score_name(score)
         self.by = by
-        self.keys = keys
+        self.threshold, self.keys = checked_thresholds(threshold, by, keys)
         self.rank = rank
         self.from_logits = from_logits
         self.multi_label = multi_label
@@ -173,17 +165,15 @@ class RejectionRule(Fitted):
         errors of no bad threshold fall under, ties or none; `"ltt"` (Learn then Test) tests from
         eight starts, `"sgr"` (selection with guaranteed risk) at 16 ranks. All count each example
         as drawn by itself; for other losses and for images `"auto"` is `"ltt"`. Where one example
-        has many entries (pixels, labels) the examples are what is drawn: the
-        promise is of E[loss of accepted entries] / E[accepted entries], tested over images, at 400
-        thresholds that depend on no data.
+        has many entries (pixels, labels) the examples are what is drawn; the promise is of E[loss
+        of accepted entries] / E[accepted entries], tested at 400 thresholds that depend on no data.
 
         `target_coverage`: the strictest threshold that accepts at least this fraction of the
         examples; equal scores are accepted together. Nothing is promised of the risk.
 
-        `costs`: the threshold of the lowest mean cost on these examples (Chow 1970).
-
-        What is promised needs rows of its own: a calibration of `probs` must be fitted to others,
-        or be given as `calibration`.
+        `costs`: the threshold of the lowest mean cost on these examples (Chow 1970). What is
+        promised needs rows of its own: a calibration of `probs` must be fitted to others, or be
+        given as `calibration`.
 
         Args:
             probs: Predictions that the model has not been trained on: `(n, ..., classes)`; binary
@@ -192,7 +182,10 @@ class RejectionRule(Fitted):
                 `predict_uncertainty` gave: the rule is a `RegressionRule` then, fitted with the
                 arguments of `RegressionRule.fit`.
             labels: Labels, sparse `(n, ...)` or one-hot; or names, of `class_names`.
-            score: As in the constructor; by default `"confidence"`, of a regression `"std"`.
+            score: As in the constructor; by default `"confidence"`, of a regression `"std"`. Or a
+                score of its own for each example, `(n,)`, larger where stranger (of a detector what
+                its `score(x)` gives), or a function of mean probabilities that returns it: it is
+                given to `accept` again, and the rule cannot be part of a model.
             target_risk: Risk in (0, 1) that is kept.
             confidence: Probability in (0, 1) with which it is.
             target_coverage: Fraction in (0, 1].
@@ -215,8 +208,7 @@ class RejectionRule(Fitted):
             calibration: A scaling that has not been fitted, such as `IsotonicCalibration()`: it is
                 fitted to some of the rows, the rule to the calibrated others, and is part of it:
                 `accept` and all else take raw predictions.
-            calibration_share: Fraction of the rows, drawn at random, for that.
-            seed: Of the draw.
+            calibration_share, seed: Fraction of the rows for that, and seed of their draw.
             tolerance: Of a regression: how far off an answer is wrong.
 
         Returns:
@@ -248,15 +240,14 @@ class RejectionRule(Fitted):
             - Chow, "On optimum recognition error and reject tradeoff", 1970.
         """
         if isinstance(probs, RegressionUncertainty):
-            given = {"from_logits": from_logits, "multi_label": multi_label}
-            check_left_out(
-                "a regression", **given, class_names=class_names, calibration=calibration
-            )
+            said = {"from_logits": from_logits, "multi_label": multi_label}
+            said |= {"class_names": class_names, "calibration": calibration}
+            check_left_out("a regression", **said)
             goal = {"target_coverage": target_coverage, "costs": costs, "method": method}
             goal |= {"by": by, "groups": groups, "simultaneous": simultaneous, "seed": seed}
             goal |= {"tolerance": tolerance, "loss": loss}
-            found = (probs, labels, score or "std", target_risk, confidence)
-            return RegressionRule.fit(*found, **goal)
+            score = "std" if score is None else score
+            return RegressionRule.fit(probs, labels, score, target_risk, confidence, **goal)
         check_left_out("classes", tolerance=tolerance)
         wanted = check_targets(target_risk, target_coverage, costs, confidence)
         check_choice("method", method, tuple(METHODS))
@@ -264,12 +255,14 @@ class RejectionRule(Fitted):
         check_flags(simultaneous=simultaneous)
         flags = flags_of(probs, from_logits, multi_label)
         rank = rank_of(array_of(probs), labels, flags["multi_label"], is_stacked(probs))
-        rule = cls(score or "confidence", 0.0, rank=rank, class_names=class_names, **flags)
+        name, given = name_and_given(score, "confidence")
+        rule = cls(name, 0.0, rank=rank, class_names=class_names, **flags)
         if calibration is not None:
+            check_left_out("calibrated rows", score=given)
             options = {"calibration": calibration, "share": calibration_share, "seed": seed}
             fitted, probs, labels, groups = split_rows(rule, probs, labels, groups, **options)
             rule = cls(**{**rule.get_config(), "calibration": fitted})
-        read = rule._read(probs, labels, loss, positive_class, fits=True)
+        read = rule._read(probs, labels, loss, positive_class, True, given)
         parts = parts_of(read, by, groups)
         delta = (1 - confidence) / (len(parts) if simultaneous else 1)
         goal = Goal(wanted, target_risk, target_coverage, costs, confidence, delta, method)
@@ -327,14 +320,15 @@ class RejectionRule(Fitted):
         config = {**self.get_config(), "threshold": threshold, "fitted_to": report, **parts}
         return type(self)(**config)
 
-    def _read(self, probs, labels, loss, positive_class, fits=False):
+    def _read(self, probs, labels, loss, positive_class, fits=False, given=None):
         """Scores, losses and all else that fitting and evaluation ask for."""
-        score, mean = scored(self, probs)
+        score, mean = scored(self, probs, None, given)
         mean, score = np.asarray(mean, "float64"), np.asarray(score, "float64").ravel()
         examples = read_examples(mean, to_float64("labels", numbered(labels, self.class_names)))
         flat, true = np.asarray(examples.scores), np.asarray(examples.labels)
         if fits:
             check_own_rows(probs, flat, true)
+            check_known(score)
         predicted = flat.argmax(-1)
         right = predicted == true
         losses, counts = losses_of(loss, flat, true, ~right, positive_class)
@@ -355,7 +349,7 @@ class RejectionRule(Fitted):
         """
         return scored(self, probs, stacked)[0]
 
-    def accept(self, probs, groups=None, *, unknown_group="error", stacked=None):
+    def accept(self, probs, groups=None, *, unknown_group="error", stacked=None, score=None):
         """Which predictions are accepted, bool `(n, ...)`.
 
         Args:
@@ -363,13 +357,14 @@ class RejectionRule(Fitted):
             groups: With `by="group"`: the group of each example, `(n,)`.
             unknown_group: What to do with a group that fitting never saw: `"error"` or `"reject"`.
             stacked: As for `score_of`.
+            score: For a rule that was fitted to an array or a function: that of these predictions.
 
         Raises:
             ValueError: If shapes or classes do not fit, `probs` hold no probabilities (or, with
                 `from_logits`, such), groups are missing, or one is unknown.
         """
         check_choice("unknown_group", unknown_group, ("error", "reject"))
-        score, mean = scored(self, probs, stacked)
+        score, mean = scored(self, probs, stacked, score)
         if self.by is None:
             return passes(self, score, self.threshold)
         if self.by == "class":
@@ -377,20 +372,20 @@ class RejectionRule(Fitted):
         thresholds = of_groups(self, groups, len(score), unknown_group)
         return passes(self, score, thresholds.reshape(-1, *[1] * (score.ndim - 1)))
 
-    def evaluate(self, probs, labels, groups=None, *, loss="error", positive_class=1):
+    def evaluate(self, probs, labels, groups=None, *, loss="error", positive_class=1, score=None):
         """What is accepted of labelled data, and how much of that is wrong: an `Evaluation`.
 
         Args:
             probs, labels: Predictions or a stack of them; labels, sparse or one-hot.
             groups: With `by="group"`: the group of each example; unknown groups are rejected.
-            loss: As in `fit`.
-            positive_class: As in `fit`.
+            loss, positive_class: As in `fit`.
+            score: As for `accept`.
 
         Raises:
             ValueError: If arrays do not fit together, or hold a label that is no class.
         """
-        read = self._read(probs, labels, loss, positive_class)
-        accepted = self.accept(probs, groups, unknown_group="reject").ravel()
+        read = self._read(probs, labels, loss, positive_class, given=score)
+        accepted = self.accept(probs, groups, unknown_group="reject", score=score).ravel()
         return evaluation_of(read, accepted)
 
     def transform(self, predictions):
@@ -402,6 +397,11 @@ class RejectionRule(Fitted):
             raise ValueError(
                 "A rule with a threshold for each group cannot be part of a model, which does not "
                 "know the groups. Received: by='group'"
+            )
+        if self.score == GIVEN:
+            raise ValueError(
+                "A rule of scores from beside the predictions cannot be part of a model, which "
+                "does not know them. Received: score='given'"
             )
         predictions, kind = ops.cast(predictions, "float32"), kind_of(self, self.fitted_to)
         is_stack = is_stack_shape(predictions.shape, kind)

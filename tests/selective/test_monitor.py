@@ -1,0 +1,142 @@
+"""A monitor of a rule: what it promises of alarms, what it sees, its file, and bad input."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tfuq.selective import Monitor, RejectionRule
+from tfuq.selective.monitor import SHARES, Bets, jumped, mean_upper_bound, start_weight
+
+RNG = np.random.default_rng(0)
+
+
+def cases(count, rng, wrong=0.1):
+    """Binary predictions whose answers are wrong with a probability of `wrong`, and labels."""
+    probs = rng.uniform(0.5, 1, size=count)
+    return probs, (rng.random(count) >= wrong).astype(int)
+
+
+def fitted(**options):
+    rng = np.random.default_rng(1)
+    return RejectionRule.fit(*cases(2000, rng, 0.05), target_risk=0.1, **options)
+
+
+def test_bets_grow_no_fair_game():
+    """1,000 streams at the bound: the mean wealth is 1, and an alarm as rare as promised."""
+    rng, bets, most = np.random.default_rng(2), Bets(0.1), 1.0
+    for _ in range(1000):
+        bets.take(rng.random(1000) < 0.1)
+        most = np.maximum(most, bets.wealth)
+    limit = stats.binom.ppf(1 - 1e-4, 1000, 0.05)  # a right test fails once in 10,000
+    assert np.sum(most >= 20) <= limit
+    factors = 1 + Bets(0.1).slopes * (np.array([[0.0], [1.0]]) - 0.1)
+    np.testing.assert_allclose([0.9, 0.1] @ factors, 1)
+    assert sum(start_weight(k) for k in range(1_000_000)) < 1
+    sums, most = np.full((1000, 3), 1 / 3), 1.0
+    for _ in range(1000):
+        sums = jumped(sums, rng.random(1000))
+        most = np.maximum(most, sums.sum(axis=-1))
+    assert np.sum(most >= 20) <= limit
+
+
+def test_a_doubled_risk_is_seen_within_300_labelled_cases():
+    rng, delays = np.random.default_rng(3), []
+    for _ in range(21):
+        bets = Bets(0.1)
+        for loss in rng.random(1000) < 0.1:
+            bets.take(loss)
+        while bets.wealth < 1 / (SHARES["risk"] * 0.05):
+            bets.take(rng.random() < 0.2)
+        delays.append(bets.count - 1000)
+    assert np.median(delays) <= 300
+
+
+def test_each_test_sees_its_own_change():
+    rule, rng = fitted(), np.random.default_rng(4)
+    monitor = rule.monitor()
+    monitor.update(*cases(1000, rng, 0.08))
+    assert not monitor.alarm and monitor.alarms == []
+    assert 0.08 < monitor.risk_bound < 0.16
+    worse = Monitor.from_json(monitor.to_json())
+    worse.update(*cases(1000, rng, 0.25))
+    assert worse.alarm and worse.alarms == ["risk"]
+    drifted = Monitor.from_json(monitor.to_json())
+    drifted.update(0.5 + 0.5 * rng.beta(1, 4, size=1500))  # no labels at all
+    assert "scores" in drifted.alarms
+    strict = RejectionRule.from_config({**rule.get_config(), "threshold": 0.9}).monitor()
+    strict.update(cases(500, rng)[0])
+    assert "coverage" in strict.alarms
+
+
+def test_a_text_goes_on_where_it_ended_and_is_small():
+    probs, labels = cases(400, np.random.default_rng(5))
+    whole, part = fitted().monitor(0.1), fitted().monitor(0.1)
+    whole.update(probs, labels)
+    for start in range(0, 400, 7):
+        part.update(probs[start : start + 7], labels[start : start + 7])
+        part = Monitor.from_json(part.to_json())
+    assert part == whole
+    assert part.wealth == whole.wealth
+    state = json.loads(whole.to_json())["config"]["state"]
+    assert len(json.dumps(state)) < 1024
+
+
+def test_labels_of_some_are_enough_and_those_of_the_refused_count_for_nothing():
+    probs, labels = cases(300, np.random.default_rng(6))
+    some = [int(label) if k % 3 else None for k, label in enumerate(labels)]
+    monitor = fitted().monitor().update(probs, some)
+    accepted = fitted().accept(probs)
+    assert monitor.fitted_to["labelled"] == np.sum(accepted[np.arange(300) % 3 > 0])
+    again = fitted().monitor().update(probs, np.where(np.arange(300) % 3, labels, np.nan))
+    assert again == monitor
+    three = np.random.default_rng(7).dirichlet(np.ones(3), size=400)
+    rule = RejectionRule.fit(three, three.argmax(-1), target_risk=0.1, class_names=["a", "b", "c"])
+    named = rule.monitor().update(three[:3], ["a", None, "c"])
+    assert named.fitted_to["cases"] == 3
+
+
+def test_the_bound_holds_at_all_times_together():
+    rng, missed = np.random.default_rng(8), 0
+    for _ in range(100):
+        total = np.cumsum(rng.random(300) < 0.2)
+        bounds = [mean_upper_bound(total[n - 1], n, 0.05) for n in range(10, 301, 10)]
+        missed += min(bounds) < 0.2
+    assert missed <= stats.binom.ppf(1 - 1e-4, 100, 0.05)
+    assert mean_upper_bound(0.0, 0, 0.05) == 1
+    assert mean_upper_bound(10, 1000, 0.05) < 0.03
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        RejectionRule("confidence", 0.7),
+        RejectionRule.fit(*cases(200, RNG), target_coverage=0.5),
+        RejectionRule.fit(*cases(500, RNG), target_risk=0.3, loss=1 - np.eye(2)),
+    ],
+)
+def test_rules_that_promise_nothing_of_errors_are_refused(rule):
+    with pytest.raises(ValueError, match=r"`rule` must be a RejectionRule .*Received: "):
+        rule.monitor()
+
+
+def test_bad_input_is_refused_and_counts_for_nothing():
+    monitor, (probs, labels) = fitted().monitor(), cases(50, RNG)
+    before = monitor.to_json()
+    for bad in (
+        (2 * probs, labels),
+        (probs, labels[:10]),
+        (probs, labels + 3),
+        (probs[:, None, None],),
+    ):
+        with pytest.raises(ValueError, match="must"):
+            monitor.update(*bad)
+    assert monitor.to_json() == before
+    for alpha in (0, 1, -1, np.nan, "often"):
+        with pytest.raises(ValueError, match="`alpha` must"):
+            fitted().monitor(alpha)
+    with pytest.raises(ValueError, match="`text` must"):
+        Monitor.from_json(before.replace('"bins"', '"bin"'))
+    with pytest.raises(ValueError, match="`text` must"):
+        Monitor.from_json(before.replace("RejectionRule", "TemperatureScaling"))

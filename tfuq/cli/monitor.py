@@ -1,0 +1,93 @@
+"""Command `tfuq monitor`: whether a rule's promise still holds, batch after batch."""
+
+import pathlib
+
+from tfuq.cli._inputs import (
+    DATA_HELP,
+    MODEL_HELP,
+    Numbers,
+    add_data,
+    add_model,
+    add_prediction,
+    load_data,
+    load_model,
+    load_rule,
+    predict,
+    progress,
+)
+from tfuq.selective import Monitor
+
+HELP = "whether a rule's promise still holds, batch after batch of labelled cases"
+EPILOG = f"""\
+{MODEL_HELP}
+
+{DATA_HELP}
+
+STATE keeps what has been seen, about 1 KB of JSON: the first call makes it, the next ones go on
+from it. Each case must come once, in its order. While the risk is at most the promised one, the
+coverage as at the fit and the scores as they came at first, an alarm is ever raised with a
+probability of at most alpha, however long this goes on.
+
+examples:
+  tfuq monitor model.keras monday.npz  state.json --rule rule.json
+  tfuq monitor model.keras tuesday.npz state.json --rule rule.json
+
+exit code: 0 fine; 1 an alarm was raised, now or earlier; 2 bad input."""
+
+
+def add_arguments(parser):
+    add_model(parser)
+    add_data(parser)
+    parser.add_argument("state", metavar="STATE", help="what has been seen, a JSON file")
+    add_prediction(parser)
+    parser.add_argument("--rule", metavar="FILE", required=True, help="with a promised risk")
+    parser.add_argument("--alpha", type=float, metavar="X", help="of a new STATE; default: 0.05")
+
+
+def run(arguments):
+    """What has been seen, and whether there is no alarm."""
+    rule, path = load_rule(arguments.rule), pathlib.Path(arguments.state)
+    fits = {} if not hasattr(rule, "from_logits") else {"from_logits": False}
+    rule = type(rule)(**{**rule.get_config(), **fits})
+    if not hasattr(rule, "monitor"):
+        raise ValueError(f"--rule must be of classes. Received: a {type(rule).__name__}")
+    monitor = _resumed(path, rule, arguments.alpha) if path.exists() else None
+    if monitor is None:
+        monitor = rule.monitor(0.05 if arguments.alpha is None else arguments.alpha)
+    model = load_model(arguments.model)
+    data = load_data(arguments, model, rule)
+    progress(f"predicting {arguments.data}")
+    found = predict(model, data, arguments, rule)
+    if isinstance(found, Numbers):
+        raise ValueError("MODEL must be of classes. Received: a regression")
+    monitor.update(found.probs, found.labels, stacked=found.is_stack)
+    monitor.save(path)
+    figures = {**monitor.fitted_to, "risk_bound": monitor.risk_bound, "alarms": monitor.alarms}
+    figures |= {"promised_risk": rule.fitted_to["target_risk"], "wealth": monitor.wealth}
+    failures = [f"the test of the {name} raised an alarm" for name in monitor.alarms]
+    return {**figures, "failures": failures}, not failures
+
+
+def _resumed(path, rule, alpha):
+    monitor = Monitor.load(path)
+    if monitor.rule != rule or alpha not in (None, monitor.alpha):
+        raise ValueError(
+            f"STATE must be of the same --rule and --alpha, or not be there. Received: {path}, "
+            f"of a rule fitted to {monitor.rule.fitted_to.get('examples')} examples and of "
+            f"alpha={monitor.alpha:g}"
+        )
+    return monitor
+
+
+def text_of(figures):
+    """The figures for a person."""
+    risk = figures["loss"] / figures["labelled"] if figures["labelled"] else float("nan")
+    return "\n".join(
+        [
+            f"cases      {figures['cases']}, accepted {figures['accepted']}, "
+            f"of these with labels {figures['labelled']}",
+            f"risk       {risk:.4f}  (so far at most {figures['risk_bound']:.4f})",
+            f"promised   {figures['promised_risk']:.4f}",
+            f"alarms     {', '.join(figures['alarms']) or 'none'}",
+        ]
+    )

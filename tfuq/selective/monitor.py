@@ -1,0 +1,323 @@
+"""A promise that watches itself: tests of a rule's risk, coverage and scores, case by case.
+
+Each test holds a wealth that is 1 at first and, while nothing has changed, no fair game makes grow:
+it ever reaches 1 / alpha with a probability of at most alpha (Ville 1939), however long and however
+often one looks.
+
+Formula, of losses L in [0, 1] whose mean is at most r, betting on a mean of q > r:
+
+```
+factor = 1 + (q - r) (L - r) / (r (1 - r)),   E[factor] <= 1
+wealth = sum over q and starts k of v_q w_k * product of the factors since start k + sum of the
+         weights of the starts to come
+```
+
+with a start at every 64th case, so that a change is seen however late it comes (Waudby-Smith and
+Ramdas 2024; mixtures over starts: Shin et al. 2024).
+"""
+
+import keras
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import betaln
+
+from tfuq._arguments import check_fraction, register, shown
+from tfuq._files.reading import json_text
+from tfuq._math.bounds import clopper_pearson_interval
+from tfuq._predictions.scores import GIVEN
+from tfuq.selective._reading import scored
+from tfuq.selective.base import Fitted, numbers, plain
+
+__all__ = ["Monitor"]
+
+BLOCK = 64  # cases between two starts
+RATIOS = np.array([1.3, 1.6, 2.0, 3.0])  # q / r, as far as q is below 1
+WEIGHTS = np.array([0.2, 0.2, 0.5, 0.1])
+SHARES = {"risk": 0.5, "coverage": 0.25, "scores": 0.25}  # of alpha
+BINS, TO_BIN = 8, 32  # of scores, and how many scores set the bins
+SLOPES, JUMP = np.array([-1.6, 0.0, 1.6]), 0.01
+SURE = 0.999  # of the interval of the coverage
+MOST = 1e100  # wealth stops there
+_NORM = 2.11  # at least the sum of 1 / (k log(k)^2) from k = 2 on
+_NAMES = ("RejectionRule",)
+
+
+def start_weight(block):
+    """Weight of the start of a block, 0 for the first; all together are at most 1."""
+    return 1 / (_NORM * (block + 2) * np.log(block + 2) ** 2)
+
+
+class Bets:
+    """Wealth of bets that the mean of losses is above `bound`, of one stream or several.
+
+    `sums` are those of the starts so far, `(..., bets)`.
+    """
+
+    def __init__(self, bound, count=0, spent=0.0, sums=None):
+        self.bound, self.count, self.spent = bound, count, spent
+        means = np.minimum(RATIOS * bound, (1 + bound) / 2)
+        self.slopes = (means - bound) / (bound * (1 - bound))
+        self.sums = np.zeros(len(RATIOS)) if sums is None else np.asarray(sums, "float64")
+
+    def take(self, loss):
+        """One more case of each stream: its loss, a number or `(streams,)`."""
+        if self.count % BLOCK == 0:
+            weight = start_weight(self.count // BLOCK)
+            self.sums, self.spent = self.sums + weight * WEIGHTS, self.spent + weight
+        factors = 1 + self.slopes * (np.asarray(loss, "float64")[..., None] - self.bound)
+        self.sums, self.count = np.minimum(self.sums * factors, MOST), self.count + 1
+
+    @property
+    def wealth(self):
+        return np.sum(self.sums, axis=-1) + 1 - self.spent
+
+    def state(self):
+        return [self.bound, self.count, self.spent, self.sums.tolist()]
+
+
+def jumped(sums, p_value):
+    """Wealths `(..., slopes)` after one more p-value, which is uniform if scores are exchangeable.
+
+    The simple jumper (Vovk et al. 2021): bets 1 + slope (p - 1/2), a hundredth changing slopes.
+    """
+    sums = (1 - JUMP) * sums + JUMP * np.mean(sums, axis=-1, keepdims=True)
+    factors = 1 + SLOPES * (np.asarray(p_value, "float64")[..., None] - 0.5)
+    return np.minimum(sums * factors, MOST)
+
+
+def mean_upper_bound(total, count, alpha):
+    """A bound above the mean of losses in [0, 1], valid at all counts together with 1 - alpha.
+
+    The largest q that the mixture of q'^L (1 - q')^(1 - L) over uniform q' does not exclude:
+    B(S + 1, n - S + 1) < q^S (1 - q)^(n - S) / alpha (Robbins 1970).
+    """
+
+    def excess(q):
+        right = total * np.log(q) + (count - total) * np.log1p(-q)
+        return betaln(total + 1, count - total + 1) - right + np.log(alpha)
+
+    if not count or total >= count:
+        return 1.0
+    return float(brentq(excess, max(total / count, 1e-12), 1 - 1e-12))
+
+
+@register
+class Monitor(Fitted):
+    """Watches the promise of a `RejectionRule` while cases come, some of them with labels.
+
+    Made by `rule.monitor()`. Three tests: that the risk of what is accepted is at most the promised
+    one (of the labelled cases: they must be a fair sample of the accepted, not those that somebody
+    doubted); that the coverage lies in the interval found at the fit; that the scores go on as they
+    came at first, for which no labels are needed. While all three are so, an alarm is ever raised
+    with a probability of at most `alpha`, however many cases come and however often one looks.
+
+    Args:
+        rule: The rule, fitted to a `target_risk`, of single decisions of classes.
+        alpha: Probability in (0, 1) of ever raising a false alarm: half of it of the risk's, a
+            quarter each of the two others'.
+        state: What has been seen, from `get_config`.
+
+    Raises:
+        ValueError: If the rule promises no risk, or decides on several entries of an example.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from tfuq.selective import RejectionRule
+    >>> rng = np.random.default_rng(0)
+    >>> probs = rng.uniform(0.5, 1, size=2000)
+    >>> labels = (rng.random(2000) < probs).astype(int)
+    >>> monitor = RejectionRule.fit(probs, labels, target_risk=0.2).monitor()
+    >>> monitor.update(probs, labels).alarm
+    False
+    >>> monitor.update(probs, rng.random(2000) < 0.5).alarms
+    ['risk']
+
+    References:
+        - Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", 2024.
+        - Vovk et al., "Retrain or not retrain: conformal test martingales for change-point
+          detection", 2021.
+    """
+
+    def __init__(self, rule, alpha=0.05, *, state=None):
+        check_fraction("alpha", alpha)
+        if alpha in (0, 1):
+            raise ValueError(f"Argument `alpha` must be in (0, 1). Received: alpha={alpha}")
+        _check_rule(rule)
+        self.rule, self.alpha = rule, float(alpha)
+        fitted = rule.fitted_to
+        low, high = clopper_pearson_interval(fitted["accepted"], fitted["decisions"], SURE)
+        bounds = {"risk": fitted["target_risk"], "more": float(high), "less": float(1 - low)}
+        state = checked_state(state, bounds)
+        self._bets = {name: Bets(*state[name]) for name in ("risk", "more", "less")}
+        self._seen = {name: state[name] for name in ("cases", "accepted", "labelled", "loss")}
+        self._most = {name: float(state["most"][name]) for name in SHARES}
+        self._first = [float(score) for score in state["first"]]
+        self._edges, self._bins = numbers("state", state["edges"]), numbers("state", state["bins"])
+        self._scores = numbers("state", state["scores"])
+
+    def get_config(self):
+        arrays = {"edges": self._edges, "bins": self._bins, "scores": self._scores}
+        state = {**self._seen, "most": self._most, "first": self._first, **arrays}
+        state |= {name: bets.state() for name, bets in self._bets.items()}
+        return plain({"rule": self.rule._content(), "alpha": self.alpha, "state": state})
+
+    @classmethod
+    def from_config(cls, config):
+        content = config["rule"]
+        if content.get("class") not in _NAMES:
+            raise ValueError(f"it watches {shown(content.get('class'))}")
+        rule = keras.saving.get_registered_object(f"tfuq>{content['class']}")._from_content(content)
+        return cls(rule, config["alpha"], state=config["state"])
+
+    def to_json(self):
+        """What has been seen, and the rule, as a text of about 1 KB for `from_json`."""
+        return json_text(self._content(), allow_nan=False, separators=(",", ":"))
+
+    @property
+    def fitted_to(self):
+        """What has been seen so far: numbers of cases, of accepted, and of those with labels."""
+        return dict(self._seen)
+
+    def update(self, probs, labels=None, groups=None, *, stacked=None, score=None):
+        """Takes cases in the order in which they came.
+
+        Args:
+            probs: Predictions of the kind that the rule was fitted to, `(n, classes)`.
+            labels: Labels, sparse `(n,)`; None or NaN for a case without; None if no case has one.
+            groups: As for `rule.accept`, of which a group that is unknown is rejected.
+            stacked, score: As for `rule.accept`.
+
+        Returns:
+            The monitor itself.
+
+        Raises:
+            ValueError: As `rule.accept`, before any case counts; if labels are not one for each.
+        """
+        given, score = score, scored(self.rule, probs, stacked, score)[0]
+        groups = {} if groups is None else {"groups": groups, "unknown_group": "reject"}
+        accepted = self.rule.accept(probs, stacked=stacked, score=given, **groups)
+        loss = self._losses(probs, labels, len(accepted))
+        for one_score, is_accepted, one_loss in zip(score, accepted, loss, strict=True):
+            self._take_score(float(one_score))
+            self._bets["more"].take(float(is_accepted))
+            self._bets["less"].take(1.0 - is_accepted)
+            self._seen["cases"] += 1
+            self._seen["accepted"] += int(is_accepted)
+            if is_accepted and not np.isnan(one_loss):
+                self._bets["risk"].take(one_loss)
+                self._seen["labelled"] += 1
+                self._seen["loss"] += float(one_loss)
+            for name, wealth in self.wealth.items():
+                self._most[name] = max(self._most[name], wealth)
+        return self
+
+    def _losses(self, probs, labels, count):
+        """Losses `(n,)`, NaN where no label is known or the case is not of the risk."""
+        losses = np.full(count, np.nan)
+        if labels is None:
+            return losses
+        labels = np.ma.filled(np.ma.masked_array(labels, dtype=object), None)
+        if np.shape(labels) != (count,):
+            raise ValueError(
+                f"Argument `labels` must hold one for each of {count} cases, None for those "
+                f"without. Received: labels of shape {np.shape(labels)}"
+            )
+        known = np.array([not (label is None or label != label) for label in labels], bool)
+        if known.any():
+            filled = labels.copy()
+            filled[~known] = labels[known][0]
+            given = np.zeros(count) if self.rule.score == GIVEN else None
+            read = self.rule._read(probs, np.array(filled.tolist()), "error", 1, given=given)
+            if self.rule.fitted_to["loss"] == "false_negative":
+                known &= read.labels == self.rule.fitted_to["positive_class"]
+            losses[known] = read.loss[known]
+        return losses
+
+    def _take_score(self, score):
+        if np.isnan(score):
+            return
+        if len(self._first) < TO_BIN and not len(self._edges):
+            self._first.append(score)
+            if len(self._first) == TO_BIN:
+                self._edges = np.quantile(self._first, np.arange(1, BINS) / BINS)
+                self._first = []
+            return
+        place = int(np.searchsorted(self._edges, score, side="right"))
+        self._bins[place] += 1
+        uniform = np.random.default_rng(int(self._bins.sum())).random()
+        higher = self._bins[place + 1 :].sum() + uniform * self._bins[place]
+        self._scores = jumped(self._scores, higher / self._bins.sum())
+
+    @property
+    def wealth(self):
+        """Of the tests of the risk, the coverage and the scores, in which they stand now."""
+        more, less = self._bets["more"].wealth, self._bets["less"].wealth
+        found = {"risk": self._bets["risk"].wealth, "coverage": (more + less) / 2}
+        return {**{k: float(v) for k, v in found.items()}, "scores": float(self._scores.sum())}
+
+    @property
+    def alarms(self):
+        """Names of the tests that have raised one, at any time."""
+        return [
+            name for name, share in SHARES.items() if self._most[name] >= 1 / (share * self.alpha)
+        ]
+
+    @property
+    def alarm(self):
+        """Whether any test has raised one, at any time."""
+        return bool(self.alarms)
+
+    @property
+    def risk_bound(self):
+        """A bound above the mean risk of the accepted cases so far, valid at all times together.
+
+        It is below the true one ever with a probability of at most `alpha`; 1 without labels.
+        """
+        return mean_upper_bound(self._seen["loss"], self._seen["labelled"], self.alpha)
+
+
+def checked_state(state, bounds):
+    """The argument `state` with what is missing in it, or a ValueError."""
+    fresh = {"cases": 0, "accepted": 0, "labelled": 0, "loss": 0.0}
+    fresh |= {"most": dict.fromkeys(SHARES, 1.0), "first": [], "edges": [], "bins": [0] * BINS}
+    fresh |= {"scores": [1 / len(SLOPES)] * len(SLOPES)}
+    fresh |= {name: [bound] for name, bound in bounds.items()}
+    found = {**fresh, **(state or {})}
+    lengths = (len(found["scores"]), len(found["bins"]), len(found["edges"]) in (0, BINS - 1))
+    wealths = np.concatenate([np.ravel(found[name][3:]) for name in bounds])
+    is_sound = set(found) == set(fresh) and lengths == (len(SLOPES), BINS, True)
+    if not is_sound or set(found["most"]) != set(SHARES) or np.any(wealths < 0):
+        raise ValueError(f"Argument `state` must be of a monitor. Received: state={shown(state)}")
+    return found
+
+
+def _check_rule(rule):
+    report = getattr(rule, "fitted_to", {})
+    fault = None
+    if report.get("goal") != "risk":
+        fault = "without a promise of the risk"
+    elif report["decisions"] != report["examples"] or rule.rank > 2 or rule.multi_label:
+        fault = "that decides on several entries of an example"
+    elif report["loss"] not in ("error", "false_negative"):
+        fault = f"of the loss {shown(report['loss'])}"
+    if fault is not None:
+        raise ValueError(
+            "Argument `rule` must be a RejectionRule of single decisions, fitted to a target_risk "
+            f"of errors or false negatives. Received: a {type(rule).__name__} {fault}"
+        )
+
+
+class Watched:
+    """Rules that a `Monitor` can watch."""
+
+    def monitor(self, alpha=0.05):
+        """A `Monitor` of what was promised: an alarm if the cases that come show it broken.
+
+        Args:
+            alpha: Probability in (0, 1) of ever raising a false alarm.
+
+        Raises:
+            ValueError: If the rule promises no risk, or decides on several entries of an example.
+        """
+        return Monitor(self, alpha)

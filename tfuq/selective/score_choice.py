@@ -1,0 +1,213 @@
+"""Choice of a score: which ranks errors best, with intervals, and a score of logits to try."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tfuq._arguments import check_fraction, check_integer, shown, to_float64
+from tfuq._predictions.labelled import labelled_predictions
+
+__all__ = ["ScoreComparison", "ScoreRow", "best_score", "pnorm_score"]
+
+PLAIN = ("confidence", "margin", "predictive_entropy")
+OF_STACK = ("expected_entropy", "mutual_information", "variation_ratio")
+_AT_ONCE = 2**22  # resampled weights
+
+
+class ScoreRow(NamedTuple):
+    """How well a score ranks errors, and how far behind the best it is."""
+
+    name: str
+    augrc: float
+    """Area under the generalized risk-coverage curve; less is better."""
+    lower: float
+    """Lower end of its bootstrap interval."""
+    upper: float
+    behind: float
+    """Its area less that of the best score."""
+    behind_lower: float
+    """Lower end of the interval of that difference, on the same resampled rows."""
+    behind_upper: float
+
+    @property
+    def differs(self):
+        """Whether the interval of the difference from the best score leaves 0 out."""
+        return self.behind_lower > 0
+
+
+class ScoreComparison(NamedTuple):
+    """Scores in the order of how well they rank errors."""
+
+    best: str
+    rows: tuple
+    """A `ScoreRow` for each, the best first."""
+    examples: int
+    errors: int
+
+    def to_markdown(self):
+        """A table of the scores."""
+        lines = ["| score | AUGRC | interval | behind the best | differs |"]
+        lines.append("| --- | --: | --- | --- | --- |")
+        for row in self.rows:
+            behind = f"{row.behind:.4f} ({row.behind_lower:.4f} to {row.behind_upper:.4f})"
+            said = "" if row.name == self.best else "yes" if row.differs else "no"
+            ends = f"{row.lower:.4f} to {row.upper:.4f}"
+            behind = "" if row.name == self.best else behind
+            lines.append(f"| {row.name} | {row.augrc:.4f} | {ends} | {behind} | {said} |")
+        return "\n".join(lines)
+
+
+def best_score(
+    probs,
+    labels,
+    scores=None,
+    *,
+    from_logits=False,
+    multi_label=False,
+    confidence=0.95,
+    resamples=1000,
+    seed=0,
+):
+    """Which score ranks the errors best, by AUGRC on held-out rows, and which differ from it.
+
+    Rows that chose a score must not promise with it: fit the rule to others.
+
+    Args:
+        probs: Predictions or a stack of them, of rows that the model was not trained on.
+        labels: Labels, sparse or one-hot.
+        scores: Names, or a dict of arrays that grow with uncertainty (of a detector what its
+            `score(x)` gives) or names. By default all names that the predictions allow.
+        from_logits: Whether `probs` are logits.
+        multi_label: Whether each entry of `probs` is a binary prediction of its own.
+        confidence: Of the intervals, by resampling rows, the same for all scores.
+        resamples: How often.
+        seed: Of the resampling.
+
+    Returns:
+        A `ScoreComparison`.
+
+    Raises:
+        ValueError: As `augrc`; if nothing or everything is wrong, when nothing can be ranked.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from tfuq.selective import best_score
+    >>> rng = np.random.default_rng(0)
+    >>> probs, strange = rng.dirichlet(np.ones(3), size=500), rng.random(500)
+    >>> labels = np.where(rng.random(500) < strange, 0, probs.argmax(-1))
+    >>> best_score(probs, labels, {"ours": strange, "confidence": "confidence"}).best
+    'ours'
+
+    References:
+        - Traub et al., "Overcoming Common Flaws in the Evaluation of Selective Classification
+          Systems", NeurIPS 2024.
+    """
+    check_fraction("confidence", confidence)
+    check_integer("resamples", resamples, 10)
+    labelled = labelled_predictions(
+        probs, labels, None, from_logits=from_logits, multi_label=multi_label
+    )
+    scores = _named(scores, labelled.stack is not None)
+    wrong = np.asarray(labelled.error, "float64") > 0
+    if wrong.all() or not wrong.any():
+        raise ValueError(
+            "Argument `labels` must make some answers wrong and some right. "
+            f"Received: {int(wrong.sum())} of {len(wrong)} wrong"
+        )
+    rows = labelled.shape[0]
+    rng = np.random.default_rng(seed)
+    weights = [np.ones(rows), *rng.multinomial(rows, np.full(rows, 1 / rows), size=resamples)]
+    used = np.ones(len(wrong), bool)
+    levels = {name: labelled.doubt(score).levels(used)[0] for name, score in scores.items()}
+    areas = {name: _areas(level, wrong, np.array(weights), rows) for name, level in levels.items()}
+    order = sorted(areas, key=lambda name: areas[name][0])
+    ends = ((1 - confidence) / 2, (1 + confidence) / 2)
+    found = []
+    for name in order:
+        behind = areas[name] - areas[order[0]]
+        near, far = np.quantile(areas[name][1:], ends), np.quantile(behind[1:], ends)
+        numbers = (areas[name][0], *near, behind[0], *far)
+        found.append(ScoreRow(name, *(float(number) for number in numbers)))
+    return ScoreComparison(order[0], tuple(found), len(wrong), int(wrong.sum()))
+
+
+def _named(scores, is_stack):
+    if scores is None:
+        scores = PLAIN + (OF_STACK if is_stack else ())
+    if not isinstance(scores, dict):
+        names = [scores] if isinstance(scores, str) else list(scores)
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError(
+                "Argument `scores` must be names, or a dict of names and arrays. "
+                f"Received: scores={shown(scores)}"
+            )
+        scores = {name: name for name in names}
+    if len(scores) < 2:
+        raise ValueError(f"Argument `scores` must hold two or more. Received: {list(scores)}")
+    return scores
+
+
+def _areas(level, wrong, weights, rows):
+    """AUGRC of each row of `weights`, `(resamples, rows)`, which entries of a row share.
+
+    misranked pairs / n^2 + (errors / n)^2 / 2, a pair being an error and a right answer of which
+    the error is trusted more, half of it if both are trusted alike.
+    """
+    order = np.argsort(level, kind="stable")
+    firsts = np.flatnonzero(np.diff(level[order], prepend=-1))
+    row, is_wrong = order // (len(level) // rows), wrong[order]
+    found = []
+    for part in np.array_split(weights, max(1, weights.shape[0] * len(level) // _AT_ONCE)):
+        spread = part[:, row]
+        errors = np.add.reduceat(spread * is_wrong, firsts, axis=1)
+        right = np.add.reduceat(spread * ~is_wrong, firsts, axis=1)
+        after = right.sum(axis=1, keepdims=True) - np.cumsum(right, axis=1) + right / 2
+        total, failed = spread.sum(axis=1), errors.sum(axis=1)
+        found.append((np.sum(errors * after, axis=1) + failed**2 / 2) / total**2)
+    return np.concatenate(found)
+
+
+def pnorm_score(logits, p=2):
+    """Less the largest logit over the p-norm of all, of centred logits; grows with uncertainty.
+
+    Formula: -max_c z_c / (sum_c |z_c|^p)^(1 / p), z the logits less their mean (Cattelan and Silva
+    2023, MaxLogit-pNorm; they choose p of 0 to 10 on validation rows: `best_score` does). To be
+    given to a `RejectionRule` as its `score`.
+
+    Args:
+        logits: `(n, classes)`, three classes or more: of two it is the same for all.
+        p: Number above 0.
+
+    Returns:
+        Scores `(n,)`; NaN where logits are not finite, 0 where all are equal.
+
+    Raises:
+        ValueError: If logits are of another shape, or p is no number above 0.
+
+    Example:
+
+    >>> from tfuq.selective import pnorm_score
+    >>> pnorm_score([[4.0, 1.0, 1.0]]).round(4)
+    array([-0.8165])
+
+    References:
+        - Cattelan and Silva, "How to Fix a Broken Confidence Estimator: Evaluating Post-hoc Methods
+          for Selective Classification with Deep Neural Networks", UAI 2024.
+    """
+    values = to_float64("logits", logits)
+    if values.ndim != 2 or values.shape[1] < 3:
+        raise ValueError(
+            "Argument `logits` must have the shape (n, classes) with three classes or more. "
+            f"Received: logits of shape {values.shape}"
+        )
+    is_number = isinstance(p, (int, float, np.integer, np.floating)) and not isinstance(p, bool)
+    if not is_number or not 0 < p < np.inf:
+        raise ValueError(f"Argument `p` must be a number above 0. Received: p={shown(p)}")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        centred = values - values.mean(axis=1, keepdims=True)
+        largest = np.max(np.abs(centred), axis=1, keepdims=True)
+        scaled = centred / np.where(largest == 0, 1.0, largest)
+        norm = np.sum(np.abs(scaled) ** p, axis=1) ** (1 / p)
+        found = -scaled.max(axis=1) / np.where(norm == 0, 1.0, norm)
+    return np.where(np.isfinite(values).all(axis=1), found, np.nan)
