@@ -36,6 +36,7 @@ WEIGHTS = np.array([0.2, 0.2, 0.5, 0.1])
 SHARES = {"risk": 0.5, "coverage": 0.25, "scores": 0.25}  # of alpha
 BINS, TO_BIN = 8, 32  # of scores, and how many scores set the bins
 SLOPES, JUMP = np.array([-1.6, 0.0, 1.6]), 0.01
+LEAST = 1e-6  # a rate is between this and 1 less this
 SURE = 0.999  # of the interval of the coverage
 MOST = 1e100  # wealth stops there
 _NORM = 2.11  # at least the sum of 1 / (k log(k)^2) from k = 2 on
@@ -147,7 +148,8 @@ class Monitor(Fitted):
         self.rule, self.alpha = rule, float(alpha)
         fitted = rule.fitted_to
         low, high = clopper_pearson_interval(fitted["accepted"], fitted["decisions"], SURE)
-        bounds = {"risk": fitted["target_risk"], "more": float(high), "less": float(1 - low)}
+        rates = {"more": min(high, 1 - LEAST), "less": min(max(1 - low, LEAST), 1 - LEAST)}
+        bounds = {"risk": fitted["target_risk"], **{k: float(rate) for k, rate in rates.items()}}
         state = checked_state(state, bounds)
         self._bets = {name: Bets(*state[name]) for name in ("risk", "more", "less")}
         self._seen = {name: state[name] for name in ("cases", "accepted", "labelled", "loss")}
