@@ -128,7 +128,7 @@ def test_bad_input_is_refused_and_counts_for_nothing():
         (2 * probs, labels),
         (probs, labels[:10]),
         (probs, labels + 3),
-        (probs[:, None, None],),
+        (probs[:, None, None, None],),
     ):
         with pytest.raises(ValueError, match="must"):
             monitor.update(*bad)
