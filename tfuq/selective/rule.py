@@ -269,9 +269,8 @@ class RejectionRule(Watched, Fitted):
         found = {key: fit_part(rule, read, rows, goal, by) for key, rows in parts.items()}
         report = report_of(found, read, goal, loss, positive_class)
         if by is None:
-            threshold = found[None].threshold
             report |= {name: found[None].sums[name] for name in ("risk", "risk_bound")}
-            return rule._with(threshold, report)
+            return rule._with(found[None].threshold, report)
         report["simultaneous"] = bool(simultaneous)
         report["parts"] = {str(key): part.sums for key, part in found.items()}
         thresholds = [part.threshold for part in found.values()]
