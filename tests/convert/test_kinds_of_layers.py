@@ -327,6 +327,19 @@ def test_quantized_weights_are_left():
     np.testing.assert_allclose(copy(x), model(x), atol=1e-6)
 
 
+def test_attention_with_quantized_projections_is_refused():
+    """Its integers became the kernels of the copy, which predicted something else."""
+    x = keras.Input((4, 8))
+    y = kl.Dropout(0.2)(kl.MultiHeadAttention(2, 4, dropout=0.3)(x, x))
+    model = keras.Model(x, kl.Dense(3, name="top")(y))
+    for projection in model.layers[1]._flatten_layers(include_self=False):
+        if isinstance(projection, kl.EinsumDense):
+            projection.quantize("int8")
+    for conversion in (lambda m: convert.variational(m, kl_weight=0.1), convert.mc_dropout):
+        with pytest.raises(ValueError, match="quantized one by one"):
+            conversion(model)
+
+
 def test_sparse_copy_of_a_network_with_lora():
     model, data = with_lora(network((4,), kl.Dense(3))), (np.ones((4, 4)), np.arange(4) % 3)
     copy = convert.sparse_bayesian(model, data, LOSS, 0.5, kl_weight=0.1)

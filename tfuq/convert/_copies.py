@@ -120,10 +120,23 @@ def _transfer(layer, new, pairs):
             if getattr(layer, name, None) is not None and hasattr(new, name):
                 getattr(new, name).assign(getattr(layer, name))
     else:
-        for old, weight in zip(_own_weights(layer), _own_weights(new), strict=True):
+        weights = _own_weights(layer), _own_weights(new)
+        _check_same_shapes(layer, *weights)
+        for old, weight in zip(*weights, strict=True):
             weight.assign(old)
     for old, each in _held_by_both(layer, new):
         _transfer(old, each, pairs)
+
+
+def _check_same_shapes(layer, old, new):
+    """Raises ValueError unless a layer that its configuration made again has the same weights."""
+    shapes = [[tuple(weight.shape) for weight in weights] for weights in (old, new)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            "Argument `model` must hold layers that their configurations make again, which those "
+            "around layers that were quantized one by one (attention's projections) do not. "
+            f"Received: {layer.path!r} with weights of shapes {shapes[0]}, made again {shapes[1]}"
+        )
 
 
 def _held(layer):

@@ -58,7 +58,9 @@ def configuration(layer):
 
 
 def is_quantized(layer):
-    return getattr(layer, "quantization_mode", None) is not None
+    """Whether a layer has quantized weights, or one that it holds (attention's projections)."""
+    held = layer._flatten_layers() if hasattr(layer, "_flatten_layers") else [layer]
+    return any(getattr(each, "quantization_mode", None) is not None for each in held)
 
 
 def why_no_twin(layer, table):

@@ -14,7 +14,7 @@ from tfuq.convert._copies import (
     recurrent_holders,
 )
 from tfuq.convert._report import told
-from tfuq.convert._twins import DROPPING
+from tfuq.convert._twins import DROPPING, is_quantized
 from tfuq.layers import MCDropout
 
 _SPATIAL = {
@@ -74,7 +74,7 @@ def _kind(layer):
     if isinstance(layer, TakesDraws):
         return None
     if type(layer) in DROPPING:
-        return type(layer) if _rate(layer) else None
+        return type(layer) if _rate(layer) and not is_quantized(layer) else None
     for kind in (*_SPATIAL, keras.layers.Dropout):
         if isinstance(layer, kind):
             is_same = type(layer).call is kind.call
