@@ -182,13 +182,16 @@ def _are_texts(array):
     return all(isinstance(each, (str, bytes)) for each in array.ravel())
 
 
-def to_float64(name, array):
-    """The argument `name` as an array of float64, or a ValueError."""
+def to_float64(name, array, copy=True):
+    """The argument `name` as an array of float64, or a ValueError.
+
+    Without `copy` it may be the array itself, for those who only read.
+    """
     check_kind(name, array)
     try:
         found = np.asarray(array)
         if found.dtype.kind in "biufV":  # V is how numpy knows bfloat16
-            return found.astype("float64")
+            return found.astype("float64", copy=copy)
     except (TypeError, ValueError):
         pass  # ragged lists, structures
     raise ValueError(

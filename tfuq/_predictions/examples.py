@@ -13,6 +13,7 @@ it holds. What has no meaning (NaN, no probabilities, no class) raises in `from_
 What is a number and has no meaning was misread; it raises, or is counted where XLA cannot raise.
 """
 
+import math
 from typing import NamedTuple
 
 import keras
@@ -55,6 +56,8 @@ class Examples(NamedTuple):
     def top_label(self):
         """Confidence `(n,)`, the largest probability, and whether that class is the true one."""
         probs = self.probs()
+        if isinstance(probs, np.ndarray):  # of many, of which no copy is made
+            return probs.max(axis=-1, initial=0.0), probs.argmax(axis=-1) == self.labels
         predicted = ops.cast(ops.argmax(probs, axis=-1), "int32")
         return largest(probs, 0.0), ops.equal(predicted, self.labels)
 
@@ -111,6 +114,10 @@ def from_arrays(
     `names` are what the caller calls these arguments, in their order; the rest keep theirs.
     """
     options = {"from_logits": from_logits, "multi_label": multi_label, "names": names}
+    if _step(y_true, y_pred, sample_weight):
+        shape = np.shape(y_pred)
+        entries = math.prod(shape if multi_label or len(shape) == 1 else shape[:-1])
+        return _joined(in_blocks(y_true, y_pred, sample_weight, **options), entries)
     examples = _checked(y_true, y_pred, sample_weight, **options)
     if not np.any(examples.weight):
         raise _no_weight(Names(*names))
@@ -125,13 +132,12 @@ def in_blocks(
     What adds up over examples is the same, but for the order of sums.
     """
     options = {"from_logits": from_logits, "multi_label": multi_label, "names": names}
-    arrays = [_plain(y_true), _plain(y_pred)]
-    arrays.append(None if sample_weight is None else _plain(sample_weight))
-    rows = _rows_of(arrays)
-    step = max(1, BLOCK * rows // max(1, arrays[1].size)) if rows else 1
-    if rows <= step:
+    step = _step(y_true, y_pred, sample_weight)
+    if not step:
         yield from_arrays(y_true, y_pred, sample_weight, **options)
         return
+    arrays = [None if each is None else _plain(each) for each in (y_true, y_pred, sample_weight)]
+    rows = len(arrays[1])
     has_weight = False
     for start in range(0, rows, step):
         parts = (None if each is None else each[start : start + step] for each in arrays)
@@ -140,6 +146,29 @@ def in_blocks(
         yield examples
     if not has_weight:
         raise _no_weight(Names(*names))
+
+
+def _step(y_true, y_pred, sample_weight):
+    """How many rows are a block, or 0 where all of them are one."""
+    arrays = [_plain(y_true), _plain(y_pred)]
+    arrays += [] if sample_weight is None else [_plain(sample_weight)]
+    rows = _rows_of(arrays)
+    step = max(1, BLOCK * rows // max(1, arrays[1].size))
+    return step if step < rows else 0
+
+
+def _joined(blocks, entries):
+    """One `Examples` of all blocks, of arrays of so many entries: there is one copy of each."""
+    names, whole, filled = ("scores", "labels", "weight"), None, 0
+    for examples in blocks:
+        parts = [np.asarray(getattr(examples, name)) for name in names]
+        if whole is None:
+            whole = [np.empty((entries, *part.shape[1:]), part.dtype) for part in parts]
+        end = filled + len(parts[1])
+        for array, part in zip(whole, parts, strict=True):
+            array[filled:end] = part
+        filled = end
+    return examples._replace(**dict(zip(names, whole, strict=True)))
 
 
 def summed(measure, y_true, y_pred, sample_weight=None, **options):
@@ -178,7 +207,8 @@ def _checked(
     check_flags(from_logits=from_logits, multi_label=multi_label)
     names = Names(*names)
     y_true = numbered(y_true, None, names.y_true)  # an error that says what to pass
-    y_true, y_pred = to_float64(names.y_true, y_true), to_float64(names.y_pred, y_pred)
+    y_true = to_float64(names.y_true, y_true, copy=False)
+    y_pred = to_float64(names.y_pred, y_pred, copy=False)
     weights = [] if sample_weight is None else [to_float64(names.sample_weight, sample_weight)]
     if y_pred.size == 0:
         raise ValueError(

@@ -136,7 +136,8 @@ def labelled_predictions(
     check_flags(from_logits=from_logits, multi_label=multi_label)
     names = (*names, *("probs", "labels", "sample_weight")[len(names) :])
     names = Names(names[1], names[0], names[2])
-    probs, labels = to_float64(names.y_pred, probs), to_float64(names.y_true, labels)
+    probs = to_float64(names.y_pred, probs, copy=False)
+    labels = to_float64(names.y_true, labels, copy=False)
     stack = None
     if probs.size and is_stack(probs.shape, labels.shape, multi_label):
         binary = is_binary(probs.shape, multi_label)

@@ -104,7 +104,7 @@ def _given(source, data, output, batch_size, from_logits, rule):
         probs, labels = _arrays(source, data)
         said = False
     from_logits = _is_logits(from_logits, rule, said)
-    probs, labels = to_float64("probs", probs), to_float64("labels", labels)
+    probs, labels = to_float64("probs", probs, False), to_float64("labels", labels, False)
     usable = _usable(probs, len(labels), from_logits)
     if rule is not None:  # it computes in float32, where large logits are infinite
         usable &= ~np.isnan(rule.score_of(probs))
@@ -113,8 +113,9 @@ def _given(source, data, output, batch_size, from_logits, rule):
             "Argument `probs` must hold a prediction without NaN or infinity. "
             f"Received: none among {len(usable)}"
         )
-    rows = probs[:, usable] if probs.ndim == 3 else probs[usable]
-    labelled = labelled_predictions(rows, labels[usable], from_logits=from_logits)
+    chosen = slice(None) if usable.all() else usable  # no copy of what is usable altogether
+    rows = probs[:, chosen] if probs.ndim == 3 else probs[chosen]
+    labelled = labelled_predictions(rows, labels[chosen], from_logits=from_logits)
     if labelled.shape != (len(labelled.error),):
         raise ValueError(
             "Argument `labels` must hold one class for each example. "

@@ -127,7 +127,7 @@ class Calibration(Fitted):
         total, calibrated, raw = 0, [], []
         for start in range(0, count, size):
             part = probs[:, start : start + size] if axis else probs[start : start + size]
-            values = ops.convert_to_tensor(to_float64("probs", part), "float32")
+            values = ops.convert_to_tensor(to_float64("probs", part, copy=False), "float32")
             kept = used[start * entries : (start + size) * entries]
             found = ops.convert_to_numpy(self.probabilities(values)).reshape(len(kept), -1)[kept]
             own = labels[seen : seen + len(found)]

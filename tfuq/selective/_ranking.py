@@ -26,7 +26,9 @@ def rank(probs, labels, score, loss, sample_weight, from_logits, multi_label):
     labelled = labelled_predictions(probs, labels, sample_weight, **flags)
     used = labelled.weight > 0
     weight, loss = labelled.weight[used], _read_loss(loss, labelled)[used]
-    level, threshold = labelled.doubt(score).levels(used)
+    doubt = labelled.doubt(score)
+    del labelled  # as large as the predictions
+    level, threshold = doubt.levels(used)
     table = np.asarray(loss_table(level, len(threshold), weight, loss))
     return Ranked(loss, weight, threshold, level, table)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 STEP = 1e-4  # of probabilities: graphs and arrays round the last bits differently
 FINE = 2.0**-20  # of single rows, of which more must be told apart; one in ten is not known again
+FEW = 2**15  # numbers that are hashed at a time
 MOST = 10_000  # hashes that are remembered
 KEPT = 512  # rows of each calibration that are remembered, those of the smallest hashes
 MOST_SKETCHES = 256  # calibrations whose rows are remembered one by one
@@ -40,24 +41,43 @@ def text_of_sum(count, total):
 
 def labelled_hashes(probs, labels, step=FINE):
     """A hash for each row, uint64 `(rows,)`, of its label and its probabilities in steps."""
-    rows = np.asarray(probs, "float64").reshape(-1, np.shape(probs)[-1])
+    rows = np.asarray(probs).reshape(-1, np.shape(probs)[-1])
     rows = rows[:, 1:] if rows.shape[1] == 2 else rows
-    labels = np.asarray(labels).ravel().astype("int64").astype("uint64")
+    labels = np.asarray(labels).ravel()
+    return _in_parts(lambda some, of: _labelled(some, of, step), rows, labels)
+
+
+def _labelled(rows, labels, step):
+    columns = np.ascontiguousarray(rows.T, "float64")
     with np.errstate(invalid="ignore"):
-        columns = np.nan_to_num(np.round(rows / step)).astype("int64").astype("uint64")
-    return _hashes(labels, columns)
+        columns = np.nan_to_num(np.round(columns / step)).astype("int64").view("uint64")
+    return _hashes(labels.astype("int64").astype("uint64"), columns)
 
 
 def raw_hashes(values):
     """A hash for each entry of the first axis, uint64 `(n,)`, of all of its bits."""
-    values = np.ascontiguousarray(values, "float64")
-    rows = values.reshape(len(values), math.prod(values.shape[1:]))  # of none, too
-    return _hashes(np.zeros(len(rows), "uint64"), rows.view("uint64"))
+    values = np.asarray(values)
+    return _in_parts(_raw, values.reshape(len(values), math.prod(values.shape[1:])))
 
 
-def _hashes(found, rows):
+def _raw(rows):
+    columns = np.ascontiguousarray(rows.T, "float64").view("uint64")
+    return _hashes(np.zeros(len(rows), "uint64"), columns)
+
+
+def _in_parts(function, rows, *others):
+    """`function` of some rows at a time, so many that they stay close to the processor."""
+    size = max(1, FEW // max(1, rows.shape[1]))
+    found = np.empty(len(rows), "uint64")
+    for start in range(0, len(rows), size):
+        part = slice(start, start + size)
+        found[part] = function(rows[part], *(each[part] for each in others))
+    return found
+
+
+def _hashes(found, columns):
     with np.errstate(over="ignore"):
-        for column in rows.T:
+        for column in columns:
             found = _mixed((found + column) * _PRIME)
     return found
 

@@ -23,6 +23,7 @@ LOWEST_LOGIT = -1e6  # what -inf, a class that is ruled out, counts as
 TEMPERATURES = (1e-3, 1e3)
 LARGEST_WEIGHT = 1e3  # of vector scaling, for logits of standard deviation 1
 FIRST_ROWS = 2**14  # that a temperature for many is fitted to at first
+FEW = 2**15  # numbers that stay close to the processor
 MOST_STEPS = 8  # of Newton's method from there; three are usual
 SEPARATED = 1e-6  # nats; no larger loss than this means that the parameters grow for ever
 
@@ -66,9 +67,9 @@ class Entries(NamedTuple):
             return self._replace(weight=self.weight / self.weight.sum())
         return self.rows(self.weight > 0)
 
-    def blocks(self):
+    def blocks(self, numbers):
         """Logits `(samples, some entries, classes)`, labels and weights, one after the other."""
-        size = max(1, BLOCK * self.values.shape[1] // self.values.size)
+        size = max(1, numbers * self.values.shape[1] // self.values.size)
         for start in range(0, len(self.labels), size):
             part = slice(start, start + size)
             values, labels, weight = self.values[:, part], self.labels[part], self.weight[part]
@@ -213,13 +214,16 @@ def _bracketed_temperature(data):
 def _derivatives(data, b):
     """The first two in b of -sum_i w_i log softmax(b z_i)(y_i), for one sample, in blocks."""
     first = second = 0.0
-    for (logits,), labels, weight in data.blocks():
-        z = logits - logits.max(axis=-1, keepdims=True)
+    for (logits,), labels, weight in data.blocks(FEW):
+        z = np.ascontiguousarray(logits.T)  # sums over classes are of whole rows then
+        z -= z.max(axis=0)
         likely = np.exp(b * z)
-        total = likely.sum(axis=-1)
-        mean = np.einsum("nc,nc->n", likely, z) / total
-        square = np.einsum("nc,nc,nc->n", likely, z, z) / total
-        first += weight @ (mean - z[np.arange(len(labels)), labels])
+        total = likely.sum(axis=0)
+        likely *= z
+        mean = likely.sum(axis=0) / total
+        likely *= z
+        square = likely.sum(axis=0) / total
+        first += weight @ (mean - z[labels, np.arange(len(labels))])
         second += weight @ (square - mean**2)
     return first, second
 
