@@ -8,7 +8,8 @@ The smallest member of each family of `keras.applications`, without trained weig
 smallest images that it takes, a small vision transformer, a U-Net and a subclassed model. Each
 network has a process and a file of results beside this script, so that a run that was ended goes on
 where it was. A cell is "works" if what was asked for was done and agrees with the network itself;
-"refused" if a `ValueError` said why not; "fails" if anything else happened, which is a fault.
+"refused" if a `ValueError` said why not; "fails" if anything else happened, which is a fault; "not
+run" if it was not tried.
 """
 
 import argparse
@@ -30,6 +31,7 @@ DETECTORS = (
 )
 FORMATS = {"export": "", "export_litert": ".tflite", "export_onnx": ".onnx"}
 CLASSES, EXAMPLES = 3, 24
+NOT_RUN, ENDED = "not run", "fails: the process ended"
 FAMILIES = {  # of keras.applications: class, side, options
     "convnext": ("ConvNeXtTiny", 32, {}),
     "densenet": ("DenseNet121", 32, {}),
@@ -90,9 +92,11 @@ def small_unet(side=16, width=4):
     return Model(x, y, name="unet")
 
 
-def small_subclassed():
-    """A model whose `call` is Python, as people write them."""
+def small_subclassed(dropout="Dropout"):
+    """A model whose `call` is Python, as people write them; with `MCDropout` what they are told."""
     import keras
+
+    from tfuq.layers import MCDropout
 
     @keras.saving.register_keras_serializable(package="compatibility")
     class Subclassed(keras.Model):
@@ -100,7 +104,7 @@ def small_subclassed():
             super().__init__(**options)
             self.conv = keras.layers.Conv2D(8, 3, activation="relu")
             self.pool = keras.layers.GlobalAveragePooling2D()
-            self.drop = keras.layers.Dropout(0.2)
+            self.drop = MCDropout(0.2) if dropout == "MCDropout" else keras.layers.Dropout(0.2)
             self.top = keras.layers.Dense(CLASSES, activation="softmax")
 
         def call(self, x, training=False):
@@ -182,17 +186,21 @@ class Trial:
         self.agree(copy(self.x[:4]), self.expected[:4])
         self.random = copy if self.random is None else self.random
 
+    def written_anew(self):
+        """Of the network that no function converts, the one that its owner writes."""
+        self.random = small_subclassed("MCDropout")
+        self.random.set_weights(self.model.get_weights())
+        self.agree(self.random(self.x[:4]), self.expected[:4])
+
     def detector(self, name):
         import numpy as np
 
         from tfuq import ood
 
-        model = self.model
-        if name == "MutualInformation":
-            if self.random is None:
-                raise ValueError("Argument `model` must have random layers. Received: none")
-            model = self.random
-        options = {"MutualInformation": {"num_samples": 2}, "KNN": {"k": 5}}
+        if name == "MutualInformation" and self.random is None:
+            self.written_anew()
+        model = self.random if name == "MutualInformation" else self.model
+        options = {"MutualInformation": {"num_samples": 2}, "KNN": {"k": 5}, "ViM": {"dim": 2}}
         detector = getattr(ood, name)(**options.get(name, {}))
         scores = detector.fit(model, self.x, self.y).score(self.x[:4])
         assert np.isfinite(scores).all() and len(scores) == 4, f"scores {scores}"
@@ -263,7 +271,7 @@ def tried(trial, cell):
 def short(text):
     """What an error asks for, without what it has received."""
     line = " ".join(text.split(" Received: ")[0].split())
-    return line if len(line) <= 200 else f"{line[:200]}..."
+    return line if len(line) <= 400 else f"{line[:400]}..."
 
 
 # --- Runs and the page ------------------------------------------------------------------------
@@ -273,8 +281,8 @@ def run(name, again=(), cells=None):
     """Tries the cells that have no result yet, and writes each result at once."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
-    wanted = [cell for cell in cells or CELLS if cell not in found or cell in again]
+    found = results(name)
+    wanted = [cell for cell in cells or CELLS if found.get(cell, ENDED) == ENDED or cell in again]
     if not wanted:
         return
     trial = Trial(name)
@@ -283,27 +291,37 @@ def run(name, again=(), cells=None):
         tried(trial, "variational")
     for cell in wanted:
         start = time.perf_counter()
-        found[cell] = tried(trial, cell)
-        path.write_text(json.dumps(found, indent=1) + "\n")
+        note(path, found, cell, ENDED)
+        note(path, found, cell, tried(trial, cell))
         print(f"{name} {cell}: {found[cell]} ({time.perf_counter() - start:.0f} s)", flush=True)
+
+
+def note(path, found, cell, said):
+    found[cell] = said
+    path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def results(name):
+    """`{cell: what it says}` of a network, empty if it has not been run."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def page():
     """The text of the page, from all results."""
-    names = [name for name in CHEAPEST_FIRST if (RESULTS / f"{name}.json").exists()]
-    found = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in names}
+    found = {name: results(name) for name in CHEAPEST_FIRST}
     reasons, rows = [], []
     for cell in CELLS:
         marks = []
-        for name in names:
-            said = found[name].get(cell, "not tried")
-            if said not in ("works", "not tried"):
+        for name in CHEAPEST_FIRST:
+            said = found[name].get(cell, NOT_RUN)
+            if said not in ("works", NOT_RUN):
                 if said not in reasons:
                     reasons.append(said)
                 said = f"{said.split(':')[0]} ({reasons.index(said) + 1})"
             marks.append(said)
         rows.append(f"| `{cell}` | " + " | ".join(marks) + " |")
-    head = "| | " + " | ".join(names) + " |\n|" + " --- |" * (len(names) + 1)
+    head = "| | " + " | ".join(CHEAPEST_FIRST) + " |\n|" + " --- |" * (len(CHEAPEST_FIRST) + 1)
     notes = "\n".join(f"{i}. {reason}" for i, reason in enumerate(reasons, 1))
     kinds = ", ".join(f"`{kind}` ({side} pixels)" for kind, side, _ in FAMILIES.values())
     return f"""# Which part works with which network
@@ -312,7 +330,9 @@ Written by `python benchmarks/compatibility.py --table`. The smallest member of 
 `keras.applications`, with `weights=None`, and the smallest images that it takes: {kinds}; a small
 vision transformer, a U-Net with a soft-max for each pixel, and a subclassed model. "works": it was
 done, and what came out is what the network itself says, to 1e-4. "refused": a `ValueError` says
-why.
+why. "not run": there was no time for it yet, `python benchmarks/compatibility.py` goes on there.
+`MutualInformation` is that of a converted copy, and `saved` saves it; the subclassed model,
+which nothing can convert, is written with `MCDropout` for that.
 
 {head}
 {chr(10).join(rows)}
