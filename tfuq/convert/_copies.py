@@ -135,7 +135,8 @@ def _check_same_shapes(layer, old, new):
         raise ValueError(
             "Argument `model` must hold layers that their configurations make again, which those "
             "around layers that were quantized one by one (attention's projections) do not. "
-            f"Received: {shown(layer.path)} with weights of shapes {shapes[0]}, made again {shapes[1]}"
+            f"Received: {shown(layer.path)} with weights of shapes {shapes[0]}, made again "
+            f"{shapes[1]}"
         )
 
 
