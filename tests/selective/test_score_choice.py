@@ -1,9 +1,10 @@
 """Choice of a score: areas against `augrc`, intervals that cover, and the p-norm of logits."""
 
+import keras
 import numpy as np
 import pytest
 
-from tfuq.selective import augrc, best_score, pnorm_score
+from tfuq.selective import RejectionRule, augrc, best_score, pnorm_score, risk_coverage_curve
 
 RNG = np.random.default_rng(0)
 PROBS = RNG.dirichlet(np.ones(4), size=400)
@@ -71,3 +72,52 @@ def test_pnorm_by_hand_and_in_any_unit():
 def test_bad_input(argument, call):
     with pytest.raises(ValueError, match=rf"`{argument}`.* must .*Received: "):
         call()
+
+
+def test_pnorm_is_a_score_of_rules():
+    """Log-probabilities are logits but for a number added to all, which changes nothing."""
+    rng = np.random.default_rng(3)
+    logits = rng.normal(size=(800, 5), scale=rng.uniform(0.5, 6, size=(800, 1)))
+    y = np.where(rng.random(800) < 0.1, rng.integers(5, size=800), logits.argmax(-1))
+    rule = RejectionRule.fit(logits, y, from_logits=True, score="pnorm", target_risk=0.15)
+    expected = pnorm_score(logits, 2)
+    np.testing.assert_allclose(rule.score_of(logits), expected, atol=1e-5)
+    np.testing.assert_array_equal(rule.accept(logits), rule.score_of(logits) <= rule.threshold)
+    assert rule.accept(logits).mean() > 0.1 and not rule.grows_with_trust
+    assert RejectionRule.from_json(rule.to_json()) == rule
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Activation("linear")])
+    found = rule.append_to(model).predict(logits, verbose=0)
+    np.testing.assert_allclose(found["score"], expected, atol=1e-5)
+    np.testing.assert_array_equal(found["accept"], rule.accept(logits))
+    of_curve = risk_coverage_curve(logits, y, score="pnorm", from_logits=True)
+    assert len(of_curve.threshold) > 700
+
+
+def test_pnorm_of_two_classes_is_refused():
+    with pytest.raises(ValueError, match="'pnorm' needs three classes or more"):
+        RejectionRule.fit(
+            PROBS[:, :2] / PROBS[:, :2].sum(-1, keepdims=True),
+            Y > 0,
+            score="pnorm",
+            target_risk=0.3,
+        )
+    with pytest.raises(ValueError, match="'pnorm' needs three classes or more"):
+        RejectionRule("pnorm", -0.5, multi_label=True).accept(PROBS)
+
+
+def test_pnorm_of_what_is_certain_or_unknown():
+    rule = RejectionRule("pnorm", 0.0)
+    certain, uniform, unknown = np.eye(3)[0], np.full(3, 1 / 3), np.full(3, np.nan)
+    score = rule.score_of(np.stack([certain, uniform]))
+    assert score[0] == pytest.approx(-np.sqrt(2 / 3), abs=1e-6) and score[1] == 0
+    assert np.isnan(rule.score_of(np.stack([unknown, certain]))[0])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_label_smoothing_is_warned_of(smoothing, recwarn):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Softmax()])
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=smoothing)
+    model.compile(loss=loss)
+    RejectionRule.fit_model(model, (np.log(PROBS), np.eye(4)[Y]), target_coverage=0.5)
+    told = [str(each.message) for each in recwarn if "label_smoothing=0.2" in str(each.message)]
+    assert len(told) == (smoothing > 0)

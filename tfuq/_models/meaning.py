@@ -5,6 +5,7 @@ loss. Never from values, so that one model gives one answer whatever it is shown
 """
 
 import contextlib
+import functools
 from typing import NamedTuple
 
 import keras
@@ -340,9 +341,7 @@ def said_when_called(model, output, batch):
 
 def said_by_loss(model, output=None):
     """`Meaning` that the compiled loss of an output declares."""
-    loss = getattr(model, "loss", None)
-    if isinstance(loss, (dict, list, tuple)):
-        loss = _chosen(loss, output)
+    loss = _compiled_loss(model, output)
     if loss is None:
         return NOTHING
     if isinstance(loss, str):
@@ -356,6 +355,20 @@ def said_by_loss(model, output=None):
         return Meaning(says=says, family=loss.family)
     independent = True if name in _INDEPENDENT else False if name in _EXCLUSIVE else None
     return Meaning(_takes_logits(loss, independent is not None), independent, says)
+
+
+def smoothing_of_loss(model, output=None):
+    """The label smoothing of the compiled loss of an output; 0 if there is none or it is hidden."""
+    loss = _compiled_loss(model, output)
+    said = getattr(loss, "label_smoothing", None)
+    if said is None and isinstance(loss, functools.partial):
+        said = loss.keywords.get("label_smoothing")
+    return float(said) if isinstance(said, (int, float)) else 0.0
+
+
+def _compiled_loss(model, output):
+    loss = getattr(model, "loss", None)
+    return _chosen(loss, output) if isinstance(loss, (dict, list, tuple)) else loss
 
 
 def _chosen(losses, output):

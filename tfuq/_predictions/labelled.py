@@ -17,7 +17,7 @@ from tfuq._predictions.probabilities import (
     is_binary,
     probabilities,
 )
-from tfuq._predictions.scores import CONFIDENCES, OF_STACKS, score_name, score_of
+from tfuq._predictions.scores import CONFIDENCES, OF_STACKS, RANKINGS, score_name, score_of
 
 
 class Doubt(NamedTuple):
@@ -66,7 +66,7 @@ class LabelledPredictions(NamedTuple):
         if not isinstance(score, str):
             values = self.spread("score", score)
             return Doubt(values, values, 1)
-        score = score_name(score)
+        score = score_name(score, RANKINGS)
         if score in OF_STACKS and self.stack is None:
             raise ValueError(
                 "Argument `probs` must be a stack (samples, n, ..., classes) for "

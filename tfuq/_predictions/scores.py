@@ -13,6 +13,8 @@ from tfuq._predictions.probabilities import both_classes, entropy, probabilities
 CONFIDENCES = ("confidence", "margin")  # these grow with trust, all others with uncertainty
 OF_STACKS = ("expected_entropy", "mutual_information", "variation_ratio")
 SCORES = (*CONFIDENCES, "predictive_entropy", *OF_STACKS)
+RANKINGS = (*SCORES, "pnorm")  # which order examples; the last has no scale of its own
+LEAST = 2.0**-126  # below which float32 has no probability of full precision
 GIVEN = "given"  # a score that came beside the predictions; it grows with uncertainty
 _OLD_WORDS = {"entropy": "predictive_entropy", "max_probability": "confidence"}
 
@@ -42,6 +44,23 @@ def margin(probs):
     return top[..., 0] - top[..., 1]
 
 
+def pnorm(logits, p=2):
+    """Less the largest of centred logits over their p-norm (Cattelan and Silva 2023).
+
+    A number added to all logits of an example changes nothing: log-probabilities are logits, too.
+    """
+    if logits.shape[-1] < 3:
+        raise ValueError(
+            "The score 'pnorm' needs three classes or more: of two it is the same for all. "
+            f"Received: {logits.shape[-1]} classes"
+        )
+    centred = logits - ops.mean(logits, axis=-1, keepdims=True)
+    most = ops.max(ops.abs(centred), axis=-1, keepdims=True)
+    scaled = ops.divide_no_nan(centred, most)
+    norm = ops.sum(ops.abs(scaled) ** p, axis=-1) ** (1 / p)
+    return -ops.divide_no_nan(ops.max(scaled, axis=-1), norm)
+
+
 def variation_ratio(stack):
     """Share of the samples that do not vote with the most of them."""
     votes = ops.one_hot(ops.argmax(stack, axis=-1), stack.shape[-1], dtype=stack.dtype)
@@ -57,6 +76,7 @@ _FORMULAS = {  # of the samples and of their mean
     "confidence": lambda stack, mean: largest(mean, 0.0),
     "margin": lambda stack, mean: margin(mean),
     "predictive_entropy": lambda stack, mean: entropy(mean),
+    "pnorm": lambda stack, mean: pnorm(ops.log(ops.maximum(mean, LEAST))),
     "expected_entropy": lambda stack, mean: ops.mean(entropy(stack), axis=0),
     "mutual_information": mutual_information,
     "variation_ratio": lambda stack, mean: variation_ratio(stack),

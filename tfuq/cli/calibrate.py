@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from tfuq._predictions.scores import SCORES, new_word
+from tfuq._predictions.scores import RANKINGS, new_word
 from tfuq.cli._inputs import (
     CALIBRATIONS,
     DATA_HELP,
@@ -62,9 +62,9 @@ def add_arguments(parser):
     rule.add_argument(
         "--score",
         type=new_word,
-        choices=(*SCORES, *OF_NUMBERS),
+        choices=(*RANKINGS, *OF_NUMBERS),
         metavar="SCORE",
-        help=f"{', '.join(SCORES)}; of a regression {', '.join(OF_NUMBERS)}",
+        help=f"{', '.join(RANKINGS)}; of a regression {', '.join(OF_NUMBERS)}",
     )
     rule.add_argument(
         "--tolerance", type=float, metavar="T", help="how far off a number is wrong, in its unit"
@@ -145,7 +145,7 @@ def fit_numbers(arguments, found, targets):
     given = {name: getattr(arguments, name) for name in ("calibration", "calibrate")}
     given["alpha" if targets else "tolerance"] = arguments.alpha if targets else arguments.tolerance
     given["method"] = arguments.method if targets or arguments.method in CALIBRATIONS else None
-    given["score"] = arguments.score if arguments.score in SCORES or not targets else None
+    given["score"] = arguments.score if arguments.score in RANKINGS or not targets else None
     for name, value in given.items():
         if value is not None:
             kind = "a rule for numbers" if targets else "intervals of numbers"

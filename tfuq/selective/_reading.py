@@ -1,10 +1,13 @@
 """Reading of predictions by what was fitted to others: their kind, their mean, their score."""
 
+import warnings
+
 import numpy as np
 from keras import ops
 
 from tfuq._arguments import shown
-from tfuq._predictions.scores import GIVEN, OF_STACKS, score_of
+from tfuq._models.meaning import smoothing_of_loss
+from tfuq._predictions.scores import GIVEN, OF_STACKS, RANKINGS, score_name, score_of
 from tfuq._predictions.stacks import (
     Kind,
     is_stack_shape,
@@ -43,6 +46,38 @@ def mean_of(fitted, probs, stacked=None):
     They are calibrated if what was `fitted` has a calibration.
     """
     return ops.convert_to_numpy(ops.mean(_stack(fitted, probs, stacked), axis=0))
+
+
+def warn_of_smoothing(model, output):
+    """Warns of a loss under which the largest probability tells errors apart less well."""
+    smoothing = smoothing_of_loss(model, output)
+    if smoothing > 0:
+        warnings.warn(
+            f"The model was compiled with label_smoothing={smoothing:g}. Label smoothing makes "
+            "errors harder to tell by their probability (Xia et al. 2025), so that a rule accepts "
+            "less: train without, or compare scores with `best_score`; score='pnorm' mends part.",
+            stacklevel=3,
+        )
+
+
+def rule_score(score):
+    """The word for the argument `score` of a rule."""
+    is_given = isinstance(score, str) and score == GIVEN
+    return GIVEN if is_given else score_name(score, RANKINGS)
+
+
+def check_for_models(rule):
+    """Raises ValueError for a rule that asks for what a model does not know."""
+    if rule.by == "group":
+        raise ValueError(
+            "A rule with a threshold for each group cannot be part of a model, which does not "
+            "know the groups. Received: by='group'"
+        )
+    if rule.score == GIVEN:
+        raise ValueError(
+            "A rule of scores from beside the predictions cannot be part of a model, which "
+            "does not know them. Received: score='given'"
+        )
 
 
 def name_and_given(score, default):

@@ -93,10 +93,11 @@ def risk_coverage_curve(
             is the prediction. The number of axes of `labels` tells which.
         labels: Labels, sparse `(n, ...)` or one-hot; 0 or 1 if binary or multi-label.
         score: What ranks the predictions: `"confidence"` (the largest probability), `"margin"` (how
-            far it is ahead of the next) or `"predictive_entropy"`; of a stack also
-            `"expected_entropy"`, `"mutual_information"` or `"variation_ratio"`. They are compared
-            in float32. Or an array that **grows with uncertainty** (of confidences, the negative),
-            with one or more leading axes of the labels.
+            far it is ahead of the next), `"predictive_entropy"` or `"pnorm"` (`pnorm_score` of
+            p = 2); of a stack also `"expected_entropy"`, `"mutual_information"` or
+            `"variation_ratio"`. They are compared in float32. Or an array that **grows with
+            uncertainty** (of confidences, the negative), with one or more leading axes of the
+            labels.
         loss: What accepting a prediction costs; None for 1 if the class of the largest probability
             is wrong and 0 if it is right. An array like that of scores, or a function `loss(probs,
             labels)` of flat probabilities `(n, classes)` and labels `(n,)` that returns `(n,)`,

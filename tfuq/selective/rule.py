@@ -9,13 +9,23 @@ from tfuq._models.numbers import declared_family
 from tfuq._models.predicting import predicted
 from tfuq._predictions.class_names import agreed_names, checked_names, numbered
 from tfuq._predictions.numbers import RegressionUncertainty
-from tfuq._predictions.scores import CONFIDENCES, GIVEN, OF_STACKS, score_name, score_of
+from tfuq._predictions.scores import CONFIDENCES, OF_STACKS, score_of
 from tfuq._predictions.stacks import is_stack_shape, is_stacked
 from tfuq.layers import PostProcessing
 from tfuq.predictive import declared
 from tfuq.selective._guarantees import METHODS
 from tfuq.selective._own_rows import check_own_rows, checked_calibration, split_rows
-from tfuq.selective._reading import array_of, flags_of, graph_stack, kind_of, name_and_given, scored
+from tfuq.selective._reading import (
+    array_of,
+    check_for_models,
+    flags_of,
+    graph_stack,
+    kind_of,
+    name_and_given,
+    rule_score,
+    scored,
+    warn_of_smoothing,
+)
 from tfuq.selective._rule_evaluation import Evaluation, description, evaluation_of
 from tfuq.selective._rule_fitting import (
     Goal,
@@ -51,8 +61,8 @@ class RejectionRule(Watched, Fitted):
         score: `"confidence"`, the largest probability; `"margin"`, its distance from the second;
             `"predictive_entropy"`, that of the mean prediction in nats (once `"entropy"`, which is
             still taken); of stacks of predictions alone, `"expected_entropy"`,
-            `"mutual_information"` in nats and `"variation_ratio"`; `"given"`, which comes beside
-            the predictions and grows with uncertainty.
+            `"mutual_information"` in nats and `"variation_ratio"`; of three classes or more
+            `"pnorm"` (`pnorm_score` of p = 2); `"given"`, which comes beside the predictions.
         threshold: Accepted is a confidence or margin of at least this, an uncertainty of at most
             this, compared in float32. With `by`, one for each of `keys`.
         by: None for one threshold; `"class"` for one for each predicted class; `"group"` for one
@@ -96,8 +106,7 @@ class RejectionRule(Watched, Fitted):
         check_choice("by", by, (None, "class", "group"))
         check_integer("rank", rank, 1)
         check_flags(from_logits=from_logits, multi_label=multi_label)
-        is_given = isinstance(score, str) and score == GIVEN
-        self.score = GIVEN if is_given else score_name(score)
+        self.score = rule_score(score)
         self.by = by
         self.threshold, self.keys = checked_thresholds(threshold, by, keys)
         self.rank = rank
@@ -311,6 +320,7 @@ class RejectionRule(Watched, Fitted):
             return cls.fit(*labelled_numbers(model, data, output, batch_size, verbose), **options)
         known = {"`class_names`": options.get("class_names"), "model": declared(model).class_names}
         options["class_names"] = agreed_names(known)
+        warn_of_smoothing(model, output)
         found = predicted(model, data, output, batch_size, verbose, given=options)
         return cls.fit(found.probs, found.labels, **{**found.flags(), **options})
 
@@ -392,16 +402,7 @@ class RejectionRule(Watched, Fitted):
 
         Probabilities are means over the samples of a stack, in the form of the predictions.
         """
-        if self.by == "group":
-            raise ValueError(
-                "A rule with a threshold for each group cannot be part of a model, which does not "
-                "know the groups. Received: by='group'"
-            )
-        if self.score == GIVEN:
-            raise ValueError(
-                "A rule of scores from beside the predictions cannot be part of a model, which "
-                "does not know them. Received: score='given'"
-            )
+        check_for_models(self)
         predictions, kind = ops.cast(predictions, "float32"), kind_of(self, self.fitted_to)
         is_stack = is_stack_shape(predictions.shape, kind)
         if self.score in OF_STACKS and not is_stack:

@@ -3,9 +3,11 @@
 from typing import NamedTuple
 
 import numpy as np
+from keras import ops
 
 from tfuq._arguments import check_fraction, check_integer, shown, to_float64
 from tfuq._predictions.labelled import labelled_predictions
+from tfuq._predictions.scores import pnorm
 
 __all__ = ["ScoreComparison", "ScoreRow", "best_score", "pnorm_score"]
 
@@ -15,7 +17,16 @@ _AT_ONCE = 2**22  # resampled weights
 
 
 class ScoreRow(NamedTuple):
-    """How well a score ranks errors, and how far behind the best it is."""
+    """How well a score ranks errors, and how far behind the best it is.
+
+    Example:
+
+    >>> from tfuq.selective import best_score
+    >>> probs, labels = [[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.55, 0.45]], [0, 1, 1, 0]
+    >>> row = best_score(probs, labels, resamples=50).rows[0]
+    >>> row.lower <= row.augrc <= row.upper, row.behind
+    (True, 0.0)
+    """
 
     name: str
     augrc: float
@@ -36,7 +47,16 @@ class ScoreRow(NamedTuple):
 
 
 class ScoreComparison(NamedTuple):
-    """Scores in the order of how well they rank errors."""
+    """Scores in the order of how well they rank errors.
+
+    Example:
+
+    >>> from tfuq.selective import best_score
+    >>> probs, labels = [[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.55, 0.45]], [0, 1, 1, 0]
+    >>> found = best_score(probs, labels, resamples=50)
+    >>> found.best == found.rows[0].name
+    True
+    """
 
     best: str
     rows: tuple
@@ -173,7 +193,7 @@ def pnorm_score(logits, p=2):
 
     Formula: -max_c z_c / (sum_c |z_c|^p)^(1 / p), z the logits less their mean (Cattelan and Silva
     2023, MaxLogit-pNorm; they choose p of 0 to 10 on validation rows: `best_score` does). To be
-    given to a `RejectionRule` as its `score`.
+    given to a `RejectionRule` as its `score`; that of p = 2 has the name `"pnorm"` there.
 
     Args:
         logits: `(n, classes)`, three classes or more: of two it is the same for all.
@@ -204,10 +224,8 @@ def pnorm_score(logits, p=2):
     is_number = isinstance(p, (int, float, np.integer, np.floating)) and not isinstance(p, bool)
     if not is_number or not 0 < p < np.inf:
         raise ValueError(f"Argument `p` must be a number above 0. Received: p={shown(p)}")
-    with np.errstate(invalid="ignore", divide="ignore"):
-        centred = values - values.mean(axis=1, keepdims=True)
-        largest = np.max(np.abs(centred), axis=1, keepdims=True)
-        scaled = centred / np.where(largest == 0, 1.0, largest)
-        norm = np.sum(np.abs(scaled) ** p, axis=1) ** (1 / p)
-        found = -scaled.max(axis=1) / np.where(norm == 0, 1.0, norm)
-    return np.where(np.isfinite(values).all(axis=1), found, np.nan)
+    finite = np.isfinite(values).all(axis=1)
+    found = ops.convert_to_numpy(
+        pnorm(ops.convert_to_tensor(np.where(finite[:, None], values, 0)), p)
+    )
+    return np.where(finite, found, np.nan)
