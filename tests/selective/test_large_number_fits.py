@@ -32,10 +32,11 @@ def test_rows_in_blocks_are_those_of_the_whole(loss, options, monkeypatch):
     assert expected.evaluate(found, y, loss=loss) == again.evaluate(found[:], y[:, None], loss=loss)
 
 
+@pytest.mark.slow_cases("1e-06")
 @pytest.mark.parametrize("target", [0.1, 1e-6])
 def test_a_rule_takes_no_more_than_three_times_the_arrays(target, monkeypatch):
     monkeypatch.setattr(_number_reading, "ROWS", 2**12)
-    found, y = numbers(200_000)
+    found, y = numbers(1_000_000)  # beside which what is of one size for all is little
     tracemalloc.start()
     try:
         RejectionRule.fit(found, y, tolerance=1.0, target_risk=target)

@@ -31,30 +31,33 @@ def last_under_curve(accepted, errors, risk, eps):
     steps with a probability of at most `eps`.
     """
     total = int(accepted[-1])
-    if not np.any(stats.binom.cdf(errors, accepted, risk) <= eps):
-        return None  # all of the curve is stricter than that
     if risk * total <= MOST_ERRORS:
-        few = errors <= curve(total, risk, eps)[np.asarray(accepted, int) - 1]
-        levels = np.flatnonzero(few)
+        few = _are_under(first_looks(total, risk, eps), accepted, errors)
+        # All of the curve is stricter than `eps` at every step by itself, which is soon looked at.
+        levels = _are_under(curve(total, risk, eps), accepted, errors) if len(few) else few
     else:
         looked = np.unique(np.linspace(0, len(accepted) - 1, MOST_LEVELS).astype(int))
         levels = looked[_is_rare(accepted[looked], errors[looked], risk, eps, total)]
     return int(levels[-1]) if len(levels) else None
 
 
+def _are_under(looks, accepted, errors):
+    """The levels whose examples are at least as many as their errors ask for."""
+    levels = np.flatnonzero(errors < len(looks))
+    return levels[accepted[levels] >= looks[errors[levels].astype(int)]] if len(levels) else levels
+
+
 @functools.lru_cache(64)
 def curve(total, risk, eps):
-    """The most errors among the first m examples, m = 1 to `total`; -1 for none.
+    """After how many examples, of `total`, c errors are too few: `(most + 1,)` for c = 0, 1, ...
 
-    The largest c(m) with P(Bin(m, risk) <= c(m)) <= a (m / total)^TILT for all m, with the largest
-    a of a bisection for which a flat walk ever meets c with a probability of at most `eps`.
+    The first m with P(Bin(m, risk) <= c) <= a (m / total)^TILT, with the largest a of a bisection
+    for which a flat walk ever meets that with a probability of at most `eps`.
     """
-    places = np.arange(1, total + 1)
-    shape = (places / total) ** TILT
-    low, high, found = 0.0, eps, np.full(total, -1)
+    low, high, found = 0.0, eps, np.zeros(0, int)
     for _ in range(STEPS):
         middle = np.sqrt(low * high) if low else high / 8
-        tried = _quantiles(places, risk, middle * shape)
+        tried = first_looks(total, risk, middle, TILT)
         if meets(tried, risk) <= eps:
             low, found = middle, tried
         else:
@@ -63,21 +66,30 @@ def curve(total, risk, eps):
     return found
 
 
-def _quantiles(places, risk, level):
-    """The largest c with P(Bin(m, risk) <= c) <= level."""
-    guess = stats.binom.ppf(level, places, risk)
-    return np.where(stats.binom.cdf(guess, places, risk) <= level, guess, guess - 1).astype(int)
+def first_looks(total, risk, level, tilt=0.0):
+    """The first m with P(Bin(m, risk) <= c) <= level (m / total)^tilt, of each c that has one.
 
-
-def meets(most, risk):
-    """P(a flat walk has at most `most[m - 1]` errors after m steps, for any m), `most` ascending.
-
-    That can only happen where `most` rises to c, and with c errors: with fewer it happened before.
+    The left side falls with m, the right side does not.
     """
-    looks = np.searchsorted(most, np.arange(most[-1] + 1)) + 1
+    most = int(stats.binom.ppf(level, total, risk))
+    errors = np.arange(most + 1)
+    errors = errors[stats.binom.cdf(errors, total, risk) <= level]
+    low, high = np.zeros(len(errors), int), np.full(len(errors), total)
+    while np.any(high - low > 1):
+        middle = (low + high) // 2
+        enough = stats.binom.cdf(errors, middle, risk) <= level * (middle / total) ** tilt
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    return high
+
+
+def meets(looks, risk):
+    """P(a flat walk has c or fewer errors after `looks[c]` steps, for any c), `looks` ascending.
+
+    That can only happen with c errors: with fewer it happened before.
+    """
     alive, met, before = np.ones(1), 0.0, 0  # `alive[i]`: c + i errors and not met yet
     for c, look in enumerate(looks):
-        step = _steps(int(look) - before, risk)
+        step = _steps(int(look) - before, risk, len(looks))
         alive = np.convolve(alive, step)[: len(looks) - c]
         met, alive, before = met + alive[0], alive[1:], int(look)
         if not len(alive):
@@ -86,8 +98,9 @@ def meets(most, risk):
 
 
 @functools.lru_cache(4096)
-def _steps(count, risk):
-    return stats.binom.pmf(np.arange(count + 1), count, risk)
+def _steps(count, risk, most):
+    """Probabilities of 0, 1, ... errors in `count` steps, no more than can matter."""
+    return stats.binom.pmf(np.arange(min(count, most) + 1), count, risk)
 
 
 def _is_rare(accepted, errors, risk, eps, total):
