@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # Python compiles what is imported; compiling all of TensorFlow takes as long as the download.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 SOURCES := setup.py pyproject.toml
-WORKERS ?= 2
+WORKERS ?= 3  # one more than cores, as tests wait for processes and disks
 
 .PHONY: demo test test-quick test-slow lint format bench-heteroscedastic \
 	bench-import-time bench-label-noise bench-vbll bench-sparse-bayes bench-flops \

@@ -698,6 +698,7 @@ def test_weights_alone(scale, tmp_path):
     assert_close(models[1].get_weights(), models[0].get_weights(), rtol=0)
 
 
+@pytest.mark.slow
 def test_resumes_where_it_was(tmp_path):
     class Interrupt(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):

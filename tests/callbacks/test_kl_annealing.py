@@ -138,6 +138,7 @@ def variational(model):
     return model.layers[0].get_layer("low"), model.layers[-1]
 
 
+@pytest.mark.slow_cases("epoch-4")
 @pytest.mark.slow_after(1)
 @pytest.mark.parametrize("unit, duration", [("epoch", 4), ("step", 14)])
 def test_resumes_where_it_was(unit, duration, tmp_path):

@@ -140,6 +140,7 @@ def test_losses_are_those_of_single_steps(accumulated):
     np.testing.assert_allclose(found.smoothed_losses, smooth(found.losses, 0.9))
 
 
+@pytest.mark.slow
 def test_stops_when_it_diverges():
     found = lr_range_test(linear(**EAGER), (X, Y), 1e-3, 1e6, 60, stop_factor=3.0)
     assert found.diverged and len(found.losses) < 60

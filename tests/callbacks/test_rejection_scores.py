@@ -56,6 +56,7 @@ def test_datasets_and_weights():
     assert np.any(arrays["coverage"] != unweighted["coverage"])
 
 
+@pytest.mark.slow
 def test_labels_and_binary_predictions():
     x, y = data()
     model = bayesian(likelihood="bernoulli")

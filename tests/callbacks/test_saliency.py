@@ -210,6 +210,7 @@ def test_global_selection_ranks_all_kernels():
 # --- With others ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_is_selected_stays():
     made = eager()
     fit(made, SaliencySelection(after_epoch=1), epochs=2)
@@ -332,6 +333,7 @@ def test_a_layer_without_gradients_leaves_all_as_they_were():
     assert not any(layer.is_selected() for layer in made.layers)
 
 
+@pytest.mark.slow
 def test_gradients_that_are_not_finite():
     x, y = data()
     with pytest.raises(ValueError, match=r"NaN or infinity in those of .*low/kernel"):
@@ -354,6 +356,7 @@ class Scores(keras.callbacks.Callback):
         logs["score"] = self.scores[epoch]
 
 
+@pytest.mark.slow_cases("layer-True")
 @pytest.mark.slow_cases("global-False")
 @pytest.mark.slow_product
 @pytest.mark.parametrize("first", [True, False])

@@ -347,6 +347,7 @@ def undisturbed():
     return model
 
 
+@pytest.mark.slow_cases("2-1")
 @pytest.mark.slow_cases("0-*", "1-*")
 @pytest.mark.parametrize("epoch, order", [(0, 1), (1, -1), (2, 1)])
 def test_resumes_where_it_was(epoch, order, tmp_path):
@@ -416,6 +417,7 @@ def weights_by_name(model):
     }
 
 
+@pytest.mark.slow
 def test_next_fit_trains_everything():
     """Also though Keras would keep the training step that it has."""
     model, watch = compiled(), Watch()

@@ -331,6 +331,7 @@ def test_an_empty_folder_keeps_its_number_and_a_missing_one_is_no_shift(here):
     here.refused("evaluate", "m.keras", "images", *few, says="must name the 3 classes")
 
 
+@pytest.mark.slow
 def test_a_rule_carries_the_names_along(here):
     classes = ["zebra", "ape", "bear"]
     write_images(here.path / "images", classes, count=20)
@@ -515,6 +516,7 @@ def test_bad_input_is_one_line(here):
         main([*judge, "nowhere.npz", "--debug"])
 
 
+@pytest.mark.slow
 def test_a_real_process(here, probs):
     command = [sys.executable, "-m", "tfuq", "evaluate", "m.keras", *TEST, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

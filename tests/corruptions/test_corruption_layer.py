@@ -95,6 +95,7 @@ def test_in_a_pipeline():
     assert kinds(np.concatenate(found[2:])) == 1
 
 
+@pytest.mark.slow
 def test_every_corruption_as_a_layer():
     for name in corruptions.names():
         layer = CorruptionLayer(name, 3, value_range=(0, 1))

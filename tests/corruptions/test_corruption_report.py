@@ -310,6 +310,7 @@ def settings():
     return run
 
 
+@pytest.mark.slow
 def test_who_is_trained_and_tested_on_what(settings):
     found, models = settings((X, Y), epochs=3, batch_size=10)
     assert len(models) == 3

@@ -178,6 +178,7 @@ def test_in_a_graph_as_in_eager_mode():
     check_graph([name for name in NAMES if name not in NEED_SIZE], (None, None, None, 3))
 
 
+@pytest.mark.slow
 def test_images_of_unknown_size():
     check_graph(("contrast", "gaussian_blur", "gaussian_noise"), (None, None, None, 3))
     undecided = tf.function(lambda x: corruptions.contrast(x, 3))

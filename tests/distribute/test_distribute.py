@@ -76,6 +76,7 @@ def assert_only_the_chief_writes(folder, found, *more):
     assert len(listed["snapshots"]) == found[1]["snapshots"][0] > 0
 
 
+@pytest.mark.slow
 def test_two_workers_train_as_one_process(tmp_path, counts):
     single, found = run(tmp_path, 2)
     assert_agree(single, found)

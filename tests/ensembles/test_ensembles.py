@@ -208,6 +208,7 @@ def test_a_function_gives_each_member_its_own_data():
     assert not np.allclose(first.get_weights()[0], second.get_weights()[0])
 
 
+@pytest.mark.slow
 def test_through_files_as_in_this_process(capsys):
     """Twice: what the optimizer and the dropout know goes with the model."""
     here, there = made(1), made(1)
@@ -447,6 +448,7 @@ np.testing.assert_allclose(by_name["probabilities"], served[2]["probabilities"],
 """
 
 
+@pytest.mark.slow
 def test_plain_tensorflow_serves_the_export(tmp_path):
     ensemble = made(make=heteroscedastic)
     ensemble.export(tmp_path / "saved_model")

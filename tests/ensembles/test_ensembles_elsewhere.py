@@ -98,6 +98,7 @@ class Inline(concurrent.futures.Executor):
         return future
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [{}, {"executor": Inline()}])
 def test_members_go_on_one_by_one(tmp_path, how):
     """The first has all its epochs, the second two; the last one begins, or is done as well."""

@@ -44,6 +44,7 @@ def test_parts_do_not_overlap_and_the_other_hospital_is_only_judged(script):  # 
     assert len(names) == 10
 
 
+@pytest.mark.slow
 def test_benchmark_counts_splits_that_exceed(script, tmp_path, monkeypatch, capsys):  # noqa: F811
     benchmark = load_script("benchmarks/selective.py")
     rng = np.random.default_rng(0)

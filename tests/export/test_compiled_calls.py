@@ -52,6 +52,7 @@ def test_exported(body, name, tmp_path):
 # --- How exactly ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_tolerance_follows_the_precision(tmp_path):
     """A network of float16 differed from its own export by more than 1e-5, and was refused."""
     layers = [kl.Dense(8, "tanh", dtype="mixed_float16"), kl.Dense(3, "softmax", dtype="float32")]

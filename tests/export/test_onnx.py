@@ -38,6 +38,7 @@ def test_agrees_with_python(kind, tmp_path):
     assert_agrees(case, kind, ONNX(tmp_path / "model.onnx"))
 
 
+@pytest.mark.slow_cases("13")
 @needs_onnx
 @pytest.mark.parametrize("opset", [13, 18])
 def test_file_is_verified(opset, tmp_path):

@@ -195,6 +195,7 @@ def test_student_t_without_its_own_operations(level):
     np.testing.assert_allclose(found, exact, rtol=3e-6)
 
 
+@pytest.mark.slow_cases("normalized")
 @pytest.mark.slow_cases("cqr", "split")
 @pytest.mark.parametrize("method", ["split", "normalized", "cqr"])
 def test_conformal_intervals(method, tmp_path):
@@ -221,6 +222,7 @@ def test_numbers_alone(tmp_path):
     assert set(answers("saved_model", tmp_path / "one", X)) == {"mean"}
 
 
+@pytest.mark.slow
 def test_rounding_is_relative_to_the_unit(tmp_path):
     """A price of millions, and a length in metres that is nanometres, are compared alike."""
     for scale in (1e7, 1e-9):

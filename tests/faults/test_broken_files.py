@@ -48,6 +48,7 @@ def answer(name, path):
         return None
 
 
+@pytest.mark.slow_cases("exported")
 @pytest.mark.slow_cases("litert")
 @pytest.mark.parametrize("name", READ)
 def test_cut_off(name, copied, counts):

@@ -61,6 +61,7 @@ def beside(folder):
     return sorted(str(path) for path in folder.rglob("*") if path.name != FILLER)
 
 
+@pytest.mark.slow_cases("exported")
 @pytest.mark.slow_cases("litert", "rejection.csv")
 @pytest.mark.parametrize("name", OWN)
 def test_full(name, disk, counts):

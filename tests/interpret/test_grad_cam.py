@@ -123,6 +123,7 @@ def test_any_layer(plain):
     assert not any("call" in vars(layer) for layer in model._flatten_layers())
 
 
+@pytest.mark.slow
 def test_probabilities_and_entropy(plain):
     front, head, model, _ = plain
 

@@ -95,6 +95,7 @@ def test_rule_of_the_paper(model, relu):
     assert not np.allclose(plain, wanted[:, 1], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_product():
     model = nested()
     maps = grad_cam(model, IMAGES, [0, 2])

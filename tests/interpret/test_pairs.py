@@ -130,6 +130,7 @@ def test_mean_covariance(by, tmp_path, monkeypatch):
         assert getattr(pair, by) == pytest.approx(wanted[by][a, b], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_ranks_of_the_wrong_class():
     model = noisy()
     probs = np.asarray(model.predict(X, verbose=0)[2])

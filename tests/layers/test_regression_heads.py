@@ -165,6 +165,7 @@ def test_means_alone_are_trained_by_losses_of_keras(name):
         head.distribution(np.zeros((1, UNITS)))
 
 
+@pytest.mark.slow
 def test_correlated_noise_is_learned():
     """Of 4,000 pairs with a correlation of 0.8 the head says between 0.7 and 0.9.
 

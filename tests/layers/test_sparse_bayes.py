@@ -161,6 +161,7 @@ def test_outputs_have_the_moments_of_the_masked_distribution(name, estimator):
     assert (variance > 0).any()
 
 
+@pytest.mark.slow
 def test_a_draw_of_the_network_is_one_kernel_of_the_masked_distribution():
     layer = selected(dense(r_bayes=0.4, bias_r_bayes=0.5))
     x = np.concatenate([np.zeros((1, 5)), np.eye(5)]).astype("float32")

@@ -133,6 +133,7 @@ def test_the_kl_within_loops_counts_once(loop):
     assert kl < history[0] < 2 * kl  # the noise of the weights adds less than the KL itself
 
 
+@pytest.mark.slow_cases("options0")
 @pytest.mark.slow_cases("options1")
 @pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"run_eagerly": True}])
 def test_the_loss_of_a_fit_holds_the_kl_once(options):

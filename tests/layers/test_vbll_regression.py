@@ -183,6 +183,7 @@ def test_draws_have_the_moments_of_the_closed_form(form):
     assert (np.abs(means.var(0) / epistemic**2 - 1) <= 6 * math.sqrt(2 / count)).all()
 
 
+@pytest.mark.slow_cases("diagonal")
 @pytest.mark.slow_cases("low_rank", "dense")
 @pytest.mark.parametrize("form", FORMS)
 def test_student_draws_have_the_moments_of_the_closed_form(form):
@@ -259,6 +260,7 @@ def test_one_weight_has_the_exact_posterior():
     np.testing.assert_allclose(layer.kernel.numpy(), [[mean]], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_student_form_has_the_exact_posterior():
     """Of one weight and the noise, where training ends: the conjugate normal-gamma posterior.
 

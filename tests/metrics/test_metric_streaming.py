@@ -183,6 +183,7 @@ def test_dtype_is_that_of_the_result(dtype):
     assert float(metric.result()) == pytest.approx(-np.log(0.3), rel=tolerance)
 
 
+@pytest.mark.slow
 def test_direction_tells_monitors_what_is_better():
     up = {metrics.SelectiveAccuracy, metrics.Coverage}
     assert all(metric._direction == ("up" if metric in up else "down") for metric, *_ in ALL)

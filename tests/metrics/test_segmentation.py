@@ -260,6 +260,7 @@ def test_stream_says_what_the_function_says(case, weight):
     np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_model_of_masks_reports_it():
     model = keras.Sequential([keras.Input((4, 5, 1)), keras.layers.Activation("linear")])
     metric = metrics.DiceScore(raters_axis=-1, ignore_class=-1)

@@ -368,6 +368,7 @@ def test_a_model_of_nan_is_known_for_it():
         tfuq.ood.MaxSoftmax().fit(model, CLEAN)
 
 
+@pytest.mark.slow_cases("False")
 @pytest.mark.slow_after(1)
 @pytest.mark.parametrize("with_sets", [False, True])
 def test_an_export_refuses(with_sets, tmp_path):

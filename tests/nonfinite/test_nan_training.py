@@ -64,6 +64,7 @@ def test_keras_finds_it(head, what):
     assert len(history.epoch) == 1 and math.isnan(history.history["loss"][0])
 
 
+@pytest.mark.slow
 def test_callbacks_let_training_end(tmp_path):
     """All of ours beside `TerminateOnNaN`: training ends, and good snapshots are all there are."""
     model = network("SparseBayesDense")

@@ -218,6 +218,7 @@ def features_of(x):
     return np.asarray(x) if x.shape[0] <= 64 else "too many at a time"
 
 
+@pytest.mark.slow
 def test_inputs_are_read_through_the_function(trained):
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     detector = GradientDetector(**QUICK, seed=4)

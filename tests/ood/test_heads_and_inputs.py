@@ -146,6 +146,7 @@ def strip(layer):
     return {k: v for k, v in layer.get_config().items() if k not in ("dtype", "name")}
 
 
+@pytest.mark.slow
 def test_bytes_are_moved_as_the_floats_behind_them():
     bytes_ = RNG.integers(0, 256, size=(40, 8, 8, 3)).astype("uint8")
     head = [layers.GlobalAveragePooling2D(), layers.Dense(3, "softmax")]

@@ -149,6 +149,7 @@ def test_logits_before_a_log_soft_max(plain):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_normalized_logits_without_their_layer_are_refused():
     """Their energy is 0 but for rounding, or what is made of that."""
     inputs = keras.Input((5,))

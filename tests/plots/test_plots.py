@@ -574,6 +574,7 @@ def test_norms_of_zero_and_equal_norms():
         ax.figure.canvas.draw()
 
 
+@pytest.mark.slow
 def test_distributions_draw_on_a_figure_of_their_own():
     figure = plots.gradient_distributions(NORMS)
     assert figure.number in pyplot.get_fignums()

@@ -249,6 +249,7 @@ def test_summaries_hold_no_stack():
     assert large == [s for s in large if s.as_list() == [37, 2]]  # the seeds
 
 
+@pytest.mark.slow
 def test_draws_have_the_posterior_predictive():
     # 4,000 draws: each mean of probabilities within 6 standard errors, which a correct sampler
     # leaves in 1 of 5e8 entries.

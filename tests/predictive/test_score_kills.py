@@ -41,6 +41,7 @@ def digits():
     return data.batch(16)
 
 
+@pytest.mark.slow
 def test_one_process_is_killed_and_this_one_resumes(tmp_path, counts):
     model = saved_model(tmp_path / "m.keras")
     # Each file is flushed, and then its folder; shard 6 is the fourteenth file.

@@ -230,6 +230,7 @@ def test_a_planted_confounder_does_not_decide_any_more():
 # --- Layer ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_layer_in_graphs_and_pipelines():
     layer = ConfounderRemoval(value_range=(0, 255))
     expected = remove_confounders(MARKED)

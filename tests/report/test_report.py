@@ -332,6 +332,7 @@ def test_a_random_model_is_reported_as_it_predicts_and_the_page_says_so(random_m
     assert numbers(text)["Accuracy"] == numbers(to_markdown((own, LABELS)))["Accuracy"]
 
 
+@pytest.mark.slow
 def test_draws_of_a_random_model_are_reported(random_model, tmp_path):
     x = LOGITS.astype("float32")
     stack = tfuq.predictive.sample_predictions(random_model, x, 8)

@@ -85,6 +85,7 @@ def test_images_are_what_is_counted():
     assert abs(np.mean(pooled) - 18 / 21) < error  # less than the 0.88 that were asked for
 
 
+@pytest.mark.slow
 def test_the_fraction_missed_of_an_image_is_as_promised():
     """Images of 4 by 5 pixels, easy ones and hard ones; a new image for each calibration set."""
     rng, covered = np.random.default_rng(1), []

@@ -127,14 +127,21 @@ def test_the_curve_is_met_by_flat_walks_as_often_as_computed():
     """Six standard deviations: fails a right curve twice in a billion runs."""
     rng = np.random.default_rng(3)
     for total, risk, eps in ((80, 0.3, 0.03), (300, 0.05, 0.01)):
-        most = _flat_walk.curve(total, risk, eps)
-        computed = _flat_walk.meets(most, risk)
+        looks = _flat_walk.curve(total, risk, eps)
+        computed = _flat_walk.meets(looks, risk)
         assert eps / 2 < computed <= eps
+        most = np.searchsorted(looks, np.arange(1, total + 1), side="right") - 1
         walks = np.cumsum(rng.random((20_000, total)) < risk, axis=1)
         met = np.mean(np.any(walks <= most, axis=1))
         assert abs(met - computed) < 6 * np.sqrt(eps / 20_000)
-    few = np.array([-1, -1, 0, 0, 1])  # none of 3 wrong, or 1 of 5: enumerated
+    few = np.array([3, 5])  # none of 3 wrong, or 1 of 5: enumerated
     assert _flat_walk.meets(few, 0.5) == pytest.approx(1 / 8 + 3 / 32)
+    for level, tilt in ((0.04, 0.0), (0.02, _flat_walk.TILT)):  # as every number of steps says
+        places = np.arange(1, 301)
+        found = _flat_walk.first_looks(300, 0.05, level, tilt)
+        for c in range(len(found) + 1):
+            enough = places[stats.binom.cdf(c, places, 0.05) <= level * (places / 300) ** tilt]
+            assert enough[:1].tolist() == found[c : c + 1].tolist()
 
 
 def test_the_martingale_of_many_examples_is_rarely_met():
@@ -160,6 +167,7 @@ def test_a_score_that_is_worst_at_its_top_is_not_refused():
     assert found >= 19
 
 
+@pytest.mark.slow_cases("ltt-40")
 @in_sets(40, 100)
 @pytest.mark.parametrize("method", METHODS)
 def test_promise_over_images_holds_for_entries_that_depend_on_each_other(method, sets):
