@@ -227,9 +227,14 @@ class Run:
 
 
 def keep_bytecode(folder):
-    """Compiles what tests import once for all processes, also where Python writes no `.pyc`."""
+    """Compiles what tests import once for all processes, also where Python writes no `.pyc`.
+
+    Those that tests start themselves would compile all of TensorFlow, 15 seconds each.
+    """
     if sys.dont_write_bytecode:
         sys.dont_write_bytecode, sys.pycache_prefix = False, str(folder)
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = str(folder)
 
 
 def import_all(packages):
@@ -266,6 +271,7 @@ def main(arguments):
     if not hasattr(os, "fork"):
         return subprocess.call([sys.executable, "-m", "pytest", *options, *paths])
     with tempfile.TemporaryDirectory(prefix="tfuq_tests_") as folder:
+        keep_bytecode(pathlib.Path(folder) / "bytecode")
         processes.serve_tensorflow(folder)
         for world, packages in PACKAGES.items():
             import_all(packages)
@@ -273,7 +279,6 @@ def main(arguments):
             gc.set_threshold(20_000, 20, 20)  # tracing a graph makes many objects that stay
             processes.serve(folder, world)
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-        keep_bytecode(pathlib.Path(folder) / "bytecode")
         run = Run(options, workers, folder)
         run.go(units(paths))
         run.summary(since)

@@ -75,6 +75,7 @@ def test_cut_parts_make_the_whole():
     np.testing.assert_array_equal(following, X + 1)
 
 
+@pytest.mark.slow
 def test_fresh_samples_differ_from_call_to_call(tmp_path):
     model = classifier(VBLLDense(3, **KL))
     loaded = served(model, tmp_path, predictive="fresh_samples", num_samples=200)

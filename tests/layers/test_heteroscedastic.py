@@ -48,6 +48,7 @@ def reference_moments(distribution, links, batch=50_000):
     }
 
 
+@pytest.mark.slow_cases("1-True-10")
 @pytest.mark.slow_cases("0-False-2", "6-True-2", "1-False-3")
 @pytest.mark.slow_product
 @pytest.mark.slow_cases("*True-100", "*-False-100")

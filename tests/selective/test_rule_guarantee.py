@@ -193,6 +193,7 @@ def test_promise_over_images_holds_for_entries_that_depend_on_each_other(method,
     assert found > sets / 4
 
 
+@pytest.mark.slow_cases("50")
 @in_sets(50, 200)
 @pytest.mark.filterwarnings("ignore:No threshold keeps")
 def test_rules_for_false_negatives_and_for_each_group_keep_their_promises(sets):

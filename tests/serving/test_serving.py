@@ -778,6 +778,7 @@ def small(path, **options):
     return model
 
 
+@pytest.mark.slow
 def test_does_not_start_with_what_it_cannot_serve(served, tmp_path):
     server = SCRIPTS["server"]
 
