@@ -69,6 +69,11 @@ def test_nothing_to_say_is_refused(probs):
         spiegelhalter_test([1, 0], probs)
 
 
+def test_rounding_of_uniform_predictions_is_no_evidence():
+    with pytest.raises(ValueError, match="Brier score depends on the label"):
+        spiegelhalter_test(np.arange(300) % 3, np.full((300, 3), 1 / 3, "float32"))
+
+
 @pytest.mark.parametrize("function", [spiegelhalter_test, expected_calibration_error_interval])
 def test_weights_are_0_or_1(function):
     with pytest.raises(ValueError, match="`sample_weight` must hold 0 and 1 alone"):

@@ -19,6 +19,7 @@ __all__ = [
 ]
 
 DRAWS_AT_ONCE = 2**22  # numbers
+ROUNDING = 1e-9  # of sums over examples, in float64
 
 
 class SpiegelhalterTest(NamedTuple):
@@ -102,18 +103,21 @@ def spiegelhalter_test(
     flags = {"from_logits": from_logits, "multi_label": multi_label}
     _check_zero_or_one(sample_weight)
     excess, variance = np.asarray(summed(_brier_excess, y_true, y_pred, sample_weight, **flags))
-    if variance <= 0 and excess == 0:
+    # Rounding of uniform predictions is no evidence.
+    varies, differs = variance > ROUNDING**2, abs(excess) > ROUNDING
+    if not (varies or differs):
         raise ValueError(
             "Argument `y_pred` must hold predictions whose Brier score depends on the label. "
             "Received: predictions that are all uniform, or certain and right"
         )
-    statistic = float(excess / np.sqrt(variance)) if variance > 0 else np.inf
+    statistic = float(excess / np.sqrt(variance)) if varies else np.inf
     return SpiegelhalterTest(statistic, float(2 * norm.sf(abs(statistic))))
 
 
 def _brier_excess(examples):
     """Sums `(2,)` of B - E[B] and Var[B] over the examples."""
     probs = ops.cast(examples.probs(), "float64")
+    probs = probs / ops.sum(probs, axis=-1, keepdims=True)  # of float32 they sum to 1 + 1e-7
     weight = ops.cast(examples.weight, "float64")
     of_label = ops.take_along_axis(probs, ops.cast(examples.labels, "int32")[:, None], axis=-1)
     square = ops.sum(probs**2, axis=-1)
