@@ -31,7 +31,9 @@ KERAS_HOOKS = ("build", "call", "compute_output_spec", "get_config", "set_model"
 PUBLIC = [(module, name) for module in MODULES for name in importlib.import_module(module).__all__]
 CASES = [*LAYERS, *METRICS]
 DETECTORS = [
-    getattr(ood, name) for name in ood.__all__ if hasattr(getattr(ood, name), "get_config")
+    getattr(ood, name)
+    for name in ood.__all__
+    if hasattr(getattr(ood, name), "get_config") and name not in ("DetectorLayer", "SIRC")
 ]
 
 
@@ -104,6 +106,7 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_every_class_is_in_the_contract():
     with_two_inputs = {thing for thing, _ in ATTENTION}  # tests/layers/test_attention.py
     in_battery = {case.layer for case in LAYERS}
+    with_two_inputs |= {ood.DetectorLayer}  # which has two outputs: tests/selective
     assert public_classes(keras.layers.Layer) == in_battery | with_two_inputs
     assert public_classes(keras.metrics.Metric) == {case.metric for case in METRICS}
     made = {type(case.make(np.ones((1, 4)), np.ones(1, int))) for case in CALLBACKS}
@@ -179,6 +182,7 @@ def test_every_registered_class_is_constructed():
     ours = {thing for name, thing in registered if name.startswith("tfuq>")}
     made = {type(case.make()) for case in CASES} | {thing for thing, _ in OTHERS}
     made.add(selective.Monitor)  # of a rule and what it has seen: tests/selective/test_monitor.py
+    made |= {ood.DetectorLayer, ood.SIRC}  # of detectors: tests/selective/test_detector_rules.py
     assert ours == made
 
 

@@ -13,9 +13,10 @@ FLOORS = (
     {"_models", "losses"},
     {"layers", "metrics", "predictive", "interpret", "preprocessing", "datasets"}
     | {"distribute", "optimizers"},
-    {"convert", "corruptions", "ensembles", "selective"},
-    {"ood", "report"},
-    {"export", "plots"},
+    {"convert", "corruptions", "ensembles"},
+    {"ood"},
+    {"selective"},
+    {"export", "plots", "report"},
     {"callbacks", "cli"},
     {"training", "__main__"},
 )

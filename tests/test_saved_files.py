@@ -30,6 +30,7 @@ ADDED_LATER = frozenset(
     for name in (
         *("AUSE", "AdaptiveConformal", "BetaNLLLoss", "CRPS", "CRPSLoss"),
         *("ConformalRegressor", "Conv3DVariational", "DepthwiseConv1DVariational"),
+        "DetectorLayer",
         *("DepthwiseConv2DVariational", "EinsumDenseVariational", "EvidentialDense"),
         *("EvidentialLoss", "GRUVariational", "IntervalScore", "LSTMVariational"),
         *("LaplaceDense", "MCGRU", "MCGaussianDropout", "MCLSTM", "MCMultiHeadAttention"),
@@ -39,6 +40,7 @@ ADDED_LATER = frozenset(
         *("NegativeLogLikelihoodLoss", "NormalDense", "NumberNegativeLogLikelihood"),
         *("OfMean", "PinballLoss", "PredictionIntervalCoverage"),
         *("QuantileCalibrationError", "QuantileDense", "RegressionRule"),
+        "SIRC",
         *("SeparableConv1DVariational", "SeparableConv2DVariational", "Sharpness"),
         *("SimpleRNNVariational", "StudentTDense", "VBLLRegression"),
     )

@@ -8,7 +8,8 @@ import numpy as np
 REFER = "refer to an expert"
 PARTS = ("predictive_entropy", "expected_entropy", "mutual_information")
 NUMBERS = ("mean", "std", "aleatoric_std", "epistemic_std", "lower", "upper", "ood_score")
-OUTPUT_OF = {"entropy": "predictive_entropy"}  # a rule's score that has another name as an output
+# A rule's score that has another name as an output.
+OUTPUT_OF = {"entropy": "predictive_entropy", "given": "ood_score"}
 GROW_WITH_TRUST = ("confidence", "margin")
 ROUNDING = 1e-6  # a score this close to its threshold passes, as in the exported model
 
@@ -127,6 +128,7 @@ def _of_rule(row, probs, rule):
     if name == "margin":
         top = np.sort(probs) if len(probs) > 1 else np.sort([probs[0], 1 - probs[0]])
         value = top[-1] - top[-2]
+    name = OUTPUT_OF.get(name, name) if name == "given" else name
     sides = ("below", "at least") if name in GROW_WITH_TRUST else ("above", "at most")
     said = name.replace("_", " ") if value is None else f"{name.replace('_', ' ')} {value:.6g}"
     return f"{said} {sides[row['accept']]} the threshold {threshold:.6g}"

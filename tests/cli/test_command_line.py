@@ -239,6 +239,24 @@ def test_predict_writes_csv_parquet_and_shards(here, model, probs):
     assert not list(here.path.glob("*.parts"))
 
 
+def test_a_rule_of_a_detector(here, model, probs):
+    detector = MaxSoftmax().fit(model, X)
+    detector.save("ood.npz")
+    rows, ood = ("m.keras", *VAL), ("--ood", "ood.npz")
+    told = here("calibrate", *rows, *RULE, "--target-coverage", 0.6, *ood, "--json")
+    assert told["fitted_to"]["detector"]["class"] == "MaxSoftmax" and "MaxSoftmax" in told["says"]
+    rule = RejectionRule.load("rule.json")
+    accept = rule.accept(probs[300:], score=detector.score(X[300:]))
+    found = here("evaluate", "m.keras", *TEST, "--rule", "rule.json", *ood, "--json")
+    assert found["rule"]["accepted"] == accept.sum()
+    here("export", "m.keras", "served", "--rule", "rule.json", *ood)
+    served = tf.saved_model.load("served")  # to be kept: its weights go with it
+    found = served.serve(X[300:])
+    np.testing.assert_array_equal(found["accept"], accept)
+    here.refused("evaluate", "m.keras", *TEST, "--rule", "rule.json", says="`ood` must be the")
+    here.refused("calibrate", *rows, *RULE, *ood, says="--ood must come with")
+
+
 def test_predict_goes_on_where_it_was_interrupted(here, monkeypatch):
     from tfuq._files import shards
 

@@ -8,6 +8,7 @@ from models import CLASSES, IMAGES, LABELS, RNG, made
 
 from tfuq import interpret, ood
 from tfuq.ensembles import DeepEnsemble
+from tfuq.selective import RejectionRule
 
 
 def per_pixel(kind, **options):
@@ -18,6 +19,16 @@ def per_pixel(kind, **options):
 
 def fit(kind, name, labels=None, **options):
     return getattr(ood, kind)(**options).fit(made(name), IMAGES, labels)
+
+
+PROBS = np.full((len(IMAGES), 3), 1 / 3)
+
+
+def ruled(kind):
+    model = made("soft-max")
+    detector = getattr(ood, kind)().fit(model, IMAGES)
+    data = IMAGES, CLASSES
+    return RejectionRule.fit_model(model, data, score=detector, target_coverage=0.5)
 
 
 # What was done, and what the error has to name.
@@ -53,6 +64,28 @@ REFUSED = {
     "parts of a single prediction": (
         lambda: fit("Energy", "soft-max").score_each(IMAGES),
         "take `score`",
+    ),
+    "a detector as the score of arrays": (
+        lambda: RejectionRule.fit(PROBS, CLASSES, fit("Energy", "soft-max"), target_coverage=0.5),
+        "detector.score",
+    ),
+    "a rule of a detector without it": (
+        lambda: ruled("Energy").append_to(made("soft-max")),
+        "`detector` must be the fitted Energy",
+    ),
+    "a rule of a detector with another": (
+        lambda: ruled("Energy").append_to(made("soft-max"), detector=fit("Entropy", "soft-max")),
+        "Received: a Entropy",
+    ),
+    "a detector that is not fitted as a score": (
+        lambda: RejectionRule.fit_model(
+            made("soft-max"), (IMAGES, CLASSES), score=ood.KNN(), target_coverage=0.5
+        ),
+        "must be fitted",
+    ),
+    "a rule of a detector on others' predictions": (
+        lambda: ruled("Energy").accept(PROBS),
+        "`score` must be the scores",
     ),
     "gradients of an ensemble": (
         lambda: ood.GradientFeatures(DeepEnsemble.from_models([made("soft-max")])),

@@ -1,6 +1,9 @@
 """Outputs of a model: which of several, of which shape, for which inputs."""
 
+import functools
+
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfuq._arguments import shown
@@ -77,3 +80,20 @@ def _names_of(model):
     if len(fields) == len(outputs) and all(maker is makers[0] for maker in makers):
         return list(fields)
     return list(model.output_names)
+
+
+def sample_inputs(spec, count=32):
+    """Inputs of a kind that `spec` describes, to see what a model makes of them."""
+    return tf.nest.map_structure(
+        functools.partial(_random_tensor, np.random.default_rng(0), count), spec
+    )
+
+
+def _random_tensor(rng, count, spec):
+    shape = [count if spec.shape[0] is None else spec.shape[0]]
+    shape += [1 if axis is None else axis for axis in spec.shape[1:]]
+    if spec.dtype.is_floating:
+        return tf.constant(rng.normal(size=shape), spec.dtype)
+    if spec.dtype == tf.string:
+        return tf.fill(shape, "")
+    return tf.cast(rng.integers(256 if spec.dtype == tf.uint8 else 2, size=shape), spec.dtype)

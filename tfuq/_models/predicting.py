@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._arguments import check_kind
-from tfuq._models.batches import inputs_of
+from tfuq._models.batches import batches, inputs_of
 from tfuq._models.finite import known_only
 from tfuq._models.meaning import reading_of
 from tfuq._models.outputs import select_output
@@ -169,15 +169,48 @@ def predicted(
         Labelled(model, output), data, batch_size=batch_size, verbose=verbose, name="data"
     )
     weight = found.get("weight")
-    if weight is not None and not takes_weights:
+    if not takes_weights:
+        _check_no_weights(weight)
+    reading = _reading_of_data(model, data, output, given)
+    reading.checked(found["y_pred"])
+    return Predicted(found["y_pred"], found["y_true"], weight, *reading[1:])
+
+
+def predicted_beside(model, data, beside, output=None, batch_size=32, verbose=0, *, given=None):
+    """`Predicted`, and what `beside(inputs, count)` gives `(n,)` for the same batches.
+
+    One pass, so that neither falls out of step where data are shuffled.
+    """
+    data = check_validation_data(data, "data")
+    labelled = Labelled(model, output)
+    step = tf.function(labelled.predict_step, reduce_retracing=True)
+    step = labelled.predict_step if model.run_eagerly else step
+    found = []
+    for batch, label, weight in batches(data, batch_size, verbose, "data", model=model):
+        if label is None:
+            raise _data_error("data", "give (x, y)", "batches without labels")
+        _check_no_weights(weight)
+        if keras.tree.is_nested(label):
+            label = select_output(label, output)
+        probs = np.asarray(step((batch,))["y_pred"])
+        found.append((probs, np.asarray(label), beside(batch, len(probs))))
+    probs, labels, more = (np.concatenate(column) for column in zip(*found, strict=True))
+    reading = _reading_of_data(model, data, output, given)
+    reading.checked(probs)
+    return Predicted(probs, labels, None, *reading[1:]), more
+
+
+def _check_no_weights(weight):
+    if weight is not None:
         raise ValueError(
             "Argument `data` must have no sample weights: each example counts once. "
             f"Received: weights of shape {np.shape(weight)}"
         )
+
+
+def _reading_of_data(model, data, output, given):
     flags = [(given or {}).get(name) for name in ("from_logits", "multi_label")]
-    reading = reading_of(output, *flags).known(model, first_rows(data))
-    reading.checked(found["y_pred"])
-    return Predicted(found["y_pred"], found["y_true"], weight, *reading[1:])
+    return reading_of(output, *flags).known(model, first_rows(data))
 
 
 def first_rows(data):

@@ -13,9 +13,10 @@ from tfuq._files.reading import load_keras, open_arrays, read_json
 from tfuq._images.inputs import InputSpec
 from tfuq._predictions.class_names import agreed_names, check_count, checked_names
 from tfuq._predictions.numbers import RegressionUncertainty
-from tfuq._predictions.scores import OF_STACKS
+from tfuq._predictions.scores import GIVEN, OF_STACKS
 from tfuq.datasets import from_npz
 from tfuq.ensembles import DeepEnsemble
+from tfuq.ood import load_detector
 from tfuq.predictive.declarations import declared
 from tfuq.predictive.inputs import IMAGES, Files, decoder, read_npz, source_of
 from tfuq.predictive.number_rows import NumberRows, rows_of
@@ -165,6 +166,15 @@ def load_conformal(path):
         if path is None
         else _fitted("--conformal", path, [ConformalRegressor, ConformalPredictor])
     )
+
+
+def add_ood(parser):
+    parser.add_argument("--ood", metavar="FILE", help="a detector, as its `save` writes it")
+
+
+def load_ood(path, model):
+    """A detector of the model, or None."""
+    return None if path is None else load_detector(existing("--ood", path), model)
 
 
 def load_calibration(path):
@@ -384,24 +394,29 @@ class Predictions(NamedTuple):
     probs: np.ndarray
     labels: np.ndarray
     is_stack: bool
+    strange: np.ndarray | None = None  # scores of a detector
+
+    def given(self, rule):
+        """The scores as an argument of a rule of such."""
+        return {"score": self.strange} if rule.score == GIVEN else {}
 
     @property
     def mean(self):
         return self.probs.mean(0) if self.is_stack else self.probs
 
 
-def predict(model, data, arguments, rule=None, score=None, **intervals):
+def predict(model, data, arguments, rule=None, score=None, *, ood=None, **intervals):
     """`Predictions`, or `Numbers`, for labelled data.
 
     Predictions are a stack only where the score of the rule needs one. `intervals` are the options
-    `level` and `conformal` of a regression.
+    `level` and `conformal` of a regression; `ood` is a detector, whose scores come beside.
     """
     needs = score if rule is None else rule.score
     scorer = rows_of(
         as_model(model),
         data.source.first.inputs,
         rule=rule,
-        ood=None,
+        ood=ood,
         columns=None,
         multi_label=None,
         class_names=data.classes,
@@ -412,11 +427,13 @@ def predict(model, data, arguments, rule=None, score=None, **intervals):
     if isinstance(scorer, NumberRows):
         return _numbers(scorer, data, arguments)
     keeps = scorer.has_stack and needs in OF_STACKS
-    probs, labels = [], []
+    probs, labels, strange = [], [], []
     for batch in _labelled(data, arguments):
         scorer.check_inputs(batch.inputs)
         stack = scorer.predict(batch.inputs)[0]
         check_count(data.classes, stack.shape[-1])
         probs.append(stack if keeps else stack.mean(0))
         labels.append(scorer.labels_of(batch.labels))
-    return Predictions(np.concatenate(probs, axis=1 if keeps else 0), np.concatenate(labels), keeps)
+        strange.append(scorer.strange(batch.inputs))
+    probs, labels = np.concatenate(probs, axis=1 if keeps else 0), np.concatenate(labels)
+    return Predictions(probs, labels, keeps, None if ood is None else np.concatenate(strange))

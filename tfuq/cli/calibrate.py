@@ -16,11 +16,13 @@ from tfuq.cli._inputs import (
     load_calibration,
     load_data,
     load_model,
+    load_ood,
     predict,
     progress,
 )
 from tfuq.metrics import expected_calibration_error, negative_log_likelihood
 from tfuq.selective import ConformalRegressor, RejectionRule, UnattainableRisk
+from tfuq.selective.detector_scores import with_mark
 
 OF_NUMBERS = ("std", "interval_width", "aleatoric_std", "epistemic_std")
 INTERVALS = ("split", "normalized", "cqr")
@@ -43,6 +45,7 @@ examples:
   tfuq calibrate numbers.keras validation.npz --target-risk 0.1 --tolerance 5 --out rule.json
   tfuq calibrate numbers.keras validation.npz --alpha 0.1 --method cqr --out intervals.json
   tfuq calibrate model.keras validation.npz --target-risk 0.1 --calibrate isotonic --out rule.json
+  tfuq calibrate model.keras validation.npz --ood knn.npz --target-risk 0.1 --out rule.json
   tfuq calibrate model.keras validation.npz --method temperature --out temperature.json
   tfuq calibrate model.keras more.npz --calibration temperature.json --target-risk 0.1 \\
       --out rule.json
@@ -68,6 +71,9 @@ def add_arguments(parser):
     )
     rule.add_argument(
         "--tolerance", type=float, metavar="T", help="how far off a number is wrong, in its unit"
+    )
+    rule.add_argument(
+        "--ood", metavar="FILE", help="a detector, whose score the rule is of, not --score"
     )
     rule.add_argument("--calibration", metavar="FILE", help="applied before the rule")
     rule.add_argument(
@@ -102,11 +108,17 @@ def run(arguments):
             "--calibrate must come with --target-risk or --target-coverage, without --calibration. "
             f"Received: --calibrate {arguments.calibrate}"
         )
+    if arguments.ood and (arguments.score or arguments.calibrate or not wants_rule):
+        raise ValueError(
+            "--ood must come with --target-risk or --target-coverage, without --score and "
+            f"--calibrate. Received: --ood {arguments.ood}"
+        )
     calibration = load_calibration(arguments.calibration)
     model = load_model(arguments.model)
     data = load_data(arguments, model)
     progress(f"predicting {arguments.data}")
-    found = predict(model, data, arguments, score=arguments.score if wants_rule else None)
+    ood, score = load_ood(arguments.ood, model), arguments.score if wants_rule else None
+    found = predict(model, data, arguments, score=score, ood=ood)
     if isinstance(found, Numbers):
         return fit_numbers(arguments, found, targets if wants_rule else None)
     check_is_of_classes(arguments)
@@ -120,7 +132,7 @@ def run(arguments):
         rule = RejectionRule.fit(
             probs,
             found.labels,
-            arguments.score or "confidence",
+            (arguments.score or "confidence") if ood is None else found.strange,
             confidence=arguments.confidence,
             class_names=data.classes,
             calibration=CALIBRATIONS[arguments.calibrate]() if arguments.calibrate else None,
@@ -130,7 +142,7 @@ def run(arguments):
         )
     except UnattainableRisk as error:
         return {"failures": [str(error)]}, False
-    return written(arguments, rule)
+    return written(arguments, rule if ood is None else with_mark(rule, ood))
 
 
 def written(arguments, rule):
@@ -142,7 +154,7 @@ def written(arguments, rule):
 
 def fit_numbers(arguments, found, targets):
     """A rule for numbers, or without `targets` conformal intervals of them."""
-    given = {name: getattr(arguments, name) for name in ("calibration", "calibrate")}
+    given = {name: getattr(arguments, name) for name in ("calibration", "calibrate", "ood")}
     given["alpha" if targets else "tolerance"] = arguments.alpha if targets else arguments.tolerance
     given["method"] = arguments.method if targets or arguments.method in CALIBRATIONS else None
     given["score"] = arguments.score if arguments.score in RANKINGS or not targets else None

@@ -10,11 +10,13 @@ from tfuq.cli._inputs import (
     add_data,
     add_intervals,
     add_model,
+    add_ood,
     add_prediction,
     interval_options,
     load_calibration,
     load_data,
     load_model,
+    load_ood,
     load_rule,
     predict,
     progress,
@@ -45,6 +47,7 @@ def add_arguments(parser):
     add_prediction(parser)
     add_intervals(parser)
     parser.add_argument("--rule", metavar="FILE", help="a RejectionRule, as `calibrate` writes it")
+    add_ood(parser)
     parser.add_argument("--calibration", metavar="FILE", help="applied before the rule")
     group = parser.add_argument_group("what is asked for (exit code 1 otherwise)")
     for name, text in (
@@ -71,7 +74,8 @@ def run(arguments):
     model = load_model(arguments.model)
     data = load_data(arguments, model, rule)
     progress(f"predicting {arguments.data}")
-    found = predict(model, data, arguments, rule, **interval_options(arguments))
+    ood = load_ood(arguments.ood, model)
+    found = predict(model, data, arguments, rule, ood=ood, **interval_options(arguments))
     if isinstance(found, Numbers):
         check_is_asked_of_numbers(arguments)
         figures, failures = measured_numbers(found), []
@@ -89,7 +93,8 @@ def run(arguments):
     failures = []
     if rule is not None:
         rule = type(rule)(**{**rule.get_config(), "from_logits": False})
-        figures["rule"] = _judged(rule, rule.evaluate(probs, found.labels), failures)
+        judged = rule.evaluate(probs, found.labels, **found.given(rule))
+        figures["rule"] = _judged(rule, judged, failures)
     failures += unmet(arguments, figures)
     return {**figures, "failures": failures}, not failures
 

@@ -7,10 +7,12 @@ from tfuq.cli._inputs import (
     MODEL_HELP,
     add_intervals,
     add_model,
+    add_ood,
     add_prediction,
     interval_options,
     load_calibration,
     load_model,
+    load_ood,
     load_rule,
     prediction_options,
     progress,
@@ -40,6 +42,7 @@ def add_arguments(parser):
     add_prediction(parser)
     add_intervals(parser)
     parser.add_argument("--rule", metavar="FILE", help="a RejectionRule, as `calibrate` writes it")
+    add_ood(parser)
     parser.add_argument("--calibration", metavar="FILE", help="applied before the rule")
     parser.add_argument(
         "--weights",
@@ -66,6 +69,7 @@ def run(arguments):
         model,
         out,
         rule=rule,
+        ood=load_ood(arguments.ood, model),
         calibration=calibration,
         overwrite=arguments.overwrite,
         **options,

@@ -8,9 +8,11 @@ from tfuq.cli._inputs import (
     Numbers,
     add_data,
     add_model,
+    add_ood,
     add_prediction,
     load_data,
     load_model,
+    load_ood,
     load_rule,
     predict,
     progress,
@@ -41,6 +43,7 @@ def add_arguments(parser):
     parser.add_argument("state", metavar="STATE", help="what has been seen, a JSON file")
     add_prediction(parser)
     parser.add_argument("--rule", metavar="FILE", required=True, help="with a promised risk")
+    add_ood(parser)
     parser.add_argument("--alpha", type=float, metavar="X", help="of a new STATE; default: 0.05")
 
 
@@ -57,10 +60,10 @@ def run(arguments):
     model = load_model(arguments.model)
     data = load_data(arguments, model, rule)
     progress(f"predicting {arguments.data}")
-    found = predict(model, data, arguments, rule)
+    found = predict(model, data, arguments, rule, ood=load_ood(arguments.ood, model))
     if isinstance(found, Numbers):
         raise ValueError("MODEL must be of classes. Received: a regression")
-    monitor.update(found.probs, found.labels, stacked=found.is_stack)
+    monitor.update(found.probs, found.labels, stacked=found.is_stack, **found.given(rule))
     monitor.save(path)
     figures = {**monitor.fitted_to, "risk_bound": monitor.risk_bound, "alarms": monitor.alarms}
     figures |= {"promised_risk": rule.fitted_to["target_risk"], "wealth": monitor.wealth}

@@ -13,15 +13,16 @@ from tfuq.cli._inputs import (
     add_data,
     add_intervals,
     add_model,
+    add_ood,
     add_prediction,
     interval_options,
     load_data,
     load_model,
+    load_ood,
     load_rule,
     prediction_options,
     progress,
 )
-from tfuq.ood import load_detector
 
 HELP = "writes predictions and their uncertainty to a table"
 EPILOG = f"""\
@@ -54,7 +55,7 @@ def add_arguments(parser):
     add_prediction(parser)
     add_intervals(parser)
     parser.add_argument("--rule", metavar="FILE", help="a RejectionRule, as `calibrate` writes it")
-    parser.add_argument("--ood", metavar="FILE", help="a detector, as its `save` writes it")
+    add_ood(parser)
     parser.add_argument("--columns", help="which columns, separated by commas")
     parser.add_argument("--shard-size", type=int, default=10_000, help="rows of a shard (10000)")
     parser.add_argument(
@@ -74,7 +75,7 @@ def run(arguments):
         raise ValueError(f"OUT must be in a folder that exists. Received: {out}")
     rule = load_rule(arguments.rule)
     model = load_model(arguments.model)
-    ood = None if arguments.ood is None else load_detector(arguments.ood, model)
+    ood = load_ood(arguments.ood, model)
     data = load_data(arguments, model, rule)
     parts = out.with_name(f"{out.name}.parts") if join else out
     progress(f"predicting {arguments.data}")

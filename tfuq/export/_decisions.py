@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from tfuq._arguments import shown
 from tfuq._predictions.probabilities import entropy, is_binary, probabilities
-from tfuq._predictions.scores import OF_STACKS
+from tfuq._predictions.scores import GIVEN, OF_STACKS
+from tfuq.predictive.detector_marks import check_detector_of
 from tfuq.selective import ConformalPredictor, ConformalRegressor, RegressionRule, RejectionRule
 from tfuq.selective.conformal_scores import ROUNDING
 
@@ -75,6 +76,14 @@ class Decisions(NamedTuple):
             calibrated = self.calibration.transform(given)
         return probabilities(calibrated, self.calibration.from_logits, binary)
 
+    def by_score(self, probs, score):
+        """Whether a rule of a detector's score accepts `probs` with it, `(batch, ...)`."""
+        return self.rule.transform([_of_rank(self.rule, probs), score])["accept"]
+
+    @property
+    def needs_score(self):
+        return self.rule is not None and self.rule.score == GIVEN
+
     def _decided(self, probs, samples):
         decided = {}
         if self.conformal is not None:
@@ -84,7 +93,7 @@ class Decisions(NamedTuple):
             known = known[..., None] if self.multi_label else known
             known = tf.broadcast_to(known, tf.shape(sets)[:-1])
             decided["accept"] = known & (tf.reduce_sum(tf.cast(sets, "int32"), -1) == 1)
-        if self.rule is not None:
+        if self.rule is not None and not self.needs_score:
             scored = samples if self.rule.score in OF_STACKS else probs
             decided["accept"] = self.rule.transform(_of_rank(self.rule, scored))["accept"]
         return decided
@@ -117,6 +126,7 @@ def make_decisions(request, shape, is_stack, is_logits):
             f"Received: outputs of shape {tuple(shape)}"
         )
     _check_rule(rule, columns, is_stack)
+    check_detector_of(rule, request.detector)
     known = {"rule": rule, "conformal": conformal, "calibration": calibration}
     for name, fitted in known.items():
         if fitted is not None:

@@ -1,17 +1,15 @@
 """The request for an export: all arguments, checked once."""
 
-import functools
 from typing import NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfuq import ood
 from tfuq._arguments import check_choice, check_integer, shown
 from tfuq._models.meaning import reading_of, readings_of
 from tfuq._models.numbers import is_closed_form, number_readings
-from tfuq._models.outputs import any_batch, input_spec
+from tfuq._models.outputs import any_batch, input_spec, sample_inputs
 from tfuq._predictions.families import family_named
 from tfuq._predictions.numbers import interval_level
 from tfuq._random.draws import random_layers
@@ -343,20 +341,3 @@ def _inputs_of(request):
             "Argument `preprocessing` must be made of TensorFlow operations, and take the inputs "
             f"that `input_signature` says. Received: {type(error).__name__}: {error}"
         ) from error
-
-
-def sample_inputs(spec, count=32):
-    """Inputs of a kind that `spec` describes, to see what a model makes of them."""
-    return tf.nest.map_structure(
-        functools.partial(_random_tensor, np.random.default_rng(0), count), spec
-    )
-
-
-def _random_tensor(rng, count, spec):
-    shape = [count if spec.shape[0] is None else spec.shape[0]]
-    shape += [1 if axis is None else axis for axis in spec.shape[1:]]
-    if spec.dtype.is_floating:
-        return tf.constant(rng.normal(size=shape), spec.dtype)
-    if spec.dtype == tf.string:
-        return tf.fill(shape, "")
-    return tf.cast(rng.integers(256 if spec.dtype == tf.uint8 else 2, size=shape), spec.dtype)

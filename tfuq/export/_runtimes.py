@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
-from tfuq.export._request import sample_inputs
+from tfuq._models.outputs import sample_inputs
 
 
 class LiteRT:

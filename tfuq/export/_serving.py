@@ -71,7 +71,11 @@ def _served(request, networks, inputs):
         said = decide(values, networks.is_stack)
     if request.detector is not None:
         score = scores[0] if scores else _of_examples(said["mutual_information"])
-        said["ood_score"] = unbounded(where_known(known, score, otherwise=np.inf))
+        score = where_known(known, score, otherwise=np.inf)
+        if getattr(decide, "needs_score", False):
+            with tf.name_scope(EXACT):
+                said["accept"] = decide.by_score(said["probabilities"], score)
+        said["ood_score"] = unbounded(score)
     return {name: tf.identity(said[name], name=name) for name in MEANINGS if name in said}
 
 

@@ -63,7 +63,11 @@ class PostProcessing(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         """Shapes of what `call` returns, in its structure."""
-        spec = self.compute_output_spec(keras.KerasTensor(input_shape, self.compute_dtype))
+        spec = self.compute_output_spec(
+            keras.tree.map_shape_structure(
+                lambda shape: keras.KerasTensor(shape, self.compute_dtype), input_shape
+            )
+        )
         return keras.tree.map_structure(lambda tensor: tuple(tensor.shape), spec)
 
     def get_config(self):

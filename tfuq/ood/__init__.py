@@ -5,16 +5,20 @@ from tfuq.ood.density import GradientDensity
 from tfuq.ood.detector import GradientDetector
 from tfuq.ood.gradients import GradientFeatures
 from tfuq.ood.last_layer import GradNorm, ReAct, ViM
+from tfuq.ood.layer import DetectorLayer
 from tfuq.ood.logits import ODIN, Energy, Entropy, MaxLogit, MaxSoftmax
 from tfuq.ood.mahalanobis import Mahalanobis, RelativeMahalanobis
 from tfuq.ood.neighbours import KNN
 from tfuq.ood.saving import load_detector
+from tfuq.ood.sirc import SIRC
 from tfuq.ood.stacks import MutualInformation
 from tfuq.ood.thresholds import Threshold
 
 __all__ = [
     "KNN",
     "ODIN",
+    "SIRC",
+    "DetectorLayer",
     "Energy",
     "Entropy",
     "GradNorm",

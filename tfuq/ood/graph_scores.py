@@ -19,12 +19,15 @@ class GraphScore:
         detector: A fitted detector, of a class that `has_graph_form`.
         inputs: A batch to find the layers with, where the detector has not seen one.
         hold: Makes a variable of an array that is to be part of the graph's file.
+        held: Variables that are there already, by name, instead of `hold`.
     """
 
-    def __init__(self, detector, inputs, hold):
+    def __init__(self, detector, inputs, hold=None, held=None):
         self.detector = detector
         # Now, because a function that is traced must not make variables.
-        self.held = {name: hold(array) for name, array in detector._graph_state().items()}
+        if held is None:
+            held = {name: hold(array) for name, array in detector._graph_state().items()}
+        self.held = held
         self.tap = detector._tap
         self.tap.prepare(inputs)
 

@@ -15,10 +15,11 @@ from tfuq._models.member_graphs import member_graph
 from tfuq._models.outputs import select_output
 from tfuq._predictions.class_names import agreed_names, check_count, checked_names, numbered
 from tfuq._predictions.families import Point
-from tfuq._predictions.scores import OF_STACKS, new_word
+from tfuq._predictions.scores import GIVEN, OF_STACKS, new_word
 from tfuq._predictions.uncertainty import decompose
 from tfuq._random.draws import random_layers
 from tfuq.predictive.declarations import declared
+from tfuq.predictive.detector_marks import check_detector_of, digest_of_detector
 from tfuq.predictive.sampler import NUM_SAMPLES, sampler_of
 
 COLUMNS = (
@@ -94,14 +95,15 @@ class Rows:
             "num_samples": self.num_samples,
             "output": getattr(output, "__qualname__", "function") if callable(output) else output,
             "seed": self.seed,
-            "ood": None if self.ood is None else _ood_digest(self.ood),
+            "ood": None if self.ood is None else digest_of_detector(self.ood),
             "columns": None if self.columns is None else list(self.columns),
         }
 
     def rows(self, start, batch):
         """Columns of a batch whose first example has the number `start`."""
         self.check_inputs(batch.inputs)
-        told = self.told(batch.inputs)
+        strange = self.strange(batch.inputs)
+        told = self.told(batch.inputs, strange)
         count = len(next(iter(told.values())))
         columns = {"index": np.arange(start, start + count, dtype="int64")}
         if batch.files is not None:
@@ -109,9 +111,13 @@ class Rows:
         if batch.labels is not None:
             columns["true_label"] = self._labels(batch.labels)
         columns |= told
-        if self.ood is not None:
-            columns["ood_score"] = np.asarray(self.ood.score(batch.inputs), "float32")
+        if strange is not None:
+            columns["ood_score"] = strange
         return self._chosen(columns)
+
+    def strange(self, inputs):
+        """Scores `(batch,)` of the detector, or None without one."""
+        return None if self.ood is None else np.asarray(self.ood.score(inputs), "float32")
 
     def check_inputs(self, inputs):
         """Raises ValueError if a batch is none that the model was declared to take."""
@@ -237,6 +243,7 @@ class Scorer(Rows):
                 f"Argument `rule` must be fitted with multi_label={self.multi_label}. "
                 f"Received: a rule with multi_label={rule.multi_label}"
             )
+        check_detector_of(rule, self.ood)
         return type(rule)(**{**rule.get_config(), "from_logits": False})
 
     def _check_shape(self, stack):
@@ -247,11 +254,12 @@ class Scorer(Rows):
                 f"Received: predictions of shape {stack.shape[1:]}"
             )
 
-    def told(self, inputs):
+    def told(self, inputs, strange=None):
         stack, beside = self.predict(inputs)
         columns = self._measures(stack) | beside
         if self.rule is not None:
-            columns["accept"] = self.rule.accept(stack if self.has_stack else stack[0])
+            given = {"score": strange} if self.rule.score == GIVEN else {}
+            columns["accept"] = self.rule.accept(stack if self.has_stack else stack[0], **given)
         return columns
 
     def described(self):
@@ -422,12 +430,3 @@ def digest_of(fitted):
 
 def _text_digest(text):
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _ood_digest(ood):
-    digest = hashlib.sha256()
-    config = ood.get_config() if hasattr(ood, "get_config") else {}
-    digest.update(json_text([type(ood).__name__, config], sort_keys=True).encode())
-    for name, array in sorted(getattr(ood, "_state", {}).items()):
-        digest.update(name.encode() + np.asarray(array).tobytes())
-    return digest.hexdigest()[:16]

@@ -40,7 +40,13 @@ from tfuq.selective.ordinal import (
 )
 from tfuq.selective.regression_rule import RegressionRule
 from tfuq.selective.rule import Evaluation, RejectionRule, UnattainableRisk
-from tfuq.selective.score_choice import ScoreComparison, ScoreRow, best_score, pnorm_score
+from tfuq.selective.score_choice import (
+    ScoreComparison,
+    ScoreRow,
+    best_score,
+    pnorm_score,
+    sirc_score,
+)
 from tfuq.selective.shift import (
     AccuracyEstimate,
     LabelShift,
@@ -107,6 +113,7 @@ __all__ = [
     "risk_coverage_curve",
     "shift_report",
     "simulate_deferral",
+    "sirc_score",
     "subgroup_report",
 ]
 __dir__ = public_dir(__all__)

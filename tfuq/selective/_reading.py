@@ -17,6 +17,7 @@ from tfuq._predictions.stacks import (
     stack_of,
 )
 from tfuq._predictions.uncertainty import Uncertainty
+from tfuq.ood.base import Detector
 
 
 def kind_of(fitted, report):
@@ -73,10 +74,11 @@ def check_for_models(rule):
             "A rule with a threshold for each group cannot be part of a model, which does not "
             "know the groups. Received: by='group'"
         )
-    if rule.score == GIVEN:
+    if rule.score == GIVEN and "detector" not in rule.fitted_to:
         raise ValueError(
             "A rule of scores from beside the predictions cannot be part of a model, which "
-            "does not know them. Received: score='given'"
+            "does not know them; of a detector's score it can, if it was fitted with "
+            "`RejectionRule.fit_model(model, data, score=detector)`. Received: score='given'"
         )
 
 
@@ -84,12 +86,19 @@ def name_and_given(score, default):
     """The name of a score, and the score itself if the argument is an array or a function."""
     if score is None or isinstance(score, str):
         return score or default, None
-    if hasattr(score, "score") and not callable(score):
+    check_is_no_detector(score)
+    return GIVEN, score
+
+
+def check_is_no_detector(score):
+    """Raises ValueError for a detector, where there are no inputs that it could score."""
+    if isinstance(score, Detector):
         raise ValueError(
             "Argument `score` must be a name, an array or a function of probabilities; of a "
-            f"detector, what its `score(x)` gives. Received: score={shown(score)}"
+            "detector the array `detector.score(x)`, or pass it to "
+            "`RejectionRule.fit_model(model, data, score=detector)`, which has the inputs. "
+            f"Received: score={shown(score)}"
         )
-    return GIVEN, score
 
 
 def scored(fitted, probs, stacked=None, given=None):
@@ -122,6 +131,7 @@ def scored(fitted, probs, stacked=None, given=None):
 
 def _given_scores(given, mean, multi_label):
     """Scores `(n,)` in float32 of one decision each; NaN where the predictions hold NaN."""
+    check_is_no_detector(given)
     values = np.asarray(given(mean) if callable(given) else given)
     values = values[:, 0] if values.shape == (len(mean), 1) else values
     is_number = values.dtype.kind in "fiu"

@@ -69,7 +69,7 @@ def description(rule):
     elif report.get("risk") is not None and report["loss"] == "error":
         known = report["decisions"]
         text += f"; of its answers to {known} known {noun} {report['risk']:.1%} were wrong"
-    return f"{text}.{_calibration(rule, report)}{_gaps(rule, report)}"
+    return f"{text}.{_ranked(report)}{_calibration(rule, report)}{_gaps(rule, report)}"
 
 
 def _promise(rule, report):
@@ -90,6 +90,13 @@ def _promise(rule, report):
         f"which is {100 * report['confidence']:g} % sure {sure}for cases like the "
         f"{report['examples']} that this was checked on"
     )
+
+
+def _ranked(report):
+    """What `describe` says of a score that comes from beside the predictions."""
+    if "detector" not in report:
+        return ""
+    return f" Cases are ranked by the detector {report['detector']['class']} that goes with it."
 
 
 def _calibration(rule, report):

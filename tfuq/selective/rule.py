@@ -1,7 +1,6 @@
 """Rejection rules: a threshold of a score, and what was promised when it was chosen."""
 
 import numpy as np
-from keras import ops
 
 from tfuq._arguments import check_choice, check_flags, check_integer, register, shown, to_float64
 from tfuq._files.reading import unsealed
@@ -9,18 +8,14 @@ from tfuq._models.numbers import declared_family
 from tfuq._models.predicting import predicted
 from tfuq._predictions.class_names import agreed_names, checked_names, numbered
 from tfuq._predictions.numbers import RegressionUncertainty
-from tfuq._predictions.scores import CONFIDENCES, OF_STACKS, score_of
-from tfuq._predictions.stacks import is_stack_shape, is_stacked
-from tfuq.layers import PostProcessing
+from tfuq._predictions.scores import CONFIDENCES, OF_STACKS
+from tfuq._predictions.stacks import is_stacked
 from tfuq.predictive import declared
 from tfuq.selective._guarantees import METHODS
 from tfuq.selective._own_rows import check_own_rows, checked_calibration, split_rows
 from tfuq.selective._reading import (
     array_of,
-    check_for_models,
     flags_of,
-    graph_stack,
-    kind_of,
     name_and_given,
     rule_score,
     scored,
@@ -42,8 +37,10 @@ from tfuq.selective._rule_fitting import (
     read_examples,
     report_of,
 )
+from tfuq.selective._rule_in_models import InModels
 from tfuq.selective._rule_thresholds import checked_thresholds, of_classes, of_groups, passes
-from tfuq.selective.base import Fitted, config_of, with_outputs
+from tfuq.selective.base import Fitted, config_of
+from tfuq.selective.detector_scores import is_detector, predicted_and_scored, with_mark
 from tfuq.selective.monitor import Watched
 from tfuq.selective.regression_rule import RegressionRule, check_left_out, labelled_numbers
 
@@ -51,7 +48,7 @@ __all__ = ["Evaluation", "RejectionRule", "UnattainableRisk"]
 
 
 @register
-class RejectionRule(Watched, Fitted):
+class RejectionRule(InModels, Watched, Fitted):
     """Accepts a prediction where its score says that it can be trusted.
 
     Made by `RejectionRule.fit`, or by hand from a threshold that is known. Equal scores have equal
@@ -193,8 +190,8 @@ class RejectionRule(Watched, Fitted):
             labels: Labels, sparse `(n, ...)` or one-hot; or names, of `class_names`.
             score: As in the constructor; by default `"confidence"`, of a regression `"std"`. Or a
                 score of its own for each example, `(n,)`, larger where stranger (of a detector what
-                its `score(x)` gives), or a function of mean probabilities that returns it: it is
-                given to `accept` again, and the rule cannot be part of a model.
+                its `score(x)` gives; better: `fit_model`), or a function of mean probabilities that
+                returns it: it is given to `accept` again, and the rule cannot be part of a model.
             target_risk: Risk in (0, 1) that is kept.
             confidence: Probability in (0, 1) with which it is.
             target_coverage: Fraction in (0, 1].
@@ -297,13 +294,18 @@ class RejectionRule(Watched, Fitted):
             batch_size: Examples in a batch of arrays.
             verbose: As in Keras' `predict`.
             **options: Arguments of `fit`. `from_logits` and `multi_label` are by default what the
-                last layer declares, else what the compiled loss says.
+                last layer declares, else what the compiled loss says. `score` may be a fitted
+                detector of `tfuq.ood`, fitted on other rows than these: `accept` then takes
+                `score=detector.score(x)`, and the rule goes where the detector goes: in models by
+                `append_to(model, detector=detector)`, in exports and `score_dataset` with
+                `ood=detector`.
 
         Returns:
             The rule.
 
         Raises:
-            ValueError: As `fit`; if the data are of another kind, have no labels or have weights.
+            ValueError: As `fit`; if the data are of another kind, have no labels or have weights;
+                if a detector is not fitted, or is of a model of other weights.
 
         Example:
 
@@ -320,6 +322,12 @@ class RejectionRule(Watched, Fitted):
             return cls.fit(*labelled_numbers(model, data, output, batch_size, verbose), **options)
         known = {"`class_names`": options.get("class_names"), "model": declared(model).class_names}
         options["class_names"] = agreed_names(known)
+        score = options.get("score")
+        if is_detector(score):
+            given = (output, batch_size, verbose, options)
+            found, options["score"] = predicted_and_scored(model, data, score, *given)
+            rule = cls.fit(found.probs, found.labels, **{**found.flags(), **options})
+            return with_mark(rule, score)
         warn_of_smoothing(model, output)
         found = predicted(model, data, output, batch_size, verbose, given=options)
         return cls.fit(found.probs, found.labels, **{**found.flags(), **options})
@@ -396,54 +404,6 @@ class RejectionRule(Watched, Fitted):
         read = self._read(probs, labels, loss, positive_class, given=score)
         accepted = self.accept(probs, groups, unknown_group="reject", score=score).ravel()
         return evaluation_of(read, accepted)
-
-    def transform(self, predictions):
-        """Tensors `"probabilities"`, `"score"` and `"accept"` for tensors of predictions.
-
-        Probabilities are means over the samples of a stack, in the form of the predictions.
-        """
-        check_for_models(self)
-        predictions, kind = ops.cast(predictions, "float32"), kind_of(self, self.fitted_to)
-        is_stack = is_stack_shape(predictions.shape, kind)
-        if self.score in OF_STACKS and not is_stack:
-            raise ValueError(
-                f"Argument `predictions` must be a stack (samples, n, ..., classes) for the score "
-                f"{shown(self.score)}. Received: predictions of shape {tuple(predictions.shape)}"
-            )
-        stack = graph_stack(self, predictions)
-        mean = ops.mean(stack, axis=0)
-        score = score_of(self.score, stack)
-        threshold = np.float32(self.threshold) if self.by is None else None
-        if self.by == "class":
-            table = ops.convert_to_tensor(of_classes(self, mean.shape[-1]), "float32")
-            threshold = ops.take(table, ops.argmax(mean, axis=-1), axis=0)
-        accepted = score >= threshold if self.grows_with_trust else score <= threshold
-        if mean.shape[-1] != predictions.shape[-1] or self.multi_label or self.rank == 1:
-            mean = mean[..., 1]
-            is_column = len(mean.shape) < len(predictions.shape) - is_stack
-            mean = mean[..., None] if is_column else mean
-        return {"probabilities": mean, "score": score, "accept": accepted}
-
-    def append_to(self, model, output=None):
-        """A functional model of the same inputs whose outputs are those of `transform`.
-
-        Args:
-            model: A functional or `Sequential` model, or a subclassed one called in such; weights
-                are shared.
-            output: Which of several outputs: an index, a key or a function.
-
-        Example:
-
-        ```python
-        import keras
-        from tfuq.selective import RejectionRule
-
-        model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, "softmax")])
-        whole = RejectionRule("confidence", 0.7).append_to(model)
-        print(sorted(whole.output))  # ['accept', 'probabilities', 'score']
-        ```
-        """
-        return with_outputs(model, PostProcessing(self, name="rejection"), output)
 
     def describe(self):
         """What the rule does and what was promised, in a sentence for who has to rely on it."""

@@ -5,11 +5,12 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import check_fraction, check_integer, shown, to_float64
+from tfuq._arguments import check_fraction, check_integer, is_finite, shown, to_float64
 from tfuq._predictions.labelled import labelled_predictions
 from tfuq._predictions.scores import pnorm
+from tfuq.ood.sirc import sirc
 
-__all__ = ["ScoreComparison", "ScoreRow", "best_score", "pnorm_score"]
+__all__ = ["ScoreComparison", "ScoreRow", "best_score", "pnorm_score", "sirc_score"]
 
 PLAIN = ("confidence", "margin", "predictive_entropy")
 OF_STACK = ("expected_entropy", "mutual_information", "variation_ratio")
@@ -229,3 +230,56 @@ def pnorm_score(logits, p=2):
         pnorm(ops.convert_to_tensor(np.where(finite[:, None], values, 0)), p)
     )
     return np.where(finite, found, np.nan)
+
+
+def sirc_score(confidence, detector_score, a, b):
+    """The confidence joined with a detector's score; grows with uncertainty (SIRC).
+
+    Formula: log(1 - confidence) + log(1 + exp(b (detector_score - a))) (Xia and Bouganis 2022, the
+    logarithm of theirs, with a score that grows with strangeness). They take a = mean + 3 standard
+    deviations and b = 1 / standard deviation of the detector's scores in distribution, of rows that
+    no rule is fitted to: those of training. `tfuq.ood.SIRC` does so, and goes into models.
+
+    Args:
+        confidence: Largest probability of each example, `(n,)`, in [0, 1].
+        detector_score: What the `score(x)` of a detector gives, `(n,)`, larger for stranger.
+        a: Detector's score from which it counts.
+        b: How fast, above 0.
+
+    Returns:
+        Scores `(n,)`, float64; inf where the detector's score is, NaN where the confidence is.
+
+    Raises:
+        ValueError: If arrays are of other shapes, confidences outside of [0, 1], `a` is no finite
+            number, or `b` none above 0.
+
+    Example:
+
+    >>> from tfuq.selective import sirc_score
+    >>> sirc_score([0.9, 0.9, 0.5], [1.0, 9.0, 1.0], a=5.0, b=1.0).round(2)
+    array([-2.28,  1.72, -0.67])
+
+    References:
+        - Xia and Bouganis, "Augmenting Softmax Information for Selective Classification with
+          Out-of-Distribution Data", ACCV 2022.
+    """
+    confidence = to_float64("confidence", confidence)
+    scores = to_float64("detector_score", detector_score)
+    if scores.ndim != 1 or confidence.shape != scores.shape or not scores.size:
+        raise ValueError(
+            "Argument `detector_score` must hold a number for each of the confidences (n,). "
+            f"Received: shapes {scores.shape} and {confidence.shape}"
+        )
+    outside = (confidence < 0) | (confidence > 1)
+    if outside.any():
+        raise ValueError(
+            "Argument `confidence` must hold numbers in [0, 1]. "
+            f"Received: {confidence[outside][0]:g} ({outside.sum()} of {len(scores)})"
+        )
+    if not is_finite(a) or not is_finite(b) or b <= 0:
+        raise ValueError(
+            "Argument `b` must be a number above 0, and `a` a finite one. "
+            f"Received: a={shown(a)}, b={shown(b)}"
+        )
+    unknown = np.isnan(confidence) | np.isnan(scores)
+    return np.where(unknown, np.nan, np.asarray(sirc(1 - confidence, scores, a, b)))
