@@ -18,6 +18,7 @@ LONG = {
     *("two_devices", "MirroredStrategy", "MultiWorkerMirroredStrategy", "multi_worker"),
     *("sync_playwright", "running_server", "load_test"),
     *("export", "export_litert", "export_onnx", "LiteRT"),
+    "fences",  # the examples of docstrings and pages, one after another
 }
 LONG_CASES = re.compile(r"jit|xla|compiled|two_devices", re.IGNORECASE)
 SPANNING = {"distribute", "examples", "faults", "fuzz", "saved", "serving", "threads"}

@@ -111,7 +111,7 @@ model = keras.models.load_model("model.keras")
 for path in sys.argv[1:]:
     detector = tfuq.ood.load_detector(path, model)
     np.savez(path + ".found", detector.score(np.load("x.npy")), detector.detect(np.load("x.npy")))
-assert not any(name in sys.modules for name in ("test_score_interface", "pytest"))
+assert "small_detectors" not in sys.modules  # which holds those that were fitted
 """
 
 
