@@ -66,6 +66,21 @@ THINGS = {
         ("knots=", "examples=300"),
         True,
     ),
+    "BetaCalibration": (
+        lambda: selective.BetaCalibration().fit(PROBS, Y),
+        ("c=", "examples=300"),
+        True,
+    ),
+    "DirichletCalibration": (
+        lambda: selective.DirichletCalibration(strength=1.0).fit(PROBS, Y),
+        ("penalty=1", "examples=300"),
+        True,
+    ),
+    "VennAbersCalibration": (
+        lambda: selective.VennAbersCalibration().fit(PROBS, Y),
+        ("knots=", "examples=300"),
+        True,
+    ),
     "KNN": (fitted_detector, ("k=3", "fitted", "'net'", "value="), False),
     "Energy": (lambda: ood.Energy(), ("not fitted", "threshold_at"), False),
     "MutualInformation": (lambda: ood.MutualInformation(), ("not fitted",), False),

@@ -23,17 +23,26 @@ from tfuq.ensembles import DeepEnsemble
 from tfuq.ood import KNN, GradientDensity, Mahalanobis, MaxSoftmax, load_detector
 from tfuq.predictive import read_scores, score_dataset
 from tfuq.selective import (
+    BetaCalibration,
     ConformalPredictor,
+    DirichletCalibration,
     IsotonicCalibration,
     RejectionRule,
     TemperatureScaling,
     VectorScaling,
+    VennAbersCalibration,
 )
 
 RNG = np.random.default_rng(0)
 PROBS = RNG.dirichlet(np.ones(3), size=30)
 LABELS = np.arange(30) % 3
-CALIBRATIONS = {c.__name__: c for c in (TemperatureScaling, VectorScaling, IsotonicCalibration)}
+CALIBRATIONS = {
+    kind.__name__: kind
+    for kind in (
+        *(TemperatureScaling, VectorScaling, IsotonicCalibration),
+        *(BetaCalibration, DirichletCalibration, VennAbersCalibration),
+    )
+}
 FOLDER = pathlib.Path(tempfile.mkdtemp(prefix="tfuq_fuzz_"))
 ENSEMBLE, SNAPSHOTS, SCORES = FOLDER / "ensemble", FOLDER / "snapshots", FOLDER / "scores"
 MANIFESTS = {ENSEMBLE: "ensemble.json", SNAPSHOTS: "snapshots.json", SCORES: "_manifest.json"}

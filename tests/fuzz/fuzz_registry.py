@@ -249,7 +249,10 @@ def _fitted():
 
         return with_options_of(transformed, cls)
 
-    for name in ("TemperatureScaling", "VectorScaling", "IsotonicCalibration"):
+    for name in (
+        *("TemperatureScaling", "VectorScaling", "IsotonicCalibration"),
+        *("BetaCalibration", "DirichletCalibration", "VennAbersCalibration"),
+    ):
         yield (
             f"selective.{name}",
             Entry(

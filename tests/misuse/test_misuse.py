@@ -200,6 +200,9 @@ DECIDES = {
     "TemperatureScaling.transform": lambda: scaling("TemperatureScaling"),
     "VectorScaling.transform": lambda: scaling("VectorScaling"),
     "IsotonicCalibration.transform": lambda: scaling("IsotonicCalibration"),
+    "BetaCalibration.transform": lambda: scaling("BetaCalibration"),
+    "DirichletCalibration.transform": lambda: scaling("DirichletCalibration"),
+    "VennAbersCalibration.transform": lambda: scaling("VennAbersCalibration"),
 }
 DESCRIBES = {
     "decompose": lambda: lambda probs: predictive.decompose(probs[None]),

@@ -16,9 +16,18 @@ from sklearn.linear_model import LogisticRegression
 
 from tfuq.ensembles import DeepEnsemble
 from tfuq.metrics import expected_calibration_error, negative_log_likelihood
-from tfuq.selective import IsotonicCalibration, TemperatureScaling, VectorScaling
+from tfuq.selective import (
+    BetaCalibration,
+    DirichletCalibration,
+    IsotonicCalibration,
+    TemperatureScaling,
+    VectorScaling,
+    VennAbersCalibration,
+)
+from tfuq.selective.venn_abers import fit_steps
 
-CLASSES = (TemperatureScaling, VectorScaling, IsotonicCalibration)
+CURVES = (IsotonicCalibration, BetaCalibration, VennAbersCalibration)  # which give probabilities
+CLASSES = (TemperatureScaling, VectorScaling, DirichletCalibration, *CURVES)
 RNG = np.random.default_rng(0)
 TRUE_LOGITS = RNG.normal(size=(3000, 4), scale=1.5)
 Y = np.array([RNG.choice(4, p=row) for row in softmax(TRUE_LOGITS, axis=-1)])
@@ -50,6 +59,94 @@ def test_agrees_with_netcal(case):
     np.testing.assert_allclose(vector.scale, data[f"{case}/weights"], atol=1e-4)
     isotonic = IsotonicCalibration().fit(probs, labels)
     np.testing.assert_allclose(isotonic(probs), data[f"{case}/isotonic"], atol=1e-6)
+
+
+def test_curves_agree_with_the_authors_packages():
+    """The tolerance of beta curves is that of scikit-learn's optimizer, which betacal uses."""
+    with np.load(FIXTURE.with_name("calibration_curves.npz")) as file:
+        data = dict(file)
+    probs, labels, new = data["probs"], data["labels"], data["new"]
+    beta = BetaCalibration().fit(probs, labels)
+    np.testing.assert_allclose(beta(new), data["beta"], atol=5e-4)
+    bent = BetaCalibration().fit(probs, data["bent_labels"])  # one weight is at its bound
+    np.testing.assert_allclose(bent(new), data["bent_beta"], atol=5e-4)
+    assert min(*bent.a, *bent.b) == 0
+    venn_abers = VennAbersCalibration().fit(probs, labels)
+    np.testing.assert_allclose(venn_abers.interval(new), data["venn_abers_pairs"].T, atol=1e-6)
+    np.testing.assert_allclose(venn_abers(new), data["venn_abers"], atol=1e-6)
+
+
+def test_venn_abers_is_isotonic_regression_with_one_more_example():
+    values = RNG.integers(40, size=120).astype("float32") / 40
+    labels = (RNG.random(120) < values**2).astype(int)
+    new = np.r_[values[:10], 0, 1, RNG.random(20)].astype("float32")
+    pairs = VennAbersCalibration().fit(values, labels).interval(new)
+    for target, found in enumerate(pairs):
+        for value, got in zip(new, found, strict=True):
+            more = IsotonicRegression().fit(np.append(values, value), np.append(labels, target))
+            np.testing.assert_allclose(got, more.predict([value])[0], atol=1e-6)
+
+
+def test_one_of_two_venn_abers_probabilities_is_calibrated():
+    """In expectation over 4,000 samples of 20: false failure below 1e-5 (|z| < 4.5)."""
+    rng = np.random.default_rng(3)
+    gaps = []
+    for _ in range(4000):
+        values = rng.integers(5, size=21).astype("float32") / 5
+        labels = (rng.random(21) < 0.1 + 0.6 * values**2).astype(int)
+        fitted = fit_steps(values[:-1], labels[:-1])
+        pair = VennAbersCalibration(*[[part.tolist()] for part in fitted])
+        gaps.append(labels[-1] - steps_at(pair, values[-1])[labels[-1]])
+    assert abs(np.mean(gaps)) < 4.5 * np.std(gaps) / len(gaps) ** 0.5
+
+
+def steps_at(pair, value):
+    """p0 and p1 of one value, looked up one by one."""
+    knots, zeros, ones = (np.array(part[0]) for part in (pair.knots, pair.zeros, pair.ones))
+    below, above = np.flatnonzero(knots <= value), np.flatnonzero(knots >= value)
+    return zeros[below[-1]] if below.size else 0.0, ones[above[0]] if above.size else 1.0
+
+
+def test_weights_that_differ_are_no_exchangeable_examples():
+    with pytest.raises(ValueError, match="`sample_weight` must be 0 or one number"):
+        VennAbersCalibration().fit(PROBS, Y, 1 + WEIGHT)
+    left_out = VennAbersCalibration().fit(PROBS, Y, 7 * (WEIGHT > 0))
+    assert left_out == VennAbersCalibration().fit(PROBS[WEIGHT > 0], Y[WEIGHT > 0])
+
+
+def test_venn_abers_of_a_class_without_a_label_is_small():
+    three = Y < 3
+    with pytest.warns(UserWarning, match=r"without class \[3\]: .* examples are without it"):
+        fitted = VennAbersCalibration().fit(PROBS[three], Y[three])
+    lower, upper = fitted.interval(PROBS)
+    assert np.all(lower[:, 3] == 0) and upper[:, 3].min() < 1 / 1000
+
+
+def test_dirichlet_is_multinomial_regression_with_its_penalty():
+    """Without one it is scikit-learn's; with one, a gradient of zero."""
+    probs, labels = PROBS[:500], Y[:500]
+    logs = log_softmax(LOGITS[:500], axis=-1)
+    theirs = LogisticRegression(C=np.inf, tol=1e-10, max_iter=5000).fit(logs, labels)
+    free = DirichletCalibration(strength=1e-9).fit(probs, labels)
+    np.testing.assert_allclose(free(probs), theirs.predict_proba(logs), atol=1e-4)
+    held = DirichletCalibration(strength=0.5).fit(probs, labels)
+    weights, bias = np.array(held.weights), np.array(held.bias)
+    residual = softmax(logs @ weights.T + bias, axis=-1) - np.eye(4)[labels]
+    slope = residual.T @ logs / 500 + 2 * 0.5 / 12 * weights * (1 - np.eye(4))
+    assert np.abs(slope).max() < 1e-5
+    assert np.abs(residual.mean(0) + 2 * 0.5 / 4 * bias).max() < 1e-5
+
+
+def test_dirichlet_gives_one_class_what_is_of_another():
+    """What is like 2 is often 1: no scaling of single logits knows of which class it is."""
+    rng = np.random.default_rng(4)
+    z = rng.normal(size=(4000, 3), scale=2)
+    true = softmax(z @ np.array([[1.0, 0, 0], [0, 0.2, 1], [0, 0, 0.2]]).T, axis=-1)
+    labels = (true.cumsum(-1) < rng.random((4000, 1))).sum(-1)
+    ours = DirichletCalibration(from_logits=True).fit(z[:2000], labels[:2000])
+    other = VectorScaling(from_logits=True).fit(z[:2000], labels[:2000])
+    assert nll(ours(z[2000:]), labels[2000:]) < nll(other(z[2000:]), labels[2000:]) - 0.05
+    assert ours.fitted_to["penalty"] in (1e-4, 1e-3, 1e-2, 1e-1)
 
 
 def test_isotonic_agrees_with_scikit_learn_on_ties_and_weights():
@@ -180,7 +277,7 @@ def test_calibrates_data_that_were_not_fitted_to(cls):
     fitted = cls(from_logits=True).fit(LOGITS[:2000], Y[:2000])
     logits, y = LOGITS[2000:], Y[2000:]
     found = fitted(logits)
-    probs = found if cls is IsotonicCalibration else softmax(found, axis=-1)
+    probs = found if cls in CURVES else softmax(found, axis=-1)
     assert expected_calibration_error(y, PROBS[2000:]) > 0.1
     assert expected_calibration_error(y, probs) < 0.06
     if cls is not IsotonicCalibration:  # certain of 0 or 1, it can be infinitely wrong
@@ -205,7 +302,7 @@ def test_probabilities_and_logits_are_fitted_alike():
 
 def test_binary_has_three_forms():
     z, labels = LOGITS[:, 0], (Y == 0).astype(int)
-    for cls in CLASSES:
+    for cls in set(CLASSES) - {DirichletCalibration}:
         flat = cls(from_logits=True).fit(z, labels)
         column = cls(from_logits=True).fit(z[:, None], labels)
         assert (flat.rank, column.rank) == (1, 2)
@@ -248,7 +345,7 @@ def test_pixels_are_entries(cls):
     np.testing.assert_allclose(fitted(images).reshape(-1, 4), flat(LOGITS), atol=1e-5)
     stacked = fitted(np.stack([images, images]))
     expected = fitted(images)
-    if cls is not IsotonicCalibration:  # logits come back as log-probabilities
+    if cls not in CURVES:  # logits come back as log-probabilities
         stacked, expected = softmax(stacked, -1), softmax(expected, -1)
     np.testing.assert_allclose(stacked, expected, atol=2e-4)
 
@@ -305,9 +402,10 @@ def test_weights_leave_out_and_repeat():
     spoilt = np.where(np.arange(3000)[:, None] < 1000, np.nan, LOGITS)
     weight = (np.arange(3000) >= 1000) * (1.0 + (np.arange(3000) >= 2000))
     twice = np.r_[1000:3000, 2000:3000]
-    for cls in CLASSES:
-        weighted = cls(from_logits=True).fit(spoilt, Y, weight)
-        repeated = cls(from_logits=True).fit(LOGITS[twice], Y[twice])
+    for cls in set(CLASSES) - {VennAbersCalibration}:  # whose examples count alike
+        options = {"strength": 0.01} if cls is DirichletCalibration else {}
+        weighted = cls(from_logits=True, **options).fit(spoilt, Y, weight)
+        repeated = cls(from_logits=True, **options).fit(LOGITS[twice], Y[twice])
         np.testing.assert_allclose(weighted(LOGITS), repeated(LOGITS), atol=1e-5)
 
 
@@ -519,8 +617,15 @@ def test_bad_arrays(cls):
         with pytest.raises(ValueError, match="the last of length 4"):
             fitted(PROBS[:, :3])
     options = {"per_label": True} if cls is TemperatureScaling else {}
-    with pytest.raises(ValueError, match=r"`sample_weight` must leave an entry.*label \[1\]"):
+    refused = r"`sample_weight` must leave an entry.*label \[1\]"
+    if cls is DirichletCalibration:
+        refused = "`multi_label` must be False.*BetaCalibration"
+    with pytest.raises(ValueError, match=refused):
         cls(multi_label=True, **options).fit([[0.5, 0.4]] * 2, [[0, 0], [1, 1]], [[1, 0]] * 2)
+    if cls is DirichletCalibration:
+        with pytest.raises(ValueError, match=r"`probs` must be of two or more classes.*Beta"):
+            cls().fit(PROBS[:, 0], Y == 0)
+        return
     flat = cls().fit(PROBS[:, 0], Y == 0)
     with pytest.raises(ValueError, match="must have 1 axes"):
         flat(PROBS)
@@ -549,6 +654,17 @@ def test_bad_arrays(cls):
         (IsotonicCalibration, {"knots": [[0.5]], "heights": [[1.5]]}),
         (IsotonicCalibration, {"knots": [[0.5]], "heights": [[0.5], [0.5]]}),
         (IsotonicCalibration, {"knots": 0.5, "heights": 0.5}),
+        (BetaCalibration, {"a": [1.0], "b": [1.0]}),
+        (BetaCalibration, {"a": [-1.0], "b": [1.0], "c": [0.0]}),
+        (BetaCalibration, {"a": [1.0], "b": [1.0, 2.0], "c": [0.0]}),
+        (DirichletCalibration, {"multi_label": True}),
+        (DirichletCalibration, {"strength": 0}),
+        (DirichletCalibration, {"strength": "none"}),
+        (DirichletCalibration, {"weights": [[1.0, 0.0]], "bias": [0.0]}),
+        (VennAbersCalibration, {"average": "after"}),
+        (VennAbersCalibration, {"knots": [[0.5]], "zeros": [[0.5]]}),
+        (VennAbersCalibration, {"knots": [[0.5]], "zeros": [[0.5]], "ones": [[0.4]]}),
+        (VennAbersCalibration, {"knots": [[0.5, 0.4]], "zeros": [[0, 0]], "ones": [[1, 1]]}),
     ],
 )
 def test_bad_constructor(cls, options):

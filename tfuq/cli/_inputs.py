@@ -22,18 +22,24 @@ from tfuq.predictive.inputs import IMAGES, Files, decoder, read_npz, source_of
 from tfuq.predictive.number_rows import NumberRows, rows_of
 from tfuq.predictive.rows import as_model, members_of
 from tfuq.selective import (
+    BetaCalibration,
     ConformalPredictor,
     ConformalRegressor,
+    DirichletCalibration,
     IsotonicCalibration,
     RejectionRule,
     TemperatureScaling,
     VectorScaling,
+    VennAbersCalibration,
 )
 
 CALIBRATIONS = {
     "temperature": TemperatureScaling,
     "vector": VectorScaling,
     "isotonic": IsotonicCalibration,
+    "beta": BetaCalibration,
+    "dirichlet": DirichletCalibration,
+    "venn-abers": VennAbersCalibration,
 }
 MODEL_HELP = """\
 MODEL is a file saved by Keras (model.keras, loaded in safe mode), a folder that

@@ -79,7 +79,9 @@ def add_arguments(parser):
     rule.add_argument(
         "--calibrate",
         choices=list(CALIBRATIONS),
-        help="fitted to a part of DATA, the rule to the rest; the rule's file holds it",
+        metavar="KIND",
+        help=f"{', '.join(CALIBRATIONS)}: fitted to a part of DATA, the rule to the rest; the "
+        "rule's file holds it",
     )
     rule.add_argument(
         "--calibration-share", type=float, default=0.5, help="of the examples, for that (0.5)"
@@ -87,7 +89,9 @@ def add_arguments(parser):
     parser.add_argument(
         "--method",
         choices=[*CALIBRATIONS, *INTERVALS],
-        help=f"of a calibration (temperature); of intervals of a regression, {INTERVALS} (split)",
+        metavar="KIND",
+        help=f"of a calibration, {', '.join(CALIBRATIONS)} (temperature); of intervals of a "
+        f"regression, {', '.join(INTERVALS)} (split)",
     )
     parser.add_argument(
         "--alpha", type=float, metavar="A", help="share of numbers outside of their interval (0.1)"

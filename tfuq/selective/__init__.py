@@ -2,6 +2,7 @@
 
 from tfuq._arguments import public_dir
 from tfuq.selective.adaptive_conformal import AdaptiveConformal
+from tfuq.selective.beta_calibration import BetaCalibration
 from tfuq.selective.calibration import (
     IsotonicCalibration,
     TemperatureScaling,
@@ -28,6 +29,7 @@ from tfuq.selective.deferral import (
     cascade,
     simulate_deferral,
 )
+from tfuq.selective.dirichlet_calibration import DirichletCalibration
 from tfuq.selective.groups import GroupRow, SubgroupReport, subgroup_report
 from tfuq.selective.mask_risk import MaskEvaluation, MaskRiskControl
 from tfuq.selective.monitor import Monitor
@@ -59,16 +61,19 @@ from tfuq.selective.shift import (
     difference_of_confidences,
     shift_report,
 )
+from tfuq.selective.venn_abers import VennAbersCalibration
 
 __all__ = [
     "AccuracyEstimate",
     "AdaptiveConformal",
+    "BetaCalibration",
     "Cascade",
     "CascadeStage",
     "ConformalPredictor",
     "ConformalRegressor",
     "Deferral",
     "DeferralPoint",
+    "DirichletCalibration",
     "Evaluation",
     "GeneralizedCurve",
     "GroupRow",
@@ -92,6 +97,7 @@ __all__ = [
     "TwoSampleTest",
     "UnattainableRisk",
     "VectorScaling",
+    "VennAbersCalibration",
     "augrc",
     "aurc",
     "average_thresholded_confidence",

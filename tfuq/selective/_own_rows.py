@@ -10,9 +10,18 @@ from tfuq.selective._calibration import Calibration
 from tfuq.selective._reading import array_of, kind_of
 from tfuq.selective._row_hashes import fitted_by, labelled_hashes, most_shared, rows_hash
 from tfuq.selective.base import FORMAT
+from tfuq.selective.beta_calibration import BetaCalibration
 from tfuq.selective.calibration import IsotonicCalibration, TemperatureScaling, VectorScaling
+from tfuq.selective.dirichlet_calibration import DirichletCalibration
+from tfuq.selective.venn_abers import VennAbersCalibration
 
-KINDS = {kind.__name__: kind for kind in (TemperatureScaling, VectorScaling, IsotonicCalibration)}
+KINDS = {
+    kind.__name__: kind
+    for kind in (
+        *(TemperatureScaling, VectorScaling, IsotonicCalibration),
+        *(BetaCalibration, DirichletCalibration, VennAbersCalibration),
+    )
+}
 
 
 def checked_calibration(calibration, rank, from_logits, multi_label):

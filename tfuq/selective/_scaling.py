@@ -123,13 +123,23 @@ def interpolate(values, knots, heights):
     knots, heights = (ops.convert_to_tensor(np.array(rows, "float32")) for rows in table)
     x = ops.transpose(ops.where(ops.isfinite(values), values, 0))
     x = ops.clip(x, knots[:, :1], knots[:, -1:])
-    # The operation of `tf.searchsorted`, which takes no empty batch.
-    upper = ops.clip(tf.raw_ops.UpperBound(sorted_inputs=knots, values=x), 1, size - 1)
+    upper = ops.clip(count_up_to(knots, x), 1, size - 1)
     upper = upper + size * np.arange(len(table[0]), dtype="int32")[:, None]
     left, low = ops.take(knots, upper - 1), ops.take(heights, upper - 1)
     width, step = ops.take(knots, upper) - left, ops.take(heights, upper) - low
     found = ops.transpose(low + step * ops.divide_no_nan(x - left, width))
     return ops.where(ops.isfinite(values), found, np.nan)
+
+
+def count_up_to(knots, values):
+    """How many of the ascending `knots` `(curves, m)` are at most each value `(curves, n)`."""
+    # The operation of `tf.searchsorted`, which takes no empty batch.
+    return tf.raw_ops.UpperBound(sorted_inputs=knots, values=values)
+
+
+def count_below(knots, values):
+    """How many of the ascending `knots` are below each value; shapes as in `count_up_to`."""
+    return tf.raw_ops.LowerBound(sorted_inputs=knots, values=values)
 
 
 # --- Fitting ----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from keras import ops
 from tfuq._arguments import check_flags, register, shown
 from tfuq._predictions.probabilities import TOLERANCE
 from tfuq.selective._calibration import Calibration
+from tfuq.selective._one_against_rest import OneAgainstRest, numbers_in_a_row, warn_of_unseen
 from tfuq.selective._scaling import (
     TEMPERATURES,
     fit_isotonic,
@@ -195,7 +196,7 @@ class VectorScaling(Calibration):
                 f"Received: scale={shown(scale)}, bias={shown(bias)}"
             )
         if scale is not None:
-            shapes = [_numbers_in_a_row(n, v).shape for n, v in (("scale", scale), ("bias", bias))]
+            shapes = [numbers_in_a_row(n, v).shape for n, v in (("scale", scale), ("bias", bias))]
             if len(set(shapes)) > 1:
                 raise ValueError(
                     "Argument `bias` must have as many numbers as `scale`. "
@@ -206,7 +207,7 @@ class VectorScaling(Calibration):
         self.bias = bias
 
     def _estimate(self, data):
-        _warn_of_unseen(data)
+        warn_of_unseen(data)
         found = [fit_vector(*part.problem(), data.is_binary) for part in data.columns()]
         for label, (*_, is_finite) in enumerate(found):
             if not is_finite:
@@ -234,7 +235,7 @@ class VectorScaling(Calibration):
 
 
 @register
-class IsotonicCalibration(Calibration):
+class IsotonicCalibration(OneAgainstRest):
     """Maps the probability of each class by a rising curve, and brings their sum back to 1.
 
     Formula: of each class against the rest, the non-decreasing function of its probability of the
@@ -271,8 +272,8 @@ class IsotonicCalibration(Calibration):
           Estimates", 2002.
     """
 
-    _on_logits = False
     _parameters = ("knots", "heights")
+    _unseen = (np.array([0.0, 1.0]),) * 2  # a curve that leaves probabilities as they are
 
     def __init__(
         self,
@@ -296,65 +297,14 @@ class IsotonicCalibration(Calibration):
         self.knots = knots
         self.heights = heights
 
-    def _estimate(self, data):
-        _warn_of_unseen(data)
-        curves = []
-        for part in data.columns():
-            values = part.values[..., None] if data.is_binary else part.values
-            weight = np.tile(part.weight, len(values))
-            labels, seen = np.tile(part.labels, len(values)), part.seen()
-            for k in range(values.shape[-1]):
-                if not (seen.all() if data.is_binary else seen[k] and seen.sum() > 1):
-                    curves.append((np.array([0.0, 1.0]),) * 2)  # as it is
-                    continue
-                targets = labels == (1 if data.is_binary else k)
-                curves.append(fit_isotonic(values[..., k].ravel(), targets, weight))
-        self.knots, self.heights = (
-            [p.tolist() for p in parts] for parts in zip(*curves, strict=True)
-        )
+    _curve = staticmethod(fit_isotonic)
 
-    def _num_columns(self):
-        return len(self.knots)
-
-    def _scale(self, values):
-        rows = ops.reshape(values, (-1, len(self.knots)))
-        found = interpolate(rows, self.knots, self.heights)
-        if not self.multi_label and len(self.knots) > 1:
-            total = ops.sum(found, axis=-1, keepdims=True)
-            shared = ops.where(total > 0, total, 1)
-            found = ops.where(ops.equal(total, 0), 1 / len(self.knots), found / shared)
-        return ops.reshape(found, ops.shape(values))
-
-    def _joined(self, scaled, is_stack):
-        return ops.mean(scaled, axis=0)
-
-
-def _warn_of_unseen(data):
-    """Warns of classes without a label: nothing can be learned of them."""
-    for column, part in enumerate(data.columns()):
-        unseen = np.flatnonzero(~part.seen())
-        if unseen.size:
-            where = f" of label {column}" if data.num_columns > 1 else ""
-            warnings.warn(
-                f"The labels{where} are without class {unseen.tolist()}: nothing is learned of it, "
-                "and its probabilities are not calibrated (those of several classes no more than "
-                "by the change of the others).",
-                stacklevel=4,
-            )
+    def _map(self, rows):
+        return interpolate(rows, self.knots, self.heights)
 
 
 def _all_in(values, lower, upper):
     return bool(np.all((values >= lower) & (values <= upper)))
-
-
-def _numbers_in_a_row(name, value):
-    """The argument `name` as an array `(n,)` of one or more finite numbers."""
-    found = numbers(name, value)
-    if found.ndim != 1 or found.size == 0 or not np.all(np.isfinite(found)):
-        raise ValueError(
-            f"Argument `{name}` must be a list of finite numbers. Received: {name}={shown(value)}"
-        )
-    return found
 
 
 def _check_curves(knots, heights):
@@ -367,7 +317,7 @@ def _check_curves(knots, heights):
         )
     curves = []
     for x, y in zip(knots, heights, strict=True):
-        x, y = _numbers_in_a_row("knots", x), _numbers_in_a_row("heights", y)
+        x, y = numbers_in_a_row("knots", x), numbers_in_a_row("heights", y)
         if x.shape != y.shape or np.any(np.diff(x) <= 0) or np.any(np.diff(y) < 0):
             raise ValueError(
                 "Arguments `knots` and `heights` must be curves of as many knots as heights, that "
