@@ -18,6 +18,7 @@ from tfuq.selective import (
     RejectionRule,
     ShiftReport,
     TwoSampleTest,
+    gap,
 )
 
 RNG = np.random.default_rng(5)
@@ -194,6 +195,15 @@ def test_shift_and_detection_are_tables():
     assert "| auroc | 0.9123 | \\[0.9, 0.93\\] |" in text
     assert "| energy | 0.25 \\[0.2, 0.3\\] | – | – | – |" in text
     assert "| knn | – | 1,200 | yes | – |" in text
+
+
+def test_the_gap_is_a_table_with_a_sentence():
+    found = gap(PROBS, LABELS, coverage=[0.5, 0.8])
+    text = to_markdown((PROBS, LABELS), gap=found)
+    assert "## Where the gap comes from" in text and "Parts of the gap to the oracle" in text
+    assert found.sentence() in text.replace("\\", "")
+    with pytest.raises(ValueError, match=r"`gap` must be what tfuq.selective.gap gave"):
+        to_markdown((PROBS, LABELS), gap={"gap": 0.1})
 
 
 # --- The file ---------------------------------------------------------------------------------

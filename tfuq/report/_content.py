@@ -12,7 +12,7 @@ from tfuq._arguments import shown
 from tfuq._files.tables import group_columns, names_of
 from tfuq.predictive import declared
 from tfuq.report._inputs import given, pictures
-from tfuq.report._tables import Table, number, percent, section, with_interval
+from tfuq.report._tables import Table, gap_tables, number, percent, section, with_interval
 from tfuq.selective import RejectionRule, aurc, subgroup_report
 
 N_BINS = 15
@@ -162,6 +162,7 @@ def read(
     num_samples=None,
     ood=None,
     shift=None,
+    gap=None,
 ):
     """`Content` of the arguments that `tfuq.report.html` and `to_markdown` share."""
     if rule is not None and (not isinstance(rule, RejectionRule) or rule.multi_label):
@@ -189,6 +190,7 @@ def read(
         "The rule in each group": _rule_tables(rule, found, columns),
         "Shift": section("shift", "Figures of the shift", shift),
         "Out of distribution": section("ood", "Figures of detection", ood),
+        "Where the gap comes from": gap_tables(gap),
     }
     return Content(
         title,

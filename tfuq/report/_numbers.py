@@ -195,6 +195,15 @@ def check_classes(**of_numbers):
             )
 
 
+def check_numbers(**of_classes):
+    """Raises ValueError of an argument that only a report of classes has."""
+    for name, value in of_classes.items():
+        if value is not None:
+            raise ValueError(
+                f"Argument `{name}` must be None of a regression. Received: {name}={shown(value)}"
+            )
+
+
 def read_numbers(
     source,
     *,

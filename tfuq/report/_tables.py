@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tfuq._arguments import shown
-from tfuq.selective import ShiftReport
+from tfuq.selective import SelectiveGap, ShiftReport
 
 INTERVAL = "_interval"
 
@@ -65,6 +65,23 @@ def section(argument, title, found):
     flat = {k: v for k, v in found.items() if k not in nested}
     tables = [_figures(title, flat)] if flat else []
     return tables + ([_side_by_side(title, nested)] if nested else [])
+
+
+def gap_tables(found):
+    """`Table`s of the argument `gap`, a `SelectiveGap` or None."""
+    if found is None:
+        return []
+    if not isinstance(found, SelectiveGap):
+        raise ValueError(
+            "Argument `gap` must be what tfuq.selective.gap gave, or None. "
+            f"Received: gap={shown(found)}"
+        )
+    header, _, *rows = (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in found.to_markdown().splitlines()
+    )
+    said = f"In percent of the accepted. {found.sentence()}"
+    return [Table("Parts of the gap to the oracle, which sum to it", header, rows, said)]
 
 
 def _figures(title, found):

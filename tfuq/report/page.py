@@ -14,7 +14,7 @@ from tfuq.report._filling import (
     integers,
     payload_of,
 )
-from tfuq.report._numbers import are_numbers, check_classes, read_numbers
+from tfuq.report._numbers import are_numbers, check_classes, check_numbers, read_numbers
 from tfuq.report._numbers_page import numbers_page
 from tfuq.report._thumbnails import thumbnail
 
@@ -40,6 +40,7 @@ def html(
     num_samples=None,
     ood=None,
     shift=None,
+    gap=None,
     seed=0,
     tolerance=None,
     quantity=None,
@@ -89,6 +90,7 @@ def html(
         ood: Figures of detection: a dict as of `tfuq.metrics.ood_metrics`, or a dict of them, one
             for each detector or data set.
         shift: `ShiftReport` of `tfuq.selective.shift_report`, or a dict of figures.
+        gap: `SelectiveGap` of `tfuq.selective.gap`, of classes.
         seed: Of the choice of examples.
         tolerance: Of a regression: how far off an answer is called wrong; by default the rule's.
         quantity: Of a regression: what the number is, with its unit, such as "age (years)".
@@ -129,10 +131,11 @@ def html(
     }
     of_numbers = {"tolerance": tolerance, "quantity": quantity, "unit": unit}
     if are_numbers(source, output, from_logits):
+        check_numbers(gap=gap)
         text = numbers_page(read_numbers(source, **options, **of_numbers), num_examples, seed)
     else:
         check_classes(**of_numbers)
-        content = read(source, **options)
+        content = read(source, **options, gap=gap)
         text = _page(content, kept_examples(content, num_examples, seed))
     with written_whole(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")

@@ -4,7 +4,7 @@ import re
 
 from tfuq._files.tables import markdown_table
 from tfuq.report._content import COUNTED, read
-from tfuq.report._numbers import are_numbers, check_classes, read_numbers
+from tfuq.report._numbers import are_numbers, check_classes, check_numbers, read_numbers
 from tfuq.report._tables import Table, number
 
 MOST_CLASSES = 20
@@ -20,8 +20,8 @@ def to_markdown(source, *, threshold=None, title="Report", **options):
             0.5.
         title: Title of the report.
         **options: `data`, `output`, `batch_size`, `names`, `groups`, `rule`, `from_logits`,
-            `num_samples`, `ood` and `shift`, as for `html`; of a regression `tolerance`, `quantity`
-            and `unit`.
+            `num_samples`, `ood`, `shift` and `gap`, as for `html`; of a regression `tolerance`,
+            `quantity` and `unit`.
 
     Returns:
         A text of tables: figures of all examples, what the threshold and others accept, the
@@ -44,6 +44,7 @@ def to_markdown(source, *, threshold=None, title="Report", **options):
     | --- | --: | --: | --: | --: | --: |
     """
     if are_numbers(source, options.get("output"), options.get("from_logits")):
+        check_numbers(gap=options.pop("gap", None))
         return _of_numbers(read_numbers(source, threshold=threshold, title=title, **options))
     check_classes(**{name: options.pop(name, None) for name in OF_NUMBERS})
     content = read(source, threshold=threshold, title=title, **options)

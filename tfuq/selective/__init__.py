@@ -30,6 +30,7 @@ from tfuq.selective.deferral import (
     simulate_deferral,
 )
 from tfuq.selective.dirichlet_calibration import DirichletCalibration
+from tfuq.selective.gap import SelectiveGap, gap
 from tfuq.selective.groups import GroupRow, SubgroupReport, subgroup_report
 from tfuq.selective.mask_risk import MaskEvaluation, MaskRiskControl
 from tfuq.selective.monitor import Monitor
@@ -89,6 +90,7 @@ __all__ = [
     "RiskCoverageCurve",
     "ScoreComparison",
     "ScoreRow",
+    "SelectiveGap",
     "SetCoverage",
     "SetEvaluation",
     "ShiftReport",
@@ -110,6 +112,7 @@ __all__ = [
     "difference_of_confidences",
     "eaurc",
     "expected_cost",
+    "gap",
     "generalized_risk_coverage_curve",
     "kappa_referral_curve",
     "minimum_cost_decision",
