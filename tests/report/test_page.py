@@ -10,6 +10,7 @@ from sklearn.metrics import confusion_matrix
 
 import tfuq
 from tfuq.report import html
+from tfuq.report._accepted import class_table, rate
 from tfuq.selective import RejectionRule
 
 MISSING = not executable() or not importlib.util.find_spec("playwright")
@@ -83,6 +84,14 @@ def expected_tiles(accepted):
     return [count / 500, right / count, count, 500 - count, right, count - right]
 
 
+def class_counts(probs, labels, accepted):
+    """Of each class: examples, accepted ones, those called so, answers."""
+    answers, each = probs.argmax(-1), np.arange(probs.shape[-1])[:, None]
+    parts = [labels == each, accepted & (labels == each)]
+    parts += [parts[1] & (answers == each), accepted & (answers == each)]
+    return np.stack([part.sum(-1) for part in parts], axis=-1)
+
+
 def drag(page, threshold):
     """Moves the slider with the mouse, as near to a threshold as pixels go."""
     box = page.locator("#threshold").bounding_box()
@@ -107,6 +116,8 @@ def test_numbers_at_a_threshold_are_those_of_python(page, threshold):
     assert shown == (f"{100 * found[0]:.1f} %", f"{accepted.sum()}")
     matrix = confusion_matrix(LABELS[accepted], PROBS[accepted].argmax(-1), labels=range(4))
     assert [[int(c) for c in row[1:]] for row in cells(page, "#confusion")] == matrix.tolist()
+    counts = class_counts(PROBS, LABELS, accepted)
+    assert cells(page, "#classes") == class_table(counts, NAMES).rows
     groups = {row[0]: row[1:] for row in cells(page, "#groups")}
     for name in set(HOSPITAL):
         own = name == HOSPITAL
@@ -198,6 +209,54 @@ def test_the_keyboard_is_enough(ruled):
     ruled.keyboard.press("Enter")
     np.testing.assert_allclose(tiles(ruled), expected_tiles(RULE.accept(PROBS)), rtol=1e-12)
     assert ruled.faults == []
+
+
+def test_off_the_rule_nothing_is_promised(opened):
+    rule = RejectionRule.fit(PROBS, LABELS, target_risk=0.45, confidence=0.8)
+    page = opened("promising", rule=rule)
+    assert "is promised here" in page.locator("#promise").inner_text()
+    page.locator("#exact").fill("0.9")
+    wrong = (PROBS.argmax(-1) != LABELS)[np.float32(0.9) <= CONFIDENCE]
+    said = page.locator("#promise").inner_text()
+    assert said.startswith("Nothing is promised at this threshold, only at the rule's")
+    assert rate(int(wrong.sum()), len(wrong)) in said
+    page.locator("#marks button").click()
+    assert "is promised here" in page.locator("#promise").inner_text()
+    assert page.faults == []
+
+
+def test_pictures_enlarge_to_their_own_size(opened):
+    images = np.broadcast_to(np.linspace(0, 1, 300)[:, None], (500, 300, 200))
+    page = opened("pictures", images=images, num_examples=12)
+    first = page.locator("#just-accepted button").first
+    first.focus()
+    page.keyboard.press("Enter")
+    shown = page.get_by_role("dialog").get_by_role("img")
+    assert shown.evaluate("img => [img.width, img.height, img.naturalWidth]") == [200, 300, 200]
+    assert "200 x 300 pixels" in page.locator("#enlarged-title").inner_text()
+    page.keyboard.press("Escape")
+    assert not page.locator("#enlarged").evaluate("dialog => dialog.open")
+    assert page.evaluate("document.activeElement.className") == "picture"
+    assert page.faults == []
+
+
+def test_ten_classes_fit_and_colours_tell_right_from_wrong(browser, tmp_path):
+    probs = RNG.dirichlet(np.full(12, 0.3), size=400)
+    labels = np.where(RNG.random(400) < 0.7, probs.argmax(-1), RNG.integers(12, size=400))
+    names = [f"class number {k}" for k in range(12)]
+    path = html((probs, labels), tmp_path / "twelve.html", names=names)
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(path.as_uri())
+    assert page.locator("#classes").evaluate("place => place.scrollWidth <= place.clientWidth")
+    assert page.locator("#confusion").evaluate("place => place.scrollWidth <= place.clientWidth")
+    colours = page.locator("#confusion tbody tr:first-child td").evaluate_all(
+        "cells => cells.map(cell => cell.style.backgroundColor)"
+    )
+    assert colours[0].startswith("rgba(0, 114, 178")
+    assert all(colour.startswith("rgba(213, 94, 0") for colour in colours[1:])
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.close()
 
 
 def test_a_screen_reader_is_told(page):

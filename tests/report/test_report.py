@@ -11,7 +11,9 @@ from scipy.special import softmax
 from sklearn.metrics import brier_score_loss, confusion_matrix, log_loss
 
 import tfuq
+from tfuq._math.bounds import wilson_interval
 from tfuq.report import html, to_markdown
+from tfuq.report._thumbnails import picture_of
 from tfuq.selective import (
     AccuracyEstimate,
     LabelShift,
@@ -70,7 +72,7 @@ def test_decisions_are_those_of_the_rejection_table(threshold):
     table = tfuq.metrics.rejection_table(LABELS, PROBS, [threshold])
     accepted = PROBS.max(-1).astype("float32") >= np.float32(threshold)
     right = int((PROBS.argmax(-1) == LABELS)[accepted].sum())
-    chosen = numbers(after(text, "## Confidence"))
+    chosen = numbers(after(text, "**What is accepted"))
     share = f"{100 * table['coverage'][0]:.1f} %"
     accuracy = f"{100 * table['accuracy'][0]:.1f} %" if accepted.any() else "–"
     counts = accepted.sum(), 300 - accepted.sum(), right, accepted.sum() - right
@@ -109,7 +111,7 @@ def test_unusable_predictions_are_rejected_and_told():
     probs[bad[0]], probs[bad[1], 0] = np.nan, np.inf
     text = to_markdown((probs, LABELS), threshold=0.0, groups=HOSPITAL)
     assert "2 of 300 predictions hold NaN or infinity" in text
-    accepted, rejected = numbers(after(text, "## Confidence"))["99.3 %"][1:3]
+    accepted, rejected = numbers(after(text, "**What is accepted"))["99.3 %"][1:3]
     assert (accepted, rejected) == ("298", "2")
     kept = np.delete(np.arange(300), bad)
     alone = numbers(to_markdown((PROBS[kept], LABELS[kept])))
@@ -127,8 +129,9 @@ def test_a_rule_brings_its_score_and_threshold(score):
     rule = RejectionRule.fit(stack, LABELS, score, target_coverage=0.6)
     text = to_markdown((stack, LABELS), rule=rule, groups=HOSPITAL)
     coverage = f"{100 * rule.accept(stack).mean():.1f} %"
-    assert coverage in numbers(after(text, f"## {score.replace('_', ' ').capitalize()} of at"))
-    assert "## The rule in each group" in text and "south\\|east" in text
+    assert f"## {score.replace('_', ' ').capitalize()} of at" in text
+    assert coverage in numbers(after(text, "**What is accepted"))
+    assert "**The rule as fitted, in each group" in text and "south\\|east" in text
     area = tfuq.selective.aurc(stack, LABELS, score=score)
     name = f"Area under the risk-coverage curve (AURC, by {score.replace('_', ' ')})"
     assert numbers(text)[name.replace("_", "\\_")] == [f"{area:.4g}"]
@@ -230,7 +233,10 @@ def test_page_of_20000_examples_is_under_5_megabytes(tmp_path):
     assert {at - 1, at, at + 1} <= set(kept)  # next to the threshold
     for level in (0.4, 0.6, 0.8, 0.95):  # and near to any other
         assert np.abs(ordered[kept] - level).min() < 0.05
-    assert all(re.match("data:image/png;base64,", e["picture"]) for e in found["examples"])
+    pictures = [example["picture"] for example in found["examples"]]
+    assert all(picture["uri"].startswith("data:image/jpeg;base64,") for picture in pictures)
+    assert all(picture["of"] == [120, 160] for picture in pictures)
+    assert all(picture["width"] <= 120 and len(picture["uri"]) < 4e4 for picture in pictures)
 
 
 def test_pictures_come_from_the_data_of_a_model(tmp_path):
@@ -240,11 +246,76 @@ def test_pictures_come_from_the_data_of_a_model(tmp_path):
     data = IMAGES[..., None].astype("float32"), LABELS
     path = html(model, tmp_path / "page.html", data=data, num_examples=4, batch_size=150)
     first = content_of(path)["examples"][0]
-    encoded = first["picture"].removeprefix("data:image/png;base64,")
+    encoded = first["picture"]["uri"].removeprefix("data:image/png;base64,")
     pixels = tf.io.decode_png(tf.io.decode_base64(encoded.translate({43: 45, 47: 95}))).numpy()
     image = IMAGES[first["index"]]
     expected = (image - image.min()) / (image.max() - image.min())
     np.testing.assert_allclose(pixels[..., 0] / 255, expected, atol=0.003)
+
+
+def test_a_picture_keeps_its_own_size_where_it_can():
+    photo = np.linspace(0, 1, 300)[:, None] * np.linspace(0, 1, 400)
+    found = picture_of(photo, 1e5)
+    assert (found["width"], found["height"], found["of"]) == (400, 300, [400, 300])
+    noise = RNG.uniform(size=(300, 400, 3))
+    reduced = picture_of(noise, 2e4)
+    assert len(reduced["uri"]) < 2.1e4 and reduced["of"] == [400, 300]
+    assert abs(reduced["width"] / reduced["height"] - 4 / 3) < 0.05 and reduced["width"] < 400
+
+
+# --- What is promised, and of which classes -----------------------------------------------------
+
+
+def test_sensitivity_and_precision_of_what_is_accepted():
+    text = to_markdown((PROBS, LABELS), threshold=0.6, names=["a", "b", "c"])
+    accepted, answers = PROBS.max(-1) >= 0.6, PROBS.argmax(-1)
+    rows = numbers(after(text, "**Accepted answers, class by class"))
+    for k, name in enumerate("abc"):
+        taken, told = accepted & (k == LABELS), accepted & (answers == k)
+        right = (taken & told).sum()
+        of_taken, of_told = (
+            f"{100 * right / count.sum():.1f} % \\[{', '.join(ends)}\\]"
+            for count in (taken, told)
+            for ends in [[f"{100 * end:.1f} %" for end in wilson_interval(right, count.sum())]]
+        )
+        total = (k == LABELS).sum()
+        share = f"{taken.sum()} ({100 * taken.sum() / total:.1f} %)"
+        assert rows[name] == [str(total), share, of_taken, str(told.sum()), of_told]
+
+
+def test_classes_that_are_never_answered_are_said():
+    """As of HAM10000, where a rule of confidence accepted benign answers alone."""
+    sure = np.array([[0.9, 0.1], [0.8, 0.2], [0.85, 0.15], [0.45, 0.55]])
+    given = (np.repeat(sure, 5, axis=0), [0] * 10 + [1] * 10)
+    text = to_markdown(given, threshold=0.7, names=["benign", "melanoma"])
+    assert "It answers only benign. No answer is melanoma: of 5 accepted cases of these" in text
+    assert "It answers only" not in to_markdown(given, threshold=0.5, names=["a", "b"])
+    text = to_markdown(given, threshold=0.87, names=["benign", "melanoma"])
+    assert "It answers only benign. No case of melanoma is accepted." in text
+
+
+def test_off_the_rule_nothing_is_promised():
+    rule = RejectionRule.fit(PROBS, LABELS, target_risk=0.4, confidence=0.8)
+    at = to_markdown((PROBS, LABELS), rule=rule)
+    assert "This is the rule's threshold: what is said of it above is promised here." in at
+    off = to_markdown((PROBS, LABELS), rule=rule, threshold=0.9)
+    assert "Nothing is promised at this threshold, only at the rule's, " in off
+    wrong = (PROBS.argmax(-1) != LABELS)[PROBS.max(-1) >= 0.9]
+    ends = [f"{100 * end:.1f} %" for end in wilson_interval(wrong.sum(), len(wrong))]
+    assert f"\\[{', '.join(ends)}\\] are wrong, an interval for a threshold" in off
+    assert "Nothing is promised: there is no rule." in to_markdown((PROBS, LABELS))
+    several = RejectionRule.fit(PROBS, LABELS, target_risk=0.5, by="class", confidence=0.8)
+    assert "the rule has one for each class or group" in to_markdown((PROBS, LABELS), rule=several)
+
+
+def test_the_verdict_of_each_group_stands_beside_the_promise():
+    rule = RejectionRule.fit(PROBS, LABELS, target_risk=0.4, confidence=0.8)
+    labels = np.where(HOSPITAL == "north", (PROBS.argmax(-1) + 1) % 3, PROBS.argmax(-1))
+    text = to_markdown((PROBS, labels), rule=rule, groups=HOSPITAL)
+    assert text.index("The promise is broken in group: north.") < text.index("## Confidence of")
+
+
+# --- The file, again ----------------------------------------------------------------------------
 
 
 def test_an_old_page_is_replaced_whole_or_kept(tmp_path):

@@ -11,6 +11,7 @@ from tfuq import metrics
 from tfuq._arguments import shown
 from tfuq._files.tables import group_columns, names_of
 from tfuq.predictive import declared
+from tfuq.report._accepted import class_counts
 from tfuq.report._inputs import given, pictures
 from tfuq.report._tables import Table, gap_tables, number, percent, section, with_interval
 from tfuq.selective import RejectionRule, aurc, subgroup_report
@@ -25,6 +26,7 @@ COUNTED = ["coverage", "accuracy of accepted", "accepted", "rejected", "right", 
 class Decision(NamedTuple):
     """What a threshold accepts, and how much of that is right."""
 
+    threshold: float
     accepted: int
     rejected: int
     right: int
@@ -36,7 +38,7 @@ class Decision(NamedTuple):
 
     def cells(self):
         """Texts under `COUNTED`."""
-        return [percent(self.coverage), percent(self.accuracy), *map(number, self[:4])]
+        return [percent(self.coverage), percent(self.accuracy), *map(number, self[1:5])]
 
 
 class Ranked(NamedTuple):
@@ -79,6 +81,10 @@ class Content(NamedTuple):
     """`(name, threshold)` of the rule."""
     rule: str
     """What the rule does, in sentences."""
+    promises: bool
+    """Whether the rule promises a risk."""
+    verdicts: list
+    """`Table`s of what the rule does in each group, beside its promise."""
     groups: dict
     """`{column: (names, number of each example's group (total,))}`."""
     summary: Table
@@ -96,7 +102,13 @@ class Content(NamedTuple):
         total = self.total if of is None else int(of.sum())
         accepted, correct = len(right), int(right.sum())
         counts = accepted, total - accepted, correct, accepted - correct
-        return Decision(*counts, accepted / total, correct / accepted if accepted else np.nan)
+        return Decision(
+            float(threshold), *counts, accepted / total, correct / accepted if accepted else np.nan
+        )
+
+    def classes(self, threshold):
+        """Of each class: its examples, the accepted ones, those called so, and its answers."""
+        return class_counts(self.ranked, len(self.names), threshold)
 
     def confusion(self, threshold):
         """Counts of the accepted `(classes, classes)`, by true (rows) and predicted class."""
@@ -187,7 +199,6 @@ def read(
             f"Received: images with {len(images)}"
         )
     sections = {
-        "The rule in each group": _rule_tables(rule, found, columns),
         "Shift": section("shift", "Figures of the shift", shift),
         "Out of distribution": section("ood", "Figures of detection", ood),
         "Where the gap comes from": gap_tables(gap),
@@ -200,6 +211,8 @@ def read(
         _first_threshold(rule, ranked, marks) if threshold is None else threshold,
         marks,
         _rule_text(rule, found, ranked, columns),
+        rule is not None and rule.fitted_to.get("goal") == "risk",
+        _rule_tables(rule, found, columns),
         {name: coded(column) for name, column in columns.items()},
         _summary(found, ranked, len(names)),
         found.metric(metrics.reliability_curve, n_bins=N_BINS),
@@ -325,6 +338,9 @@ def _rule_tables(rule, found, columns):
     note = "Intervals are Wilson's at 95 %."
     if report.target_risk is not None:
         note += f" Verdicts are of the target risk {report.target_risk:g}, Holm's correction."
+    failing = ", ".join(f"{row.column}: {row.group}" for row in report.failing)
+    if failing:
+        note = f"The promise is broken in {failing}. {note}"
     return [Table("The rule as fitted, in each group", header, rows, note)]
 
 

@@ -80,6 +80,80 @@
     });
   };
 
+  // Wilson's interval at 95 %, as in Python.
+  const Z2 = 1.959963984540054 ** 2;
+  const rate = (times, total) => {
+    if (!total) return NONE;
+    const part = times / total;
+    const centre = (times + Z2 / 2) / (total + Z2);
+    const half = Math.sqrt(Z2 * (part * (1 - part) * total + Z2 / 4)) / (total + Z2);
+    const ends = [centre - half, centre + half].map((end) => percent(Math.min(Math.max(end, 0), 1)));
+    return `${percent(part)} [${ends.join(", ")}]`;
+  };
+
+  const listed = (names) => {
+    const more = names.length > content.mostNamed ? ` and ${names.length - content.mostNamed} more` : "";
+    return names.slice(0, content.mostNamed).join(", ") + more;
+  };
+
+  const promised = (d) => {
+    const seen = d.accepted
+      ? `Of the accepted here ${rate(d.wrong, d.accepted)} are wrong, an interval for a threshold that was chosen before these examples were seen.`
+      : "Nothing is accepted.";
+    const marks = content.marks.map(([, mark]) => Number(mark));
+    if (content.promises && marks.length === 1) {
+      return Math.fround(marks[0]) === Math.fround(d.threshold)
+        ? `This is the rule's threshold: what is said of it above is promised here. ${seen}`
+        : `Nothing is promised at this threshold, only at the rule's, ${short(marks[0])}. ${seen}`;
+    }
+    if (content.promises) {
+      return `Nothing is promised at one threshold for all: the rule has one for each class or group. ${seen}`;
+    }
+    const why = marks.length ? "the rule was given by hand or for a coverage" : "there is no rule";
+    return `Nothing is promised: ${why}. ${seen}`;
+  };
+
+  const showPromise = (decision) => write(byId("promise"), promised(decision));
+
+  const classTable = () => {
+    const { names } = content;
+    const header = content.classHeader;
+    const [whole, body] = table("Accepted answers, class by class", header);
+    const totals = new Uint32Array(names.length);
+    labels.forEach((label) => { totals[label]++; });
+    const rows = names.map((name, k) => {
+      const cells = header.slice(1).map(() => element("td"));
+      write(cells[0], count(totals[k]));
+      body.append(element("tr", {}, scope("row", name), ...cells));
+      return cells.slice(1);
+    });
+    byId("classes").append(whole, element("p", { class: "hint" }, content.classNote));
+    return ({ accepted }) => {
+      const [taken, right, told] = [0, 1, 2].map(() => new Uint32Array(names.length));
+      for (let i = 0; i < accepted; i++) {
+        taken[labels[i]]++;
+        told[predicted[i]]++;
+        if (labels[i] === predicted[i]) right[labels[i]]++;
+      }
+      rows.forEach((cells, k) => {
+        const texts = [
+          totals[k] ? `${count(taken[k])} (${percent(taken[k] / totals[k])})` : count(taken[k]),
+          rate(right[k], taken[k]), count(told[k]), rate(right[k], told[k]),
+        ];
+        cells.forEach((cell, i) => write(cell, texts[i]));
+      });
+      const silent = [...names.keys()].filter((k) => !told[k] && totals[k]);
+      const answers = names.filter((_, k) => told[k]);
+      byId("only").hidden = !silent.length || !answers.length;
+      if (byId("only").hidden) return;
+      const missed = silent.reduce((sum, k) => sum + taken[k], 0);
+      const those = listed(silent.map((k) => names[k]));
+      write(byId("only"), `It answers only ${listed(answers)}. ` + (missed
+        ? `No answer is ${those}: of ${count(missed)} accepted cases of these every one is called something else.`
+        : `No case of ${those} is accepted.`));
+    };
+  };
+
   const inWords = (d) => {
     const where = `${content.score} ${content.grows ? "≥" : "≤"} ${short(d.threshold)}`;
     if (!d.accepted) return `At ${where} no answer is accepted.`;
@@ -90,7 +164,7 @@
   const confusionMatrix = () => {
     const { names } = content;
     const size = names.length;
-    const [whole, body] = table("Accepted answers, by true (rows) and predicted class", ["true \\ predicted", ...names]);
+    const [whole, body] = table("Accepted answers, by true (rows) and predicted class: blue is right, orange wrong", ["true \\ predicted", ...names]);
     whole.classList.add("matrix");
     if (names.some((name) => name.length > 4)) {
       whole.querySelectorAll("th:not(:first-child)").forEach((head) => head.classList.add("turned"));
@@ -106,6 +180,7 @@
       body.append(row);
     });
     byId("confusion").append(whole);
+    if (size > 6) byId("confusion").parentElement.classList.add("wide");
     return ({ accepted }) => {
       const counts = new Uint32Array(size * size);
       const rows = new Uint32Array(size);
@@ -116,7 +191,8 @@
       cells.forEach((cell, k) => {
         const share = counts[k] / (rows[Math.floor(k / size)] || 1);
         write(cell, count(counts[k]));
-        cell.style.backgroundColor = `rgba(0, 114, 178, ${(0.45 * share).toFixed(3)})`;
+        const colour = k % (size + 1) ? "213, 94, 0" : "0, 114, 178";  // wrong, right
+        cell.style.backgroundColor = `rgba(${colour}, ${(0.45 * share).toFixed(3)})`;
       });
     };
   };
@@ -169,10 +245,26 @@
     };
   };
 
+  // A picture as a button that shows it at its own size; Escape closes it.
+  const opener = ({ uri, width, height, of }, index) => {
+    const name = `Picture of example ${index}`;
+    const made = element("button", { type: "button", class: "picture", "aria-haspopup": "dialog" });
+    made.append(element("img", { src: uri, alt: `${name}, enlarge` }));
+    made.addEventListener("click", () => {
+      const reduced = of[0] === width ? "" : `, reduced from ${of[0]} x ${of[1]}`;
+      write(byId("enlarged-title"), `${name}, ${width} x ${height} pixels${reduced}`);
+      const shown = byId("enlarged-picture");
+      [["src", uri], ["alt", name], ["width", width], ["height", height]]
+        .forEach(([key, value]) => shown.setAttribute(key, value));
+      byId("enlarged").showModal();
+    });
+    return made;
+  };
+
   const card = ({ rank, index, picture }) => {
     const isRight = labels[rank] === predicted[rank];
     const made = element("li", { class: isRight ? "right" : "wrong", "data-index": index });
-    if (picture) made.append(element("img", { src: picture, alt: `Picture of example ${index}` }));
+    if (picture) made.append(opener(picture, index));
     made.append(element("strong", {}, `${isRight ? "✓ right" : "✗ wrong"}: ${content.names[predicted[rank]]}`));
     if (!isRight) made.append(`true: ${content.names[labels[rank]]}`, element("br"));
     made.append(`${content.score} ${scores[rank].toPrecision(4)}`, element("br"), `example ${index}`);
@@ -199,6 +291,6 @@
   // --- The threshold ---------------------------------------------------------------------------
 
   const confusion = content.names.length > MOST_CLASSES ? confusedPairs() : confusionMatrix();
-  const parts = [showTiles, speaker(inWords), drawCurve(), confusion, ...groups.map(groupTable), examples()];
+  const parts = [showPromise, classTable(), showTiles, speaker(inWords), drawCurve(), confusion, ...groups.map(groupTable), examples()];
   drawReliability();
   control(decide, parts);

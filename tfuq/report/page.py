@@ -6,6 +6,7 @@ import numpy as np
 
 from tfuq._arguments import check_integer, shown
 from tfuq._files.writing import written_whole
+from tfuq.report._accepted import HEADER, MOST_NAMED, NOTE
 from tfuq.report._content import read
 from tfuq.report._filling import (
     control_parts,
@@ -16,9 +17,10 @@ from tfuq.report._filling import (
 )
 from tfuq.report._numbers import are_numbers, check_classes, check_numbers, read_numbers
 from tfuq.report._numbers_page import numbers_page
-from tfuq.report._thumbnails import thumbnail
+from tfuq.report._thumbnails import picture_of
 
 SHOWN = 6  # on each side of the threshold
+PICTURES = 3e6  # bytes, of all pictures of a page
 UNITS = dict.fromkeys(("predictive_entropy", "expected_entropy", "mutual_information"), " (nats)")
 
 
@@ -189,6 +191,7 @@ def _page(content, kept):
     parts = {
         **control_parts(content, direction, UNITS.get(content.ranked.name, "")),
         "summary": html_table(content.summary),
+        "verdicts": "\n".join(map(html_table, content.verdicts)),
         "levels": html_table(content.level_table()),
         "reliability": html_table(content.reliability_table()),
         "sections": content.sections,
@@ -207,15 +210,19 @@ def _payload(content, kept):
         **payload_of(content),
         "grows": ranked.grows,
         "shown": SHOWN,
+        "promises": content.promises,
+        "classHeader": HEADER,
+        "classNote": NOTE,
+        "mostNamed": MOST_NAMED,
         "names": content.names,
         "predicted": integers(ranked.predicted, len(content.names)),
         "labels": integers(ranked.labels, len(content.names)),
         "reliability": curve,
-        "examples": [_example(content, rank) for rank in kept.tolist()],
+        "examples": [_example(content, rank, PICTURES / len(kept)) for rank in kept.tolist()],
     }
 
 
-def _example(content, rank):
+def _example(content, rank, budget):
     index = int(content.ranked.index[rank])
-    picture = None if content.images is None else thumbnail(content.images[index])
+    picture = None if content.images is None else picture_of(content.images[index], budget)
     return {"rank": rank, "index": index, "picture": picture}

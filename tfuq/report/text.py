@@ -3,6 +3,7 @@
 import re
 
 from tfuq._files.tables import markdown_table
+from tfuq.report._accepted import class_table, only_text, promise_text
 from tfuq.report._content import COUNTED, read
 from tfuq.report._numbers import are_numbers, check_classes, check_numbers, read_numbers
 from tfuq.report._tables import Table, number
@@ -50,10 +51,17 @@ def to_markdown(source, *, threshold=None, title="Report", **options):
     content = read(source, threshold=threshold, title=title, **options)
     threshold = content.threshold
     direction = "at least" if content.ranked.grows else "at most"
-    chosen = Table("", COUNTED, [content.decision(threshold).cells()])
+    chosen = Table("What is accepted", COUNTED, [content.decision(threshold).cells()])
     blocks = [f"# {_escaped(title)}", _table(content.summary)]
     blocks += [_escaped(content.rule)] if content.rule else []
-    blocks += [f"## {content.score.capitalize()} of {direction} {threshold:g}", _table(chosen)]
+    blocks += [_table(table) for table in content.verdicts]
+    blocks += [f"## {content.score.capitalize()} of {direction} {threshold:g}"]
+    said = promise_text(content.decision(threshold), content.marks, content.promises)
+    blocks += [_escaped(said)]
+    counts = content.classes(threshold)
+    only = only_text(counts, content.names)
+    blocks += [_escaped(only)] if only else []
+    blocks += [_table(class_table(counts, content.names)), _table(chosen)]
     blocks += [_table(_confusion(content)), _table(content.level_table())]
     blocks += ["## Calibration", _table(content.reliability_table())]
     blocks += ["## Groups at this threshold"] * bool(content.groups)
