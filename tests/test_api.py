@@ -150,6 +150,7 @@ OTHERS = [
     (losses.Evidential, {"coefficient": 0.1}),
     *((detector, {}) for detector in DETECTORS),
     (ood.KNN, {"layer": "features"}),
+    (selective.ErrorPredictor, {"layer": "features", "components": 3}),
 ]
 CONSTRUCTED = [
     *(pytest.param(case.make, case.kwargs, id=case.name) for case in CASES),

@@ -55,6 +55,7 @@ ADDED_LATER = frozenset(
         "MaskRiskControl",
         "MeanIntervalWidth",
         "MixtureDense",
+        "ErrorPredictor",
         "Monitor",
         "MultiHeadAttentionVariational",
         "MultivariateNormalDense",

@@ -255,6 +255,10 @@ def test_a_rule_of_a_detector(here, model, probs):
     np.testing.assert_array_equal(found["accept"], accept)
     here.refused("evaluate", "m.keras", *TEST, "--rule", "rule.json", says="`ood` must be the")
     here.refused("calibrate", *rows, *RULE, *ood, says="--ood must come with")
+    here("calibrate", *rows, *RULE, "--target-coverage", 0.6, "--score", "pnorm(3)")
+    assert RejectionRule.load("rule.json").score == "pnorm(3)"
+    with pytest.raises(SystemExit):
+        main(["calibrate", *rows, *RULE, "--target-coverage", "0.6", "--score", "pnorm(0)"])
 
 
 def test_predict_goes_on_where_it_was_interrupted(here, monkeypatch):

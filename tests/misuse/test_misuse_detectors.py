@@ -3,10 +3,11 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers as kl
 from models import CLASSES, IMAGES, LABELS, RNG, made
 
-from tfuq import interpret, ood
+from tfuq import interpret, ood, selective
 from tfuq.ensembles import DeepEnsemble
 from tfuq.selective import RejectionRule
 
@@ -21,7 +22,12 @@ def fit(kind, name, labels=None, **options):
     return getattr(ood, kind)(**options).fit(made(name), IMAGES, labels)
 
 
+DATASET = tf.data.Dataset.from_tensor_slices((IMAGES, CLASSES)).batch(8)
 PROBS = np.full((len(IMAGES), 3), 1 / 3)
+
+
+def answers(name):
+    return made(name).predict(IMAGES, verbose=0).argmax(-1)
 
 
 def ruled(kind):
@@ -87,6 +93,17 @@ REFUSED = {
         lambda: ruled("Energy").accept(PROBS),
         "`score` must be the scores",
     ),
+    "a head fitted to a model without errors": (
+        lambda: selective.ErrorPredictor().fit(made("soft-max"), IMAGES, answers("soft-max")),
+        "at least 10 answers wrong",
+    ),
+    "scores of their own beside a dataset": (
+        lambda: RejectionRule.fit_model(
+            made("soft-max"), DATASET, score=np.zeros(len(IMAGES)), target_coverage=0.5
+        ),
+        "in their order",
+    ),
+    "a combination of a combination": (lambda: ood.SIRC(ood.SIRC(ood.Energy())), "no SIRC"),
     "gradients of an ensemble": (
         lambda: ood.GradientFeatures(DeepEnsemble.from_models([made("soft-max")])),
         "side by side",

@@ -3,6 +3,8 @@
 A prediction that holds NaN or infinity has the score NaN, which no threshold accepts.
 """
 
+import re
+
 import numpy as np
 from keras import ops
 
@@ -24,9 +26,30 @@ def new_word(score):
     return _OLD_WORDS.get(score, score) if isinstance(score, str) else score
 
 
+def power_of(name):
+    """p of the score `"pnorm(p)"`, 2 of `"pnorm"`; None of another name."""
+    if not isinstance(name, str) or not re.fullmatch(r"pnorm(\([0-9.e+-]+\))?", name):
+        return None
+    try:
+        power = float(name[6:-1] or 2)
+    except ValueError:
+        return None
+    return power if 0 < power < np.inf else None
+
+
+def pnorm_name(power):
+    """The name of the score of that p."""
+    return "pnorm" if power == 2 else f"pnorm({int(power) if power == int(power) else power!r})"
+
+
 def score_name(score, known=SCORES, *, argument="score"):
-    """The name in `known` of a score, of which older words are accepted, or a ValueError."""
-    name = new_word(score)
+    """The name in `known` of a score, of which older words are accepted, or a ValueError.
+
+    Where `"pnorm"` is known, so is `"pnorm(3)"`.
+    """
+    name, power = new_word(score), power_of(score)
+    if power is not None and "pnorm" in known:
+        return pnorm_name(power)
     if name not in known:
         check_choice(argument, score, known)
     return name
@@ -76,7 +99,6 @@ _FORMULAS = {  # of the samples and of their mean
     "confidence": lambda stack, mean: largest(mean, 0.0),
     "margin": lambda stack, mean: margin(mean),
     "predictive_entropy": lambda stack, mean: entropy(mean),
-    "pnorm": lambda stack, mean: pnorm(ops.log(ops.maximum(mean, LEAST))),
     "expected_entropy": lambda stack, mean: ops.mean(entropy(stack), axis=0),
     "mutual_information": mutual_information,
     "variation_ratio": lambda stack, mean: variation_ratio(stack),
@@ -85,7 +107,10 @@ _FORMULAS = {  # of the samples and of their mean
 
 def score_of(name, stack):
     """The score `name`, `(n, ...)`, of probabilities `(samples, n, ..., classes)`."""
-    mean = ops.mean(stack, axis=0)
-    value = _FORMULAS[name](stack, mean)
+    mean, power = ops.mean(stack, axis=0), power_of(name)
+    if power is None:
+        value = _FORMULAS[name](stack, mean)
+    else:
+        value = pnorm(ops.log(ops.maximum(mean, LEAST)), power)
     known = ops.all(ops.isfinite(mean), axis=-1)
     return ops.where(known, value, np.nan)

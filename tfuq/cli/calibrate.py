@@ -1,10 +1,11 @@
 """Command `tfuq calibrate`: fits a calibration, or a rule with a guarantee, to labelled data."""
 
+import argparse
 import pathlib
 
 import numpy as np
 
-from tfuq._predictions.scores import RANKINGS, new_word
+from tfuq._predictions.scores import RANKINGS, new_word, score_name
 from tfuq.cli._inputs import (
     CALIBRATIONS,
     DATA_HELP,
@@ -64,10 +65,9 @@ def add_arguments(parser):
     rule.add_argument("--confidence", type=float, default=0.95, help="of the promise (0.95)")
     rule.add_argument(
         "--score",
-        type=new_word,
-        choices=(*RANKINGS, *OF_NUMBERS),
+        type=score_word,
         metavar="SCORE",
-        help=f"{', '.join(RANKINGS)}; of a regression {', '.join(OF_NUMBERS)}",
+        help=f"{', '.join(RANKINGS)} or pnorm(3); of a regression {', '.join(OF_NUMBERS)}",
     )
     rule.add_argument(
         "--tolerance", type=float, metavar="T", help="how far off a number is wrong, in its unit"
@@ -96,6 +96,17 @@ def add_arguments(parser):
     parser.add_argument(
         "--alpha", type=float, metavar="A", help="share of numbers outside of their interval (0.1)"
     )
+
+
+def score_word(text):
+    """The name of a score, or an error of `argparse`."""
+    name = new_word(text)
+    if name in OF_NUMBERS:
+        return name
+    try:
+        return score_name(name, RANKINGS)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def run(arguments):
@@ -161,7 +172,8 @@ def fit_numbers(arguments, found, targets):
     given = {name: getattr(arguments, name) for name in ("calibration", "calibrate", "ood")}
     given["alpha" if targets else "tolerance"] = arguments.alpha if targets else arguments.tolerance
     given["method"] = arguments.method if targets or arguments.method in CALIBRATIONS else None
-    given["score"] = arguments.score if arguments.score in RANKINGS or not targets else None
+    is_other = arguments.score not in (None, *OF_NUMBERS)
+    given["score"] = arguments.score if is_other or not targets else None
     for name, value in given.items():
         if value is not None:
             kind = "a rule for numbers" if targets else "intervals of numbers"

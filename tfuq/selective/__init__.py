@@ -30,6 +30,7 @@ from tfuq.selective.deferral import (
     simulate_deferral,
 )
 from tfuq.selective.dirichlet_calibration import DirichletCalibration
+from tfuq.selective.error_predictor import ErrorPredictor
 from tfuq.selective.gap import SelectiveGap, gap
 from tfuq.selective.groups import GroupRow, SubgroupReport, subgroup_report
 from tfuq.selective.mask_risk import MaskEvaluation, MaskRiskControl
@@ -47,6 +48,7 @@ from tfuq.selective.score_choice import (
     ScoreComparison,
     ScoreRow,
     best_score,
+    choose_p,
     pnorm_score,
     sirc_score,
 )
@@ -75,6 +77,7 @@ __all__ = [
     "Deferral",
     "DeferralPoint",
     "DirichletCalibration",
+    "ErrorPredictor",
     "Evaluation",
     "GeneralizedCurve",
     "GroupRow",
@@ -106,6 +109,7 @@ __all__ = [
     "best_score",
     "black_box_shift_estimation",
     "cascade",
+    "choose_p",
     "classifier_two_sample_test",
     "correct_label_shift",
     "coverage_at_risk",

@@ -8,7 +8,13 @@ from tfuq._predictions.stacks import is_stack_shape, is_stacked
 from tfuq.selective._calibrated_arrays import seen
 from tfuq.selective._calibration import Calibration
 from tfuq.selective._reading import array_of, kind_of
-from tfuq.selective._row_hashes import fitted_by, labelled_hashes, most_shared, rows_hash
+from tfuq.selective._row_hashes import (
+    fitted_by,
+    labelled_hashes,
+    most_shared,
+    rows_hash,
+    shared_by_scores,
+)
 from tfuq.selective.base import FORMAT
 from tfuq.selective.beta_calibration import BetaCalibration
 from tfuq.selective.calibration import IsotonicCalibration, TemperatureScaling, VectorScaling
@@ -133,4 +139,21 @@ def check_own_rows(probs, mean, labels):
             "can be promised: pass other rows, or the raw predictions and calibration="
             f"{name}(), which splits them. Received: calibrated predictions of which about "
             f"{count} are of rows that {name} was fitted to"
+        )
+
+
+def check_scores_apart(score, probs, labels):
+    """Raises ValueError if scores come from what was fitted to these rows, or chosen on them.
+
+    Args:
+        score: Scores that were given, or a number that stands for a choice.
+        probs: Mean probabilities `(rows, classes)`.
+        labels: Classes.
+    """
+    name, count = shared_by_scores(score, labelled_hashes(probs, labels))
+    if count:
+        raise ValueError(
+            "Argument `score` must stand on other rows than these, or nothing can be promised: fit "
+            f"{name} to some rows and the rule to others. Received: scores of {name}, which has "
+            f"seen about {count} of these {len(labels)} rows"
         )

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hashlib
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ KEPT = 512  # rows of each calibration that are remembered, those of the smalles
 MOST_SKETCHES = 256  # calibrations whose rows are remembered one by one
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 _known = {}  # hash of what a calibration gives for the rows that it was fitted to: its name
+_scored = {}  # digest of scores or of a choice: what made it, and the sketch of those rows
 _sketches = {}  # the same hash: the name, and the sketch of those rows
 
 
@@ -139,6 +141,23 @@ def is_sketch(found):
     return counts[0] > 0 and len(kept) == 8 * min(KEPT, counts[1])
 
 
+def floats_of_sketch(known):
+    """A sketch as two arrays of float64: its counts `(3,)`, and halves of its hashes `(k, 2)`."""
+    hashes = np.frombuffer(base64.b64decode(known["hashes"]), "<u8")
+    halves = np.stack([hashes >> np.uint64(32), hashes & np.uint64(2**32 - 1)], -1)
+    halves = halves.astype("float64") if len(hashes) else np.zeros((1, 2))
+    counts = [known[name] for name in ("rows", "single", "pairs")]
+    return np.array(counts, "float64"), halves
+
+
+def sketch_of_floats(counts, halves):
+    """The sketch that `floats_of_sketch` wrote so."""
+    rows, single, pairs = (int(count) for count in counts)
+    high, low = np.asarray(halves)[: min(KEPT, single)].astype("uint64").T
+    kept = base64.b64encode(((high << np.uint64(32)) | low).astype("<u8").tobytes()).decode()
+    return {"rows": rows, "single": single, "pairs": pairs, "hashes": kept}
+
+
 # --- What this process knows --------------------------------------------------------------------
 
 
@@ -151,6 +170,23 @@ def remember(text, name, known=None):
         _sketches[text] = name, known
     while len(_sketches) > MOST_SKETCHES:
         del _sketches[next(iter(_sketches))]
+
+
+def remember_scores(scores, name, known):
+    """Keeps of an array of scores the sketch of the rows that what gives them was fitted to."""
+    _scored[_digest(scores)] = name, known
+    while len(_scored) > MOST_SKETCHES:
+        del _scored[next(iter(_scored))]
+
+
+def shared_by_scores(scores, hashes):
+    """The name of what gave the scores, and how many of these rows it was fitted to."""
+    name, known = _scored.get(_digest(scores), (None, None))
+    return name, 0 if known is None else shared_rows(known, hashes)
+
+
+def _digest(scores):
+    return hashlib.sha256(np.ascontiguousarray(scores, "float64").tobytes()).digest()
 
 
 def fitted_by(text):

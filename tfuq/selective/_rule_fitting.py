@@ -15,7 +15,7 @@ from tfuq._arguments import (
 )
 from tfuq._math.bounds import clopper_pearson_interval
 from tfuq._predictions.examples import from_arrays
-from tfuq._predictions.scores import CONFIDENCES
+from tfuq._predictions.scores import CONFIDENCES, power_of
 from tfuq.selective._guarantees import (
     METHODS,
     ImageSums,
@@ -385,7 +385,9 @@ def fixed_thresholds(score, classes):
 
     The last accepts everything.
     """
-    if score in CONFIDENCES:
+    if power_of(score):  # from -1 to 0
+        values = IMAGE_LEVELS - 1
+    elif score in CONFIDENCES:
         least = 1 / classes if score == "confidence" else 0.0
         values = 1 - (1 - least) * IMAGE_LEVELS
         values[-1] = 0.0

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tfuq._arguments import shown
 from tfuq._models.predicting import predicted_beside
 from tfuq.ood.base import Detector
 from tfuq.predictive.detector_marks import mark_of_detector
@@ -22,10 +23,24 @@ def predicted_and_scored(model, data, detector, output, batch_size, verbose, giv
     def scores(batch, count):
         return np.asarray(detector.score(batch, batch_size=count))
 
-    return predicted_beside(model, data, scores, output, batch_size, verbose, given=given)
+    found, values = predicted_beside(model, data, scores, output, batch_size, verbose, given=given)
+    if hasattr(detector, "note_scores"):
+        detector.note_scores(values)
+    return found, values
 
 
 def with_mark(rule, detector):
     """The rule, fitted to scores of the detector, that knows it again."""
     report = {**rule.fitted_to, "detector": mark_of_detector(detector)}
     return type(rule)(**{**rule.get_config(), "fitted_to": report})
+
+
+def check_is_in_order(score, data):
+    """Raises ValueError for scores of their own beside data that may come in another order."""
+    is_own = score is not None and not isinstance(score, str) and not callable(score)
+    if is_own and not isinstance(data, (tuple, list)):
+        raise ValueError(
+            "Argument `score` must be a name, a detector or a function where `data` are no arrays, "
+            "as nobody knows whether the scores are in their order. "
+            f"Received: score={shown(score)} with data={shown(data)}"
+        )

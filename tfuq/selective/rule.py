@@ -12,9 +12,15 @@ from tfuq._predictions.scores import CONFIDENCES, OF_STACKS
 from tfuq._predictions.stacks import is_stacked
 from tfuq.predictive import declared
 from tfuq.selective._guarantees import METHODS
-from tfuq.selective._own_rows import check_own_rows, checked_calibration, split_rows
+from tfuq.selective._own_rows import (
+    check_own_rows,
+    check_scores_apart,
+    checked_calibration,
+    split_rows,
+)
 from tfuq.selective._reading import (
     array_of,
+    choice_of,
     flags_of,
     name_and_given,
     rule_score,
@@ -40,7 +46,12 @@ from tfuq.selective._rule_fitting import (
 from tfuq.selective._rule_in_models import InModels
 from tfuq.selective._rule_thresholds import checked_thresholds, of_classes, of_groups, passes
 from tfuq.selective.base import Fitted, config_of
-from tfuq.selective.detector_scores import is_detector, predicted_and_scored, with_mark
+from tfuq.selective.detector_scores import (
+    check_is_in_order,
+    is_detector,
+    predicted_and_scored,
+    with_mark,
+)
 from tfuq.selective.monitor import Watched
 from tfuq.selective.regression_rule import RegressionRule, check_left_out, labelled_numbers
 
@@ -59,7 +70,8 @@ class RejectionRule(InModels, Watched, Fitted):
             `"predictive_entropy"`, that of the mean prediction in nats (once `"entropy"`, which is
             still taken); of stacks of predictions alone, `"expected_entropy"`,
             `"mutual_information"` in nats and `"variation_ratio"`; of three classes or more
-            `"pnorm"` (`pnorm_score` of p = 2); `"given"`, which comes beside the predictions.
+            `"pnorm"` (`pnorm_score` of p = 2) or `"pnorm(3)"` of another p (`choose_p`); `"given"`,
+            which comes beside the predictions.
         threshold: Accepted is a confidence or margin of at least this, an uncertainty of at most
             this, compared in float32. With `by`, one for each of `keys`.
         by: None for one threshold; `"class"` for one for each predicted class; `"group"` for one
@@ -328,6 +340,7 @@ class RejectionRule(InModels, Watched, Fitted):
             found, options["score"] = predicted_and_scored(model, data, score, *given)
             rule = cls.fit(found.probs, found.labels, **{**found.flags(), **options})
             return with_mark(rule, score)
+        check_is_in_order(score, data)
         warn_of_smoothing(model, output)
         found = predicted(model, data, output, batch_size, verbose, given=options)
         return cls.fit(found.probs, found.labels, **{**found.flags(), **options})
@@ -345,6 +358,7 @@ class RejectionRule(InModels, Watched, Fitted):
         flat, true = np.asarray(examples.scores), np.asarray(examples.labels)
         if fits:
             check_own_rows(probs, flat, true)
+            check_scores_apart(choice_of(self, given), flat, true)
             check_known(score)
         predicted = flat.argmax(-1)
         right = predicted == true

@@ -9,8 +9,10 @@ from tfuq._arguments import check_fraction, check_integer, is_finite, shown, to_
 from tfuq._predictions.labelled import labelled_predictions
 from tfuq._predictions.scores import pnorm
 from tfuq.ood.sirc import sirc
+from tfuq.selective._row_hashes import labelled_hashes, remember_scores, sketch
+from tfuq.selective.curves import augrc
 
-__all__ = ["ScoreComparison", "ScoreRow", "best_score", "pnorm_score", "sirc_score"]
+__all__ = ["ScoreComparison", "ScoreRow", "best_score", "choose_p", "pnorm_score", "sirc_score"]
 
 PLAIN = ("confidence", "margin", "predictive_entropy")
 OF_STACK = ("expected_entropy", "mutual_information", "variation_ratio")
@@ -131,11 +133,7 @@ def best_score(
     )
     scores = _named(scores, labelled.stack is not None)
     wrong = np.asarray(labelled.error, "float64") > 0
-    if wrong.all() or not wrong.any():
-        raise ValueError(
-            "Argument `labels` must make some answers wrong and some right. "
-            f"Received: {int(wrong.sum())} of {len(wrong)} wrong"
-        )
+    _check_ranks(wrong)
     rows = labelled.shape[0]
     rng = np.random.default_rng(seed)
     weights = [np.ones(rows), *rng.multinomial(rows, np.full(rows, 1 / rows), size=resamples)]
@@ -151,6 +149,14 @@ def best_score(
         numbers = (areas[name][0], *near, behind[0], *far)
         found.append(ScoreRow(name, *(float(number) for number in numbers)))
     return ScoreComparison(order[0], tuple(found), len(wrong), int(wrong.sum()))
+
+
+def _check_ranks(wrong):
+    if wrong.all() or not wrong.any():
+        raise ValueError(
+            "Argument `labels` must make some answers wrong and some right. "
+            f"Received: {int(wrong.sum())} of {len(wrong)} wrong"
+        )
 
 
 def _named(scores, is_stack):
@@ -189,12 +195,61 @@ def _areas(level, wrong, weights, rows):
     return np.concatenate(found)
 
 
+def choose_p(logits, labels, powers=tuple(range(1, 11))):
+    """The p of the p-norm score that ranks errors best on held-out rows, by AUGRC.
+
+    A rule with that score, `score=f"pnorm({p})"`, must be fitted to other rows than these: it is
+    refused where it is fitted to rows that p was chosen on in the same process.
+
+    Args:
+        logits: Logits `(n, classes)` of rows that the model was not trained on, three classes or
+            more.
+        labels: Labels, sparse or one-hot.
+        powers: Numbers above 0 to choose from; of equally good ones the first is taken.
+
+    Returns:
+        One of `powers`.
+
+    Raises:
+        ValueError: As `pnorm_score`; if `powers` is empty, or nothing or everything is wrong, when
+            nothing can be ranked.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from tfuq.selective import RejectionRule, choose_p
+    >>> rng = np.random.default_rng(0)
+    >>> logits = rng.normal(size=(1000, 5), scale=4)
+    >>> labels = np.where(rng.random(1000) < 0.2, 0, logits.argmax(-1))
+    >>> p = choose_p(logits[:500], labels[:500])
+    >>> options = {"score": f"pnorm({p})", "from_logits": True, "target_coverage": 0.5}
+    >>> RejectionRule.fit(logits[500:], labels[500:], **options).fitted_to["coverage"]
+    0.5
+
+    References:
+        - Cattelan and Silva, "How to Fix a Broken Confidence Estimator", UAI 2024.
+    """
+    powers = list(np.atleast_1d(np.asarray(powers)).tolist()) if len(powers) else []
+    if not powers:
+        raise ValueError(f"Argument `powers` must hold numbers. Received: powers={shown(powers)}")
+    scores = [pnorm_score(logits, power) for power in powers]
+    labelled = labelled_predictions(logits, labels, from_logits=True, names=("logits", "labels"))
+    wrong = np.asarray(labelled.error, "float64") > 0
+    _check_ranks(wrong)
+    areas = [augrc(logits, labels, score=score, from_logits=True) for score in scores]
+    best = powers[int(np.argmin(areas))]
+    probs, true = np.asarray(labelled.examples.probs()), np.asarray(labelled.examples.labels)
+    known = sketch(labelled_hashes(probs, true))
+    remember_scores(np.array([float(best)]), f"choose_p, which chose p = {best:g},", known)
+    return best
+
+
 def pnorm_score(logits, p=2):
     """Less the largest logit over the p-norm of all, of centred logits; grows with uncertainty.
 
     Formula: -max_c z_c / (sum_c |z_c|^p)^(1 / p), z the logits less their mean (Cattelan and Silva
-    2023, MaxLogit-pNorm; they choose p of 0 to 10 on validation rows: `best_score` does). To be
-    given to a `RejectionRule` as its `score`; that of p = 2 has the name `"pnorm"` there.
+    2023, MaxLogit-pNorm; they choose p of 0 to 10 on validation rows: `choose_p` does). That of p =
+    2 is the score `"pnorm"` of a `RejectionRule`, that of p = 3 `"pnorm(3)"`.
 
     Args:
         logits: `(n, classes)`, three classes or more: of two it is the same for all.
