@@ -143,7 +143,7 @@ def report_time(rounds):
     print("| road | ms | GradientFeatures / road | at most | reached |")
     print("| --- | --- | --- | --- | --- |")
     processes = [start(name, BATCH) for name in CONTESTANTS]
-    medians, ratios = turns.take_turns(processes, rounds, REPEATS)
+    medians, ratios, _ = turns.take_turns(processes, rounds, REPEATS)
     for name, median, ratio in zip(CONTESTANTS, medians, ratios, strict=True):
         aim = TIME_AIMS.get(name)
         judged = " | " if aim is None else f"{aim} | {verdict(1 / ratio <= aim)}"

@@ -103,7 +103,7 @@ def sweep(rounds, varied, sizes, kind, mode, others):
         turns.Process(__file__, "--serve", kind, mode, json.dumps(each)) for each in options
     ]
     memory = [process.grown for process in processes]
-    times, _ = turns.take_turns(processes, rounds, repeats=3)
+    times, *_ = turns.take_turns(processes, rounds, repeats=3)
     return times, memory
 
 

@@ -84,7 +84,7 @@ def report(mode, aims, rounds, title):
     names = ["deterministic", *aims]
     processes = [start(mode, name) for name in names]
     grown = [process.grown for process in processes]
-    medians, ratios = turns.take_turns(processes, rounds)
+    medians, ratios, _ = turns.take_turns(processes, rounds)
     for name, median, ratio in zip(names, medians, ratios, strict=True):
         print(f"| {name} | {median:.0f} | {ratio:.2f} | {judged(ratio, aims.get(name))} |")
     if mode == "train":

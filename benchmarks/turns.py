@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 WARM_UP = 3
 
@@ -23,10 +24,14 @@ def serve(step):
         step()
     _say({"grown": peak_memory() - before})
     for line in sys.stdin:
-        start = time.perf_counter()
-        for _ in range(int(line)):
+        count, clocks = int(line), (time.perf_counter, time.process_time)
+        starts = [clock() for clock in clocks]
+        for _ in range(count):
             step()
-        _say({"ms": (time.perf_counter() - start) / int(line) * 1e3})
+        spent = [
+            (clock() - start) / count * 1e3 for clock, start in zip(clocks, starts, strict=True)
+        ]
+        _say(dict(zip(("ms", "processor_ms"), spent, strict=True)))
 
 
 def _say(answer):
@@ -59,26 +64,44 @@ class Process:
         raise RuntimeError(f"The worker ended. Command: {self.process.args}")
 
     def milliseconds(self, repeats):
+        """Of the clock and of the processor, all threads of it together."""
         self.process.stdin.write(f"{repeats}\n")
         self.process.stdin.flush()
-        return self._answer()["ms"]
+        answer = self._answer()
+        return answer["ms"], answer["processor_ms"]
 
     def close(self):
         self.process.stdin.close()
         self.process.wait()
 
 
+class Turns(NamedTuple):
+    """Medians over the rounds, one for each process; ratios are those to the first."""
+
+    times: list
+    ratios: list
+    processor_ratios: list
+    """Of the time of the processor, which other work on the same cores lengthens little."""
+
+
 def take_turns(processes, rounds, repeats=1):
     """Median milliseconds of each process, and of its ratios to the first; ends them all."""
-    times = [[process.milliseconds(repeats) for process in processes] for _ in range(rounds)]
+    found = [[process.milliseconds(repeats) for process in processes] for _ in range(rounds)]
     for process in processes:
         process.close()
-    columns = list(zip(*times, strict=True))
-    ratios = [
+    by_clock, by_processor = (
+        list(zip(*([both[clock] for both in row] for row in found), strict=True))
+        for clock in (0, 1)
+    )
+    medians = [statistics.median(column) for column in by_clock]
+    return Turns(medians, _ratios(by_clock), _ratios(by_processor))
+
+
+def _ratios(columns):
+    return [
         statistics.median(own / first for own, first in zip(column, columns[0], strict=True))
         for column in columns
     ]
-    return [statistics.median(column) for column in columns], ratios
 
 
 def verdict(reached):

@@ -350,6 +350,11 @@ EXAMPLES = {  # by the picture that the script writes: the script, and what is s
         "Numbers with intervals of people with diabetes: three heads of one network, conformal "
         "intervals, and how the error grows with the width.",
     ),
+    "nuclei_count": (
+        "examples/nuclei_count.py",
+        "The number of nuclei on microscope images, one network with `NormalDense`: conformal "
+        "intervals of images that nothing was fitted to, and how the error grows with the width.",
+    ),
     "five_cases": (
         "examples/tutorials/regression_five_cases.py",
         "A line and its uncertainty in five steps, after TFP's tutorial.",

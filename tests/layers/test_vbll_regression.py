@@ -328,7 +328,7 @@ def test_joint_form_learns_the_covariance_of_the_noise():
     noise = learned - np.diag(found.epistemic_std[0] ** 2)
     inverse, log_det = np.linalg.inv(noise), np.linalg.slogdet(noise)[1]
     expected = (0.01 * np.trace(inverse) + (1 + 3 + 1) * log_det) / 2
-    np.testing.assert_allclose(head._noise_penalty(), expected, rtol=1e-3)
+    np.testing.assert_allclose(head._noise_penalty(head._noise_scale()), expected, rtol=1e-3)
 
 
 # --- Prediction --------------------------------------------------------------------------------

@@ -145,9 +145,25 @@ class Dense:
         return distributions().MultivariateNormalTriL(loc, root)
 
 
+@tf.custom_gradient
 def standard_deviation(variance):
-    """sqrt(variance), with a gradient at 0."""
-    return tf.sqrt(tf.maximum(variance, MIN_VARIANCE))
+    """sqrt(variance), with a gradient at 0: what is below `MIN_VARIANCE` has that one's."""
+    found = tf.sqrt(tf.maximum(variance, MIN_VARIANCE))
+    return found, lambda upstream: upstream * (0.5 / found)
+
+
+@tf.custom_gradient
+def beside(mean, constants, spread):
+    """`(rows, m)`, `(n,)` in each row and `(rows, k)` side by side, gradients in two operations."""
+    rows = tf.shape(mean)[0] if mean.shape[0] is None else mean.shape[0]
+    sizes = [part.shape[-1] for part in (mean, constants, spread)]
+    repeated = tf.broadcast_to(constants, (rows, sizes[1]))
+
+    def gradients(upstream):
+        of_mean, of_constants, of_spread = tf.split(upstream, sizes, axis=-1)
+        return of_mean, tf.reduce_sum(of_constants, axis=0), of_spread
+
+    return tf.concat([mean, repeated, spread], axis=-1), gradients
 
 
 def sum_of_squares(values):

@@ -29,6 +29,10 @@ def wishart_penalty(sigma, scale, power):
     return penalty(sigma)
 
 
+def _as_matrix(inputs):
+    return inputs if inputs.shape.rank == 2 else tf.reshape(inputs, (-1, inputs.shape[-1]))
+
+
 class GaussianLastLayer(VariationalLayer):
     """u_k = w_k^T x + b_k + e_k with w_k ~ N(m_k, S_k) and noise e_k ~ N(0, sigma_k^2).
 
@@ -148,14 +152,14 @@ class GaussianLastLayer(VariationalLayer):
 
     def _mean(self, inputs):
         """Mean of u, `(rows, units)`."""
-        rows = tf.reshape(inputs, (-1, inputs.shape[-1]))
+        rows = _as_matrix(inputs)
         mean = tf.matmul(rows, tf.cast(self.kernel, rows.dtype))
-        mean = mean + tf.cast(self.bias, mean.dtype) if self.use_bias else mean
+        mean = tf.nn.bias_add(mean, tf.cast(self.bias, mean.dtype)) if self.use_bias else mean
         return tf.cast(mean, self._sampling_dtype())
 
     def _rows(self, inputs):
         """The inputs `(rows, features)`, in the sampling dtype."""
-        return tf.cast(tf.reshape(inputs, (-1, inputs.shape[-1])), self._sampling_dtype())
+        return tf.cast(_as_matrix(inputs), self._sampling_dtype())
 
     def _moments(self, inputs, spread):
         """Mean of u and its variance without the noise, `(rows, units)`."""
@@ -170,21 +174,23 @@ class GaussianLastLayer(VariationalLayer):
         the negative log-density of its Wishart prior up to a constant, or the divergence of its
         own posterior. A scalar tensor.
         """
-        return self._kl(self._form.read(self))
+        return self._kl(self._form.read(self), self._noise_scale())
 
-    def _kl(self, spread):
+    def _kl(self, spread, sigma):
+        """The divergence, from what the posterior's form reads and the scale of the noise."""
         half_trace, half_log_det = self._form.halves(*spread)
         prior_variance, size = self.prior_scale**2, math.prod(self.kernel.shape)
-        kl = (half_trace + self._half_squared_means()) / prior_variance - half_log_det
+        kl = (half_trace + self._half_squared_means(sigma)) / prior_variance - half_log_det
         kl += size * (math.log(prior_variance) - 1) / 2
-        return kl if self.noise == "none" else kl + self._noise_penalty()
+        return kl if self.noise == "none" else kl + self._noise_penalty(sigma)
 
-    def _half_squared_means(self):
+    def _half_squared_means(self, sigma):
         """sum_k |m_k|^2 / 2, in units of the variance of the weights."""
+        del sigma  # the weights have variances of their own
         return tf.nn.l2_loss(tf.cast(tf.convert_to_tensor(self.kernel), self._sampling_dtype()))
 
-    def _noise_penalty(self):
-        return wishart_penalty(self._noise_scale(), self.wishart_scale, self.dof + self.units + 1)
+    def _noise_penalty(self, sigma):
+        return wishart_penalty(sigma, self.wishart_scale, self.dof + self.units + 1)
 
     def posterior_distribution(self):
         """q(w_1), ..., q(w_K), the posterior of each output's weights.

@@ -21,6 +21,8 @@ def project(inputs, kernel):
 
 def with_leading(tensor, inputs):
     """`(rows, ...)` with all but the last dimension of `inputs` in place of `rows`."""
+    if inputs.shape.rank == 2:
+        return tensor
     shape = tf.concat([tf.shape(inputs)[:-1], tf.shape(tensor)[1:]], axis=0)
     return tf.ensure_shape(tf.reshape(tensor, shape), (*inputs.shape[:-1], *tensor.shape[1:]))
 

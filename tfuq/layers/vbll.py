@@ -218,8 +218,9 @@ class VBLLDense(Head, GaussianLastLayer):
         self._check_loss(training)
         spread = self._form.read(self)
         mean, weight_variance = self._moments(inputs, spread)
-        variance = weight_variance + self._noise_variance()
-        self._add_kl(lambda: self._kl(spread), training)
+        sigma = self._noise_scale()
+        variance = weight_variance + tf.square(sigma)
+        self._add_kl(lambda: self._kl(spread, sigma), training)
         if current_draw() is not None:
             logits = self._drawn_logits(inputs, mean, spread)
         elif training:

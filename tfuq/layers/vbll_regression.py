@@ -12,7 +12,7 @@ from tfuq._predictions.location_scale import LEAST_DF
 from tfuq._predictions.multivariate import whitened
 from tfuq._random import points
 from tfuq._random.draws import current_draw
-from tfuq.layers._posteriors import standard_deviation, sum_of_squares
+from tfuq.layers._posteriors import beside, standard_deviation, sum_of_squares
 from tfuq.layers._training import calling_model
 from tfuq.layers.base import softplus_inverse
 from tfuq.layers.last_layer import GaussianLastLayer
@@ -30,25 +30,25 @@ class _NormalNoise:
     def add_weights(self, head):
         """Adds what the noise has beside its scale."""
 
-    def parameters(self, head):
+    def parameters(self, head, sigma):
         """What stands between the means and their spread in the output, each `(units,)`."""
-        return [head._noise_scale()]
+        return [sigma]
 
     def unit_of_weights(self, head, seed):
         """What the posterior's standard deviations are multiplied by in a draw."""
         return 1.0
 
-    def half_squared_means(self, head):
+    def half_squared_means(self, head, sigma):
         """sum_k |m_k|^2 / 2 in units of the weights' variance."""
-        return GaussianLastLayer._half_squared_means(head)
+        return GaussianLastLayer._half_squared_means(head, sigma)
 
     def posterior(self, head, given):
         """The weights' posterior, from that in which the noise has the variance 1."""
         return given
 
-    def penalty(self, head):
+    def penalty(self, head, sigma):
         """Negative log-density of the Wishart prior, up to a constant."""
-        return GaussianLastLayer._noise_penalty(head)
+        return GaussianLastLayer._noise_penalty(head, sigma)
 
 
 class _StudentNoise(_NormalNoise):
@@ -66,8 +66,8 @@ class _StudentNoise(_NormalNoise):
             autocast=False,
         )
 
-    def parameters(self, head):
-        return [head._noise_scale(), self._df(head)]
+    def parameters(self, head, sigma):
+        return [sigma, self._df(head)]
 
     def _df(self, head):
         return LEAST_DF + tf.nn.softplus(tf.cast(head.noise_df_rho, head._sampling_dtype()))
@@ -77,9 +77,9 @@ class _StudentNoise(_NormalNoise):
         seed = points.split_seed(seed, 3)[2]  # the weights' take up to two
         return head._noise_scale() * tf.sqrt(shape / points.gamma(shape, seed=seed))
 
-    def half_squared_means(self, head):
+    def half_squared_means(self, head, sigma):
         kernel = tf.cast(tf.convert_to_tensor(head.kernel), head._sampling_dtype())
-        return tf.reduce_sum(tf.square(kernel) / head._noise_variance()) / 2
+        return tf.reduce_sum(tf.square(kernel / sigma)) / 2
 
     def posterior(self, head, given):
         root = head._noise_scale()[:, None, None] * tf.linalg.cholesky(given.covariance())
@@ -87,10 +87,10 @@ class _StudentNoise(_NormalNoise):
         kind = distributions().MultivariateStudentTLinearOperator
         return kind(self._df(head), given.mean(), scale)
 
-    def penalty(self, head):
+    def penalty(self, head, sigma):
         """KL(Gamma(a, b) || Gamma(dof, wishart_scale)), summed over the numbers."""
         a = self._df(head) / 2
-        b = a * head._noise_variance()
+        b = a * tf.square(sigma)
         prior_a, prior_b = head.dof, head.wishart_scale
         kl = (a - prior_a) * tf.math.digamma(a) - tf.math.lgamma(a) + math.lgamma(prior_a)
         kl += prior_a * (tf.math.log(b) - math.log(prior_b)) + a * (prior_b - b) / b
@@ -115,16 +115,13 @@ class _JointNoise(_NormalNoise):
     def _factors(self, head):
         return tf.cast(tf.convert_to_tensor(head.noise_factors), head._sampling_dtype())
 
-    def parameters(self, head):
-        return [head._noise_scale(), *tf.unstack(self._factors(head))]
+    def parameters(self, head, sigma):
+        return [sigma, *tf.unstack(self._factors(head))]
 
-    def penalty(self, head):
+    def penalty(self, head, sigma):
         """(wishart_scale tr C^-1 + (dof + units + 1) log det C) / 2."""
-        scale, units = (
-            head._noise_scale(),
-            tf.unstack(tf.eye(head.units, dtype=head._sampling_dtype())),
-        )
-        columns, half_log_det = whitened(scale, tf.transpose(self._factors(head)), *units)
+        units = tf.unstack(tf.eye(head.units, dtype=head._sampling_dtype()))
+        columns, half_log_det = whitened(sigma, tf.transpose(self._factors(head)), *units)
         trace = tf.add_n([sum_of_squares(column) for column in columns])
         return head.wishart_scale * trace / 2 + (head.dof + head.units + 1) * half_log_det[0]
 
@@ -306,15 +303,17 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
     def call(self, inputs, training=False):
         self._check_loss(training)
         spread = self._form.read(self)
-        self._add_kl(lambda: self._kl(spread), training)
+        sigma = self._noise_scale()
+        self._add_kl(lambda: self._kl(spread, sigma), training)
         if current_draw() is None:
             mean, variance = self._moments(inputs, spread)
             epistemic = standard_deviation(variance)
         else:
             mean = self._drawn(inputs, self._mean(inputs), spread, current_draw().seed_of(self))
             epistemic = tf.zeros_like(mean)
-        noise = [each * tf.ones_like(mean) for each in self._noise.parameters(self)]
-        params = tf.concat([mean, *noise, epistemic], axis=-1)
+        noise = self._noise.parameters(self, sigma)
+        noise = noise[0] if len(noise) == 1 else tf.concat(noise, axis=-1)
+        params = beside(mean, noise, epistemic)
         return self._output(with_leading(params, inputs))
 
     def _drawn(self, inputs, mean, spread, seed):
@@ -335,11 +334,11 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
         """
         return self._noise.posterior(self, super().posterior_distribution())
 
-    def _half_squared_means(self):
-        return self._noise.half_squared_means(self)
+    def _half_squared_means(self, sigma):
+        return self._noise.half_squared_means(self, sigma)
 
-    def _noise_penalty(self):
-        return self._noise.penalty(self)
+    def _noise_penalty(self, sigma):
+        return self._noise.penalty(self, sigma)
 
     def _check_loss(self, training):
         super()._check_loss(training)
