@@ -17,6 +17,7 @@ from tfuq import metrics, ood
 from tfuq.ensembles import DeepEnsemble
 from tfuq.layers import VBLLDense
 from tfuq.ood._logit_scores import LOGIT_SCORES
+from tfuq.ood.last_layer import residual_space
 from tfuq.predictive import mutual_information, sample_predictions
 
 RNG = np.random.default_rng(0)
@@ -308,6 +309,16 @@ def test_vim_by_singular_vectors():
     expected = alpha * length[1] - special.logsumexp(TEST @ kernel + bias, axis=1)
     detector = ood.ViM().fit_features(TRAIN, head=HEAD)  # half of six
     np.testing.assert_allclose(detector.score_features(TEST), expected, rtol=1e-8)
+
+
+def test_vim_of_fewer_examples_than_features():
+    """By another road, in d^2 n, to the same lengths: the axes of a subspace are arbitrary."""
+    few, origin = RNG.normal(size=(5, 12)), RNG.normal(size=12)
+    total = (few - origin).T @ (few - origin)
+    expected = np.linalg.eigh(total)[1][:, : 12 - 3]
+    found = residual_space(few, origin, 3)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-12)
 
 
 def test_dimensions_of_vim():

@@ -19,6 +19,9 @@ HEAD_SHAPES = {"kernel": ("features_0", "classes"), "bias": ("classes",)}
 
 def residual_space(features, origin, dim):
     """Orthonormal `(d, d - dim)`: where features less `origin` vary least, but for `dim` axes."""
+    if len(features) < len(origin):  # of few rows without a matrix (d, d), in d^2 n, not d^3
+        rows = np.asarray(features, "float64") - origin
+        return np.linalg.svd(rows, full_matrices=True)[2][dim:].T.copy()  # values descend
     index = np.zeros(len(features), "int64")
     total, _ = scatter(features, origin[None], index)
     return np.linalg.eigh(total)[1][:, : len(origin) - dim]  # eigenvalues ascend
