@@ -91,6 +91,21 @@ def test_calibration_error_takes_little_beside_the_array(dtype, monkeypatch):
     assert peak(lambda: metrics.adaptive_calibration_error(labels, probs)) <= 3 * probs.nbytes
 
 
+@pytest.mark.parametrize("unused", [None, 10, 3210])
+def test_examples_of_blocks_copy_no_scores_that_stay(unused, monkeypatch):
+    weight, probs = np.ones(4000), PROBS.copy()
+    if unused is not None:
+        weight[unused], probs[unused] = 0, np.nan
+    expected = examples.from_arrays(LABELS, probs, weight)
+    monkeypatch.setattr(examples, "BLOCK", 700)
+    found = examples.from_arrays(LABELS, probs, weight)
+    for one, other in zip(found[:3], expected[:3], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert np.shares_memory(found.scores, probs) == (unused is None)
+    assert unused is not None or not found.scores.flags.writeable
+    assert probs.flags.writeable
+
+
 def test_faults_are_those_of_the_whole(monkeypatch):
     monkeypatch.setattr(examples, "BLOCK", 700)
     broken = PROBS.copy()

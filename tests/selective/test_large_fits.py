@@ -16,8 +16,11 @@ from tfuq.selective import (
     UnattainableRisk,
     VectorScaling,
     _calibration,
+    _flat_walk,
     _guarantees,
+    _rule_reading,
     _scaling,
+    _sorted_sums,
 )
 
 RNG = np.random.default_rng(0)
@@ -108,6 +111,79 @@ def test_an_unattainable_target_takes_few_tests(method, monkeypatch):
         RejectionRule.fit(probs, labels, target_risk=0.001, method=method)
     assert 0.25 < refusal.value.best_risk < 0.5 and refusal.value.coverage > 0
     assert sum(tested) <= 2.1 * count
+
+
+@pytest.mark.parametrize("kind", ["column", "classes", "by class", "misses", "scores", "pixels"])
+def test_rules_of_blocks_are_those_of_the_whole(kind, monkeypatch):
+    rng = np.random.default_rng(3)
+    probs, labels, options = *predictions(4000, 3), {"target_risk": 0.3}
+    if kind == "column":
+        probs, labels = 0.5 + 0.5 * rng.random(4000), (rng.random(4000) < 0.9).astype(int)
+    elif kind == "by class":
+        options |= {"by": "class", "simultaneous": True}
+    elif kind == "misses":
+        options |= {"loss": "false_negative", "positive_class": 2}
+    elif kind == "scores":
+        options |= {"score": rng.normal(size=4000) - 9 * probs.max(-1)}
+    elif kind == "pixels":
+        probs, labels = probs.reshape(400, 10, 3), labels.reshape(400, 10)
+        options["target_risk"] = 0.6
+    expected = RejectionRule.fit(probs, labels, **options)
+    monkeypatch.setattr(_rule_reading, "BLOCK", 300)
+    found = RejectionRule.fit(probs, labels, **options)
+    assert found.get_config() == expected.get_config()
+    assert found.fitted_to["accepted"] > 0
+    if kind == "classes":
+        told = found.evaluate(probs, labels)
+        monkeypatch.setattr(_rule_reading, "BLOCK", 10**6)
+        assert told == found.evaluate(probs, labels)
+
+
+def test_faults_of_blocks_are_those_of_the_whole(monkeypatch):
+    monkeypatch.setattr(_rule_reading, "BLOCK", 300)
+    probs, labels = predictions(1000, 3)
+    with pytest.raises(ValueError, match="at example 700"):
+        RejectionRule.fit(probs, np.where(np.arange(1000) == 700, 5, labels), target_risk=0.3)
+    with pytest.raises(ValueError, match="`positive_class` must be a class that the labels hold"):
+        few = np.where(labels == 2, 1, labels)
+        misses = {"loss": "false_negative", "positive_class": 2}
+        RejectionRule.fit(probs, few, target_risk=0.3, **misses)
+
+
+@pytest.mark.parametrize("some", [False, True])
+def test_packed_entries_sum_up_as_sorted_ones(some, monkeypatch):
+    monkeypatch.setattr(_sorted_sums, "BLOCK", 64)
+    for count in (1, 63, 64, 65, 500):
+        for score in (RNG.normal(size=count), np.round(RNG.normal(size=count)) * 0.5):
+            score, loss = score.astype("float32"), RNG.random(count) < 0.4
+            counts = RNG.random(count) < 0.7 if some else np.ones(count, bool)
+            for sign in (-1, 1):
+                found = _sorted_sums.sorted_sums(score, counts, loss, sign)
+                plain = score.astype("float64"), counts, loss * 1.0, sign
+                for one, other in zip(found, _sorted_sums.sorted_sums(*plain), strict=True):
+                    np.testing.assert_array_equal(one, other)
+                assert (found[1] is found[2]) == counts.all()
+
+
+@pytest.mark.slow
+@pytest.mark.slow_after(1)
+@pytest.mark.parametrize("target", [0.2, 0.0001])
+def test_a_rule_takes_no_more_than_three_times_the_column(target, monkeypatch):
+    for module in (_rule_reading, _sorted_sums):
+        monkeypatch.setattr(module, "BLOCK", 2**12)
+    monkeypatch.setattr(_flat_walk, "SOME_LEVELS", 16)
+    monkeypatch.setattr(_guarantees, "MOST_BLOCK", 2**12)
+    probs = 0.5 + 0.5 * RNG.random(200_000)
+    labels = (RNG.random(200_000) < probs**0.5).astype(int)
+
+    def fit():
+        try:
+            RejectionRule.fit(probs, labels, target_risk=target)
+        except UnattainableRisk:
+            assert target < 0.1
+
+    fit()  # what is computed once, of the number of rows
+    assert peak(fit) <= 3 * probs.nbytes
 
 
 # --- Calibrations -----------------------------------------------------------------------------

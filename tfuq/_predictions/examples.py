@@ -117,7 +117,8 @@ def from_arrays(
     if _step(y_true, y_pred, sample_weight):
         shape = np.shape(y_pred)
         entries = math.prod(shape if multi_label or len(shape) == 1 else shape[:-1])
-        return _joined(in_blocks(y_true, y_pred, sample_weight, **options), entries)
+        blocks = in_blocks(y_true, y_pred, sample_weight, **options)
+        return _joined(blocks, entries, _as_scores(y_pred, multi_label))
     examples = _checked(y_true, y_pred, sample_weight, **options)
     if not np.any(examples.weight):
         raise _no_weight(Names(*names))
@@ -157,18 +158,35 @@ def _step(y_true, y_pred, sample_weight):
     return step if step < rows else 0
 
 
-def _joined(blocks, entries):
-    """One `Examples` of all blocks, of arrays of so many entries: there is one copy of each."""
-    names, whole, filled = ("scores", "labels", "weight"), None, 0
+def _joined(blocks, entries, given=None):
+    """One `Examples` of all blocks, of arrays of so many entries: there is one copy of each.
+
+    There is none of the scores where they are `given` `(entries, classes)`: nobody writes to them.
+    """
+    names, whole, filled = ("scores", "labels", "weight"), {}, 0
     for examples in blocks:
-        parts = [np.asarray(getattr(examples, name)) for name in names]
-        if whole is None:
-            whole = [np.empty((entries, *part.shape[1:]), part.dtype) for part in parts]
-        end = filled + len(parts[1])
-        for array, part in zip(whole, parts, strict=True):
-            array[filled:end] = part
+        end = filled + len(examples.labels)
+        if given is not None and not np.array_equal(given[filled:end], examples.scores):
+            whole["scores"] = np.empty(given.shape)
+            whole["scores"][:filled], given = given[:filled], None
+        for name in names[given is not None :]:
+            part = np.asarray(getattr(examples, name))
+            if name not in whole:
+                whole[name] = np.empty((entries, *part.shape[1:]), part.dtype)
+            whole[name][filled:end] = part
         filled = end
-    return examples._replace(**dict(zip(names, whole, strict=True)))
+    return examples._replace(**whole, **({} if given is None else {"scores": given}))
+
+
+def _as_scores(y_pred, multi_label):
+    """Predictions as `scores`, where that takes no copy; else None."""
+    array = _plain(y_pred)
+    is_flat = array.ndim < 2 or array.shape[-1] == 1 or multi_label
+    if is_flat or array.dtype != "float64" or not array.flags.c_contiguous:
+        return None
+    rows = np.asarray(array).reshape(-1, array.shape[-1])
+    rows.flags.writeable = False
+    return rows
 
 
 def summed(measure, y_true, y_pred, sample_weight=None, **options):

@@ -19,6 +19,7 @@ from scipy.special import logsumexp
 
 MOST_ERRORS = 800  # expected, up to which the probability is computed
 MOST_LEVELS = 4096  # that the martingale looks at
+SOME_LEVELS = 256  # at a time
 TILT = 0.4  # levels of the curve grow with the examples to this power
 RATIOS = 48  # lower risks in the mixture
 STEPS = 9  # of the bisection
@@ -106,6 +107,10 @@ def _steps(count, risk, most):
 def _is_rare(accepted, errors, risk, eps, total):
     """Whether the mean of the likelihood ratios against lower risks reaches 1 / eps."""
     lower = risk * (1 - np.geomspace(0.5 / np.sqrt(total * risk), 0.98, RATIOS))
-    errors, right = errors[:, None], (accepted - errors)[:, None]
-    ratios = errors * np.log(lower / risk) + right * np.log((1 - lower) / (1 - risk))
-    return logsumexp(ratios, axis=1) - np.log(RATIOS) >= -np.log(eps)
+    found = []
+    for start in range(0, len(errors), SOME_LEVELS):
+        wrong = errors[start : start + SOME_LEVELS, None]
+        right = accepted[start : start + SOME_LEVELS, None] - wrong
+        ratios = wrong * np.log(lower / risk) + right * np.log((1 - lower) / (1 - risk))
+        found.append(logsumexp(ratios, axis=1) - np.log(RATIOS) >= -np.log(eps))
+    return np.concatenate(found)

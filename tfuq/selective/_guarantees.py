@@ -227,7 +227,7 @@ def _chain(sums, risk, delta):
     fewest = fewest_examples(risk, delta)
     if sums.accepted[-1] < fewest:
         return None
-    start = int(np.searchsorted(sums.accepted, fewest))
+    start = int(np.searchsorted(sums.accepted, sums.accepted.dtype.type(fewest)))
     if _errors_of_first(sums, start, fewest):
         return None
     failed = _first_failure(sums, risk, start, len(sums.accepted), delta)
@@ -242,9 +242,18 @@ def _errors_of_first(sums, level, count):
     if drawn in (0, ties):
         return above[1] + (wrong if drawn else 0)
     # Drawn anew for each set of examples, alike whatever their order.
-    seed = [zlib.crc32(np.asarray(part, "float64").tobytes()) for part in sums[:2]]
+    seed = [_crc32(part) for part in sums[:2]]
     uniform = np.random.default_rng(seed).random()
     return above[1] + int(stats.hypergeom.ppf(uniform, ties, wrong, drawn))
+
+
+def _crc32(values):
+    """That of all of them in float64, of which a block is copied at a time."""
+    found = 0
+    for start in range(0, len(values), MOST_BLOCK):
+        part = np.asarray(values[start : start + MOST_BLOCK], "float64")
+        found = zlib.crc32(part.tobytes(), found)
+    return found
 
 
 def examples_expected(sums, risk, delta):
@@ -255,16 +264,30 @@ def examples_expected(sums, risk, delta):
     """
     if not (isinstance(sums, Sums) and sums.binary):
         return None
-    rate = (sums.loss + 0.5) / (sums.accepted + 1)
-    levels = np.flatnonzero(rate < risk)
+    levels = _levels_under(sums, risk)
     if not len(levels):
         return None
     levels = levels[np.unique(np.linspace(0, len(levels) - 1, 200).astype(int))]
-    counts = np.geomspace(1.1 * sums.accepted[-1], 1000 * sums.accepted[-1], 100)[:, None]
-    accepted = np.ceil(counts * sums.accepted[levels] / sums.accepted[-1])
-    p_values = binomial_p_value(np.ceil(accepted * rate[levels]), accepted, risk)
+    total, chosen = int(sums.accepted[-1]), sums.accepted[levels]
+    rate = _rates(sums, levels)
+    counts = np.geomspace(1.1 * total, 1000 * total, 100)[:, None]
+    accepted = np.ceil(counts * chosen / total)
+    p_values = binomial_p_value(np.ceil(accepted * rate), accepted, risk)
     enough = np.any(p_values <= delta / 10, axis=1)
     return int(np.ceil(counts[enough.argmax(), 0])) if enough.any() else None
+
+
+def _rates(sums, levels):
+    return (sums.loss[levels] + 0.5) / (sums.accepted[levels] + 1.0)
+
+
+def _levels_under(sums, risk):
+    """The levels whose rate is below `risk`, looked at in blocks."""
+    found = [np.zeros(0, int)]
+    for start in range(0, len(sums.accepted), MOST_BLOCK):
+        rates = _rates(sums, slice(start, start + MOST_BLOCK))
+        found.append(start + np.flatnonzero(rates < risk))
+    return np.concatenate(found)
 
 
 METHODS = {

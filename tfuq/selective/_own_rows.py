@@ -9,11 +9,15 @@ from tfuq.selective._calibrated_arrays import seen
 from tfuq.selective._calibration import Calibration
 from tfuq.selective._reading import array_of, kind_of
 from tfuq.selective._row_hashes import (
+    STEP,
+    behind_scores,
     fitted_by,
     labelled_hashes,
     most_shared,
-    rows_hash,
-    shared_by_scores,
+    shared_rows,
+    sum_of_hashes,
+    text_of_sum,
+    what_is_known,
 )
 from tfuq.selective.base import FORMAT
 from tfuq.selective.beta_calibration import BetaCalibration
@@ -120,40 +124,60 @@ def _check_unfitted(calibration, kind):
 def check_own_rows(probs, mean, labels):
     """Raises ValueError if predictions and labels are rows that a calibration was fitted to.
 
-    Rows are known by the raw predictions where `probs` come from a calibration as they are, else
-    by their values and labels, among the calibrations that this process has fitted or read.
-
     Args:
         probs: What the caller gave.
         mean: Mean probabilities `(..., classes)`.
         labels: Classes, as many.
     """
-    name, count = fitted_by(rows_hash(mean, labels)), len(labels)
-    if name is None:
-        name, count = seen(array_of(probs))
-    if not count:
-        name, count = most_shared(labelled_hashes(mean, labels))
-    if count:
-        raise ValueError(
-            "Argument `probs` must hold rows that its calibration was not fitted to, or nothing "
-            "can be promised: pass other rows, or the raw predictions and calibration="
-            f"{name}(), which splits them. Received: calibrated predictions of which about "
-            f"{count} are of rows that {name} was fitted to"
-        )
+    own = OwnRows()
+    own.add(mean, labels)
+    own.check(probs)
 
 
-def check_scores_apart(score, probs, labels):
-    """Raises ValueError if scores come from what was fitted to these rows, or chosen on them.
+class OwnRows:
+    """Whether rows, read in blocks, are those that a calibration was fitted to.
+
+    Rows are known by the raw predictions where `probs` come from a calibration as they are, else
+    by their values and labels, among the calibrations that this process has fitted or read. Where
+    it has none nothing is computed of the rows.
 
     Args:
-        score: Scores that were given, or a number that stands for a choice.
-        probs: Mean probabilities `(rows, classes)`.
-        labels: Classes.
+        score: Scores that were given with the rows, or a number that stands for a choice: of what
+            was fitted to, or chosen on, others. None of neither.
     """
-    name, count = shared_by_scores(score, labelled_hashes(probs, labels))
-    if count:
-        raise ValueError(
-            "Argument `score` must stand on other rows than these, or nothing can be promised: fit "
-            f"{name} to some rows and the rule to others. Received: scores of {name}, which has "
-            f"seen about {count} of these {len(labels)} rows"
-        )
+
+    def __init__(self, score=None):
+        self._scorer, self._seen_by_it = (None, None) if score is None else behind_scores(score)
+        self._wholes, self._singles = what_is_known()
+        self._count, self._total, self._hashes = 0, 0, []
+
+    def add(self, mean, labels):
+        """Takes mean probabilities `(..., classes)` and as many classes."""
+        self._count += np.size(labels)
+        if self._wholes:
+            self._total += sum_of_hashes(labelled_hashes(mean, labels, STEP))
+        if self._singles or self._seen_by_it:
+            self._hashes.append(labelled_hashes(mean, labels))
+
+    def check(self, probs):
+        """Raises ValueError if they are, of the predictions that the caller gave."""
+        hashes = np.concatenate(self._hashes) if self._hashes else np.zeros(0, "uint64")
+        name, count = fitted_by(text_of_sum(self._count, self._total)), self._count
+        if name is None:
+            name, count = seen(array_of(probs))
+        if not count and self._singles:
+            name, count = most_shared(hashes)
+        if count:
+            raise ValueError(
+                "Argument `probs` must hold rows that its calibration was not fitted to, or "
+                "nothing can be promised: pass other rows, or the raw predictions and calibration="
+                f"{name}(), which splits them. Received: calibrated predictions of which about "
+                f"{count} are of rows that {name} was fitted to"
+            )
+        shared = shared_rows(self._seen_by_it, hashes) if self._seen_by_it else 0
+        if shared:
+            raise ValueError(
+                "Argument `score` must stand on other rows than these, or nothing can be promised: "
+                f"fit {self._scorer} to some rows and the rule to others. Received: scores of "
+                f"{self._scorer}, which has seen about {shared} of these {self._count} rows"
+            )

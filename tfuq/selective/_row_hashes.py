@@ -179,14 +179,18 @@ def remember_scores(scores, name, known):
         del _scored[next(iter(_scored))]
 
 
-def shared_by_scores(scores, hashes):
-    """The name of what gave the scores, and how many of these rows it was fitted to."""
-    name, known = _scored.get(_digest(scores), (None, None))
-    return name, 0 if known is None else shared_rows(known, hashes)
+def behind_scores(scores):
+    """The name of what gave the scores and the sketch of the rows that it has seen, or Nones."""
+    return _scored.get(_digest(scores), (None, None))
 
 
 def _digest(scores):
     return hashlib.sha256(np.ascontiguousarray(scores, "float64").tobytes()).digest()
+
+
+def what_is_known():
+    """Whether calibrated rows are known as a whole, and whether single ones are."""
+    return bool(_known), bool(_sketches)
 
 
 def fitted_by(text):

@@ -14,7 +14,6 @@ from tfuq._arguments import (
     to_float64,
 )
 from tfuq._math.bounds import clopper_pearson_interval
-from tfuq._predictions.examples import from_arrays
 from tfuq._predictions.scores import CONFIDENCES, power_of
 from tfuq.selective._guarantees import (
     METHODS,
@@ -24,12 +23,12 @@ from tfuq.selective._guarantees import (
     examples_expected,
     fewest_examples,
 )
+from tfuq.selective._sorted_sums import sorted_sums
 
 LOSSES = ("error", "false_negative")
 # Thresholds that are looked at where an image has many entries, as parts of the whole range from
 # perfect trust to none: networks are sure of most pixels, so that half of them are close to 0.
 IMAGE_LEVELS = np.concatenate([[0.0], np.geomspace(1e-6, 0.1, 200), np.linspace(0.1, 1, 201)[1:]])
-BLOCK = 2**18  # entries that are summed together
 REJECT_ALL = {True: np.inf, False: -np.inf}  # by whether the score grows with trust
 
 
@@ -185,14 +184,6 @@ def rank_of(probs, labels, multi_label, is_stack=None):
     )
 
 
-def read_examples(mean, labels):
-    """`Examples` of mean probabilities `(n, ..., classes)`, two classes for each binary one."""
-    shape = mean.shape[:-1]
-    if labels.ndim == len(shape) + 1 and labels.shape[-1] == 1:
-        labels = labels[..., 0]
-    return from_arrays(labels, mean, names=("labels", "probs"))
-
-
 def is_zero_one(loss):
     """Whether the argument `loss` can give no other number than 0 or 1."""
     return isinstance(loss, str) or (not callable(loss) and bool(np.isin(loss, (0, 1)).all()))
@@ -290,7 +281,7 @@ def parts_of(read, by, groups):
             raise ValueError(
                 'Argument `groups` must be None unless by="group". Received: groups with by=None'
             )
-        return {None: np.arange(len(read.score))}
+        return {None: None}
     if by == "class":
         return {int(k): np.flatnonzero(read.predicted == k) for k in np.unique(read.predicted)}
     names = np.asarray(groups if groups is not None else [], dtype=str)
@@ -311,16 +302,16 @@ def fit_part(rule, read, rows, goal, by, fixed=None):
     """
     sign = 1 if rule.grows_with_trust else -1
     score, counts, loss = (part if rows is None else part[rows] for part in _parts(read))
-    doubt, count, level = -score if sign == 1 else score, len(score), None
+    count, level = len(score), None
     if goal.wanted == "risk" and len(read.score) > read.images:
         fixed = fixed_thresholds(rule.score, read.classes) if fixed is None else fixed
         rows = np.arange(count) if rows is None else rows
         values = -sign * fixed
-        level = np.searchsorted(values, doubt)
+        level = np.searchsorted(values, -sign * score)
         sums = [np.bincount(level, part, len(values)).cumsum() for part in (counts, loss * counts)]
         sums = np.bincount(level, minlength=len(values)).cumsum(), *sums
     else:
-        values, *sums = _sorted_sums(doubt, counts, loss)
+        values, *sums = sorted_sums(score, counts, loss, sign)
     accepted, weight, total = sums
     if goal.wanted == "coverage":
         wanted = np.ceil(goal.target_coverage * count * (1 - 1e-12)).astype(accepted.dtype)
@@ -344,38 +335,10 @@ def _parts(read):
     return read.score, read.counts, read.loss
 
 
-def _sorted_sums(doubt, counts, loss):
-    """Values from the most trusted on; how many are accepted up to each, their weight and loss.
-
-    In few copies: of 10^7 scores each is 80 MB.
-    """
-    order = np.argsort(doubt)
-    values = doubt[order]
-    is_last = np.append(values[1:] != values[:-1], True)
-    values, accepted = values[is_last], np.flatnonzero(is_last)
-    accepted += 1
-    counts_all = counts.all()
-    sums = [_running_sum(loss if counts_all else loss * counts, order)]
-    sums += [] if counts_all else [_running_sum(counts, order)]
-    del order
-    total, *weight = (sums.pop(0)[is_last] for _ in range(len(sums)))
-    return values, accepted, *(weight or [accepted]), total
-
-
-def _running_sum(values, order):
-    """cumsum(values[order]) in float64, in blocks, where NumPy would convert all of it first."""
-    found, before = np.empty(len(order)), 0.0
-    for start in range(0, len(order), BLOCK):
-        rows = slice(start, start + BLOCK)
-        found[rows] = np.cumsum(values[order[rows]], dtype="float64") + before
-        before = found[rows][-1]
-    return found
-
-
 def _cheapest(accepted, total, count, costs):
     """The level of the lowest mean cost, the most lenient of several; None for no acceptance."""
     of_rejection = costs.get("rejection", 0) + costs.get("review", 0)
-    found = costs["error"] * total + of_rejection * (count - accepted)
+    found = costs["error"] * total.astype("float64") + of_rejection * (count - accepted * 1.0)
     best = len(found) - 1 - int(np.argmin(found[::-1]))
     return best if found[best] <= of_rejection * count else None
 

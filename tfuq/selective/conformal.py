@@ -21,7 +21,8 @@ from tfuq.selective._conformal_fitting import (
 )
 from tfuq.selective._own_rows import check_own_rows, checked_calibration, split_rows
 from tfuq.selective._reading import array_of, flags_of, graph_stack, mean_of
-from tfuq.selective._rule_fitting import rank_of, read_examples
+from tfuq.selective._rule_fitting import rank_of
+from tfuq.selective._rule_reading import read_examples
 from tfuq.selective._set_evaluation import (
     SetCoverage,
     SetEvaluation,

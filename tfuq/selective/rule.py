@@ -1,26 +1,18 @@
 """Rejection rules: a threshold of a score, and what was promised when it was chosen."""
 
-import numpy as np
-
-from tfuq._arguments import check_choice, check_flags, check_integer, register, shown, to_float64
+from tfuq._arguments import check_choice, check_flags, check_integer, register, shown
 from tfuq._files.reading import unsealed
 from tfuq._models.numbers import declared_family
 from tfuq._models.predicting import predicted
-from tfuq._predictions.class_names import agreed_names, checked_names, numbered
+from tfuq._predictions.class_names import agreed_names, checked_names
 from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq._predictions.scores import CONFIDENCES, OF_STACKS
 from tfuq._predictions.stacks import is_stacked
 from tfuq.predictive import declared
 from tfuq.selective._guarantees import METHODS
-from tfuq.selective._own_rows import (
-    check_own_rows,
-    check_scores_apart,
-    checked_calibration,
-    split_rows,
-)
+from tfuq.selective._own_rows import checked_calibration, split_rows
 from tfuq.selective._reading import (
     array_of,
-    choice_of,
     flags_of,
     name_and_given,
     rule_score,
@@ -30,20 +22,16 @@ from tfuq.selective._reading import (
 from tfuq.selective._rule_evaluation import Evaluation, description, evaluation_of
 from tfuq.selective._rule_fitting import (
     Goal,
-    Read,
     UnattainableRisk,
-    check_known,
     check_targets,
     checked_report,
     fit_part,
-    is_zero_one,
-    losses_of,
     parts_of,
     rank_of,
-    read_examples,
     report_of,
 )
 from tfuq.selective._rule_in_models import InModels
+from tfuq.selective._rule_reading import read_labelled
 from tfuq.selective._rule_thresholds import checked_thresholds, of_classes, of_groups, passes
 from tfuq.selective.base import Fitted, config_of
 from tfuq.selective.detector_scores import (
@@ -352,19 +340,7 @@ class RejectionRule(InModels, Watched, Fitted):
 
     def _read(self, probs, labels, loss, positive_class, fits=False, given=None):
         """Scores, losses and all else that fitting and evaluation ask for."""
-        score, mean = scored(self, probs, None, given)
-        mean, score = np.asarray(mean, "float64"), np.asarray(score, "float64").ravel()
-        examples = read_examples(mean, to_float64("labels", numbered(labels, self.class_names)))
-        flat, true = np.asarray(examples.scores), np.asarray(examples.labels)
-        if fits:
-            check_own_rows(probs, flat, true)
-            check_scores_apart(choice_of(self, given), flat, true)
-            check_known(score)
-        predicted = flat.argmax(-1)
-        right = predicted == true
-        losses, counts = losses_of(loss, flat, true, ~right, positive_class)
-        sizes = mean.shape[0], flat.shape[-1]
-        return Read(score, losses, counts, right, predicted, true, *sizes, is_zero_one(loss))
+        return read_labelled(self, probs, labels, loss, positive_class, fits, given)
 
     # --- Use ----------------------------------------------------------------------------------
 
