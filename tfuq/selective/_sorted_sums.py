@@ -1,4 +1,4 @@
-"""What each value of a score accepts, from the most trusted on, and the losses among that."""
+"""Sums over the most trusted: what each value of a score accepts, and the losses among that."""
 
 import numpy as np
 
