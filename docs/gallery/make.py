@@ -181,7 +181,9 @@ def confusion_matrix(shown, ax):
 
 def confusion_difference(shown, ax):
     """The confusion matrix of one model minus that of another (Mishra 2020, figure 3-13)."""
-    plots.confusion_difference(shown.test.y, shown.probs, shown.other, ax=ax)
+    plots.confusion_difference(
+        shown.test.y, shown.probs, shown.other, models=("VBLLDense", "MCSoftmaxDenseFA"), ax=ax
+    )
 
 
 def roc_curves(shown, ax):
@@ -232,6 +234,19 @@ def error_against_width(shown, ax):
     numbers = shown.numbers
     found = numbers.found["stopped early"]
     plots.error_against_width(numbers.progress, found, n_bins=6, quantity="progress", ax=ax)
+
+
+def monitor_process(shown, ax):
+    """Evidence against a rule's promise while digits come, upside down from the 300th on."""
+    logits = [
+        shown.noisy_head.predict(x, verbose=0)
+        for x in (shown.fit.x, shown.test.x, shown.upside_down)
+    ]
+    fit = tfuq.selective.RejectionRule.fit
+    rule = fit(logits[0], shown.fit.y, target_risk=0.1, from_logits=True)
+    order = np.random.default_rng(0).permutation(len(shown.test.y))[:500]
+    stream = np.concatenate([logits[1][order[:300]], logits[2][order[300:]]])
+    plots.monitor_process(rule.monitor(), stream, shown.test.y[order], ax=ax)
 
 
 def detection_histograms(shown, ax):
@@ -331,6 +346,7 @@ SINGLE = (
     predicted_against_true,
     quantile_calibration,
     error_against_width,
+    monitor_process,
     detection_histograms,
     lr_range_test,
     learning_rate_curve,

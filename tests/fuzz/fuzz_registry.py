@@ -747,6 +747,7 @@ REASONS = {
     "plots.lr_range_test": "takes an LRRangeTest",
     "plots.error_against_width": PICTURES,
     "plots.intervals_over": PICTURES,
+    "plots.monitor_process": PICTURES,
     "plots.predicted_against_true": PICTURES,
     "plots.quantile_calibration": PICTURES,
     "predictive.declare": MODEL + "tests/predictive/test_declared.py",

@@ -12,6 +12,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from tfuq import metrics, plots
+from tfuq._math.bounds import wilson_interval
 from tfuq.callbacks import SGDR
 from tfuq.callbacks._sweep_curve import read_sweep
 from tfuq.corruptions import CorruptionReport
@@ -189,11 +190,20 @@ def test_diagram_shows_the_curve_its_gaps_and_counts():
     curve = metrics.reliability_curve(Y, PROBS, n_bins=8)
     filled = curve["count"] > 0
     assert not filled.all()  # empty bins are left out, not drawn as 0
-    accuracy, gap = ax.containers
+    accuracy, intervals, gap = ax.containers
     np.testing.assert_allclose(heights(accuracy), curve["accuracy"][filled])
     np.testing.assert_allclose([bar.get_x() for bar in accuracy], curve["lower"][filled])
     ends = [bar.get_y() + bar.get_height() for bar in gap]
     np.testing.assert_allclose(ends, curve["confidence"][filled])
+    ends = wilson_interval(
+        curve["accuracy"][filled] * curve["count"][filled], curve["count"][filled]
+    )
+    lines = [segment[:, 1] for segment in intervals.lines[2][0].get_segments()]
+    np.testing.assert_allclose(np.transpose(lines), ends)
+    thin = curve["count"][filled] < 10
+    assert [bar.get_alpha() < 1 for bar in accuracy] == thin.tolist()
+    few = plots.reliability_diagram(Y[:9], PROBS[:9], n_bins=1, ax=free_axes())
+    assert few.containers[0][0].get_alpha() < 1
     counts = [text.get_text() for text in ax.texts]
     assert counts == [str(int(count)) for count in curve["count"][filled]]
     error = metrics.expected_calibration_error(Y, PROBS, n_bins=8)
@@ -476,7 +486,8 @@ def test_heat_map_shows_the_report():
     assert [text.get_text() for text in ax.get_yticklabels()] == ["fog", "snow"]
     texts = {text.get_position(): text for text in ax.texts}
     assert texts[2, 0].get_text() == "0.80" and texts[3, 1].get_text() == "nan"
-    assert (texts[0, 0].get_color(), texts[2, 1].get_color()) == ("black", "white")
+    assert (texts[0, 0.5].get_color(), texts[2, 1].get_color()) == ("black", "white")
+    assert [text.get_text() for text in ax.texts].count("0.95") == 1  # clean once
     assert pyplot.get_fignums() == []
     ax.figure.canvas.draw()
 

@@ -64,9 +64,17 @@ def test_many_classes_have_no_numbers_in_the_cells():
 def test_difference_of_two_confusion_matrices():
     ax = plots.confusion_difference(Y, PROBS, OTHER, normalize=None, ax=free_axes())
     first, second = (confusion_matrix(Y, probs.argmax(-1)) for probs in (PROBS, OTHER))
-    np.testing.assert_array_equal(cells(ax), first - second)
+    texts = [int(text.get_text()) for text in ax.texts]
+    np.testing.assert_array_equal(texts, (first - second).ravel())
     low, high = ax.images[0].get_clim()
     assert low == -high
+    better = np.where(np.eye(3), first - second, second - first)  # one colour for what is better
+    np.testing.assert_array_equal(cells(ax), better)
+    assert ax.get_title() == "first minus second"
+    named = plots.confusion_difference(Y, PROBS, OTHER, models=("ours", "SGD"), ax=free_axes())
+    assert named.get_title() == "ours minus SGD"
+    with pytest.raises(ValueError, match="Argument `models` must be two names"):
+        plots.confusion_difference(Y, PROBS, OTHER, models="ours")
     with pytest.raises(ValueError, match="Argument `other` must have the 3 classes"):
         plots.confusion_difference(Y % 2, PROBS, PROBS[:, :2] / PROBS[:, :2].sum(-1, keepdims=True))
 
@@ -141,6 +149,9 @@ def test_risk_coverage_shows_curve_and_rule():
     found = rule.evaluate(PROBS, Y)
     assert (ax.lines[1].get_xdata()[0], ax.lines[1].get_ydata()[0]) == (found.coverage, found.risk)
     assert ax.lines[2].get_ydata()[0] == 0.5
+    assert 0.5 < ax.get_ylim()[1] < 1.03
+    sure = plots.risk_coverage(np.eye(3)[Y], Y, ax=free_axes())  # the band of few reaches 1
+    assert sure.get_ylim()[1] < 0.1
     ax = plots.risk_coverage({"a": PROBS, "b": OTHER}, Y, ax=free_axes())
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
     for probs, given in (({}, None), ({"a": PROBS, "b": OTHER}, rule)):

@@ -75,8 +75,11 @@ def test_refusals_of_maps():
 
 
 def test_pairs_are_bars_with_their_deviation():
-    labels, runs = [0, 1, 2, 2], np.eye(3)[[[0, 2, 1, 1], [0, 2, 2, 0]]]
+    labels, runs = [0, 1, 2, 2], np.eye(3)[[[0, 2, 1, 1], [0, 2, 2, 0], [0, 2, 1, 1]]]
     found = confused_pairs(labels, runs, names=["cat", "dog", "fox"])
+    two = confused_pairs(labels, runs[:2])
+    ax = plots.confused_pairs(two, ax=Figure().subplots())
+    assert not ax.collections and ax.get_xlabel() == "errors, mean of 2 runs"  # tell no deviation
     ax = plots.confused_pairs(found, ax=Figure().subplots())
     assert [bar.get_width() for bar in ax.patches] == [pair.mean for pair in found.pairs]
     ends = [np.ptp(line[:, 0]) / 2 for line in ax.collections[0].get_segments()]

@@ -14,6 +14,7 @@ from tfuq.plots.detection import corruption_heat_map, gradient_distributions
 from tfuq.plots.errors import confusion_difference, confusion_matrix, roc_curves
 from tfuq.plots.examples import accept_reject_grid, uncertainty_against_error
 from tfuq.plots.explanations import confused_pairs, explanation_maps, label_noise_pairs
+from tfuq.plots.monitoring import monitor_process
 from tfuq.plots.regression import (
     error_against_width,
     intervals_over,
@@ -40,6 +41,7 @@ __all__ = [
     "label_noise_pairs",
     "learning_rate_curve",
     "lr_range_test",
+    "monitor_process",
     "predicted_against_true",
     "quantile_calibration",
     "rejection_curve",

@@ -1,7 +1,12 @@
 """Pictures of calibration: confidence against accuracy."""
 
+import numpy as np
+
+from tfuq._math.bounds import wilson_interval
 from tfuq.metrics import expected_calibration_error, reliability_curve
 from tfuq.plots._axes import GREY, PALE_BLUE, RED, axes_of
+
+THIN = 10  # examples of a bin; of fewer little is known
 
 
 def reliability_diagram(
@@ -17,7 +22,8 @@ def reliability_diagram(
     """Draws the accuracy of the predictions made with each confidence, and how many they are.
 
     A calibrated model's bars end on the diagonal; bars below it are over-confident. The hatched
-    piece of a bin is its gap between accuracy and mean confidence, the number is its count.
+    piece of a bin is its gap between accuracy and mean confidence, the number is its count. Lines
+    are Wilson's intervals of the accuracy at 95 %; bins of fewer than 10 examples are pale.
 
     Args:
         y_true: Labels, as `tfuq.metrics.reliability_curve` takes them.
@@ -60,7 +66,13 @@ def _draw_reliability(ax, curve, gap_label):
     left, accuracy, count = curve["lower"], curve["accuracy"], curve["count"]
     width = curve["upper"] - left
     style = {"width": width, "align": "edge", "edgecolor": "white", "linewidth": 0.5}
-    ax.bar(left, accuracy, color=PALE_BLUE, label="accuracy", **style)
+    bars = ax.bar(left, accuracy, color=PALE_BLUE, label="accuracy", **style)
+    for bar, n in zip(bars, count, strict=True):
+        bar.set_alpha(1.0 if n >= THIN else 0.4)
+    ends = wilson_interval(accuracy * count, count)
+    reach = np.clip([accuracy - ends[0], ends[1] - accuracy], 0, None)
+    lines = {"fmt": "none", "ecolor": "black", "capsize": 3, "linewidth": 1, "zorder": 3}
+    ax.errorbar(left + width / 2, accuracy, yerr=reach, label="95 % interval", **lines)
     style.update(color="none", edgecolor=RED, hatch="////")
     ax.bar(left, curve["confidence"] - accuracy, bottom=accuracy, label=gap_label, **style)
     box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}

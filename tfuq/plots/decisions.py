@@ -60,13 +60,16 @@ def risk_coverage(
     curves = {k: risk_coverage_curve(values, labels, **options) for k, values in models.items()}
     found = None if rule is None else rule.evaluate(probs, labels)
     ax = axes_of(ax)
-    for i, (name, curve) in enumerate(curves.items()):
+    tops = [
         _draw_curve(ax, curve, "risk" if name is None else name, i)
+        for i, (name, curve) in enumerate(curves.items())
+    ]
     if found is not None:
-        _draw_rule(ax, rule, found)
+        tops.append(_draw_rule(ax, rule, found))
     ax.set(xlabel="coverage (fraction accepted)", xlim=(0, 1.01))
     ax.set_ylabel("risk (fraction wrong of the accepted)")
-    ax.set_ylim(bottom=0)
+    # The band reaches 1 where few are accepted: what is read is the curve.
+    ax.set_ylim(0, min(1.02, 1.25 * max(*tops, 0.01)))
     ax.grid(alpha=0.3)
     ax.legend(fontsize="small")
     return ax
@@ -79,6 +82,7 @@ def _draw_curve(ax, curve, label, i):
     ax.fill_between(curve.coverage, lower, upper, color=style["color"], alpha=0.15, linewidth=0)
     every = max(1, len(count) // MARKED)
     ax.plot(curve.coverage, curve.risk, label=label, markevery=every, markersize=4, **style)
+    return max(upper[-1], curve.risk.max())
 
 
 def _draw_rule(ax, rule, found):
@@ -91,6 +95,7 @@ def _draw_rule(ax, rule, found):
         sure = rule.fitted_to["confidence"]
         label = f"promised: at most {target:g} ({100 * sure:g} % sure)"
         ax.axhline(target, color=RED, linestyle="--", label=label)
+    return max(risk, target or 0.0)
 
 
 def detection_histograms(scores, *, threshold=None, n_bins=40, xlabel="score", ax=None):

@@ -18,8 +18,8 @@ def corruption_heat_map(report, figure="accuracy", *, ax=None):
         ax: Axes to draw on, or `None` for a new figure.
 
     Returns:
-        The Axes. The first column is that of clean images; colours reach from the least to the
-        largest number, and NaN has none.
+        The Axes. The first column is that of clean images, one number for all; colours reach from
+        the least to the largest number, and NaN has none.
 
     Raises:
         ValueError: If `report` is none, has no such figure, or `ax` is no Axes.
@@ -47,12 +47,15 @@ def corruption_heat_map(report, figure="accuracy", *, ax=None):
     ax = axes_of(ax)
     drawn = ax.imshow(values, cmap="cividis", aspect="auto")
     for (row, column), value in np.ndenumerate(values):
-        dark = drawn.norm(value) < 0.5
-        style = {"ha": "center", "va": "center", "size": "small"}
-        ax.text(column, row, f"{value:.2f}", color="white" if dark else "black", **style)
+        if column or row == 0:
+            place = row if column else (len(values) - 1) / 2
+            style = {"ha": "center", "va": "center", "size": "small"}
+            style["color"] = "white" if drawn.norm(value) < 0.5 else "black"
+            ax.text(column, place, f"{value:.2f}", **style)
+    ax.axvline(0.5, color="white", linewidth=3)  # what is clean has no severity
     ax.set_xticks(range(values.shape[1]), ["clean", *map(str, report.severities)])
     ax.set_yticks(range(values.shape[0]), report.corruptions)
-    ax.set(xlabel="severity")
+    ax.set(xlabel="severity", ylabel="corruption")
     label = f"{figure.replace('_', ' ')} ({'nats' if figure == 'nll' else 'fraction'})"
     ax.figure.colorbar(drawn, ax=ax, label=label)
     return ax

@@ -62,6 +62,7 @@ def confusion_difference(
     y_pred,
     other,
     *,
+    models=("first", "second"),
     names=None,
     normalize="true",
     from_logits=False,
@@ -70,13 +71,14 @@ def confusion_difference(
 ):
     """Draws the confusion matrix of one model minus that of another.
 
-    As figure 3-13 of Mishra (2020), "our method vs. SGD". On the diagonal, above 0 (blue) is
-    better; off it, above 0 (blue) are more confusions.
+    As figure 3-13 of Mishra (2020), "our method vs. SGD". What is better of the first model is
+    blue, what is worse red: more on the diagonal, fewer confusions off it.
 
     Args:
         y_true: Labels. All arguments not described here are as for `confusion_matrix`.
         y_pred: Predictions of the model.
         other: Predictions of the model that it is compared with.
+        models: Names of both, for the title: "first minus second".
         names: Names of the classes, or None.
         normalize: `"true"`, `"predicted"` or None.
         from_logits: Whether both hold logits.
@@ -104,17 +106,20 @@ def confusion_difference(
             f"Argument `other` must have the {len(first)} classes of `y_pred`. "
             f"Received: other of {len(second)} classes"
         )
+    if isinstance(models, str) or len(models) != 2:
+        raise ValueError(f"Argument `models` must be two names. Received: models={shown(models)}")
     values = _shares(first, normalize) - _shares(second, normalize)
     names = names_of(names, len(values))
     ax = axes_of(ax)
     end = max(np.nanmax(np.abs(values), initial=0.0), 1e-9)
-    drawn = ax.imshow(values, cmap="RdBu", vmin=-end, vmax=end)
+    better = np.where(np.eye(len(values)), values, -values)
+    drawn = ax.imshow(better, cmap="RdBu", vmin=-end, vmax=end)
     if len(values) <= LARGEST_LABELLED:
         dark = np.abs(values) > 0.6 * end
         write_cells(ax, values, dark, "{:+.2f}" if normalize else "{:+g}")
-    ax.figure.colorbar(
-        drawn, ax=ax, label="difference of the " + ("fractions" if normalize else "counts")
-    )
+    what = "fractions" if normalize else "counts"
+    ax.figure.colorbar(drawn, ax=ax, label=f"difference of the {what}: worse (red) to better")
+    ax.set_title(f"{models[0]} minus {models[1]}", fontsize="medium")
     return _label_classes(ax, names)
 
 

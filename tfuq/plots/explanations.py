@@ -8,6 +8,7 @@ from tfuq._predictions.masks import stretched
 from tfuq.plots._axes import COLOURS, axes_of, figure_of, name_classes, write_cells
 
 COLOUR_MAPS = {"positive": "magma", "signed": "RdBu"}  # the first grows lighter throughout
+FEWEST_RUNS = 3  # of which a deviation is drawn
 LARGEST_LABELLED = 12  # classes; more of them have no number in each cell
 
 
@@ -120,7 +121,8 @@ def _draw_column(axes, images, values, alpha, same_scale):
 def confused_pairs(found, *, top=10, ax=None):
     """Draws how often pairs of classes are taken for each other, as Mishra (2020, figure 4-5).
 
-    A bar is the mean over the runs, the line on it one standard deviation to each side.
+    A bar is the mean over the runs; from three runs on, the line on it is one standard deviation to
+    each side.
 
     Args:
         found: What `tfuq.interpret.confused_pairs` has returned.
@@ -151,11 +153,13 @@ def confused_pairs(found, *, top=10, ax=None):
     ax = axes_of(ax)
     style = {"color": COLOURS[4], "edgecolor": COLOURS[5], "ecolor": COLOURS[5], "capsize": 3}
     means = [pair.mean for pair in pairs]
-    ax.barh(range(len(pairs)), means, xerr=np.nan_to_num([p.std for p in pairs]), **style)
+    known = runs >= FEWEST_RUNS
+    ax.barh(range(len(pairs)), means, xerr=[p.std for p in pairs] if known else None, **style)
     ax.set_yticks(range(len(pairs)), [f"{p.first} {word} {p.second}" for p in pairs])
     ax.invert_yaxis()
     ax.set_xlim(left=0)
-    ax.set_xlabel("errors" if runs == 1 else f"errors, mean and deviation of {runs} runs")
+    said = f", mean{' and deviation' if known else ''} of {runs} runs" if runs > 1 else ""
+    ax.set(xlabel=f"errors{said}", ylabel="pair of classes")
     if not pairs:
         ax.text(0.5, 0.5, "no pair is confused", ha="center", transform=ax.transAxes)
     return ax
@@ -196,5 +200,6 @@ def label_noise_pairs(found, *, names=None, ax=None):
     if len(correlation) <= LARGEST_LABELLED:
         write_cells(ax, correlation, np.abs(correlation) > 0.6, "{:+.2f}")
     name_classes(ax, names)
+    ax.set(xlabel="class", ylabel="class")
     ax.figure.colorbar(drawn, ax=ax, label="correlation of the label noise")
     return ax

@@ -196,11 +196,22 @@ class Monitor(Fitted):
         Raises:
             ValueError: As `rule.accept`, before any case counts; if labels are not one for each.
         """
+        self.follow(probs, labels, groups, stacked=stacked, score=score)
+        return self
+
+    def follow(self, probs, labels=None, groups=None, *, stacked=None, score=None):
+        """As `update`, and says how the wealth of each test went.
+
+        Returns:
+            `{test: wealth after each case (n,)}`.
+        """
         given, score = score, scored(self.rule, probs, stacked, score)[0]
         groups = {} if groups is None else {"groups": groups, "unknown_group": "reject"}
         accepted = self.rule.accept(probs, stacked=stacked, score=given, **groups)
         loss = self._losses(probs, labels, len(accepted))
-        for one_score, is_accepted, one_loss in zip(score, accepted, loss, strict=True):
+        followed = {name: np.empty(len(accepted)) for name in SHARES}
+        cases = zip(score, accepted, loss, strict=True)
+        for place, (one_score, is_accepted, one_loss) in enumerate(cases):
             self._take_score(float(one_score))
             self._bets["more"].take(float(is_accepted))
             self._bets["less"].take(1.0 - is_accepted)
@@ -212,7 +223,8 @@ class Monitor(Fitted):
                 self._seen["loss"] += float(one_loss)
             for name, wealth in self.wealth.items():
                 self._most[name] = max(self._most[name], wealth)
-        return self
+                followed[name][place] = wealth
+        return followed
 
     def _losses(self, probs, labels, count):
         """Losses `(n,)`, NaN where no label is known or the case is not of the risk."""
