@@ -26,6 +26,11 @@ DATASET = tf.data.Dataset.from_tensor_slices((IMAGES, CLASSES)).batch(8)
 PROBS = np.full((len(IMAGES), 3), 1 / 3)
 
 
+def grouped():
+    keys = np.arange(len(IMAGES)) % 2
+    return selective.ConformalPredictor.fit(PROBS, CLASSES, alpha=0.4, groups=keys)
+
+
 def answers(name):
     return made(name).predict(IMAGES, verbose=0).argmax(-1)
 
@@ -104,6 +109,14 @@ REFUSED = {
         "in their order",
     ),
     "a combination of a combination": (lambda: ood.SIRC(ood.SIRC(ood.Energy())), "no SIRC"),
+    "a group that no set was fitted to": (
+        lambda: grouped().predict_set(PROBS[:1], ["C"]),
+        "`groups` must hold groups",
+    ),
+    "sets by group without the groups": (
+        lambda: grouped().predict_set(PROBS[:1]),
+        "`groups` must name",
+    ),
     "gradients of an ensemble": (
         lambda: ood.GradientFeatures(DeepEnsemble.from_models([made("soft-max")])),
         "side by side",

@@ -111,6 +111,14 @@ def test_a_score_of_its_own_comes_with_arrays():
         RejectionRule.fit_model(MODEL, data, score=own, target_coverage=0.5)
 
 
+def test_a_rule_of_a_norm_on_images_has_thresholds():
+    rng = np.random.default_rng(0)
+    probs = rng.dirichlet(np.full(4, 0.3), size=(300, 4, 4))
+    y = (rng.random((300, 4, 4, 1)) > probs.cumsum(axis=-1)).sum(axis=-1).clip(0, 3)
+    rule = RejectionRule.fit(probs, y, score="pnorm", target_risk=0.39)
+    assert -1 < rule.threshold < -0.1 and 0.5 < rule.fitted_to["coverage"] < 0.99
+
+
 @pytest.mark.parametrize(
     "argument, call",
     [

@@ -127,6 +127,11 @@ def make_decisions(request, shape, is_stack, is_logits):
         )
     _check_rule(rule, columns, is_stack)
     check_detector_of(rule, request.detector)
+    if getattr(conformal, "keys", None) is not None:
+        raise ValueError(
+            "Argument `conformal` must not have thresholds for each group, which an exported model "
+            f"does not know. Received: keys={shown(conformal.keys)}"
+        )
     known = {"rule": rule, "conformal": conformal, "calibration": calibration}
     for name, fitted in known.items():
         if fitted is not None:

@@ -32,13 +32,13 @@ def check_options(score, randomized, penalty, k_reg):
         check_positive("penalty", penalty)
 
 
-def checked_threshold(threshold, class_conditional, multi_label):
-    """The argument `threshold` as an array of as many axes as both flags ask for."""
-    found, axes = numbers("threshold", threshold), class_conditional + multi_label
+def checked_threshold(threshold, axes):
+    """The argument `threshold` as an array of that many axes."""
+    found = numbers("threshold", threshold)
     if found.ndim != axes or found.size == 0:
         raise ValueError(
-            f"Argument `threshold` must have {axes} axes with "
-            f"class_conditional={class_conditional} and multi_label={multi_label}. "
+            f"Argument `threshold` must have {axes} axes, one for each of `keys`, "
+            "`class_conditional` and `multi_label` that is given. "
             f"Received: threshold={shown(threshold)}"
         )
     return found

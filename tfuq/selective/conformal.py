@@ -7,7 +7,6 @@ from tfuq._arguments import check_choice, check_flags, check_integer, register, 
 from tfuq._models.predicting import predicted
 from tfuq._predictions.class_names import agreed_names, checked_names, numbered
 from tfuq._predictions.stacks import is_stacked
-from tfuq.layers import PostProcessing
 from tfuq.predictive import declared
 from tfuq.selective._conformal_fitting import (
     calibrated,
@@ -19,8 +18,9 @@ from tfuq.selective._conformal_fitting import (
     tune,
     warn_if_saturated,
 )
+from tfuq.selective._interval_fitting import group_names
 from tfuq.selective._own_rows import check_own_rows, checked_calibration, split_rows
-from tfuq.selective._reading import array_of, flags_of, graph_stack, mean_of
+from tfuq.selective._reading import array_of, flags_of, mean_of
 from tfuq.selective._rule_fitting import rank_of
 from tfuq.selective._rule_reading import read_examples
 from tfuq.selective._set_evaluation import (
@@ -30,7 +30,14 @@ from tfuq.selective._set_evaluation import (
     set_coverage,
     set_evaluation,
 )
-from tfuq.selective.base import Fitted, config_of, with_outputs
+from tfuq.selective._set_groups import (
+    calibrated_by_group,
+    checked_keys,
+    places_of,
+    sets_by_group,
+)
+from tfuq.selective._sets_in_models import SetsInModels
+from tfuq.selective.base import Fitted, config_of
 from tfuq.selective.conformal_scores import (
     SCORES,
     by_example,
@@ -46,7 +53,7 @@ _PENALTY, _K_REG = 0.1, 2  # of "raps", where nothing is said
 
 
 @register
-class ConformalPredictor(Fitted):
+class ConformalPredictor(SetsInModels, Fitted):
     """Predicts a set of labels that holds the true one with a probability that is promised.
 
     Made by `ConformalPredictor.fit` from labelled examples that the model was not trained on. The
@@ -63,7 +70,8 @@ class ConformalPredictor(Fitted):
     Args:
         score: `"lac"` makes the smallest sets; `"aps"` sets that are larger where the model is less
             sure; `"raps"` these without their long tails of unlikely labels.
-        threshold: The largest score in a set, `inf` for all labels: a number; with
+        threshold: The largest score in a set, `inf` for all labels: a number; with `keys` one row
+            for each group; with
             `class_conditional` one for each class, `(classes,)`; of multi-label predictions one for
             each label, `(labels,)`, or for its absence and presence, `(labels, 2)`.
         class_conditional: Whether classes have thresholds of their own.
@@ -83,6 +91,7 @@ class ConformalPredictor(Fitted):
         fitted_to: What the threshold was fitted to, a dict.
         class_names: As in `RejectionRule`.
         calibration: As there.
+        keys: Names of the groups that have thresholds of their own, or None.
 
     Raises:
         ValueError: If an argument is none of those said, or is not for this score.
@@ -112,6 +121,7 @@ class ConformalPredictor(Fitted):
         fitted_to=None,
         class_names=None,
         calibration=None,
+        keys=None,
     ):
         check_choice("score", score, SCORES)
         check_flags(
@@ -124,7 +134,9 @@ class ConformalPredictor(Fitted):
         check_integer("seed", seed, 0)
         check_integer("rank", rank, 1)
         check_options(score, randomized, penalty, k_reg)
-        self.threshold = checked_threshold(threshold, class_conditional, multi_label)
+        axes = (keys is not None) + bool(class_conditional) + bool(multi_label)
+        self.threshold = checked_threshold(threshold, axes)
+        self.keys = checked_keys(keys, self.threshold)
         self.score = score
         self.class_conditional = class_conditional
         self.randomized = randomized
@@ -142,7 +154,12 @@ class ConformalPredictor(Fitted):
     def get_config(self):
         names = ("score", "threshold", "class_conditional", "randomized", "penalty", "k_reg")
         names += ("allow_empty", "seed", "rank", "from_logits", "multi_label", "fitted_to")
-        return config_of(self, names, ("class_names", "calibration"))
+        return config_of(self, names, ("class_names", "calibration", "keys"))
+
+    @property
+    def by(self):
+        """`"group"` where each group has thresholds of its own, else None."""
+        return None if self.keys is None else "group"
 
     # --- Fitting ------------------------------------------------------------------------------
 
@@ -167,6 +184,7 @@ class ConformalPredictor(Fitted):
         class_names=None,
         calibration=None,
         calibration_share=0.5,
+        groups=None,
     ):
         """The predictor whose sets miss the true label with a probability of at most `alpha`.
 
@@ -214,15 +232,19 @@ class ConformalPredictor(Fitted):
             class_names: As in the constructor.
             calibration, calibration_share: As in `RejectionRule.fit`; a calibration that is fitted
                 elsewhere needs other rows than these.
+            groups: The group of each example `(n,)`, texts or numbers, such as the hospital: the
+                promise holds in each by itself (Mondrian: Vovk et al. 2003), and `predict_set`
+                needs the groups of new examples. A group of fewer examples than are needed gets
+                sets of all labels, and a warning says so.
 
         Returns:
             The predictor; `fitted_to` says what it was fitted to.
 
         Raises:
             ValueError: If there are fewer than ceil(1 / alpha) - 1 examples (of each class, with
-                `class_conditional`): it tells that number. If an argument is out of its range or
-                not for this score; if arrays are empty or do not fit together, hold NaN or labels
-                that are no class; if they are the calibrated rows that a calibration was fitted to.
+                `class_conditional`; in any group): it tells that number. If an argument is out of
+                its range or not for this score; if arrays are empty or do not fit together, hold
+                NaN or labels that are no class, or are rows that a calibration was fitted to.
 
         Example:
 
@@ -259,17 +281,17 @@ class ConformalPredictor(Fitted):
             check_options(score, randomized, penalty, k_reg)
         if calibration is not None:
             given = {"calibration": calibration, "share": calibration_share, "seed": seed}
-            fitted, probs, labels, _ = split_rows(draft, probs, labels, **given)
+            fitted, probs, labels, groups = split_rows(draft, probs, labels, groups, **given)
             draft = cls(**{**draft.get_config(), "calibration": fitted})
-        given = probs
-        probs, labels = draft._read(probs, labels)
+        given, (probs, labels) = probs, draft._read(probs, labels)
         check_own_rows(given, probs, labels)
         rows = np.arange(len(probs))
         tuning = rows[:0]
         if tuned:
             tuning, rows = split(len(probs), tuning_share, seed)
             tune(draft, probs[tuning], labels[tuning], alpha, tuned)
-        return draft._calibrated(probs[rows], labels[rows], alpha, len(tuning))
+        names = None if groups is None else group_names(groups, len(probs))[rows]
+        return draft._calibrated(probs[rows], labels[rows], alpha, len(tuning), names)
 
     @classmethod
     def fit_model(cls, model, data, *, output=None, batch_size=32, verbose=0, **options):
@@ -307,15 +329,19 @@ class ConformalPredictor(Fitted):
         found = predicted(model, data, output, batch_size, verbose, given=options)
         return cls.fit(found.probs, found.labels, **{**found.flags(), **options})
 
-    def _calibrated(self, probs, labels, alpha, tuned_on):
+    def _calibrated(self, probs, labels, alpha, tuned_on, names=None):
         """The predictor with the thresholds of these examples, and what they promise."""
         scores = true_scores(self._scores(probs), labels)
-        found, report = calibrated(
-            scores, labels, probs.shape[-1], alpha, self.class_conditional, self.multi_label
-        )
+        classes, flags = probs.shape[-1], (self.class_conditional, self.multi_label)
+        config = self.get_config()
+        if names is None:
+            found, report = calibrated(scores, labels, classes, alpha, *flags)
+        else:
+            given = (scores, labels, names, alpha, classes)
+            found, report, config["keys"] = calibrated_by_group(*given, *flags)
         warn_if_saturated(self.score, found)
         report |= {"tuned_on": tuned_on} if tuned_on else {}
-        return type(self)(**{**self.get_config(), "threshold": found, "fitted_to": report})
+        return type(self)(**{**config, "threshold": found, "fitted_to": report})
 
     # --- Use ----------------------------------------------------------------------------------
 
@@ -336,15 +362,25 @@ class ConformalPredictor(Fitted):
         probs = ops.convert_to_tensor(probs)
         return ops.convert_to_numpy(strangeness(probs, self.score, self.penalty, self.k_reg, share))
 
-    def _set(self, probs, scores):
+    def _set(self, probs, scores, place=None):
         """Sets, a bool for each class, of mean probabilities and scores, as tensors."""
+        limits = self.threshold if place is None else self.threshold[place]
         flags = (self.class_conditional, self.multi_label, self.allow_empty)
-        return prediction_sets(probs, scores, self.threshold, *flags)
+        return prediction_sets(probs, scores, limits, *flags)
 
-    def _sets(self, mean):
-        return ops.convert_to_numpy(self._set(ops.convert_to_tensor(mean), self._scores(mean)))
+    def _sets(self, mean, groups=None, unknown_group="all"):
+        scores = self._scores(mean)
+        places = places_of(self.keys, groups, len(mean), unknown_group)
 
-    def predict_set(self, probs, *, stacked=None):
+        def sets_of(rows, place):
+            given = ops.convert_to_tensor(mean[rows]), scores[rows]
+            return ops.convert_to_numpy(self._set(*given, place))
+
+        if places is None:
+            return sets_of(slice(None), None)
+        return sets_by_group(sets_of, places, scores)
+
+    def predict_set(self, probs, groups=None, *, unknown_group="error", stacked=None):
         """Which labels are in each set, bool `(n, ..., classes)`.
 
         Binary predictions have two classes; the last axes of multi-label ones are `(labels, 2)`.
@@ -352,99 +388,63 @@ class ConformalPredictor(Fitted):
         Args:
             probs: Predictions or a stack of them, of the kind that the predictor was fitted to, or
                 what `tfuq.predictive.predict_uncertainty` gave.
+            groups: The group of each example `(n,)`, if it was fitted to groups.
+            unknown_group: Of a group that fitting never saw: `"error"`, or `"all"` for sets of all
+                labels.
             stacked: Whether they are a stack, as in `RejectionRule.score_of`.
 
         Raises:
-            ValueError: If shapes or classes do not fit, or `probs` hold no probabilities.
+            ValueError: If shapes or classes do not fit, or `probs` hold no probabilities; if groups
+                are missing, not expected, or one is unknown.
         """
-        return self._sets(self._mean(probs, stacked))
+        return self._sets(self._mean(probs, stacked), groups, unknown_group)
 
-    def set_size(self, probs, *, stacked=None):
+    def set_size(self, probs, groups=None, *, unknown_group="error", stacked=None):
         """How many labels are in each set of `predict_set`, int `(n, ...)`."""
-        return self.predict_set(probs, stacked=stacked).sum(axis=-1)
+        options = {"unknown_group": unknown_group, "stacked": stacked}
+        return self.predict_set(probs, groups, **options).sum(axis=-1)
 
-    def accept(self, probs, *, stacked=None):
+    def accept(self, probs, groups=None, *, unknown_group="error", stacked=None):
         """Which predictions are accepted, bool `(n, ...)`: those whose set has one label.
 
         An empty set is rejected as well: no label is likely enough.
 
         Args:
-            probs: As in `predict_set`.
+            probs, groups: As in `predict_set`.
+            unknown_group: `"error"`, or `"reject"` for a group that fitting never saw.
         """
+        check_choice("unknown_group", unknown_group, ("error", "reject"))
         mean = self._mean(probs, stacked)
-        return (self._sets(mean).sum(axis=-1) == 1) & np.isfinite(mean).all(axis=-1)
+        of_unknown = "error" if unknown_group == "error" else "all"
+        sizes = self._sets(mean, groups, of_unknown).sum(axis=-1)
+        return (sizes == 1) & np.isfinite(mean).all(axis=-1)
 
-    def coverage(self, probs, labels):
+    def coverage(self, probs, labels, groups=None):
         """How often sets hold the true class, a `SetCoverage`.
 
         Args:
-            probs: As in `predict_set`.
+            probs, groups: As in `predict_set`; unknown groups have sets of all labels.
             labels: Labels, sparse or one-hot.
 
         Raises:
             ValueError: If arrays do not fit together, or hold NaN or a label that is no class.
         """
         mean, labels = self._read(probs, labels)
-        return set_coverage(true_scores(self._sets(mean), labels))
+        return set_coverage(true_scores(self._sets(mean, groups), labels))
 
-    def evaluate(self, probs, labels):
+    def evaluate(self, probs, labels, groups=None):
         """Coverage, sizes and singletons of the sets on labelled data, a `SetEvaluation`.
 
         Args:
-            probs: As in `predict_set`.
+            probs, groups: As in `coverage`.
             labels: Labels, sparse or one-hot.
 
         Raises:
             ValueError: If arrays do not fit together, or hold NaN or a label that is no class.
         """
         mean, labels = self._read(probs, labels)
-        sets = self._sets(mean)
+        sets = self._sets(mean, groups)
         covered = true_scores(sets, labels)
         entries = (by_example(part, self.multi_label, classes=False) for part in (labels, covered))
         by_class = class_coverage(*entries, mean.shape[-1])
         return set_evaluation(sets, covered, by_class if self.multi_label else by_class[0])
-
-    def transform(self, predictions):
-        """Tensors `"probabilities"` and `"prediction_set"` for tensors of predictions.
-
-        Probabilities are means over the samples of a stack, in the form of the predictions; sets
-        are as `predict_set` gives them.
-
-        Raises:
-            ValueError: If the predictor is randomized: rounding differs from graph to graph, and
-                would change its sets.
-        """
-        if self.randomized:
-            raise ValueError(
-                "A randomized predictor cannot be part of a model: fit one with randomized=False. "
-                "Received: randomized=True"
-            )
-        probs = ops.mean(graph_stack(self, predictions), axis=0)
-        found = self._set(probs, strangeness(probs, self.score, self.penalty, self.k_reg))
-        if self.multi_label or self.rank == 1:
-            probs = probs[..., 1]
-        elif predictions.shape[-1] == 1:
-            probs = probs[..., 1:]
-        return {"probabilities": probs, "prediction_set": found}
-
-    def append_to(self, model, output=None):
-        """A functional model of the same inputs whose outputs are those of `transform`.
-
-        Args:
-            model, output: As in `RejectionRule.append_to`.
-
-        Raises:
-            ValueError: If the model does not know its inputs, or the predictor is randomized.
-
-        Example:
-
-        ```python
-        import keras
-        from tfuq.selective import ConformalPredictor
-
-        model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, "softmax")])
-        whole = ConformalPredictor("lac", 0.7).append_to(model)
-        print(sorted(whole.output))  # ['prediction_set', 'probabilities']
-        ```
-        """
-        return with_outputs(model, PostProcessing(self, name="conformal"), output)

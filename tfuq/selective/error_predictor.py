@@ -161,11 +161,10 @@ class ErrorPredictor(FeatureDetector):
         for name, rows in given.items():
             center, spread = rows.mean(axis=0), rows.std(axis=0)
             scale = np.where(spread > 1e-6 * max(spread.max(), 1e-300), spread, np.inf)
-            axes = np.diag(1 / scale)
             if name == "of_features":
-                axes = axes @ _principal((rows - center) @ axes, self.components)
-            elif name == "of_doubts":
-                axes = FREE * axes
+                axes = _principal((rows - center) / scale, self.components) / scale[:, None]
+            else:
+                axes = np.diag((FREE if name == "of_doubts" else 1.0) / scale)
             parts[name] = center, axes
             columns.append((rows - center) @ axes)
         return np.concatenate(columns, axis=1), parts
@@ -214,8 +213,7 @@ def _log_odds(features, logits, state):
 def _principal(rows, count):
     """Axes `(d, count)` of the largest variance, each stretched to a variance of at most 1."""
     count = min(count, *rows.shape)
-    _, _, axes = np.linalg.svd(rows, full_matrices=False)
-    axes = axes[:count].T
+    axes = np.linalg.eigh(rows.T @ rows)[1][:, ::-1][:, :count]
     spread = (rows @ axes).std(axis=0)
     return axes / np.maximum(spread, 1)
 

@@ -1,0 +1,64 @@
+"""Conformal sets as parts of models."""
+
+from keras import ops
+
+from tfuq._arguments import shown
+from tfuq.layers import PostProcessing
+from tfuq.selective._reading import graph_stack
+from tfuq.selective.base import with_outputs
+from tfuq.selective.conformal_scores import strangeness
+
+
+class SetsInModels:
+    """Conformal predictors that may be part of a model."""
+
+    def transform(self, predictions):
+        """Tensors `"probabilities"` and `"prediction_set"` for tensors of predictions.
+
+        Probabilities are means over the samples of a stack, in the form of the predictions; sets
+        are as `predict_set` gives them.
+
+        Raises:
+            ValueError: If the predictor is randomized: rounding differs from graph to graph, and
+                would change its sets; if it has thresholds for each group, which a model does not
+                know.
+        """
+        if self.keys is not None:
+            raise ValueError(
+                "A predictor with thresholds for each group cannot be part of a model, which does "
+                f"not know the groups. Received: keys={shown(self.keys)}"
+            )
+        if self.randomized:
+            raise ValueError(
+                "A randomized predictor cannot be part of a model: fit one with randomized=False. "
+                "Received: randomized=True"
+            )
+        probs = ops.mean(graph_stack(self, predictions), axis=0)
+        found = self._set(probs, strangeness(probs, self.score, self.penalty, self.k_reg))
+        if self.multi_label or self.rank == 1:
+            probs = probs[..., 1]
+        elif predictions.shape[-1] == 1:
+            probs = probs[..., 1:]
+        return {"probabilities": probs, "prediction_set": found}
+
+    def append_to(self, model, output=None):
+        """A functional model of the same inputs whose outputs are those of `transform`.
+
+        Args:
+            model, output: As in `RejectionRule.append_to`.
+
+        Raises:
+            ValueError: If the model does not know its inputs, or the predictor is randomized.
+
+        Example:
+
+        ```python
+        import keras
+        from tfuq.selective import ConformalPredictor
+
+        model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, "softmax")])
+        whole = ConformalPredictor("lac", 0.7).append_to(model)
+        print(sorted(whole.output))  # ['prediction_set', 'probabilities']
+        ```
+        """
+        return with_outputs(model, PostProcessing(self, name="conformal"), output)
