@@ -16,6 +16,7 @@ from tfuq.report import html, to_markdown
 from tfuq.report._thumbnails import picture_of
 from tfuq.selective import (
     AccuracyEstimate,
+    ConformalPredictor,
     LabelShift,
     RejectionRule,
     ShiftReport,
@@ -261,6 +262,27 @@ def test_a_picture_keeps_its_own_size_where_it_can():
     reduced = picture_of(noise, 2e4)
     assert len(reduced["uri"]) < 2.1e4 and reduced["of"] == [400, 300]
     assert abs(reduced["width"] / reduced["height"] - 4 / 3) < 0.05 and reduced["width"] < 400
+
+
+def test_prediction_sets_are_told_of_all_classes_and_groups():
+    sets = ConformalPredictor.fit(PROBS[:150], LABELS[:150], alpha=0.2)
+    text = to_markdown((PROBS, LABELS), sets=sets, groups=HOSPITAL, names=["a", "b", "c"])
+    found = sets.evaluate(PROBS, LABELS)
+    rows = numbers(after(text, "**Sets of labels"))
+    assert rows["labels in a set, on average"] == [f"{found.mean_size:.4g}"]
+    assert rows["sets of one label, which are answers"] == [f"{100 * found.singletons:.1f} %"]
+    assert "Promised: the truth in 80.0 % of the sets." in text
+    rows = numbers(after(text, "**Sets that hold the truth"))
+    north = HOSPITAL == "north"
+    share = sets.coverage(PROBS[north], LABELS[north]).coverage
+    assert rows["group: north"][1].startswith(f"{100 * share:.1f} %")
+    assert rows["true class: b"][1].startswith(f"{100 * found.class_coverage[1]:.1f} %")
+    logits = ConformalPredictor.fit(LOGITS, LABELS, alpha=0.2, from_logits=True)
+    assert "## Prediction sets" in to_markdown((LOGITS, LABELS), sets=logits)
+    rule = RejectionRule.fit(PROBS, LABELS, target_coverage=0.5)
+    for options in ({"sets": rule}, {"sets": logits, "rule": rule}):
+        with pytest.raises(ValueError, match="`sets` must "):
+            to_markdown((PROBS, LABELS), **options)
 
 
 # --- What is promised, and of which classes -----------------------------------------------------

@@ -13,7 +13,8 @@ from tfuq._files.tables import group_columns, names_of
 from tfuq.predictive import declared
 from tfuq.report._accepted import class_counts
 from tfuq.report._inputs import given, pictures
-from tfuq.report._tables import Table, gap_tables, number, percent, section, with_interval
+from tfuq.report._sets import checked_sets, set_tables
+from tfuq.report._tables import Table, given_sections, number, percent, with_interval
 from tfuq.selective import RejectionRule, aurc, subgroup_report
 
 N_BINS = 15
@@ -175,6 +176,7 @@ def read(
     ood=None,
     shift=None,
     gap=None,
+    sets=None,
 ):
     """`Content` of the arguments that `tfuq.report.html` and `to_markdown` share."""
     if rule is not None and (not isinstance(rule, RejectionRule) or rule.multi_label):
@@ -182,8 +184,11 @@ def read(
             "Argument `rule` must be a RejectionRule of one decision for each example, or None. "
             f"Received: rule={shown(rule)}"
         )
+    sets = checked_sets(sets, rule)
     check_title(title)
     threshold = checked_threshold(threshold)
+    reader = sets if rule is None and from_logits is None else None
+    from_logits = from_logits if reader is None else reader.from_logits
     found = given(source, data, output, batch_size, from_logits, rule, num_samples)
     ranked = _rank(found, rule)
     if names is None:
@@ -192,16 +197,10 @@ def read(
     columns = {} if groups is None else group_columns(groups, found.total)
     columns = {name: column.astype(str) for name, column in columns.items()}
     marks = marks_of(rule, names)
-    images = pictures(source, data) if images is None else images
-    if images is not None and len(images) != found.total:
-        raise ValueError(
-            f"Argument `images` must hold one for each of {found.total} examples. "
-            f"Received: images with {len(images)}"
-        )
+    images = _pictures(images, source, data, found.total)
     sections = {
-        "Shift": section("shift", "Figures of the shift", shift),
-        "Out of distribution": section("ood", "Figures of detection", ood),
-        "Where the gap comes from": gap_tables(gap),
+        **given_sections(shift, ood, gap),
+        "Prediction sets": set_tables(sets, found, names, columns),
     }
     return Content(
         title,
@@ -219,6 +218,16 @@ def read(
         [(heading, tables) for heading, tables in sections.items() if tables],
         images,
     )
+
+
+def _pictures(images, source, data, total):
+    images = pictures(source, data) if images is None else images
+    if images is not None and len(images) != total:
+        raise ValueError(
+            f"Argument `images` must hold one for each of {total} examples. "
+            f"Received: images with {len(images)}"
+        )
+    return images
 
 
 def check_title(title):

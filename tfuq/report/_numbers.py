@@ -25,7 +25,7 @@ from tfuq.report._content import (
     slider_of,
 )
 from tfuq.report._inputs import DRAWS, pictures
-from tfuq.report._tables import Table, number, percent, section
+from tfuq.report._tables import Table, given_sections, number, percent
 from tfuq.selective import RegressionRule
 
 FIRST = 0.8  # share that is accepted where no rule says otherwise
@@ -242,10 +242,7 @@ def read_numbers(
     marks = marks_of(rule, ())
     known, labels = found[usable], y[usable]
     only = np.broadcast_to(np.arange(found.units) == unit, labels.shape).astype("float64")
-    sections = {
-        "Shift": section("shift", "Figures of the shift", shift),
-        "Out of distribution": section("ood", "Figures of detection", ood),
-    }
+    sections = given_sections(shift, ood)
     content = NumbersContent(
         title,
         quantity or "number",

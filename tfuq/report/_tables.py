@@ -67,6 +67,15 @@ def section(argument, title, found):
     return tables + ([_side_by_side(title, nested)] if nested else [])
 
 
+def given_sections(shift, ood, gap=None):
+    """`{heading: tables}` of what a report is given beside the predictions."""
+    return {
+        "Shift": section("shift", "Figures of the shift", shift),
+        "Out of distribution": section("ood", "Figures of detection", ood),
+        "Where the gap comes from": gap_tables(gap),
+    }
+
+
 def gap_tables(found):
     """`Table`s of the argument `gap`, a `SelectiveGap` or None."""
     if found is None:

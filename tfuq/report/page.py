@@ -43,6 +43,7 @@ def html(
     ood=None,
     shift=None,
     gap=None,
+    sets=None,
     seed=0,
     tolerance=None,
     quantity=None,
@@ -93,6 +94,8 @@ def html(
             for each detector or data set.
         shift: `ShiftReport` of `tfuq.selective.shift_report`, or a dict of figures.
         gap: `SelectiveGap` of `tfuq.selective.gap`, of classes.
+        sets: `ConformalPredictor`, of classes: how often its sets hold the truth, of all, of each
+            class and of each group, and how large they are.
         seed: Of the choice of examples.
         tolerance: Of a regression: how far off an answer is called wrong; by default the rule's.
         quantity: Of a regression: what the number is, with its unit, such as "age (years)".
@@ -133,11 +136,11 @@ def html(
     }
     of_numbers = {"tolerance": tolerance, "quantity": quantity, "unit": unit}
     if are_numbers(source, output, from_logits):
-        check_numbers(gap=gap)
+        check_numbers(gap=gap, sets=sets)
         text = numbers_page(read_numbers(source, **options, **of_numbers), num_examples, seed)
     else:
         check_classes(**of_numbers)
-        content = read(source, **options, gap=gap)
+        content = read(source, **options, gap=gap, sets=sets)
         text = _page(content, kept_examples(content, num_examples, seed))
     with written_whole(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")

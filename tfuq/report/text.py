@@ -21,8 +21,8 @@ def to_markdown(source, *, threshold=None, title="Report", **options):
             0.5.
         title: Title of the report.
         **options: `data`, `output`, `batch_size`, `names`, `groups`, `rule`, `from_logits`,
-            `num_samples`, `ood`, `shift` and `gap`, as for `html`; of a regression `tolerance`,
-            `quantity` and `unit`.
+            `num_samples`, `ood`, `shift`, `gap` and `sets`, as for `html`; of a regression
+            `tolerance`, `quantity` and `unit`.
 
     Returns:
         A text of tables: figures of all examples, what the threshold and others accept, the
@@ -42,7 +42,7 @@ def to_markdown(source, *, threshold=None, title="Report", **options):
     | 66.7 % | 100.0 % | 2 | 1 | 2 | 0 |
     """
     if are_numbers(source, options.get("output"), options.get("from_logits")):
-        check_numbers(gap=options.pop("gap", None))
+        check_numbers(gap=options.pop("gap", None), sets=options.pop("sets", None))
         return _of_numbers(read_numbers(source, threshold=threshold, title=title, **options))
     check_classes(**{name: options.pop(name, None) for name in OF_NUMBERS})
     content = read(source, threshold=threshold, title=title, **options)
