@@ -192,7 +192,12 @@ def scaling(kind):
     return getattr(selective, kind)().fit(PROBS, TRUE).transform
 
 
+def monitor():
+    return RejectionRule.fit(PROBS, TRUE, target_risk=0.9).monitor()
+
+
 DECIDES = {
+    "Monitor.update": lambda: monitor().update,
     "RejectionRule.accept": lambda: rule().accept,
     "RejectionRule.score_of": lambda: rule().score_of,
     "RejectionRule by hand": lambda: RejectionRule("confidence", 0.7).accept,
@@ -205,6 +210,8 @@ DECIDES = {
     "VennAbersCalibration.transform": lambda: scaling("VennAbersCalibration"),
 }
 DESCRIBES = {
+    "gap": lambda: lambda probs: selective.gap(probs, TRUE),
+    "best_score": lambda: lambda probs: selective.best_score(probs, TRUE),
     "decompose": lambda: lambda probs: predictive.decompose(probs[None]),
     "entropy": lambda: predictive.entropy,
     "predictive_entropy": lambda: lambda probs: predictive.predictive_entropy(probs[None]),
@@ -244,6 +251,51 @@ def test_refused_as_they_are_no_probabilities(entry, mistake, counts):
 def test_refused_as_they_are_of_other_classes(entry, mistake, counts):
     with pytest.raises(ValueError, match=r"classes|axes|shape|stacked"):
         DECIDES[entry]()(BY_CLASS[mistake])
+    counts("misuse rows, refused")
+
+
+OTHER_SCORES = {
+    "of fewer cases": ONES[:30],
+    "of each class": PROBS,
+    "NaN": np.where(np.arange(40) == 3, np.nan, ONES),
+}
+
+
+@pytest.mark.parametrize("mistake", OTHER_SCORES, ids=lambda part: part.replace(" ", "_"))
+def test_refused_as_they_are_no_scores(mistake, counts):
+    given = OTHER_SCORES[mistake]
+    fitted = RejectionRule.fit(PROBS, TRUE, target_coverage=0.5, score=ONES)
+    calls = [
+        lambda: RejectionRule.fit(PROBS, TRUE, target_coverage=0.5, score=given),
+        lambda: selective.gap(PROBS, TRUE, given),
+        lambda: selective.best_score(PROBS, TRUE, {"other": given}),
+        *([] if mistake == "NaN" else [lambda: fitted.accept(PROBS, score=given)]),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"`scores?`|score"):
+            call()
+        counts("misuse rows, refused")
+    if mistake == "NaN":  # of a case that nothing is known of
+        assert not fitted.accept(PROBS, score=given)[3]
+    with pytest.raises(ValueError, match="score"):
+        fitted.accept(PROBS)  # who has the score, has to give it again
+    counts("misuse rows, refused")
+
+
+OTHER_LABELS = {
+    "of fewer cases": TRUE[:30],
+    "a fourth class": np.where(np.arange(40) == 3, 3, TRUE),
+    "one-hot": np.eye(3)[TRUE],
+    "below 0": TRUE - 1,
+}
+
+
+@pytest.mark.parametrize("mistake", OTHER_LABELS, ids=lambda part: part.replace(" ", "_"))
+def test_a_monitor_refuses_other_labels_and_counts_no_case(mistake, counts):
+    watching = monitor()
+    with pytest.raises(ValueError, match=r"`labels`"):
+        watching.update(PROBS, OTHER_LABELS[mistake])
+    assert watching.fitted_to["cases"] == 0
     counts("misuse rows, refused")
 
 
