@@ -257,6 +257,12 @@ def test_smote_refuses():
     refused("seed", smote, x, y, seed=-1)
 
 
+def test_smote_takes_no_dataset():
+    dataset = tf.data.Dataset.from_tensor_slices(pictures())
+    with pytest.raises(ValueError, match=r"must be an array.*tfuq\.datasets\.balanced"):
+        smote(dataset)
+
+
 def test_smote_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "imblearn.over_sampling", None)
     with pytest.raises(ImportError, match=r'pip install "tfuq\[smote\]"'):
