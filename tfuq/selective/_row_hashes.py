@@ -9,7 +9,7 @@ import numpy as np
 
 STEP = 1e-4  # of probabilities: graphs and arrays round the last bits differently
 FINE = 2.0**-20  # of single rows, of which more must be told apart; one in ten is not known again
-FEW = 2**15  # numbers that are hashed at a time
+FEW = 2**17  # numbers that are hashed at a time
 MOST = 10_000  # hashes that are remembered
 KEPT = 512  # rows of each calibration that are remembered, those of the smallest hashes
 MOST_SKETCHES = 256  # calibrations whose rows are remembered one by one
@@ -50,9 +50,11 @@ def labelled_hashes(probs, labels, step=FINE):
 
 
 def _labelled(rows, labels, step):
-    columns = np.ascontiguousarray(rows.T, "float64")
-    with np.errstate(invalid="ignore"):
-        columns = np.nan_to_num(np.round(columns / step)).astype("int64").view("uint64")
+    columns = np.divide(rows.T, step, dtype="float64", order="C")
+    np.rint(columns, out=columns)
+    if not np.isfinite(columns.sum()):
+        columns = np.nan_to_num(columns)
+    columns = columns.astype("int64").view("uint64")
     return _hashes(labels.astype("int64").astype("uint64"), columns)
 
 
