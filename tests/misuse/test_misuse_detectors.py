@@ -117,6 +117,10 @@ REFUSED = {
         lambda: grouped().predict_set(PROBS[:1]),
         "`groups` must name",
     ),
+    "a threshold for each label of single classes": (
+        lambda: RejectionRule.fit(PROBS, CLASSES, target_coverage=0.5, by="label"),
+        "unless multi_label=True",
+    ),
     "gradients of an ensemble": (
         lambda: ood.GradientFeatures(DeepEnsemble.from_models([made("soft-max")])),
         "side by side",

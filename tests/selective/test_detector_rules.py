@@ -85,6 +85,7 @@ def test_what_is_fitted_is_not_trained():
     assert len(layer.non_trainable_weights) == len(DETECTOR._graph_state())
 
 
+@pytest.mark.filterwarnings("ignore")  # that LiteRT's interpreter will move elsewhere
 def test_in_an_export_and_in_tables(tmp_path):
     export(MODEL, tmp_path / "served", rule=RULE, ood=DETECTOR)
     served = tf.saved_model.load(str(tmp_path / "served"))

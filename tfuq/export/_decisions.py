@@ -214,8 +214,13 @@ def _check_rule(rule, columns, is_stack):
             "Argument `rule` must not have a threshold for each group, which an exported model "
             "does not know. Received: by='group'"
         )
+    if rule.by == "label" and len(rule.keys) != columns:
+        raise ValueError(
+            f"Argument `rule` must know the labels of the model, of which there are {columns}. "
+            f"Received: keys={shown(rule.keys)}"
+        )
     if rule.by == "class" and max(rule.keys) >= max(columns, 2):
         raise ValueError(
             f"Argument `rule` must know the classes of the model, of which there are {columns}. "
-            f"Received: keys={rule.keys}"
+            f"Received: keys={shown(rule.keys)}"
         )

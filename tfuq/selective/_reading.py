@@ -34,6 +34,11 @@ def array_of(probs):
     return probs.probs if isinstance(probs, Uncertainty) else probs
 
 
+def columns_of(probs):
+    """How many classes or labels predictions have."""
+    return np.shape(array_of(probs))[-1]
+
+
 def flags_of(probs, from_logits, multi_label):
     """Both flags, which an `Uncertainty` knows itself."""
     if isinstance(probs, Uncertainty):

@@ -83,7 +83,7 @@ def _promise(rule, report):
         wrong = f"are off by more than {report['tolerance']:g}"
     sure = ""
     if rule.by is not None:
-        where += " in each group" if rule.by == "group" else " of each class"
+        where += " in each group" if rule.by == "group" else f" of each {rule.by}"
         sure = "for all together, " if report["simultaneous"] else "for each by itself, "
     return (
         f"; of its answers{where} at most {100 * report['target_risk']:g} in 100 {wrong}, "
@@ -116,7 +116,7 @@ def _gaps(rule, report):
     silent = [key for key, part in report.get("parts", {}).items() if not part["accepted"]]
     unseen = [] if rule.multi_label else report["unseen_classes"]
     unseen = called(unseen, rule.class_names)
-    silent = called(silent, rule.class_names) if rule.by == "class" else silent
+    silent = called(silent, rule.class_names) if rule.by in ("class", "label") else silent
     text = f" It answers nothing in {rule.by} {_listed(silent)}." if silent else ""
     return text + (f" No case of class {_listed(unseen)} was among them." if unseen else "")
 

@@ -72,6 +72,10 @@ class Read(NamedTuple):
     classes: int
     binary: bool  # whether no loss can be other than 0 or 1
 
+    def of(self, rows):
+        """The same of some of the entries, as many of each example."""
+        return Read(*(part[rows] for part in self[:6]), *self[6:])
+
 
 class Goal(NamedTuple):
     wanted: str  # "risk", "coverage" or "cost"
@@ -274,8 +278,8 @@ def _is_part(part):
     return isinstance(part, dict) and is_finite(part.get("accepted"))
 
 
-def parts_of(read, by, groups):
-    """Rows of each class or group, or of all."""
+def parts_of(read, by, groups, columns=1):
+    """Rows of each class, label (of which there are `columns`) or group, or of all."""
     if by is None:
         if groups is not None:
             raise ValueError(
@@ -284,6 +288,8 @@ def parts_of(read, by, groups):
         return {None: None}
     if by == "class":
         return {int(k): np.flatnonzero(read.predicted == k) for k in np.unique(read.predicted)}
+    if by == "label":
+        return {label: np.arange(label, len(read.score), columns) for label in range(columns)}
     names = np.asarray(groups if groups is not None else [], dtype=str)
     if names.shape != (read.images,):
         raise ValueError(
@@ -300,6 +306,8 @@ def fit_part(rule, read, rows, goal, by, fixed=None):
     `rows` are those of the entries, None for all. `fixed` thresholds, from the most trusted on,
     depend on none of the entries; by default those of a score of classes.
     """
+    if by == "label":  # one decision of each example, if it has no pixels
+        read, rows = read.of(rows), None
     sign = 1 if rule.grows_with_trust else -1
     score, counts, loss = (part if rows is None else part[rows] for part in _parts(read))
     count, level = len(score), None

@@ -10,7 +10,7 @@ from tfuq.layers import PostProcessing
 from tfuq.ood import DetectorLayer
 from tfuq.predictive.detector_marks import check_detector_of
 from tfuq.selective._reading import check_for_models, graph_stack, kind_of
-from tfuq.selective._rule_thresholds import of_classes
+from tfuq.selective._rule_thresholds import of_classes, of_labels
 from tfuq.selective.base import with_outputs
 
 
@@ -38,6 +38,8 @@ class InModels:
         if self.by == "class":
             table = ops.convert_to_tensor(of_classes(self, mean.shape[-1]), "float32")
             threshold = ops.take(table, ops.argmax(mean, axis=-1), axis=0)
+        if self.by == "label":
+            threshold = ops.convert_to_tensor(of_labels(self, mean.shape[-2]), "float32")
         accepted = score >= threshold if self.grows_with_trust else score <= threshold
         if mean.shape[-1] != predictions.shape[-1] or self.multi_label or self.rank == 1:
             mean = mean[..., 1]

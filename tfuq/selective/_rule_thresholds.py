@@ -2,9 +2,19 @@
 
 import numpy as np
 
-from tfuq._arguments import check_integer, shown
+from tfuq._arguments import check_choice, check_integer, shown
 from tfuq.selective._rule_fitting import REJECT_ALL
 from tfuq.selective.base import numbers
+
+
+def check_by(by, multi_label):
+    """Raises ValueError unless `by` says of what there are thresholds, and predictions have it."""
+    check_choice("by", by, (None, "class", "label", "group"))
+    if by == "label" and not multi_label:
+        raise ValueError(
+            "Argument `by` must not be 'label' unless multi_label=True: single classes have no "
+            "labels of their own; take by='class'. Received: by='label' with multi_label=False"
+        )
 
 
 def checked_thresholds(threshold, by, keys):
@@ -16,7 +26,7 @@ def checked_thresholds(threshold, by, keys):
             f"Received: threshold={shown(threshold)} with by={shown(by)}, keys={shown(keys)}"
         )
     keys = None if by is None else [str(key) for key in keys] if by == "group" else list(keys)
-    for key in keys if by == "class" else ():
+    for key in keys if by in ("class", "label") else ():
         check_integer("keys", key, 0)
     if len(set(keys or ())) < len(keys or ()):
         raise ValueError(f"Argument `keys` must not repeat. Received: keys={shown(keys)}")
@@ -36,6 +46,16 @@ def of_classes(rule, classes):
     known = dict(zip(rule.keys, rule.threshold, strict=True))
     nothing = REJECT_ALL[rule.grows_with_trust]
     return np.array([known.get(k, nothing) for k in range(classes)])
+
+
+def of_labels(rule, count):
+    """The threshold of each label, `(labels,)`."""
+    if sorted(rule.keys) != list(range(count)):
+        raise ValueError(
+            f"Argument `probs` must have the labels that the rule was fitted to, {len(rule.keys)}. "
+            f"Received: predictions of {count} labels"
+        )
+    return np.asarray(rule.threshold)[np.argsort(rule.keys)]
 
 
 def of_groups(rule, groups, count, unknown_group):

@@ -13,6 +13,7 @@ from tfuq.selective._guarantees import METHODS
 from tfuq.selective._own_rows import checked_calibration, split_rows
 from tfuq.selective._reading import (
     array_of,
+    columns_of,
     flags_of,
     name_and_given,
     rule_score,
@@ -32,7 +33,14 @@ from tfuq.selective._rule_fitting import (
 )
 from tfuq.selective._rule_in_models import InModels
 from tfuq.selective._rule_reading import read_labelled
-from tfuq.selective._rule_thresholds import checked_thresholds, of_classes, of_groups, passes
+from tfuq.selective._rule_thresholds import (
+    check_by,
+    checked_thresholds,
+    of_classes,
+    of_groups,
+    of_labels,
+    passes,
+)
 from tfuq.selective.base import Fitted, config_of
 from tfuq.selective.detector_scores import (
     check_is_in_order,
@@ -62,8 +70,9 @@ class RejectionRule(InModels, Watched, Fitted):
             which comes beside the predictions.
         threshold: Accepted is a confidence or margin of at least this, an uncertainty of at most
             this, compared in float32. With `by`, one for each of `keys`.
-        by: None for one threshold; `"class"` for one for each predicted class; `"group"` for one
-            for each group of examples, such as a hospital.
+        by: None for one threshold; `"class"` for one for each predicted class; `"label"` for one
+            for each label, with `multi_label`; `"group"` for one for each group of examples, such
+            as a hospital.
         keys: The classes or the names of the groups, in the order of `threshold`.
         rank: Axes of a single prediction: 2 for `(n, classes)`, 1 for binary `(n,)`, 4 for images
             of pixels. An array with one axis more is a stack.
@@ -100,7 +109,7 @@ class RejectionRule(InModels, Watched, Fitted):
         class_names=None,
         calibration=None,
     ):
-        check_choice("by", by, (None, "class", "group"))
+        check_by(by, multi_label)
         check_integer("rank", rank, 1)
         check_flags(from_logits=from_logits, multi_label=multi_label)
         self.score = rule_score(score)
@@ -205,7 +214,8 @@ class RejectionRule(InModels, Watched, Fitted):
                 `loss(probs, labels)` of mean probabilities `(entries, classes)` and labels
                 `(entries,)` that returns numbers in [0, 1].
             positive_class: The class whose misses are counted by `loss="false_negative"`.
-            by: None, `"class"` for a threshold for each predicted class, or `"group"`.
+            by: None, `"class"` for a threshold and a promise for each predicted class, `"label"`
+                for those of each label of multi-label predictions, or `"group"`.
             groups: For `by="group"`, the group of each example `(n,)`, texts or numbers.
             simultaneous: With `by`: whether all promises hold together with the confidence
                 (Bonferroni), not each by itself.
@@ -257,9 +267,9 @@ class RejectionRule(InModels, Watched, Fitted):
         check_left_out("classes", tolerance=tolerance)
         wanted = check_targets(target_risk, target_coverage, costs, confidence)
         check_choice("method", method, tuple(METHODS))
-        check_choice("by", by, (None, "class", "group"))
         check_flags(simultaneous=simultaneous)
         flags = flags_of(probs, from_logits, multi_label)
+        check_by(by, flags["multi_label"])
         rank = rank_of(array_of(probs), labels, flags["multi_label"], is_stacked(probs))
         name, given = name_and_given(score, "confidence")
         rule = cls(name, 0.0, rank=rank, class_names=class_names, **flags)
@@ -269,7 +279,7 @@ class RejectionRule(InModels, Watched, Fitted):
             fitted, probs, labels, groups = split_rows(rule, probs, labels, groups, **options)
             rule = cls(**{**rule.get_config(), "calibration": fitted})
         read = rule._read(probs, labels, loss, positive_class, True, given)
-        parts = parts_of(read, by, groups)
+        parts = parts_of(read, by, groups, columns_of(probs))
         delta = (1 - confidence) / (len(parts) if simultaneous else 1)
         goal = Goal(wanted, target_risk, target_coverage, costs, confidence, delta, method)
         found = {key: fit_part(rule, read, rows, goal, by) for key, rows in parts.items()}
@@ -376,6 +386,8 @@ class RejectionRule(InModels, Watched, Fitted):
             return passes(self, score, self.threshold)
         if self.by == "class":
             return passes(self, score, of_classes(self, mean.shape[-1])[mean.argmax(axis=-1)])
+        if self.by == "label":
+            return passes(self, score, of_labels(self, score.shape[-1]))
         thresholds = of_groups(self, groups, len(score), unknown_group)
         return passes(self, score, thresholds.reshape(-1, *[1] * (score.ndim - 1)))
 
