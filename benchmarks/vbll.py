@@ -366,8 +366,9 @@ def measure_times(pythons, contestants, case, mode, rounds):
     clock and of the processor.
     """
     processes = [start(pythons, name, case, mode) for name in contestants]
-    slow = "dense" in case or contestants[0] == "sample_predictions"
-    found = turns.take_turns(processes, rounds, 1 if slow else 50)
+    slow = case == "dense 512 to 10" or contestants[0] == "sample_predictions"
+    repeats = 1 if slow else 10 if "dense" in case else 50
+    found = turns.take_turns(processes, rounds, repeats)
     return *found.times, found.ratios[1], found.processor_ratios[1]
 
 

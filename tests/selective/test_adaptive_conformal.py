@@ -34,6 +34,29 @@ def test_misses_stay_within_the_bound(kind):
         assert abs(missed[:end].mean() - 0.1) <= (0.9 + 0.02) / (0.02 * end)
 
 
+@pytest.mark.slow_cases("100", "1000")
+@pytest.mark.parametrize("n", [20, 100, 1000])
+def test_each_of_two_thousand_series_keeps_the_bound(n):
+    """Series that drift, each with another scale: |misses / n - alpha| <= (0.9 + step) / (step n).
+
+    It follows from the level, which moves by step * (alpha - miss) and stays in [-step, 1 + step]:
+    no chance is in it, and no series may fail.
+    """
+    rng, alpha, step = np.random.default_rng(4), 0.1, 0.1
+    drift = np.exp(np.cumsum(0.1 * rng.normal(size=(2000, n)), axis=1))
+    rates = []
+    for y in drift * rng.normal(size=drift.shape):
+        sets = AdaptiveConformal(alpha, step, window=100)
+        lower, upper = sets.run(np.zeros(n), y)
+        missed = int(np.sum((y < lower[:, 0]) | (y > upper[:, 0])))
+        assert sets.misses == missed and -step <= sets.level <= 1 + step
+        np.testing.assert_allclose(sets.level, alpha + step * (n * alpha - missed), atol=1e-9)
+        rates.append(missed / n)
+    assert np.abs(np.array(rates) - alpha).max() <= (0.9 + step) / (step * n) + 1e-9
+    # Over the series: (alpha - E level) / (step n), of which the level's part is a few steps.
+    assert abs(np.mean(rates) - alpha) <= 0.5 / (step * n)
+
+
 def test_without_steps_it_does_not_hold():
     """A window alone lags behind what grows: the table above can tell."""
     mean, y = series("growing")

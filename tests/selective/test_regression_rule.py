@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from scipy import stats
 
 from tfuq.layers import NormalDense
 from tfuq.predictive import RegressionUncertainty, predict_uncertainty
@@ -35,23 +36,49 @@ def test_keeps_the_target(score):
 
 def test_risk_is_above_the_target_as_rarely_as_promised():
     """300 rules: more than 5 % + 4 deviations are above it once in 30,000 runs of a right one."""
-    above = 0
-    for seed in range(300):
-        found, y = data(300, seed)
+    sets = (data(300, seed) for seed in range(300))
+    fitted, above = rules_above(sets, 0.2)
+    assert fitted > 250 and above / 300 < 0.05 + 4 * np.sqrt(0.05 * 0.95 / 300)
+
+
+def rules_above(sets, target):
+    """How many rules there are, and how many of them have a risk above the target.
+
+    Of what is accepted |N(0, s^2)| > 1, s uniform up to the threshold.
+    """
+    fitted = above = 0
+    for found, y in sets:
         try:
-            rule = RejectionRule.fit(found, y, tolerance=1.0, target_risk=0.2, confidence=0.95)
+            rule = RejectionRule.fit(found, y, tolerance=1.0, target_risk=target, confidence=0.95)
         except UnattainableRisk:
             continue
-        # of what is accepted |N(0, s^2)| > 1, s uniform up to the threshold
         scales = np.linspace(0.1, min(rule.threshold, 3.0), 500)
-        above += _two_tails(1 / scales).mean() > 0.2
-    assert above / 300 < 0.05 + 4 * np.sqrt(0.05 * 0.95 / 300)
+        fitted, above = fitted + 1, above + (2 * stats.norm.sf(1 / scales).mean() > target)
+    return fitted, above
 
 
-def _two_tails(z):
-    from scipy.stats import norm
+@pytest.mark.slow
+@pytest.mark.parametrize("n, target", [(20, 0.5), (100, 0.25), (1000, 0.2)])
+def test_two_thousand_rules_keep_the_promise(n, target, counts):
+    """More than 5 % + 4 deviations of 2,000 are above once in 30,000 runs of a right one."""
+    fitted, above = rules_above((data(n, seed) for seed in range(2000)), target)
+    counts(f"rules of numbers above their target, n = {n}", above)
+    assert fitted > 400 and above / 2000 < 0.05 + 4 * np.sqrt(0.05 * 0.95 / 2000)
 
-    return 2 * norm.sf(z)
+
+@pytest.mark.slow
+def test_two_thousand_rules_of_several_numbers_keep_the_promise(counts):
+    """100 examples of four numbers with one error in common: examples count, not numbers."""
+
+    def of_examples(seed):
+        rng = np.random.default_rng(seed)
+        scale = rng.uniform(0.1, 3, size=(100, 4))
+        params = np.concatenate([np.zeros((100, 4)), scale], axis=-1)[None]
+        return RegressionUncertainty(params, "normal"), scale * rng.normal(size=(100, 1))
+
+    fitted, above = rules_above(map(of_examples, range(2000)), 0.4)
+    counts("rules of four numbers above their target", above)
+    assert fitted > 400 and above / 2000 < 0.05 + 4 * np.sqrt(0.05 * 0.95 / 2000)
 
 
 def test_groups_have_thresholds_of_their_own():
