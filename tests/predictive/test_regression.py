@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tfuq import layers, losses, predictive
+from tfuq.callbacks import SnapshotEnsemble
 from tfuq.ensembles import DeepEnsemble
 from tfuq.layers import MCDropout, NormalDense
 
@@ -100,6 +101,53 @@ def test_an_ensemble_has_an_epistemic_part():
     mixed = DeepEnsemble.from_models([models[0], network(layers.LaplaceDense(1))])
     with pytest.raises(ValueError, match="one family"):
         predictive.predict_uncertainty(mixed, X)
+
+
+BODIES = {
+    "variational": lambda: layers.DenseVariational(8, kl_weight=1e-3),
+    "sparse": lambda: layers.SparseBayesDense(8, kl_weight=1e-3),
+    "dropout": lambda: MCDropout(0.3),
+    "Gaussian dropout": lambda: layers.MCGaussianDropout(0.3),
+}
+HEADS = {
+    "normal": lambda: NormalDense(1),
+    "Laplace": lambda: layers.LaplaceDense(1),
+    "t": lambda: layers.StudentTDense(1),
+    "mixture": lambda: layers.MixtureDense(1, num_components=2),
+    "quantiles": lambda: layers.QuantileDense(1, levels=[0.05, 0.5, 0.95]),
+    "evidential": lambda: layers.EvidentialDense(1),
+    "joint": lambda: layers.MultivariateNormalDense(2, num_factors=1),
+    "Bayesian": lambda: layers.VBLLRegression(1, kl_weight=1e-3),
+}
+
+
+@pytest.mark.slow_product
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_behind_every_random_layer(head, body):
+    """Trained by its own loss; draws differ, and what they say is the mixture of them."""
+    last = HEADS[head]()
+    loss = last.pinball() if head == "quantiles" else last.negative_log_likelihood()
+    model = network(BODIES[body](), last, loss=loss)
+    y = np.stack([Y, -Y], axis=-1)[:, : last.units]
+    assert np.isfinite(model.fit(X, y, batch_size=20, verbose=0).history["loss"]).all()
+    found = predictive.predict_uncertainty(model, X, num_samples=4, seed=2)
+    assert found.num_samples == 4 and found.shape == (40, last.units)
+    assert np.isfinite(found.mean).all() and (found.epistemic_std > 0).all()
+    lower, upper = found.interval(0.8)
+    assert (lower < upper).all()
+    if head != "quantiles":  # of which nothing is known between the levels
+        np.testing.assert_allclose(
+            found.std**2, found.aleatoric_std**2 + found.epistemic_std**2, rtol=1e-5
+        )
+
+
+def test_snapshots_of_one_training_have_an_epistemic_part(tmp_path):
+    model = network(NormalDense(1), loss=GOOD)
+    snapshots = SnapshotEnsemble(tmp_path / "snapshots", every=1)
+    model.fit(X, Y, epochs=3, callbacks=[snapshots], verbose=0)
+    found = predictive.predict_uncertainty(snapshots.ensemble(), X)
+    assert found.num_samples == 3 and (found.epistemic_std > 0).all()
 
 
 def test_inputs_that_are_not_finite_are_unknown():

@@ -3,8 +3,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from tfuq.selective import MaskRiskControl
+from tfuq.export import export
+from tfuq.selective import MaskRiskControl, RejectionRule
 
 RNG = np.random.default_rng(5)
 ALPHA = 0.1
@@ -96,6 +98,25 @@ def test_in_a_model(tmp_path):
     whole.save(tmp_path / "model.keras")
     answers = keras.models.load_model(tmp_path / "model.keras").predict(x, verbose=0)
     np.testing.assert_array_equal(answers["mask"], sets.predict(model.predict(x, verbose=0)))
+
+
+def test_in_an_export(tmp_path):
+    """The mask of Python, and of what is not known all of it, beside a rule and its decision."""
+    layer = keras.layers.Conv2D(1, 3, padding="same", activation="sigmoid")
+    model = keras.Sequential([keras.Input((4, 4, 1)), layer])
+    x = RNG.normal(size=(40, 4, 4, 1)).astype("float32")
+    sets = MaskRiskControl.fit_model(model, (x, x > 0.5), alpha=0.2)
+    export(
+        model, tmp_path / "served", conformal=sets, rule=RejectionRule("confidence", 0.6, rank=4)
+    )
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    said = served.serve(x)
+    np.testing.assert_array_equal(said["mask"], sets.predict(model.predict(x, verbose=0)))
+    assert said["accept"].dtype == tf.bool and "prediction_set" not in said
+    x[0, 0, 0] = np.nan
+    assert served.serve(x[:1])["mask"].numpy().all()
+    with pytest.raises(ValueError, match="`conformal` must be fitted to predictions of 4 axes"):
+        export(model, tmp_path / "no", conformal=MaskRiskControl(0.5, rank=3))
 
 
 def test_misuse(counts):

@@ -9,7 +9,13 @@ from tfuq._arguments import shown
 from tfuq._predictions.probabilities import entropy, is_binary, probabilities
 from tfuq._predictions.scores import GIVEN, OF_STACKS
 from tfuq.predictive.detector_marks import check_detector_of
-from tfuq.selective import ConformalPredictor, ConformalRegressor, RegressionRule, RejectionRule
+from tfuq.selective import (
+    ConformalPredictor,
+    ConformalRegressor,
+    MaskRiskControl,
+    RegressionRule,
+    RejectionRule,
+)
 from tfuq.selective.conformal_scores import ROUNDING
 
 MEANINGS = {
@@ -24,6 +30,7 @@ MEANINGS = {
     "mutual_information": "epistemic part, disagreement of the samples, not calibrated, nats",
     "accept": "whether the rule (without one, the conformal set) accepts the prediction",
     "prediction_set": "whether each class is in the conformal set",
+    "mask": "which pixels are in the mask whose recall is promised; True where nothing is known",
     "mean": "E[y] of each number, the median of quantiles; NaN for inputs that are not finite",
     "std": "standard deviation of y, both parts added as variances, in the unit of y",
     "aleatoric_std": "that of the noise in the labels",
@@ -42,7 +49,7 @@ class Decisions(NamedTuple):
     multi_label: bool
     calibration: object
     rule: RejectionRule | None
-    conformal: ConformalPredictor | None
+    conformal: ConformalPredictor | MaskRiskControl | None
 
     def __call__(self, outputs, is_stack):
         """Dict of tensors, of outputs `(samples, batch, ..., classes)` or `(batch, ..., classes)`.
@@ -86,7 +93,9 @@ class Decisions(NamedTuple):
 
     def _decided(self, probs, samples):
         decided = {}
-        if self.conformal is not None:
+        if isinstance(self.conformal, MaskRiskControl):
+            decided["mask"] = self.conformal.transform(probs)["mask"]
+        elif self.conformal is not None:
             known = tf.reduce_all(tf.math.is_finite(probs), -1)
             sets = self.conformal.transform(_of_rank(self.conformal, probs))["prediction_set"]
             decided["prediction_set"] = sets

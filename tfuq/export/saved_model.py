@@ -51,6 +51,7 @@ def export(
     mutual_information  float32  (batch, ...)           their disagreement, epistemic, nats
     accept              bool     (batch, ...)           whether the rule accepts the prediction
     prediction_set      bool     (batch, ..., classes)  which classes are in the conformal set
+    mask                bool     as probabilities       whether a pixel is in the mask
     ood_score           float32  (batch,)               larger is further out; inf if unknown
     ```
 
@@ -120,7 +121,7 @@ def export(
         calibration: A fitted calibration of `tfuq.selective`, applied first.
         conformal: A fitted `ConformalPredictor`, applied to the calibrated probabilities. Without a
             `rule`, predictions with one class in their set are accepted. Of a regression a fitted
-            `ConformalRegressor`, which says the intervals.
+            `ConformalRegressor`, which says the intervals; of masks a fitted `MaskRiskControl`.
         output: Which output, when the model has several: an index, a key or a function; by default
             the `logits` of a named tuple that has such.
         from_logits: Whether the output holds logits. By default what the last layer declares, else

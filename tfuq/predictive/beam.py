@@ -25,9 +25,10 @@ class ScoreDoFn(_DoFn or object):
 
     Args:
         model: Path of a `.keras` file, or a list of such: an ensemble.
-        num_samples, rule, ood, output, from_logits, multi_label, columns, seed: As for
-            `tfuq.predictive.score_dataset`, but that a model without a compiled loss needs
-            `from_logits`: a first batch is another one in each worker.
+        num_samples, rule, ood, output, from_logits, multi_label, family, level, conformal, columns,
+        seed: As for `tfuq.predictive.score_dataset`, of classifiers and regressions, but that a
+            model without a compiled loss needs `from_logits`: a first batch is another one in each
+            worker.
 
     Returns:
         Rows as `score_dataset` writes them, with plain numbers and lists, and `"key"` in place of
@@ -64,6 +65,9 @@ class ScoreDoFn(_DoFn or object):
         output=None,
         from_logits=None,
         multi_label=None,
+        family=None,
+        level=None,
+        conformal=None,
         columns=None,
         seed=0,
     ):
@@ -79,6 +83,7 @@ class ScoreDoFn(_DoFn or object):
         self._paths = [str(path) for path in paths]
         self._options = {"num_samples": num_samples, "rule": rule, "ood": ood, "output": output}
         self._options |= {"from_logits": from_logits, "multi_label": multi_label}
+        self._options |= {"family": family, "level": level, "conformal": conformal}
         self._options |= {"columns": columns, "seed": seed}
         self._model = self._scorer = None
 
