@@ -367,7 +367,8 @@ def measure_times(pythons, contestants, case, mode, rounds):
     """
     processes = [start(pythons, name, case, mode) for name in contestants]
     slow = case == "dense 512 to 10" or contestants[0] == "sample_predictions"
-    repeats = 1 if slow else 10 if "dense" in case else 50
+    few = "dense" in case or contestants[0].startswith("cnn")  # steps of milliseconds
+    repeats = 1 if slow else 10 if few else 50
     found = turns.take_turns(processes, rounds, repeats)
     return *found.times, found.ratios[1], found.processor_ratios[1]
 

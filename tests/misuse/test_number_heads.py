@@ -87,6 +87,21 @@ def test_refuses_targets_of_another_kind(head, counts):
         counts("misuse rows, refused")
 
 
+@EVERY_HEAD
+def test_refuses_booleans(head, counts):
+    layer = HEADS[head]()
+    refused(model_of(layer, own_loss(layer)), Y > 0, ValueError, r"`y_true` must hold numbers")
+    counts("misuse rows, refused")
+
+
+def test_refuses_booleans_outside_of_fit(counts):
+    loss, params = layers.NormalDense(1).negative_log_likelihood(), np.ones((2, 2), "float32")
+    for y in (np.array([True, False]), [True, False], tf.constant([True, False])):
+        with pytest.raises(ValueError, match="Received: booleans"):
+            loss(y, params)
+        counts("misuse rows, refused")
+
+
 def test_refuses_targets_whose_rank_is_forgotten(counts):
     """After a row and a column Keras passes labels on without a shape: compared as it runs."""
     layer = HEADS["NormalDense"]()

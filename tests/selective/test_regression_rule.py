@@ -68,13 +68,13 @@ def test_two_thousand_rules_keep_the_promise(n, target, counts):
 
 @pytest.mark.slow
 def test_two_thousand_rules_of_several_numbers_keep_the_promise(counts):
-    """100 examples of four numbers with one error in common: examples count, not numbers."""
+    """400 examples of four numbers with one error in common: examples count, not numbers."""
 
     def of_examples(seed):
         rng = np.random.default_rng(seed)
-        scale = rng.uniform(0.1, 3, size=(100, 4))
-        params = np.concatenate([np.zeros((100, 4)), scale], axis=-1)[None]
-        return RegressionUncertainty(params, "normal"), scale * rng.normal(size=(100, 1))
+        scale = rng.uniform(0.1, 3, size=(400, 4))
+        params = np.concatenate([np.zeros((400, 4)), scale], axis=-1)[None]
+        return RegressionUncertainty(params, "normal"), scale * rng.normal(size=(400, 1))
 
     fitted, above = rules_above(map(of_examples, range(2000)), 0.4)
     counts("rules of four numbers above their target", above)

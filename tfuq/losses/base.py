@@ -23,6 +23,16 @@ class FamilyLoss(keras.losses.Loss):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.family = family_named(family)
 
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        # Keras makes numbers of whatever labels there are before `call` sees them.
+        kinds = [getattr(part, "dtype", type(part)) for part in keras.tree.flatten(y_true)]
+        if any(kind in (bool, tf.bool) for kind in kinds):
+            raise ValueError(
+                "Argument `y_true` must hold numbers. Received: booleans, which are classes: end "
+                "the model with a head of classes, or pass y.astype('float32') if they are numbers"
+            )
+        return super().__call__(y_true, y_pred, sample_weight)
+
     def call(self, y_true, y_pred):
         params = tf.convert_to_tensor(y_pred)
         y = labels_like(tf.convert_to_tensor(y_true), params, self.family)
