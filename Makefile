@@ -14,7 +14,7 @@ WORKERS ?= 3  # one more than cores, as tests wait for processes and disks
 	bench-import-time bench-label-noise bench-vbll bench-sparse-bayes bench-flops \
 	bench-rapid-training bench-gradient-features bench-ood bench-selective \
 	bench-report-page bench-scaling bench-export bench-large-data bench-uci-regression \
-	bench-rules bench-monitor clean
+	bench-rules bench-monitor bench-scores clean
 
 demo: $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py --output demo_output
@@ -69,6 +69,9 @@ bench-gradient-features: $(VENV)/.examples
 
 bench-selective: $(VENV)/.examples
 	$(BIN)/python benchmarks/selective.py
+
+bench-scores: $(VENV)/.examples
+	$(BIN)/python benchmarks/scores.py --json benchmarks/scores.json
 
 bench-monitor: $(VENV)/.examples
 	$(BIN)/python benchmarks/monitor.py --json benchmarks/monitor.json

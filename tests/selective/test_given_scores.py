@@ -1,11 +1,13 @@
 """Rules of scores that come beside the predictions: of a detector, an array, a function."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
 
 from tfuq.ood import MaxSoftmax
-from tfuq.selective import Monitor, RejectionRule, UnattainableRisk
+from tfuq.selective import Monitor, RejectionRule, UnattainableRisk, augrc, best_score, gap
 
 RNG = np.random.default_rng(0)
 PROBS = RNG.dirichlet(np.ones(3), size=600)
@@ -66,7 +68,7 @@ def test_scores_of_a_detector_and_a_monitor():
     assert Monitor.from_json(monitor.to_json()) == monitor
     with pytest.raises(ValueError, match="`score` must be the scores of these"):
         monitor.update(PROBS, Y)
-    with pytest.raises(ValueError, match=r"of a detector, what its `score\(x\)` gives"):
+    with pytest.raises(ValueError, match=r"of a detector the array `detector\.score\(x\)`"):
         RejectionRule.fit(PROBS, Y, MaxSoftmax(), target_coverage=0.5)
 
 
@@ -103,3 +105,24 @@ def test_a_model_cannot_hold_what_comes_beside_it():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Softmax()])
     with pytest.raises(ValueError, match="cannot be part of a model"):
         fitted().append_to(model)
+
+
+def test_confidences_for_doubts_are_told():
+    """Of a score that says nothing no warning comes: once in 30,000 (4 standard deviations)."""
+    rng = np.random.default_rng(11)
+    probs = rng.dirichlet(np.ones(3), size=1000)
+    labels = np.where(rng.random(1000) < probs.max(-1), probs.argmax(-1), probs.argmin(-1))
+    confidence, nothing = probs.max(-1), rng.random(1000)
+    calls = (
+        lambda score: RejectionRule.fit(probs, labels, target_coverage=0.5, score=score),
+        lambda score: augrc(probs, labels, score=score),
+        lambda score: best_score(probs, labels, {"ours": score, "p": "margin"}, resamples=10),
+        lambda score: gap(probs, labels, score),
+    )
+    for call in calls:
+        with pytest.warns(UserWarning, match="score has to grow with uncertainty. Of confidences"):
+            call(confidence)
+        for fine in (-confidence, nothing, np.zeros(1000)):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                call(fine)

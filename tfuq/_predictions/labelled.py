@@ -5,6 +5,7 @@ have, and stands for its average. A decision is made on each entry `(n, ...)`, e
 multi-label predictions `(n, ..., labels)`; scores and weights may have its leading axes alone.
 """
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,9 @@ from tfuq._predictions.probabilities import (
     probabilities,
 )
 from tfuq._predictions.scores import CONFIDENCES, OF_STACKS, RANKINGS, score_name, score_of
+
+LOOKED_AT = 10_000  # entries, whether a score has the right sign
+FAR = 4.0  # standard deviations
 
 
 class Doubt(NamedTuple):
@@ -65,6 +69,7 @@ class LabelledPredictions(NamedTuple):
         """`Doubt` by the argument `score`, a name or an array that grows with uncertainty."""
         if not isinstance(score, str):
             values = self.spread("score", score)
+            warn_of_sign(values[self.weight > 0], self.error[self.weight > 0])
             return Doubt(values, values, 1)
         score = score_name(score, RANKINGS)
         if score in OF_STACKS and self.stack is None:
@@ -85,6 +90,31 @@ class LabelledPredictions(NamedTuple):
         if self.examples.columns is None:
             return rows
         return np.asarray(both_classes(rows[..., 0]))
+
+
+def warn_of_sign(doubt, error):
+    """Warns of scores `(n,)` that are smaller where answers are wrong, as confidences are.
+
+    By a test of the ranks (Mann and Whitney) of at most `LOOKED_AT` entries, which a score that
+    says nothing fails once in 30,000.
+    """
+    step = -(-len(doubt) // LOOKED_AT)
+    doubt, wrong = doubt[::step], np.asarray(error)[::step] > 0
+    known = ~np.isnan(doubt)
+    doubt, wrong = doubt[known], wrong[known]
+    count = int(wrong.sum()) * int((~wrong).sum())
+    if not count:
+        return
+    _, level, members = np.unique(doubt, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(members) - (members - 1) / 2)[level]
+    area = (ranks[wrong].sum() - wrong.sum() * (wrong.sum() + 1) / 2) / count
+    if area - 0.5 < -FAR * np.sqrt((len(doubt) + 1) / (12 * count)):
+        warnings.warn(
+            "The scores are smaller where answers are wrong, larger where they are right (AUROC of "
+            f"errors {area:.2f}): a score has to grow with uncertainty. Of confidences give the "
+            "negative.",
+            stacklevel=4,
+        )
 
 
 def spread_over(name, values, shape, weight):

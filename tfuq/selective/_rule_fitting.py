@@ -14,7 +14,8 @@ from tfuq._arguments import (
     to_float64,
 )
 from tfuq._math.bounds import clopper_pearson_interval
-from tfuq._predictions.scores import CONFIDENCES, power_of
+from tfuq._predictions.labelled import warn_of_sign
+from tfuq._predictions.scores import CONFIDENCES, GIVEN, power_of
 from tfuq.selective._guarantees import (
     METHODS,
     ImageSums,
@@ -311,6 +312,8 @@ def fit_part(rule, read, rows, goal, by, fixed=None):
     sign = 1 if rule.grows_with_trust else -1
     score, counts, loss = (part if rows is None else part[rows] for part in _parts(read))
     count, level = len(score), None
+    if rule.score == GIVEN and count == len(loss):
+        warn_of_sign(score, loss)
     if goal.wanted == "risk" and len(read.score) > read.images:
         fixed = fixed_thresholds(rule.score, read.classes) if fixed is None else fixed
         rows = np.arange(count) if rows is None else rows
