@@ -87,7 +87,6 @@ def test_what_is_fitted_is_not_trained():
 
 
 @pytest.mark.filterwarnings("ignore")  # that LiteRT's interpreter will move elsewhere
-@pytest.mark.filterwarnings("ignore:\\s*Warning. tf.lite.Interpreter:UserWarning")
 def test_in_an_export_and_in_tables(tmp_path):
     export(MODEL, tmp_path / "served", rule=RULE, ood=DETECTOR)
     served = tf.saved_model.load(str(tmp_path / "served"))
