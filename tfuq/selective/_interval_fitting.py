@@ -4,7 +4,7 @@ import numpy as np
 
 from tfuq._arguments import check_choice, shown
 from tfuq._math.intervals import beyond
-from tfuq.selective._interval_sources import labelled_blocks
+from tfuq.selective._interval_sources import STEP, labelled_blocks
 from tfuq.selective._row_hashes import raw_hashes
 from tfuq.selective.conformal_scores import fewest_examples
 
@@ -77,13 +77,29 @@ def group_names(groups, count, name="groups"):
             f"Argument `{name}` must name the group of each of {count} examples. "
             f"Received: {name}={shown(found)}"
         )
-    missing = [None if x is None or x != x else x for x in found.tolist()].count(None)
+    is_number = found.dtype.kind in "biuf"
+    if is_number or found.dtype.kind in "US":
+        missing = np.count_nonzero(found != found)
+    else:
+        missing = [None if x is None or x != x else x for x in found.tolist()].count(None)
     if missing:
         raise ValueError(
             f"Argument `{name}` must name the group of each example. Received: {missing} that are "
             "None or NaN"
         )
-    return found.astype(str)
+    return _texts_of_numbers(found) if is_number else found.astype(str)
+
+
+def _texts_of_numbers(found):
+    """As `astype(str)`, but no wider than the longest: of many rows 84 bytes each are much."""
+    values = np.unique(found)
+    texts = values.astype(str)
+    texts = texts.astype(f"U{max(map(len, texts.tolist()), default=1)}")
+    names = np.empty(found.shape, texts.dtype)
+    for start in range(0, len(found), STEP):
+        rows = slice(start, start + STEP)
+        names[rows] = texts[np.searchsorted(values, found[rows])]
+    return names
 
 
 def limits_by_group(keys, limits, groups, count, unknown_group):
