@@ -193,7 +193,7 @@ def test_every_registered_class_is_constructed():
 # Arguments of Keras' own layers, which it holds under other names or in other forms.
 KERAS_HAS_OTHERWISE = ("dtype", "output_shape", "value_dim", "sliding_window", "flash_attention")
 KERAS_HAS_OTHERWISE += ("activation", "recurrent_activation", "use_cudnn")
-LATER = ("calibration", "class_names", "fitted_to")
+LATER = ("calibration", "class_names", "fitted_to", "keys")
 
 
 @pytest.mark.parametrize("make, given", CONSTRUCTED)
