@@ -12,6 +12,7 @@ from skimage.transform import resize
 from test_api import refused
 
 from tfuq._random.draws import one_draw
+from tfuq.ensembles import DeepEnsemble
 from tfuq.interpret import grad_cam, guided_grad_cam
 from tfuq.layers import MCDropout, MCSoftmaxDenseFA, VBLLDense
 from tfuq.predictive import sample_predictions
@@ -405,3 +406,33 @@ def test_named_tuples_are_outputs():
     noisy = MCSoftmaxDenseFA(3, 2, test_mc_samples=8, sampling="iid")(features)
     found = grad_cam(keras.Model(inputs, noisy), IMAGES, output="probs")
     assert found.shape == (5, 12, 12) and found.max() > 0
+
+
+# --- Ensembles --------------------------------------------------------------------------------
+
+
+def small_network(seed):
+    keras.utils.set_random_seed(seed)
+    conv = keras.layers.Conv2D(4, 3, activation="relu", name="places")
+    layers = [conv, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, "softmax")]
+    return keras.Sequential([keras.Input((9, 8, 3)), *layers])
+
+
+def test_the_map_of_an_ensemble_is_the_mean_of_its_members():
+    members = [small_network(seed) for seed in (0, 1)]
+    images = np.random.default_rng(0).random((5, 9, 8, 3)).astype("float32")
+    ensemble = DeepEnsemble.from_models(members)
+    classes = np.mean([m.predict(images, verbose=0) for m in members], axis=0).argmax(-1)
+    maps = [grad_cam(m, images, classes[:, None], relu=False)[:, 0] for m in members]
+    found = grad_cam(ensemble, images, batch_size=2)
+    np.testing.assert_allclose(found, np.maximum(np.mean(maps, axis=0), 0), atol=1e-6)
+    of_two = grad_cam(ensemble, images, [0, 2], layer="places", relu=False, upsample=False)
+    assert of_two.shape == (5, 2, 7, 6)
+    data = tf.data.Dataset.from_tensor_slices(images).batch(2)
+    np.testing.assert_allclose(
+        grad_cam(ensemble, data, [0, 2], relu=False, upsample=False), of_two, atol=1e-6
+    )
+    with pytest.raises(ValueError, match="`images` must be arrays of an ensemble"):
+        grad_cam(ensemble, data)
+    with pytest.raises(ValueError, match="`target` must be 'class' or 'probability' of an"):
+        grad_cam(ensemble, images, target="predictive_entropy")

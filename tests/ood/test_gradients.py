@@ -7,8 +7,9 @@ import tensorflow as tf
 from architectures import resnet18, unet
 from keras import layers
 
+from tfuq.ensembles import DeepEnsemble
 from tfuq.layers import MCSoftmaxDenseFA, SparseBayesDense, VBLLDense
-from tfuq.ood import GradientFeatures
+from tfuq.ood import GradientDensity, GradientFeatures
 
 
 def one_at_a_time(model, x, label=1.0, output=lambda y: y, variables=None, scale=1.0):
@@ -363,3 +364,19 @@ def test_small_gradients_of_half_precision():
     expected = one_at_a_time(model, x, scale=2.0**12)
     np.testing.assert_allclose(found, expected, rtol=0.02)
     assert np.all(found > 0)
+
+
+def test_columns_of_an_ensemble_are_those_of_its_members_side_by_side():
+    def network(seed):
+        keras.utils.set_random_seed(seed)
+        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="top")])
+
+    members = [network(0), network(1)]
+    x = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
+    options = {"from_logits": True, "with_loss": True, "layers": ["top"]}
+    features = GradientFeatures(DeepEnsemble.from_models(members), **options)
+    expected = [GradientFeatures(member, **options)(x) for member in members]
+    np.testing.assert_array_equal(features(x), np.concatenate(expected, axis=1))
+    assert len(features.names) == 6 and features.names[3].startswith("member 1: ")
+    density = GradientDensity().fit(features, x)
+    assert density.score(x).shape == (20,)

@@ -115,7 +115,7 @@ class Explainer:
 
     def predicted(self, batch):
         """The predicted classes `(batch, 1)`; None where no class is asked for."""
-        return self._most_probable(self.mean(batch)) if self.target in _OF_CLASSES else None
+        return self.most_probable(self.mean(batch)) if self.target in _OF_CLASSES else None
 
     def scores(self, batch, classes):
         """Scores `(batch, k)` of classes `(batch, k)`; `(batch, 1)` of an uncertainty."""
@@ -146,7 +146,7 @@ class Explainer:
         mean = tf.stop_gradient(probs) if mean is None else mean
         if self.target not in _OF_CLASSES:
             return self._uncertainty(probs, mean)
-        classes = self._most_probable(mean) if classes is None else classes
+        classes = self.most_probable(mean) if classes is None else classes
         if self.target == "class" and self._are_logits and seed is None:
             columns = _without_places(self._both_classes(own_logits))
         else:
@@ -192,7 +192,7 @@ class Explainer:
         is_one = self.is_binary and not self.reading.multi_label
         return tf.concat([-logits, logits], axis=-1) if is_one else logits
 
-    def _most_probable(self, mean):
+    def most_probable(self, mean):
         return tf.argmax(self._columns(mean), axis=-1, output_type="int32")[:, None]
 
     def _uncertainty(self, probs, mean):

@@ -2,10 +2,11 @@
 
 import contextlib
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_flags
+from tfuq._arguments import check_flags, shown
 from tfuq._models.finite import known_only
 from tfuq._models.meaning import reading_of
 from tfuq.interpret._explainer import Explainer, image_of
@@ -47,7 +48,8 @@ def grad_cam(
     taken before the maximum.
 
     Args:
-        model: Keras model, channels last.
+        model: Keras model, channels last; or a `DeepEnsemble`, whose map is the mean of its
+            members' for the class of their mean prediction (`layer` by name; no entropies).
         images: Images `(n, height, width, channels)`, a `tf.data.Dataset` or a
             `keras.utils.PyDataset` of batches of them, with labels or without. Models of several
             inputs take them as they do in `predict` (in a list or dict); the first with four axes
@@ -116,6 +118,11 @@ def grad_cam(
     """
     check_flags(relu=relu, upsample=upsample)
     reading = reading_of(output, from_logits, multi_label)
+    if isinstance(getattr(model, "members", None), tuple):  # an ensemble
+        options = {"target": target, "num_samples": num_samples, "seed": seed}
+        shape = {"layer": layer, "upsample": upsample, "batch_size": batch_size}
+        found = _of_members(model.members, images, class_index, reading, options, shape)
+        return np.maximum(found, 0) if relu else found
     explainer = Explainer(model, class_index, target, num_samples, seed, reading)
     maps = None
 
@@ -125,6 +132,39 @@ def grad_cam(
         return _finished(maps(batch, classes), batch, relu, upsample)
 
     return _over(explainer, images, batch_size, explain)
+
+
+def _of_members(members, images, class_index, reading, options, shape):
+    """The mean map of the members of an ensemble, of the same class for all."""
+    if options["target"] not in ("class", "probability"):
+        raise ValueError(
+            "Argument `target` must be 'class' or 'probability' of an ensemble: what its members "
+            f"disagree on has no maps of its own. Received: target={shown(options['target'])}"
+        )
+    options = {**options, "output": reading.output, "from_logits": reading.from_logits}
+    options["multi_label"] = reading.multi_label
+    classes = class_index
+    if class_index is None:
+        classes = _predicted_together(members, images, reading, shape["batch_size"], options)
+    maps = [grad_cam(member, images, classes, relu=False, **options, **shape) for member in members]
+    found = np.mean(maps, axis=0)
+    return found[:, 0] if class_index is None else found
+
+
+def _predicted_together(members, images, reading, batch_size, options):
+    """The class `(n, 1)` of the largest mean probability of all members."""
+    if isinstance(images, (tf.data.Dataset, keras.utils.PyDataset)):
+        raise ValueError(
+            "Argument `images` must be arrays of an ensemble without `class_index`: each member "
+            f"goes over them, and their order has to be the same. Received: images={shown(images)}"
+        )
+    chosen = {name: options[name] for name in ("target", "num_samples", "seed")}
+    explainers = [Explainer(member, None, *chosen.values(), reading) for member in members]
+    found = []
+    for parts in zip(*(each.over(images, batch_size) for each in explainers), strict=True):
+        means = [each.mean(part[0]) for each, part in zip(explainers, parts, strict=True)]
+        found.append(explainers[0].most_probable(sum(means)).numpy())
+    return np.concatenate(found)
 
 
 def guided_backpropagation(

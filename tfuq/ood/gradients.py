@@ -80,7 +80,8 @@ class GradientFeatures:
     but the batch.
 
     Args:
-        model: Built Keras model of any style. Its output holds logits, or the result of a Keras
+        model: Built Keras model of any style, or a `DeepEnsemble`, the columns of whose members
+            stand side by side. Its output holds logits, or the result of a Keras
             soft-max or sigmoid, before which the logits are taken.
         confounding_label: `"all"`: ones for all classes; `"none"`: zeros; or a vector of a number
             in [0, 1] for each class.
@@ -156,16 +157,11 @@ class GradientFeatures:
         batch_size=32,
         verbose=0,
     ):
-        if isinstance(model, DeepEnsemble):
-            raise ValueError(
-                "Argument `model` must be one Keras model: of an ensemble put the features of its "
-                "members side by side, np.concatenate([GradientFeatures(member)(x) for member in "
-                f"ensemble.members], axis=1). Received: model={shown(model)}"
-            )
-        if not isinstance(model, keras.Model) or not model.built:
+        is_ensemble = isinstance(model, DeepEnsemble)
+        if not is_ensemble and (not isinstance(model, keras.Model) or not model.built):
             raise ValueError(
                 "Argument `model` must be a Keras model that is built: call it on a batch, or give "
-                f"it an `Input`. Received: model={shown(model)}"
+                f"it an `Input`; or a DeepEnsemble. Received: model={shown(model)}"
             )
         if not callable(loss):
             check_choice("loss", loss, tuple(LOSSES))
@@ -185,16 +181,27 @@ class GradientFeatures:
         self.verbose = verbose
         self._measure = MEASURES[norm, bool(per_filter)]
         self._label = _label(confounding_label, loss)
-        self._variables = _variables(model, layers)
+        self._members = self._of_members() if is_ensemble else ()
+        self._variables = [] if is_ensemble else _variables(model, layers)
         self._units = None
         self._is_logits = None
         self._has_warned = False
         self._sizes = []  # of batches that are traced
         self._norms = tf.function(self._traced_norms, autograph=False)
 
+    def _of_members(self):
+        """One such object for each member of an ensemble."""
+        names = ("confounding_label", "loss", "layers", "output", "from_logits", "norm")
+        names += ("per_filter", "with_loss", "batch_size", "verbose")
+        options = {name: getattr(self, name) for name in names}
+        return [GradientFeatures(member, **options) for member in self.model.members]
+
     @property
     def names(self):
         """Paths of the weights that the columns belong to, with the number of the filter."""
+        if self._members:
+            parts = enumerate(part.names for part in self._members)
+            return [f"member {i}: {name}" for i, names in parts for name in names]
         names = [variable.path for variable in self._variables]
         if self.per_filter:
             widths = [(v.path, width_of(v, self._measure)) for v in self._variables]
@@ -202,6 +209,8 @@ class GradientFeatures:
         return [*names, "loss"] if self.with_loss else names
 
     def __call__(self, x):
+        if self._members:
+            return np.concatenate([part(x) for part in self._members], axis=1)
         norms = [
             self._of_batch(batch).numpy() for batch, *_ in batches(x, self.batch_size, self.verbose)
         ]
