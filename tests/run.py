@@ -112,7 +112,10 @@ def units(paths):
         files += sorted(path.rglob("test_*.py")) if path.is_dir() else [path]
     found = []
     for file in dict.fromkeys(files):
-        text = pathlib.Path(str(file).split("::")[0]).read_text()
+        path = pathlib.Path(str(file).split("::")[0])
+        if not path.is_file():
+            sys.exit(f"There is no file {path}.")
+        text = path.read_text()
         declared = re.search(r"^PARTS = (\d+)", text, re.MULTILINE)
         parts = int(declared.group(1)) if declared else 1
         found += [(len(text), str(file), part, parts) for part in range(parts)]
