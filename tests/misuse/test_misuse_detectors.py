@@ -121,12 +121,18 @@ REFUSED = {
         lambda: RejectionRule.fit(PROBS, CLASSES, target_coverage=0.5, by="label"),
         "unless multi_label=True",
     ),
-    "gradients of an ensemble": (
-        lambda: ood.GradientFeatures(DeepEnsemble.from_models([made("soft-max")])),
-        "side by side",
+    "gradients of the members of an ensemble, in a list": (
+        lambda: ood.GradientFeatures([made("soft-max")]),
+        "or a DeepEnsemble",
     ),
-    "a map of an ensemble": (
-        lambda: interpret.grad_cam(DeepEnsemble.from_models([made("soft-max")]), IMAGES),
+    "an entropy's map of an ensemble": (
+        lambda: interpret.grad_cam(
+            DeepEnsemble.from_models([made("soft-max")]), IMAGES, target="predictive_entropy"
+        ),
+        "'class' or 'probability' of an ensemble",
+    ),
+    "a map of what an ensemble sees while hidden": (
+        lambda: interpret.occlusion(DeepEnsemble.from_models([made("soft-max")]), IMAGES),
         "each of its `members`",
     ),
     "a norm by another name": (
