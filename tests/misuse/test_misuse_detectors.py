@@ -132,7 +132,7 @@ REFUSED = {
         "'class' or 'probability' of an ensemble",
     ),
     "a map of what an ensemble sees while hidden": (
-        lambda: interpret.occlusion(DeepEnsemble.from_models([made("soft-max")]), IMAGES),
+        lambda: interpret.occlusion(DeepEnsemble.from_models([made("soft-max")]), IMAGES, 2),
         "each of its `members`",
     ),
     "a norm by another name": (
