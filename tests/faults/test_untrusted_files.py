@@ -23,6 +23,8 @@ from tfuq.callbacks import SnapshotEnsemble
 from tfuq.cli._inputs import load_model
 from tfuq.datasets import from_npz
 from tfuq.ensembles import DeepEnsemble
+from tfuq.ood import load_detector
+from tfuq.selective import ConformalPredictor, RejectionRule, TemperatureScaling
 
 PACKAGE = pathlib.Path(__file__).parents[2] / "tfuq"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -442,3 +444,36 @@ def test_large_data_are_loaded(tmp_path):
     with open_arrays(tmp_path / "data.npz") as arrays:
         np.testing.assert_array_equal(arrays["x"], x)
     assert from_npz(tmp_path / "data.npz", None).cardinality() == 1200
+
+
+# --- What coverage-guided fuzzing found -----------------------------------------------------------
+
+
+def test_lists_of_classes_that_are_none_are_refused():
+    probs, labels = np.full((30, 3), 1 / 3), np.arange(30) % 3
+    probs[np.arange(30), labels] += 0.2
+    probs /= probs.sum(-1, keepdims=True)
+    for fitted in (
+        RejectionRule.fit(probs, labels, target_coverage=0.5),
+        ConformalPredictor.fit(probs, labels, alpha=0.2),
+    ):
+        for name in ("classes", "unseen_classes"):
+            config = {**fitted.get_config()}
+            config["fitted_to"] = {**config["fitted_to"], name: None}
+            with pytest.raises(ValueError, match=f"list of `?{name.split('_')[0]}"):
+                type(fitted)(**config)
+
+
+def test_a_calibration_without_sketches_calibrates():
+    told = {"rows": "30-0123456789abcdef", "examples": 30, "sketches": {}}
+    found = TemperatureScaling(2.0, fitted_to=told)([[0.9, 0.1]])
+    np.testing.assert_allclose(found, [[0.75, 0.25]], rtol=1e-6)
+
+
+def test_a_header_of_numbers_that_are_no_characters_is_refused(tmp_path):
+    path = tmp_path / "detector.npz"
+    header = np.array("{}ab").reshape(1).view("uint32").copy()
+    header[3] = 0x110000
+    np.savez(path, header=header.view("U4").reshape(()), scores=np.ones(3, "float32"))
+    with pytest.raises(ValueError, match="the header is no text"):
+        load_detector(path)

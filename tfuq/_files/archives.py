@@ -4,6 +4,7 @@ They are NumPy archives, not compressed, of arrays of floating point numbers.
 """
 
 import pathlib
+import sys
 import zipfile
 
 import numpy as np
@@ -29,7 +30,15 @@ def read_arrays(path):
     for name, array in arrays.items():
         if array.dtype.kind != ("U" if name == "header" else "f"):
             raise ValueError(f"{name} holds {array.dtype}")
-    return parsed(str(arrays.pop("header"))), arrays
+    return parsed(text_of(arrays.pop("header"))), arrays
+
+
+def text_of(array):
+    """The text of an array of one; NumPy makes texts of numbers that are no characters, too."""
+    points = np.ascontiguousarray(array).view("uint32")
+    if array.ndim or np.any(points > sys.maxunicode):
+        raise ValueError("the header is no text")
+    return str(array)
 
 
 def check_shapes(arrays, shapes, sizes):

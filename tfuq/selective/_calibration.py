@@ -249,7 +249,7 @@ class Calibration(Fitted):
         if not is_array:
             return found
         found, known = ops.convert_to_numpy(found), (self.fitted_to or {}).get("sketches")
-        if known is None:
+        if not known:
             return found
         return tagged(found, hashes_of_raw(probs, is_stack), (type(self).__name__, known["raw"]))
 

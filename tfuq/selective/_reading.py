@@ -29,6 +29,18 @@ def kind_of(fitted, report):
     return Kind(fitted.rank, fitted.from_logits, fitted.multi_label, classes)
 
 
+def checked_classes(report):
+    """A report whose lists of classes are lists, if it has them, or a ValueError."""
+    if "unseen_classes" in report:
+        for name in ("classes", "unseen_classes"):
+            if not isinstance(report.get(name), list):
+                raise ValueError(
+                    f"Argument `fitted_to` must hold a list of `{name}`. "
+                    f"Received: {name}={shown(report.get(name))}"
+                )
+    return report
+
+
 def array_of(probs):
     """Mean probabilities of an `Uncertainty`, or what else it is, as it is."""
     return probs.probs if isinstance(probs, Uncertainty) else probs

@@ -24,6 +24,7 @@ from tfuq.selective._guarantees import (
     examples_expected,
     fewest_examples,
 )
+from tfuq.selective._reading import checked_classes
 from tfuq.selective._sorted_sums import sorted_sums
 
 LOSSES = ("error", "false_negative")
@@ -243,7 +244,7 @@ def _cost_matrix(loss, classes):
 def checked_report(fitted_to, by):
     """The argument `fitted_to` as a dict of which, if it tells a goal, all can be told."""
     try:
-        report = dict(fitted_to or {})
+        report = checked_classes(dict(fitted_to or {}))
         if "goal" in report:
             for fault in _faults_of_report(report, by):
                 raise ValueError(fault)
@@ -262,6 +263,9 @@ def _faults_of_report(report, by):
     if report.get("loss") == "false_negative":
         numbers.append("positive_class")
     yield from (f"no number {n!r}" for n in numbers if not is_finite(report.get(n)))
+    shares = ("coverage", "confidence", "target_coverage")
+    known = {n: report[n] for n in shares if is_finite(report.get(n))}
+    yield from (f"{n!r} that is no share" for n, value in known.items() if not 0 <= value <= 1)
     if report.get("risk") is not None and not is_finite(report["risk"]):
         yield "the risk is no number"
     if not isinstance(report.get("loss"), str):

@@ -20,7 +20,7 @@ from tfuq.selective._conformal_fitting import (
 )
 from tfuq.selective._interval_fitting import group_names
 from tfuq.selective._own_rows import check_own_rows, checked_calibration, split_rows
-from tfuq.selective._reading import array_of, flags_of, mean_of
+from tfuq.selective._reading import array_of, checked_classes, flags_of, mean_of
 from tfuq.selective._rule_fitting import rank_of
 from tfuq.selective._rule_reading import read_examples
 from tfuq.selective._set_evaluation import (
@@ -147,7 +147,7 @@ class ConformalPredictor(SetsInModels, Fitted):
         self.rank = rank
         self.from_logits = from_logits
         self.multi_label = multi_label
-        self.fitted_to = dict(fitted_to or {})
+        self.fitted_to = checked_classes(dict(fitted_to or {}))
         self.class_names = checked_names(class_names)
         self.calibration = checked_calibration(calibration, rank, from_logits, multi_label)
 
