@@ -194,7 +194,7 @@ def _decisions():
             {**JUDGED, "groups": "groups"},
             {},
             {"rule": selective.RejectionRule("confidence", 0.7)},
-            undefined=undefined,
+            undefined=(*undefined, "mean_error", "interval_coverage"),  # of numbers
             cost=4,
         ),
     )

@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfuq.layers import DenseVariational, MCSigmoidDenseFA, MCSoftmaxDenseFA, VBLLDense
+from tfuq.layers import (
+    DenseVariational,
+    EinsumDenseVariational,
+    MCSigmoidDenseFA,
+    MCSoftmaxDenseFA,
+    SparseBayesDense,
+    VBLLDense,
+    VBLLRegression,
+)
 
 SHARE = {"kl_weight": 0.01, "posterior_scale": 0.5}
 HEADS = {
@@ -115,3 +123,26 @@ def test_one_class_is_refused():
         MCSoftmaxDenseFA(1, 0)
     VBLLDense(1, kl_weight=0.1, likelihood="bernoulli")
     MCSigmoidDenseFA(1)
+
+
+INTEGERS = [
+    (DenseVariational, {"units": 2, "kl_weight": 0.1}),
+    (SparseBayesDense, {"units": 2, "kl_weight": 0.1}),
+    (VBLLDense, {"units": 2, "kl_weight": 0.1}),
+    (VBLLRegression, {"units": 2, "kl_weight": 0.1}),
+    (EinsumDenseVariational, {"equation": "ab,bc->ac", "output_shape": 2, "kl_weight": 0.1}),
+    (MCSoftmaxDenseFA, {"num_classes": 2, "num_factors": 1, "logits_only": True}),
+]
+
+
+@pytest.mark.parametrize("kind, options", INTEGERS)
+def test_integers_are_the_numbers_that_they_are(kind, options):
+    """As of Keras' `Dense`; a kernel in the dtype of the inputs would be 0 nearly everywhere."""
+    layer = kind(**options)
+    x = np.arange(12).reshape(3, 4)
+    expected = np.asarray(layer(x.astype("float32")))
+    for dtype in ("int32", "int64", "uint8", "bool"):
+        found = np.asarray(layer(x.astype(dtype)))
+        alike = np.asarray(layer(x.astype(dtype).astype("float32")))
+        assert found.dtype == expected.dtype
+        np.testing.assert_allclose(found, alike, rtol=1e-6)

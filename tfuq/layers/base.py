@@ -19,6 +19,7 @@ from tfuq._random import points
 from tfuq._random.draws import TakesDraws, current_draw
 from tfuq.layers._estimators import ESTIMATORS
 from tfuq.layers._training import exempt_from_decay, first_in_call
+from tfuq.layers.shapes import floating
 from tfuq.layers.ways import resamples, wanted_way
 
 HEAVY = 1e4  # nats that the KL term of one layer adds to the loss, where a mistake is likely
@@ -192,6 +193,7 @@ class GaussianKernelLayer(VariationalLayer):
         raise NotImplementedError
 
     def call(self, inputs, training=False):
+        inputs = floating(inputs, self.compute_dtype)
         self._add_kl(self.kl_divergence, training)
         seed = self._noise_seed(training)
         outputs = self._linear(inputs, seed)

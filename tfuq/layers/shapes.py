@@ -4,6 +4,15 @@ import keras
 import tensorflow as tf
 
 
+def floating(inputs, dtype):
+    """Inputs of integers or Booleans as numbers of `dtype`, as Keras' `Dense` takes them.
+
+    A kernel in their dtype would have lost all of its fractions.
+    """
+    inputs = tf.convert_to_tensor(inputs)
+    return inputs if inputs.dtype.is_floating else tf.cast(inputs, dtype)
+
+
 @tf.custom_gradient
 def project(inputs, kernel):
     """inputs W, for inputs `(rows, features)` and W `(features, units)`.

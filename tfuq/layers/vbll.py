@@ -15,7 +15,7 @@ from tfuq.layers._training import add_term
 from tfuq.layers.base import distributions
 from tfuq.layers.heads import Head, OutputMeaning
 from tfuq.layers.last_layer import GaussianLastLayer
-from tfuq.layers.shapes import with_leading
+from tfuq.layers.shapes import floating, with_leading
 from tfuq.layers.ways import wanted_way
 
 VBLLOutput = collections.namedtuple("VBLLOutput", ["logits", "mean", "variance"])
@@ -215,6 +215,7 @@ class VBLLDense(Head, GaussianLastLayer):
         return "float64" if self.compute_dtype == "float64" else "float32"
 
     def call(self, inputs, training=False, mask=None):
+        inputs = floating(inputs, self.compute_dtype)
         self._check_loss(training)
         spread = self._form.read(self)
         mean, weight_variance = self._moments(inputs, spread)

@@ -17,7 +17,7 @@ from tfuq.layers._training import calling_model
 from tfuq.layers.base import softplus_inverse
 from tfuq.layers.last_layer import GaussianLastLayer
 from tfuq.layers.number_head import NumberHead
-from tfuq.layers.shapes import with_leading
+from tfuq.layers.shapes import floating, with_leading
 
 
 class _NormalNoise:
@@ -301,6 +301,7 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
         self._noise.add_weights(self)
 
     def call(self, inputs, training=False):
+        inputs = floating(inputs, self.compute_dtype)
         self._check_loss(training)
         spread = self._form.read(self)
         sigma = self._noise_scale()

@@ -49,6 +49,8 @@ def _read(y_true, y_score, sample_weight):
     y_true, y_score = y_true.ravel(), y_score.ravel()
     if weight is not None:
         weight = weight.ravel()
+        if weight.dtype == "float16":  # in which the limits are infinite and 0
+            weight = weight.astype("float32")
         expected = f"hold finite numbers of at least 0, and at most {LARGEST_WEIGHT:g}"
         _refuse("sample_weight", expected, weight, ~((weight >= 0) & (weight <= LARGEST_WEIGHT)))
         used = weight >= LEAST_WEIGHT

@@ -227,7 +227,8 @@ def _pair(images):
     """The ambient and the flash pictures of what the layer takes."""
     if isinstance(images, (tuple, list)) and len(images) == 2:
         return images
-    if keras.tree.is_nested(images) or images.shape[-1] not in (2, 6):
+    is_one = not keras.tree.is_nested(images) and images.shape.rank != 0
+    if not is_one or images.shape[-1] not in (2, 6):
         received = keras.tree.map_structure(lambda each: tuple(each.shape), images)
         raise ValueError(
             "Argument `inputs` must be a pair [ambient, flash], or a tensor with the 2 or 6 "
