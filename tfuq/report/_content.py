@@ -10,12 +10,13 @@ import numpy as np
 from tfuq import metrics
 from tfuq._arguments import shown
 from tfuq._files.tables import group_columns, names_of
+from tfuq._math.risk_coverage import loss_table, selective_area
 from tfuq.predictive import declared
 from tfuq.report._accepted import class_counts
 from tfuq.report._inputs import given, pictures
 from tfuq.report._sets import checked_sets, set_tables
 from tfuq.report._tables import Table, given_sections, number, percent, with_interval
-from tfuq.selective import RejectionRule, aurc, subgroup_report
+from tfuq.selective import RejectionRule, subgroup_report
 
 N_BINS = 15
 MOST_GROUPS = 50
@@ -357,9 +358,9 @@ def _rule_tables(rule, found, columns):
 
 
 def _summary(found, ranked, classes):
-    sign = -1 if ranked.grows else 1
-    doubt = sign * ranked.score[np.argsort(ranked.index)]
-    area = aurc(found.scores, found.labels, score=doubt, from_logits=found.from_logits)
+    level = np.cumsum(np.diff(ranked.score, prepend=ranked.score[:1]) != 0)
+    table = loss_table(level, level[-1] + 1, np.ones(len(level), "float32"), ~ranked.right)
+    area = float(selective_area(table))  # `aurc` of what is in the order of trust already
     nll, brier = (
         found.metric(function)
         for function in (metrics.negative_log_likelihood, metrics.brier_score)
