@@ -25,7 +25,7 @@ from models import (
     twin,
 )
 
-from tfuq import corruptions, metrics, predictive, preprocessing, selective
+from tfuq import corruptions, layers, metrics, predictive, preprocessing, selective
 from tfuq.ensembles import DeepEnsemble
 from tfuq.selective import ConformalPredictor, RejectionRule
 
@@ -154,6 +154,20 @@ def test_not_compiled_is_the_same(name, tmp_path, counts):
 def test_ensembles_read_as_one_model_does(name, counts):
     found = DeepEnsemble.from_models([made(name), twin(name)]).predict(IMAGES)
     np.testing.assert_allclose(np.mean(found, axis=0), expected_probs(name), atol=1e-5)
+    counts("misuse rows, right")
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint8"])
+@pytest.mark.parametrize("kind", ["VBLLDense", "SparseBayesDense", "DenseVariational"])
+def test_integers_are_the_numbers_that_they_are(kind, dtype, counts):
+    """Counts and codes, given as they are, to a graph that was made for them."""
+    inputs = keras.Input((4,), dtype=dtype)
+    model = keras.Model(inputs, getattr(layers, kind)(3, kl_weight=0.1)(inputs))
+    plain = keras.Input((4,))
+    twin = keras.Model(plain, model.layers[-1](plain))
+    x = np.arange(20).reshape(5, 4).astype(dtype)
+    found = model.predict(x, verbose=0)
+    np.testing.assert_allclose(found, twin.predict(x.astype("float32"), verbose=0), rtol=1e-5)
     counts("misuse rows, right")
 
 

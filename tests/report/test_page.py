@@ -10,7 +10,7 @@ from sklearn.metrics import confusion_matrix
 
 import tfuq
 from tfuq.report import html
-from tfuq.report._accepted import class_table, rate
+from tfuq.report._accepted import class_table, only_text, rate
 from tfuq.selective import RejectionRule
 
 MISSING = not executable() or not importlib.util.find_spec("playwright")
@@ -118,6 +118,9 @@ def test_numbers_at_a_threshold_are_those_of_python(page, threshold):
     assert [[int(c) for c in row[1:]] for row in cells(page, "#confusion")] == matrix.tolist()
     counts = class_counts(PROBS, LABELS, accepted)
     assert cells(page, "#classes") == class_table(counts, NAMES).rows
+    only = page.locator("#only")
+    said = only_text(counts, NAMES)
+    assert (only.inner_text() == said) if said else only.is_hidden()
     groups = {row[0]: row[1:] for row in cells(page, "#groups")}
     for name in set(HOSPITAL):
         own = name == HOSPITAL
@@ -223,6 +226,21 @@ def test_off_the_rule_nothing_is_promised(opened):
     page.locator("#marks button").click()
     assert "is promised here" in page.locator("#promise").inner_text()
     assert page.faults == []
+
+
+def test_classes_that_are_never_answered_are_said(browser, tmp_path):
+    probs = np.repeat([[0.9, 0.1], [0.8, 0.2], [0.85, 0.15], [0.45, 0.55]], 5, axis=0)
+    labels, names = np.repeat([0, 1], 10), ["benign", "melanoma"]
+    page = browser.new_page()
+    page.goto(html((probs, labels), tmp_path / "only.html", names=names).as_uri())
+    for threshold in (0.7, 0.87, 0.5):
+        page.locator("#exact").fill(str(threshold))
+        counts = class_counts(probs, labels, probs.max(-1) >= threshold)
+        said = only_text(counts, names)
+        assert bool(said) == (threshold > 0.5)
+        only = page.locator("#only")
+        assert (only.inner_text() == said) if said else only.is_hidden()
+    page.close()
 
 
 def test_pictures_enlarge_to_their_own_size(opened):

@@ -7,6 +7,7 @@ from test_page import EVIL, browser, cells  # noqa: F401 (a fixture)
 from test_report_numbers import ERROR, FOUND, HOSPITAL, IMAGES, WIDTH, N, Y
 
 from tfuq.report import html
+from tfuq.report._accepted import rate
 
 pytestmark = test_page.pytestmark
 
@@ -47,6 +48,19 @@ def test_numbers_at_a_threshold_are_those_of_python(page, threshold):
     assert worst == order[accepted[order]][:6].tolist()
     refused = page.locator("#scatter g.refused").count()
     assert refused == N - count
+
+
+def test_the_promise_and_pictures_at_their_own_size(page):
+    page.locator("#exact").fill("3.25")
+    accepted = np.float32(3.25) >= WIDTH.astype("float32")
+    said = page.locator("#promise").inner_text()
+    assert said.startswith("Nothing is promised: there is no rule. Of the accepted here ")
+    assert rate(int((ERROR > 1)[accepted].sum()), int(accepted.sum())) in said
+    page.locator("#worst button").first.click()
+    shown = page.get_by_role("dialog").get_by_role("img")
+    height, width = IMAGES[0].shape[:2]
+    assert shown.evaluate("img => [img.width, img.height]") == [width, height]
+    page.keyboard.press("Escape")
 
 
 def test_names_are_text_and_nothing_fails(page):

@@ -279,6 +279,17 @@ def test_prediction_sets_are_told_of_all_classes_and_groups():
     assert rows["true class: b"][1].startswith(f"{100 * found.class_coverage[1]:.1f} %")
     logits = ConformalPredictor.fit(LOGITS, LABELS, alpha=0.2, from_logits=True)
     assert "## Prediction sets" in to_markdown((LOGITS, LABELS), sets=logits)
+    by_group = ConformalPredictor.fit(PROBS, LABELS, alpha=0.2, groups=HOSPITAL)
+    text = to_markdown((PROBS, LABELS), sets=by_group, groups=HOSPITAL)
+    share = by_group.coverage(PROBS[north], LABELS[north], HOSPITAL[north]).coverage
+    found = numbers(after(text, "**Sets that hold the truth"))["group: north"]
+    assert found[1].startswith(f"{100 * share:.1f} %")
+    with pytest.raises(ValueError, match="`groups` must be the one column"):
+        to_markdown((PROBS, LABELS), sets=by_group)
+    stacked = to_markdown((np.stack([PROBS] * 2), LABELS), sets=sets, groups=HOSPITAL)
+    assert after(stacked, "**Sets that hold") == after(
+        to_markdown((PROBS, LABELS), sets=sets, groups=HOSPITAL), "**Sets that hold"
+    )
     rule = RejectionRule.fit(PROBS, LABELS, target_coverage=0.5)
     for options in ({"sets": rule}, {"sets": logits, "rule": rule}):
         with pytest.raises(ValueError, match="`sets` must "):

@@ -99,6 +99,17 @@ def test_levels_calibration_and_the_largest_errors_are_tables():
     assert [int(row) for row in worst] == np.argsort(-ERROR)[:10].tolist()
 
 
+def test_off_the_rule_nothing_is_promised():
+    rule = RejectionRule.fit(FOUND, Y, tolerance=2.0, target_risk=0.5, confidence=0.8)
+    at = to_markdown((FOUND, Y), rule=rule)
+    assert "This is the rule's threshold: what is said of it above is promised here." in at
+    off = to_markdown((FOUND, Y), rule=rule, threshold=rule.threshold / 2)
+    assert "Nothing is promised at this threshold, only at the rule's, " in off
+    assert "are off by more than 2, an interval for a threshold that was chosen" in off
+    alone = to_markdown((FOUND, Y))
+    assert "Nothing is promised: there is no rule.\n" in alone  # what is wrong nobody has said
+
+
 def test_a_rule_brings_its_score_threshold_and_tolerance(tmp_path):
     rule = RejectionRule.fit(FOUND, Y, tolerance=1.0, target_coverage=0.6)
     text = to_markdown((FOUND, Y), rule=rule)
@@ -163,7 +174,9 @@ def test_the_page_holds_what_its_script_works_on(tmp_path):
     assert found["index"] == order.tolist() and found["drawn"] == list(range(N))
     largest = {str(rank) for rank in np.argsort(-ERROR[order])[:6]}
     assert largest <= set(found["pictures"]) and len(found["pictures"]) == 20
-    assert all(re.match("data:image/png;base64,", uri) for uri in found["pictures"].values())
+    pictures = found["pictures"].values()
+    assert all(re.match("data:image/png;base64,", picture["uri"]) for picture in pictures)
+    assert all(picture["of"] == [picture["width"], picture["height"]] for picture in pictures)
     page = path.read_text(encoding="utf-8")
     assert "&lt;b&gt;age&lt;/b&gt; &amp; co" in page and "<b>age" not in page
     assert json.loads(json.dumps(found["quantity"])) == "<b>age</b> & co"

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tfuq.ood import load_detector
 from tfuq.selective import ErrorPredictor, RejectionRule, best_score, choose_p, pnorm_score
-from tfuq.selective.error_predictor import PENALTIES, doubts
+from tfuq.selective.error_predictor import PENALTIES, _principal, doubts
 
 MODEL = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4, "softmax")])
 MODEL.set_weights([3 * np.eye(5)[:, :4], np.zeros(4)])  # looks at all inputs but the last
@@ -35,6 +35,21 @@ def test_it_learns_what_the_probability_does_not_say():
     assert found.best == "head" and found.rows[1].differs
     chance = expit(PREDICTOR.score(NEW))
     assert 0.3 < chance[NEW[:, 4] > 1].mean() < 0.6 and chance[NEW[:, 4] < 0].mean() < 0.1
+
+
+def test_more_features_than_rows_have_the_same_axes():
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=(30, 80)) * np.linspace(3, 0.1, 80)
+    rows -= rows.mean(axis=0)
+    axes = _principal(rows, 5)
+    theirs = np.linalg.svd(rows, full_matrices=False)[2][:5].T
+    spread = np.maximum((rows @ theirs).std(axis=0), 1)
+    np.testing.assert_allclose(np.abs(axes), np.abs(theirs / spread), atol=1e-8)
+    np.testing.assert_allclose(
+        np.abs(rows[:, :8] @ _principal(rows[:, :8], 3)).sum(axis=0),
+        np.abs(rows[:, :8] @ np.linalg.svd(rows[:, :8])[2][:3].T).sum(axis=0)
+        / np.maximum((rows[:, :8] @ np.linalg.svd(rows[:, :8])[2][:3].T).std(axis=0), 1),
+    )
 
 
 def test_it_is_a_logistic_regression():

@@ -158,8 +158,8 @@ def _predicted_together(members, images, reading, batch_size, options):
             "Argument `images` must be arrays of an ensemble without `class_index`: each member "
             f"goes over them, and their order has to be the same. Received: images={shown(images)}"
         )
-    chosen = {name: options[name] for name in ("target", "num_samples", "seed")}
-    explainers = [Explainer(member, None, *chosen.values(), reading) for member in members]
+    given = options["target"], options["num_samples"], options["seed"], reading
+    explainers = [Explainer(member, None, *given) for member in members]
     found = []
     for parts in zip(*(each.over(images, batch_size) for each in explainers), strict=True):
         means = [each.mean(part[0]) for each, part in zip(explainers, parts, strict=True)]

@@ -66,32 +66,35 @@ def _listed(names):
     return ", ".join(names[:MOST_NAMED]) + more
 
 
-def promise_text(decision, marks, has_promise):
+def promise_text(threshold, decision, marks, has_promise, wrong="are wrong"):
     """Whether anything is promised at a threshold, and the interval of the accepted errors.
 
     Args:
-        decision: `Decision`.
+        threshold: A number.
+        decision: What it accepts, with counts `accepted` and `wrong`.
         marks: `(name, threshold)` of the rule.
         has_promise: Whether the rule promises a risk.
+        wrong: What those that count as wrong are; None where nothing does.
     """
-    wrong, accepted = decision.wrong, decision.accepted
-    seen = (
-        f"Of the accepted here {rate(wrong, accepted)} are wrong, an interval for a threshold that "
-        "was chosen before these examples were seen."
-        if accepted
-        else "Nothing is accepted."
-    )
-    at = [np.float32(mark) == np.float32(decision.threshold) for _, mark in marks]
+    seen = ""
+    if not decision.accepted:
+        seen = " Nothing is accepted."
+    elif wrong is not None:
+        seen = (
+            f" Of the accepted here {rate(decision.wrong, decision.accepted)} {wrong}, an interval "
+            "for a threshold that was chosen before these examples were seen."
+        )
+    at = [np.float32(mark) == np.float32(threshold) for _, mark in marks]
     if has_promise and len(marks) == 1 and at[0]:
-        return f"This is the rule's threshold: what is said of it above is promised here. {seen}"
+        return f"This is the rule's threshold: what is said of it above is promised here.{seen}"
     if has_promise and len(marks) == 1:
         return (
-            f"Nothing is promised at this threshold, only at the rule's, {marks[0][1]:.6g}. {seen}"
+            f"Nothing is promised at this threshold, only at the rule's, {marks[0][1]:.6g}.{seen}"
         )
     if has_promise:
         return (
             "Nothing is promised at one threshold for all: the rule has one for each class or "
-            f"group. {seen}"
+            f"group.{seen}"
         )
     why = "the rule was given by hand or for a coverage" if marks else "there is no rule"
-    return f"Nothing is promised: {why}. {seen}"
+    return f"Nothing is promised: {why}.{seen}"

@@ -28,7 +28,6 @@ COUNTED = ["coverage", "accuracy of accepted", "accepted", "rejected", "right", 
 class Decision(NamedTuple):
     """What a threshold accepts, and how much of that is right."""
 
-    threshold: float
     accepted: int
     rejected: int
     right: int
@@ -40,7 +39,7 @@ class Decision(NamedTuple):
 
     def cells(self):
         """Texts under `COUNTED`."""
-        return [percent(self.coverage), percent(self.accuracy), *map(number, self[1:5])]
+        return [percent(self.coverage), percent(self.accuracy), *map(number, self[:4])]
 
 
 class Ranked(NamedTuple):
@@ -104,9 +103,7 @@ class Content(NamedTuple):
         total = self.total if of is None else int(of.sum())
         accepted, correct = len(right), int(right.sum())
         counts = accepted, total - accepted, correct, accepted - correct
-        return Decision(
-            float(threshold), *counts, accepted / total, correct / accepted if accepted else np.nan
-        )
+        return Decision(*counts, accepted / total, correct / accepted if accepted else np.nan)
 
     def classes(self, threshold):
         """Of each class: its examples, the accepted ones, those called so, and its answers."""
@@ -201,7 +198,7 @@ def read(
     images = _pictures(images, source, data, found.total)
     sections = {
         **given_sections(shift, ood, gap),
-        "Prediction sets": set_tables(sets, found, names, columns),
+        "Prediction sets": set_tables(sets, found, names, columns, rule_groups(sets, columns)),
     }
     return Content(
         title,
@@ -211,7 +208,7 @@ def read(
         _first_threshold(rule, ranked, marks) if threshold is None else threshold,
         marks,
         _rule_text(rule, found, ranked, columns),
-        rule is not None and rule.fitted_to.get("goal") == "risk",
+        promises_risk(rule),
         _rule_tables(rule, found, columns),
         {name: coded(column) for name, column in columns.items()},
         _summary(found, ranked, len(names)),
@@ -276,6 +273,11 @@ def coded(column):
 # --- The rule -----------------------------------------------------------------------------------
 
 
+def promises_risk(rule):
+    """Whether a rule, or None, was fitted to a target risk."""
+    return rule is not None and rule.fitted_to.get("goal") == "risk"
+
+
 def marks_of(rule, names):
     """`(name, threshold)` of a rule."""
     if rule is None:
@@ -316,11 +318,12 @@ def _rule_text(rule, found, ranked, columns):
 
 
 def rule_groups(rule, columns):
-    if rule.by != "group":
+    """The groups that a rule or a conformal predictor goes by, of each example, or None."""
+    if rule is None or rule.by != "group":
         return None
     if len(columns) != 1:
         raise ValueError(
-            "Argument `groups` must be the one column that a rule with by='group' goes by. "
+            "Argument `groups` must be the one column that what was fitted by group goes by. "
             f"Received: {len(columns)} columns"
         )
     return next(iter(columns.values()))

@@ -114,6 +114,7 @@ def payload_of(content):
         "score": content.score,
         "threshold": number_text(content.threshold),
         "largest": content.slider()[0],
+        "promises": content.promises,
         "marks": [[name, number_text(mark)] for name, mark in content.marks],
         "scores": floats(ranked.score),
         "groups": groups,

@@ -21,6 +21,7 @@ from tfuq.report._content import (
     checked_threshold,
     coded,
     marks_of,
+    promises_risk,
     rule_groups,
     slider_of,
 )
@@ -91,6 +92,8 @@ class NumbersContent(NamedTuple):
     threshold: float
     marks: list
     rule: str
+    promises: bool
+    """Whether the rule promises a risk."""
     groups: dict
     summary: Table
     calibration: dict
@@ -116,6 +119,11 @@ class NumbersContent(NamedTuple):
         off = [] if self.tolerance is None else [number(found.wrong)]
         counts = map(number, (found.accepted, found.rejected))
         return [percent(found.coverage), number(found.error), percent(share), *counts, *off]
+
+    @property
+    def wrong(self):
+        """What answers are that count as wrong, or None without a tolerance."""
+        return None if self.tolerance is None else f"are off by more than {self.tolerance:g}"
 
     def is_wrong(self):
         """Whether each usable example is off by more than the tolerance."""
@@ -253,6 +261,7 @@ def read_numbers(
         _first_threshold(marks, ranked) if threshold is None else threshold,
         marks,
         "",
+        promises_risk(rule),
         {name: coded(column) for name, column in columns.items()},
         Table("", [], []),
         _calibration(known, labels, only),

@@ -12,7 +12,7 @@ from tfuq.report._filling import (
     html_table,
     payload_of,
 )
-from tfuq.report._thumbnails import thumbnail
+from tfuq.report._thumbnails import PICTURES, picture_of
 
 DRAWN = 400  # points over the true numbers
 SHOWN = 6  # of the largest errors
@@ -50,6 +50,7 @@ def _payload(content, num_examples, seed):
         "quantity": content.quantity,
         "level": content.level,
         "tolerance": content.tolerance,
+        "wrong": content.wrong,
         "means": floats(ranked.mean),
         "lowers": floats(ranked.lower),
         "uppers": floats(ranked.upper),
@@ -77,4 +78,5 @@ def _pictures(content, num_examples):
     ends = np.unique(np.ceil(np.linspace(1, 0, STEPS, endpoint=False) * total).astype(int))[::-1]
     worst = np.concatenate([content.worst(end, SHOWN) for end in ends])
     first = np.sort(np.unique(worst, return_index=True)[1])[:num_examples]
-    return {str(i): thumbnail(content.images[content.ranked.index[i]]) for i in worst[first]}
+    chosen, budget = worst[first], PICTURES / max(len(first), 1)
+    return {str(i): picture_of(content.images[content.ranked.index[i]], budget) for i in chosen}

@@ -24,7 +24,7 @@ def checked_sets(sets, rule):
     return sets
 
 
-def set_tables(sets, found, names, columns):
+def set_tables(sets, found, names, columns, own_groups=None):
     """`Table`s of all, of each class and of each group.
 
     Args:
@@ -32,10 +32,12 @@ def set_tables(sets, found, names, columns):
         found: `Given`.
         names: Of the classes.
         columns: `{column: group of each example}`.
+        own_groups: Those that the sets have thresholds for, `(examples,)`, or None.
     """
     if sets is None:
         return []
-    everything = sets.evaluate(found.rows, found.labels)
+    own = None if own_groups is None else own_groups[found.usable]
+    everything = sets.evaluate(found.rows, found.labels, own)
     promised = sets.fitted_to.get("alpha")
     note = (
         "" if promised is None else f"Promised: the truth in {percent(1 - promised)} of the sets."
@@ -53,12 +55,13 @@ def set_tables(sets, found, names, columns):
         values = values[found.usable]
         parts += [(f"{column}: {group}", values == group) for group in np.unique(values)]
     rows = [
-        [
-            name,
-            number(int(of.sum())),
-            with_interval(*sets.coverage(found.rows[of], found.labels[of])),
-        ]
+        [name, number(int(of.sum())), with_interval(*_coverage(sets, found, of, own))]
         for name, of in parts
         if of.any()
     ]
     return [*tables, Table("Sets that hold the truth", ["of", "examples", "share"], rows)]
+
+
+def _coverage(sets, found, of, own):
+    rows = found.rows[:, of] if found.labelled.stack is not None else found.rows[of]
+    return sets.coverage(rows, found.labels[of], None if own is None else own[of])

@@ -89,7 +89,7 @@ def gap_tables(found):
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in found.to_markdown().splitlines()
     )
-    said = f"In percent of the accepted. {found.sentence()}"
+    said = f"Of {found.examples:,} examples, in percent of the accepted. {found.sentence()}"
     return [Table("Parts of the gap to the oracle, which sum to it", header, rows, said)]
 
 

@@ -9,18 +9,7 @@ from tfuq._predictions.masks import stretched
 
 SIDE = 80  # pixels, at most
 QUALITY = 92
-
-
-def thumbnail(image):
-    """The data URI of a picture `(height, width[, 1 or 3])`, from its least to its largest number.
-
-    It is never enlarged.
-    """
-    image = _shaped(image)
-    if max(image.shape[:2]) > SIDE:
-        options = {"preserve_aspect_ratio": True, "antialias": True}
-        image = tf.image.resize(image, (SIDE, SIDE), **options).numpy()
-    return _uri("png", tf.io.encode_png(_pixels(image)))
+PICTURES = 3e6  # bytes, of all pictures of a page
 
 
 def picture_of(image, budget):

@@ -179,7 +179,7 @@
   const card = (i) => {
     const made = element("li", { class: isInside(i) ? "right" : "wrong", "data-index": content.index[i] });
     const picture = content.pictures[i];
-    if (picture) made.append(element("img", { src: picture, alt: `Picture of example ${content.index[i]}` }));
+    if (picture) made.append(opener(picture, content.index[i]));
     made.append(element("strong", {}, `${isInside(i) ? "✓ in its interval" : "✗ outside"}: off by ${figure(errorOf(i))}`));
     const lines = [
       `true ${figure(trues[i])}`, `predicted ${figure(means[i])}`,
@@ -206,6 +206,6 @@
 
   // --- The threshold ---------------------------------------------------------------------------
 
-  const parts = [showTiles, speaker(inWords), drawScatter(), drawCurve(), ...groups.map(groupTable), worst()];
+  const parts = [showPromise, showTiles, speaker(inWords), drawScatter(), drawCurve(), ...groups.map(groupTable), worst()];
   drawCalibration();
   control(decide, parts);

@@ -17,10 +17,9 @@ from tfuq.report._filling import (
 )
 from tfuq.report._numbers import are_numbers, check_classes, check_numbers, read_numbers
 from tfuq.report._numbers_page import numbers_page
-from tfuq.report._thumbnails import picture_of
+from tfuq.report._thumbnails import PICTURES, picture_of
 
 SHOWN = 6  # on each side of the threshold
-PICTURES = 3e6  # bytes, of all pictures of a page
 UNITS = dict.fromkeys(("predictive_entropy", "expected_entropy", "mutual_information"), " (nats)")
 
 
@@ -204,7 +203,7 @@ def _page(content, kept):
 
 def _payload(content, kept):
     """What the script works on: numbers of all examples in the order of trust, base64."""
-    ranked = content.ranked
+    ranked, budget = content.ranked, PICTURES / max(len(kept), 1)
     curve = {
         name: [None if np.isnan(value) else value for value in np.asarray(values).tolist()]
         for name, values in content.reliability.items()
@@ -213,7 +212,7 @@ def _payload(content, kept):
         **payload_of(content),
         "grows": ranked.grows,
         "shown": SHOWN,
-        "promises": content.promises,
+        "wrong": "are wrong",
         "classHeader": HEADER,
         "classNote": NOTE,
         "mostNamed": MOST_NAMED,
@@ -221,7 +220,7 @@ def _payload(content, kept):
         "predicted": integers(ranked.predicted, len(content.names)),
         "labels": integers(ranked.labels, len(content.names)),
         "reliability": curve,
-        "examples": [_example(content, rank, PICTURES / len(kept)) for rank in kept.tolist()],
+        "examples": [_example(content, rank, budget) for rank in kept.tolist()],
     }
 
 

@@ -55,6 +55,33 @@
     return [element("table", {}, caption, element("thead", {}, head), body), body];
   };
 
+  // A picture as a button that shows it at its own size; Escape closes it.
+  const opener = ({ uri, width, height, of }, index) => {
+    const name = `Picture of example ${index}`;
+    const made = element("button", { type: "button", class: "picture", "aria-haspopup": "dialog" });
+    made.append(element("img", { src: uri, alt: `${name}, enlarge` }));
+    made.addEventListener("click", () => {
+      const reduced = of[0] === width ? "" : `, reduced from ${of[0]} x ${of[1]}`;
+      write(byId("enlarged-title"), `${name}, ${width} x ${height} pixels${reduced}`);
+      const shown = byId("enlarged-picture");
+      [["src", uri], ["alt", name], ["width", width], ["height", height]]
+        .forEach(([key, value]) => shown.setAttribute(key, value));
+      byId("enlarged").showModal();
+    });
+    return made;
+  };
+
+  // Wilson's interval at 95 %, as in Python.
+  const Z2 = 1.959963984540054 ** 2;
+  const rate = (times, total) => {
+    if (!total) return NONE;
+    const part = times / total;
+    const centre = (times + Z2 / 2) / (total + Z2);
+    const half = Math.sqrt(Z2 * (part * (1 - part) * total + Z2 / 4)) / (total + Z2);
+    const ends = [centre - half, centre + half].map((end) => percent(Math.min(Math.max(end, 0), 1)));
+    return `${percent(part)} [${ends.join(", ")}]`;
+  };
+
   // --- Charts ----------------------------------------------------------------------------------
 
   const LEFT = 62, RIGHT = 622, TOP = 34, BOTTOM = 318;
@@ -95,6 +122,25 @@
       later = setTimeout(() => write(byId("status"), text), 300);
     };
   };
+
+  const promised = (d) => {
+    const judged = content.wrong === null ? ""
+      : ` Of the accepted here ${rate(d.wrong, d.accepted)} ${content.wrong}, an interval for a threshold that was chosen before these examples were seen.`;
+    const seen = d.accepted ? judged : " Nothing is accepted.";
+    const marks = content.marks.map(([, mark]) => Number(mark));
+    if (content.promises && marks.length === 1) {
+      return Math.fround(marks[0]) === Math.fround(d.threshold)
+        ? `This is the rule's threshold: what is said of it above is promised here.${seen}`
+        : `Nothing is promised at this threshold, only at the rule's, ${short(marks[0])}.${seen}`;
+    }
+    if (content.promises) {
+      return `Nothing is promised at one threshold for all: the rule has one for each class or group.${seen}`;
+    }
+    const why = marks.length ? "the rule was given by hand or for a coverage" : "there is no rule";
+    return `Nothing is promised: ${why}.${seen}`;
+  };
+
+  const showPromise = (decision) => write(byId("promise"), promised(decision));
 
   // What is wider than its place can be scrolled by the keyboard; nothing else is a stop for it.
   const letScroll = () => document.querySelectorAll(".scroll").forEach((place) => {

@@ -53,7 +53,7 @@ def to_markdown(source, *, threshold=None, title="Report", **options):
     blocks += [_escaped(content.rule)] if content.rule else []
     blocks += [_table(table) for table in content.verdicts]
     blocks += [f"## {content.score.capitalize()} of {direction} {threshold:g}"]
-    said = promise_text(content.decision(threshold), content.marks, content.promises)
+    said = promise_text(threshold, content.decision(threshold), content.marks, content.promises)
     blocks += [_escaped(said)]
     counts = content.classes(threshold)
     only = only_text(counts, content.names)
@@ -74,8 +74,10 @@ def _of_numbers(content):
     chosen = Table("", content.counted, [content.cells(content.decision(threshold))])
     blocks = [f"# {_escaped(content.title)}", _table(content.summary)]
     blocks += [_escaped(content.rule)] if content.rule else []
-    blocks += [f"## {content.score.capitalize()} of at most {threshold:g}", _table(chosen)]
-    blocks += [_table(content.level_table())]
+    blocks += [f"## {content.score.capitalize()} of at most {threshold:g}"]
+    given = content.marks, content.promises, content.wrong
+    said = promise_text(threshold, content.decision(threshold), *given)
+    blocks += [_escaped(said), _table(chosen), _table(content.level_table())]
     blocks += ["## Calibration", _table(content.calibration_table())]
     blocks += ["## Largest errors", _table(content.worst_table())]
     blocks += ["## Groups at this threshold"] * bool(content.groups)

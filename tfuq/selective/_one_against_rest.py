@@ -9,6 +9,11 @@ from tfuq._arguments import shown
 from tfuq.selective._calibration import Calibration
 from tfuq.selective.base import numbers
 
+UNCALIBRATED = (
+    "nothing is learned of it, and its probabilities are not calibrated (those of several classes "
+    "no more than by the change of the others)."
+)
+
 
 class OneAgainstRest(Calibration):
     """Maps the probability of each class by a curve of its own, and brings their sum back to 1.
@@ -63,17 +68,15 @@ class OneAgainstRest(Calibration):
         return ops.mean(scaled, axis=0)
 
 
-def warn_of_unseen(data):
-    """Warns of classes without a label: nothing can be learned of them."""
+def warn_of_unseen(data, consequence=UNCALIBRATED):
+    """Warns of classes without a label, and says what comes of that, of how many `examples`."""
     for column, part in enumerate(data.columns()):
         unseen = np.flatnonzero(~part.seen())
         if unseen.size:
             where = f" of label {column}" if data.num_columns > 1 else ""
+            said = consequence.format(examples=len(part.labels))
             warnings.warn(
-                f"The labels{where} are without class {unseen.tolist()}: nothing is learned of it, "
-                "and its probabilities are not calibrated (those of several classes no more than "
-                "by the change of the others).",
-                stacklevel=5,
+                f"The labels{where} are without class {unseen.tolist()}: {said}", stacklevel=5
             )
 
 

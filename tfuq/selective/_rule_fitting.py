@@ -316,8 +316,8 @@ def fit_part(rule, read, rows, goal, by, fixed=None):
     sign = 1 if rule.grows_with_trust else -1
     score, counts, loss = (part if rows is None else part[rows] for part in _parts(read))
     count, level = len(score), None
-    if rule.score == GIVEN and count == len(loss):
-        warn_of_sign(score, loss)
+    if rule.score == GIVEN:
+        warn_of_sign(score[counts], loss[counts])
     if goal.wanted == "risk" and len(read.score) > read.images:
         fixed = fixed_thresholds(rule.score, read.classes) if fixed is None else fixed
         rows = np.arange(count) if rows is None else rows

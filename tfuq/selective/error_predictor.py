@@ -213,7 +213,10 @@ def _log_odds(features, logits, state):
 def _principal(rows, count):
     """Axes `(d, count)` of the largest variance, each stretched to a variance of at most 1."""
     count = min(count, *rows.shape)
-    axes = np.linalg.eigh(rows.T @ rows)[1][:, ::-1][:, :count]
+    is_wide = len(rows) < rows.shape[1]  # the smaller of both matrices has the same axes
+    vectors = np.linalg.eigh(rows @ rows.T if is_wide else rows.T @ rows)[1][:, ::-1][:, :count]
+    axes = rows.T @ vectors if is_wide else vectors
+    axes /= np.maximum(np.linalg.norm(axes, axis=0), np.finfo("float64").tiny)
     spread = (rows @ axes).std(axis=0)
     return axes / np.maximum(spread, 1)
 

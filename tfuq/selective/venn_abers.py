@@ -1,12 +1,15 @@
 """Venn-Abers prediction: two calibrated probabilities for each class, one of which is right."""
 
-import warnings
-
 import numpy as np
 from keras import ops
 
 from tfuq._arguments import register, shown
-from tfuq.selective._one_against_rest import OneAgainstRest, all_or_none, numbers_in_a_row
+from tfuq.selective._one_against_rest import (
+    OneAgainstRest,
+    all_or_none,
+    numbers_in_a_row,
+    warn_of_unseen,
+)
 from tfuq.selective._scaling import count_below, count_up_to
 
 __all__ = ["VennAbersCalibration"]
@@ -106,15 +109,9 @@ class VennAbersCalibration(OneAgainstRest):
         return tuple(ops.convert_to_numpy(part).reshape(shape) for part in self._both(rows))
 
     def _estimate(self, data):
-        for column, part in enumerate(data.columns()):
-            unseen = np.flatnonzero(~part.seen())
-            if unseen.size:
-                where = f" of label {column}" if data.num_columns > 1 else ""
-                warnings.warn(
-                    f"The labels{where} are without class {unseen.tolist()}: all that its "
-                    f"probabilities say is that {len(part.labels)} examples are without it.",
-                    stacklevel=4,
-                )
+        warn_of_unseen(
+            data, "all that its probabilities say is that {examples} examples are without it."
+        )
         super()._estimate(data)
 
     def _curve(self, values, targets, weight):
