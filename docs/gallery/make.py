@@ -375,6 +375,10 @@ EXAMPLES = {  # by the picture that the script writes: the script, and what is s
         "examples/tutorials/regression_five_cases.py",
         "A line and its uncertainty in five steps, after TFP's tutorial.",
     ),
+    "bayesian_neural_networks": (
+        "examples/tutorials/bayesian_neural_networks.py",
+        "Predicted and true quality of red wines (`uci_regression.npz`), after Keras' tutorial.",
+    ),
 }
 
 

@@ -10,7 +10,7 @@ has random weights and learns from a third of the rows, then from all, which mak
 says the noise of the labels as well, and so an interval. Files are looked for in --data, TFUQ_DATA
 or ../shared/data (red wine, `uci_regression.npz`); tensorflow-datasets has the tutorial's white
 wine; `--source diabetes`, which --quick takes, is scikit-learn's and needs nothing. It needs the
-extra `examples`, or `datasets` for the second line.
+extra `examples`, and `datasets` for the second line. The picture goes into --output.
 """
 
 import argparse
@@ -99,6 +99,7 @@ def main(argv=None):
     parser.add_argument("--source", choices=("file", "tfds", "diabetes"), default="file")
     parser.add_argument("--data", help="folder of the files, or of tensorflow-datasets")
     parser.add_argument("--quick", action="store_true", help="another set, few epochs")
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("tutorial_output"))
     arguments = parser.parse_args(argv)
     x, y = load("diabetes" if arguments.quick else arguments.source, arguments.data)
     size = int(len(x) * TRAIN_SHARE)
@@ -120,6 +121,9 @@ def main(argv=None):
         )
     covered = tfuq.metrics.prediction_interval_coverage(test[1], found, 0.95)
     print(f"  These intervals hold {covered:.1%} of the test labels.")
+    ax = tfuq.plots.predicted_against_true(test[1], found, level=0.95, quantity="label")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    ax.figure.savefig(arguments.output / "bayesian_neural_networks.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -48,12 +48,15 @@ def test_five_cases(tmp_path, capsys):
     assert (tmp_path / "five_cases.png").stat().st_size > 10_000
 
 
-def test_bayesian_neural_networks(capsys):
-    load_script("examples/tutorials/bayesian_neural_networks.py").main(["--quick"])
+def test_bayesian_neural_networks(tmp_path, capsys):
+    load_script("examples/tutorials/bayesian_neural_networks.py").main(
+        ["--quick", "--output", str(tmp_path)]
+    )
     out = capsys.readouterr().out
     assert len(re.findall(r"RMSE \d+\.\d+ of the training rows", out)) == 4
     assert len(re.findall(r"95 % between -?[\d.]+ and -?[\d.]+, actual", out)) == 10
     assert re.search(r"These intervals hold \d+\.\d% of the test labels", out)
+    assert (tmp_path / "bayesian_neural_networks.png").stat().st_size > 10_000
 
 
 def test_a_missing_file_is_named(tmp_path):

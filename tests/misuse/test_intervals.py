@@ -1,15 +1,17 @@
 """Misuse of conformal intervals and of pictures of numbers: right, or refused; never silent."""
 
+import warnings
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from matplotlib import pyplot
 from models import CLASSES, IMAGES, made
 
-from tfuq import plots
+from tfuq import plots, report
 from tfuq._predictions.stacks import samples
 from tfuq.predictive import RegressionUncertainty, decompose
-from tfuq.selective import ConformalRegressor
+from tfuq.selective import ConformalRegressor, RejectionRule
 
 RNG = np.random.default_rng(0)
 N = 60
@@ -205,3 +207,35 @@ def test_a_column_is_as_good_as_a_row(counts):
         for labels in (Y, Y[:, None]):
             assert fit(means, labels) == fit(X, Y)
             counts("misuse rows, right")
+
+
+FAR_LABELS = {
+    "in another unit": (1000 * Y, FOUND),
+    "that nothing was learned of": (1e6 + Y, numbers(0 * X, ONE)),
+}
+READERS = {
+    "intervals": lambda found, y: fit(found, y),
+    "a rule": lambda found, y: RejectionRule.fit(
+        found, y, tolerance=1e9, target_risk=0.5, score="interval_width"
+    ),
+    "a report": lambda found, y: report.to_markdown((found, y)),
+}
+
+
+@pytest.mark.parametrize("labels", FAR_LABELS)
+@pytest.mark.parametrize("reader", READERS)
+def test_warns_of_labels_of_another_unit(reader, labels, counts):
+    y, found = FAR_LABELS[labels]
+    if reader == "a rule":
+        found = numbers(found.mean[:, 0], np.linspace(0.5, 1.5, N))
+    with pytest.warns(UserWarning, match="of another unit.*standardize"):
+        READERS[reader](found, y)
+    counts("misuse rows, warned")
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_says_nothing_of_labels_that_fit(reader, counts):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        READERS[reader](numbers(X, np.linspace(0.1, 1.5, N)), Y)
+    counts("misuse rows, right")

@@ -1,6 +1,7 @@
 """Uncertainty of predicted numbers: means, the parts of their variance, intervals, quantiles."""
 
 import functools
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,8 @@ from tfuq._predictions.family import bisected, labels_like
 
 BLOCK = 2**18  # parameters at a time
 LEVEL = 0.9  # of intervals where nobody says another
+FAR = 100  # standard deviations: a half is within 0.7 if they are right
+LOOKED_AT = 10_000  # examples, for a warning
 WHY_NO_NOISE = (
     "no aleatoric part: the network was trained to say numbers, not how they scatter; end it with "
     "a head such as tfuq.layers.NormalDense"
@@ -287,6 +290,35 @@ def numbers_like(name, values, shape):
             f"Received: {name} of shape {found.shape}"
         )
     return found
+
+
+def warn_of_unit(found, labels, name="y"):
+    """Warns where a half of the labels are further than `FAR` standard deviations from their means.
+
+    So are labels of another unit, as those of which the network learned a standardized form, and
+    those of a network that has not come near them. At most `LOOKED_AT` examples are looked at.
+    Nothing is said of a network that knows no noise: its draws need not reach the labels.
+    """
+    if not found.family.has_noise:
+        return
+    step = -(-len(found) // LOOKED_AT)
+    found, labels = found[::step], np.asarray(labels[::step], "float64").reshape(-1)
+    std = np.asarray(found.std, "float64").reshape(-1)
+    error = np.abs(labels - np.asarray(found.mean, "float64").reshape(-1))
+    known = np.isfinite(error) & np.isfinite(std) & (std > 0)
+    if not known.any():
+        return
+    middle = np.median(error[known] / std[known])
+    if middle > FAR:
+        warnings.warn(
+            f"A half of the labels `{name}` are more than {middle:.3g} predicted standard "
+            f"deviations from their prediction (labels about {np.median(labels[known]):.3g}, "
+            f"standard deviations about {np.median(std[known]):.3g}): labels of another unit than "
+            "those that the network learned from, or a network that has not learned. Labels far "
+            "from 0 and 1 are learned slowly: standardize them for training, and give predictions "
+            "and labels in one unit.",
+            stacklevel=3,
+        )
 
 
 def interval_level(family, level=None, rule=None, has_own=False):

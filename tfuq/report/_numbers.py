@@ -14,7 +14,12 @@ from tfuq._arguments import check_integer, check_positive, shown
 from tfuq._files.tables import group_columns
 from tfuq._math.intervals import is_inside
 from tfuq._models.numbers import declared_family
-from tfuq._predictions.numbers import RegressionUncertainty, numbers_like, usual_level
+from tfuq._predictions.numbers import (
+    RegressionUncertainty,
+    numbers_like,
+    usual_level,
+    warn_of_unit,
+)
 from tfuq.predictive import uncertainty_with_labels
 from tfuq.report._content import (
     check_title,
@@ -336,6 +341,7 @@ def _given(source, data, output, batch_size, num_samples):
             "Argument `labels` must hold finite numbers. "
             f"Received: {np.count_nonzero(~np.isfinite(labels))} that are not"
         )
+    warn_of_unit(found, labels, "labels")
     return found, labels
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from tfuq._arguments import check_choice, check_flags, check_integer, register, shown, to_float64
 from tfuq._math.intervals import is_inside, widened
 from tfuq._predictions.families import family_named
-from tfuq._predictions.numbers import Interval
+from tfuq._predictions.numbers import Interval, warn_of_unit
 from tfuq.layers import PostProcessing
 from tfuq.predictive.draws import uncertainty_with_labels
 from tfuq.selective._conformal_fitting import checked_alpha
@@ -198,6 +198,8 @@ class ConformalRegressor(Fitted):
         check_counts(counted, alpha, 1 + asymmetric)
         scores, total = read_scores(source, y, asymmetric)
         check_scores(scores, method)
+        if source.is_uncertainty:
+            warn_of_unit(found, y)
         parts = [None] if names is None else [names == key for key in keys]
         limits = np.stack([thresholds(scores, rows, alpha) for rows in parts])
         limits = limits if asymmetric else limits[..., 0]

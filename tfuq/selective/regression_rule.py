@@ -12,7 +12,7 @@ from tfuq._arguments import (
     shown,
 )
 from tfuq._predictions.families import family_named
-from tfuq._predictions.numbers import RegressionUncertainty, mixture_quantile, moments
+from tfuq._predictions.numbers import RegressionUncertainty, mixture_quantile, moments, warn_of_unit
 from tfuq.layers import PostProcessing
 from tfuq.predictive import uncertainty_with_labels
 from tfuq.selective._guarantees import METHODS
@@ -187,6 +187,7 @@ class RegressionRule(Fitted):
         rule = cls(score, 0.0, level=level, tolerance=tolerance, **kind)
         read = read_numbers(rule, found, y, loss)
         check_varies(read.score, score)
+        warn_of_unit(found, y)
         fixed = None
         if wanted == "risk" and len(read.score) > read.images:
             fixed, read, groups = set_aside(read, groups, seed)
