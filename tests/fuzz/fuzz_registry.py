@@ -362,7 +362,7 @@ def _detectors():
     for name in ("Mahalanobis", "RelativeMahalanobis"):
         yield f"ood.{name}", Entry(scored(getattr(ood, name)), of_features, **shared)
     alone = {name: kind for name, kind in of_features.items() if name != "y"}
-    for name in ("KNN", "MaxLogit", "MaxSoftmax", "Energy", "Entropy"):
+    for name in ("KNN", "MaxLogit", "MaxSoftmax", "Energy", "Entropy", "GEN", "KLMatching"):
         yield f"ood.{name}", Entry(scored(getattr(ood, name)), alone, **shared)
     norms = {"features": "norms", "new": "new_norms"}
     yield "ood.GradientDensity", Entry(of_norms, norms, **shared)
@@ -643,6 +643,7 @@ PICTURES = "takes a RegressionUncertainty: tests/plots/test_plots_regression.py,
 HEADS = "linear maps, whose arguments are those of Dense: tests/predictive/test_regression.py"
 LOSSES = "Keras calls them with tensors, in a graph: tests/losses"
 MODEL = "takes a trained model; its data go through what is fuzzed: "
+FEATURE_PAIR = "a pair of features and logits: tests/ood/test_score_refusals.py"
 REASONS = {
     "metrics.CalibrationErrorInterval": "holds what a function found",
     "metrics.SpiegelhalterTest": "holds what a function found",
@@ -734,12 +735,15 @@ REASONS = {
     "losses.NegativeLogLikelihood": LOSSES,
     "losses.Pinball": LOSSES,
     "metrics.PredictionMetric": "a base",
+    "ood.FDBD": MODEL + "ood.MaxLogit; tests/nonfinite",
     "ood.GradNorm": MODEL + "ood.MaxLogit; tests/nonfinite",
     "ood.GradientDetector": "trains a network: tests/ood; its checks are those of GradientDensity",
     "ood.GradientFeatures": MODEL + "tests/nonfinite",
     "ood.MutualInformation": MODEL + "predictive.mutual_information; tests/nonfinite",
+    "ood.NNGuide": FEATURE_PAIR,
     "ood.ODIN": MODEL + "ood.MaxSoftmax; tests/nonfinite",
     "ood.ReAct": MODEL + "ood.Energy; tests/nonfinite",
+    "ood.SHE": FEATURE_PAIR,
     "ood.ViM": MODEL + "ood.Mahalanobis; tests/nonfinite",
     "ood.load_detector": "reads files: test_fuzz_loaders.py",
     "plots.corruption_heat_map": "takes a CorruptionReport",

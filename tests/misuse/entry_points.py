@@ -104,7 +104,8 @@ def command(name, *arguments, takes_data=True):
 
 
 DETECTORS = ("MaxSoftmax", "MaxLogit", "Energy", "Entropy", "ODIN", "GradNorm", "ViM", "ReAct")
-DETECTORS += ("Mahalanobis", "RelativeMahalanobis", "KNN")
+DETECTORS += ("Mahalanobis", "RelativeMahalanobis", "KNN", "GEN", "KLMatching", "SHE", "NNGuide")
+DETECTORS += ("FDBD",)
 
 ENTRIES = {
     "predict_uncertainty": predict_uncertainty,

@@ -72,6 +72,34 @@ REFUSED = {
         "dim",
     ),
     "neighbours of pixels": (lambda: per_pixel("KNN", k=2), "one prediction per example"),
+    "patterns without labels": (lambda: fit("SHE", "soft-max"), "`y` must be given"),
+    "patterns of classes that the model has not": (
+        lambda: fit("SHE", "soft-max", CLASSES + 1),
+        "classes from 0 to 2.*labels from 1 to 3",
+    ),
+    "patterns without a right prediction": (
+        lambda: fit("SHE", "soft-max", (answers("soft-max") + 1) % 3),
+        "no right prediction of",
+    ),
+    "more neighbours than examples": (
+        lambda: fit("NNGuide", "soft-max", k=len(IMAGES) + 1),
+        "`k` must not be above the number of examples",
+    ),
+    "a pair without its logits": (
+        lambda: ood.NNGuide(k=2).fit_features(np.ones((9, 4))),
+        r"pair: features \(n, d\), and logits",
+    ),
+    "a confidence below 0": (
+        lambda: ood.NNGuide(k=2).fit_features((np.ones((9, 4)), np.full((9, 3), -50.0))),
+        "take `KNN`.*log-sum-exp of -48.9",
+    ),
+    "boundaries of labels": (lambda: fit("FDBD", "three sigmoids"), "exclude one another"),
+    "boundaries between classes of the same weights": (
+        lambda: ood.FDBD().fit_features(RNG.normal(size=(9, 4)), head=(np.ones((4, 3)), None)),
+        r"other weights for each class.*\[0, 1, 2\]",
+    ),
+    "a power of 0": (lambda: ood.GEN(gamma=0), "`gamma` must be"),
+    "none of the probabilities": (lambda: ood.GEN(top=0), "`top` must be"),
     "parts of a single prediction": (
         lambda: fit("Energy", "soft-max").score_each(IMAGES),
         "take `score`",

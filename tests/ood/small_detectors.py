@@ -30,16 +30,23 @@ DETECTORS = {
     "ViM": lambda: ood.ViM(4),
     "ReAct": lambda: ood.ReAct(80, "max_softmax"),
     "GradNorm": lambda: ood.GradNorm(2.0),
+    "GEN": lambda: ood.GEN(0.5, 2),
+    "KLMatching": lambda: ood.KLMatching(),
+    "SHE": lambda: ood.SHE(),
+    "NNGuide": lambda: ood.NNGuide(3, "hidden"),
+    "FDBD": lambda: ood.FDBD(),
     "MutualInformation": lambda: ood.MutualInformation(),
 }
-BY_LABELS = ("Mahalanobis", "Mahalanobis (P+FE)", "RelativeMahalanobis")
+BY_LABELS = ("Mahalanobis", "Mahalanobis (P+FE)", "RelativeMahalanobis", "SHE")
 MOVING = ("ODIN", "Mahalanobis (P+FE)")  # inputs, so that features are not enough
-LOGITS = ("MaxSoftmax", "MaxLogit", "Energy", "Entropy")
-LAST = ("ViM", "ReAct", "GradNorm")
+LOGITS = ("MaxSoftmax", "MaxLogit", "Energy", "Entropy", "GEN", "KLMatching")
+LAST = ("ViM", "ReAct", "GradNorm", "FDBD")
+PAIRS = ("SHE", "NNGuide")  # of features and logits
 
 
 def make_model(eager=True):
-    keras.utils.set_random_seed(1)  # before the layers, whose initializers draw their seeds
+    # Before the layers, whose initializers draw their seeds; of each class some are right.
+    keras.utils.set_random_seed(15)
     dense = [layers.Dense(6, "tanh", name="hidden"), layers.Dense(3, name="last")]
     model = keras.Sequential([keras.Input((5,)), *dense])
     model.run_eagerly = eager
@@ -64,6 +71,8 @@ def features_of(name, x):
     hidden = np.asarray(MODEL.layers[0](x))
     if name == "MutualInformation":
         return stack_of(x)
+    if name in PAIRS:
+        return hidden, np.asarray(MODEL(x))
     return np.asarray(MODEL(x)) if name in LOGITS else hidden
 
 

@@ -32,6 +32,12 @@ DETECTORS = (
     ood.GradNorm(temperature=2.0),
     ood.ReAct(percentile=70),
     ood.ReAct(percentile=70, base="max_softmax", layer="trunk"),
+    ood.GEN(gamma=0.5),
+    ood.KLMatching(),
+    ood.SHE(),
+    ood.SIRC(ood.SHE(layer="trunk")),
+    ood.NNGuide(k=3),
+    ood.FDBD(),
 )
 
 
@@ -49,6 +55,7 @@ def graph_scores(detector, x):
     return scored(x).numpy()
 
 
+@pytest.mark.filterwarnings("ignore:No example of")  # SHE of a network that was not trained
 @pytest.mark.parametrize("detector", DETECTORS, ids=lambda each: type(each).__name__)
 def test_detector_scores_in_a_graph_as_in_python(detector):
     detector.fit(classifier(), X, Y)
@@ -76,7 +83,13 @@ def test_a_detector_without_a_hook_has_no_graph_form():
 
 
 def test_neighbours_are_found_block_by_block(monkeypatch):
-    monkeypatch.setattr("tfuq.ood.neighbours.BLOCK", 7)
-    detector = ood.KNN(k=5).fit(classifier(), X)
     x = 2 * X + 1
-    np.testing.assert_allclose(graph_scores(detector, x), detector.score(x), rtol=1e-5, atol=1e-6)
+    for detector in (ood.KNN(k=5), ood.NNGuide(k=5)):
+        whole = detector.fit(classifier(), X).score(x)
+        own = detector.threshold_at(0.5)
+        with monkeypatch.context() as patch:
+            for file in ("neighbours", "patterns"):
+                patch.setattr(f"tfuq.ood.{file}.BLOCK", 7)
+            np.testing.assert_allclose(graph_scores(detector, x), whole, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(detector.score(x), whole, rtol=1e-12)
+            assert detector.threshold_at(0.5) == pytest.approx(own, rel=1e-12)

@@ -28,7 +28,14 @@ ALL = {
     "ViM": lambda: ood.ViM(dim=3),
     "ReAct": ood.ReAct,
     "GradNorm": ood.GradNorm,
+    "GEN": ood.GEN,
+    "KLMatching": ood.KLMatching,
+    "SHE": ood.SHE,
+    "NNGuide": lambda: ood.NNGuide(k=3),
+    "FDBD": ood.FDBD,
 }
+# SHE, of networks that were not trained.
+pytestmark = pytest.mark.filterwarnings("ignore:No example of")
 
 
 def body():
@@ -107,7 +114,7 @@ def test_a_pooling_after_the_last_activation_shows_the_logits_and_no_linear_laye
     model = network([*head, layers.Softmax()])
     logits = np.asarray(keras.Model(model.inputs[0], model.layers[-2].output)(IMAGES))
     for name, make in ALL.items():
-        if name in ("ViM", "GradNorm"):
+        if name in ("ViM", "GradNorm", "FDBD"):
             with pytest.raises(ValueError, match="Argument `model` must end in a Dense layer"):
                 make().fit(model, IMAGES, LABELS)
             continue
@@ -186,7 +193,9 @@ def members():
 ROWS = RNG.normal(size=(40, 5)).astype("float32")
 
 
-@pytest.mark.slow_cases("Max*", "Entropy", "ODIN", "*with a step", "Relative*", "ViM", "ReAct")
+@pytest.mark.slow_cases(
+    "Max*", "Entropy", "ODIN", "*with a step", "Relative*", "ViM", "ReAct", "GEN"
+)
 @pytest.mark.parametrize("name", ALL)
 def test_an_ensemble_is_scored_as_one_network(name, tmp_path):
     both = members()
@@ -204,6 +213,11 @@ def test_an_ensemble_is_scored_as_one_network(name, tmp_path):
     if name in ("MaxSoftmax", "Entropy"):
         probs = special.softmax(logits, -1).mean(0)
         expected = 1 - probs.max(1) if name == "MaxSoftmax" else stats.entropy(probs, axis=1)
+    elif name in ("GEN", "KLMatching", "SHE"):
+        features = np.log(special.softmax(logits, -1).mean(0))
+        if name == "SHE":
+            features = np.asarray(keras.Model(inputs, hidden)(ROWS)), features
+        expected = ALL[name]().fit_features(features, LABELS).score_features(features)
     else:
         expected = ALL[name]().fit(joint, ROWS, LABELS).score(ROWS)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)

@@ -33,6 +33,8 @@ DETECTORS = (
     ood.ReAct(80, "entropy"),
     ood.ViM(3),
     ood.GradNorm(2.0),
+    ood.FDBD(),
+    ood.NNGuide(3),
 )
 
 
@@ -95,7 +97,7 @@ def test_scores_are_those_of_the_mean_network(expected_scores, head, kinds):
         score = GraphScore(detector, tf.constant(X), tf.Variable)
         run = tf.function(lambda x, score=score: score(x, score.read(x)), autograph=False)
         np.testing.assert_allclose(run(tf.constant(OTHER)), expected, rtol=1e-4, atol=1e-5)
-        if isinstance(detector, (ood.ViM, ood.GradNorm, ood.ReAct)):
+        if isinstance(detector, (ood.ViM, ood.GradNorm, ood.ReAct, ood.FDBD)):
             train = np.asarray(model.layers[0](X))
             detector.fit_features(train, head=model.layers[-1])
             found = detector.score_features(features)

@@ -59,6 +59,8 @@ NUMPY_ARGUMENTS = {
     "ReAct": {"percentile": np.int32(80)},
     "ViM": {"dim": np.int64(4)},
     "GradNorm": {"temperature": np.float32(2)},
+    "GEN": {"gamma": np.float32(0.5), "top": np.int64(2)},
+    "NNGuide": {"k": np.int64(5)},
     "Mahalanobis": {"epsilon": np.int64(0), "shrinkage": np.float32(0.5)},
     "RelativeMahalanobis": {"shrinkage": np.float32(0.5)},
     "MutualInformation": {"num_samples": np.int64(3), "seed": np.int64(1)},

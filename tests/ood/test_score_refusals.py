@@ -12,6 +12,7 @@ from small_detectors import (
     MODEL,
     MOVING,
     OTHER,
+    PAIRS,
     Subclassed,
     X,
     Y,
@@ -43,7 +44,8 @@ def test_bad_data(name):
         refused("y", make().fit, model, X)
         for labels in (Y + 0.5, np.where(Y, Y, np.nan), Y.astype(str), np.zeros((40, 2, 2))):
             refused("y", make().fit, model, X, labels)
-        refused("features", make().fit, model, X[:3], Y[:3])  # one example per class
+        if name != "SHE":
+            refused("features", make().fit, model, X[:3], Y[:3])  # one example per class
 
 
 @pytest.mark.parametrize("name", DETECTORS)
@@ -54,13 +56,27 @@ def test_what_is_not_finite_is_unknown(name):
     expected[rows] = np.inf
     np.testing.assert_allclose(detector.score(spoilt), expected, rtol=1e-6)
     if name not in MOVING:
-        features = np.array(features_of(name, OTHER))
-        features[(0, 1, 0) if name == "MutualInformation" else (1, 0)] = np.nan
+        features = features_of(name, OTHER)
+        features = tuple(map(np.array, features)) if name in PAIRS else np.array(features)
+        part = features[-1] if name in PAIRS else features
+        part[(0, 1, 0) if name == "MutualInformation" else (1, 0)] = np.nan
         found = np.isposinf(detector.score_features(features))
         assert found.tolist() == [i == 1 for i in range(21)]
 
 
-@pytest.mark.parametrize("name", [name for name in DETECTORS if name not in MOVING])
+@pytest.mark.parametrize("name", PAIRS)
+def test_bad_pairs(name):
+    hidden, logits = features_of(name, X)
+    bad = hidden.copy()
+    bad.flat[4] = np.inf
+    for pair in ((bad, logits), (hidden[:0], logits[:0]), (hidden, logits[:9]), hidden, None):
+        refused("features", DETECTORS[name]().fit_features, pair, Y)
+    narrow = ((hidden[:, :2], logits), (hidden, logits[:, :2]))
+    for pair in (*narrow, (hidden, logits[:9]), (hidden[0], logits[0]), "features", hidden):
+        refused("features", fitted(name).score_features, pair)
+
+
+@pytest.mark.parametrize("name", [n for n in DETECTORS if n not in (*MOVING, *PAIRS)])
 def test_bad_arrays(name):
     features, more = features_of(name, X), {"head": MODEL.layers[1]} if name in LAST else {}
     bad = features.copy()
@@ -87,7 +103,7 @@ def test_several_layers_are_a_list_of_arrays():
     refused("x_in", detector.fit_weights_features, bad, [OTHER, OTHER])
 
 
-@pytest.mark.parametrize("name", [*BY_LABELS, "KNN", "ReAct"])
+@pytest.mark.parametrize("name", [*BY_LABELS, "KNN", "NNGuide", "ReAct"])
 def test_layers_that_are_not_there(name):
     make = type(DETECTORS[name]())
     for layer in ("hiden", "HIDDEN", ""):
@@ -166,6 +182,10 @@ BAD_ARGUMENTS = [
     (ood.ReAct, {"percentile": 101}),
     (ood.ReAct, {"base": "vim"}),
     (ood.GradNorm, {"temperature": 0}),
+    (ood.GEN, {"gamma": 0}),
+    (ood.GEN, {"top": 0}),
+    (ood.GEN, {"top": 2.5}),
+    (ood.NNGuide, {"k": 0}),
     (ood.MutualInformation, {"num_samples": 0}),
     (ood.MutualInformation, {"seed": -1}),
 ]
@@ -179,6 +199,15 @@ def test_bad_arguments(make, options):
 def test_arguments_that_the_data_do_not_fit():
     features, head = features_of("ViM", X), MODEL.layers[1]
     refused("k", ood.KNN(41).fit_features, features)
+    pair = features_of("NNGuide", X)
+    refused("k", ood.NNGuide(41).fit_features, pair)
+    refused("x", ood.NNGuide(40).fit_features(pair).threshold_at)
+    refused("model", ood.NNGuide().fit_features, (pair[0], pair[1] - 100))
+    for labels in (Y - 1, Y + 1):
+        refused("y", ood.SHE().fit_features, pair, labels)
+    refused("y", ood.SHE().fit_features, pair, (np.argmax(pair[1], 1) + 1) % 3)
+    twins = np.repeat(np.arange(12.0).reshape(6, 2), [1, 2], axis=1)
+    refused("head", ood.FDBD().fit_features, features, head=(twins, None))
     for dim in (6, 7):
         refused("dim", ood.ViM(dim).fit_features, features, head=head)
     flat = np.concatenate([features[:, :3], np.zeros((40, 3))], axis=1)

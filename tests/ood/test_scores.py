@@ -110,6 +110,11 @@ DETECTORS = {
     "ViM": ood.ViM(dim=3),
     "ReAct": ood.ReAct(),
     "GradNorm": ood.GradNorm(),
+    "GEN": ood.GEN(),
+    "KLMatching": ood.KLMatching(),
+    "SHE": ood.SHE(),
+    "NNGuide": ood.NNGuide(k=5),
+    "FDBD": ood.FDBD(),
 }
 
 

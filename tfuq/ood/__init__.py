@@ -1,6 +1,7 @@
 """Detection of inputs that are out of distribution: scores that grow the further out they are."""
 
 from tfuq._arguments import public_dir
+from tfuq.ood.boundaries import FDBD
 from tfuq.ood.density import GradientDensity
 from tfuq.ood.detector import GradientDetector
 from tfuq.ood.gradients import GradientFeatures
@@ -9,14 +10,19 @@ from tfuq.ood.layer import DetectorLayer
 from tfuq.ood.logits import ODIN, Energy, Entropy, MaxLogit, MaxSoftmax
 from tfuq.ood.mahalanobis import Mahalanobis, RelativeMahalanobis
 from tfuq.ood.neighbours import KNN
+from tfuq.ood.patterns import SHE, NNGuide
+from tfuq.ood.posteriors import GEN, KLMatching
 from tfuq.ood.saving import load_detector
 from tfuq.ood.sirc import SIRC
 from tfuq.ood.stacks import MutualInformation
 from tfuq.ood.thresholds import Threshold
 
 __all__ = [
+    "FDBD",
+    "GEN",
     "KNN",
     "ODIN",
+    "SHE",
     "SIRC",
     "DetectorLayer",
     "Energy",
@@ -25,10 +31,12 @@ __all__ = [
     "GradientDensity",
     "GradientDetector",
     "GradientFeatures",
+    "KLMatching",
     "Mahalanobis",
     "MaxLogit",
     "MaxSoftmax",
     "MutualInformation",
+    "NNGuide",
     "ReAct",
     "RelativeMahalanobis",
     "Threshold",

@@ -29,6 +29,24 @@ def entropy(logits):
     return entropy_of_logits(tf.cast(logits, "float64"))
 
 
+def generalized_entropy(logits, gamma=0.1, top=None):
+    """sum_j p_j^g (1 - p_j)^g over the `top` largest p = softmax(z), or over all; float64.
+
+    It is computed from logarithms: 1 - p is a sum over the other classes, which does not round to 0
+    where p is next to 1.
+    """
+    z = tf.cast(logits, "float64")
+    count = z.shape[-1]
+    largest = tf.math.top_k(z, count if top is None else min(top, count)).values
+    is_top = tf.one_hot(tf.argmax(z, -1), count, True, False, dtype="bool")
+    others = tf.reduce_logsumexp(tf.where(is_top, tf.cast(-np.inf, z.dtype), z), -1)[:, None]
+    total = tf.reduce_logsumexp(z, -1)[:, None]
+    log_p = largest - total
+    rest = tf.math.log1p(-tf.exp(log_p[:, 1:]))  # at most 1/2 each
+    log_q = tf.concat([others - total, rest], -1)
+    return tf.reduce_sum(tf.exp(gamma * (log_p + log_q)), -1)
+
+
 def label_scores(logits, kind, temperature=1.0):
     """Scores of each label alone, `(n, ..., labels)`; with p = sigmoid(z / T):
 

@@ -64,7 +64,7 @@ def check_head(head):
     return linear(kernel, bias.astype("float64"))
 
 
-class _LastLayerDetector(Detector):
+class LastLayerDetector(Detector):
     """Base of the detectors that take penultimate features `(n, d)`, and fit to the last layer."""
 
     def _tapped(self):
@@ -126,7 +126,7 @@ class _LastLayerDetector(Detector):
 
 
 @register
-class ViM(_LastLayerDetector):
+class ViM(LastLayerDetector):
     """Virtual-logit matching: what of the features the classes do not explain, as one more logit.
 
     The virtual logit is the length of the features outside the subspace of `dim` axes that the
@@ -221,7 +221,7 @@ class ViM(_LastLayerDetector):
 
 
 @register
-class GradNorm(_LastLayerDetector):
+class GradNorm(LastLayerDetector):
     """How large the gradient of the last layer is when it is asked to know nothing.
 
     The gradient of the divergence of the prediction from the uniform distribution is larger for
@@ -275,7 +275,7 @@ class GradNorm(_LastLayerDetector):
 
 
 @register
-class ReAct(_LastLayerDetector):
+class ReAct(LastLayerDetector):
     """A score of the logits, once features are cut off where the training data rarely go.
 
     Inputs out of distribution make single units fire strongly; cut off, they score further out.

@@ -11,7 +11,7 @@ from tfuq.ood._parts import scores_of_parts
 from tfuq.ood.base import Detector
 
 
-class _LogitDetector(Detector):
+class LogitDetector(Detector):
     """Base of the detectors whose features are logits `(n, classes)`."""
 
     def _read(self, batch):
@@ -24,7 +24,7 @@ class _LogitDetector(Detector):
         return self._score((found.logits,)), [found.logits]
 
 
-class _ClasswiseDetector(_LogitDetector):
+class _ClasswiseDetector(LogitDetector):
     """Base of those that score labels that do not exclude one another, and pixels, too.
 
     A child names `_kind`, a key of `LOGIT_SCORES`.
@@ -270,7 +270,7 @@ class Entropy(_ClasswiseDetector):
 
 
 @register
-class ODIN(_LogitDetector):
+class ODIN(LogitDetector):
     """The largest probability at a high temperature, once the input is moved to raise it.
 
     Each input takes a small step towards more confidence in its own prediction, which raises it

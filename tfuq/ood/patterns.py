@@ -1,0 +1,288 @@
+"""Detectors by features and prediction together: what a class looks like, and neighbours."""
+
+import warnings
+
+import numpy as np
+import tensorflow as tf
+
+from tfuq._arguments import check_integer, register, shown
+from tfuq._models.feature_arrays import BLOCK, check_labels, check_logits, check_rows, in_blocks
+from tfuq.ood._logit_scores import energy
+from tfuq.ood.base import FeatureDetector
+
+
+def class_patterns(features, logits, labels):
+    """Means `(classes, d)` of the features of each class that are rightly predicted, and counts."""
+    is_right = np.argmax(logits, axis=1) == labels
+    counts = np.bincount(labels[is_right], minlength=logits.shape[1])
+    sums = np.zeros((logits.shape[1], features.shape[1]))
+    np.add.at(sums, labels[is_right], features[is_right])
+    return sums / np.maximum(counts, 1)[:, None], counts
+
+
+def pattern_score(features, logits, patterns, known):
+    """-f . S of the pattern S of the predicted class; inf where that is not known. float64."""
+    predicted = tf.argmax(logits, -1)
+    products = tf.cast(features, "float64") * tf.gather(patterns, predicted)
+    is_known = tf.gather(known, predicted) > 0
+    return tf.where(is_known, -tf.reduce_sum(products, -1), tf.cast(np.inf, "float64"))
+
+
+def unit_rows(features):
+    """Rows divided by their length, float64; rows of zeros stay."""
+    rows = tf.cast(features, "float64")
+    return tf.math.divide_no_nan(rows, tf.norm(rows, axis=1, keepdims=True))
+
+
+def guidance(rows, bank, confidences, k, own=None):
+    """The mean `(n,)` of the k largest s_j u_j . r of unit rows r, a block of `bank` at a time.
+
+    Args:
+        rows: Of unit length, `(n, d)`, float64.
+        bank: u_j, of unit length, `(m, d)`.
+        confidences: s_j, `(m,)`.
+        k: How many are averaged.
+        own: Which row of the bank each row is, and is not compared with; or None.
+    """
+    largest = None
+    for start in range(0, bank.shape[0], BLOCK):
+        part = tf.cast(bank[start : start + BLOCK], "float64")
+        weights = tf.cast(confidences[start : start + BLOCK], "float64")
+        products = tf.matmul(rows, part, transpose_b=True) * weights
+        if own is not None:
+            numbers = start + np.arange(part.shape[0])
+            products = tf.where(numbers == own[:, None], tf.cast(-np.inf, "float64"), products)
+        largest = products if largest is None else tf.concat([largest, products], 1)
+        if largest.shape[1] > k:
+            largest = tf.math.top_k(largest, k).values
+    return tf.reduce_mean(largest, 1)
+
+
+def guided(confidence, guide):
+    """-confidence guide, but where both are below 0, of which the product would be praise."""
+    product = confidence * guide
+    return tf.where((confidence < 0) & (guide < 0), product, -product)
+
+
+class _PairDetector(FeatureDetector):
+    """Base of the detectors that take features `(n, d)` of a layer, and logits `(n, classes)`."""
+
+    def _read(self, batch):
+        found = self._tap(batch)
+        return *found.features, found.logits
+
+    def _check(self, features):
+        if not isinstance(features, (list, tuple)) or len(features) != 2:
+            raise ValueError(
+                "Argument `features` must be a pair: features (n, d), and logits (n, classes). "
+                f"Received: features={shown(features)}"
+            )
+        rows = check_rows("features", features[0], pool=True)
+        logits = check_logits("features", features[1])
+        if len(rows) != len(logits):
+            raise ValueError(
+                "Argument `features` must hold a row of logits for each row of features. "
+                f"Received: lengths {[len(rows), len(logits)]}"
+            )
+        return rows, logits
+
+
+@register
+class SHE(_PairDetector):
+    """How little the features are like the average ones of the class that is predicted.
+
+    The simplified Hopfield energy: each class is remembered by the mean features of its training
+    examples that are rightly predicted.
+
+    Formula:
+
+    ```
+    S_c   = mean of f(x_i) with y_i = argmax z(x_i) = c
+    score = -f(x) . S_c,   c = argmax z(x)                       (Zhang et al. 2023)
+    ```
+
+    `fit_features` and `score_features` take a pair: features `(n, d)`, and logits `(n, classes)`.
+    Labels are needed to fit.
+
+    Args:
+        layer: Name of the layer whose outputs are the features, as for `Mahalanobis`.
+        output: Which output of the model is the classification, as for `MaxSoftmax`.
+        from_logits: Whether that holds logits, as for `MaxSoftmax`.
+
+    Warns:
+        UserWarning: In `fit`, if no example of a class is rightly predicted: what is predicted as
+            that class is unknown, and scores inf.
+
+    Raises:
+        ValueError: If an argument is not as described; in `fit`, if labels are missing, are none of
+            the classes, or no example is rightly predicted.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.ood import SHE
+
+    y = np.arange(90) % 3
+    x = 3 * np.eye(3)[y] + np.random.normal(size=(90, 3))
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3, "softmax")])
+    model.set_weights([np.eye(3), np.zeros(3)])
+    detector = SHE().fit(model, x, y)
+    print(detector.score(x / 5).mean() > detector.score(x).mean())  # True
+    ```
+
+    References:
+        - Zhang, Fu, Chen, Du, Li, Wang, Liu, Han and Zhang, "Out-of-Distribution Detection based on
+          In-Distribution Data Patterns Memorization with Modern Hopfield Energy", ICLR 2023.
+    """
+
+    def _shapes(self):
+        return {"patterns": ("features_1", "features_0"), "known": ("features_1",)}
+
+    def _fit(self, arrays, y):
+        features, logits = arrays
+        labels = check_labels(y, len(features))
+        count = logits.shape[1]
+        if labels.min() < 0 or labels.max() >= count:
+            raise ValueError(
+                f"Argument `y` must hold classes from 0 to {count - 1}, those of the logits. "
+                f"Received: labels from {labels.min()} to {labels.max()}"
+            )
+        patterns, counts = class_patterns(features, logits, labels)
+        missing = np.flatnonzero(counts == 0)
+        if len(missing) == count:
+            raise ValueError(
+                "Argument `y` must hold labels that the model predicts for some of the examples: "
+                "a class is remembered by those that are right. Received: no right prediction of "
+                f"{len(labels)}"
+            )
+        if len(missing):
+            warnings.warn(
+                f"No example of {len(missing)} of {count} classes is rightly predicted: "
+                f"{shown(missing.tolist())}. What is predicted as one of them is unknown, and "
+                "scores inf: fit to more examples of them.",
+                stacklevel=4,
+            )
+        return {"patterns": patterns, "known": (counts > 0).astype("float64")}
+
+    def _score(self, arrays):
+        return pattern_score(*arrays, self._state["patterns"], self._state["known"])
+
+    def _graph_score(self, state, found, batch):
+        arrays = (*found.features, found.logits)
+        return pattern_score(*arrays, state["patterns"], state["known"]), arrays
+
+
+@register
+class NNGuide(_PairDetector):
+    """The energy of the logits, guided by how like the features are to those of confident examples.
+
+    Far from the training data the logits may be large all the same; there the neighbours say so.
+
+    Formula:
+
+    ```
+    g(x)  = mean of the k largest s(x_i) cos(f(x), f(x_i)),   s(x) = log sum_c exp(z_c(x))
+    score = -s(x) g(x)                                           (Park et al. 2023)
+    ```
+
+    over the examples of `fit`, all of which it keeps: fit to some thousands, chosen by chance, if
+    there are many (the paper takes 1 % of ImageNet). Where s and g are both below 0 their product
+    is the score, and not minus it: each of them says that x is strange.
+
+    `fit_features` and `score_features` take a pair: features `(n, d)`, and logits `(n, classes)`.
+    Labels are not needed. The data of `fit`, where `threshold_at` is given no other, are scored
+    without each example itself.
+
+    Args:
+        k: How many neighbours; 10 in the paper.
+        layer: Name of the layer whose outputs are the features, as for `Mahalanobis`.
+        output: Which output of the model is the classification, as for `MaxSoftmax`.
+        from_logits: Whether that holds logits, as for `MaxLogit`.
+
+    Raises:
+        ValueError: If an argument is not as described; in `fit`, if there are fewer examples than
+            `k`, the model has no logits, or the mean of s is not above 0, so that it is no
+            confidence.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from tfuq.ood import NNGuide
+
+    features = np.random.normal(1, 1, size=(99, 4))
+    logits = 5 * features[:, :3]
+    detector = NNGuide(k=5).fit_features((features, logits))
+    print(detector.score_features((-features, logits)).mean(), detector.threshold_at(0.95).value)
+    ```
+
+    References:
+        - Park, Jung and Teoh, "Nearest Neighbor Guidance for Out-of-Distribution Detection", ICCV
+          2023.
+    """
+
+    def __init__(self, k=10, layer=None, *, output=None, from_logits=None):
+        super().__init__(layer, output=output, from_logits=from_logits)
+        check_integer("k", k, 1)
+        self.k = k
+
+    def get_config(self):
+        return {**super().get_config(), "k": self.k}
+
+    def _read(self, batch):
+        found = self._tap(batch)
+        self._tap.check_knows_logits()
+        return *found.features, found.own_logits
+
+    def _shapes(self):
+        return {"bank": ("examples", "features_0"), "confidences": ("examples",)}
+
+    def _fit(self, arrays, y):
+        features, logits = arrays
+        if len(features) < self.k:
+            raise ValueError(
+                "Argument `k` must not be above the number of examples. "
+                f"Received: k={shown(self.k)} with {len(features)} examples"
+            )
+        confidences = in_blocks(lambda rows: -energy(rows).numpy(), logits)
+        if confidences.mean() <= 0:
+            raise ValueError(
+                "Argument `model` must have logits whose log-sum-exp grows with confidence, and is "
+                "above 0 for the data of `fit`, as training by soft-max makes them; take `KNN` for "
+                f"others. Received: a mean log-sum-exp of {confidences.mean():g}"
+            )
+        bank = in_blocks(lambda rows: unit_rows(rows).numpy(), features)
+        return {"bank": bank.astype(features.dtype), "confidences": confidences}
+
+    def _score(self, arrays):
+        return self._of_pair(*arrays, self._state)
+
+    def _of_pair(self, features, logits, state):
+        guide = guidance(unit_rows(features), state["bank"], state["confidences"], self.k)
+        return guided(-energy(logits), guide)
+
+    def _graph_state(self):
+        return self._state  # the features as they came
+
+    def _graph_score(self, state, found, batch):
+        arrays = (*found.features, found.own_logits)
+        return self._of_pair(*arrays, state), arrays
+
+    def _scores_of_fit(self, arrays):
+        return None  # `_own_scores` finds them, if somebody asks
+
+    def _own_scores(self):
+        bank, confidences = self._state["bank"], self._state["confidences"]
+        if len(bank) == self.k:
+            raise ValueError(
+                "Argument `x` must be given, or `scores`: each example has fewer than `k` others. "
+                f"Received: neither, with k={shown(self.k)} and {len(bank)} examples"
+            )
+
+        def scores(rows, own):
+            guide = guidance(unit_rows(rows), bank, confidences, self.k, own)
+            return guided(tf.convert_to_tensor(confidences[own]), guide).numpy()
+
+        return in_blocks(scores, bank, np.arange(len(bank)))
