@@ -151,6 +151,10 @@ OTHERS = [
     *((detector, {}) for detector in DETECTORS),
     (ood.KNN, {"layer": "features"}),
     (selective.ErrorPredictor, {"layer": "features", "components": 3}),
+    (
+        selective.CombinedScore,
+        {"scores": {"a": "margin", "b": "given"}, "weights": {"a": 1.0, "b": 2.0}},
+    ),
 ]
 CONSTRUCTED = [
     *(pytest.param(case.make, case.kwargs, id=case.name) for case in CASES),

@@ -34,6 +34,7 @@ ADDED_LATER = frozenset(
         "BetaNLLLoss",
         "CRPS",
         "CRPSLoss",
+        "CombinedScore",
         "ConformalRegressor",
         "Conv3DVariational",
         "DepthwiseConv1DVariational",

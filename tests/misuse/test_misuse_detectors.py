@@ -42,6 +42,15 @@ def ruled(kind):
     return RejectionRule.fit_model(model, data, score=detector, target_coverage=0.5)
 
 
+def combined_on_its_own_rows():
+    rows = RNG.normal(size=(400, 2))
+    names = {"a": "given", "b": "given"}
+    features = {"a": rows[:, 0], "b": rows[:, 1]}
+    scores = selective.CombinedScore(names).fit_features(features).score_features(features)
+    probs = np.tile([[0.3, 0.7]], (400, 1))
+    RejectionRule.fit(probs, np.arange(400) % 2, scores, target_coverage=0.5)
+
+
 # What was done, and what the error has to name.
 REFUSED = {
     "one class of a relative distance": (
@@ -137,6 +146,19 @@ REFUSED = {
         "in their order",
     ),
     "a combination of a combination": (lambda: ood.SIRC(ood.SIRC(ood.Energy())), "no SIRC"),
+    "a combination of one score": (lambda: selective.CombinedScore(["margin"]), "two scores"),
+    "arrays as parts of a combination": (
+        lambda: selective.CombinedScore({"a": "margin", "b": np.zeros(9)}),
+        "for a 'given' one",
+    ),
+    "a list of scores instead of their combination": (
+        lambda: RejectionRule.fit(PROBS, CLASSES, ["margin", "confidence"], target_coverage=0.5),
+        "CombinedScore",
+    ),
+    "a combination fitted to the rows of the rule": (
+        lambda: combined_on_its_own_rows(),
+        "must stand on other rows",
+    ),
     "a group that no set was fitted to": (
         lambda: grouped().predict_set(PROBS[:1], ["C"]),
         "`groups` must hold groups",

@@ -34,6 +34,10 @@ class EnsembleTap:
         return self.taps[0].dtypes
 
     @property
+    def reading(self):
+        return self.taps[0].reading
+
+    @property
     def is_spatial(self):
         return any(tap.is_spatial for tap in self.taps)
 

@@ -8,6 +8,7 @@ from tfuq.selective.calibration import (
     TemperatureScaling,
     VectorScaling,
 )
+from tfuq.selective.combined_score import CombinedScore
 from tfuq.selective.conformal import ConformalPredictor, SetCoverage, SetEvaluation
 from tfuq.selective.conformal_regression import ConformalRegressor, IntervalEvaluation
 from tfuq.selective.curves import (
@@ -72,6 +73,7 @@ __all__ = [
     "BetaCalibration",
     "Cascade",
     "CascadeStage",
+    "CombinedScore",
     "ConformalPredictor",
     "ConformalRegressor",
     "Deferral",

@@ -14,6 +14,7 @@ from tfuq.selective._row_hashes import (
     fitted_by,
     labelled_hashes,
     most_shared,
+    score_hashes,
     shared_rows,
     sum_of_hashes,
     text_of_sum,
@@ -147,7 +148,7 @@ class OwnRows:
     """
 
     def __init__(self, score=None):
-        self._scorer, self._seen_by_it = (None, None) if score is None else behind_scores(score)
+        self._behind, self._given = ([], None) if score is None else (behind_scores(score), score)
         self._wholes, self._singles = what_is_known()
         self._count, self._total, self._hashes = 0, 0, []
 
@@ -156,7 +157,7 @@ class OwnRows:
         self._count += np.size(labels)
         if self._wholes:
             self._total += sum_of_hashes(labelled_hashes(mean, labels, STEP))
-        if self._singles or self._seen_by_it:
+        if self._singles or any(not each.of_scores for each in self._behind):
             self._hashes.append(labelled_hashes(mean, labels))
 
     def check(self, probs):
@@ -174,10 +175,11 @@ class OwnRows:
                 f"{name}(), which splits them. Received: calibrated predictions of which about "
                 f"{count} are of rows that {name} was fitted to"
             )
-        shared = shared_rows(self._seen_by_it, hashes) if self._seen_by_it else 0
-        if shared:
-            raise ValueError(
-                "Argument `score` must stand on other rows than these, or nothing can be promised: "
-                f"fit {self._scorer} to some rows and the rule to others. Received: scores of "
-                f"{self._scorer}, which has seen about {shared} of these {self._count} rows"
-            )
+        for scorer, known, of_scores in self._behind:
+            shared = shared_rows(known, score_hashes(self._given) if of_scores else hashes)
+            if shared:
+                raise ValueError(
+                    "Argument `score` must stand on other rows than these, or nothing can be "
+                    f"promised: fit {scorer} to some rows and the rule to others. Received: scores "
+                    f"of {scorer}, which has seen about {shared} of these {self._count} rows"
+                )

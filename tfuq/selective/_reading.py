@@ -104,6 +104,16 @@ def name_and_given(score, default):
     if score is None or isinstance(score, str):
         return score or default, None
     check_is_no_detector(score)
+    several = list(score.values()) if isinstance(score, dict) else score
+    is_list = isinstance(several, (list, tuple))
+    if isinstance(score, dict) or (
+        is_list and any(isinstance(each, str | Detector) or callable(each) for each in several)
+    ):
+        raise ValueError(
+            "Argument `score` must be one score. Of several `CombinedScore` makes one, on rows of "
+            "its own: `fit(model, x)`, then `RejectionRule.fit_model(..., score=combined)`. "
+            f"Received: score={shown(score)}"
+        )
     return GIVEN, score
 
 

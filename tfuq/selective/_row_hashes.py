@@ -4,6 +4,7 @@ import base64
 import binascii
 import hashlib
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +16,7 @@ KEPT = 512  # rows of each calibration that are remembered, those of the smalles
 MOST_SKETCHES = 256  # calibrations whose rows are remembered one by one
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 _known = {}  # hash of what a calibration gives for the rows that it was fitted to: its name
-_scored = {}  # digest of scores or of a choice: what made it, and the sketch of those rows
+_scored = {}  # digest of scores or of a choice: `Behind`s, what made it of which rows
 _sketches = {}  # the same hash: the name, and the sketch of those rows
 
 
@@ -56,6 +57,11 @@ def _labelled(rows, labels, step):
         columns = np.nan_to_num(columns)
     columns = columns.astype("int64").view("uint64")
     return _hashes(labels.astype("int64").astype("uint64"), columns)
+
+
+def score_hashes(scores):
+    """A hash for each row, uint64 `(n,)`, of its score in steps."""
+    return labelled_hashes(np.reshape(scores, (-1, 1)), np.zeros(np.size(scores)))
 
 
 def raw_hashes(values):
@@ -174,16 +180,26 @@ def remember(text, name, known=None):
         del _sketches[next(iter(_sketches))]
 
 
-def remember_scores(scores, name, known):
+class Behind(NamedTuple):
+    """What gave scores, and the sketch of the rows that it has seen."""
+
+    name: str
+    known: dict
+    of_scores: bool  # whether hashes are of the scores of those rows, not of their predictions
+
+
+def remember_scores(scores, name, known, of_scores=False):
     """Keeps of an array of scores the sketch of the rows that what gives them was fitted to."""
-    _scored[_digest(scores)] = name, known
+    digest = _digest(scores)
+    found = [each for each in _scored.pop(digest, ()) if each.name != name]
+    _scored[digest] = [*found, Behind(name, known, of_scores)]
     while len(_scored) > MOST_SKETCHES:
         del _scored[next(iter(_scored))]
 
 
 def behind_scores(scores):
-    """The name of what gave the scores and the sketch of the rows that it has seen, or Nones."""
-    return _scored.get(_digest(scores), (None, None))
+    """A `Behind` for each of what gave the scores."""
+    return list(_scored.get(_digest(scores), ()))
 
 
 def _digest(scores):

@@ -20,11 +20,14 @@ def predicted_and_scored(model, data, detector, output, batch_size, verbose, giv
         detector.model = model
     detector._check_to_score()
 
+    notes = hasattr(detector, "note_scores")  # of the whole, not batch by batch
+    score = Detector.score if notes else type(detector).score
+
     def scores(batch, count):
-        return np.asarray(detector.score(batch, batch_size=count))
+        return np.asarray(score(detector, batch, batch_size=count))
 
     found, values = predicted_beside(model, data, scores, output, batch_size, verbose, given=given)
-    if hasattr(detector, "note_scores"):
+    if notes:
         detector.note_scores(values)
     return found, values
 

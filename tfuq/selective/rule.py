@@ -305,7 +305,8 @@ class RejectionRule(InModels, Watched, Fitted):
             verbose: As in Keras' `predict`.
             **options: Arguments of `fit`. `from_logits` and `multi_label` are by default what the
                 last layer declares, else what the compiled loss says. `score` may be a fitted
-                detector of `tfuq.ood`, fitted on other rows than these: `accept` then takes
+                detector of `tfuq.ood`, an `ErrorPredictor` or a `CombinedScore` of several scores,
+                fitted on other rows than these: `accept` then takes
                 `score=detector.score(x)`, and the rule goes where the detector goes: in models by
                 `append_to(model, detector=detector)`, in exports and `score_dataset` with
                 `ood=detector`.
