@@ -15,7 +15,7 @@ from tfuq.export._runtimes import LiteRT
 from tfuq.layers import DenseVariational, MCSigmoidDenseFA, MCSoftmaxDenseFA, VBLLDense
 from tfuq.ood import ODIN, Mahalanobis
 from tfuq.predictive import predict_uncertainty
-from tfuq.selective import RejectionRule
+from tfuq.selective import ConformalPredictor, RejectionRule
 
 KL = {"kl_weight": 0.01, "posterior_scale": 0.5}
 X = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
@@ -52,6 +52,20 @@ def test_logits_out_of_all_bounds(head, tmp_path):
     logits = model(X)
     probs = tf.sigmoid(logits) if options["multi_label"] else tf.nn.softmax(logits)
     verify_export(tmp_path / "model.tflite", X, probs)
+
+
+def test_sets_of_labels_of_pixels(tmp_path):
+    """An interpreter ends the process where an operation has more axes than it can."""
+    layer = keras.layers.Conv2D(2, 3, padding="same", activation="sigmoid")
+    model = keras.Sequential([keras.Input((3, 3, 1)), layer])
+    x = np.random.default_rng(1).normal(size=(40, 3, 3, 1)).astype("float32")
+    probs = model.predict(x, verbose=0)
+    labels = np.random.default_rng(2).random(probs.shape) < probs
+    sets = ConformalPredictor.fit(probs, labels, alpha=0.2, multi_label=True)
+    export_litert(model, tmp_path / "model.tflite", conformal=sets, multi_label=True)
+    run = LiteRT(tmp_path / "model.tflite")
+    found = run({run.inputs[0]: x})["prediction_set"]
+    np.testing.assert_array_equal(found, sets.predict_set(probs))
 
 
 @pytest.mark.parametrize("mirrored", [False, True])

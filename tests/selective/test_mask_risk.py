@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfuq.export import export
+from tfuq.export import export, export_litert, export_onnx
+from tfuq.export._runtimes import ONNX, LiteRT
 from tfuq.selective import MaskRiskControl, RejectionRule
 
 RNG = np.random.default_rng(5)
@@ -100,12 +101,17 @@ def test_in_a_model(tmp_path):
     np.testing.assert_array_equal(answers["mask"], sets.predict(model.predict(x, verbose=0)))
 
 
-def test_in_an_export(tmp_path):
-    """The mask of Python, and of what is not known all of it, beside a rule and its decision."""
+def marking(count=40):
+    """A model of masks, images, and what was fitted to them."""
     layer = keras.layers.Conv2D(1, 3, padding="same", activation="sigmoid")
     model = keras.Sequential([keras.Input((4, 4, 1)), layer])
-    x = RNG.normal(size=(40, 4, 4, 1)).astype("float32")
-    sets = MaskRiskControl.fit_model(model, (x, x > 0.5), alpha=0.2)
+    x = RNG.normal(size=(count, 4, 4, 1)).astype("float32")
+    return model, x, MaskRiskControl.fit_model(model, (x, x > 0.5), alpha=0.2)
+
+
+def test_in_an_export(tmp_path):
+    """The mask of Python, and of what is not known all of it, beside a rule and its decision."""
+    model, x, sets = marking()
     export(
         model, tmp_path / "served", conformal=sets, rule=RejectionRule("confidence", 0.6, rank=4)
     )
@@ -117,6 +123,27 @@ def test_in_an_export(tmp_path):
     assert served.serve(x[:1])["mask"].numpy().all()
     with pytest.raises(ValueError, match="`conformal` must be fitted to predictions of 4 axes"):
         export(model, tmp_path / "no", conformal=MaskRiskControl(0.5, rank=3))
+
+
+@pytest.mark.parametrize("kind", ["litert", "onnx"])
+def test_in_one_file(kind, tmp_path):
+    """Another runtime marks what Python marks, and all of what is not known."""
+    if kind == "onnx":
+        pytest.importorskip("tf2onnx")
+        pytest.importorskip("onnxruntime")
+    write, runtime, name = {
+        "litert": (export_litert, LiteRT, "model.tflite"),
+        "onnx": (export_onnx, ONNX, "model.onnx"),
+    }[kind]
+    model, x, sets = marking()
+    write(model, tmp_path / name, conformal=sets)
+    run = runtime(tmp_path / name)
+    expected = sets.predict(model.predict(x, verbose=0))
+    assert 0 < expected.mean() < 1
+    for size in (1, 7, 40):
+        np.testing.assert_array_equal(run({run.inputs[0]: x[:size]})["mask"], expected[:size])
+    x[0, 0, 0] = np.nan
+    assert np.all(run({run.inputs[0]: x[:1]})["mask"])
 
 
 def test_misuse(counts):

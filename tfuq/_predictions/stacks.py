@@ -102,7 +102,7 @@ def stack_of(predictions, kind, stacked=None, name="probs"):
     is_binary = kind.multi_label or kind.rank == 1 or is_flat
     probs = class_probabilities(predictions, kind.from_logits, is_binary)
     _check_classes(shape, probs, kind, name)
-    return probs if several else probs[None]
+    return probs if several else ops.expand_dims(probs, 0)
 
 
 def is_stack_shape(shape, kind, stacked=None, name="probs"):
@@ -172,4 +172,4 @@ def only_probabilities(probs, is_binary=False):
     NaN is never accepted, and is in no set but the whole one.
     """
     fine = are_inside(probs) if is_binary else are_inside(probs) & sum_to_one(probs)
-    return ops.where(fine[..., None], probs, np.nan)
+    return ops.where(ops.expand_dims(fine, -1), probs, np.nan)

@@ -43,6 +43,6 @@ class GraphScore:
         """Scores `(batch,)`, float32, of a batch and what `read` gave for it."""
         state = {name: tf.convert_to_tensor(array) for name, array in self.held.items()}
         score, arrays = self.detector._graph_score(state, found, batch)
-        known = finite_rows(batch) & finite_rows(list(arrays)) & ~tf.math.is_nan(score)
+        known = finite_rows(batch) & finite_rows(list(arrays)) & (score <= score.dtype.max)
         # What is not finite is unknown, and further out than all else.
         return tf.cast(tf.where(known, score, tf.cast(np.inf, score.dtype)), "float32")

@@ -203,8 +203,8 @@ def _stack(fitted, probs, stacked):
 def _calibrated(calibration, predictions, stack, kind):
     """`(1, n, ..., classes)`; NaN where the raw `stack` is."""
     found = stack_of(calibration.probabilities(predictions), kind.of_probabilities(), False)
-    unknown = ops.isnan(ops.sum(stack, axis=(0, -1)))
-    return ops.where(unknown[None, ..., None], np.nan, found)
+    known = ops.isfinite(ops.sum(stack, axis=(0, -1)))
+    return ops.where(ops.expand_dims(known, (0, -1)), found, np.nan)
 
 
 def graph_stack(fitted, predictions):

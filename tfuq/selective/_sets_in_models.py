@@ -34,7 +34,10 @@ class SetsInModels:
                 "Received: randomized=True"
             )
         probs = ops.mean(graph_stack(self, predictions), axis=0)
-        found = self._set(probs, strangeness(probs, self.score, self.penalty, self.k_reg))
+        # Entries in one axis: LiteRT ends the process where an operation has more axes than it can.
+        flat = ops.reshape(probs, (-1, *probs.shape[-1 - self.multi_label :]))
+        found = self._set(flat, strangeness(flat, self.score, self.penalty, self.k_reg))
+        found = ops.reshape(found, ops.shape(probs))
         if self.multi_label or self.rank == 1:
             probs = probs[..., 1]
         elif predictions.shape[-1] == 1:

@@ -237,7 +237,9 @@ class MaskRiskControl(Fitted):
     # --- Use ----------------------------------------------------------------------------------
 
     def _masks(self, mean, xp):
-        return (mean >= (self.threshold - ROUNDING).astype("float32")) | xp.isnan(mean)
+        # Not `| isnan(mean)`: converters make `abs(mean) > inf` of it, which NaN is not.
+        marked = mean >= (self.threshold - ROUNDING).astype("float32")
+        return xp.where(xp.isfinite(mean), marked, True)
 
     def predict(self, probs, *, stacked=None):
         """The masks, bool, in the shape of the predictions `(n, height, width, ...)`.
