@@ -51,6 +51,13 @@ def combined_on_its_own_rows():
     RejectionRule.fit(probs, np.arange(400) % 2, scores, target_coverage=0.5)
 
 
+def best_on_its_own_rows():
+    rng = np.random.default_rng(0)
+    probs, labels = rng.dirichlet(np.ones(3), size=300), rng.integers(3, size=300)
+    found = selective.best_score(probs, labels, ["margin", "predictive_entropy"], resamples=10)
+    RejectionRule.fit(probs, labels, score=found.best, target_coverage=0.5)
+
+
 # What was done, and what the error has to name.
 REFUSED = {
     "one class of a relative distance": (
@@ -155,6 +162,7 @@ REFUSED = {
         lambda: RejectionRule.fit(PROBS, CLASSES, ["margin", "confidence"], target_coverage=0.5),
         "CombinedScore",
     ),
+    "the best score's own rows": (lambda: best_on_its_own_rows(), "must stand on other rows"),
     "a combination fitted to the rows of the rule": (
         lambda: combined_on_its_own_rows(),
         "must stand on other rows",

@@ -31,7 +31,9 @@ PROBS = MODEL.predict(NEW, verbose=0)
 
 
 def test_it_learns_what_the_probability_does_not_say():
-    found = best_score(PROBS, NEW_Y, {"head": PREDICTOR.score(NEW), "confidence": "confidence"})
+    x, y = rows(1500, 5)
+    scores = {"head": PREDICTOR.score(x), "confidence": "confidence"}
+    found = best_score(MODEL.predict(x, verbose=0), y, scores)
     assert found.best == "head" and found.rows[1].differs
     chance = expit(PREDICTOR.score(NEW))
     assert 0.3 < chance[NEW[:, 4] > 1].mean() < 0.6 and chance[NEW[:, 4] < 0].mean() < 0.1
@@ -115,6 +117,32 @@ def test_p_is_chosen_on_other_rows():
     assert RejectionRule("pnorm(2.0)").score == "pnorm"
     assert RejectionRule("pnorm(0.5)").score == "pnorm(0.5)"
     assert choose_p(logits, y, powers=[3.5]) == 3.5
+
+
+def test_the_best_score_is_chosen_on_other_rows():
+    rng = np.random.default_rng(4)
+    probs = rng.dirichlet(np.ones(3), size=1000)
+    y = (probs.cumsum(-1) < rng.random((1000, 1))).sum(-1)
+    strange = np.where(probs.argmax(-1) == y, 0, 3) + rng.normal(size=1000)
+    first, rest = slice(0, 500), slice(500, None)
+    goal = {"target_coverage": 0.5}
+    found = best_score(probs[first], y[first], {"ours": strange[first], "margin": "margin"})
+    assert found.best == "ours"
+    RejectionRule.fit(probs[rest], y[rest], score=strange[rest], **goal)
+    RejectionRule.fit(probs[first], y[first], score="margin", **goal)  # not what was chosen
+    with pytest.raises(ValueError, match=r"of best_score \('ours' .* about [45]\d\d of"):
+        RejectionRule.fit(probs[first], y[first], score=strange[first], **goal)
+    names = ["margin", "predictive_entropy"]
+    best = best_score(probs[first], y[first], names).best
+    RejectionRule.fit(probs[rest], y[rest], score=best, **goal)
+    with pytest.raises(ValueError, match=r"`score` must stand on other rows.*best_score"):
+        RejectionRule.fit(probs[first], y[first], score=best, **goal)
+    flat = {"confidence": "confidence", "chance": rng.random(500)}
+    assert best_score(probs[first], y[first], flat).best == "confidence"
+    with pytest.warns(
+        UserWarning, match=r"of best_score \('confidence' was best\), which has seen"
+    ):
+        RejectionRule.fit(probs[first], y[first], **goal)
 
 
 def test_a_score_of_its_own_comes_with_arrays():

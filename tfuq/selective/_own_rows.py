@@ -1,5 +1,7 @@
 """Rows that a promise has for itself: split off, or known again if a calibration has used them."""
 
+import warnings
+
 import numpy as np
 
 from tfuq._arguments import check_fraction, check_integer, shown
@@ -26,6 +28,7 @@ from tfuq.selective.calibration import IsotonicCalibration, TemperatureScaling, 
 from tfuq.selective.dirichlet_calibration import DirichletCalibration
 from tfuq.selective.venn_abers import VennAbersCalibration
 
+PLAIN = "confidence"  # the score of who chooses none
 KINDS = {
     kind.__name__: kind
     for kind in (
@@ -143,7 +146,7 @@ class OwnRows:
     it has none nothing is computed of the rows.
 
     Args:
-        score: Scores that were given with the rows, or a number that stands for a choice: of what
+        score: Scores that were given with the rows, or the name of a score of predictions: of what
             was fitted to, or chosen on, others. None of neither.
     """
 
@@ -177,9 +180,17 @@ class OwnRows:
             )
         for scorer, known, of_scores in self._behind:
             shared = shared_rows(known, score_hashes(self._given) if of_scores else hashes)
-            if shared:
+            if shared and isinstance(self._given, str) and self._given == PLAIN:
+                warnings.warn(
+                    f"The score is of {scorer}, which has seen about {shared} of these "
+                    f"{self._count} rows. The promise holds if no other score would have been "
+                    "taken, whatever had been found; else fit the rule to other rows.",
+                    stacklevel=6,
+                )
+            elif shared:
                 raise ValueError(
                     "Argument `score` must stand on other rows than these, or nothing can be "
-                    f"promised: fit {scorer} to some rows and the rule to others. Received: scores "
-                    f"of {scorer}, which has seen about {shared} of these {self._count} rows"
+                    "promised: fit or choose it on some rows, and fit the rule to others. "
+                    f"Received: a score of {scorer}, which has seen about {shared} of these "
+                    f"{self._count} rows"
                 )

@@ -7,7 +7,7 @@ from keras import ops
 
 from tfuq._arguments import shown
 from tfuq._models.meaning import smoothing_of_loss
-from tfuq._predictions.scores import GIVEN, OF_STACKS, RANKINGS, power_of, score_name, score_of
+from tfuq._predictions.scores import GIVEN, OF_STACKS, RANKINGS, score_name, score_of
 from tfuq._predictions.stacks import (
     Kind,
     is_stack_shape,
@@ -129,10 +129,10 @@ def check_is_no_detector(score):
 
 
 def choice_of(rule, given):
-    """What the score of a rule that is being fitted is known by: its numbers, or p of a p-norm."""
-    if given is None or callable(given):
-        return np.array([power_of(rule.score) or 0.0])
-    return np.asarray(given)
+    """What the score of a rule that is being fitted is known by: its numbers, or its name."""
+    if given is None:
+        return rule.score
+    return None if callable(given) else np.asarray(given)
 
 
 def scored(fitted, probs, stacked=None, given=None):

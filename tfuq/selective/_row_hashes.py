@@ -189,7 +189,14 @@ class Behind(NamedTuple):
 
 
 def remember_scores(scores, name, known, of_scores=False):
-    """Keeps of an array of scores the sketch of the rows that what gives them was fitted to."""
+    """Keeps of scores the sketch of the rows that what gives them was fitted to, or chosen on.
+
+    Args:
+        scores: An array, or the name of a score of predictions, which was chosen.
+        name: What has seen the rows.
+        known: The sketch of them.
+        of_scores: Whether that is of `score_hashes`.
+    """
     digest = _digest(scores)
     found = [each for each in _scored.pop(digest, ()) if each.name != name]
     _scored[digest] = [*found, Behind(name, known, of_scores)]
@@ -203,7 +210,9 @@ def behind_scores(scores):
 
 
 def _digest(scores):
-    return hashlib.sha256(np.ascontiguousarray(scores, "float64").tobytes()).digest()
+    is_name = isinstance(scores, str)
+    found = scores.encode() if is_name else np.ascontiguousarray(scores, "float64").tobytes()
+    return hashlib.sha256(found).digest()
 
 
 def what_is_known():

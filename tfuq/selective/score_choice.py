@@ -7,7 +7,7 @@ from keras import ops
 
 from tfuq._arguments import check_fraction, check_integer, is_finite, shown, to_float64
 from tfuq._predictions.labelled import labelled_predictions
-from tfuq._predictions.scores import pnorm
+from tfuq._predictions.scores import RANKINGS, pnorm, pnorm_name, score_name
 from tfuq.ood.sirc import sirc
 from tfuq.selective._row_hashes import labelled_hashes, remember_scores, sketch
 from tfuq.selective.curves import augrc
@@ -93,7 +93,9 @@ def best_score(
 ):
     """Which score ranks the errors best, by AUGRC on held-out rows, and which differ from it.
 
-    Rows that chose a score must not promise with it: fit the rule to others.
+    Rows that chose a score must not promise with it: fit the rule to others. A rule of the score
+    that was best is refused where it is fitted to the same rows in the same process; of
+    `"confidence"`, which one takes without a choice, there is a warning.
 
     Args:
         probs: Predictions or a stack of them, of rows that the model was not trained on.
@@ -148,6 +150,9 @@ def best_score(
         near, far = np.quantile(areas[name][1:], ends), np.quantile(behind[1:], ends)
         numbers = (areas[name][0], *near, behind[0], *far)
         found.append(ScoreRow(name, *(float(number) for number in numbers)))
+    best = scores[order[0]]
+    best = score_name(best, RANKINGS) if isinstance(best, str) else best
+    _remember(labelled, best, f"best_score ({order[0]!r} was best)")
     return ScoreComparison(order[0], tuple(found), len(wrong), int(wrong.sum()))
 
 
@@ -238,10 +243,14 @@ def choose_p(logits, labels, powers=tuple(range(1, 11))):
     _check_ranks(wrong)
     areas = [augrc(logits, labels, score=score, from_logits=True) for score in scores]
     best = powers[int(np.argmin(areas))]
-    probs, true = np.asarray(labelled.examples.probs()), np.asarray(labelled.examples.labels)
-    known = sketch(labelled_hashes(probs, true))
-    remember_scores(np.array([float(best)]), f"choose_p, which chose p = {best:g},", known)
+    _remember(labelled, pnorm_name(best), f"choose_p (p = {best:g})")
     return best
+
+
+def _remember(labelled, score, name):
+    """Lets rules of `score` know that it was chosen on these rows."""
+    probs, true = np.asarray(labelled.examples.probs()), np.asarray(labelled.examples.labels)
+    remember_scores(score, name, sketch(labelled_hashes(probs, true)))
 
 
 def pnorm_score(logits, p=2):
