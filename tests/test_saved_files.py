@@ -28,6 +28,7 @@ NAMES = sorted({"/".join(key.split("/")[:2]) for key in ARRAYS if key.count("/")
 ADDED_LATER = frozenset(
     f"tfuq>{name}"
     for name in (
+        "ASH",
         "AUSE",
         "AdaptiveConformal",
         "BetaCalibration",
@@ -40,6 +41,7 @@ ADDED_LATER = frozenset(
         "DepthwiseConv1DVariational",
         "DepthwiseConv2DVariational",
         "DetectorLayer",
+        "DICE",
         "DirichletCalibration",
         "EinsumDenseVariational",
         "EvidentialDense",
@@ -73,6 +75,7 @@ ADDED_LATER = frozenset(
         "QuantileCalibrationError",
         "QuantileDense",
         "RegressionRule",
+        "SCALE",
         "SHE",
         "SIRC",
         "SeparableConv1DVariational",

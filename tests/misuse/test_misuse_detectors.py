@@ -114,6 +114,20 @@ REFUSED = {
         lambda: ood.FDBD().fit_features(RNG.normal(size=(9, 4)), head=(np.ones((4, 3)), None)),
         r"other weights for each class.*\[0, 1, 2\]",
     ),
+    "all activations removed": (lambda: ood.ASH(percentile=100), "what is above it stays"),
+    "a variant in capitals": (lambda: ood.ASH(variant="ASH-S"), "`variant` must be"),
+    "shaped features of a layer that is not there": (
+        lambda: fit("SCALE", "soft-max", layer="no"),
+        "`layer` must name",
+    ),
+    "features of a network that go on somewhere": (
+        lambda: ood.ASH().fit_features(np.ones((9, 4))).score_features(np.ones((9, 4))),
+        "`head` must be given",
+    ),
+    "weights of which none matters more": (
+        lambda: ood.DICE().fit_features(np.ones((9, 4)), head=(np.ones((4, 3)), None)),
+        "`percentile` must leave some weights",
+    ),
     "a power of 0": (lambda: ood.GEN(gamma=0), "`gamma` must be"),
     "none of the probabilities": (lambda: ood.GEN(top=0), "`top` must be"),
     "parts of a single prediction": (

@@ -35,12 +35,15 @@ DETECTORS = {
     "SHE": lambda: ood.SHE(),
     "NNGuide": lambda: ood.NNGuide(3, "hidden"),
     "FDBD": lambda: ood.FDBD(),
+    "ASH": lambda: ood.ASH(50),
+    "SCALE": lambda: ood.SCALE(50, "max_softmax"),
+    "DICE": lambda: ood.DICE(50),
     "MutualInformation": lambda: ood.MutualInformation(),
 }
 BY_LABELS = ("Mahalanobis", "Mahalanobis (P+FE)", "RelativeMahalanobis", "SHE")
 MOVING = ("ODIN", "Mahalanobis (P+FE)")  # inputs, so that features are not enough
 LOGITS = ("MaxSoftmax", "MaxLogit", "Energy", "Entropy", "GEN", "KLMatching")
-LAST = ("ViM", "ReAct", "GradNorm", "FDBD")
+LAST = ("ViM", "ReAct", "GradNorm", "FDBD", "ASH", "SCALE", "DICE")
 PAIRS = ("SHE", "NNGuide")  # of features and logits
 
 

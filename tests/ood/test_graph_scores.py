@@ -38,6 +38,13 @@ DETECTORS = (
     ood.SIRC(ood.SHE(layer="trunk")),
     ood.NNGuide(k=3),
     ood.FDBD(),
+    ood.ASH(50),
+    ood.ASH(50, "p", "entropy"),
+    ood.ASH(50, "b", layer="trunk"),
+    ood.SCALE(50),
+    ood.SIRC(ood.SCALE(50)),
+    ood.SCALE(50, layer="trunk"),
+    ood.DICE(50),
 )
 
 

@@ -33,6 +33,9 @@ ALL = {
     "SHE": ood.SHE,
     "NNGuide": lambda: ood.NNGuide(k=3),
     "FDBD": ood.FDBD,
+    "ASH": ood.ASH,
+    "SCALE": ood.SCALE,
+    "DICE": ood.DICE,
 }
 # SHE, of networks that were not trained.
 pytestmark = pytest.mark.filterwarnings("ignore:No example of")
@@ -101,8 +104,8 @@ def test_every_score_is_that_of_the_same_network_with_a_dense_layer(head):
     twin = dense_twin(model)
     np.testing.assert_allclose(model(IMAGES), twin(IMAGES), atol=1e-6)
     for name, make in ALL.items():
-        if name == "ReAct" and head == "all convolutional":
-            continue  # cuts off each position, not their mean
+        if name in ("ReAct", "ASH", "SCALE") and head == "all convolutional":
+            continue  # change each position, not their mean
         found = make().fit(model, IMAGES, LABELS).score(IMAGES)
         expected = make().fit(twin, IMAGES, LABELS).score(IMAGES)
         np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-5, err_msg=name)
@@ -114,7 +117,7 @@ def test_a_pooling_after_the_last_activation_shows_the_logits_and_no_linear_laye
     model = network([*head, layers.Softmax()])
     logits = np.asarray(keras.Model(model.inputs[0], model.layers[-2].output)(IMAGES))
     for name, make in ALL.items():
-        if name in ("ViM", "GradNorm", "FDBD"):
+        if name in ("ViM", "GradNorm", "FDBD", "DICE"):
             with pytest.raises(ValueError, match="Argument `model` must end in a Dense layer"):
                 make().fit(model, IMAGES, LABELS)
             continue

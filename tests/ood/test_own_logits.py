@@ -17,6 +17,7 @@ from tfuq.ood.graph_scores import GraphScore
 RNG = np.random.default_rng(5)
 HIDDEN, KERNEL, BIAS = RNG.normal(size=(5, 6)), RNG.normal(size=(6, 3)), RNG.normal(size=3)
 FA = {"num_factors": 2, "train_mc_samples": 16, "test_mc_samples": 32, "seed": 0}
+LAST = (ood.ViM, ood.GradNorm, ood.ReAct, ood.FDBD, ood.ASH, ood.SCALE, ood.DICE)
 HEADS = {
     "VBLLDense": lambda: VBLLDense(3, kl_weight=0.01, seed=0),
     "VBLLDense, probit": lambda: VBLLDense(3, kl_weight=0.01, predictive="probit"),
@@ -35,6 +36,9 @@ DETECTORS = (
     ood.GradNorm(2.0),
     ood.FDBD(),
     ood.NNGuide(3),
+    ood.ASH(50),
+    ood.SCALE(50, "entropy"),
+    ood.DICE(50),
 )
 
 
@@ -97,7 +101,7 @@ def test_scores_are_those_of_the_mean_network(expected_scores, head, kinds):
         score = GraphScore(detector, tf.constant(X), tf.Variable)
         run = tf.function(lambda x, score=score: score(x, score.read(x)), autograph=False)
         np.testing.assert_allclose(run(tf.constant(OTHER)), expected, rtol=1e-4, atol=1e-5)
-        if isinstance(detector, (ood.ViM, ood.GradNorm, ood.ReAct, ood.FDBD)):
+        if isinstance(detector, LAST):
             train = np.asarray(model.layers[0](X))
             detector.fit_features(train, head=model.layers[-1])
             found = detector.score_features(features)

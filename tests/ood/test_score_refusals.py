@@ -103,7 +103,7 @@ def test_several_layers_are_a_list_of_arrays():
     refused("x_in", detector.fit_weights_features, bad, [OTHER, OTHER])
 
 
-@pytest.mark.parametrize("name", [*BY_LABELS, "KNN", "NNGuide", "ReAct"])
+@pytest.mark.parametrize("name", [*BY_LABELS, "KNN", "NNGuide", "ReAct", "ASH", "SCALE"])
 def test_layers_that_are_not_there(name):
     make = type(DETECTORS[name]())
     for layer in ("hiden", "HIDDEN", ""):
@@ -186,6 +186,13 @@ BAD_ARGUMENTS = [
     (ood.GEN, {"top": 0}),
     (ood.GEN, {"top": 2.5}),
     (ood.NNGuide, {"k": 0}),
+    (ood.ASH, {"percentile": 100}),
+    (ood.ASH, {"percentile": -1}),
+    (ood.ASH, {"variant": "S"}),
+    (ood.SCALE, {"percentile": np.nan}),
+    (ood.SCALE, {"base": "scale"}),
+    (ood.DICE, {"percentile": 100}),
+    (ood.DICE, {"base": "dice"}),
     (ood.MutualInformation, {"num_samples": 0}),
     (ood.MutualInformation, {"seed": -1}),
 ]
@@ -206,6 +213,7 @@ def test_arguments_that_the_data_do_not_fit():
     for labels in (Y - 1, Y + 1):
         refused("y", ood.SHE().fit_features, pair, labels)
     refused("y", ood.SHE().fit_features, pair, (np.argmax(pair[1], 1) + 1) % 3)
+    refused("percentile", ood.DICE(50).fit_features, features, head=(np.zeros((6, 3)), None))
     twins = np.repeat(np.arange(12.0).reshape(6, 2), [1, 2], axis=1)
     refused("head", ood.FDBD().fit_features, features, head=(twins, None))
     for dim in (6, 7):

@@ -115,6 +115,9 @@ DETECTORS = {
     "SHE": ood.SHE(),
     "NNGuide": ood.NNGuide(k=5),
     "FDBD": ood.FDBD(),
+    "ASH": ood.ASH(50, "p"),
+    "SCALE": ood.SCALE(80),
+    "DICE": ood.DICE(),
 }
 
 

@@ -5,7 +5,7 @@ from tfuq.ood.boundaries import FDBD
 from tfuq.ood.density import GradientDensity
 from tfuq.ood.detector import GradientDetector
 from tfuq.ood.gradients import GradientFeatures
-from tfuq.ood.last_layer import GradNorm, ReAct, ViM
+from tfuq.ood.last_layer import DICE, GradNorm, ViM
 from tfuq.ood.layer import DetectorLayer
 from tfuq.ood.logits import ODIN, Energy, Entropy, MaxLogit, MaxSoftmax
 from tfuq.ood.mahalanobis import Mahalanobis, RelativeMahalanobis
@@ -13,15 +13,19 @@ from tfuq.ood.neighbours import KNN
 from tfuq.ood.patterns import SHE, NNGuide
 from tfuq.ood.posteriors import GEN, KLMatching
 from tfuq.ood.saving import load_detector
+from tfuq.ood.shaped import ASH, SCALE, ReAct
 from tfuq.ood.sirc import SIRC
 from tfuq.ood.stacks import MutualInformation
 from tfuq.ood.thresholds import Threshold
 
 __all__ = [
+    "ASH",
+    "DICE",
     "FDBD",
     "GEN",
     "KNN",
     "ODIN",
+    "SCALE",
     "SHE",
     "SIRC",
     "DetectorLayer",

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_integer, check_positive, register, shown
+from tfuq._arguments import check_choice, check_integer, check_positive, is_finite, register, shown
 from tfuq._math.pseudo_inverse import ULPS, precision, pseudo_inverse
 from tfuq._models.feature_arrays import check_rows, in_blocks
 from tfuq._models.features import linear
@@ -12,7 +12,7 @@ from tfuq._models.logit_layer import linear_map
 from tfuq._predictions.probabilities import probabilities
 from tfuq.ood._gaussians import scatter
 from tfuq.ood._logit_scores import LOGIT_SCORES, energy
-from tfuq.ood.base import Detector, check_layer
+from tfuq.ood.base import Detector
 
 HEAD_SHAPES = {"kernel": ("features_0", "classes"), "bias": ("classes",)}
 
@@ -62,6 +62,21 @@ def check_head(head):
     if bias.shape != kernel.shape[1:] or not np.all(np.isfinite(np.vstack([kernel, bias]))):
         raise error
     return linear(kernel, bias.astype("float64"))
+
+
+def sparse_kernel(kernel, means, percentile):
+    """The weights whose contribution mean(f_j) W_jc is above this percentile; 0 for the others."""
+    contributions = means[:, None] * kernel
+    return np.where(contributions > np.percentile(contributions, percentile), kernel, 0.0)
+
+
+def check_percentile(percentile):
+    """Raises ValueError unless it leaves some activations: a number of at least 0, below 100."""
+    if not is_finite(percentile) or not 0 <= percentile < 100:
+        raise ValueError(
+            "Argument `percentile` must be at least 0 and below 100: what is above it stays. "
+            f"Received: percentile={shown(percentile)}"
+        )
 
 
 class LastLayerDetector(Detector):
@@ -275,138 +290,70 @@ class GradNorm(LastLayerDetector):
 
 
 @register
-class ReAct(LastLayerDetector):
-    """A score of the logits, once features are cut off where the training data rarely go.
+class DICE(LastLayerDetector):
+    """A score of the logits that the last layer makes with those of its weights that matter.
 
-    Inputs out of distribution make single units fire strongly; cut off, they score further out.
-    The rest of the network runs on the rectified features, whatever it is.
+    Weights that contribute little to the logits of the training data carry noise, of inputs out of
+    distribution most.
 
     Formula:
 
     ```
-    f'(x) = min(f(x), c),   c = the percentile of all f_j(x_i)   (Sun et al. 2021, section 3)
-    score = that of the logits the network makes of f'(x)
+    V_jc  = mean over i of f_j(x_i) W_jc
+    score = that of the logits f(x) W', W' = W where V is above its percentile, else 0
+                                                                 (Sun and Li 2022)
     ```
 
-    `fit_features(features, head=...)` and `score_features` take features `(n, d)`; without `head`,
-    features can be fitted to, and inputs be scored. Labels are not needed.
+    `fit_features(features, head=...)` and `score_features` take penultimate features `(n, d)`.
+    Labels are not needed. A last layer of one column z counts as one of (-z / 2, z / 2).
 
     Args:
-        percentile: In (0, 100]; 90 in the paper.
+        percentile: At least 0 and below 100: how many percent of the weights are left out.
         base: `"energy"`, `"max_softmax"`, `"max_logit"` or `"entropy"`, as the detectors of these
             names.
-        layer: Name (or path) of the layer whose outputs are rectified, at any depth; None for what
-            the last layer takes. Of a layer with more axes, all activations of the training data
-            are held in memory.
         output: Which output of the model is the classification, as for `MaxSoftmax`.
         from_logits: Whether that holds logits, as for `MaxSoftmax`.
 
     Raises:
-        ValueError: If an argument is not as described; in `fit`, if the model has no layer of this
-            name, or the score is one of logits and it has none.
+        ValueError: If an argument is not as described; in `fit`, if the model does not end in a
+            `Dense` layer, or no weight is above the percentile.
 
     Example:
 
     ```python
-    import keras
     import numpy as np
-    from tfuq.ood import ReAct
+    from tfuq.ood import DICE
 
-    x = np.random.normal(size=(64, 8))
-    layers = [keras.layers.Dense(6, activation="relu"), keras.layers.Dense(3)]
-    model = keras.Sequential([keras.Input((8,)), *layers])
-    detector = ReAct(percentile=90, from_logits=True).fit(model, x)
-    detector.threshold_at(0.95, x)
-    print(detector.detect(10 * x).mean())
+    features, kernel = np.random.uniform(size=(64, 20)), np.random.normal(size=(20, 3))
+    detector = DICE().fit_features(features, head=(kernel, None))
+    print(detector.score_features(features).shape)
     ```
 
     References:
-        - Sun, Guo and Li, "ReAct: Out-of-distribution Detection With Rectified Activations",
-          NeurIPS 2021.
+        - Sun and Li, "DICE: Leveraging Sparsification for Out-of-Distribution Detection", ECCV
+          2022.
     """
 
-    def __init__(self, percentile=90, base="energy", layer=None, *, output=None, from_logits=None):
+    def __init__(self, percentile=70, base="energy", *, output=None, from_logits=None):
         super().__init__(output=output, from_logits=from_logits)
-        check_positive("percentile", percentile)
-        if percentile > 100:
-            raise ValueError(
-                "Argument `percentile` must be at most 100. "
-                f"Received: percentile={shown(percentile)}"
-            )
+        check_percentile(percentile)
         check_choice("base", base, tuple(LOGIT_SCORES))
-        check_layer("layer", layer)
         self.percentile = percentile
         self.base = base
-        self.layer = layer
 
     def get_config(self):
-        config = {"percentile": self.percentile, "base": self.base, "layer": self.layer}
-        return {**super().get_config(), **config}
-
-    def _tapped(self):
-        return {"layers": (self.layer,), "pool": False}
-
-    def _bind(self, model):
-        super()._bind(model)
-        self._rectified = self._tap.compiled(self._find_rectified)
-
-    def _find_rectified(self, batch, limit):
-        def rectify(features):
-            return tf.minimum(features, tf.cast(limit, features.dtype))
-
-        return self._tap.forward(batch, rectify)
-
-    def _from_model(self):
-        if self.base in ("energy", "max_logit"):
-            self._tap.check_knows_logits()
-        is_whole = self.layer is None and not self._tap.is_spatial
-        return {"head": self._tap.last_layer() if is_whole else None}
-
-    def fit_features(self, features, y=None, *, head=None):
-        """Fits to arrays instead of a model and its inputs.
-
-        Args:
-            features: Features `(n, d)` of the layer that is rectified.
-            y: Not looked at.
-            head: The last layer that takes them: a built `Dense` or head, or a pair `(kernel,
-                bias)`. None if it is not that, or only inputs are to be scored.
-
-        Returns:
-            The detector. `score` needs a model: assign `detector.model`.
-
-        Raises:
-            ValueError: If arrays are empty, not finite, or of a wrong shape.
-        """
-        head = None if head is None else check_head(head)
-        return self._learn("features", self._given(features), y, head=head)
-
-    def _shapes(self):
-        return {"limit": ()} | (HEAD_SHAPES if "kernel" in self._state else {})
+        return {**super().get_config(), "percentile": self.percentile, "base": self.base}
 
     def _fit(self, arrays, y, head):
-        limit = np.array(np.percentile(arrays[0], self.percentile), "float64")
-        return {"limit": limit} | ({} if head is None else super()._fit(arrays, y, head))
-
-    def _score_batch(self, batch):
-        self._tap.prepare(batch)
-        found = self._rectified(batch, tf.constant(self._state["limit"]))
-        arrays = (found.features[0].numpy(), found.own_logits.numpy())
-        self._check_widths(arrays[:1])
-        return self._guarded(arrays, lambda arrays: LOGIT_SCORES[self.base](arrays[1]))
-
-    def _scores_of_fit(self, arrays):
-        return super()._scores_of_fit(arrays) if "kernel" in self._state else None
-
-    def _score(self, arrays):
-        if "kernel" not in self._state:
+        state = super()._fit(arrays, y, head)
+        sums = in_blocks(lambda rows: rows.sum(0, "float64")[None], arrays[0])
+        kernel = sparse_kernel(head.kernel, sums.sum(0) / len(arrays[0]), self.percentile)
+        if not np.any(kernel):
             raise ValueError(
-                "Argument `head` must be given to `fit_features`, or the model end in a Dense "
-                "layer whose inputs are rectified, to score features. Received: none"
+                "Argument `percentile` must leave some weights of the last layer: all contribute "
+                f"the same. Received: percentile={shown(self.percentile)}"
             )
-        rectified = np.minimum(arrays[0], self._state["limit"])
-        return LOGIT_SCORES[self.base](head_logits(rectified, self._state))
+        return {**state, "kernel": kernel}
 
-    def _graph_score(self, state, found, batch):
-        rectified = self._find_rectified(batch, state["limit"])
-        score = LOGIT_SCORES[self.base](rectified.own_logits)
-        return score, [rectified.features[0], rectified.own_logits]
+    def _formula(self, features, state):
+        return LOGIT_SCORES[self.base](head_logits(features, state))

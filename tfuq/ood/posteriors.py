@@ -37,7 +37,7 @@ class GEN(LogitDetector):
     """The generalized entropy of the largest probabilities, which looks closely next to 0 and 1.
 
     Formula:
-        score = sum_j p_j(x)^gamma (1 - p_j(x))^gamma            (Liu et al. 2023, equation 3)
+        score = sum_j p_j(x)^gamma (1 - p_j(x))^gamma            (Liu et al. 2023)
     over the `top` largest of the probabilities p. It is computed from logits, so that
     probabilities next to 1 stay apart.
 
@@ -89,7 +89,7 @@ class KLMatching(LogitDetector):
 
     ```
     d_k   = mean of p(. | x_i) with argmax p(. | x_i) = k
-    score = min_k KL[p(. | x) || d_k]                        (Hendrycks et al. 2022, section 3)
+    score = min_k KL[p(. | x) || d_k]                        (Hendrycks et al. 2022)
     ```
 
     over the classes that are predicted for some example of `fit`. It asks whether a prediction is
