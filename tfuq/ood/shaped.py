@@ -15,7 +15,7 @@ from tfuq.ood.last_layer import (
 )
 
 
-def cut_off(features, limit):
+def rectified(features, limit):
     """min(f, limit)."""
     return tf.minimum(features, tf.cast(limit, features.dtype))
 
@@ -234,7 +234,7 @@ class ReAct(_ShapingDetector):
         return {**super().get_config(), "percentile": self.percentile}
 
     def _shaped(self, features, limit):
-        return cut_off(features, limit)
+        return rectified(features, limit)
 
     def _fit(self, arrays, y, head):
         limit = np.array(np.percentile(arrays[0], self.percentile), "float64")
