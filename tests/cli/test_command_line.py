@@ -134,6 +134,16 @@ def test_a_rule_is_fitted_judged_and_applied(here, probs):
         "evaluate", "m.keras", *TEST, "--rule", "rule.json"
     )
 
+    losses = {"error": 0.2, "recall of 1": 0.8}
+    several = RejectionRule.fit(probs[:300], Y[:300], loss=losses)
+    several.save(here.path / "several.json")
+    found = here("evaluate", "m.keras", *TEST, "--rule", "several.json", "--json")["rule"]
+    judged = several.evaluate(probs[300:], Y[300:])
+    assert [each["cases"] for each in found["promises"]] == [x["cases"] for x in judged.losses]
+    assert found["risk"] == pytest.approx(judged.risk)
+    said = here("evaluate", "m.keras", *TEST, "--rule", "several.json")
+    assert "accepted, recall of 1: risk" in said and "promised at most 0.2000 (not" in said
+
     here("predict", "m.keras", *TEST, "out.csv", "--rule", "rule.json")
     rows = list(csv.DictReader(open_text("out.csv")))
     accepted = [row["accept"] == "True" for row in rows]

@@ -175,6 +175,7 @@ def fitted_rules():
     yield fit(PROBS, LABELS, "entropy", costs={"error": 5, "rejection": 1})
     groups = ["a", "b"] * 15
     yield fit(PROBS, LABELS, target_coverage=0.5, by="group", groups=groups)
+    yield fit(PROBS, LABELS, loss={"error": 0.9, "false negatives of 1": 0.9})
 
 
 def fitted_detectors():

@@ -193,6 +193,22 @@ REFUSED = {
         lambda: RejectionRule.fit(PROBS, CLASSES, target_coverage=0.5, by="label"),
         "unless multi_label=True",
     ),
+    "a loss of a class that nobody has": (
+        lambda: RejectionRule.fit(PROBS, CLASSES, loss={"error": 0.5, "recall of 9": 0.5}),
+        "labels hold. Received: loss=9",
+    ),
+    "a percentage as one of several targets": (
+        lambda: RejectionRule.fit(PROBS, CLASSES, loss={"error": 10}),
+        "in .0, 1.. Received: loss=10",
+    ),
+    "several losses and a target beside them": (
+        lambda: RejectionRule.fit(PROBS, CLASSES, loss={"error": 0.5}, target_risk=0.1),
+        "must be None for several",
+    ),
+    "a loss by a name that nobody knows": (
+        lambda: RejectionRule.fit(PROBS, CLASSES, loss="recall of melanoma", target_risk=0.1),
+        "names are known by `class_names`",
+    ),
     "gradients of the members of an ensemble, in a list": (
         lambda: ood.GradientFeatures([made("soft-max")]),
         "or a DeepEnsemble",

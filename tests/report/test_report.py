@@ -463,3 +463,19 @@ def test_draws_of_a_random_model_are_reported(random_model, tmp_path):
     data = tf.data.Dataset.from_tensor_slices((x, LABELS)).batch(50)
     with pytest.raises(ValueError, match=r"`data` must be \(x, y\) arrays"):
         to_markdown(random_model, data=data, num_samples=8)
+
+
+def test_a_rule_of_several_losses_has_a_table_for_each():
+    rng = np.random.default_rng(3)
+    probs = rng.dirichlet([0.4] * 3, size=600)
+    y = (rng.random((600, 1)) > probs.cumsum(axis=1)).sum(axis=1).clip(0, 2)
+    sites = {"site": np.where(np.arange(600) % 2, "A", "B")}
+    for loss, said in (
+        ({"error": 0.3, "recall of 1": 0.6}, ["the risk is of recall of class 1", "Holm"]),
+        ([(1 - np.eye(3), 0.3)], ["not of the matrix that it was fitted to"]),
+    ):
+        rule = RejectionRule.fit(probs, y, loss=loss)
+        text = to_markdown((probs, y), groups=sites, rule=rule)
+        assert text.count("The rule as fitted, in each group") == len(loss)
+        assert all(part in text for part in said)
+        assert ("all of which together" in text) == (len(loss) > 1)

@@ -93,8 +93,10 @@ def run(arguments):
     failures = []
     if rule is not None:
         rule = type(rule)(**{**rule.get_config(), "from_logits": False})
-        judged = rule.evaluate(probs, found.labels, **found.given(rule))
+        given = found.given(rule)
+        judged = rule.evaluate(probs, found.labels, loss="error", **given)
         figures["rule"] = _judged(rule, judged, failures)
+        figures["rule"]["promises"] = _promises(rule, probs, found.labels, given, failures)
     failures += unmet(arguments, figures)
     return {**figures, "failures": failures}, not failures
 
@@ -157,6 +159,26 @@ def _judged(rule, found, failures):
     return figures
 
 
+def _promises(rule, probs, labels, given, failures):
+    """Of a rule of other losses than errors alone, what was promised of each and what is found."""
+    report = rule.fitted_to
+    entries = report.get("losses", [report])
+    names = [entry.get("loss", "error") for entry in entries]
+    # Functions and costs are not in the rule.
+    are_kept = not any(name == "matrix" or name.startswith("function ") for name in names)
+    if report.get("goal") != "risk" or names == ["error"] or not are_kept:
+        return []
+    found = list(rule.evaluate(probs, labels, **given).losses)
+    for each in found:
+        each["promise_broken"] = bool(each["risk_lower"] > each["target_risk"])
+        if each["promise_broken"]:
+            failures.append(
+                f"the rule promised a risk of at most {each['target_risk']:g} of {each['loss']}; "
+                f"found is {each['risk']:.4g}, its 95 % interval starts at {each['risk_lower']:.4g}"
+            )
+    return found
+
+
 def rule_figures(rule, found):
     """What a rule accepts of an `Evaluation`, and what was promised of it."""
     promised = rule.fitted_to.get("target_risk")
@@ -209,5 +231,11 @@ def text_of(figures):
         if rule["promised_risk"] is not None:
             kept = "broken" if rule["promise_broken"] else "not contradicted"
             lines.append(f"promised   {rule['promised_risk']:.4f}  ({kept})")
+        for each in rule.get("promises", ()):
+            kept = "broken" if each["promise_broken"] else "not contradicted"
+            lines.append(
+                f"of {each['cases']} accepted, {each['loss']}: risk {each['risk']:.4f}, promised "
+                f"at most {each['target_risk']:.4f} ({kept})"
+            )
         lines += ["", rule["says"]]
     return "\n".join(lines)

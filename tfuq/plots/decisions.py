@@ -58,7 +58,7 @@ def risk_coverage(
         )
     options = {"score": score, "from_logits": from_logits, "multi_label": multi_label}
     curves = {k: risk_coverage_curve(values, labels, **options) for k, values in models.items()}
-    found = None if rule is None else rule.evaluate(probs, labels)
+    found = None if rule is None else rule.evaluate(probs, labels, loss="error")
     ax = axes_of(ax)
     tops = [
         _draw_curve(ax, curve, "risk" if name is None else name, i)
@@ -90,7 +90,8 @@ def _draw_rule(ax, rule, found):
     label = f"the rule: coverage {found.coverage:.2f}, risk {risk:.3f}"
     style = {"markersize": 14, "markeredgecolor": "white", "linestyle": "none", "zorder": 5}
     ax.plot(found.coverage, risk, "*", color=RED, label=label, **style)
-    target = rule.fitted_to.get("target_risk")
+    is_of_errors = rule.fitted_to.get("loss") == "error"
+    target = rule.fitted_to.get("target_risk") if is_of_errors else None  # what the axis shows
     if target is not None:
         sure = rule.fitted_to["confidence"]
         label = f"promised: at most {target:g} ({100 * sure:g} % sure)"

@@ -19,6 +19,7 @@ from tfuq.report._tables import Table, given_sections, number, percent, with_int
 from tfuq.selective import RejectionRule, subgroup_report
 
 N_BINS = 15
+_KEPT = ("error", "false_negative", "precision", "recall")  # losses that a rule keeps
 MOST_GROUPS = 50
 LEVELS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 IN_UNIT_INTERVAL = ("confidence", "margin", "variation_ratio")
@@ -334,7 +335,18 @@ def _rule_tables(rule, found, columns):
     if rule is None or not columns:
         return []
     usable = {name: column[found.usable] for name, column in columns.items()}
-    report = subgroup_report(rule, found.rows, found.labels, usable)
+    return [
+        _rule_table(rule, entry, found, usable)
+        for entry in rule.fitted_to.get("losses", [rule.fitted_to])
+    ]
+
+
+def _rule_table(rule, entry, found, usable):
+    """The same of one loss, as a rule's report says it; functions and costs are not in a rule."""
+    loss, is_kept = entry.get("loss", "error"), entry.get("loss", "error") in _KEPT
+    given = {"positive_class": entry["positive_class"]} if "positive_class" in entry else {}
+    given |= {"loss": loss, "target_risk": entry.get("target_risk")} if is_kept else {}
+    report = subgroup_report(rule, found.rows, found.labels, usable, **{"loss": "error", **given})
     rows = [
         [
             row.group if row.column == "all" else f"{row.column}: {row.group}",
@@ -354,7 +366,16 @@ def _rule_tables(rule, found, columns):
     failing = ", ".join(f"{row.column}: {row.group}" for row in report.failing)
     if failing:
         note = f"The promise is broken in {failing}. {note}"
-    return [Table("The rule as fitted, in each group", header, rows, note)]
+    title = "The rule as fitted, in each group"
+    if loss != "error":
+        of = f" of class {entry['positive_class']}" if "positive_class" in entry else ""
+        risk = (
+            f"the risk is of {loss.replace('_', ' ')}{of}"
+            if is_kept
+            else (f"the risk is of errors, not of the {loss} that it was fitted to")
+        )
+        title = f"{title}; {risk}"
+    return Table(title, header, rows, note)
 
 
 # --- Figures of all -----------------------------------------------------------------------------

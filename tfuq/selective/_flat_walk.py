@@ -26,20 +26,31 @@ STEPS = 9  # of the bisection
 
 
 def last_under_curve(accepted, errors, risk, eps):
-    """The last level with too few errors for a flat walk of `risk`, or None.
+    """The last level with too few errors for a flat walk of `risk`, or None."""
+    levels = levels_under_curve(accepted, errors, risk, eps)
+    return int(levels[-1]) if len(levels) else None
+
+
+def levels_under_curve(accepted, errors, risk, eps, looked=None):
+    """The levels with too few errors for a flat walk of `risk`, ascending.
 
     `accepted` and `errors` are counts of each level, `(levels,)`. A walk has as few at any of its
-    steps with a probability of at most `eps`.
+    steps with a probability of at most `eps`. Where errors are many the levels `looked` are looked
+    at, by default some.
     """
     total = int(accepted[-1])
     if risk * total <= MOST_ERRORS:
         few = _are_under(first_looks(total, risk, eps), accepted, errors)
         # All of the curve is stricter than `eps` at every step by itself, which is soon looked at.
-        levels = _are_under(curve(total, risk, eps), accepted, errors) if len(few) else few
-    else:
-        looked = np.unique(np.linspace(0, len(accepted) - 1, MOST_LEVELS).astype(int))
-        levels = looked[_is_rare(accepted[looked], errors[looked], risk, eps, total)]
-    return int(levels[-1]) if len(levels) else None
+        return _are_under(curve(total, risk, eps), accepted, errors) if len(few) else few
+    if looked is None:
+        looked = some_levels(len(accepted))
+    return looked[_is_rare(accepted[looked], errors[looked], risk, eps, total)]
+
+
+def some_levels(count):
+    """Up to `MOST_LEVELS` of so many levels, at equal steps."""
+    return np.unique(np.linspace(0, count - 1, MOST_LEVELS).astype(int))
 
 
 def _are_under(looks, accepted, errors):

@@ -55,7 +55,7 @@ import numpy as np
 from scipy import stats
 
 from tfuq._math.bounds import binomial_p_value, hoeffding_bentkus_p_value
-from tfuq.selective._flat_walk import last_under_curve
+from tfuq.selective._flat_walk import last_under_curve, levels_under_curve
 
 STARTS = 8  # places at which the tests begin, each with its share of the error
 LEAST_BLOCK = 64  # levels that are tested at a time, at first
@@ -144,17 +144,21 @@ def learn_then_test(sums, risk, delta):
     next, one that fails loses it until the next start (Wiens' fallback procedure 2003). All that
     pass hold together with a probability of at least 1 - delta, so the last may be chosen.
     """
+    passed = list(_passed(sums, risk, delta))
+    return passed[-1][1] - 1 if passed else None
+
+
+def _passed(sums, risk, delta):
+    """Ranges of levels `(first, end)` that the chains pass, none of them empty."""
     starts, shares = _shared_starts(sums, risk, delta)
-    if not starts:
-        return None
     ends = [*starts[1:], sums.loss.shape[-1]]
-    budget, last = 0.0, None
-    for start, end, share in zip(starts, ends, shares, strict=True):
+    budget = 0.0
+    for start, end, share in zip(starts, ends, shares, strict=bool(starts)):
         budget += share
         failed = _first_failure(sums, risk, start, end, budget)
-        last = failed - 1 if failed > start else last
+        if failed > start:
+            yield start, failed
         budget = budget if failed == end else 0.0
-    return last
 
 
 def _shared_starts(sums, risk, delta):
@@ -215,6 +219,27 @@ def chain_and_curve(sums, risk, delta):
     return max((level for level in found if level is not None), default=None)
 
 
+def safe_levels(sums, risk, delta, looked):
+    """Which levels `chain_and_curve` shows to be safe, all together, bool `(levels,)`.
+
+    Of other losses than errors those that the chains of `learn_then_test` pass. `looked` are the
+    levels at which a curve of many errors is looked at.
+    """
+    safe = np.zeros(sums.loss.shape[-1], bool)
+    if not sums.binary:
+        for start, end in _passed(sums, risk, delta):
+            safe[start:end] = True
+        return safe
+    total = int(sums.accepted[-1])
+    share = chain_share(total, risk, delta)
+    start, failed = _chain_of(sums, risk, share * delta)
+    safe[start:failed] = True
+    if share < 1:
+        eps = (1 - share) * delta
+        safe[levels_under_curve(sums.accepted, sums.loss, risk, eps, looked)] = True
+    return safe
+
+
 def chain_share(total, risk, delta):
     """The share of `delta` of the chain; all of it where a part lets nothing pass."""
     ratio = total / fewest_examples(risk, delta)
@@ -224,14 +249,19 @@ def chain_share(total, risk, delta):
 
 def _chain(sums, risk, delta):
     """The last level of a chain from the fewest examples that can pass, or None."""
+    start, failed = _chain_of(sums, risk, delta)
+    return failed - 1 if failed > start else None
+
+
+def _chain_of(sums, risk, delta):
+    """The levels `(first, end)` that it passes, an empty range if none."""
     fewest = fewest_examples(risk, delta)
     if sums.accepted[-1] < fewest:
-        return None
+        return 0, 0
     start = int(np.searchsorted(sums.accepted, sums.accepted.dtype.type(fewest)))
     if _errors_of_first(sums, start, fewest):
-        return None
-    failed = _first_failure(sums, risk, start, len(sums.accepted), delta)
-    return failed - 1 if failed > start else None
+        return 0, 0
+    return start, _first_failure(sums, risk, start, len(sums.accepted), delta)
 
 
 def _errors_of_first(sums, level, count):

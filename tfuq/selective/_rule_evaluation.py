@@ -6,6 +6,7 @@ import numpy as np
 
 from tfuq._math.bounds import clopper_pearson_interval
 from tfuq._predictions.class_names import called
+from tfuq.selective._losses import SEVERAL, classes_of, title
 
 
 class Evaluation(NamedTuple):
@@ -33,23 +34,36 @@ class Evaluation(NamedTuple):
     """Upper end."""
     accuracy: float
     """Accuracy over all, accepted or not."""
+    losses: tuple = ()
+    """Of what a rule promised, of each loss a dict: `"loss"`, its `"target_risk"`, the accepted
+    `"cases"` that belong to it, their `"risk"`, `"risk_lower"` and `"risk_upper"`."""
 
 
-def evaluation_of(read, accepted):
-    """`Evaluation` of entries that were `Read`, and which of them are accepted."""
+def evaluation_of(read, accepted, promises=(), reads=(), class_names=None):
+    """`Evaluation` of entries that were `Read`, and which of them are accepted.
+
+    `promises` and `reads` are those of several losses.
+    """
+    reads = reads or [read] * len(promises)
+    losses = [
+        {"loss": title(loss.said(), class_names), "target_risk": target, **_figures(each, accepted)}
+        for (loss, target), each in zip(promises, reads, strict=True)
+        if target is not None
+    ]
+    _, *risks = _figures(read, accepted).values()
+    whole = len(accepted), int(accepted.sum()), float(accepted.mean())
+    return Evaluation(*whole, *risks, float(read.right.mean()), tuple(losses))
+
+
+def _figures(read, accepted):
+    """How many of the accepted belong to the risk, that, and its interval."""
     losses = read.loss[accepted & read.counts]
     lower = upper = np.nan
     if read.binary and len(read.score) == read.images:
         lower, upper = clopper_pearson_interval(losses.sum(), len(losses))
-    return Evaluation(
-        len(accepted),
-        int(accepted.sum()),
-        float(accepted.mean()),
-        float(losses.mean()) if len(losses) else np.nan,
-        float(lower),
-        float(upper),
-        float(read.right.mean()),
-    )
+    risk = float(losses.mean()) if len(losses) else np.nan
+    ends = {"risk_lower": float(lower), "risk_upper": float(upper)}
+    return {"cases": len(losses), "risk": risk, **ends}
 
 
 def description(rule):
@@ -74,22 +88,37 @@ def description(rule):
 
 def _promise(rule, report):
     """What `describe` says of the risk."""
-    where, wrong = "", "are wrong"
-    if report["loss"] == "false_negative":
-        where, wrong = f" to true cases of class {report['positive_class']}", "miss it"
-    elif report["loss"] != "error":
-        wrong = "are lost (by the chosen loss)"
-    elif "tolerance" in report:
-        wrong = f"are off by more than {report['tolerance']:g}"
-    sure = ""
+    entries = report["losses"] if report["loss"] == SEVERAL else [report]
+    where, sure = "", ""
     if rule.by is not None:
-        where += " in each group" if rule.by == "group" else f" of each {rule.by}"
+        where = " in each group" if rule.by == "group" else f" of each {rule.by}"
         sure = "for all together, " if report["simultaneous"] else "for each by itself, "
+    together = "all of which together" if len(entries) > 1 else "which"
+    names = getattr(rule, "class_names", None)
+    said = ", ".join(f"of its answers{_kept(entry, where, names)}" for entry in entries)
     return (
-        f"; of its answers{where} at most {100 * report['target_risk']:g} in 100 {wrong}, "
-        f"which is {100 * report['confidence']:g} % sure {sure}for cases like the "
+        f"; {said}, {together} is {100 * report['confidence']:g} % sure {sure}for cases like the "
         f"{report['examples']} that this was checked on"
     )
+
+
+def _kept(entry, where, class_names):
+    """What is promised of one loss, after "of its answers"."""
+    risk = 100 * entry["target_risk"]
+    classes = " or ".join(str(name) for name in called(classes_of(entry), class_names))
+    least = f"at least {round(100 - risk, 9):g} in 100"
+    most = f"at most {risk:g} in 100"
+    if entry["loss"] == "precision":
+        return f" that say class {classes}{where} {least} are right"
+    if entry["loss"] == "recall":
+        return f" to true cases of class {classes}{where} {least} find it"
+    if entry["loss"] == "false_negative":
+        return f" to true cases of class {classes}{where} {most} miss it"
+    if entry["loss"] != "error":
+        return f"{where} {most} are lost (by the chosen loss)"
+    if "tolerance" in entry:
+        return f"{where} {most} are off by more than {entry['tolerance']:g}"
+    return f"{where} {most} are wrong"
 
 
 def _ranked(report):

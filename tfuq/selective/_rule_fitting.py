@@ -5,14 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfuq._arguments import (
-    check_choice,
-    check_fraction,
-    check_integer,
-    is_finite,
-    shown,
-    to_float64,
-)
+from tfuq._arguments import check_fraction, is_finite, shown
 from tfuq._math.bounds import clopper_pearson_interval
 from tfuq._predictions.labelled import warn_of_sign
 from tfuq._predictions.scores import CONFIDENCES, GIVEN, power_of
@@ -24,10 +17,10 @@ from tfuq.selective._guarantees import (
     examples_expected,
     fewest_examples,
 )
+from tfuq.selective._losses import SEVERAL, faults_of_losses
 from tfuq.selective._reading import checked_classes
 from tfuq.selective._sorted_sums import sorted_sums
 
-LOSSES = ("error", "false_negative")
 # Thresholds that are looked at where an image has many entries, as parts of the whole range from
 # perfect trust to none: networks are sure of most pixels, so that half of them are close to 0.
 IMAGE_LEVELS = np.concatenate([[0.0], np.geomspace(1e-6, 0.1, 200), np.linspace(0.1, 1, 201)[1:]])
@@ -92,7 +85,8 @@ class Goal(NamedTuple):
         """What was asked for, for the record."""
         if self.wanted == "risk":
             names = ("target_risk", "confidence", "method")
-            return {name: getattr(self, name) for name in names}
+            found = {name: getattr(self, name) for name in names}
+            return {name: value for name, value in found.items() if value is not None}
         if self.wanted == "coverage":
             return {"target_coverage": self.target_coverage}
         return {"costs": dict(self.costs)}
@@ -103,9 +97,18 @@ class Part(NamedTuple):
     sums: dict
 
 
-def check_targets(target_risk, target_coverage, costs, confidence):
+def check_targets(target_risk, target_coverage, costs, confidence, several=False):
+    """Which of them is wanted; of `several` losses, which bring their targets, the risk."""
     given = {"risk": target_risk, "coverage": target_coverage, "cost": costs}
     given = {name: value for name, value in given.items() if value is not None}
+    if several and given:
+        raise ValueError(
+            "Arguments `target_risk`, `target_coverage` and `costs` must be None for several "
+            "losses, each of which has its target in `loss`. "
+            f"Received: target_risk={shown(target_risk)}, "
+            f"target_coverage={shown(target_coverage)}, costs={shown(costs)}"
+        )
+    given = {"risk": True} if several else given
     if len(given) != 1:
         raise ValueError(
             "One of the arguments `target_risk`, `target_coverage` and `costs` must be given. "
@@ -144,14 +147,14 @@ def _check_costs(costs):
         )
 
 
-def report_of(found, read, goal, loss, positive_class):
-    """What a rule of these parts was fitted to, for `fitted_to`."""
+def report_of(found, read, goal, said):
+    """What a rule of these parts was fitted to, for `fitted_to`; `said` is of its loss."""
     decisions = len(read.score)
     accepted = int(sum(part.sums["accepted"] for part in found.values()))
     seen = np.unique(read.labels)
     report = {
         "goal": goal.wanted,
-        "loss": _name_of(loss),
+        "loss": said["loss"],
         "examples": int(read.images),
         "decisions": decisions,
         "accepted": accepted,
@@ -162,15 +165,7 @@ def report_of(found, read, goal, loss, positive_class):
     if decisions == read.images:
         ends = clopper_pearson_interval(accepted, decisions, goal.confidence)
         report["coverage_interval"] = [float(end) for end in ends]
-    if report["loss"] == "false_negative":
-        report["positive_class"] = int(positive_class)
-    return report | goal.said()
-
-
-def _name_of(loss):
-    if callable(loss):
-        return f"function {getattr(loss, '__name__', type(loss).__name__)}"
-    return loss if isinstance(loss, str) else "matrix"
+    return report | said | goal.said()
 
 
 def rank_of(probs, labels, multi_label, is_stack=None):
@@ -190,11 +185,6 @@ def rank_of(probs, labels, multi_label, is_stack=None):
     )
 
 
-def is_zero_one(loss):
-    """Whether the argument `loss` can give no other number than 0 or 1."""
-    return isinstance(loss, str) or (not callable(loss) and bool(np.isin(loss, (0, 1)).all()))
-
-
 def check_known(score):
     """Raises ValueError if scores that a rule is to be fitted to hold NaN or infinity."""
     unknown = ~np.isfinite(score)
@@ -203,42 +193,6 @@ def check_known(score):
             f"Argument `score` must hold finite numbers. Received: {score[unknown][0]} "
             f"({unknown.sum()} of {len(score)})"
         )
-
-
-def losses_of(loss, probs, labels, wrong, positive_class):
-    """Losses in [0, 1] and whether an entry belongs to the risk."""
-    everywhere = np.ones(len(labels), bool)
-    if callable(loss):
-        values = to_float64("loss", loss(probs, labels))
-        if values.shape != labels.shape or not np.all((values >= 0) & (values <= 1)):
-            raise ValueError(
-                f"Argument `loss` must return {len(labels)} numbers in [0, 1]. "
-                f"Received: {values.shape} from {values.min(initial=0)} to {values.max(initial=0)}"
-            )
-        return values, everywhere
-    if not isinstance(loss, str):
-        return _cost_matrix(loss, probs.shape[-1])[labels, probs.argmax(-1)], everywhere
-    check_choice("loss", loss, LOSSES)
-    if loss == "error":
-        return wrong.astype("float64"), everywhere
-    check_integer("positive_class", positive_class, 0)
-    counts = labels == positive_class
-    if not counts.any():
-        raise ValueError(
-            "Argument `positive_class` must be a class that the labels hold. "
-            f"Received: positive_class={shown(positive_class)} with labels of {np.unique(labels)}"
-        )
-    return wrong.astype("float64"), counts
-
-
-def _cost_matrix(loss, classes):
-    costs = to_float64("loss", loss)
-    if costs.shape != (classes, classes) or not np.all((costs >= 0) & (costs <= 1)):
-        raise ValueError(
-            f"Argument `loss` must be one of {LOSSES}, a function or costs in [0, 1] of shape "
-            f"{(classes, classes)}. Received: loss={shown(loss)}"
-        )
-    return costs
 
 
 def checked_report(fitted_to, by):
@@ -259,9 +213,10 @@ def checked_report(fitted_to, by):
 def _faults_of_report(report, by):
     numbers = ["coverage", "decisions", "examples"]
     if report["goal"] == "risk":
-        numbers += ["target_risk", "confidence"]
-    if report.get("loss") == "false_negative":
-        numbers.append("positive_class")
+        numbers += (
+            ["confidence"] if report.get("loss") == SEVERAL else ["target_risk", "confidence"]
+        )
+    yield from faults_of_losses(report)
     yield from (f"no number {n!r}" for n in numbers if not is_finite(report.get(n)))
     shares = ("coverage", "confidence", "target_coverage")
     known = {n: report[n] for n in shares if is_finite(report.get(n))}
@@ -379,7 +334,7 @@ def _safe(read, rows, level, sums, goal, by):
     """The most lenient level that keeps the target, or an error, or None if it has siblings."""
     accepted, weight, total = sums
     if len(read.score) > read.images:
-        table, back = _image_sums(read, rows, level, len(accepted)), range(len(accepted))
+        table, back = image_sums(read, rows, level, len(accepted)), range(len(accepted))
         count = len(table.loss)
     elif weight is accepted:  # each level has some that belong to the risk
         table, back = Sums(weight, total, read.binary), range(len(accepted))
@@ -415,7 +370,7 @@ def _refusal(goal, count, best, coverage, needed, expected):
     return f"{text} Another score may rank the errors better: `best_score`."
 
 
-def _image_sums(read, rows, level, count):
+def image_sums(read, rows, level, count):
     """`ImageSums` of the images that have any of the entries `rows`."""
     entries = len(read.score) // read.images
     images, image = np.unique(rows // entries, return_inverse=True)

@@ -4,13 +4,14 @@ import math
 
 import numpy as np
 
-from tfuq._arguments import check_choice, check_integer, to_float64
+from tfuq._arguments import to_float64
 from tfuq._predictions.class_names import numbered
 from tfuq._predictions.examples import from_arrays
 from tfuq._predictions.stacks import is_stack_shape, is_stacked
+from tfuq.selective._losses import losses_of
 from tfuq.selective._own_rows import OwnRows
 from tfuq.selective._reading import choice_of, kind_of, scored
-from tfuq.selective._rule_fitting import LOSSES, Read, check_known, is_zero_one, losses_of
+from tfuq.selective._rule_fitting import Read, check_known
 
 BLOCK = 2**18  # numbers of predictions that are read at a time, of which a dozen copies exist
 
@@ -23,25 +24,25 @@ def read_examples(mean, labels):
     return from_arrays(labels, mean, names=("labels", "probs"))
 
 
-def read_labelled(rule, probs, labels, loss, positive_class, fits=False, given=None):
+def read_labelled(rule, probs, labels, loss, fits=False, given=None):
     """`Read` of predictions and labels, in blocks where they are many.
 
     Args:
         rule: What reads them.
         probs, labels: As the caller gave them.
-        loss, positive_class: As in `RejectionRule.fit`.
+        loss: A `Loss`.
         fits: Whether a rule is to be fitted to them, which asks for rows of its own and scores.
         given: Scores, or a function that gives them, of the score `"given"`.
     """
     labels = numbered(labels, rule.class_names)
     try:
-        read = _in_blocks(rule, probs, labels, loss, positive_class, fits, given)
+        read = _in_blocks(rule, probs, labels, loss, fits, given)
     except ValueError:  # which an error of the whole tells with its place
         read = None
-    return read or _whole(rule, probs, labels, loss, positive_class, fits, given)
+    return read or _whole(rule, probs, labels, loss, fits, given)
 
 
-def _whole(rule, probs, labels, loss, positive_class, fits, given):
+def _whole(rule, probs, labels, loss, fits, given):
     score, flat, true, count = _one(rule, probs, labels, given)
     if fits:
         own = OwnRows(choice_of(rule, given))
@@ -50,9 +51,9 @@ def _whole(rule, probs, labels, loss, positive_class, fits, given):
         check_known(score)
     predicted = flat.argmax(-1)
     right = predicted == true
-    losses, counts = losses_of(loss, flat, true, ~right, positive_class)
+    losses, counts = losses_of(loss, flat, true)
     classes = flat.shape[-1]
-    return Read(score, losses, counts, right, predicted, true, count, classes, is_zero_one(loss))
+    return Read(score, losses, counts, right, predicted, true, count, classes, loss.is_zero_one)
 
 
 def _one(rule, probs, labels, given):
@@ -63,7 +64,7 @@ def _one(rule, probs, labels, given):
     return score, np.asarray(examples.scores), np.asarray(examples.labels), mean.shape[0]
 
 
-def _in_blocks(rule, probs, labels, loss, positive_class, fits, given):
+def _in_blocks(rule, probs, labels, loss, fits, given):
     """`Read` of single predictions that are many, or None: of 10^7 each array is 80 MB.
 
     Nothing is kept of the probabilities, scores are float32, as they are computed, and losses bool.
@@ -71,9 +72,6 @@ def _in_blocks(rule, probs, labels, loss, positive_class, fits, given):
     size = _rows_at_a_time(rule, probs, labels, loss, given)
     if not size:
         return None
-    check_choice("loss", loss, LOSSES)
-    if loss == "false_negative":
-        check_integer("positive_class", positive_class, 0)
     own = OwnRows(choice_of(rule, given)) if fits else None
     parts, filled = None, 0
     for start in range(0, len(probs), size):
@@ -94,14 +92,11 @@ def _in_blocks(rule, probs, labels, loss, positive_class, fits, given):
         own.check(probs)
         check_known(parts[0])
     score, predicted, true = parts
-    counts = true == positive_class
-    if loss == "error":
-        counts = np.broadcast_to(np.True_, true.shape)
-    elif not counts.any():
+    lost, counts = loss.of_answers(predicted, true)
+    if not counts.any():
         return None
-    right = predicted == true
     sizes = len(probs), flat.shape[-1]
-    return Read(score, ~right, counts, right, predicted, true, *sizes, True)
+    return Read(score, lost, counts, predicted == true, predicted, true, *sizes, True)
 
 
 def _rows_at_a_time(rule, probs, labels, loss, given):
@@ -109,7 +104,7 @@ def _rows_at_a_time(rule, probs, labels, loss, given):
     arrays = [probs, labels, *([] if given is None else [given])]
     if not all(isinstance(each, np.ndarray) and each.ndim for each in arrays):
         return 0
-    if len(probs) != len(labels) or not isinstance(loss, str):
+    if len(probs) != len(labels) or not loss.is_named:
         return 0
     if given is not None and (len(given) != len(labels) or given.dtype.kind not in "fiu"):
         return 0

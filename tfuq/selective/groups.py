@@ -12,8 +12,8 @@ from tfuq._math.bins import width_index
 from tfuq._math.bounds import binomial_p_value, hoeffding_bentkus_p_value, wilson_interval
 from tfuq._predictions.labelled import labelled_predictions
 from tfuq._predictions.numbers import RegressionUncertainty
+from tfuq.selective._group_losses import losses_in_groups, target_of
 from tfuq.selective._number_groups import table_of_numbers
-from tfuq.selective._rule_fitting import LOSSES, losses_of
 
 __all__ = ["GroupRow", "SubgroupReport", "subgroup_report"]
 
@@ -206,7 +206,7 @@ def subgroup_report(
     [('all', 0.5, 'fails'), ('other', 0.5, 'fails'), ('own', 0.5, 'holds')]
     """
     _check(rule, confidence, correction, n_bins)
-    target_risk = _target(rule, target_risk)
+    target_risk = target_of(rule, target_risk, loss, positive_class)
     flags = {"from_logits": from_logits, "multi_label": multi_label}
     if isinstance(probs, RegressionUncertainty):
         _check_is_of_numbers(n_bins, **flags)
@@ -276,20 +276,6 @@ def _check(rule, confidence, correction, n_bins):
     check_integer("n_bins", n_bins, 1)
 
 
-def _fitted_to(rule):
-    return getattr(rule, "fitted_to", None) or {}
-
-
-def _target(rule, target_risk):
-    target_risk = _fitted_to(rule).get("target_risk") if target_risk is None else target_risk
-    if target_risk is None:
-        return None
-    check_fraction("target_risk", target_risk)
-    if target_risk in (0, 1):
-        raise ValueError(f"Argument `target_risk` must be in (0, 1). Received: {target_risk}")
-    return float(target_risk)
-
-
 def _table_of_classes(
     rule, probs, labels, groups, rule_groups, flags, loss, positive_class, n_bins, tolerance
 ):
@@ -306,7 +292,7 @@ def _table_of_classes(
     if rule is not None:
         probs = np.asarray(probs)
         accepted = _asked(rule.accept, rule, probs, labelled.shape, columns, rule_groups)
-    loss, counts = _losses(labelled, rule, loss, positive_class)
+    loss, counts = losses_in_groups(labelled, rule, loss, positive_class)
     return _table(labelled, n_bins, accepted, accepted & counts, loss), columns
 
 
@@ -329,22 +315,6 @@ def _asked(accept, rule, predictions, shape, columns, rule_groups):
             f"Received: {np.shape(accepted)}"
         )
     return np.ravel(accepted)
-
-
-def _losses(labelled, rule, loss, positive_class):
-    """The loss of each decision, and whether it belongs to the risk, `(entries,)`."""
-    if loss is None:
-        said = _fitted_to(rule)
-        loss = said.get("loss", "error")
-        positive_class = said.get("positive_class", positive_class)
-        if loss not in LOSSES:
-            raise ValueError(
-                "Argument `loss` must be what the rule was fitted to, functions and costs it does "
-                f"not keep. Received: loss=None with a rule fitted to {shown(loss)}"
-            )
-    probs = np.asarray(labelled.examples.probs())
-    labels = np.asarray(labelled.examples.labels)
-    return losses_of(loss, probs, labels, labelled.error > 0, positive_class)
 
 
 def _table(labelled, n_bins, *of_entries):

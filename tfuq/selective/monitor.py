@@ -25,7 +25,9 @@ from tfuq._arguments import check_fraction, register, shown
 from tfuq._files.reading import json_text
 from tfuq._math.bounds import clopper_pearson_interval
 from tfuq._predictions.scores import GIVEN
+from tfuq.selective._losses import LOSSES, SEVERAL, Loss, own_promises, titles
 from tfuq.selective._reading import scored
+from tfuq.selective._rule_reading import read_labelled
 from tfuq.selective.base import Fitted, numbers, plain
 
 __all__ = ["Monitor"]
@@ -242,10 +244,12 @@ class Monitor(Fitted):
             filled = labels.copy()
             filled[~known] = labels[known][0]
             given = np.zeros(count) if self.rule.score == GIVEN else None
-            read = self.rule._read(probs, np.array(filled.tolist()), "error", 1, given=given)
-            if self.rule.fitted_to["loss"] == "false_negative":
-                known &= read.labels == self.rule.fitted_to["positive_class"]
-            losses[known] = read.loss[known]
+            labels = np.array(filled.tolist())
+            read = read_labelled(self.rule, probs, labels, Loss("error"), given=given)
+            (promise,) = own_promises(self.rule)
+            lost, counts = promise.loss.of_answers(read.predicted, read.labels)
+            known &= counts
+            losses[known] = lost[known]
         return losses
 
     def _take_score(self, score):
@@ -313,12 +317,14 @@ def _check_rule(rule):
         fault = "without a promise of the risk"
     elif report["decisions"] != report["examples"] or rule.rank > 2 or rule.multi_label:
         fault = "that decides on several entries of an example"
-    elif report["loss"] not in ("error", "false_negative"):
+    elif report["loss"] == SEVERAL:
+        fault = f"of several losses, {titles(report, rule)}: watch a rule of each"
+    elif report["loss"] not in LOSSES:
         fault = f"of the loss {shown(report['loss'])}"
     if fault is not None:
         raise ValueError(
             "Argument `rule` must be a RejectionRule of single decisions, fitted to a target_risk "
-            f"of errors or false negatives. Received: a {type(rule).__name__} {fault}"
+            f"of one loss of {LOSSES}. Received: a {type(rule).__name__} {fault}"
         )
 
 

@@ -16,6 +16,7 @@ from tfuq._predictions.numbers import RegressionUncertainty, mixture_quantile, m
 from tfuq.layers import PostProcessing
 from tfuq.predictive import uncertainty_with_labels
 from tfuq.selective._guarantees import METHODS
+from tfuq.selective._losses import Loss
 from tfuq.selective._number_reading import check_tolerance, check_varies, read_numbers, set_aside
 from tfuq.selective._rule_evaluation import description, evaluation_of
 from tfuq.selective._rule_fitting import (
@@ -195,7 +196,8 @@ class RegressionRule(Fitted):
         delta = (1 - confidence) / (len(parts) if simultaneous else 1)
         goal = Goal(wanted, target_risk, target_coverage, costs, confidence, delta, method)
         fits = {key: fit_part(rule, read, rows, goal, by, fixed) for key, rows in parts.items()}
-        report = {**report_of(fits, read, goal, loss, None), "draws": found.num_samples}
+        said = (Loss("function", value=loss) if callable(loss) else Loss("error")).said()
+        report = {**report_of(fits, read, goal, said), "draws": found.num_samples}
         report |= {} if tolerance is None else {"tolerance": float(tolerance)}
         if by is None:
             report |= {name: fits[None].sums[name] for name in ("risk", "risk_bound")}

@@ -1,5 +1,7 @@
 """Rejection rules: a threshold of a score, and what was promised when it was chosen."""
 
+import functools
+
 from tfuq._arguments import check_choice, check_flags, check_integer, register, shown
 from tfuq._files.reading import unsealed
 from tfuq._models.numbers import declared_family
@@ -10,6 +12,8 @@ from tfuq._predictions.scores import CONFIDENCES, OF_STACKS
 from tfuq._predictions.stacks import is_stacked
 from tfuq.predictive import declared
 from tfuq.selective._guarantees import METHODS
+from tfuq.selective._joint_fitting import check_together, fit_together, reads_of
+from tfuq.selective._losses import first_of, is_several, own_promises, promises_of, said_of
 from tfuq.selective._own_rows import checked_calibration, split_rows
 from tfuq.selective._reading import (
     array_of,
@@ -209,11 +213,18 @@ class RejectionRule(InModels, Watched, Fitted):
                 `"review"`; what is missing costs 0.
             method: `"auto"`, `"ltt"` or `"sgr"`.
             loss: `"error"`: the answer is not the true class. `"false_negative"`: of the accepted
-                examples of `positive_class` alone, the answer is another class. Or costs in [0, 1]
-                of each answer, `(classes, classes)`, a row for each true class. Or a function
-                `loss(probs, labels)` of mean probabilities `(entries, classes)` and labels
-                `(entries,)` that returns numbers in [0, 1].
-            positive_class: The class whose misses are counted by `loss="false_negative"`.
+                examples of `positive_class` alone, the answer is another class; `"recall"`: the
+                same, said as the share that is found, 1 - risk. `"precision"`: of the accepted
+                answers `positive_class`, the true class is another. Or costs in [0, 1] of each
+                answer, `(classes, classes)`, a row for each true class. Or a function `loss(probs,
+                labels)` of mean probabilities `(entries, classes)` and labels `(entries,)` that
+                returns numbers in [0, 1]. Or several with a target each, all of which hold together
+                with the confidence (Bonferroni), at one threshold: a dict, or a list of pairs,
+                `{"error": .1, "false negatives of melanoma": .05, "precision of 2": .9}`: at most
+                that risk, of precision and recall at least that share; "of A or B" are two classes
+                as one, "of A and B" a promise for each.
+            positive_class: The class of `"false_negative"`, `"recall"` and `"precision"`, a number
+                or a name; several count as one class.
             by: None, `"class"` for a threshold and a promise for each predicted class, `"label"`
                 for those of each label of multi-label predictions, or `"group"`.
             groups: For `by="group"`, the group of each example `(n,)`, texts or numbers.
@@ -238,7 +249,8 @@ class RejectionRule(InModels, Watched, Fitted):
                 needed.
             ValueError: If not exactly one target is given, a number is out of its range, arrays are
                 empty or do not fit together, hold NaN or labels that are no class; if `probs` are
-                the calibrated rows that their calibration was fitted to.
+                the calibrated rows that their calibration was fitted to; if no example belongs to a
+                loss.
 
         Example:
 
@@ -265,7 +277,8 @@ class RejectionRule(InModels, Watched, Fitted):
             score = "std" if score is None else score
             return RegressionRule.fit(probs, labels, score, target_risk, confidence, **goal)
         check_left_out("classes", tolerance=tolerance)
-        wanted = check_targets(target_risk, target_coverage, costs, confidence)
+        several = is_several(loss)
+        wanted = check_targets(target_risk, target_coverage, costs, confidence, several)
         check_choice("method", method, tuple(METHODS))
         check_flags(simultaneous=simultaneous)
         flags = flags_of(probs, from_logits, multi_label)
@@ -278,14 +291,22 @@ class RejectionRule(InModels, Watched, Fitted):
             options = {"calibration": calibration, "share": calibration_share, "seed": seed}
             fitted, probs, labels, groups = split_rows(rule, probs, labels, groups, **options)
             rule = cls(**{**rule.get_config(), "calibration": fitted})
-        read = rule._read(probs, labels, loss, positive_class, True, given)
+        promises = promises_of(loss, positive_class, target_risk, rule.class_names)
+        check_together(method, by, [promise.loss for promise in promises])
+        read = read_labelled(rule, probs, labels, first_of(promises), True, given)
         parts = parts_of(read, by, groups, columns_of(probs))
         delta = (1 - confidence) / (len(parts) if simultaneous else 1)
         goal = Goal(wanted, target_risk, target_coverage, costs, confidence, delta, method)
-        found = {key: fit_part(rule, read, rows, goal, by) for key, rows in parts.items()}
-        report = report_of(found, read, goal, loss, positive_class)
+        fit_one = functools.partial(fit_part, rule, read)
+        if several:
+            again = functools.partial(read_labelled, rule, probs, labels, fits=True, given=given)
+            reads = reads_of(read, promises, again, True)
+            fit_one = functools.partial(fit_together, rule, reads, promises)
+        found = {key: fit_one(rows, goal, by) for key, rows in parts.items()}
+        report = report_of(found, read, goal, said_of(promises, several))
         if by is None:
-            report |= {name: found[None].sums[name] for name in ("risk", "risk_bound")}
+            names = ("risk", "risk_bound", "losses")
+            report |= {name: found[None].sums[name] for name in names if name in found[None].sums}
             return rule._with(found[None].threshold, report)
         report["simultaneous"] = bool(simultaneous)
         report["parts"] = {str(key): part.sums for key, part in found.items()}
@@ -349,10 +370,6 @@ class RejectionRule(InModels, Watched, Fitted):
         config = {**self.get_config(), "threshold": threshold, "fitted_to": report, **parts}
         return type(self)(**config)
 
-    def _read(self, probs, labels, loss, positive_class, fits=False, given=None):
-        """Scores, losses and all else that fitting and evaluation ask for."""
-        return read_labelled(self, probs, labels, loss, positive_class, fits, given)
-
     # --- Use ----------------------------------------------------------------------------------
 
     def score_of(self, probs, *, stacked=None):
@@ -392,21 +409,29 @@ class RejectionRule(InModels, Watched, Fitted):
         thresholds = of_groups(self, groups, len(score), unknown_group)
         return passes(self, score, thresholds.reshape(-1, *[1] * (score.ndim - 1)))
 
-    def evaluate(self, probs, labels, groups=None, *, loss="error", positive_class=1, score=None):
+    def evaluate(self, probs, labels, groups=None, *, loss=None, positive_class=1, score=None):
         """What is accepted of labelled data, and how much of that is wrong: an `Evaluation`.
 
         Args:
             probs, labels: Predictions or a stack of them; labels, sparse or one-hot.
             groups: With `by="group"`: the group of each example; unknown groups are rejected.
-            loss, positive_class: As in `fit`.
+            loss, positive_class: As in `fit`; by default what the rule was fitted to, `"error"`
+                where that is nothing. Of several the risk is that of errors, and `losses` tells
+                each.
             score: As for `accept`.
 
         Raises:
-            ValueError: If arrays do not fit together, or hold a label that is no class.
+            ValueError: If arrays do not fit together, or hold a label that is no class; if the rule
+                was fitted to a function or costs, which it does not keep, and `loss` is None.
         """
-        read = self._read(probs, labels, loss, positive_class, given=score)
+        promises = own_promises(self, loss, positive_class)
+        read = read_labelled(self, probs, labels, first_of(promises), given=score)
         accepted = self.accept(probs, groups, unknown_group="reject", score=score).ravel()
-        return evaluation_of(read, accepted)
+        if len(promises) == 1:
+            return evaluation_of(read, accepted, promises, class_names=self.class_names)
+        again = functools.partial(read_labelled, self, probs, labels, given=score)
+        reads = reads_of(read, promises, again)
+        return evaluation_of(read, accepted, promises, reads, self.class_names)
 
     def describe(self):
         """What the rule does and what was promised, in a sentence for who has to rely on it."""
