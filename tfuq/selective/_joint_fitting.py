@@ -13,6 +13,7 @@ broken there, whose p-value is the largest of theirs, and the chains of `learn_t
 these with all of the error (Angelopoulos et al. 2021; an intersection-union test, Berger 1982).
 """
 
+import functools
 import warnings
 from typing import NamedTuple
 
@@ -35,6 +36,7 @@ from tfuq.selective._rule_fitting import (
     REJECT_ALL,
     Part,
     UnattainableRisk,
+    fit_part,
     fixed_thresholds,
     image_sums,
 )
@@ -72,6 +74,14 @@ def reads_of(first, promises, read_again, fits=False):
             read = first._replace(loss=lost, counts=counts, binary=True)
         found.append(read._replace(loss=np.asarray(read.loss, "float64")))
     return found
+
+
+def fit_of_part(rule, read, promises, read_again):
+    """A function of rows, goal and `by` that fits one part; `promises` are several, or None."""
+    if promises is None:
+        return functools.partial(fit_part, rule, read)
+    reads = reads_of(read, promises, read_again, True)
+    return functools.partial(fit_together, rule, reads, promises)
 
 
 def fit_together(rule, reads, promises, rows, goal, by):

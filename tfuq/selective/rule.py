@@ -12,7 +12,7 @@ from tfuq._predictions.scores import CONFIDENCES, OF_STACKS
 from tfuq._predictions.stacks import is_stacked
 from tfuq.predictive import declared
 from tfuq.selective._guarantees import METHODS
-from tfuq.selective._joint_fitting import check_together, fit_together, reads_of
+from tfuq.selective._joint_fitting import check_together, fit_of_part, reads_of
 from tfuq.selective._losses import first_of, is_several, own_promises, promises_of, said_of
 from tfuq.selective._own_rows import checked_calibration, split_rows
 from tfuq.selective._reading import (
@@ -30,7 +30,6 @@ from tfuq.selective._rule_fitting import (
     UnattainableRisk,
     check_targets,
     checked_report,
-    fit_part,
     parts_of,
     rank_of,
     report_of,
@@ -297,21 +296,11 @@ class RejectionRule(InModels, Watched, Fitted):
         parts = parts_of(read, by, groups, columns_of(probs))
         delta = (1 - confidence) / (len(parts) if simultaneous else 1)
         goal = Goal(wanted, target_risk, target_coverage, costs, confidence, delta, method)
-        fit_one = functools.partial(fit_part, rule, read)
-        if several:
-            again = functools.partial(read_labelled, rule, probs, labels, fits=True, given=given)
-            reads = reads_of(read, promises, again, True)
-            fit_one = functools.partial(fit_together, rule, reads, promises)
+        again = functools.partial(read_labelled, rule, probs, labels, fits=True, given=given)
+        fit_one = fit_of_part(rule, read, promises if several else None, again)
         found = {key: fit_one(rows, goal, by) for key, rows in parts.items()}
         report = report_of(found, read, goal, said_of(promises, several))
-        if by is None:
-            names = ("risk", "risk_bound", "losses")
-            report |= {name: found[None].sums[name] for name in names if name in found[None].sums}
-            return rule._with(found[None].threshold, report)
-        report["simultaneous"] = bool(simultaneous)
-        report["parts"] = {str(key): part.sums for key, part in found.items()}
-        thresholds = [part.threshold for part in found.values()]
-        return rule._with(thresholds, report, by=by, keys=list(found))
+        return rule._with_parts(found, report, by, simultaneous)
 
     @classmethod
     def fit_model(cls, model, data, *, output=None, batch_size=32, verbose=0, **options):
@@ -364,6 +353,17 @@ class RejectionRule(InModels, Watched, Fitted):
         warn_of_smoothing(model, output)
         found = predicted(model, data, output, batch_size, verbose, given=options)
         return cls.fit(found.probs, found.labels, **{**found.flags(), **options})
+
+    def _with_parts(self, found, report, by, simultaneous):
+        """The same rule with what was found of each part, and all of it in its report."""
+        if by is None:
+            sums = found[None].sums
+            names = [name for name in ("risk", "risk_bound", "losses") if name in sums]
+            return self._with(found[None].threshold, {**report, **{n: sums[n] for n in names}})
+        report["simultaneous"] = bool(simultaneous)
+        report["parts"] = {str(key): part.sums for key, part in found.items()}
+        thresholds = [part.threshold for part in found.values()]
+        return self._with(thresholds, report, by=by, keys=list(found))
 
     def _with(self, threshold, report, **parts):
         """The same rule with the thresholds that were found."""
