@@ -27,6 +27,8 @@ from tfuq.selective import TemperatureScaling
 FEW = {"num_factors": 2, "train_mc_samples": 16, "test_mc_samples": 16}
 FIVE_CLASSES = {"num_classes": 5, **FEW}
 THREE_LABELS = {"num_outputs": 3, "logits_only": True, **FEW}
+FEATURE_NOISE = {"units": 5, **FEW}
+LABELS_BY_FEATURES = {"units": 3, "logits_only": True, "parameter_efficient": False, **FEW}
 TUNED = {"parameter_efficient": True, "tune_temperature": True, "compute_pred_variance": True}
 DIAGONAL = {"num_classes": 2, "num_factors": 0, "logits_only": True, "sampling": "antithetic"}
 FRESH = {"resample": True, "sampling": "iid", "share_samples_across_batch": True}
@@ -92,6 +94,8 @@ LAYERS = [
     LayerCase("softmax-diagonal", layers.MCSoftmaxDenseFA, DIAGONAL),
     LayerCase("softmax-fresh", layers.MCSoftmaxDenseFA, {**FIVE_CLASSES, **FRESH}, repeats=False),
     LayerCase("sigmoid", layers.MCSigmoidDenseFA, THREE_LABELS, target=LABELS),
+    LayerCase("softmax-xl", layers.MCSoftmaxDenseXL, FEATURE_NOISE),
+    LayerCase("sigmoid-xl", layers.MCSigmoidDenseXL, LABELS_BY_FEATURES, target=LABELS),
     LayerCase("vbll", layers.VBLLDense, LAST),
     LayerCase("vbll-low-rank", layers.VBLLDense, LOW_RANK),
     LayerCase("vbll-dense", layers.VBLLDense, DENSE),

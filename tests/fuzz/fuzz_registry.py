@@ -396,6 +396,16 @@ def _layers():
             {"num_outputs": 2, "num_factors": 1, "test_mc_samples": 4, "train_mc_samples": 4},
             "inputs",
         ),
+        "MCSoftmaxDenseXL": (
+            layers.MCSoftmaxDenseXL,
+            {"units": 3, "num_factors": 2, "test_mc_samples": 4, "train_mc_samples": 4},
+            "inputs",
+        ),
+        "MCSigmoidDenseXL": (
+            layers.MCSigmoidDenseXL,
+            {"units": 2, "num_factors": 1, "test_mc_samples": 4, "train_mc_samples": 4},
+            "inputs",
+        ),
     }
     conv = {"filters": 2, "kernel_size": 2, "padding": "same", "kl_weight": 0.1}
     for name in ("Conv2DVariational", "Conv2DTransposeVariational", "SparseBayesConv2D"):

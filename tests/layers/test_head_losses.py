@@ -4,13 +4,14 @@ import keras
 import numpy as np
 import pytest
 
-from tfuq.layers import MCSigmoidDenseFA, MCSoftmaxDenseFA, VBLLDense
+from tfuq.layers import MCSigmoidDenseFA, MCSoftmaxDenseFA, MCSoftmaxDenseXL, VBLLDense
 
 X = np.random.default_rng(0).normal(size=(12, 4)).astype("float32")
 CLASSES, LABELS = np.arange(12) % 3, np.eye(3)[np.arange(12) % 3]
 HEADS = {
     "VBLLDense": (lambda **kw: VBLLDense(3, kl_weight=0.1, **kw), CLASSES),
     "MCSoftmaxDenseFA": (lambda **kw: MCSoftmaxDenseFA(3, 2, **kw), CLASSES),
+    "MCSoftmaxDenseXL": (lambda **kw: MCSoftmaxDenseXL(3, 2, **kw), CLASSES),
     "MCSigmoidDenseFA": (lambda **kw: MCSigmoidDenseFA(3, 2, **kw), LABELS),
 }
 EXCLUSIVE = (keras.losses.SparseCategoricalCrossentropy, "sparse_categorical_crossentropy")

@@ -9,7 +9,9 @@ from tfuq.layers import (
     DenseVariational,
     EinsumDenseVariational,
     MCSigmoidDenseFA,
+    MCSigmoidDenseXL,
     MCSoftmaxDenseFA,
+    MCSoftmaxDenseXL,
     SparseBayesDense,
     VBLLDense,
     VBLLRegression,
@@ -19,11 +21,13 @@ SHARE = {"kl_weight": 0.01, "posterior_scale": 0.5}
 HEADS = {
     "softmax": lambda **k: MCSoftmaxDenseFA(3, 2, temperature=2.0, **k),
     "sigmoid": lambda **k: MCSigmoidDenseFA(3, 2, compute_pred_variance=True, **k),
+    "softmax_xl": lambda **k: MCSoftmaxDenseXL(3, 2, **k),
+    "sigmoid_xl": lambda **k: MCSigmoidDenseXL(3, 2, compute_pred_variance=True, **k),
     "vbll": lambda **k: VBLLDense(3, **SHARE, **k),
     "vbll_probit": lambda **k: VBLLDense(3, predictive="probit", **SHARE, **k),
     "vbll_bernoulli": lambda **k: VBLLDense(3, likelihood="bernoulli", **SHARE, **k),
 }
-MULTI_LABEL = ("sigmoid", "vbll_bernoulli")
+MULTI_LABEL = ("sigmoid", "sigmoid_xl", "vbll_bernoulli")
 
 
 def inputs(*shape):
@@ -58,7 +62,7 @@ def test_mean_logits_are_those_without_noise(name):
     for weight in head.weights:
         if weight.name in ("kernel_rho", "scale_bias"):
             weight.assign(tf.fill(weight.shape, -30.0))
-        elif weight.name in ("scale_kernel", "factor_kernel"):
+        elif weight.name in ("scale_kernel", "factor_kernel", "gain_kernel"):
             weight.assign(tf.zeros_like(weight))
     link = tf.sigmoid if name in MULTI_LABEL else tf.nn.softmax
     np.testing.assert_allclose(link(head(inputs())), link(found), atol=2e-3)

@@ -11,7 +11,9 @@ from tfuq.layers import (
     DenseVariational,
     MCDropout,
     MCSigmoidDenseFA,
+    MCSigmoidDenseXL,
     MCSoftmaxDenseFA,
+    MCSoftmaxDenseXL,
     VBLLDense,
 )
 from tfuq.layers.ways import knows, predicting, resamples, wanted_way
@@ -32,6 +34,8 @@ def moments(layer):
         MCSoftmaxDenseFA(3, num_factors=0),
         MCSoftmaxDenseFA(3, num_factors=2, resample=True),
         MCSigmoidDenseFA(3, num_factors=2, parameter_efficient=True),
+        MCSoftmaxDenseXL(3, num_factors=2),
+        MCSigmoidDenseXL(3, num_factors=0, temperature=1.0),
     ],
 )
 def test_probit_is_the_closed_form(layer):

@@ -84,6 +84,12 @@ ROWS = {
         "temperature_lower_bound",
         lambda: fa(tune_temperature=True, temperature_lower_bound=None),
     ),
+    "one class by its features": ("units", lambda: layers.MCSoftmaxDenseXL(1, 2)),
+    "no factors by their number": ("num_factors", lambda: layers.MCSigmoidDenseXL(2, None)),
+    "a density of more units than features": (
+        "units",
+        lambda: layers.MCSoftmaxDenseXL(5, 2).logit_distribution(np.ones((2, 4), "float32")),
+    ),
     "everything is dropped": ("rate", lambda: layers.MCGaussianDropout(1.0)),
     "flipout in a sequence": (
         "estimator",

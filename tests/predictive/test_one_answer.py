@@ -13,7 +13,13 @@ import pytest
 import tensorflow as tf
 
 from tfuq.export import export, export_litert, export_onnx, verify_export
-from tfuq.layers import MCSigmoidDenseFA, MCSoftmaxDenseFA, VBLLDense
+from tfuq.layers import (
+    MCSigmoidDenseFA,
+    MCSigmoidDenseXL,
+    MCSoftmaxDenseFA,
+    MCSoftmaxDenseXL,
+    VBLLDense,
+)
 from tfuq.predictive import predict_uncertainty
 
 X = np.random.default_rng(0).normal(size=(7, 5)).astype("float32")
@@ -27,8 +33,10 @@ HEADS = {
     "VBLLDense of labels": lambda: VBLLDense(3, kl_weight=0.1, likelihood="bernoulli"),
     "MCSoftmaxDenseFA": lambda: MCSoftmaxDenseFA(3, **FEW),
     "MCSigmoidDenseFA": lambda: MCSigmoidDenseFA(3, **FEW),
+    "MCSoftmaxDenseXL": lambda: MCSoftmaxDenseXL(3, **FEW),
+    "MCSigmoidDenseXL": lambda: MCSigmoidDenseXL(3, **FEW),
 }
-OF_LABELS = ("sigmoid", "VBLLDense of labels", "MCSigmoidDenseFA")
+OF_LABELS = ("sigmoid", "VBLLDense of labels", "MCSigmoidDenseFA", "MCSigmoidDenseXL")
 QUICK = ("soft-max",)  # of the exports, which take seconds each
 
 
@@ -71,8 +79,9 @@ def expected(head):
     if "VBLL" in head:
         return answer(made(head))
     outputs = made(head).predict(X, verbose=0)
-    links = {"MCSoftmaxDenseFA": keras.ops.softmax, "MCSigmoidDenseFA": keras.ops.sigmoid}
-    return keras.ops.convert_to_numpy(links.get(head, keras.ops.convert_to_tensor)(outputs))
+    links = {"MCSoftmax": keras.ops.softmax, "MCSigmoid": keras.ops.sigmoid}
+    link = links.get(head.partition("Dense")[0], keras.ops.convert_to_tensor)
+    return keras.ops.convert_to_numpy(link(outputs))
 
 
 WAYS = {

@@ -19,91 +19,28 @@ the range of float32; the sums show it, and the blocks are then computed again i
 
 import contextlib
 import contextvars
+import itertools
 import math
 
 import tensorflow as tf
+
+from tfuq._math.logistic_links import Sigmoid, SigmoidByRows, Softmax, SoftmaxByRows
 
 # Elements in a block. Three times as many are faster, but then memory still grows between 100 and
 # 1,000 samples of 64 x 100 logits; from 2^20 on, blocks fall out of the cache.
 BLOCK = 21 * 2**14
 # Blocks of fewer points than this are slow for their size: many classes get larger blocks.
 POINTS, LARGEST_BLOCK = 10, 2**21
+LARGEST_PRODUCT = 2**23  # elements in a block of noise that is a product with a kernel
 SMALL = 2**17  # elements in all, up to which a loop costs more than it saves
 SAFE = 1e26  # the quick road is left when a sum is not within [1 / SAFE, SAFE]
 
 
-class Softmax:
-    """One output, log p_c; its sum is A_c = sum_s E_cs / Z_s."""
-
-    num_outputs = 1
-
-    @staticmethod
-    def log_probs(logits):
-        return (tf.nn.log_softmax(logits, axis=1),)
-
-    @staticmethod
-    def base(loc):
-        """w."""
-        return tf.exp(loc - tf.reduce_max(loc, -1, keepdims=True))
-
-    @staticmethod
-    def sums(w, odds, mask):
-        z = tf.matmul(w[:, None], odds)
-        return (tf.matmul(odds, mask / z, transpose_b=True)[..., 0],), z
-
-    @staticmethod
-    def outputs(loc, sums, count):
-        return (loc - tf.reduce_max(loc, -1, keepdims=True) + tf.math.log(sums[0] / count),)
-
-    @staticmethod
-    def gradients(w, odds, mask, sums, upstream):
-        """dL/du_cs = y_cs (q_c - w_c h_s): y = E / Z, q = (dL/dlog p) / A, h_s = sum_c q_c y_cs."""
-        q = upstream[0] / sums[0]
-        z, q_odds = tf.split(tf.matmul(tf.stack([w, q], axis=1), odds), 2, axis=1)
-        rate = mask / z
-        rates = tf.concat([rate, rate * (q_odds / z)], axis=1)
-        totals = tf.matmul(odds, rates, transpose_b=True)
-        dloc = q * totals[..., 0] - w * totals[..., 1]
-        return dloc, odds * tf.matmul(tf.stack([q, -w], axis=-1), rates)
-
-
-class Sigmoid:
-    """Two outputs, log p and log (1 - p), for loc >= 0.
-
-    Their sums are A_1 = sum_s E / (b + E) and A_2 = sum_s 1 / (b + E), with b = exp(-loc).
-    """
-
-    num_outputs = 2
-
-    @staticmethod
-    def log_probs(logits):
-        return tf.math.log_sigmoid(logits), tf.math.log_sigmoid(-logits)
-
-    @staticmethod
-    def base(loc):
-        """b."""
-        return tf.exp(-loc)
-
-    @staticmethod
-    def sums(b, odds, mask):
-        inverse = 1 / (b[..., None] + odds)
-        sums = tf.reduce_sum(odds * inverse * mask, -1), tf.reduce_sum(inverse * mask, -1)
-        return sums, 1.0
-
-    @staticmethod
-    def outputs(loc, sums, count):
-        return tf.math.log(sums[0] / count), tf.math.log(sums[1] / count) - loc
-
-    @staticmethod
-    def gradients(b, odds, mask, sums, upstream):
-        """dL/du_s = E / (b + E)^2 (b g_1 / A_1 - g_2 / A_2), g_i = dL/d(i-th output)."""
-        rate = b * upstream[0] / sums[0] - upstream[1] / sums[1]
-        dlogits = odds * mask / tf.square(b[..., None] + odds) * rate[..., None]
-        return tf.reduce_sum(dlogits, -1), dlogits
-
-
-def log_mean_softmax(loc, scale, factors, points, *, mirrored, power=1):
+def log_mean_softmax(loc, scale, factors, points, *, mirrored, power=1, kernel=None):
     """log mean_s softmax(u_s)^power, with u_s = loc + scale * e_s + F z_s.
+
+    With a kernel W, u_s = loc + W^T (scale * e_s + F z_s): noise of features, whose number stands
+    in the place of that of classes in `scale`, `factors` and `points`.
 
     Args:
         loc: Means of the logits, `(rows, classes)`.
@@ -114,24 +51,31 @@ def log_mean_softmax(loc, scale, factors, points, *, mirrored, power=1):
         points: Standard normal points, `(points, factors + classes)`: z first, then e.
         mirrored: Whether each point stands for its mirror image, too.
         power: 1 for the mean, 2 for the second moment.
+        kernel: W `(features, classes)`, or None.
 
     Returns:
         Tensor of shape `(rows, classes)`.
     """
-    return _log_means(Softmax, loc, scale, factors, points, mirrored, power)[0]
+    return _log_means(Softmax, loc, scale, factors, points, mirrored, power, kernel)[0]
 
 
-def log_mean_sigmoid(loc, scale, factors, points, *, mirrored, power=1):
+def log_mean_sigmoid(loc, scale, factors, points, *, mirrored, power=1, kernel=None):
     """log mean_s sigmoid(u_s)^power and log mean_s (1 - sigmoid(u_s))^power.
 
     Arguments as for `log_mean_softmax`. Returns two tensors of shape `(rows, classes)`.
     """
     # sigmoid(u) = 1 - sigmoid(-u): turned so that loc >= 0, no exponential overflows.
     sign = tf.where(loc < 0, -tf.ones_like(loc), tf.ones_like(loc))
-    if factors:
-        turn = sign[..., None] if len(factors) == 1 else sign
-        factors = (factors[0] * turn, *factors[1:])
-    major, minor = _log_means(Sigmoid, loc * sign, scale * sign, factors, points, mirrored, power)
+    turn = None
+    if kernel is not None:
+        turn = sign
+    else:
+        scale *= sign
+        of_factors = sign[..., None] if len(factors) == 1 else sign
+        factors = (factors[0] * of_factors, *factors[1:]) if factors else ()
+    major, minor = _log_means(
+        Sigmoid, loc * sign, scale, factors, points, mirrored, power, kernel, turn
+    )
     return tf.where(sign > 0, major, minor), tf.where(sign > 0, minor, major)
 
 
@@ -214,16 +158,22 @@ def means_by(function):
         _MEANS.reset(token)
 
 
-def _log_means(link, loc, scale, factors, points, mirrored, power):
+def _log_means(link, loc, scale, factors, points, mirrored, power, kernel=None, turn=None):
+    """With a kernel: of noise times it, and times `turn` `(rows, classes)` if that is given."""
     other = _MEANS.get()
     if other is not None:
-        return other(link, loc, scale, factors, points, mirrored, power)
+        return other(link, loc, scale, factors, points, mirrored, power, kernel, turn)
     count = tf.cast(tf.shape(points)[0] * (2 if mirrored else 1), loc.dtype)
+    kernels = () if kernel is None else _slices(kernel)
+    turns = () if turn is None else (turn,)
 
     @tf.custom_gradient
-    def log_means(loc, scale, *factors):
-        params = (loc, scale, *factors)
-        blocks = _Blocks(points, loc)
+    def log_means(*params):
+        loc = params[0]
+        if kernels:
+            blocks = _ProjectedBlocks(points, loc, params[1], len(kernels), len(turns))
+        else:
+            blocks = _Blocks(points, loc)
 
         def careful_outputs():
             return _careful_outputs(link, params, blocks, mirrored, power, count)
@@ -237,34 +187,39 @@ def _log_means(link, loc, scale, factors, points, mirrored, power):
             outputs = careful_outputs()
             return outputs, careful_gradients
 
-        sums, in_range = _quick_sums(link, params, blocks, mirrored)
+        quick = blocks.links[link]
+        sums, in_range = _quick_sums(quick, params, blocks, mirrored)
         outputs = tf.cond(in_range, lambda: link.outputs(loc, sums, count), careful_outputs)
 
         def gradients(*upstream):
             return tf.cond(
                 in_range,
-                lambda: _quick_gradients(link, params, blocks, mirrored, sums, upstream),
+                lambda: _quick_gradients(quick, params, blocks, mirrored, sums, upstream),
                 lambda: careful_gradients(*upstream),
             )
 
         return tuple(outputs), gradients
 
-    return log_means(loc, scale, *factors)
+    return log_means(loc, scale, *factors, *kernels, *turns)
 
 
 class _Blocks:
     """The points cut into equal blocks, the last one filled up; `mask` is 0 for the filling."""
+
+    largest = LARGEST_BLOCK
+    small = SMALL
+    links = {Softmax: Softmax, Sigmoid: Sigmoid}
 
     def __init__(self, points, loc):
         count, dimensions = points.shape
         elements = loc.shape.num_elements()
         least, most = (min, max) if elements is not None else (tf.minimum, tf.maximum)
         elements = most(tf.size(loc) if elements is None else elements, 1)
-        several = least(POINTS, LARGEST_BLOCK // elements)
+        several = least(POINTS, self.largest // elements)
         largest = least(most(most(BLOCK // elements, several), 1), count)
         self.number = -(-count // largest)
         one = isinstance(self.number, int) and self.number == 1
-        self.one_small_block = one and elements * count <= SMALL
+        self.one_small_block = one and elements * count <= self.small
         size = -(-count // self.number)
         filled = self.number * size
         points = tf.pad(points, [[0, filled - count], [0, 0]])
@@ -272,6 +227,14 @@ class _Blocks:
         self.points = tf.transpose(points, (0, 2, 1))
         mask = tf.cast(tf.range(filled) < count, points.dtype)
         self.mask = tf.reshape(mask, (self.number, 1, size))
+
+    def noise(self, params, points):
+        """What the logits of a block add to their means, as the quick road takes it."""
+        return _noise(params, points)
+
+    def noise_by_class(self, params, points):
+        """The same, `(rows, classes, points)`."""
+        return self.noise(params, points)
 
     def reduce(self, function, initial):
         """function(state, points (dimensions, size), mask (1, size)) over the blocks."""
@@ -285,6 +248,41 @@ class _Blocks:
             lambda index, *_: index < self.number, body, (0, *initial), parallel_iterations=1
         )
         return loop[1:]
+
+    def total(self, function, like):
+        """Sums over the blocks of what function(points, mask) returns, in the shapes of `like`."""
+        if self.one_small_block:
+            return function(self.points[0], self.mask[0])
+
+        def add(state, points, mask):
+            return _add(state, function(points, mask))
+
+        return self.reduce(add, tuple(tf.zeros_like(each) for each in like))
+
+
+class _ProjectedBlocks(_Blocks):
+    """Blocks of the noise of features, projected: few and large, for each reads the kernel."""
+
+    largest = small = LARGEST_PRODUCT
+    links = {Softmax: SoftmaxByRows, Sigmoid: SigmoidByRows}
+
+    def __init__(self, points, loc, scale, kernels, turns):
+        super().__init__(points, max(loc, scale, key=lambda each: each.shape[-1]))
+        self._turns, self._last = turns, -turns - kernels
+
+    def noise(self, params, points):
+        """W^T (scale * e + F z), times what turns it: `(rows, points, classes)`."""
+        end = len(params) - self._turns
+        kernels, turns = params[self._last : end], params[end:]
+        noise = tf.transpose(_noise(params[: self._last], points), (0, 2, 1))
+        sizes = [kernel.shape[0] for kernel in kernels]
+        parts = tf.split(tf.reshape(noise, (-1, sum(sizes))), sizes, axis=1)
+        flat = sum(_project(*each) for each in zip(parts, kernels, strict=True))
+        noise = tf.reshape(flat, (-1, tf.shape(points)[1], kernels[0].shape[1]))
+        return noise * turns[0][:, None] if turns else noise
+
+    def noise_by_class(self, params, points):
+        return tf.transpose(self.noise(params, points), (0, 2, 1))
 
 
 def _noise(params, points):
@@ -301,6 +299,25 @@ def _noise(params, points):
     return noise
 
 
+def _slices(kernel):
+    """W cut by features: its gradient is then summed over blocks a slice at a time."""
+    features, classes = kernel.shape
+    number = min(-(-features * classes // LARGEST_PRODUCT), features)
+    ends = [features * part // number for part in range(number + 1)]
+    return tuple(tf.split(kernel, [b - a for a, b in itertools.pairwise(ends)], axis=0))
+
+
+@tf.custom_gradient
+def _project(rows, kernel):
+    """rows W. For wide kernels, its gradient (W g^T)^T is faster than g W^T."""
+
+    def gradients(upstream):
+        drows = tf.transpose(tf.matmul(kernel, upstream, transpose_b=True))
+        return drows, tf.matmul(rows, upstream, transpose_a=True)
+
+    return tf.matmul(rows, kernel), gradients
+
+
 def _odds(noise, mirrored):
     """exp(noise), and for mirror images exp(-noise)."""
     odds = tf.exp(noise)
@@ -313,7 +330,7 @@ def _quick_sums(link, params, blocks, mirrored):
 
     def add(state, points, mask):
         sums, in_range = state
-        for odds in _odds(_noise(params, points), mirrored):
+        for odds in _odds(blocks.noise(params, points), mirrored):
             more, witness = link.sums(base, odds, mask)
             sums, in_range = _add(sums, more), in_range & _within_range(witness)
         return sums, in_range
@@ -334,21 +351,22 @@ def _quick_gradients(link, params, blocks, mirrored, sums, upstream):
     loc, *noise_params = params
     base = link.base(loc)
 
-    def add(state, points, mask):
+    def of_block(points, mask):
         with tf.GradientTape() as tape:
             tape.watch(noise_params)
-            noise = _noise(params, points)
-        dloc, dnoise = 0.0, 0.0
-        for sign, odds in zip((1, -1), _odds(noise, mirrored), strict=False):
+            noise = blocks.noise(params, points)
+        odds, *mirrored_odds = _odds(noise, mirrored)
+        dloc, dnoise = link.gradients(base, odds, mask, sums, upstream)
+        for odds in mirrored_odds:
             more, dlogits = link.gradients(base, odds, mask, sums, upstream)
-            dloc, dnoise = dloc + more, dnoise + sign * dlogits
-        return _add(state, (dloc, *tape.gradient(noise, noise_params, dnoise)))
+            dloc, dnoise = dloc + more, dnoise - dlogits
+        return (dloc, *tape.gradient(noise, noise_params, dnoise))
 
-    return blocks.reduce(add, tuple(tf.zeros_like(p) for p in params))
+    return blocks.total(of_block, params)
 
 
-def _careful_log_probs(link, params, points, mirrored):
-    noise = _noise(params, points)
+def _careful_log_probs(link, params, points, mirrored, blocks):
+    noise = blocks.noise_by_class(params, points)
     if mirrored:
         noise = tf.concat([noise, -noise], axis=-1)
     return link.log_probs(params[0][..., None] + noise)
@@ -363,7 +381,7 @@ def _careful_outputs(link, params, blocks, mirrored, power, count):
         return tuple(
             _add_exp(*running, power * values + log_mask)
             for running, values in zip(
-                state, _careful_log_probs(link, params, points, mirrored), strict=True
+                state, _careful_log_probs(link, params, points, mirrored, blocks), strict=True
             )
         )
 
@@ -383,18 +401,19 @@ def _add_exp(top, total, values):
 def _careful_gradients(link, params, blocks, mirrored, power, count, outputs, upstream):
     """dL/d(params) through log p_cs with weight power g_c (p_cs^power / mean p_c^power) / count."""
 
-    def add(state, points, mask):
-        mask = tf.concat([mask, mask], -1) if mirrored else mask
+    def of_block(points, mask):
+        # In the exponent: what fills a block may be infinitely more likely than the mean.
+        log_mask = tf.math.log(tf.concat([mask, mask], -1) if mirrored else mask)
         with tf.GradientTape() as tape:
             tape.watch(params)
-            log_probs = _careful_log_probs(link, params, points, mirrored)
+            log_probs = _careful_log_probs(link, params, points, mirrored, blocks)
         weights = [
-            power * g[..., None] * tf.exp(power * values - out[..., None]) * mask / count
+            power * g[..., None] * tf.exp(power * values - out[..., None] + log_mask) / count
             for g, out, values in zip(upstream, outputs, log_probs, strict=True)
         ]
-        return _add(state, tape.gradient(log_probs, params, weights))
+        return tape.gradient(log_probs, params, weights)
 
-    return blocks.reduce(add, tuple(tf.zeros_like(p) for p in params))
+    return blocks.total(of_block, params)
 
 
 def _add(state, more):

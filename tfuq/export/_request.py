@@ -228,8 +228,8 @@ def _check_probit(members, family):
             layers = f"the random layers {others}" if others else f"{len(heads)} of these"
             raise ValueError(
                 "Argument `predictive` may be 'probit' for a model whose one random layer is a "
-                "VBLLDense, MCSoftmaxDenseFA or MCSigmoidDenseFA, which knows the variance of its "
-                f"logits; take 'fixed_samples'. Received: predictive='probit' with {layers}"
+                "VBLLDense, MCSoftmaxDenseFA or MCSigmoidDenseFA (or XL), which knows the variance "
+                f"of its logits; take 'fixed_samples'. Received: predictive='probit' with {layers}"
             )
 
 

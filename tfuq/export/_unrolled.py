@@ -18,9 +18,11 @@ def without_loops():
     return logistic_normal.means_by(log_means)
 
 
-def log_means(link, loc, scale, factors, points, mirrored, power):
+def log_means(link, loc, scale, factors, points, mirrored, power, kernel=None, turn=None):
     """As `tfuq._math.logistic_normal._log_means`; probabilities below 1e-38 count as that."""
     noise = _noise(scale, factors, points)
+    noise = noise if kernel is None else tf.matmul(noise, kernel)
+    noise = noise if turn is None else noise * turn[:, None]
     means = None
     for sign in (1, -1) if mirrored else (1,):
         probs = _probs(link, loc[:, None] + sign * noise)

@@ -6,6 +6,7 @@ from tfuq.layers.heteroscedastic import MCSigmoidDenseFA, MCSoftmaxDenseFA
 from tfuq.layers.mc_dropout import MCDropout, MCGaussianDropout
 from tfuq.layers.mc_recurrent import MCGRU, MCLSTM, MCSimpleRNN
 from tfuq.layers.post_processing import PostProcessing
+from tfuq.layers.pre_logit_noise import MCSigmoidDenseXL, MCSoftmaxDenseXL
 from tfuq.layers.recurrent import GRUVariational, LSTMVariational, SimpleRNNVariational
 from tfuq.layers.regression import (
     EvidentialDense,
@@ -58,8 +59,10 @@ __all__ = [
     "MCGaussianDropout",
     "MCMultiHeadAttention",
     "MCSigmoidDenseFA",
+    "MCSigmoidDenseXL",
     "MCSimpleRNN",
     "MCSoftmaxDenseFA",
+    "MCSoftmaxDenseXL",
     "MixtureDense",
     "MultiHeadAttentionVariational",
     "MultivariateNormalDense",

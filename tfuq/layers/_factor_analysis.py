@@ -153,15 +153,16 @@ class MCDenseFA(Head, keras.layers.Layer):
 
     def build(self, input_shape):
         features = checked_features(self, input_shape)
+        width = self._noise_width(features)
         self._add_dense("loc", features, self.num_outputs)
-        self._add_dense("scale", features, self.num_outputs)
+        self._add_dense("scale", features, width)
         if self.num_factors and self.parameter_efficient:
-            self._add_dense("gain", features, self.num_outputs)
+            self._add_dense("gain", features, width)
             self.factor_loadings = self._add_kernel(
-                "factor_loadings", (self.num_factors, self.num_outputs), autocast=False
+                "factor_loadings", (self.num_factors, width), autocast=False
             )
         elif self.num_factors:
-            self._add_dense("factor", features, self.num_outputs * self.num_factors)
+            self._add_dense("factor", features, width * self.num_factors)
         if self.tune_temperature:
             self.temperature_logit = self.add_weight(
                 name="temperature_logit",
@@ -173,6 +174,15 @@ class MCDenseFA(Head, keras.layers.Layer):
         # keep saved weights from loading.
         self._train_points = self._normal_points(self.train_mc_samples, fresh=True)
         self._test_points = self._normal_points(self.test_mc_samples, fresh=self.resample)
+
+    def _noise_width(self, features):
+        """Number of what is noisy: the logits."""
+        del features
+        return self.num_outputs
+
+    def _projection(self):
+        """What leads from noise to logits, as arguments of `_log_means`."""
+        return {}
 
     def _add_kernel(self, name, shape, autocast=True):
         return self.add_weight(
@@ -201,7 +211,7 @@ class MCDenseFA(Head, keras.layers.Layer):
         return math.log(fraction / (1 - fraction)) if 0 < fraction < 1 else 0.0
 
     def _normal_points(self, num_samples, fresh):
-        dimensions = self.num_factors + self.num_outputs
+        dimensions = self.num_factors + self._noise_width(self.loc_kernel.shape[0])
         return points.NormalPoints(
             self.sampling, num_samples, dimensions, seed=self.seed or 0, fresh=fresh
         )
@@ -213,7 +223,8 @@ class MCDenseFA(Head, keras.layers.Layer):
         loc, scale, factors = self._at_temperature(*self._parameters(inputs))
         closed = None
         if wanted_way() == "probit" and not training:
-            closed = with_leading(_probit_logits(loc, scale, factors), inputs)
+            variance = self._logit_variance(scale, factors)
+            closed = with_leading(probit(loc, variance), inputs)
             if self.logits_only:
                 return closed
         source = self._train_points if training else self._points_of_prediction()
@@ -225,17 +236,26 @@ class MCDenseFA(Head, keras.layers.Layer):
             if not self.share_samples_across_batch:
                 scale, factors = _with_random_signs(scale, factors, seed=sign_seed)
         normals = tf.cast(source(seed), loc.dtype)
+        options = {"mirrored": source.mirrored, **self._projection()}
 
         def log_means(power=1):
-            return self._log_means(
-                loc, scale, factors, normals, mirrored=source.mirrored, power=power
-            )
+            return self._log_means(loc, scale, factors, normals, power=power, **options)
 
         outputs = self._outputs(log_means)
         outputs = tf.nest.map_structure(lambda t: with_leading(t, inputs), outputs)
         if closed is not None:
             outputs = outputs._replace(logits=closed)
         return outputs.logits if self.logits_only else outputs
+
+    def _logit_variance(self, scale, factors):
+        """Variance of each logit, `(rows, outputs)`."""
+        variance = tf.square(scale)
+        if len(factors) == 2:  # v(x) and loadings that all inputs share
+            gain, loadings = factors
+            variance += tf.square(gain) * tf.reduce_sum(tf.square(loadings), axis=0)
+        elif factors:
+            variance += tf.reduce_sum(tf.square(factors[0]), axis=-1)
+        return variance
 
     def _points_of_prediction(self):
         source, way = self._test_points, wanted_way()
@@ -299,7 +319,9 @@ class MCDenseFA(Head, keras.layers.Layer):
         if self.num_factors and self.parameter_efficient:
             factors = (dense("gain"), tf.cast(self.factor_loadings, self._sampling_dtype()))
         elif self.num_factors:
-            factors = (tf.reshape(dense("factor"), (-1, self.num_outputs, self.num_factors)),)
+            factor = dense("factor")
+            width = factor.shape[-1] // self.num_factors
+            factors = (tf.reshape(factor, (-1, width, self.num_factors)),)
         return dense("loc"), tf.nn.softplus(dense("scale")) + MIN_SCALE, factors
 
     def _at_temperature(self, loc, scale, factors):
@@ -370,17 +392,6 @@ class MCDenseFA(Head, keras.layers.Layer):
             for weights in ("kernel", "bias"):
                 config[f"{weights}_{kind}"] = serialize(getattr(self, f"{weights}_{kind}"))
         return config
-
-
-def _probit_logits(loc, scale, factors):
-    """mean / sqrt(1 + pi var / 8) of the logits, in place of a mean over noise."""
-    variance = tf.square(scale)
-    if len(factors) == 2:  # v(x) and loadings that all inputs share
-        gain, loadings = factors
-        variance += tf.square(gain) * tf.reduce_sum(tf.square(loadings), axis=0)
-    elif factors:
-        variance += tf.reduce_sum(tf.square(factors[0]), axis=-1)
-    return probit(loc, variance)
 
 
 def _with_random_signs(scale, factors, *, seed):
