@@ -1,10 +1,14 @@
-"""Misuse of `fit`: callbacks that do not go together. Refused before a weight has changed."""
+"""Misuse of `fit`: callbacks that do not go together, losses of classes that get something else.
+
+Refused before a weight has changed.
+"""
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from tfuq import callbacks, layers
+from tfuq import callbacks, layers, losses
 
 X, Y = np.random.default_rng(0).normal(size=(12, 4)), np.arange(12) % 3
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -32,6 +36,30 @@ def test_refused_before_it_trains(name, tmp_path, counts):
     before = model.get_weights()
     with pytest.raises(ValueError, match=r"Argument `(callbacks|after_epoch)`"):
         model.fit(X, Y, batch_size=2, epochs=2, callbacks=ROWS[name](tmp_path), verbose=0)
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    counts("misuse rows, refused")
+
+
+# The loss, how the model ends, the labels, and what the error has to name.
+OF_CLASSES = {
+    "a soft-max under LogitNorm": (losses.LogitNorm, "softmax", 3, Y, "`y_pred` must be logits"),
+    "one logit under OutlierExposure": (losses.OutlierExposure, None, 1, Y % 2, "two or more"),
+    "outliers under LogitNorm": (losses.LogitNorm, None, 3, Y - 1, "classes from 0 to 2"),
+    "classes from 1": (losses.EnergyMargin, None, 3, Y + 1, "or -1 .* of an outlier"),
+    "labels of another model": (losses.OutlierExposure, None, 3, np.eye(4)[Y], "or be one-hot"),
+}
+
+
+@pytest.mark.parametrize("name", OF_CLASSES)
+def test_losses_of_classes_refuse_before_they_train(name, counts):
+    loss, activation, units, y, named = OF_CLASSES[name]
+    head = keras.layers.Dense(units, activation)
+    model = keras.Sequential([keras.Input((4,)), head])
+    model.compile("sgd", loss(), jit_compile=False)
+    before = model.get_weights()
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=named):
+        model.fit(X, y, verbose=0)
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     counts("misuse rows, refused")

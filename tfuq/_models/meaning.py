@@ -353,7 +353,8 @@ def said_by_loss(model, output=None):
         return Meaning(says=says, family=Point())
     if getattr(loss, "family", None) is not None:
         return Meaning(says=says, family=loss.family)
-    independent = True if name in _INDEPENDENT else False if name in _EXCLUSIVE else None
+    is_exclusive = name in _EXCLUSIVE or getattr(loss, "exclusive", False)
+    independent = True if name in _INDEPENDENT else False if is_exclusive else None
     return Meaning(_takes_logits(loss, independent is not None), independent, says)
 
 
