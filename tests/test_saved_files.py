@@ -55,6 +55,8 @@ ADDED_LATER = frozenset(
         "LSTMVariational",
         "LaplaceDense",
         "LogitNormLoss",
+        "LastLayerLaplace",
+        "LastLayerLaplaceRegression",
         "MCGRU",
         "MCGaussianDropout",
         "MCLSTM",

@@ -35,6 +35,8 @@ FRESH = {"resample": True, "sampling": "iid", "share_samples_across_batch": True
 LAST = {"units": 3, "kl_weight": 0.01}
 LOW_RANK = {**LAST, "posterior": "low_rank", "rank": 2, "noise": "learned", "predictive": "probit"}
 DENSE = {**LAST, "posterior": "dense", "objective": "monte_carlo", "logits_only": False}
+LAPLACE_FULL = {"units": 3, "structure": "full", "use_bias": False, "logits_only": False}
+LAPLACE_LABELS = {"units": 3, "likelihood": "bernoulli", "predictive": "mean"}
 LABELLED = {**LAST, "likelihood": "bernoulli", "objective": "monte_carlo", "sampling": "antithetic"}
 WEIGHTS = {"kl_weight": 0.01, "prior_scale": 0.5, "posterior_scale": 0.1}
 LOCAL = {"estimator": "local_reparameterization"}
@@ -100,6 +102,12 @@ LAYERS = [
     LayerCase("vbll-low-rank", layers.VBLLDense, LOW_RANK),
     LayerCase("vbll-dense", layers.VBLLDense, DENSE),
     LayerCase("vbll-labels", layers.VBLLDense, LABELLED, target=LABELS),
+    LayerCase("laplace-last", layers.LastLayerLaplace, {"units": 3}),
+    LayerCase(
+        "laplace-last-diagonal", layers.LastLayerLaplace, {"units": 3, "structure": "diagonal"}
+    ),
+    LayerCase("laplace-last-full", layers.LastLayerLaplace, LAPLACE_FULL),
+    LayerCase("laplace-last-labels", layers.LastLayerLaplace, LAPLACE_LABELS, target=LABELS),
     LayerCase("dense-flipout", layers.DenseVariational, {"units": 3, **WEIGHTS}, **EXAMPLE),
     LayerCase("dense-local", layers.DenseVariational, {"units": 3, **WEIGHTS, **LOCAL}),
     LayerCase(
@@ -293,6 +301,18 @@ LAYERS = [
         layers.VBLLRegression,
         {**NUMBERS, **FACTORS, "likelihood": "multivariate_normal"},
         **likelihood("bayesian_multivariate_normal", **FACTORS),
+    ),
+    LayerCase(
+        "laplace-last-numbers",
+        layers.LastLayerLaplaceRegression,
+        {**TWO, "noise_scale": 0.5},
+        **likelihood("bayesian_normal"),
+    ),
+    LayerCase(
+        "laplace-last-numbers-full",
+        layers.LastLayerLaplaceRegression,
+        {**TWO, "structure": "full", "noise": "linear"},
+        **likelihood("bayesian_normal"),
     ),
     LayerCase("dropout", layers.MCDropout, {"rate": 0.2, "seed": 1}),
     LayerCase("gaussian-dropout", layers.MCGaussianDropout, {"rate": 0.2, "seed": 1}, **TWIN),

@@ -384,6 +384,7 @@ def _layers():
     classes = {
         "DenseVariational": (layers.DenseVariational, {"units": 2, "kl_weight": 0.1}, "inputs"),
         "VBLLDense": (layers.VBLLDense, {"units": 2, "kl_weight": 0.1}, "inputs"),
+        "LastLayerLaplace": (layers.LastLayerLaplace, {"units": 2}, "inputs"),
         "MCDropout": (layers.MCDropout, {"rate": 0.5}, "inputs"),
         "SparseBayesDense": (layers.SparseBayesDense, {"units": 2, "kl_weight": 0.1}, "inputs"),
         "MCSoftmaxDenseFA": (
@@ -693,6 +694,7 @@ REASONS = {
     "callbacks.RejectionEvaluator": MODEL + "metrics.rejection_table",
     "callbacks.SnapshotEnsemble": "writes files: tests/callbacks and tests/faults",
     "cli.main": "tests/cli: bad files and arguments end with exit code 2",
+    "convert.laplace_head": MODEL + "batches of any kind: tests/convert/test_laplace.py",
     "convert.mc_dropout": "a model to a model; no arrays",
     "convert.replace_head": "a model to a model; no arrays",
     "convert.report": "a model to what was noted of it; no arrays",
@@ -740,6 +742,7 @@ REASONS = {
     "layers.QuantileDense": HEADS,
     "layers.StudentTDense": HEADS,
     "layers.VBLLRegression": HEADS,
+    "layers.LastLayerLaplaceRegression": HEADS,
     "losses.BetaNLL": LOSSES,
     "losses.CRPS": LOSSES,
     "losses.EnergyMargin": LOSSES,

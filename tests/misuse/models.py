@@ -6,7 +6,14 @@ import keras
 import numpy as np
 from keras import layers as kl
 
-from tfuq.layers import DenseVariational, MCDropout, MCSigmoidDenseFA, MCSoftmaxDenseFA, VBLLDense
+from tfuq.layers import (
+    DenseVariational,
+    LastLayerLaplace,
+    MCDropout,
+    MCSigmoidDenseFA,
+    MCSoftmaxDenseFA,
+    VBLLDense,
+)
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((24, 6, 6, 1)).astype("float32")
@@ -64,6 +71,7 @@ RIGHT = {
     "soft-max under mse": lambda: network(kl.Dense(3, "softmax"), loss="mse"),
     "logits by the loss": lambda: network(kl.Dense(3), loss=exclusive(**FROM_LOGITS)),
     "VBLLDense": lambda: network(VBLLDense(3, kl_weight=0.1)),
+    "LastLayerLaplace": lambda: network(LastLayerLaplace(3)),
     "MCSoftmaxDenseFA": lambda: network(MCSoftmaxDenseFA(3, **FEW)),
     "dropout before logits": lambda: network(
         MCDropout(0.3), kl.Dense(3), loss=exclusive(**FROM_LOGITS)

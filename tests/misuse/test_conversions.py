@@ -74,6 +74,16 @@ ROWS = {
         "resample",
         lambda: layers.DenseVariational(3, kl_weight=0.1, resample="no"),
     ),
+    "structure of a Laplace head": (
+        "structure",
+        lambda: layers.LastLayerLaplace(3, structure="kron"),
+    ),
+    "one class of a Laplace head": ("units", lambda: layers.LastLayerLaplace(1)),
+    "a prior of nothing": ("prior_scale", lambda: layers.LastLayerLaplace(3, prior_scale=0.0)),
+    "noise of a Laplace head": (
+        "noise",
+        lambda: layers.LastLayerLaplaceRegression(1, noise="student_t"),
+    ),
     "logits_only of a VBLL head": ("logits_only", lambda: head(logits_only="no")),
     "logits_only of a noisy head": ("logits_only", lambda: fa(logits_only="yes")),
     "tune_temperature by place": (

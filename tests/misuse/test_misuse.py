@@ -131,7 +131,7 @@ def ways(model, tmp_path):
 @pytest.mark.parametrize("name", STABLE)
 def test_one_model_has_one_answer(name, tmp_path, counts):
     model, whole = made(name), predictive.predict_uncertainty(made(name), IMAGES, 4)
-    if "VBLL" not in name:  # draws are not the closed form
+    if "VBLL" not in name and "Laplace" not in name:  # draws are not the closed form
         np.testing.assert_allclose(whole.probs, expected_probs(name), atol=1e-5)
     for _, found in ways(model, tmp_path):
         np.testing.assert_allclose(found.probs, whole.probs, atol=1e-6)

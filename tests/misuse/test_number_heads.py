@@ -19,6 +19,7 @@ HEADS = {
     "QuantileDense": lambda: layers.QuantileDense(1, levels=LEVELS),
     "EvidentialDense": lambda: layers.EvidentialDense(1),
     "VBLLRegression": lambda: layers.VBLLRegression(1, kl_weight=0.1),
+    "LastLayerLaplaceRegression": lambda: layers.LastLayerLaplaceRegression(1),
     "VBLLRegression student_t": lambda: layers.VBLLRegression(
         1, kl_weight=0.1, likelihood="student_t"
     ),

@@ -6,10 +6,12 @@ from tfuq.convert.deterministic import to_deterministic
 from tfuq.convert.dropout import mc_dropout
 from tfuq.convert.gaussian import variational
 from tfuq.convert.head import replace_head
+from tfuq.convert.laplace import laplace_head
 from tfuq.convert.sparse import saliency, sparse_bayesian
 
 __all__ = [
     "ConversionReport",
+    "laplace_head",
     "mc_dropout",
     "replace_head",
     "report",

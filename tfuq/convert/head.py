@@ -67,10 +67,20 @@ def replace_head(model, head, *, initialize=True, copy=False, output=None):
     number = _number_of(model, output)
     if copy:
         model = cloned(model, lambda layer: None)[0]
-    new_model, old_head = _with_head(model, number, head)
+    new_model, old_head = with_head(model, number, head)
     if initialize:
-        _initialize(head, old_head)
+        start_from(head, old_head)
     return new_model
+
+
+def layer_at_end(model):
+    """The layer with weights that makes the one output of a model, even inside a nested one.
+
+    Raises:
+        ValueError: If the model ends in none.
+    """
+    layer = _last_layer(model.outputs[0])[0]
+    return layer_at_end(layer) if isinstance(layer, keras.Model) else layer
 
 
 def _number_of(model, output):
@@ -92,7 +102,7 @@ def _number_of(model, output):
     )
 
 
-def _with_head(model, number, head):
+def with_head(model, number, head):
     """The new model, and the layer whose place `head` took in output `number`."""
     old = model.outputs[number]
     layer, inputs, between = _last_layer(old)
@@ -102,7 +112,7 @@ def _with_head(model, number, head):
                 "Argument `model` must have no model inside with several outputs, one of which is "
                 f"to be replaced. Received: {layer.name!r}"
             )
-        inner, old_head = _with_head(layer, 0, head)
+        inner, old_head = with_head(layer, 0, head)
         new = _after(inner(inputs), between)
     else:
         old_head, new = layer, _placed(head, layer, inputs, between)
@@ -198,7 +208,8 @@ def _made_by(tensor):
     return layer, arguments[0] if arguments else None
 
 
-def _initialize(head, old):
+def start_from(head, old):
+    """Sets the means of the weights of `head` to those of the layer whose place it took."""
     kernel, bias = _weights_of(head)
     if kernel is None:
         raise ValueError(

@@ -3,6 +3,7 @@
 from tfuq._arguments import public_dir
 from tfuq.layers.attention import MCMultiHeadAttention, MultiHeadAttentionVariational
 from tfuq.layers.heteroscedastic import MCSigmoidDenseFA, MCSoftmaxDenseFA
+from tfuq.layers.last_layer_laplace import LastLayerLaplace, LastLayerLaplaceRegression
 from tfuq.layers.mc_dropout import MCDropout, MCGaussianDropout
 from tfuq.layers.mc_recurrent import MCGRU, MCLSTM, MCSimpleRNN
 from tfuq.layers.post_processing import PostProcessing
@@ -55,6 +56,8 @@ __all__ = [
     "GRUVariational",
     "LSTMVariational",
     "LaplaceDense",
+    "LastLayerLaplace",
+    "LastLayerLaplaceRegression",
     "MCDropout",
     "MCGaussianDropout",
     "MCMultiHeadAttention",

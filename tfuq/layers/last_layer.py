@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfuq._arguments import check_choice, check_flags, check_integer, check_positive, shown
 from tfuq.layers._posteriors import POSTERIORS, PosteriorName
 from tfuq.layers.base import VariationalLayer, check_kl_weight, softplus_inverse
-from tfuq.layers.shapes import checked_features
+from tfuq.layers.shapes import as_matrix, checked_features
 
 _ARGUMENTS = (
     "kl_weight", "posterior", "rank", "prior_scale", "posterior_scale", "noise_scale",
@@ -27,10 +27,6 @@ def wishart_penalty(sigma, scale, power):
         return sums, lambda upstream: upstream * inverse * (power - scale * squares)
 
     return penalty(sigma)
-
-
-def _as_matrix(inputs):
-    return inputs if inputs.shape.rank == 2 else tf.reshape(inputs, (-1, inputs.shape[-1]))
 
 
 class GaussianLastLayer(VariationalLayer):
@@ -152,14 +148,14 @@ class GaussianLastLayer(VariationalLayer):
 
     def _mean(self, inputs):
         """Mean of u, `(rows, units)`."""
-        rows = _as_matrix(inputs)
+        rows = as_matrix(inputs)
         mean = tf.matmul(rows, tf.cast(self.kernel, rows.dtype))
         mean = tf.nn.bias_add(mean, tf.cast(self.bias, mean.dtype)) if self.use_bias else mean
         return tf.cast(mean, self._sampling_dtype())
 
     def _rows(self, inputs):
         """The inputs `(rows, features)`, in the sampling dtype."""
-        return tf.cast(_as_matrix(inputs), self._sampling_dtype())
+        return tf.cast(as_matrix(inputs), self._sampling_dtype())
 
     def _moments(self, inputs, spread):
         """Mean of u and its variance without the noise, `(rows, units)`."""

@@ -28,6 +28,11 @@ def project(inputs, kernel):
     return tf.matmul(inputs, kernel), gradients
 
 
+def as_matrix(inputs):
+    """`(batch, ..., features)` as `(rows, features)`."""
+    return inputs if inputs.shape.rank == 2 else tf.reshape(inputs, (-1, inputs.shape[-1]))
+
+
 def with_leading(tensor, inputs):
     """`(rows, ...)` with all but the last dimension of `inputs` in place of `rows`."""
     if inputs.shape.rank == 2:
