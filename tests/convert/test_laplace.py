@@ -524,7 +524,7 @@ X, Y = examples()
 REFUSED = {
     "structure": (r"`structure` must be one of 'diagonal'", lambda: (network(), (X, Y), "kron")),
     "prior": (
-        r"`prior` must be 'marginal likelihood'.*'evidence'",
+        r"`prior` must be one of .*'marginal likelihood'.*'evidence'",
         lambda: (network(), (X, Y), "kfac", "evidence"),
     ),
     "prior of 0": (r"`prior` must be .*Received: prior=0", lambda: (network(), (X, Y), "kfac", 0)),

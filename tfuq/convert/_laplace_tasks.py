@@ -1,4 +1,4 @@
-"""What a Laplace approximation needs to know of classes, of labels and of numbers."""
+"""Tasks of a Laplace approximation: classes, labels, numbers, with likelihood and curvature."""
 
 import copy
 
@@ -179,7 +179,7 @@ class _Classes(_Task):
         return probabilities(outputs[0], True, self.several)
 
     def _probs(self, logits):
-        return special.expit(logits) if self.several else special.softmax(logits, axis=-1)
+        return np.asarray(probabilities(logits, True, self.several))
 
     def curvature(self, outputs):
         probs = self._probs(outputs[0])

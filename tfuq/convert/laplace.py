@@ -136,7 +136,7 @@ def _check_prior(prior, validation_data):
     if isinstance(prior, str) or prior is None:
         if prior not in PRIORS:
             raise ValueError(
-                f"Argument `prior` must be {PRIORS[0]!r}, {PRIORS[1]!r}, or a number above 0, the "
+                f"Argument `prior` must be one of {shown(PRIORS)} or a number above 0, the "
                 f"standard deviation of each weight. Received: prior={shown(prior)}"
             )
     else:
