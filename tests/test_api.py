@@ -135,6 +135,10 @@ OTHERS = [
     (selective.DirichletCalibration, {"strength": 0.1, "weights": [[1.0]], "bias": [0.0]}),
     (selective.VennAbersCalibration, {}),
     (selective.ConformalPredictor, {"score": "raps", "threshold": 0.5, "penalty": 0.1}),
+    (
+        selective.CovariateShift,
+        {"mean": [0.0], "deviation": [1.0], "coefficients": [0.5], "bias": 0.1},
+    ),
     (selective.ConformalRegressor, {"method": "normalized", "threshold": 1.5}),
     (selective.AdaptiveConformal, {"step_size": 0.1, "level": 0.2, "scores": [1.0]}),
     (selective.MaskRiskControl, {"threshold": 0.3, "from_logits": True}),
@@ -200,7 +204,7 @@ def test_every_registered_class_is_constructed():
 # Arguments of Keras' own layers, which it holds under other names or in other forms.
 KERAS_HAS_OTHERWISE = ("dtype", "output_shape", "value_dim", "sliding_window", "flash_attention")
 KERAS_HAS_OTHERWISE += ("activation", "recurrent_activation", "use_cudnn")
-LATER = ("calibration", "class_names", "fitted_to", "keys")
+LATER = ("calibration", "class_names", "fitted_to", "keys", "weight_limits")
 
 
 @pytest.mark.parametrize("make, given", CONSTRUCTED)

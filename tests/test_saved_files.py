@@ -38,6 +38,7 @@ ADDED_LATER = frozenset(
         "CombinedScore",
         "ConformalRegressor",
         "Conv3DVariational",
+        "CovariateShift",
         "DepthwiseConv1DVariational",
         "DepthwiseConv2DVariational",
         "DetectorLayer",

@@ -207,7 +207,10 @@ def make_targets():
     rules = [bytes_of(each) for each in fitted_rules()]
     sets = [
         bytes_of(ConformalPredictor.fit(PROBS, LABELS, score, alpha=0.3, **more))
-        for score, more in (("lac", {}), ("aps", {}), ("raps", {"penalty": 0.1, "k_reg": 1}))
+        for score, more in (
+            *(("lac", {}), ("aps", {}), ("raps", {"penalty": 0.1, "k_reg": 1})),
+            ("lac", {"weights": np.linspace(0.5, 2, len(PROBS))}),
+        )
     ]
     scalings = [bytes_of(kind().fit(PROBS, LABELS)) for kind in CALIBRATIONS.values()]
     detectors = [bytes_of(each) for each in fitted_detectors()]

@@ -684,6 +684,7 @@ REASONS = {
     "selective.gap": "reads as risk_coverage_curve does: its own tests",
     "selective.ErrorPredictor": "a pair of features and logits: its own tests",
     "selective.CombinedScore": "scores side by side: its own tests",
+    "selective.CovariateShift": "reads as classifier_two_sample_test does: its own tests",
     "selective.choose_p": "reads as best_score does: its own tests",
     "selective.best_score": "reads as augrc does: its own tests",
     "selective.pnorm_score": "logits of any size: its own tests",

@@ -31,6 +31,12 @@ def grouped():
     return selective.ConformalPredictor.fit(PROBS, CLASSES, alpha=0.4, groups=keys)
 
 
+def weighted():
+    return selective.ConformalPredictor.fit(
+        PROBS, CLASSES, alpha=0.4, weights=np.linspace(1, 2, len(PROBS))
+    )
+
+
 def answers(name):
     return made(name).predict(IMAGES, verbose=0).argmax(-1)
 
@@ -188,6 +194,14 @@ REFUSED = {
     "sets by group without the groups": (
         lambda: grouped().predict_set(PROBS[:1]),
         "`groups` must name",
+    ),
+    "weighted sets without the weights of new examples": (
+        lambda: weighted().predict_set(PROBS[:1]),
+        "`weights` must hold the weight",
+    ),
+    "weights of new examples that nothing asks for": (
+        lambda: grouped().predict_set(PROBS[:1], ["1"], weights=[1.0]),
+        "`weights` must be None",
     ),
     "a threshold for each label of single classes": (
         lambda: RejectionRule.fit(PROBS, CLASSES, target_coverage=0.5, by="label"),

@@ -141,6 +141,12 @@ def make_decisions(request, shape, is_stack, is_logits):
             "Argument `conformal` must not have thresholds for each group, which an exported model "
             f"does not know. Received: keys={shown(conformal.keys)}"
         )
+    if getattr(conformal, "weight_limits", None) is not None:
+        raise ValueError(
+            "Argument `conformal` must not need weights of examples, which an exported model does "
+            "not know; one for label shift needs none. Received: weight_limits of "
+            f"{len(conformal.weight_limits)} thresholds"
+        )
     known = {"rule": rule, "conformal": conformal, "calibration": calibration}
     for name, fitted in known.items():
         if fitted is not None:

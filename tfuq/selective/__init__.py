@@ -11,6 +11,7 @@ from tfuq.selective.calibration import (
 from tfuq.selective.combined_score import CombinedScore
 from tfuq.selective.conformal import ConformalPredictor, SetCoverage, SetEvaluation
 from tfuq.selective.conformal_regression import ConformalRegressor, IntervalEvaluation
+from tfuq.selective.covariate_shift import CovariateShift
 from tfuq.selective.curves import (
     GeneralizedCurve,
     RiskCoverageCurve,
@@ -76,6 +77,7 @@ __all__ = [
     "CombinedScore",
     "ConformalPredictor",
     "ConformalRegressor",
+    "CovariateShift",
     "Deferral",
     "DeferralPoint",
     "DirichletCalibration",

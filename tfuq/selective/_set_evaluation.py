@@ -96,3 +96,29 @@ def set_coverage(covered):
         return smallest_where(lambda risk: hoeffding_bentkus_p_value(value, count, risk) <= side)
 
     return SetCoverage(mean, 1 - bound(1 - mean), bound(mean))
+
+
+def described_sets(sets):
+    """What a conformal predictor promised, as text."""
+    report = sets.fitted_to
+    if "alpha" not in report:
+        return f"Sets of the labels whose score of {sets.score} is low enough; nothing is promised."
+    weights, each = report.get("weights"), ""
+    if sets.keys is not None:
+        each = " of each group"
+    elif sets.class_conditional and weights is None:
+        each = " of each class"
+    text = (
+        f"Of 100 cases{each} like the {report['examples']} that this was checked on, their sets "
+        f"hold the true label of at least {round(100 * (1 - report['alpha']), 9):g} on average"
+    )
+    if weights is None:
+        return f"{text}."
+    what = {
+        "label shift": "the classes come as often as was estimated and look as they did",
+        "covariate shift": "the weights are right and labels depend on a case as they did",
+    }[weights]
+    return (
+        f"{text.replace('like the', 'of new data, by the')}, if {what}; the "
+        f"{report['examples']} count as {report['effective_examples']:.0f}."
+    )

@@ -20,13 +20,19 @@ class SetsInModels:
 
         Raises:
             ValueError: If the predictor is randomized: rounding differs from graph to graph, and
-                would change its sets; if it has thresholds for each group, which a model does not
-                know.
+                would change its sets; if it has thresholds for each group or weight, which a model
+                does not know.
         """
         if self.keys is not None:
             raise ValueError(
                 "A predictor with thresholds for each group cannot be part of a model, which does "
                 f"not know the groups. Received: keys={shown(self.keys)}"
+            )
+        if self.weight_limits is not None:
+            raise ValueError(
+                "A predictor of weighted examples cannot be part of a model, which does not know "
+                "their weights; one for label shift can. Received: weight_limits of "
+                f"{len(self.weight_limits)} thresholds"
             )
         if self.randomized:
             raise ValueError(

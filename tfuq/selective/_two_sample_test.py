@@ -74,7 +74,7 @@ def classifier_two_sample_test(
     check_positive("l2", l2)
     check_integer("max_examples", max_examples, 2)
     check_integer("seed", seed, 0)
-    samples = _check_samples(features_a, features_b)
+    samples = check_samples(features_a=features_a, features_b=features_b)
     count = min(len(samples[0]), len(samples[1]), max_examples)
     held_out = round(test_share * count)
     if not 0 < held_out < count:
@@ -99,8 +99,8 @@ def classifier_two_sample_test(
     return TwoSampleTest(right / (2 * held_out), p_value, 2 * held_out)
 
 
-def _check_samples(features_a, features_b):
-    given = {"features_a": features_a, "features_b": features_b}
+def check_samples(**given):
+    """Two samples of features, by the names of their arguments, with the same columns."""
     samples = [check_rows(name, value, pool=True) for name, value in given.items()]
     for name, sample in zip(given, samples, strict=True):
         if len(sample) < 2 or not np.all(rows_finite([sample])):
@@ -109,8 +109,9 @@ def _check_samples(features_a, features_b):
                 f"{np.count_nonzero(rows_finite([sample]))} finite rows of {len(sample)}"
             )
     if samples[0].shape[1] != samples[1].shape[1]:
+        first, second = given
         raise ValueError(
-            f"Argument `features_b` must have the {samples[0].shape[1]} columns of `features_a`. "
+            f"Argument `{second}` must have the {samples[0].shape[1]} columns of `{first}`. "
             f"Received: {samples[1].shape[1]}"
         )
     return samples

@@ -19,28 +19,32 @@ from tfuq.selective._conformal_fitting import (
     warn_if_saturated,
 )
 from tfuq.selective._interval_fitting import group_names
+from tfuq.selective._label_shift import LabelShift
 from tfuq.selective._own_rows import check_own_rows, checked_calibration, split_rows
 from tfuq.selective._reading import array_of, checked_classes, flags_of, mean_of
 from tfuq.selective._rule_fitting import rank_of
 from tfuq.selective._rule_reading import read_examples
-from tfuq.selective._set_evaluation import (
-    SetCoverage,
-    SetEvaluation,
-    class_coverage,
-    set_coverage,
-    set_evaluation,
-)
+from tfuq.selective._set_evaluation import SetCoverage, SetEvaluation
 from tfuq.selective._set_groups import (
     calibrated_by_group,
     checked_keys,
     places_of,
     sets_by_group,
 )
+from tfuq.selective._set_judging import JudgedSets
 from tfuq.selective._sets_in_models import SetsInModels
+from tfuq.selective._weighted_sets import (
+    asked_weights,
+    calibrated_by_weight,
+    check_without,
+    checked_limits,
+    checked_weights,
+    sets_of_weights,
+    thresholds_at,
+)
 from tfuq.selective.base import Fitted, config_of
 from tfuq.selective.conformal_scores import (
     SCORES,
-    by_example,
     prediction_sets,
     strangeness,
     true_scores,
@@ -53,7 +57,7 @@ _PENALTY, _K_REG = 0.1, 2  # of "raps", where nothing is said
 
 
 @register
-class ConformalPredictor(SetsInModels, Fitted):
+class ConformalPredictor(SetsInModels, JudgedSets, Fitted):
     """Predicts a set of labels that holds the true one with a probability that is promised.
 
     Made by `ConformalPredictor.fit` from labelled examples that the model was not trained on. The
@@ -71,9 +75,9 @@ class ConformalPredictor(SetsInModels, Fitted):
         score: `"lac"` makes the smallest sets; `"aps"` sets that are larger where the model is less
             sure; `"raps"` these without their long tails of unlikely labels.
         threshold: The largest score in a set, `inf` for all labels: a number; with `keys` one row
-            for each group; with
-            `class_conditional` one for each class, `(classes,)`; of multi-label predictions one for
-            each label, `(labels,)`, or for its absence and presence, `(labels, 2)`.
+            for each group; with `class_conditional` one for each class, `(classes,)`; of
+            multi-label predictions one for each label, `(labels,)`, or for its absence and
+            presence, `(labels, 2)`.
         class_conditional: Whether classes have thresholds of their own.
         randomized: For "aps" and "raps": whether p_y counts by a fraction, uniform on [0, 1), which
             is a hash of the prediction. Sets are smaller, but depend on the last bit of it.
@@ -92,6 +96,8 @@ class ConformalPredictor(SetsInModels, Fitted):
         class_names: As in `RejectionRule`.
         calibration: As there.
         keys: Names of the groups that have thresholds of their own, or None.
+        weight_limits: The largest weight of an example that each of as many thresholds is for, both
+            ascending, or None (`fit(weights=)`).
 
     Raises:
         ValueError: If an argument is none of those said, or is not for this score.
@@ -122,6 +128,7 @@ class ConformalPredictor(SetsInModels, Fitted):
         class_names=None,
         calibration=None,
         keys=None,
+        weight_limits=None,
     ):
         check_choice("score", score, SCORES)
         check_flags(
@@ -134,8 +141,10 @@ class ConformalPredictor(SetsInModels, Fitted):
         check_integer("seed", seed, 0)
         check_integer("rank", rank, 1)
         check_options(score, randomized, penalty, k_reg)
-        axes = (keys is not None) + bool(class_conditional) + bool(multi_label)
-        self.threshold = checked_threshold(threshold, axes)
+        own = {"keys": keys, "class_conditional": class_conditional, "multi_label": multi_label}
+        axes = sum(value is not None and value is not False for value in own.values())
+        self.threshold = checked_threshold(threshold, axes + (weight_limits is not None))
+        self.weight_limits = checked_limits(weight_limits, self.threshold, **own)
         self.keys = checked_keys(keys, self.threshold)
         self.score = score
         self.class_conditional = class_conditional
@@ -154,7 +163,7 @@ class ConformalPredictor(SetsInModels, Fitted):
     def get_config(self):
         names = ("score", "threshold", "class_conditional", "randomized", "penalty", "k_reg")
         names += ("allow_empty", "seed", "rank", "from_logits", "multi_label", "fitted_to")
-        return config_of(self, names, ("class_names", "calibration", "keys"))
+        return config_of(self, names, ("class_names", "calibration", "keys", "weight_limits"))
 
     @property
     def by(self):
@@ -185,6 +194,7 @@ class ConformalPredictor(SetsInModels, Fitted):
         calibration=None,
         calibration_share=0.5,
         groups=None,
+        weights=None,
     ):
         """The predictor whose sets miss the true label with a probability of at most `alpha`.
 
@@ -236,6 +246,11 @@ class ConformalPredictor(SetsInModels, Fitted):
                 promise holds in each by itself (Mondrian: Vovk et al. 2003), and `predict_set`
                 needs the groups of new examples. A group of fewer examples than are needed gets
                 sets of all labels, and a warning says so.
+            weights: For data from elsewhere, of single decisions: how many times as frequent the
+                like of each example is there, `(n,)` (`CovariateShift.weights`): `predict_set` then
+                needs those of new examples. Or what `black_box_shift_estimation` found, if only the
+                frequencies of the classes changed: a threshold for each class. The promise is of
+                those data, if the weights are right: estimated ones are nearly.
 
         Returns:
             The predictor; `fitted_to` says what it was fitted to.
@@ -263,6 +278,9 @@ class ConformalPredictor(SetsInModels, Fitted):
             - Angelopoulos et al., "Uncertainty sets for image classifiers using conformal
               prediction", 2021.
             - Angelopoulos et al., "Conformal risk control", 2024.
+            - Tibshirani et al., "Conformal prediction under covariate shift", 2019.
+            - Podkopaev and Ramdas, "Distribution-free uncertainty quantification for classification
+              under label shift", 2021.
         """
         alpha = checked_alpha(alpha, target_coverage)
         tuned = [name for name, x in (("penalty", penalty), ("k_reg", k_reg)) if is_tuned(x)]
@@ -279,9 +297,14 @@ class ConformalPredictor(SetsInModels, Fitted):
         )
         if tuned and score != "raps":
             check_options(score, randomized, penalty, k_reg)
+        if weights is not None:
+            kept = {"class_conditional": class_conditional, "multi_label": draft.multi_label}
+            check_without(weights, groups=groups, **kept)
+        has_each = weights is not None and not isinstance(weights, LabelShift)
+        beside = weights if has_each else groups
         if calibration is not None:
             given = {"calibration": calibration, "share": calibration_share, "seed": seed}
-            fitted, probs, labels, groups = split_rows(draft, probs, labels, groups, **given)
+            fitted, probs, labels, beside = split_rows(draft, probs, labels, beside, **given)
             draft = cls(**{**draft.get_config(), "calibration": fitted})
         given, (probs, labels) = probs, draft._read(probs, labels)
         check_own_rows(given, probs, labels)
@@ -290,8 +313,11 @@ class ConformalPredictor(SetsInModels, Fitted):
         if tuned:
             tuning, rows = split(len(probs), tuning_share, seed)
             tune(draft, probs[tuning], labels[tuning], alpha, tuned)
-        names = None if groups is None else group_names(groups, len(probs))[rows]
-        return draft._calibrated(probs[rows], labels[rows], alpha, len(tuning), names)
+        names = None if groups is None else group_names(beside, len(probs))[rows]
+        if weights is not None:
+            each = checked_weights(beside if has_each else np.ones(len(probs)), labels.shape)
+            weights = each[rows] if has_each else weights
+        return draft._calibrated(probs[rows], labels[rows], alpha, len(tuning), names, weights)
 
     @classmethod
     def fit_model(cls, model, data, *, output=None, batch_size=32, verbose=0, **options):
@@ -329,12 +355,16 @@ class ConformalPredictor(SetsInModels, Fitted):
         found = predicted(model, data, output, batch_size, verbose, given=options)
         return cls.fit(found.probs, found.labels, **{**found.flags(), **options})
 
-    def _calibrated(self, probs, labels, alpha, tuned_on, names=None):
+    def _calibrated(self, probs, labels, alpha, tuned_on, names=None, weights=None):
         """The predictor with the thresholds of these examples, and what they promise."""
         scores = true_scores(self._scores(probs), labels)
         classes, flags = probs.shape[-1], (self.class_conditional, self.multi_label)
         config = self.get_config()
-        if names is None:
+        if weights is not None:
+            given = (scores, labels, weights, alpha, classes)
+            found, config["weight_limits"], report = calibrated_by_weight(*given)
+            config["class_conditional"] = config["weight_limits"] is None
+        elif names is None:
             found, report = calibrated(scores, labels, classes, alpha, *flags)
         else:
             given = (scores, labels, names, alpha, classes)
@@ -368,9 +398,13 @@ class ConformalPredictor(SetsInModels, Fitted):
         flags = (self.class_conditional, self.multi_label, self.allow_empty)
         return prediction_sets(probs, scores, limits, *flags)
 
-    def _sets(self, mean, groups=None, unknown_group="all"):
+    def _sets(self, mean, groups=None, unknown_group="all", weights=None):
         scores = self._scores(mean)
         places = places_of(self.keys, groups, len(mean), unknown_group)
+        weights = asked_weights(self.weight_limits, weights, mean.shape[:-1])
+        if weights is not None:
+            limits = thresholds_at(self.threshold, self.weight_limits, weights)
+            return sets_of_weights(mean, scores, limits, self.allow_empty)
 
         def sets_of(rows, place):
             given = ops.convert_to_tensor(mean[rows]), scores[rows]
@@ -380,7 +414,7 @@ class ConformalPredictor(SetsInModels, Fitted):
             return sets_of(slice(None), None)
         return sets_by_group(sets_of, places, scores)
 
-    def predict_set(self, probs, groups=None, *, unknown_group="error", stacked=None):
+    def predict_set(self, probs, groups=None, *, unknown_group="error", stacked=None, weights=None):
         """Which labels are in each set, bool `(n, ..., classes)`.
 
         Binary predictions have two classes; the last axes of multi-label ones are `(labels, 2)`.
@@ -392,59 +426,25 @@ class ConformalPredictor(SetsInModels, Fitted):
             unknown_group: Of a group that fitting never saw: `"error"`, or `"all"` for sets of all
                 labels.
             stacked: Whether they are a stack, as in `RejectionRule.score_of`.
+            weights: The weight of each example `(n,)`, if it was fitted to such.
 
         Raises:
             ValueError: If shapes or classes do not fit, or `probs` hold no probabilities; if groups
-                are missing, not expected, or one is unknown.
+                or weights are missing, not expected, or one is unknown.
         """
-        return self._sets(self._mean(probs, stacked), groups, unknown_group)
+        return self._sets(self._mean(probs, stacked), groups, unknown_group, weights)
 
-    def set_size(self, probs, groups=None, *, unknown_group="error", stacked=None):
-        """How many labels are in each set of `predict_set`, int `(n, ...)`."""
-        options = {"unknown_group": unknown_group, "stacked": stacked}
-        return self.predict_set(probs, groups, **options).sum(axis=-1)
-
-    def accept(self, probs, groups=None, *, unknown_group="error", stacked=None):
+    def accept(self, probs, groups=None, *, unknown_group="error", stacked=None, weights=None):
         """Which predictions are accepted, bool `(n, ...)`: those whose set has one label.
 
         An empty set is rejected as well: no label is likely enough.
 
         Args:
-            probs, groups: As in `predict_set`.
+            probs, groups, weights: As in `predict_set`.
             unknown_group: `"error"`, or `"reject"` for a group that fitting never saw.
         """
         check_choice("unknown_group", unknown_group, ("error", "reject"))
         mean = self._mean(probs, stacked)
         of_unknown = "error" if unknown_group == "error" else "all"
-        sizes = self._sets(mean, groups, of_unknown).sum(axis=-1)
+        sizes = self._sets(mean, groups, of_unknown, weights).sum(axis=-1)
         return (sizes == 1) & np.isfinite(mean).all(axis=-1)
-
-    def coverage(self, probs, labels, groups=None):
-        """How often sets hold the true class, a `SetCoverage`.
-
-        Args:
-            probs, groups: As in `predict_set`; unknown groups have sets of all labels.
-            labels: Labels, sparse or one-hot.
-
-        Raises:
-            ValueError: If arrays do not fit together, or hold NaN or a label that is no class.
-        """
-        mean, labels = self._read(probs, labels)
-        return set_coverage(true_scores(self._sets(mean, groups), labels))
-
-    def evaluate(self, probs, labels, groups=None):
-        """Coverage, sizes and singletons of the sets on labelled data, a `SetEvaluation`.
-
-        Args:
-            probs, groups: As in `coverage`.
-            labels: Labels, sparse or one-hot.
-
-        Raises:
-            ValueError: If arrays do not fit together, or hold NaN or a label that is no class.
-        """
-        mean, labels = self._read(probs, labels)
-        sets = self._sets(mean, groups)
-        covered = true_scores(sets, labels)
-        entries = (by_example(part, self.multi_label, classes=False) for part in (labels, covered))
-        by_class = class_coverage(*entries, mean.shape[-1])
-        return set_evaluation(sets, covered, by_class if self.multi_label else by_class[0])
