@@ -5,7 +5,9 @@ is to be excluded. `_guarantees` says why the errors of no threshold that is too
 than those of such a walk, wherever in the order the threshold lies. So whatever the walk does with
 a small probability only, at whichever of its steps, shows a safe threshold, at whichever level.
 
-Of few expected errors the probability that the walk ever meets a curve is computed step by step. Of
+Of few expected errors the probability that the walk ever meets a curve is computed step by step,
+and that it meets the curve or passes one test of a chain beside it, too: the walk that passes is
+mostly one that meets, so that both together take hardly more of the error than either alone. Of
 many, Ville's inequality bounds it: a mixture of likelihood ratios against lower risks is a
 martingale of mean 1 under the flat walk, and is ever above 1 / eps with a probability of at most
 eps (Robbins 1970).
@@ -22,58 +24,59 @@ MOST_LEVELS = 4096  # that the martingale looks at
 SOME_LEVELS = 256  # at a time
 TILT = 0.4  # levels of the curve grow with the examples to this power
 RATIOS = 48  # lower risks in the mixture
-STEPS = 9  # of the bisection
-
-
-def last_under_curve(accepted, errors, risk, eps):
-    """The last level with too few errors for a flat walk of `risk`, or None."""
-    levels = levels_under_curve(accepted, errors, risk, eps)
-    return int(levels[-1]) if len(levels) else None
-
-
-def levels_under_curve(accepted, errors, risk, eps, looked=None):
-    """The levels with too few errors for a flat walk of `risk`, ascending.
-
-    `accepted` and `errors` are counts of each level, `(levels,)`. A walk has as few at any of its
-    steps with a probability of at most `eps`. Where errors are many the levels `looked` are looked
-    at, by default some.
-    """
-    total = int(accepted[-1])
-    if risk * total <= MOST_ERRORS:
-        few = _are_under(first_looks(total, risk, eps), accepted, errors)
-        # All of the curve is stricter than `eps` at every step by itself, which is soon looked at.
-        return _are_under(curve(total, risk, eps), accepted, errors) if len(few) else few
-    if looked is None:
-        looked = some_levels(len(accepted))
-    return looked[_is_rare(accepted[looked], errors[looked], risk, eps, total)]
-
-
-def some_levels(count):
-    """Up to `MOST_LEVELS` of so many levels, at equal steps."""
-    return np.unique(np.linspace(0, count - 1, MOST_LEVELS).astype(int))
-
-
-def _are_under(looks, accepted, errors):
-    """The levels whose examples are at least as many as their errors ask for."""
-    levels = np.flatnonzero(errors < len(looks))
-    return levels[accepted[levels] >= looks[errors[levels].astype(int)]] if len(levels) else levels
+STEPS = 12  # of the bisection
+POINTS = 2000  # at which a chain may begin to allow an error more
 
 
 @functools.lru_cache(64)
-def curve(total, risk, eps):
-    """After how many examples, of `total`, c errors are too few: `(most + 1,)` for c = 0, 1, ...
+def curve_from(total, risk, start, eps):
+    """After how many examples, of `total`, c errors are too few: `start` for c = 0, then ascending.
 
-    The first m with P(Bin(m, risk) <= c) <= a (m / total)^TILT, with the largest a of a bisection
-    for which a flat walk ever meets that with a probability of at most `eps`.
+    From c = 1 on the first m with P(Bin(m, risk) <= c) <= a (m / total)^TILT, with the largest a of
+    a bisection for which a flat walk ever meets that, or has no error up to `start`, with a
+    probability of at most `eps`; none but `start` where that alone takes `eps`.
     """
-    low, high, found = 0.0, eps, np.zeros(0, int)
+    low, high, found = 0.0, eps, np.array([start])
     for _ in range(STEPS):
         middle = np.sqrt(low * high) if low else high / 8
         tried = first_looks(total, risk, middle, TILT)
-        if meets(tried, risk) <= eps:
+        tried = np.concatenate([[start], np.maximum(tried[1:], start)])
+        if meets(tried, risk) <= eps * (1 + 1e-9):
             low, found = middle, tried
         else:
             high = middle
+    found.setflags(write=False)
+    return found
+
+
+@functools.lru_cache(64)
+def chain_beside_curve(total, risk, start, eps):
+    """After how many examples a chain may go on with c errors: `start` for c = 0, then ascending.
+
+    The first a with P(W(a) <= c, or W meets `curve_from` at a or later) <= eps for a flat walk W;
+    that falls with a, and is computed from the last to the first of the places, the curve's looks
+    among them. So whatever one test of the chain and the curve from there on say together is wrong
+    with a probability of at most `eps`.
+    """
+    curve = curve_from(total, risk, start, eps)
+    places = np.geomspace(start, total, POINTS).astype(int)
+    if total - start < POINTS:
+        places = np.arange(start, total + 1)
+    places = np.unique(np.concatenate([places, curve, [total]]))
+    most = max(len(curve), int(stats.binom.ppf(eps, total, risk)) + 1)
+    errors, found = np.arange(most + 1), np.full(most + 1, total + 1)
+    meeting = np.zeros(most + 1)  # P(W meets the curve at the place or later | its errors so far)
+    allowed = np.searchsorted(curve, places, side="right") - 1
+    for i in range(len(places) - 1, -1, -1):
+        if i + 1 < len(places):
+            step = _steps(int(places[i + 1] - places[i]), risk, most)
+            meeting = np.convolve(meeting, step[::-1])[len(step) - 1 :]
+        meeting[: allowed[i] + 1] = 1
+        here = stats.binom.pmf(errors, places[i], risk)
+        passes = here @ meeting + np.cumsum(here * (1 - meeting)) <= eps * (1 + 1e-9)
+        found[passes] = places[i]
+    found[0] = start
+    found = found[found <= total]
     found.setflags(write=False)
     return found
 
@@ -113,6 +116,23 @@ def meets(looks, risk):
 def _steps(count, risk, most):
     """Probabilities of 0, 1, ... errors in `count` steps, no more than can matter."""
     return stats.binom.pmf(np.arange(min(count, most) + 1), count, risk)
+
+
+def levels_of_rare_errors(accepted, errors, risk, eps, looked=None):
+    """The levels whose errors are too few for a flat walk of `risk`, of many, ascending.
+
+    `accepted` and `errors` are counts of each level, `(levels,)`; the levels `looked` are looked at,
+    by default some. The martingale is above 1 / eps at any of a walk's steps with a probability of
+    at most `eps`.
+    """
+    if looked is None:
+        looked = some_levels(len(accepted))
+    return looked[_is_rare(accepted[looked], errors[looked], risk, eps, int(accepted[-1]))]
+
+
+def some_levels(count):
+    """Up to `MOST_LEVELS` of so many levels, at equal steps."""
+    return np.unique(np.linspace(0, count - 1, MOST_LEVELS).astype(int))
 
 
 def _is_rare(accepted, errors, risk, eps, total):

@@ -22,23 +22,31 @@ the last interval it is at least r. Hence
    errors to every prefix. So there is a flat walk W with errors(k) >= W(k) for all counts k within
    all intervals at once.
 
-(Whole levels.) A threshold with R > r that accepts m examples has at least W(m) errors, whatever m
-is and however it was chosen. If W has at most c(m) errors for any m with a probability of at most
-eps, then a rule that accepts a level m only with at most c(m) errors errs with at most eps: that is
-`_flat_walk`.
+(Curve.) A threshold with R > r that accepts m examples has at least W(m) errors, whatever m is and
+however it was chosen. So a rule that accepts whole levels m with at most c(m) errors only errs with
+at most the probability that W has ever as few as c.
 
-(One chain.) Fix a count k, and a level of error s. The chain starts if the first k in the drawn
-order, which may cut through a tie, have a p-value of at most s; it then passes whole levels from
-there on while their p-values are at most s. If k is within an interval, errors(k) >= W(k), and it
-starts with at most s. If k is in a gap, it errs only by passing the first whole level that ends in
-the next interval. That holds all up to the interval's start, a flat walk's sum, and of the tie in
-which the interval starts some more, whose mean loss is above r since R rises there: given their
-number, the p-value is valid. (Without ties it has to pass the interval's start itself.) So a chain
+(Chain beside it.) The chain starts at a count k and goes on as long as every count a in the drawn
+order, ties cut through, has at most d(a) errors; it accepts the whole levels that end on its way.
+Given the counts in intervals and gaps, let x be k if that is within an interval, and else the count
+at which its gap ends. A level m with R > r and m >= k is in an interval after x. If the chain
+accepts it, it has passed x, where errors(x) >= W(x); if the curve does, W(m) <= c(m) and m >= x.
+So both together err only if W(x) <= d(x), or W(m) <= c(m) for an m >= x. `_flat_walk` computes for
+each x what a flat walk does that with, and takes for d(x) the largest that keeps it within the
+error: of one walk, what the chain passes is mostly what the curve meets, and both have nearly all
+of the error. That needs the chain to pass x itself: over whole levels alone it would pass the next
+end of a tie, whose number of examples says something of what comes after.
+
+(Many errors expected.) There the error is shared, `CHAIN_SHARE` for a chain with a p-value of at
+most s at the first k in the drawn order and at whole levels from there on, the rest for the
+martingale. If k is within an interval, errors(k) >= W(k), and it starts with at most s. If k is in
+a gap, it errs only by passing the first whole level that ends in the next interval. That holds all
+up to the interval's start, a flat walk's sum, and some of the tie in which the interval starts,
+whose mean loss is above r since R rises there: given their number, the p-value is valid. So a chain
 errs with at most s, given the counts in intervals and gaps.
 
-`auto` shares 1 - confidence between one chain from the fewest examples that can pass and the curve;
-what either finds holds. The share is by simulation (`benchmarks/rules.py`), depends on n and the
-target alone, and no part of the proof depends on it.
+Where the chain starts is by simulation (`benchmarks/rules.py`), depends on n and the target alone,
+and no part of the proof depends on it.
 
 `ltt` and `sgr` start above the k-th example, k fixed beforehand: given its score and how many have
 a higher one, these are a sample of all with a higher one, so each start by itself is a valid test.
@@ -55,12 +63,26 @@ import numpy as np
 from scipy import stats
 
 from tfuq._math.bounds import binomial_p_value, hoeffding_bentkus_p_value
-from tfuq.selective._flat_walk import last_under_curve, levels_under_curve
+from tfuq.selective._flat_walk import (
+    MOST_ERRORS,
+    chain_beside_curve,
+    curve_from,
+    first_looks,
+    levels_of_rare_errors,
+)
 
 STARTS = 8  # places at which the tests begin, each with its share of the error
 LEAST_BLOCK = 64  # levels that are tested at a time, at first
 MOST_BLOCK = 2**16  # and at most: a test takes a dozen copies
-CHAIN_SHARES = ((6, 0.8), (12, 0.6), (np.inf, 0.4))  # by examples over the fewest that can pass
+CHAIN_SHARES = (  # by examples over the fewest that can pass
+    (3, 1.0),
+    (4, 0.9),
+    (6, 0.8),
+    (8, 0.6),
+    (12, 0.55),
+    (np.inf, 0.4),
+)
+CHAIN_SHARE = 0.4  # of many examples, where it is not charged together with the martingale
 GRID = 16  # ranks that `sgr` looks at, and fixed thresholds at which either starts for images
 
 
@@ -212,10 +234,20 @@ def chain_and_curve(sums, risk, delta):
     if not (isinstance(sums, Sums) and sums.binary):
         return learn_then_test(sums, risk, delta)
     total = int(sums.accepted[-1])
-    share = chain_share(total, risk, delta)
-    found = [_chain(sums, risk, share * delta)]
-    if share < 1:
-        found.append(last_under_curve(sums.accepted, sums.loss, risk, (1 - share) * delta))
+    start = chain_start(total, risk, delta)
+    if risk * total > MOST_ERRORS:
+        first, end = _chain_of(sums, risk, CHAIN_SHARE * delta)
+        eps = (1 - CHAIN_SHARE) * delta
+        rare = levels_of_rare_errors(sums.accepted, sums.loss, risk, eps)
+        last = int(rare[-1]) if len(rare) else None
+    elif start > total or _last_under(sums, first_looks(total, risk, delta)) is None:
+        return None  # none that would pass by itself
+    else:
+        first, end = 0, 0
+        if np.all(_places_of_errors(sums, 1) > start):
+            first, end = _before_early_error(sums, chain_beside_curve(total, risk, start, delta))
+        last = _last_under(sums, curve_from(total, risk, start, delta))
+    found = [last, end - 1 if end > first else None]
     return max((level for level in found if level is not None), default=None)
 
 
@@ -223,7 +255,7 @@ def safe_levels(sums, risk, delta, looked):
     """Which levels `chain_and_curve` shows to be safe, all together, bool `(levels,)`.
 
     Of other losses than errors those that the chains of `learn_then_test` pass. `looked` are the
-    levels at which a curve of many errors is looked at.
+    levels at which the martingale of many errors is looked at.
     """
     safe = np.zeros(sums.loss.shape[-1], bool)
     if not sums.binary:
@@ -231,30 +263,70 @@ def safe_levels(sums, risk, delta, looked):
             safe[start:end] = True
         return safe
     total = int(sums.accepted[-1])
-    share = chain_share(total, risk, delta)
-    start, failed = _chain_of(sums, risk, share * delta)
-    safe[start:failed] = True
-    if share < 1:
-        eps = (1 - share) * delta
-        safe[levels_under_curve(sums.accepted, sums.loss, risk, eps, looked)] = True
+    start = chain_start(total, risk, delta)
+    if risk * total > MOST_ERRORS:
+        first, end = _chain_of(sums, risk, CHAIN_SHARE * delta)
+        eps = (1 - CHAIN_SHARE) * delta
+        safe[levels_of_rare_errors(sums.accepted, sums.loss, risk, eps, looked)] = True
+    elif start <= total:
+        first, end = _before_early_error(sums, chain_beside_curve(total, risk, start, delta))
+        curve = curve_from(total, risk, start, delta)
+        few = np.flatnonzero(sums.loss < len(curve))
+        safe[few[sums.accepted[few] >= curve[sums.loss[few].astype(int)]]] = True
+    else:
+        return safe
+    safe[first:end] = True
     return safe
 
 
-def chain_share(total, risk, delta):
-    """The share of `delta` of the chain; all of it where a part lets nothing pass."""
-    ratio = total / fewest_examples(risk, delta)
-    share = next(share for most, share in CHAIN_SHARES if ratio < most)
-    return share if total >= fewest_examples(risk, share * delta) else 1.0
+def chain_start(total, risk, delta):
+    """After how many examples without an error the chain starts."""
+    fewest = fewest_examples(risk, delta)
+    share = next(share for most, share in CHAIN_SHARES if total / fewest < most)
+    start = fewest_examples(risk, share * delta)
+    return start if start <= total else fewest
 
 
-def _chain(sums, risk, delta):
-    """The last level of a chain from the fewest examples that can pass, or None."""
-    start, failed = _chain_of(sums, risk, delta)
-    return failed - 1 if failed > start else None
+def _before_early_error(sums, looks):
+    """The levels `(first, end)` from the start to the first error that is too early, or none.
+
+    With the c-th error there are c: few enough from `looks[c]` on, never if c is `len(looks)`.
+    """
+    places = _places_of_errors(sums, len(looks))
+    early = np.flatnonzero(places < np.append(looks[1:], np.inf)[: len(places)])
+    stop = places[early[0]] if len(early) else sums.accepted[-1] + 1
+    ends = np.array([looks[0], stop]).astype(sums.accepted.dtype)
+    first, end = np.searchsorted(sums.accepted, ends)
+    return int(first), max(int(first), int(end))
+
+
+def _places_of_errors(sums, most):
+    """Where the first errors are, up to `most`, counted from 1, equal scores in a drawn order."""
+    wanted = np.arange(1, min(most, int(sums.loss[-1])) + 1)
+    levels = np.searchsorted(sums.loss, wanted.astype(sums.loss.dtype))
+    places = sums.accepted[levels].astype("int64")
+    above = np.where(levels > 0, sums.accepted[levels - 1], 0).astype("int64")
+    tied = np.unique(levels[places - above > 1])
+    rng = np.random.default_rng(_seed(sums)) if len(tied) else None
+    for level in tied:
+        first, stop = np.searchsorted(levels, [level, level + 1])
+        wrong = sums.loss[level] - (sums.loss[level - 1] if level else 0)
+        ties = places[first] - above[first]
+        drawn = np.sort(rng.choice(ties, int(wrong), replace=False))
+        places[first:stop] = above[first] + 1 + drawn[: stop - first]
+    return places
+
+
+def _last_under(sums, looks):
+    """The last level with at most c errors after `looks[c]` examples, for any c, or None."""
+    errors = np.arange(len(looks)).astype(sums.loss.dtype)  # else all of `loss` is converted
+    levels = np.searchsorted(sums.loss, errors, side="right") - 1
+    under = levels[(levels >= 0) & (sums.accepted[levels] >= looks)]
+    return int(under[-1]) if len(under) else None
 
 
 def _chain_of(sums, risk, delta):
-    """The levels `(first, end)` that it passes, an empty range if none."""
+    """The levels `(first, end)` of a chain from the fewest that can pass, empty if none."""
     fewest = fewest_examples(risk, delta)
     if sums.accepted[-1] < fewest:
         return 0, 0
@@ -271,10 +343,13 @@ def _errors_of_first(sums, level, count):
     drawn = int(count - above[0])
     if drawn in (0, ties):
         return above[1] + (wrong if drawn else 0)
-    # Drawn anew for each set of examples, alike whatever their order.
-    seed = [_crc32(part) for part in sums[:2]]
-    uniform = np.random.default_rng(seed).random()
+    uniform = np.random.default_rng(_seed(sums)).random()
     return above[1] + int(stats.hypergeom.ppf(uniform, ties, wrong, drawn))
+
+
+def _seed(sums):
+    """Of what is drawn: anew for each set of examples, alike whatever their order."""
+    return [_crc32(part) for part in sums[:2]]
 
 
 def _crc32(values):
@@ -335,9 +410,9 @@ def best_promise(sums, delta, method):
 
     def can_be_promised(risk):
         if method == "auto" and isinstance(sums, Sums) and sums.binary:
-            share = chain_share(int(sums.accepted[-1]), risk, delta)
-            is_in_chain = _chain(sums, risk, share * delta) is not None
-            return is_in_chain or chain_and_curve(sums, risk, delta) is not None
+            total = int(sums.accepted[-1])
+            none_wrong = _last_under(sums, np.array([chain_start(total, risk, delta)]))
+            return none_wrong is not None or chain_and_curve(sums, risk, delta) is not None
         if method == "sgr":
             return selection_with_guaranteed_risk(sums, risk, delta) is not None
         starts, shares = _shared_starts(sums, risk, delta)

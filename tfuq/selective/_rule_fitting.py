@@ -366,7 +366,7 @@ def _refusal(goal, count, best, coverage, needed, expected):
     if needed:
         return f"{text} At least {needed} examples are needed, all of them right."
     if expected:
-        return f"{text} Some {expected} examples like these would show the target."
+        text = f"{text} Some {expected} examples like these would show the target."
     return f"{text} Another score may rank the errors better: `best_score`."
 
 
