@@ -121,8 +121,8 @@ def _steps(count, risk, most):
 def levels_of_rare_errors(accepted, errors, risk, eps, looked=None):
     """The levels whose errors are too few for a flat walk of `risk`, of many, ascending.
 
-    `accepted` and `errors` are counts of each level, `(levels,)`; the levels `looked` are looked at,
-    by default some. The martingale is above 1 / eps at any of a walk's steps with a probability of
+    `accepted` and `errors` are counts of each level, `(levels,)`; those `looked` are looked at, by
+    default some. The martingale is above 1 / eps at any of a walk's steps with a probability of
     at most `eps`.
     """
     if looked is None:
