@@ -134,6 +134,30 @@ REFUSED = {
         lambda: ood.DICE().fit_features(np.ones((9, 4)), head=(np.ones((4, 3)), None)),
         "`percentile` must leave some weights",
     ),
+    "tuning what has nothing to tune": (
+        lambda: ood.tune(ood.MaxLogit(), made("soft-max"), IMAGES, x_val=IMAGES),
+        "a grid of their own have",
+    ),
+    "tuning on the rows that were fitted": (
+        lambda: ood.tune(ood.KNN(), made("soft-max"), IMAGES, x_val=IMAGES),
+        "`x_val` must hold rows that are not in `x`.*24 rows",
+    ),
+    "tuning on what cannot be corrupted": (
+        lambda: ood.tune(
+            ood.KNN(), made("soft-max"), IMAGES[:2], x_val=np.zeros((20, 9), "float32")
+        ),
+        "`x_ood` must be given",
+    ),
+    "tuning on a handful": (
+        lambda: ood.tune(ood.KNN(), made("soft-max"), IMAGES[:9], x_val=IMAGES[9:19]),
+        "at least 20 rows",
+    ),
+    "an argument that a detector has not": (
+        lambda: ood.tune(
+            ood.KNN(), made("soft-max"), IMAGES[:2], x_val=IMAGES[2:], grid={"K": (1, 2)}
+        ),
+        "arguments of a KNN",
+    ),
     "a power of 0": (lambda: ood.GEN(gamma=0), "`gamma` must be"),
     "none of the probabilities": (lambda: ood.GEN(top=0), "`top` must be"),
     "parts of a single prediction": (

@@ -17,6 +17,7 @@ from tfuq.ood.shaped import ASH, SCALE, ReAct
 from tfuq.ood.sirc import SIRC
 from tfuq.ood.stacks import MutualInformation
 from tfuq.ood.thresholds import Threshold
+from tfuq.ood.tuning import Tuned, tune
 
 __all__ = [
     "ASH",
@@ -44,7 +45,9 @@ __all__ = [
     "ReAct",
     "RelativeMahalanobis",
     "Threshold",
+    "Tuned",
     "ViM",
     "load_detector",
+    "tune",
 ]
 __dir__ = public_dir(__all__)

@@ -120,6 +120,11 @@ class Detector(Saved):
         """Scores of a batch of inputs."""
         return self._scores_of(self._read(batch))
 
+    @property
+    def _needs_inputs(self):
+        """Whether scores need the inputs and the model, and not only what `_read` gives."""
+        return False
+
     def _scores_of_fit(self, arrays):
         """Scores of what was fitted, or None if these arrays do not tell."""
         return self._scores_of(arrays)
@@ -150,16 +155,26 @@ class Detector(Saved):
                 if the model has no such layer, or does not return a prediction per example.
         """
         self._bind(model)
+        arrays, y = self._gathered(x, y, batch_size, verbose)
+        self._use(self._tap)
+        return self._learn("x", arrays, y, **self._from_model())._know_model()
+
+    def _gathered(self, x, y, batch_size, verbose):
+        """What it takes of the model, and labels, of all inputs to fit to."""
         parts, labels, data = [], [], x if y is None else (x, y)
-        for batch, label, _ in batches(data, batch_size, verbose, model=model):
+        for batch, label, _ in batches(data, batch_size, verbose, model=self._model):
             if not np.all(finite_rows(batch)):
                 raise ValueError("Argument `x` must be finite. Received: NaN or infinity in x")
             parts.append(self._read(batch))
             labels.append(_chosen(label, self.output))
         arrays = tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
         y = None if labels[0] is None else np.concatenate([np.asarray(part) for part in labels])
-        self._dtypes = self._tap.dtypes if self._tap else ()
-        return self._learn("x", arrays, y, **self._from_model())._know_model()
+        return arrays, y
+
+    def _use(self, tap):
+        """Takes a `Tap` of its model that has seen a batch, and how fine features of it are."""
+        self._tap = tap
+        self._dtypes = tap.dtypes if tap else ()
 
     def fit_features(self, features, y=None):
         """Fits to arrays instead of a model and its inputs.

@@ -354,6 +354,10 @@ class ODIN(LogitDetector):
         logits = found.own_logits if self.epsilon == 0 else self._logits_of_moved(batch)
         return self._score((logits,)), [logits]
 
+    @property
+    def _needs_inputs(self):
+        return self.epsilon != 0
+
     def _scores_of_fit(self, arrays):
         return super()._scores_of_fit(arrays) if self.epsilon == 0 else None
 

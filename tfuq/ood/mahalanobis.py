@@ -256,6 +256,10 @@ class Mahalanobis(FeatureDetector):
     def _score_batch(self, batch):
         return self._scores_of(self._read_to_score(batch))
 
+    @property
+    def _needs_inputs(self):
+        return self.epsilon != 0
+
     def _scores_of_fit(self, arrays):
         return super()._scores_of_fit(arrays) if self.epsilon == 0 else None
 

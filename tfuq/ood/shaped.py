@@ -144,6 +144,10 @@ class _ShapingDetector(LastLayerDetector):
         self._check_widths(arrays[:1])
         return self._guarded(arrays, lambda arrays: LOGIT_SCORES[self.base](arrays[1]))
 
+    @property
+    def _needs_inputs(self):
+        return not self._has_head
+
     def _scores_of_fit(self, arrays):
         return super()._scores_of_fit(arrays) if self._has_head else None
 
