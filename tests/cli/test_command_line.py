@@ -150,6 +150,21 @@ def test_a_rule_is_fitted_judged_and_applied(here, probs):
     np.testing.assert_array_equal(accepted, rule.accept(probs[300:]))
 
 
+def test_promises_of_functions_and_costs(here, probs):
+    args, size = ("evaluate", "m.keras", *TEST, "--rule", "rule.json"), probs.shape[1]
+    options = {"target_risk": 0.3}
+    lost = RejectionRule.fit(probs[:300], Y[:300], loss=lambda p, y: p.argmax(-1) != y, **options)
+    lost.save("rule.json")
+    assert here(*args, "--json")["rule"]["promises"] == []
+    assert "the file of the rule holds no functions" in here.err
+    costs = (1 - np.eye(size)) / 2
+    rule = RejectionRule.fit(probs[:300], Y[:300], loss=costs, **options)
+    rule.save("rule.json")
+    assert "matrix: risk" in here(*args) and "(not tested)" in here(*args)
+    (found,) = here(*args, "--json")["rule"]["promises"]
+    assert found["risk"] == pytest.approx(rule.evaluate(probs[300:], Y[300:]).risk)
+
+
 def test_a_rule_splits_its_rows_for_a_calibration(here, probs):
     command = ("calibrate", "m.keras", *VAL, "--target-risk", 0.1, "--calibrate", "temperature")
     said = here(*command, "--out", "rule.json", "--json")

@@ -148,3 +148,19 @@ def test_intervals(here, run):
 def test_refused(arguments, says, run, counts):
     assert says in run(*arguments, code=2).strip().splitlines()[-1]
     counts("misuse rows, refused")
+
+
+def test_a_rule_of_numbers_is_watched(run, here):
+    folder, model = here
+    found = predict_uncertainty(model, X)
+    rule = RejectionRule.fit(found[:200], Y[:200], tolerance=1.5, target_risk=0.3)
+    rule.save(folder / "watched.json")
+    rest = ("state.json", "--rule", "watched.json")
+    watch = ("monitor", "m.keras", "d.npz", *rest, *TEST[1:])
+    seen = run(*watch)
+    judged = rule.evaluate(found[200:], Y[200:])
+    assert (seen["cases"], seen["accepted"]) == (200, judged.accepted) and not seen["alarms"]
+    assert seen["loss"] / seen["labelled"] == pytest.approx(judged.risk)
+    assert run(*watch)["cases"] == 400
+    np.savez(folder / "off.npz", x=X, y=Y + 9)
+    assert "risk" in run("monitor", "m.keras", "off.npz", *rest, code=1)["alarms"]

@@ -211,3 +211,29 @@ def test_bad_examples():
             plots.uncertainty_against_error(score, wrong)
     with pytest.raises(ValueError, match="Argument `errors` must"):
         plots.uncertainty_against_error([1.0, 2.0], [0.5, 1])
+
+
+def test_risk_coverage_is_of_the_rule_s_own_loss():
+    goal = {"loss": "false_negative", "positive_class": 1, "target_risk": 0.6}
+    rule = RejectionRule.fit(PROBS, Y, score="margin", **goal)
+    ax = plots.risk_coverage(PROBS, Y, rule=rule, ax=free_axes())
+    found = rule.evaluate(PROBS, Y)
+    at = ax.lines[1].get_xdata()[0], ax.lines[1].get_ydata()[0]
+    assert at == (found.coverage, found.risk)
+    assert "false negatives of 1" in ax.get_ylabel()
+    xs, ys = ax.lines[0].get_data()
+    assert ys[np.argmin(np.abs(xs - found.coverage))] == pytest.approx(found.risk)
+    costs = np.array([[0, 0.5, 0.5], [1, 0, 1], [0.5, 0.5, 0]])
+    rule = RejectionRule.fit(PROBS, Y, loss=costs, target_risk=0.5)
+    ax = plots.risk_coverage(PROBS, Y, rule=rule, ax=free_axes())
+    assert "cost matrix" in ax.get_ylabel() and not ax.collections  # no band of such losses
+    assert ax.lines[0].get_ydata()[-1] == pytest.approx(costs[Y, PROBS.argmax(-1)].mean())
+    ax = plots.risk_coverage(PROBS, Y, rule=rule, loss="error", ax=free_axes())
+    assert "fraction wrong" in ax.get_ylabel()
+    strange = RNG.normal(size=len(Y))
+    rule = RejectionRule.fit(PROBS, Y, score=strange, target_coverage=0.5)
+    ax = plots.risk_coverage(PROBS, Y, rule=rule, score=strange, ax=free_axes())
+    found = rule.evaluate(PROBS, Y, score=strange)
+    assert ax.lines[1].get_ydata()[0] == found.risk
+    with pytest.raises(ValueError, match="`score` must be the scores of these predictions"):
+        plots.risk_coverage(PROBS, Y, rule=rule)

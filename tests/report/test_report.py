@@ -472,7 +472,7 @@ def test_a_rule_of_several_losses_has_a_table_for_each():
     sites = {"site": np.where(np.arange(600) % 2, "A", "B")}
     for loss, said in (
         ({"error": 0.3, "recall of 1": 0.6}, ["the risk is of recall of class 1", "Holm"]),
-        ([(1 - np.eye(3), 0.3)], ["not of the matrix that it was fitted to"]),
+        ([(1 - np.eye(3), 0.3)], ["the risk is of the matrix"]),
     ):
         rule = RejectionRule.fit(probs, y, loss=loss)
         text = to_markdown((probs, y), groups=sites, rule=rule)

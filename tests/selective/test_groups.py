@@ -189,6 +189,12 @@ def test_losses_are_those_of_the_rule():
     row = subgroup_report(None, PROBS, LABELS, SITES, loss=half, target_risk=0.5).rows[0]
     assert row.risk == (PROBS.argmax(1) != LABELS).mean() / 2
     assert row.verdict == "holds"
+    options = {"target_coverage": 0.5, "by": "group", "groups": SITES}
+    halves = (1 - np.eye(PROBS.shape[1])) / 2
+    for loss in (half, halves):
+        ruled = RejectionRule.fit(PROBS, LABELS, loss=loss, **options)
+        row = subgroup_report(ruled, PROBS, LABELS, SITES).rows[0]
+        assert row == subgroup_report(ruled, PROBS, LABELS, SITES, loss=half).rows[0]
     rule.fitted_to["loss"] = "half"
     with pytest.raises(ValueError, match="Argument `loss` must"):
         subgroup_report(rule, PROBS, LABELS, SITES)

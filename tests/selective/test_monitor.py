@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tfuq.selective import Monitor, RejectionRule
+from tfuq.predictive import RegressionUncertainty
+from tfuq.selective import Monitor, RegressionRule, RejectionRule
 from tfuq.selective.monitor import SHARES, Bets, jumped, mean_upper_bound, start_weight
 
 RNG = np.random.default_rng(0)
@@ -113,7 +114,7 @@ def test_the_bound_holds_at_all_times_together():
     [
         RejectionRule("confidence", 0.7),
         RejectionRule.fit(*cases(200, RNG), target_coverage=0.5),
-        RejectionRule.fit(*cases(500, RNG), target_risk=0.3, loss=1 - np.eye(2)),
+        RegressionRule("std", 0.5),
     ],
 )
 def test_rules_that_promise_nothing_of_errors_are_refused(rule):
@@ -140,3 +141,47 @@ def test_bad_input_is_refused_and_counts_for_nothing():
         Monitor.from_json(before.replace('"bins"', '"bin"'))
     with pytest.raises(ValueError, match="`text` must"):
         Monitor.from_json(before.replace("RejectionRule", "TemperatureScaling"))
+
+
+def numbers(count, rng, noise=1.0):
+    """Predictions whose deviations are those of their errors times `noise`, and numbers."""
+    scale = rng.uniform(0.1, 2, size=count)
+    found = RegressionUncertainty(np.stack([0 * scale, scale], -1)[None], "normal")
+    return found, noise * scale * rng.normal(size=count)
+
+
+def test_numbers_are_watched_as_classes_are():
+    rng = np.random.default_rng(9)
+    rule = RejectionRule.fit(*numbers(2000, rng), tolerance=1.0, target_risk=0.1)
+    monitor = rule.monitor()
+    monitor.update(*numbers(1000, rng)).update(numbers(50, rng)[0])
+    assert not monitor.alarm and monitor.fitted_to["cases"] == 1050
+    assert monitor.fitted_to["labelled"] < monitor.fitted_to["accepted"] < 1050
+    again = Monitor.from_json(monitor.to_json())
+    assert again == monitor and type(again.rule) is RegressionRule
+    found, y = numbers(1500, rng, noise=3.0)
+    some = np.where(rng.random(1500) < 0.7, y, np.nan)  # labels of some
+    assert again.update(found, some).alarms == ["risk"]
+    assert again.to_json() != monitor.to_json()
+    for bad in ((found, y[:3]), (found, ["a"] * 1500), (y, y), (found, y, None)):
+        with pytest.raises(ValueError, match="must"):
+            monitor.update(*bad[:2], stacked=True if len(bad) == 3 else None)
+    assert monitor == Monitor.from_json(monitor.to_json())
+
+
+def test_the_risk_is_that_of_the_rule_s_own_loss():
+    rng = np.random.default_rng(10)
+    costs = np.array([[0, 0.2], [1, 0]])
+
+    def answers(count, swapped=False):
+        probs, labels = cases(count, rng, 0.1)
+        p = np.stack([1 - probs, probs], -1)
+        return (p[:, ::-1], labels) if swapped else (p, labels)
+
+    rule = RejectionRule.fit(*answers(2000), loss=costs, target_risk=0.15)
+    monitor = Monitor.from_json(rule.monitor().to_json())
+    monitor.update(*answers(800))
+    assert not monitor.alarm
+    seen = monitor.fitted_to
+    assert seen["loss"] / seen["labelled"] == pytest.approx(0.02, abs=0.012)  # 0.2 of a tenth
+    assert monitor.update(*answers(300, swapped=True)).alarms[0] == "risk"

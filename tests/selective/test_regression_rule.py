@@ -6,8 +6,9 @@ import pytest
 from scipy import stats
 
 from tfuq.layers import NormalDense
+from tfuq.ood import KNN
 from tfuq.predictive import RegressionUncertainty, predict_uncertainty
-from tfuq.selective import RegressionRule, RejectionRule, UnattainableRisk
+from tfuq.selective import CombinedScore, RegressionRule, RejectionRule, UnattainableRisk
 
 RNG = np.random.default_rng(0)
 
@@ -98,6 +99,9 @@ def test_a_loss_of_one_s_own():
 
     rule = RejectionRule.fit(FOUND, Y, loss=loss, target_risk=0.2)
     assert rule.evaluate(FOUND, Y, loss=loss).risk < 0.2
+    assert rule.evaluate(FOUND, Y) == rule.evaluate(FOUND, Y, loss=loss)
+    with pytest.raises(ValueError, match=r"`loss` must be given.*'function loss'"):
+        RejectionRule.from_json(rule.to_json()).evaluate(FOUND, Y)
     assert "by the chosen loss" in rule.describe()
 
 
@@ -214,3 +218,39 @@ def test_another_kind_of_prediction():
         RejectionRule("confidence", 0.5).accept(FOUND)
     with pytest.raises(ValueError, match="`tolerance`"):
         RejectionRule.fit(np.full((9, 2), 0.5), np.zeros(9, int), **GOOD)
+
+
+def test_a_score_from_beside_the_numbers():
+    rng = np.random.default_rng(11)
+    scale = rng.uniform(0.1, 3, size=1000)
+    found = RegressionUncertainty(np.stack([0 * scale, 1 + 0 * scale], -1)[None], "normal")
+    y = scale * rng.normal(size=1000)  # of which the network knows nothing
+    half, rest = slice(0, 500), slice(500, None)
+    features = np.stack([np.ones(1000), scale, rng.normal(size=1000) / 10], -1)
+    goal = {"tolerance": 1.0, "target_risk": 0.2}
+    rule = RejectionRule.fit(found[half], y[half], score=scale[half], **goal)
+    assert 0.2 < rule.fitted_to["coverage"] < 0.6
+    again = RejectionRule.from_json(rule.to_json())
+    accept = again.accept(found[rest], score=scale[rest]).ravel()
+    np.testing.assert_array_equal(accept, scale[rest].astype("float32") <= rule.threshold)
+    judged = again.evaluate(found[rest], y[rest], score=scale[rest])
+    assert judged.accepted == accept.sum() and judged.risk < 0.25
+    monitor = again.monitor().update(found[rest], y[rest], score=scale[rest])
+    assert monitor.fitted_to["accepted"] == accept.sum() and not monitor.alarm
+    bank = KNN(k=5).fit_features(features[scale < 0.5])
+    RejectionRule.fit(found[half], y[half], score=bank.score_features(features[half]), **goal)
+    joined = CombinedScore({"a": "given", "b": "given"})
+    own = {"a": scale[half], "b": features[half, 2]}
+    scores = joined.fit_features(own).score_features(own)
+    with pytest.raises(ValueError, match=r"`score` must stand on other rows.*CombinedScore"):
+        RejectionRule.fit(found[half], y[half], score=scores, **goal)
+    for message, call in (
+        ("`score` must be the scores", lambda: rule.accept(found)),
+        ("`score` must be None", lambda: RegressionRule("std", 0.5).accept(found, score=scale)),
+        ("`score` must hold a number", lambda: rule.accept(found, score=scale[:9])),
+        ("`score` must hold finite", lambda: RejectionRule.fit(found, y, scale / 0, **goal)),
+        ("`score` must hold a number", lambda: RejectionRule.fit(found, y, np.abs, **goal)),
+        ("scores from beside", lambda: rule.transform(found.params[0])),
+    ):
+        with np.errstate(divide="ignore"), pytest.raises(ValueError, match=message):
+            call()

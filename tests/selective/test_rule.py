@@ -125,6 +125,15 @@ def test_losses_of_the_users_own():
     assert RejectionRule.fit(PROBS, Y, target_risk=0.2, loss=1 - np.eye(3)).threshold == (
         by_name.threshold
     )
+    assert rule.evaluate(PROBS, Y).risk == pytest.approx(found)
+    read = RejectionRule.from_json(again.to_json())
+    assert read == again and read.evaluate(PROBS, Y).risk == pytest.approx(found)
+    assert read.evaluate(PROBS, Y, loss="error").risk > 1.1 * found
+    with pytest.raises(ValueError, match=r"`loss` must be given.*'function loss'"):
+        RejectionRule.from_json(rule.to_json()).evaluate(PROBS, Y)
+    text = again.to_json().replace('"loss_matrix": [', '"loss_matrix": [[0.1], ', 1)
+    with pytest.raises(ValueError, match="a cost matrix that is none"):
+        RejectionRule.from_json(text)
     with pytest.raises(ValueError, match="`loss` must return 300 numbers in"):
         RejectionRule.fit(PROBS, Y, target_risk=0.1, loss=lambda probs, labels: labels + 1)
 
@@ -429,3 +438,20 @@ def test_bad_constructor():
 def test_a_calibration_set_too_small_is_told_what_it_needs():
     with pytest.raises(UnattainableRisk, match="At least 29 examples are needed"):
         RejectionRule.fit(PROBS[:1], PROBS[:1].argmax(-1), target_risk=0.1)
+
+
+@keras.saving.register_keras_serializable("tests")
+def far_off(probs, labels):
+    return np.minimum(np.abs(probs.argmax(-1) - labels), 2) / 2
+
+
+def test_a_registered_loss_is_known_in_files():
+    rule = RejectionRule.fit(PROBS, Y, target_risk=0.2, loss=far_off)
+    read = RejectionRule.from_json(rule.to_json())
+    found = read.evaluate(PROBS, Y)
+    assert found.risk == rule.evaluate(PROBS, Y, loss=far_off).risk and np.isnan(found.risk_lower)
+    assert found.risk == pytest.approx(far_off(PROBS, Y)[rule.accept(PROBS)].mean())
+    missed = {"loss": "false_negative", "positive_class": 2}
+    rule = RejectionRule.fit(PROBS, Y, target_risk=0.4, **missed)
+    assert rule.evaluate(PROBS, Y).risk == rule.evaluate(PROBS, Y, **missed).risk
+    assert rule.evaluate(PROBS, Y).risk != rule.evaluate(PROBS, Y, loss="error").risk

@@ -22,6 +22,7 @@ from tfuq.cli._inputs import (
     progress,
 )
 from tfuq.selective import aurc
+from tfuq.selective.own_loss import is_known
 
 HELP = "how good a model is, and whether a rule keeps what it promised"
 EPILOG = f"""\
@@ -164,9 +165,10 @@ def _promises(rule, probs, labels, given, failures):
     report = rule.fitted_to
     entries = report.get("losses", [report])
     names = [entry.get("loss", "error") for entry in entries]
-    # Functions and costs are not in the rule.
-    are_kept = not any(name == "matrix" or name.startswith("function ") for name in names)
-    if report.get("goal") != "risk" or names == ["error"] or not are_kept:
+    if report.get("goal") != "risk" or names == ["error"]:
+        return []
+    if not is_known(rule):
+        progress(f"nothing is told of {names}: the file of the rule holds no functions")
         return []
     found = list(rule.evaluate(probs, labels, **given).losses)
     for each in found:
@@ -233,6 +235,7 @@ def text_of(figures):
             lines.append(f"promised   {rule['promised_risk']:.4f}  ({kept})")
         for each in rule.get("promises", ()):
             kept = "broken" if each["promise_broken"] else "not contradicted"
+            kept = "not tested" if np.isnan(each["risk_lower"]) else kept
             lines.append(
                 f"of {each['cases']} accepted, {each['loss']}: risk {each['risk']:.4f}, promised "
                 f"at most {each['target_risk']:.4f} ({kept})"

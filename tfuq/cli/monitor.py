@@ -52,8 +52,6 @@ def run(arguments):
     rule, path = load_rule(arguments.rule), pathlib.Path(arguments.state)
     fits = {} if not hasattr(rule, "from_logits") else {"from_logits": False}
     rule = type(rule)(**{**rule.get_config(), **fits})
-    if not hasattr(rule, "monitor"):
-        raise ValueError(f"--rule must be of classes. Received: a {type(rule).__name__}")
     monitor = _resumed(path, rule, arguments.alpha) if path.exists() else None
     if monitor is None:
         monitor = rule.monitor(0.05 if arguments.alpha is None else arguments.alpha)
@@ -62,13 +60,24 @@ def run(arguments):
     progress(f"predicting {arguments.data}")
     found = predict(model, data, arguments, rule, ood=load_ood(arguments.ood, model))
     if isinstance(found, Numbers):
-        raise ValueError("MODEL must be of classes. Received: a regression")
-    monitor.update(found.probs, found.labels, stacked=found.is_stack, **found.given(rule))
+        monitor.update(checked_whole(found, arguments.model), found.labels)
+    else:
+        monitor.update(found.probs, found.labels, stacked=found.is_stack, **found.given(rule))
     monitor.save(path)
     figures = {**monitor.fitted_to, "risk_bound": monitor.risk_bound, "alarms": monitor.alarms}
     figures |= {"promised_risk": rule.fitted_to["target_risk"], "wealth": monitor.wealth}
     failures = [f"the test of the {name} raised an alarm" for name in monitor.alarms]
     return {**figures, "failures": failures}, not failures
+
+
+def checked_whole(found, path):
+    """The distributions of numbers, which a SavedModel does not tell."""
+    if found.found is None:
+        raise ValueError(
+            "MODEL must be a Keras model or an ensemble, no SavedModel, for numbers. "
+            f"Received: {path}"
+        )
+    return found.found
 
 
 def _resumed(path, rule, alpha):

@@ -4,28 +4,42 @@ import numpy as np
 
 from tfuq._arguments import check_integer, shown
 from tfuq._math.bounds import clopper_pearson_interval
+from tfuq._predictions.scores import GIVEN
 from tfuq.plots._axes import RED, axes_of, line_style
 from tfuq.selective import risk_coverage_curve
+from tfuq.selective.own_loss import losses_of, own_loss, risk_in_words
 
 CONFIDENCE = 0.95  # of the band around a curve
 MARKED = 10  # markers along a curve
 
 
 def risk_coverage(
-    probs, labels, *, score="confidence", rule=None, from_logits=False, multi_label=False, ax=None
+    probs,
+    labels,
+    *,
+    score=None,
+    rule=None,
+    loss=None,
+    from_logits=False,
+    multi_label=False,
+    ax=None,
 ):
     """Draws the share of wrong answers among the accepted over the share that is accepted.
 
-    The band around the curve is the Clopper-Pearson interval of each point by itself, at 95 %. With
-    a rule, a star marks what it accepts of these predictions and a dashed line the risk that it
-    promises: a star below the line keeps the promise.
+    The band around the curve is the Clopper-Pearson interval of each point by itself, at 95 %,
+    where losses are 0 or 1. With a rule, a star marks what it accepts of these predictions and a
+    dashed line the risk that it promises: a star below the line keeps the promise. The risk is that
+    of the loss that the rule was fitted to, and the axis says which.
 
     Args:
         probs: Predictions or a stack of them, as `tfuq.selective.risk_coverage_curve` takes them;
             or a dict from a model's name to its.
         labels: Labels, sparse or one-hot.
-        score: What ranks the predictions, as in `risk_coverage_curve`.
+        score: What ranks the predictions, as in `risk_coverage_curve`; by default the score of the
+            rule, else `"confidence"`. For a rule of scores that are given, these.
         rule: A `tfuq.selective.RejectionRule`, or None.
+        loss: One loss, as in `RejectionRule.fit`; by default what the rule was fitted to, `"error"`
+            of several and without a rule.
         from_logits: Whether `probs` hold logits.
         multi_label: Whether each entry of `probs` is a binary prediction of its own.
         ax: Axes to draw on, or None for a new figure.
@@ -56,18 +70,31 @@ def risk_coverage(
         raise ValueError(
             f"Argument `rule` must be None or a RejectionRule. Received: rule={shown(rule)}"
         )
+    given = getattr(rule, "score", None) == GIVEN
+    if given and (score is None or isinstance(score, str)):
+        raise ValueError(
+            "Argument `score` must be the scores of these predictions, (n,), for a rule of such. "
+            f"Received: score={shown(score)}"
+        )
+    score = getattr(rule, "score", "confidence") if score is None else score
+    own = own_loss(rule, loss)
     options = {"score": score, "from_logits": from_logits, "multi_label": multi_label}
-    curves = {k: risk_coverage_curve(values, labels, **options) for k, values in models.items()}
-    found = None if rule is None else rule.evaluate(probs, labels, loss="error")
+    curves = {name: _curve_of(values, labels, own, options) for name, values in models.items()}
+    found = None
+    if rule is not None:
+        asked = {"loss": loss, "score": score if given else None}
+        found = rule.evaluate(probs, labels, **asked)
     ax = axes_of(ax)
     tops = [
-        _draw_curve(ax, curve, "risk" if name is None else name, i)
+        _draw_curve(ax, *curve, "risk" if name is None else name, i)
         for i, (name, curve) in enumerate(curves.items())
     ]
     if found is not None:
-        tops.append(_draw_rule(ax, rule, found))
+        is_own = loss is None or (loss == "error" and rule.fitted_to.get("loss") == "error")
+        tops.append(_draw_rule(ax, rule, found, is_own))
     ax.set(xlabel="coverage (fraction accepted)", xlim=(0, 1.01))
-    ax.set_ylabel("risk (fraction wrong of the accepted)")
+    words = risk_in_words(own, getattr(rule, "class_names", None))
+    ax.set_ylabel(f"risk ({words})")
     # The band reaches 1 where few are accepted: what is read is the curve.
     ax.set_ylim(0, min(1.02, 1.25 * max(*tops, 0.01)))
     ax.grid(alpha=0.3)
@@ -75,23 +102,42 @@ def risk_coverage(
     return ax
 
 
-def _draw_curve(ax, curve, label, i):
-    count = np.arange(1, len(curve.risk) + 1)
-    lower, upper = clopper_pearson_interval(curve.risk * count, count, CONFIDENCE)
-    style = line_style(i)
-    ax.fill_between(curve.coverage, lower, upper, color=style["color"], alpha=0.15, linewidth=0)
-    every = max(1, len(count) // MARKED)
-    ax.plot(curve.coverage, curve.risk, label=label, markevery=every, markersize=4, **style)
-    return max(upper[-1], curve.risk.max())
+def _curve_of(probs, labels, loss, options):
+    """Coverage and risk `(n,)`, and how many decisions each is of; None for losses in between.
+
+    The risk is the loss up to a point over what of it belongs to the risk, each per example.
+    """
+
+    def part(index):
+        def values(probs, labels):
+            losses, counts = losses_of(loss, probs, labels)
+            return (losses * counts, counts.astype("float64"))[index]
+
+        return risk_coverage_curve(probs, labels, loss=values, **options)
+
+    curve = part(0)
+    counted = part(1).generalized_risk if loss.classes else curve.coverage
+    risk = np.divide(curve.generalized_risk, counted, np.zeros_like(counted), where=counted > 0)
+    return curve.coverage, risk, counted * len(counted) if loss.is_zero_one else None
 
 
-def _draw_rule(ax, rule, found):
+def _draw_curve(ax, coverage, risk, count, label, i):
+    style, top = line_style(i), risk.max()
+    if count is not None:
+        lower, upper = clopper_pearson_interval(risk * count, count, CONFIDENCE)
+        ax.fill_between(coverage, lower, upper, color=style["color"], alpha=0.15, linewidth=0)
+        top = max(top, upper[-1])
+    every = max(1, len(risk) // MARKED)
+    ax.plot(coverage, risk, label=label, markevery=every, markersize=4, **style)
+    return top
+
+
+def _draw_rule(ax, rule, found, is_own):
     risk = 0.0 if np.isnan(found.risk) else found.risk
     label = f"the rule: coverage {found.coverage:.2f}, risk {risk:.3f}"
     style = {"markersize": 14, "markeredgecolor": "white", "linestyle": "none", "zorder": 5}
     ax.plot(found.coverage, risk, "*", color=RED, label=label, **style)
-    is_of_errors = rule.fitted_to.get("loss") == "error"
-    target = rule.fitted_to.get("target_risk") if is_of_errors else None  # what the axis shows
+    target = rule.fitted_to.get("target_risk") if is_own else None  # of what the axis shows
     if target is not None:
         sure = rule.fitted_to["confidence"]
         label = f"promised: at most {target:g} ({100 * sure:g} % sure)"

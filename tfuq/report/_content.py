@@ -17,9 +17,10 @@ from tfuq.report._inputs import given, pictures
 from tfuq.report._sets import checked_sets, set_tables
 from tfuq.report._tables import Table, given_sections, number, percent, with_interval
 from tfuq.selective import RejectionRule, subgroup_report
+from tfuq.selective.own_loss import own_values
 
 N_BINS = 15
-_KEPT = ("error", "false_negative", "precision", "recall")  # losses that a rule keeps
+_KEPT = ("error", "false_negative", "precision", "recall")  # losses that a name says
 MOST_GROUPS = 50
 LEVELS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 IN_UNIT_INTERVAL = ("confidence", "margin", "variation_ratio")
@@ -336,16 +337,26 @@ def _rule_tables(rule, found, columns):
         return []
     usable = {name: column[found.usable] for name, column in columns.items()}
     return [
-        _rule_table(rule, entry, found, usable)
-        for entry in rule.fitted_to.get("losses", [rule.fitted_to])
+        _rule_table(rule, entry, value, found, usable)
+        for entry, value in zip(
+            rule.fitted_to.get("losses", [rule.fitted_to]), own_values(rule), strict=True
+        )
     ]
 
 
-def _rule_table(rule, entry, found, usable):
-    """The same of one loss, as a rule's report says it; functions and costs are not in a rule."""
-    loss, is_kept = entry.get("loss", "error"), entry.get("loss", "error") in _KEPT
+def _rule_table(rule, entry, value, found, usable):
+    """The same of one loss, as a rule's report says it, and its `value`, costs or a function.
+
+    A function that the rule's file does not hold is not known: errors stand for it, as is said.
+    """
+    loss = entry.get("loss", "error")
+    is_kept = loss in _KEPT or value is not None
     given = {"positive_class": entry["positive_class"]} if "positive_class" in entry else {}
-    given |= {"loss": loss, "target_risk": entry.get("target_risk")} if is_kept else {}
+    given |= (
+        {"loss": loss if value is None else value, "target_risk": entry.get("target_risk")}
+        if is_kept
+        else {}
+    )
     report = subgroup_report(rule, found.rows, found.labels, usable, **{"loss": "error", **given})
     rows = [
         [
@@ -370,7 +381,7 @@ def _rule_table(rule, entry, found, usable):
     if loss != "error":
         of = f" of class {entry['positive_class']}" if "positive_class" in entry else ""
         risk = (
-            f"the risk is of {loss.replace('_', ' ')}{of}"
+            f"the risk is of {'the ' * (value is not None)}{loss.replace('_', ' ')}{of}"
             if is_kept
             else (f"the risk is of errors, not of the {loss} that it was fitted to")
         )

@@ -3,6 +3,7 @@
 import warnings
 from typing import NamedTuple
 
+import keras
 import numpy as np
 
 from tfuq._arguments import (
@@ -15,6 +16,7 @@ from tfuq._arguments import (
 from tfuq._predictions.class_names import called
 
 LOSSES = ("error", "false_negative", "precision", "recall")
+MATRIX, FUNCTION = "loss_matrix", "loss_function"  # of a report: costs, a function's name
 SEVERAL = "several"  # the word for more than one in a rule's report
 OF = {
     "false negatives of ": "false_negative",
@@ -58,7 +60,13 @@ class Loss(NamedTuple):
         return self.kind
 
     def said(self):
-        """What it is, a dict for reports."""
+        """What it is, a dict for reports, which know registered functions again."""
+        if self.kind == "matrix":
+            return {"loss": self.word, MATRIX: self.value.tolist()}
+        if self.kind == "function":
+            name = keras.saving.get_registered_name(self.value)
+            is_registered = keras.saving.get_registered_object(name) is self.value
+            return {"loss": self.word, **({FUNCTION: name} if is_registered else {})}
         if not self.classes:
             return {"loss": self.word}
         one = self.classes[0] if len(self.classes) == 1 else list(self.classes)
@@ -149,17 +157,36 @@ def own_promises(rule, loss=None, positive_class=1):
             "Argument `positive_class` must be left out without `loss`: the rule was fitted to "
             f"{shown(report.get('loss'))}. Received: positive_class={shown(positive_class)}"
         )
+    if getattr(rule, "_promises", None):  # of this process, functions among them
+        return rule._promises
     entries = report["losses"] if report.get("loss") == SEVERAL else [report]
-    unknown = [each["loss"] for each in entries if each.get("loss", "error") not in LOSSES]
+    losses = [_kept(entry) for entry in entries]
+    unknown = [entry["loss"] for entry, loss in zip(entries, losses, strict=True) if loss is None]
     if unknown:
         raise ValueError(
-            "Argument `loss` must be what the rule was fitted to, functions and costs it does not "
-            f"keep. Received: loss=None with a rule fitted to {shown(unknown[0])}"
+            "Argument `loss` must be given, as files of rules hold no functions but the names of "
+            "registered ones (keras.saving.register_keras_serializable): what the rule was fitted "
+            f"to, or 'error'. Received: loss=None with a rule fitted to {shown(unknown[0])}"
         )
-    return [
-        Promise(Loss(each.get("loss", "error"), classes_of(each)), each.get("target_risk"))
-        for each in entries
-    ]
+    targets = [entry.get("target_risk") for entry in entries]
+    return [Promise(*pair) for pair in zip(losses, targets, strict=True)]
+
+
+def known_by(rule, promises):
+    """The rule, which knows the functions that it was fitted to while this process runs."""
+    rule._promises = promises
+    return rule
+
+
+def _kept(entry):
+    """The `Loss` of an entry of a report; None of a function that is not known here."""
+    name = entry.get("loss", "error")
+    if name in LOSSES:
+        return Loss(name, classes_of(entry))
+    if MATRIX in entry:
+        return Loss("matrix", value=np.asarray(entry[MATRIX], "float64"))
+    known = FUNCTION in entry and keras.saving.get_registered_object(entry[FUNCTION])
+    return Loss("function", value=known) if known else None
 
 
 def first_of(promises):
@@ -345,6 +372,7 @@ def faults_of_losses(report):
     if report.get("loss") != SEVERAL:
         if report.get("loss") in LOSSES[1:] and not _are_classes(report.get("positive_class")):
             yield "no number 'positive_class'"
+        yield from _faults_of_value(report)
         return
     entries = report.get("losses")
     if not isinstance(entries, list) or not entries:
@@ -356,6 +384,20 @@ def faults_of_losses(report):
             yield "a loss without a target"
         elif entry["loss"] in LOSSES[1:] and not _are_classes(entry.get("positive_class")):
             yield "a loss without its class"
+        else:
+            yield from _faults_of_value(entry)
+
+
+def _faults_of_value(entry):
+    if not isinstance(entry.get(FUNCTION, ""), str):
+        yield "a function without a name"
+    try:
+        costs = np.asarray(entry.get(MATRIX, [[0]]), "float64")
+    except (TypeError, ValueError):
+        costs = np.zeros(1)
+    is_square = costs.ndim == 2 and costs.shape[0] == costs.shape[1] > 0
+    if not is_square or not np.all((costs >= 0) & (costs <= 1)):
+        yield "a cost matrix that is none"
 
 
 def _are_classes(found):

@@ -9,6 +9,7 @@ from tfuq._arguments import check_positive, shown
 from tfuq._math.intervals import is_inside
 from tfuq._predictions.numbers import RegressionUncertainty, usual_level
 from tfuq.selective._number_reading import losses_of_numbers
+from tfuq.selective.own_loss import own_loss_of_numbers
 from tfuq.selective.regression_rule import RegressionRule
 
 
@@ -66,7 +67,9 @@ def table_of_numbers(rule, found, labels, loss, tolerance, accepted_of):
                 f"Received: {np.count_nonzero(~np.isfinite(values))} that are not"
             )
     error = np.abs(y - found.mean)
-    losses = losses_of_numbers(_said_loss(rule, loss), found.mean.ravel(), y.ravel(), tolerance)
+    losses = losses_of_numbers(
+        own_loss_of_numbers(rule, loss), found.mean.ravel(), y.ravel(), tolerance
+    )
     accepted = np.ones(y.size, bool) if rule is None else accepted_of(rule.accept, found.shape)
     inside = None
     if found.family.has_noise:
@@ -75,15 +78,3 @@ def table_of_numbers(rule, found, labels, loss, tolerance, accepted_of):
     parts = error <= tolerance, accepted, accepted, losses, error
     parts = [np.reshape(part, (len(found), -1)) for part in parts]
     return NumberTable(found, y, *parts, inside)
-
-
-def _said_loss(rule, loss):
-    if loss is not None:
-        return loss
-    said = "error" if rule is None else rule.fitted_to.get("loss", "error")
-    if said != "error":
-        raise ValueError(
-            "Argument `loss` must be what the rule was fitted to, functions it does not keep. "
-            f"Received: loss=None with a rule fitted to {shown(said)}"
-        )
-    return said

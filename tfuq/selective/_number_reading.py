@@ -11,21 +11,36 @@ LEVELS = 400  # thresholds that are looked at where an example has many numbers
 LEVEL_SHARE = 0.2  # of the examples, which give them
 
 
-def read_numbers(rule, found, y, loss):
+def scores_of_numbers(given, shape):
+    """Scores `(n,)` from beside numbers of that shape, as theirs, float32."""
+    values = np.asarray(given)
+    if values.shape != (shape[0],) or values.dtype.kind not in "fiu":
+        raise ValueError(
+            f"Argument `score` must hold a number for each of {shape[0]} examples. "
+            f"Received: {values.dtype} of shape {values.shape}"
+        )
+    values = values.astype("float32").reshape(-1, *[1] * (len(shape) - 1))
+    return np.broadcast_to(values, shape)
+
+
+def read_numbers(rule, found, y, loss, given=None):
     """Scores, losses and all else that fitting and evaluation ask for, an entry a number.
 
     Some rows at a time, which keeps nothing but scores and losses of them: of 10^7 numbers each
     further array is 80 MB.
     """
     rule.check_kind(found)
+    given = given if given is None else scores_of_numbers(given, found.shape[:1])
     y, entries = labels_of(y, found.shape), int(np.prod(found.shape[1:]))
     step, size = max(1, ROWS // entries), len(found) * entries
     score, losses, parts = np.empty(size, "float32"), np.empty(size, "bool"), []
     for start in range(0, len(found), step):
         part, labels = found[start : start + step], y[start : start + step]
-        of_part, mean = rule.score_of(part).ravel(), part.mean.ravel()
+        some = given if given is None else given[start : start + step]
+        of_part, mean = rule.score_of(part, some).ravel(), part.mean.ravel()
         labels = labels.ravel().astype("float64")
-        for name, values in (("y", labels), ("found", mean + of_part)):
+        of_score = "found" if given is None else "score"
+        for name, values in (("y", labels), ("found", mean), (of_score, of_part)):
             if not np.isfinite(values).all():
                 raise ValueError(
                     f"Argument `{name}` must hold finite numbers. Received: "

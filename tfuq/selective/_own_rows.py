@@ -138,6 +138,16 @@ def check_own_rows(probs, mean, labels):
     own.check(probs)
 
 
+def check_own_scores(scores):
+    """Raises ValueError if scores `(n,)`, or None, are of rows that what gave them was fitted to.
+
+    Of numbers nothing else is known of the rows.
+    """
+    own = OwnRows(scores)
+    own._count = np.size(scores)
+    own.check_scores(np.zeros(0, "uint64"))
+
+
 class OwnRows:
     """Whether rows, read in blocks, are those that a calibration was fitted to.
 
@@ -178,6 +188,10 @@ class OwnRows:
                 f"{name}(), which splits them. Received: calibrated predictions of which about "
                 f"{count} are of rows that {name} was fitted to"
             )
+        self.check_scores(hashes)
+
+    def check_scores(self, hashes):
+        """Raises ValueError if what gives the scores has seen the rows; these are `hashes`."""
         for scorer, known, of_scores in self._behind:
             shared = shared_rows(known, score_hashes(self._given) if of_scores else hashes)
             if shared and isinstance(self._given, str) and self._given == PLAIN:

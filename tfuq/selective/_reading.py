@@ -135,15 +135,20 @@ def choice_of(rule, given):
     return None if callable(given) else np.asarray(given)
 
 
-def scored(fitted, probs, stacked=None, given=None):
-    """The score `(n, ...)` and the mean probabilities `(n, ..., classes)` of predictions."""
-    score, kind = fitted.score, kind_of(fitted, fitted.fitted_to)
+def check_given(score, given):
+    """Raises ValueError unless scores are given where a rule is of such, and only then."""
     if (score == GIVEN) != (given is not None):
         wanted = "the scores of these predictions" if score == GIVEN else "None"
         raise ValueError(
             f"Argument `score` must be {wanted}: the rule was fitted to the score {shown(score)}. "
             f"Received: score={shown(given)}"
         )
+
+
+def scored(fitted, probs, stacked=None, given=None):
+    """The score `(n, ...)` and the mean probabilities `(n, ..., classes)` of predictions."""
+    score, kind = fitted.score, kind_of(fitted, fitted.fitted_to)
+    check_given(score, given)
     if score == GIVEN:
         mean = mean_of(fitted, probs, stacked)
         return _given_scores(given, mean, fitted.multi_label), mean

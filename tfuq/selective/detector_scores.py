@@ -6,6 +6,7 @@ from tfuq._arguments import shown
 from tfuq._models.predicting import predicted_beside
 from tfuq.ood.base import Detector
 from tfuq.predictive.detector_marks import mark_of_detector
+from tfuq.selective._losses import known_by
 
 
 def is_detector(score):
@@ -35,7 +36,8 @@ def predicted_and_scored(model, data, detector, output, batch_size, verbose, giv
 def with_mark(rule, detector):
     """The rule, fitted to scores of the detector, that knows it again."""
     report = {**rule.fitted_to, "detector": mark_of_detector(detector)}
-    return type(rule)(**{**rule.get_config(), "fitted_to": report})
+    made = type(rule)(**{**rule.get_config(), "fitted_to": report})
+    return known_by(made, getattr(rule, "_promises", None))
 
 
 def check_is_in_order(score, data):

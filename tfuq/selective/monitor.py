@@ -24,10 +24,7 @@ from scipy.special import betaln
 from tfuq._arguments import check_fraction, register, shown
 from tfuq._files.reading import json_text
 from tfuq._math.bounds import clopper_pearson_interval
-from tfuq._predictions.scores import GIVEN
-from tfuq.selective._losses import LOSSES, SEVERAL, Loss, own_promises, titles
-from tfuq.selective._reading import scored
-from tfuq.selective._rule_reading import read_labelled
+from tfuq.selective._losses import SEVERAL, titles
 from tfuq.selective.base import Fitted, numbers, plain
 
 __all__ = ["Monitor"]
@@ -42,7 +39,7 @@ LEAST = 1e-6  # a rate is between this and 1 less this
 SURE = 0.999  # of the interval of the coverage
 MOST = 1e100  # wealth stops there
 _NORM = 2.11  # at least the sum of 1 / (k log(k)^2) from k = 2 on
-_NAMES = ("RejectionRule",)
+_NAMES = ("RejectionRule", "RegressionRule")
 
 
 def start_weight(block):
@@ -106,7 +103,7 @@ def mean_upper_bound(total, count, alpha):
 
 @register
 class Monitor(Fitted):
-    """Watches the promise of a `RejectionRule` while cases come, some of them with labels.
+    """Watches the promise of a rule, of classes or numbers, while cases come, some with labels.
 
     Made by `rule.monitor()`. Three tests: that the risk of what is accepted is at most the promised
     one (of the labelled cases: they must be a fair sample of the accepted, not those that somebody
@@ -115,7 +112,8 @@ class Monitor(Fitted):
     with a probability of at most `alpha`, however many cases come and however often one looks.
 
     Args:
-        rule: The rule, fitted to a `target_risk`, of single decisions of classes.
+        rule: The rule, fitted to a `target_risk`, of one decision for each example. Its risk is
+            that of the loss that it was fitted to.
         alpha: Probability in (0, 1) of ever raising a false alarm: half of it of the risk's, a
             quarter each of the two others'.
         state: What has been seen, from `get_config`.
@@ -187,8 +185,10 @@ class Monitor(Fitted):
         """Takes cases in the order in which they came.
 
         Args:
-            probs: Predictions of the kind that the rule was fitted to, `(n, classes)`.
-            labels: Labels, sparse `(n,)`; None or NaN for a case without; None if no case has one.
+            probs: Predictions of the kind that the rule was fitted to, `(n, classes)`; of a
+                regression what `predict_uncertainty` gave.
+            labels: Labels, sparse `(n,)`, or numbers; None or NaN for a case without; None if no
+                case has one.
             groups: As for `rule.accept`, of which a group that is unknown is rejected.
             stacked, score: As for `rule.accept`.
 
@@ -207,10 +207,7 @@ class Monitor(Fitted):
         Returns:
             `{test: wealth after each case (n,)}`.
         """
-        given, score = score, scored(self.rule, probs, stacked, score)[0]
-        groups = {} if groups is None else {"groups": groups, "unknown_group": "reject"}
-        accepted = self.rule.accept(probs, stacked=stacked, score=given, **groups)
-        loss = self._losses(probs, labels, len(accepted))
+        score, accepted, loss = self.rule._cases(probs, labels, groups, stacked, score)
         followed = {name: np.empty(len(accepted)) for name in SHARES}
         cases = zip(score, accepted, loss, strict=True)
         for place, (one_score, is_accepted, one_loss) in enumerate(cases):
@@ -227,30 +224,6 @@ class Monitor(Fitted):
                 self._most[name] = max(self._most[name], wealth)
                 followed[name][place] = wealth
         return followed
-
-    def _losses(self, probs, labels, count):
-        """Losses `(n,)`, NaN where no label is known or the case is not of the risk."""
-        losses = np.full(count, np.nan)
-        if labels is None:
-            return losses
-        labels = np.ma.filled(np.ma.masked_array(labels, dtype=object), None)
-        if np.shape(labels) != (count,):
-            raise ValueError(
-                f"Argument `labels` must hold one for each of {count} cases, None for those "
-                f"without. Received: labels of shape {np.shape(labels)}"
-            )
-        known = np.array([not (label is None or label != label) for label in labels], bool)
-        if known.any():
-            filled = labels.copy()
-            filled[~known] = labels[known][0]
-            given = np.zeros(count) if self.rule.score == GIVEN else None
-            labels = np.array(filled.tolist())
-            read = read_labelled(self.rule, probs, labels, Loss("error"), given=given)
-            (promise,) = own_promises(self.rule)
-            lost, counts = promise.loss.of_answers(read.predicted, read.labels)
-            known &= counts
-            losses[known] = lost[known]
-        return losses
 
     def _take_score(self, score):
         if np.isnan(score):
@@ -319,12 +292,10 @@ def _check_rule(rule):
         fault = "that decides on several entries of an example"
     elif report["loss"] == SEVERAL:
         fault = f"of several losses, {titles(report, rule)}: watch a rule of each"
-    elif report["loss"] not in LOSSES:
-        fault = f"of the loss {shown(report['loss'])}"
     if fault is not None:
         raise ValueError(
-            "Argument `rule` must be a RejectionRule of single decisions, fitted to a target_risk "
-            f"of one loss of {LOSSES}. Received: a {type(rule).__name__} {fault}"
+            "Argument `rule` must be a RejectionRule or RegressionRule of single decisions, fitted "
+            f"to a target_risk of one loss. Received: a {type(rule).__name__} {fault}"
         )
 
 

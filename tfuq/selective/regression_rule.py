@@ -13,11 +13,21 @@ from tfuq._arguments import (
 )
 from tfuq._predictions.families import family_named
 from tfuq._predictions.numbers import RegressionUncertainty, mixture_quantile, moments, warn_of_unit
+from tfuq._predictions.scores import GIVEN
 from tfuq.layers import PostProcessing
 from tfuq.predictive import uncertainty_with_labels
 from tfuq.selective._guarantees import METHODS
-from tfuq.selective._losses import Loss
-from tfuq.selective._number_reading import check_tolerance, check_varies, read_numbers, set_aside
+from tfuq.selective._losses import Loss, Promise, known_by
+from tfuq.selective._monitored_cases import cases_of_numbers
+from tfuq.selective._number_reading import (
+    check_tolerance,
+    check_varies,
+    read_numbers,
+    scores_of_numbers,
+    set_aside,
+)
+from tfuq.selective._own_rows import check_own_scores
+from tfuq.selective._reading import check_given, name_and_given
 from tfuq.selective._rule_evaluation import description, evaluation_of
 from tfuq.selective._rule_fitting import (
     Goal,
@@ -29,12 +39,15 @@ from tfuq.selective._rule_fitting import (
 )
 from tfuq.selective._rule_thresholds import of_groups, passes
 from tfuq.selective.base import Fitted, config_of, numbers, with_outputs
+from tfuq.selective.monitor import Watched
+from tfuq.selective.own_loss import own_loss_of_numbers
 
 SCORES = ("std", "interval_width", "aleatoric_std", "epistemic_std")
+KNOWN = (*SCORES, GIVEN)
 
 
 @register
-class RegressionRule(Fitted):
+class RegressionRule(Watched, Fitted):
     """Accepts a predicted number where its distribution is narrow enough.
 
     Made by `RejectionRule.fit` of what `predict_uncertainty` gave for a regression, or by hand from
@@ -43,7 +56,7 @@ class RegressionRule(Fitted):
     Args:
         score: `"std"`, the standard deviation; `"interval_width"`, of the central interval of
             `level`; `"aleatoric_std"` or `"epistemic_std"`, one part of it. In the unit of the
-            numbers.
+            numbers. Or `"given"`, which comes beside the predictions, larger for the less certain.
         threshold: Accepted is a score of at most this, compared in float32. With `by="group"` one
             for each of `keys`.
         level: Probability of the intervals that `transform` gives and whose width is a score.
@@ -71,6 +84,7 @@ class RegressionRule(Fitted):
     grows_with_trust = False
     multi_label = False
     class_names = None
+    _cases = cases_of_numbers
 
     def __init__(
         self,
@@ -86,7 +100,7 @@ class RegressionRule(Fitted):
         tolerance=None,
         fitted_to=None,
     ):
-        check_choice("score", score, SCORES)
+        check_choice("score", score, KNOWN)
         check_choice("by", by, (None, "group"))
         check_integer("units", units, 1)
         check_integer("rank", rank, 2)
@@ -149,7 +163,9 @@ class RegressionRule(Fitted):
         Args:
             found: What `predict_uncertainty` gave for examples that the model was not trained on.
             y: Numbers, `(n, ..., units)`, or `(n, ...)` of one.
-            score: As in the constructor.
+            score: As in the constructor. Or a score of its own for each example, `(n,)`, larger
+                where stranger, such as `detector.score_features(...)` of the features of the
+                network: it is given to `accept` again, and the rule cannot be part of a model.
             target_risk, confidence, target_coverage, costs, method: As in `RejectionRule.fit`.
             tolerance: Number above 0, in the unit of y; required for `loss="error"`.
             loss: `"error"`, or a function `loss(mean, y)` of arrays `(entries,)` that returns
@@ -185,9 +201,11 @@ class RegressionRule(Fitted):
         check_flags(simultaneous=simultaneous)
         _check_found(found)
         kind = {"family": found.family, "units": found.units, "rank": found.params.ndim - 1}
-        rule = cls(score, 0.0, level=level, tolerance=tolerance, **kind)
-        read = read_numbers(rule, found, y, loss)
-        check_varies(read.score, score)
+        name, given = name_and_given(score, "std")
+        rule = cls(name, 0.0, level=level, tolerance=tolerance, **kind)
+        read = read_numbers(rule, found, y, loss, given)
+        check_varies(read.score, name)
+        check_own_scores(given)
         warn_of_unit(found, y)
         fixed = None
         if wanted == "risk" and len(read.score) > read.images:
@@ -196,15 +214,17 @@ class RegressionRule(Fitted):
         delta = (1 - confidence) / (len(parts) if simultaneous else 1)
         goal = Goal(wanted, target_risk, target_coverage, costs, confidence, delta, method)
         fits = {key: fit_part(rule, read, rows, goal, by, fixed) for key, rows in parts.items()}
-        said = (Loss("function", value=loss) if callable(loss) else Loss("error")).said()
-        report = {**report_of(fits, read, goal, said), "draws": found.num_samples}
+        kind = Loss("function", value=loss) if callable(loss) else Loss("error")
+        promises = [Promise(kind, target_risk)]
+        report = {**report_of(fits, read, goal, kind.said()), "draws": found.num_samples}
         report |= {} if tolerance is None else {"tolerance": float(tolerance)}
         if by is None:
             report |= {name: fits[None].sums[name] for name in ("risk", "risk_bound")}
-            return rule._with(fits[None].threshold, report)
+            return known_by(rule._with(fits[None].threshold, report), promises)
         report["simultaneous"] = bool(simultaneous)
         report["parts"] = {str(key): part.sums for key, part in fits.items()}
-        return rule._with([p.threshold for p in fits.values()], report, by=by, keys=list(fits))
+        thresholds = [part.threshold for part in fits.values()]
+        return known_by(rule._with(thresholds, report, by=by, keys=list(fits)), promises)
 
     def _with(self, threshold, report, **parts):
         config = {**self.get_config(), "threshold": threshold, "fitted_to": report, **parts}
@@ -212,9 +232,17 @@ class RegressionRule(Fitted):
 
     # --- Use ----------------------------------------------------------------------------------
 
-    def score_of(self, found):
-        """The score of each number, `(n, ..., units)`, float32, in its unit; NaN for NaN."""
+    def score_of(self, found, score=None):
+        """The score of each number, `(n, ..., units)`, float32, in its unit; NaN for NaN.
+
+        Args:
+            found: What `predict_uncertainty` gave, of the family that the rule was fitted to.
+            score: As for `accept`.
+        """
         self.check_kind(found)
+        check_given(self.score, score)
+        if self.score == GIVEN:
+            return scores_of_numbers(score, found.shape)
         if self.score != "interval_width":
             return getattr(found, self.score).astype("float32")
         lower, upper = found.interval(self.level)
@@ -240,39 +268,42 @@ class RegressionRule(Fitted):
                 f"({fitted}): one network says less of its uncertainty. Received: {draws}"
             )
 
-    def accept(self, found, groups=None, *, unknown_group="error"):
+    def accept(self, found, groups=None, *, unknown_group="error", score=None):
         """Which numbers are accepted, bool `(n, ..., units)`.
 
         Args:
             found: What `predict_uncertainty` gave, of the family that the rule was fitted to.
             groups: With `by="group"`: the group of each example, `(n,)`.
             unknown_group: What to do with a group that fitting never saw: `"error"` or `"reject"`.
+            score: For a rule that was fitted to an array: that of these predictions, `(n,)`.
 
         Raises:
             ValueError: If predictions are of another kind, groups are missing, or one is unknown.
         """
         check_choice("unknown_group", unknown_group, ("error", "reject"))
-        score = self.score_of(found)
+        score = self.score_of(found, score)
         known = np.isfinite(found.mean)
         if self.by is None:
             return passes(self, score, self.threshold) & known
         thresholds = of_groups(self, groups, len(score), unknown_group)
         return passes(self, score, thresholds.reshape(-1, *[1] * (score.ndim - 1))) & known
 
-    def evaluate(self, found, y, groups=None, *, loss="error"):
+    def evaluate(self, found, y, groups=None, *, loss=None, score=None):
         """What is accepted of labelled data, and how much of that is wrong: an `Evaluation`.
 
         Args:
             found: What `predict_uncertainty` gave.
             y: Numbers.
             groups: With `by="group"`: the group of each example; unknown groups are rejected.
-            loss: As in `fit`.
+            loss: As in `fit`; by default what the rule was fitted to.
+            score: As for `accept`.
 
         Raises:
-            ValueError: If arrays do not fit together or hold NaN.
+            ValueError: If arrays do not fit together or hold NaN; if no loss is given and that of
+                the fit is a function that its file does not tell.
         """
-        read = read_numbers(self, found, y, loss)
-        accepted = self.accept(found, groups, unknown_group="reject").ravel()
+        read = read_numbers(self, found, y, own_loss_of_numbers(self, loss), score)
+        accepted = self.accept(found, groups, unknown_group="reject", score=score).ravel()
         return evaluation_of(read, accepted)
 
     def transform(self, params):
@@ -284,6 +315,11 @@ class RegressionRule(Fitted):
             raise ValueError(
                 "A rule with a threshold for each group cannot be part of a model, which does not "
                 "know the groups. Received: by='group'"
+            )
+        if self.score == GIVEN:
+            raise ValueError(
+                "A rule of scores from beside the predictions cannot be part of a model, which "
+                "does not know them. Received: score='given'"
             )
         params = tf.cast(params, "float32")
         if params.shape.rank not in (self.rank, self.rank + 1):

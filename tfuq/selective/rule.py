@@ -13,7 +13,15 @@ from tfuq._predictions.stacks import is_stacked
 from tfuq.predictive import declared
 from tfuq.selective._guarantees import METHODS
 from tfuq.selective._joint_fitting import check_together, fit_of_part, reads_of
-from tfuq.selective._losses import first_of, is_several, own_promises, promises_of, said_of
+from tfuq.selective._losses import (
+    first_of,
+    is_several,
+    known_by,
+    own_promises,
+    promises_of,
+    said_of,
+)
+from tfuq.selective._monitored_cases import cases_of_classes
 from tfuq.selective._own_rows import checked_calibration, split_rows
 from tfuq.selective._reading import (
     array_of,
@@ -130,6 +138,8 @@ class RejectionRule(InModels, Watched, Fitted):
                 "of stacks, of "
                 f"which it makes one prediction. Received: a {type(self.calibration).__name__}"
             )
+
+    _cases = cases_of_classes
 
     @classmethod
     def _from_content(cls, content):
@@ -300,7 +310,7 @@ class RejectionRule(InModels, Watched, Fitted):
         fit_one = fit_of_part(rule, read, promises if several else None, again)
         found = {key: fit_one(rows, goal, by) for key, rows in parts.items()}
         report = report_of(found, read, goal, said_of(promises, several))
-        return rule._with_parts(found, report, by, simultaneous)
+        return known_by(rule._with_parts(found, report, by, simultaneous), promises)
 
     @classmethod
     def fit_model(cls, model, data, *, output=None, batch_size=32, verbose=0, **options):
@@ -421,8 +431,8 @@ class RejectionRule(InModels, Watched, Fitted):
             score: As for `accept`.
 
         Raises:
-            ValueError: If arrays do not fit together, or hold a label that is no class; if the rule
-                was fitted to a function or costs, which it does not keep, and `loss` is None.
+            ValueError: If arrays do not fit together, or hold a label that is no class; if no loss
+                is given and that of the fit is a function that its file does not tell.
         """
         promises = own_promises(self, loss, positive_class)
         read = read_labelled(self, probs, labels, first_of(promises), given=score)
