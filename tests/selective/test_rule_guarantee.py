@@ -174,9 +174,9 @@ def test_meeting_is_what_counting_says():
 def test_a_rule_is_what_its_chain_and_curve_say():
     """As by looking at every count of examples, scores all different."""
     rng, total, risk, found = np.random.default_rng(6), 150, 0.1, []
-    start = _guarantees.chain_start(total, risk, 0.05)
-    curve = _flat_walk.curve_from(total, risk, start, 0.05)
-    chain = _flat_walk.chain_beside_curve(total, risk, start, 0.05)
+    start, tilt = _guarantees.planned(total, risk, 0.05)
+    curve = _flat_walk.curve_from(total, risk, start, 0.05, tilt)
+    chain = _flat_walk.chain_beside_curve(total, risk, start, 0.05, tilt)
     accepted = np.arange(1, total + 1)
     few, passing = (np.searchsorted(x, accepted, side="right") - 1 for x in (curve, chain))
     for _ in range(300):
@@ -194,6 +194,28 @@ def test_a_rule_is_what_its_chain_and_curve_say():
         assert np.flatnonzero(shown).tolist() == levels.tolist()
         found.append((level is None, level is not None and not goes_on[level]))
     assert np.all(np.sum(found, axis=0) > 5)  # refused, and accepted by the curve alone, both seen
+
+
+@pytest.mark.parametrize("n, target", [(200, 0.05), (60, 0.1)])
+def test_a_score_that_is_best_at_its_top_is_accepted_as_by_one_chain(n, target):
+    """With the thresholds .99, .98, ... fixed beforehand; the same sets, so that luck cancels out.
+
+    Of five seeds a right rule accepts .98 to 1.15 of what the chain does; where chain and curve
+    have a share of the error each it is .91 and .81 of these sets.
+    """
+    rng, ours, fixed = np.random.default_rng(7), 0.0, 0.0
+    for _ in range(400):
+        u = np.sort(rng.random(n))[::-1]
+        errors = np.cumsum(rng.random(n) < np.minimum(8 * target * (1 - u) ** 2, 1))
+        accepted = np.arange(1, n + 1)
+        level = METHODS["auto"](Sums(accepted, errors.astype("float64"), True), target, 0.05)
+        ours += 0 if level is None else level + 1
+        counts = np.searchsorted(-u, -np.linspace(0.99, 0, 100))
+        counts = counts[(1 - target) ** counts <= 0.05]
+        failed = stats.binom.cdf(errors[counts - 1], counts, target) > 0.05
+        passed = counts[: failed.argmax()] if failed.any() else counts
+        fixed += passed[-1] if len(passed) else 0
+    assert fixed > 0 and ours > 0.95 * fixed
 
 
 def test_the_order_of_equal_scores_is_one_draw():

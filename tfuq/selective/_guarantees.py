@@ -45,8 +45,8 @@ up to the interval's start, a flat walk's sum, and some of the tie in which the 
 whose mean loss is above r since R rises there: given their number, the p-value is valid. So a chain
 errs with at most s, given the counts in intervals and gaps.
 
-Where the chain starts is by simulation (`benchmarks/rules.py`), depends on n and the target alone,
-and no part of the proof depends on it.
+Where the chain starts and how the curve bends is by simulation (`benchmarks/rules.py`), depends on
+n and the target alone, and no part of the proof depends on it.
 
 `ltt` and `sgr` start above the k-th example, k fixed beforehand: given its score and how many have
 a higher one, these are a sample of all with a higher one, so each start by itself is a valid test.
@@ -74,14 +74,9 @@ from tfuq.selective._flat_walk import (
 STARTS = 8  # places at which the tests begin, each with its share of the error
 LEAST_BLOCK = 64  # levels that are tested at a time, at first
 MOST_BLOCK = 2**16  # and at most: a test takes a dozen copies
-CHAIN_SHARES = (  # by examples over the fewest that can pass
-    (3, 1.0),
-    (4, 0.9),
-    (6, 0.8),
-    (8, 0.6),
-    (12, 0.55),
-    (np.inf, 0.4),
-)
+# By examples over the fewest that can pass: the level of error at which the chain starts, over that
+# of both together, and the power with which the levels of the curve grow.
+PLANS = ((3, 1.0, 0.2), (4, 0.9, 0.2), (6, 0.8, 0.2), (10, 0.65, 0.2), (np.inf, 0.4, 0.4))
 CHAIN_SHARE = 0.4  # of many examples, where it is not charged together with the martingale
 GRID = 16  # ranks that `sgr` looks at, and fixed thresholds at which either starts for images
 
@@ -234,7 +229,7 @@ def chain_and_curve(sums, risk, delta):
     if not (isinstance(sums, Sums) and sums.binary):
         return learn_then_test(sums, risk, delta)
     total = int(sums.accepted[-1])
-    start = chain_start(total, risk, delta)
+    start, tilt = planned(total, risk, delta)
     if risk * total > MOST_ERRORS:
         first, end = _chain_of(sums, risk, CHAIN_SHARE * delta)
         eps = (1 - CHAIN_SHARE) * delta
@@ -244,9 +239,10 @@ def chain_and_curve(sums, risk, delta):
         return None  # none that would pass by itself
     else:
         first, end = 0, 0
+        plan = total, risk, start, delta, tilt
         if np.all(_places_of_errors(sums, 1) > start):
-            first, end = _before_early_error(sums, chain_beside_curve(total, risk, start, delta))
-        last = _last_under(sums, curve_from(total, risk, start, delta))
+            first, end = _before_early_error(sums, chain_beside_curve(*plan))
+        last = _last_under(sums, curve_from(*plan))
     found = [last, end - 1 if end > first else None]
     return max((level for level in found if level is not None), default=None)
 
@@ -263,14 +259,15 @@ def safe_levels(sums, risk, delta, looked):
             safe[start:end] = True
         return safe
     total = int(sums.accepted[-1])
-    start = chain_start(total, risk, delta)
+    start, tilt = planned(total, risk, delta)
     if risk * total > MOST_ERRORS:
         first, end = _chain_of(sums, risk, CHAIN_SHARE * delta)
         eps = (1 - CHAIN_SHARE) * delta
         safe[levels_of_rare_errors(sums.accepted, sums.loss, risk, eps, looked)] = True
     elif start <= total:
-        first, end = _before_early_error(sums, chain_beside_curve(total, risk, start, delta))
-        curve = curve_from(total, risk, start, delta)
+        plan = total, risk, start, delta, tilt
+        first, end = _before_early_error(sums, chain_beside_curve(*plan))
+        curve = curve_from(*plan)
         few = np.flatnonzero(sums.loss < len(curve))
         safe[few[sums.accepted[few] >= curve[sums.loss[few].astype(int)]]] = True
     else:
@@ -279,12 +276,12 @@ def safe_levels(sums, risk, delta, looked):
     return safe
 
 
-def chain_start(total, risk, delta):
-    """After how many examples without an error the chain starts."""
+def planned(total, risk, delta):
+    """After how many examples without an error the chain starts, and the tilt of the curve."""
     fewest = fewest_examples(risk, delta)
-    share = next(share for most, share in CHAIN_SHARES if total / fewest < most)
+    share, tilt = next(plan for most, *plan in PLANS if total / fewest < most)
     start = fewest_examples(risk, share * delta)
-    return start if start <= total else fewest
+    return start if start <= total else fewest, tilt
 
 
 def _before_early_error(sums, looks):
@@ -411,7 +408,7 @@ def best_promise(sums, delta, method):
     def can_be_promised(risk):
         if method == "auto" and isinstance(sums, Sums) and sums.binary:
             total = int(sums.accepted[-1])
-            none_wrong = _last_under(sums, np.array([chain_start(total, risk, delta)]))
+            none_wrong = _last_under(sums, np.array([planned(total, risk, delta)[0]]))
             return none_wrong is not None or chain_and_curve(sums, risk, delta) is not None
         if method == "sgr":
             return selection_with_guaranteed_risk(sums, risk, delta) is not None
