@@ -4,19 +4,35 @@ import functools
 
 import tensorflow as tf
 
-from tfuq._models.outputs import any_batch, check_same_shapes
+from tfuq._models.outputs import any_batch, check_same_shapes, select_output
 from tfuq._random.draws import random_layers
 
 KEPT = 4  # of each ensemble: what is returned, and how it is read
 _NAME = "_tfuq_graphs"
 
 
-def member_probs(members, readings, batch):
-    """Probabilities `(members, batch, ..., classes)` of one batch."""
+def member_probs(members, readings, batch, forward=None):
+    """Probabilities `(members, batch, ..., classes)` of one batch.
+
+    `forward` is None, or a `StackedForward` of the members, which gives their outputs at once.
+    """
+    if forward is not None:
+        return _probs_of_stacked(forward, members[0], readings, batch)
     pairs = zip(members, readings, strict=True)
     probs = [known.probs(member, batch) for member, known in pairs]
     check_same_shapes([[tuple(p.shape)] for p in probs], "models")
     return tf.stack(probs)
+
+
+def _probs_of_stacked(forward, model, readings, batch):
+    scores = tf.cast(select_output(forward(batch), readings[0].output, model), "float32")
+    axis = len(scores.shape) - 2
+    if len(set(readings)) == 1:
+        probs = readings[0].as_probs(batch, scores)
+    else:  # logits of some, probabilities of others
+        parts = zip(readings, tf.unstack(scores, axis=axis), strict=True)
+        probs = tf.stack([known.as_probs(batch, part) for known, part in parts], axis)
+    return tf.transpose(probs, [axis, *range(axis), axis + 1])
 
 
 def mean_of_members(stack):
@@ -33,10 +49,11 @@ def member_graph(ensemble, members, readings, reduce=None, told=()):
     variables = tuple(id(variable) for member in members for variable in member.variables)
     random = [layer for member in members for layer in random_layers(member)]
     state = (variables, tuple(getattr(layer, "resample", None) for layer in random), told)
+    forward = getattr(ensemble, "forward", None)
     key = (state, tuple(readings), reduce)
     kept = vars(ensemble).setdefault(_NAME, {})
     found = kept.pop(key, None) or _Graphs(
-        functools.partial(_reduced, members, readings, reduce or tf.identity)
+        functools.partial(_reduced, members, readings, reduce or tf.identity, forward)
     )
     # Graphs of other members or variables would keep these in memory.
     latest = [(k, v) for k, v in kept.items() if k[0][0] == variables][1 - KEPT :]
@@ -44,8 +61,8 @@ def member_graph(ensemble, members, readings, reduce=None, told=()):
     return found
 
 
-def _reduced(members, readings, reduce, batch):
-    return reduce(member_probs(members, readings, batch))
+def _reduced(members, readings, reduce, forward, batch):
+    return reduce(member_probs(members, readings, batch, forward))
 
 
 class _Graphs:
