@@ -14,7 +14,7 @@ WORKERS ?= 3  # one more than cores, as tests wait for processes and disks
 	bench-import-time bench-label-noise bench-vbll bench-sparse-bayes bench-flops \
 	bench-rapid-training bench-gradient-features bench-ood bench-selective \
 	bench-report-page bench-scaling bench-export bench-large-data bench-uci-regression \
-	bench-rules bench-monitor bench-scores clean
+	bench-rules bench-monitor bench-scores bench-stacked bench-quantization clean
 
 demo: $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py --output demo_output
@@ -72,6 +72,12 @@ bench-selective: $(VENV)/.examples
 
 bench-scores: $(VENV)/.examples
 	$(BIN)/python benchmarks/scores.py --json benchmarks/scores.json
+
+bench-stacked: $(VENV)/.examples
+	$(BIN)/python benchmarks/stacked.py --json benchmarks/stacked.json
+
+bench-quantization: $(VENV)/.examples
+	$(BIN)/python benchmarks/quantization.py --json benchmarks/quantization.json
 
 bench-monitor: $(VENV)/.examples
 	$(BIN)/python benchmarks/monitor.py --json benchmarks/monitor.json

@@ -109,7 +109,13 @@ def run_once(name, head, seed, cache):
 
 
 def report(runs):
-    head = ["head", "mode", "AUGRC / float's (worst)", "accuracy - float's", "rank correlation of MI"]
+    head = [
+        "head",
+        "mode",
+        "AUGRC / float's (worst)",
+        "accuracy - float's",
+        "rank correlation of MI",
+    ]
     print("| " + " | ".join(head) + " |\n| --- | --- | --: | --: | --: |")
     for name in HEADS:
         of_head = [run for run in runs if run["head"] == name]

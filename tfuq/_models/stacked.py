@@ -3,10 +3,10 @@
 Inside, tensors have the axis of the members before the last, `(batch, ..., members, channels)`;
 what comes before the first layer with weights is computed once. A convolution of all members is one
 with groups over `members * channels`, a Dense layer one product of matrices for each member in one
-operation. Layers of other kinds are called member by member.
+operation. Layers of other kinds are called member by member. Weights are read from the members.
 """
 
-import functools
+import math
 
 import keras
 import tensorflow as tf
@@ -15,6 +15,7 @@ from keras.src.models import Functional
 
 from tfuq._arguments import shown
 
+LARGE = 2**21  # products of one convolution of one image, from which arithmetic bounds the time
 FOLDED = (  # each channel by itself, along no axis of channels
     layers.MaxPooling1D,
     layers.MaxPooling2D,
@@ -57,18 +58,15 @@ class StackedForward:
 
     Args:
         members: Keras models, functional or `Sequential`, of the same layers.
-        hold: Makes of a function that gives a tensor of weights one that is called where a graph is
-            made, such as one that reads a variable which holds them. By default weights are read
-            from the members in each call, and follow them.
 
     Raises:
         ValueError: If they are of another kind, or differ in more than weights.
     """
 
-    def __init__(self, members, hold=lambda make: make):
+    def __init__(self, members):
         self.members = members
         _check_kinds(members)
-        self._walk = _walk_of(members, hold)
+        self._walk = self._one_by_one if _is_large(members[0]) else _walk_of(members)
         self._ranks = [len(tensor.shape) for tensor in members[0].outputs]
 
     def __call__(self, batch):
@@ -78,6 +76,24 @@ class StackedForward:
         stacked = [_stacked(tensor, rank, len(self.members)) for tensor, rank in pairs]
         return keras.tree.pack_sequence_as(outputs, stacked)
 
+    def _one_by_one(self, batch):
+        """Where arithmetic bounds the time a convolution in groups is the slower one."""
+        outputs = [member(batch, training=False) for member in self.members]
+        return keras.tree.map_structure(
+            lambda *each: tf.stack(each, max(len(each[0].shape) - 1, 1)), *outputs
+        )
+
+
+def _is_large(model):
+    """Whether a convolution of `model` takes `LARGE` products of an image."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, (layers.Conv1D, layers.Conv2D)) and layer._inbound_nodes:
+            places = layer._inbound_nodes[0].outputs[0].shape[1:-1]
+            products = math.prod(each or LARGE for each in places) * math.prod(layer.kernel.shape)
+            if products > LARGE:
+                return True
+    return False
+
 
 # --- The walk ---------------------------------------------------------------------------------
 
@@ -86,25 +102,25 @@ def _check_kinds(members):
     for member in members:
         if not isinstance(member, (keras.Sequential, Functional)):
             raise ValueError(
-                "Argument `models` must be functional or Sequential to be stacked: a class of "
+                "Members must be functional or Sequential to be stacked: a class of "
                 f"its own may compute anything. Received: {shown(member)}"
             )
     for one, *others in zip(*(member._flatten_layers() for member in members), strict=False):
         for other in others:
             if type(other) is not type(one) or _form(other) != _form(one):
                 raise ValueError(
-                    "Argument `models` must be of the same layers to be stacked. Received: "
+                    "Members must be of the same layers to be stacked. Received: "
                     f"{shown(one)} beside {shown(other)}, or of other shapes"
                 )
         masks = getattr(one, "mask_zero", False) or isinstance(one, layers.Masking)
         if masks:
             raise ValueError(
-                "Argument `models` must not mask to be stacked: masks do not pass from layer to "
+                "Members must not mask to be stacked: masks do not pass from layer to "
                 f"layer here. Received: layer {one.name!r}"
             )
     if len({len(list(member._flatten_layers())) for member in members}) > 1:
         raise ValueError(
-            "Argument `models` must be of the same layers to be stacked. Received: models of "
+            "Members must be of the same layers to be stacked. Received: models of "
             f"{sorted({len(list(member._flatten_layers())) for member in members})} layers"
         )
 
@@ -113,28 +129,28 @@ def _form(layer):
     return [tuple(variable.shape) for variable in layer.weights]
 
 
-def _walk_of(models, hold):
+def _walk_of(models):
     """A function of the inputs of one model, of all of them."""
     if isinstance(models[0], keras.Sequential):
         models = [model._functional for model in models]
     first, made = models[0], {}
     for operations in zip(*(model.operations for model in models), strict=True):
         if not isinstance(operations[0], layers.InputLayer):
-            made[id(operations[0])] = _operation_of(operations, hold)
+            made[id(operations[0])] = _operation_of(operations)
     return lambda inputs, **beside: first._run_through_graph(inputs, lambda op: made[id(op)])
 
 
-def _operation_of(operations, hold):
+def _operation_of(operations):
     """What stands for the same operation of all members."""
     one = operations[0]
     if isinstance(one, (keras.Sequential, Functional)):
-        return _walk_of(operations, hold)
+        return _walk_of(operations)
     if not isinstance(one, keras.layers.Layer):
         return one  # such as the sum of two tensors; what it does with an axis more is tried out
     kind = _FORMS.get(type(one))
     if kind is not None and kind.fits(one):
-        return kind(operations, hold)
-    return _OneByOne(operations, hold)
+        return kind(operations)
+    return _OneByOne(operations)
 
 
 def _stacked(tensor, rank, count):
@@ -151,15 +167,11 @@ def _stacked(tensor, rank, count):
 class _Layer:
     """A layer of all members, called as it is."""
 
-    def __init__(self, operations, hold):
+    def __init__(self, operations):
         self.layers, self.count = operations, len(operations)
         self.layer = operations[0]
         self.ranks = [len(tensor.shape) for tensor in keras.tree.flatten(_inputs(self.layer))]
         self.dtype = self.layer.compute_dtype
-        self.prepare(hold)
-
-    def prepare(self, hold):
-        del hold
 
     @staticmethod
     def fits(layer):
@@ -195,15 +207,12 @@ class _Elementwise(_Layer):
         return self.layer._merge_function(inputs)
 
 
-class _LastAxis(_Layer):
-    """A soft-max, over the last axis."""
+class _LastAxis(_Elementwise):
+    """What is made of the last axis, which has the channels of one member."""
 
     @staticmethod
     def fits(layer):
         return layer.axis == -1
-
-    def call(self, inputs):
-        return tf.nn.softmax(inputs, axis=-1)
 
 
 class _Concatenate(_Layer):
@@ -246,10 +255,7 @@ class _BatchNormalization(_Layer):
     def fits(layer):
         return layer.axis in (-1, _rank(layer) - 1)
 
-    def prepare(self, hold):
-        self.affine = hold(self._affine)
-
-    def _affine(self):
+    def affine(self):
         """Scales and offsets, `(2, members, channels)`."""
         of_each = self.of_each
         scale = tf.math.rsqrt(of_each("moving_variance") + self.layer.epsilon)
@@ -272,14 +278,13 @@ class _WithKernel(_Layer):
         is_plain = getattr(layer, "quantization_mode", None) is None
         return is_last and is_plain and _padding(layer) != "CAUSAL"
 
-    def prepare(self, hold):
-        kernels = getattr(self, "kernels", ("kernel",))
-        self.weights = [hold(functools.partial(self.of_each, name)) for name in kernels]
-        self.bias = hold(functools.partial(self.of_each, "bias")) if self.layer.use_bias else None
+    kernels = ("kernel",)
 
     def call(self, inputs):
-        found = self.product(inputs, *(tf.cast(each(), self.dtype) for each in self.weights))
-        found = found if self.bias is None else found + tf.cast(self.bias(), self.dtype)
+        kernels = [tf.cast(self.of_each(name), self.dtype) for name in self.kernels]
+        found = self.product(inputs, *kernels)
+        if self.layer.use_bias:
+            found += tf.cast(self.of_each("bias"), self.dtype)
         return self.layer.activation(found)
 
 
@@ -299,13 +304,15 @@ class _Dense(_WithKernel):
 
 class _Convolution(_WithKernel):
     def product(self, inputs, kernel):
-        wide = _wide(kernel)
-        if self.is_stacked(inputs) or self.layer.groups > 1:
-            inputs = _folded(_stacked(inputs, self.ranks[0], self.count))
-        found = tf.nn.convolution(
-            inputs, wide, self.layer.strides, _padding(self.layer), dilations=_dilation(self.layer)
-        )
-        return _unfolded(found, self.count)
+        is_shared = not self.is_stacked(inputs) and self.layer.groups == 1
+        if is_shared:
+            return _unfolded(self.convolved(inputs, _wide(kernel)), self.count)
+        inputs = _folded(_stacked(inputs, self.ranks[0], self.count))
+        return _unfolded(self.convolved(inputs, _wide(kernel)), self.count)
+
+    def convolved(self, inputs, kernel):
+        strides, padding = self.layer.strides, _padding(self.layer)
+        return tf.nn.convolution(inputs, kernel, strides, padding, dilations=_dilation(self.layer))
 
 
 class _Depthwise(_WithKernel):

@@ -1,5 +1,6 @@
 """Files of an ensemble: its folder, checkpoints, a SavedModel of all members."""
 
+import pathlib
 import re
 import warnings
 
@@ -18,7 +19,8 @@ from tfuq._files.reading import (
     sealed,
     unsealed,
 )
-from tfuq._models.meaning import readings_of
+from tfuq._files.writing import folder_written_whole
+from tfuq._models.meaning import reading_of, readings_of
 from tfuq._models.member_graphs import mean_of_members, member_probs
 from tfuq._models.outputs import input_spec
 from tfuq._models.train_step import build_optimizer, rebuild_optimizer
@@ -161,13 +163,13 @@ def _check_member_file(folder, name, written):
 # --- A SavedModel -----------------------------------------------------------------------------
 
 
-def write_graph(path, members, reading, input_signature, verbose):
+def write_graph(path, members, reading, input_signature, verbose, forward=None):
     """Writes a SavedModel whose `serve` gives the probabilities of all members and their mean."""
     readings = readings_of(members, reading)
     spec = input_spec(members[0]) if input_signature is None else input_signature
 
     def serve(inputs):
-        stack = member_probs(members, readings, inputs)
+        stack = member_probs(members, readings, inputs, forward)
         return {"members": stack, "probabilities": mean_of_members(stack)}
 
     archive = keras.export.ExportArchive()
@@ -175,3 +177,82 @@ def write_graph(path, members, reading, input_signature, verbose):
         archive.track(member)
     archive.add_endpoint("serve", serve, [spec])
     archive.write_out(str(path), verbose=verbose)
+
+
+# --- What an ensemble has of them ------------------------------------------------------------
+
+
+class EnsembleFiles:
+    """Ensembles that are saved, loaded and exported."""
+
+    def save(self, folder):
+        """Writes the ensemble as one folder: `ensemble.json` and a `.keras` file per member.
+
+        The folder gets its name when it is complete: nobody reads half an ensemble. An ensemble
+        that is there already is replaced.
+
+        Args:
+            folder: Path of the folder.
+
+        Raises:
+            ValueError: If a member is not built, or the path holds something else.
+        """
+        folder = pathlib.Path(folder)
+        check_built(self._members, "be saved")
+        check_replaceable(folder)
+        with folder_written_whole(folder) as new:
+            write_members(new, self._members, self.seed, self._fits)
+
+    @classmethod
+    def load(cls, folder):
+        """Reads what `save` wrote, in Keras' safe mode.
+
+        Own classes have to be registered with Keras, or stand in a
+        `keras.saving.custom_object_scope` around this call.
+
+        Args:
+            folder: Path of the folder.
+
+        Returns:
+            `DeepEnsemble`. Its `build_model` is None.
+
+        Raises:
+            ValueError: If there is no such folder, it holds something else, or a file is damaged
+                or of another version.
+        """
+        models, seed, fits = read_members(pathlib.Path(folder))
+        ensemble = cls.from_models(models, seed=seed)
+        ensemble._fits = fits
+        return ensemble
+
+    def export(
+        self,
+        path,
+        *,
+        input_signature=None,
+        output=None,
+        from_logits=None,
+        multi_label=None,
+        verbose=False,
+    ):
+        """Writes the ensemble as one SavedModel, which plain TensorFlow loads.
+
+        Its `serve` takes a batch of any size and returns a dict: `"members"`, probabilities
+        `(members, batch, ..., classes)`, and `"probabilities"`, their mean.
+
+        Args:
+            path: Folder of the SavedModel.
+            input_signature: `tf.TensorSpec`, or a structure of these as the models take it. By
+                default the inputs of the first member, if that is functional or `Sequential`.
+            output: Which output, as for `predict`.
+            from_logits: As for `predict`.
+            multi_label: Whether each entry of the last axis is a binary prediction of its own.
+            verbose: Whether to print what is written.
+
+        Raises:
+            ValueError: If a member is not built, the inputs are not known, or nothing says whether
+                the outputs are logits.
+        """
+        check_built(self._members, "be exported")
+        reading = reading_of(output, from_logits, multi_label)
+        write_graph(path, self._members, reading, input_signature, verbose, self.forward)

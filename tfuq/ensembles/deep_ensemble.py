@@ -6,20 +6,14 @@ import pathlib
 import numpy as np
 
 from tfuq._arguments import check_integer, shown, told
-from tfuq._files.writing import folder_written_whole
 from tfuq._models.meaning import reading_of
 from tfuq._models.member_graphs import mean_of_members
 from tfuq._predictions.stacks import samples
 from tfuq._random.global_state import derived_seed, seeded
 from tfuq.ensembles._checks import check_built, check_function, check_members, checked_metrics
-from tfuq.ensembles._files import (
-    check_replaceable,
-    read_checkpoint,
-    read_members,
-    write_graph,
-    write_members,
-)
+from tfuq.ensembles._files import EnsembleFiles, read_checkpoint
 from tfuq.ensembles._mixture import joined, mean_as_stack, stacks
+from tfuq.ensembles._stacking import Stackable
 from tfuq.ensembles.processes import (
     Task,
     check_compiles,
@@ -33,7 +27,7 @@ __all__ = ["DeepEnsemble"]
 
 
 @told
-class DeepEnsemble:
+class DeepEnsemble(EnsembleFiles, Stackable):
     """Networks of one kind that start and train from different random numbers.
 
     Where they agree they know, where they disagree they do not: their predictions are a stack as
@@ -103,6 +97,7 @@ class DeepEnsemble:
         self._members = list(members)
         self.build_model = build_model
         self.seed = seed
+        self.forward = None
         self._fits = 0
 
     def _told_arguments(self):
@@ -233,6 +228,7 @@ class DeepEnsemble:
         Raises:
             ValueError: If an argument is out of its range or cannot go to other processes.
         """
+        self._check_not_stacked("fit")
         check_integer("workers", workers, 1)
         check_executor(executor, workers)
         arguments = fit_arguments(x, y, fit_kwargs)
@@ -360,77 +356,3 @@ class DeepEnsemble:
 
         found = measured(stack.mean(0))
         return {**found, "members": [measured(probs) for probs in stack]} if per_member else found
-
-    # --- Files ----------------------------------------------------------------------------
-
-    def save(self, folder):
-        """Writes the ensemble as one folder: `ensemble.json` and a `.keras` file per member.
-
-        The folder gets its name when it is complete: nobody reads half an ensemble. An ensemble
-        that is there already is replaced.
-
-        Args:
-            folder: Path of the folder.
-
-        Raises:
-            ValueError: If a member is not built, or the path holds something else.
-        """
-        folder = pathlib.Path(folder)
-        check_built(self._members, "be saved")
-        check_replaceable(folder)
-        with folder_written_whole(folder) as new:
-            write_members(new, self._members, self.seed, self._fits)
-
-    @classmethod
-    def load(cls, folder):
-        """Reads what `save` wrote, in Keras' safe mode.
-
-        Own classes have to be registered with Keras, or stand in a
-        `keras.saving.custom_object_scope` around this call.
-
-        Args:
-            folder: Path of the folder.
-
-        Returns:
-            `DeepEnsemble`. Its `build_model` is None.
-
-        Raises:
-            ValueError: If there is no such folder, it holds something else, or a file is damaged
-                or of another version.
-        """
-        models, seed, fits = read_members(pathlib.Path(folder))
-        ensemble = cls.from_models(models, seed=seed)
-        ensemble._fits = fits
-        return ensemble
-
-    def export(
-        self,
-        path,
-        *,
-        input_signature=None,
-        output=None,
-        from_logits=None,
-        multi_label=None,
-        verbose=False,
-    ):
-        """Writes the ensemble as one SavedModel, which plain TensorFlow loads.
-
-        Its `serve` takes a batch of any size and returns a dict: `"members"`, probabilities
-        `(members, batch, ..., classes)`, and `"probabilities"`, their mean.
-
-        Args:
-            path: Folder of the SavedModel.
-            input_signature: `tf.TensorSpec`, or a structure of these as the models take it. By
-                default the inputs of the first member, if that is functional or `Sequential`.
-            output: Which output, as for `predict`.
-            from_logits: As for `predict`.
-            multi_label: Whether each entry of the last axis is a binary prediction of its own.
-            verbose: Whether to print what is written.
-
-        Raises:
-            ValueError: If a member is not built, the inputs are not known, or nothing says whether
-                the outputs are logits.
-        """
-        check_built(self._members, "be exported")
-        reading = reading_of(output, from_logits, multi_label)
-        write_graph(path, self._members, reading, input_signature, verbose)

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfuq._models.features import watched
 from tfuq._models.outputs import select_output
+from tfuq._models.stacked import StackedForward
 from tfuq._predictions.probabilities import is_binary, probabilities
 from tfuq._random.cut import cut
 from tfuq._random.draws import one_draw
@@ -57,13 +58,16 @@ def networks(request):
         score, scored = None, _scored_model(request.detector)
         if scored is not None:
             score = GraphScore(request.detector, request.inputs, hold)
-        predict = [
-            network(request, each, hold, score if each is scored else None) for each in members
-        ]
-    are_stacks = [request.draws_of(member) is not None for member in members]
-    return Networks(
-        predict, request.are_logits, are_stacks, request.is_ensemble, request.multi_label, held
-    )
+        are_stacks = [request.draws_of(member) is not None for member in members]
+        flags = request.are_logits
+        if request.is_stacked and not any(are_stacks) and len(set(flags)) == 1:
+            predict, are_stacks = [_all_at_once(request, score)], [True]
+            flags = flags[:1]
+        else:
+            predict = [
+                network(request, each, hold, score if each is scored else None) for each in members
+            ]
+    return Networks(predict, flags, are_stacks, request.is_ensemble, request.multi_label, held)
 
 
 def _scored_model(detector):
@@ -116,6 +120,21 @@ def network(request, model, hold, score=None):
         return found.outputs, [_exact(score, batch, found)]
 
     return predict_with_score
+
+
+def _all_at_once(request, score):
+    """A function of a batch that gives `(members, batch, ...)`, of stacked weights."""
+
+    forward = StackedForward(request.members)
+
+    def predict(batch):
+        with predicting(request.predictive):
+            outputs = select_output(forward(batch), request.output, request.members[0])
+        axis = len(outputs.shape) - 2
+        stack = tf.transpose(tf.cast(outputs, "float32"), [axis, *range(axis), axis + 1])
+        return stack, [] if score is None else [_exact(score, batch, score.read(batch))]
+
+    return predict
 
 
 def _stacked(request, parts, hold):

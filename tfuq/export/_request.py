@@ -31,6 +31,7 @@ class Request(NamedTuple):
 
     members: list  # models; several if `is_ensemble`
     is_ensemble: bool = False
+    is_stacked: bool = False  # whether the members are to be computed at once
     predictive: str = "fixed_samples"
     num_samples: int | None = None  # draws of each model; None if nothing is drawn
     seed: int = 0
@@ -82,7 +83,7 @@ def checked_request(arguments, runtime=None):
         check_integer("batch_size", given["batch_size"], 1)
     if runtime is not None:
         _check_is_fixed(given["predictive"], runtime)
-    members, is_ensemble = _members_of(arguments["model"])
+    members, is_ensemble, is_stacked = _members_of(arguments["model"])
     steps = _steps_of(arguments["preprocessing"])
     given["rule"] = _loaded_rule(given["rule"])
     given |= with_one_calibration(given["calibration"], given["rule"], given["conformal"])
@@ -93,6 +94,7 @@ def checked_request(arguments, runtime=None):
         steps=steps,
         spec=_input_spec(members[0], steps, signature, given["batch_size"]),
         is_unrolled=runtime is not None,
+        is_stacked=is_stacked and runtime is None,
     )
     request = request._replace(inputs=_inputs_of(request))
     if request.output is None and _gives_logits(members[0], request.inputs):
@@ -136,9 +138,10 @@ def _with_meaning(request):
 
 
 def _members_of(model):
-    """The Keras models of the argument `model`, and whether they are an ensemble."""
+    """The Keras models of the argument `model`, whether they are an ensemble, and a stacked one."""
+    is_stacked = getattr(model, "forward", None) is not None
     if isinstance(model, keras.Model):
-        members, several = [model], False
+        members, several, is_stacked = [model], False, False
     else:
         if callable(getattr(model, "ensemble", None)):  # snapshots
             model = model.ensemble()
@@ -156,7 +159,7 @@ def _members_of(model):
                 "Argument `model` must be built: give it an input shape, or call it once. "
                 f"Received: {member} without weights"
             )
-    return members, several
+    return members, several, is_stacked
 
 
 def _checked_num_samples(request):

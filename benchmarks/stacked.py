@@ -1,0 +1,142 @@
+"""What an ensemble costs beside one of its members: one after another, and stacked.
+
+    python benchmarks/stacked.py --json stacked.json            # the table, in markdown, too
+
+Calls of one compiled graph, in turns within a process, so that each round sees one machine; a ratio
+is the median of the rounds' ratios to one network. Operations are those that TensorFlow's profiler
+counts. Networks: a small one (two convolutions of 16 and 32 filters, images of 16 x 16), where
+overhead bounds the time, and a wide one (convolutions of 64 and 128, images of 32 x 32), where
+arithmetic does. SavedModels are those of `tfuq.export.export`.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from flops import flops
+from keras import layers
+
+from tfuq import export
+from tfuq.ensembles import DeepEnsemble
+
+ROUNDS, SECONDS = 25, 0.02  # rounds, and about how long a contestant is timed in each
+BATCHES = (1, 8, 64)
+SHAPES = {"small": ((16, 16, 1), 16), "wide": ((32, 32, 3), 64)}
+MEMBERS = 16
+EXPORTED = 5
+
+
+def build(name):
+    shape, width = SHAPES[name]
+    body = [layers.Conv2D(width, 3, activation="relu"), layers.MaxPooling2D()]
+    body += [layers.Conv2D(2 * width, 3, activation="relu"), layers.GlobalAveragePooling2D()]
+    return keras.Sequential(
+        [keras.Input(shape), *body, layers.Dense(2 * width, "relu"), layers.Dense(10)]
+    )
+
+
+def compiled(function, shape):
+    return tf.function(function, input_signature=[tf.TensorSpec((None, *shape))], autograph=False)
+
+
+def graphs(name):
+    """Contestants: one network, all members one after another, and stacked."""
+    ensemble = DeepEnsemble(lambda: build(name), MEMBERS)
+    members, shape = ensemble.members, SHAPES[name][0]
+    made = {
+        "one": lambda x: members[0](x, training=False),
+        "loop": lambda x: tf.stack([member(x, training=False) for member in members], -2),
+        "stacked": ensemble.stacked().forward,
+    }
+    return {key: compiled(function, shape) for key, function in made.items()}, made, ensemble
+
+
+def exported(name, folder):
+    """SavedModels of one network and of five, called as a server calls them."""
+    ensemble = DeepEnsemble(lambda: build(name), EXPORTED)
+    sources = {"one": ensemble.members[0], "loop": ensemble, "stacked": ensemble.stacked()}
+    loaded = {}
+    for key, source in sources.items():
+        export.export(source, folder / f"{name}_{key}", from_logits=True)
+        loaded[key] = tf.saved_model.load(str(folder / f"{name}_{key}"))
+    return {key: model.serve for key, model in loaded.items()}, loaded
+
+
+def ratios(contestants, x):
+    """Median of the rounds' times over those of "one", and its milliseconds."""
+    counts = {}
+    for key, call in contestants.items():
+        call(x)
+        start = time.perf_counter()
+        call(x)
+        counts[key] = max(1, int(SECONDS / (time.perf_counter() - start)))
+    spent = {key: [] for key in contestants}
+    for _ in range(ROUNDS):
+        for key, call in contestants.items():
+            start = time.perf_counter()
+            for _ in range(counts[key]):
+                call(x)
+            spent[key].append((time.perf_counter() - start) / counts[key])
+    found = {
+        key: statistics.median(a / b for a, b in zip(times, spent["one"], strict=True))
+        for key, times in spent.items()
+    }
+    return {**found, "one_ms": 1e3 * statistics.median(spent["one"])}
+
+
+def measured(folder):
+    rows = []
+    for name, (shape, _) in SHAPES.items():
+        contestants, functions, _ = graphs(name)
+        files, kept = exported(name, folder)
+        for batch in BATCHES:
+            x = np.random.default_rng(0).normal(size=(batch, *shape)).astype("float32")
+            found = {"network": name, "batch": batch, "members": MEMBERS}
+            found |= {key: round(value, 3) for key, value in ratios(contestants, x).items()}
+            operations = {key: flops(function, x) for key, function in functions.items()}
+            found["operations"] = operations["stacked"] / operations["loop"]
+            rows.append(found)
+            found = {"network": name, "batch": batch, "members": EXPORTED, "saved_model": True}
+            served = ratios(files, tf.constant(x))
+            rows.append(found | {key: round(value, 3) for key, value in served.items()})
+            print(*rows[-2:], sep="\n", flush=True)
+        del kept
+    return rows
+
+
+def report(rows):
+    print("| network | images | members | one, ms | in a row / one | stacked / one | operations |")
+    print("| --- | --: | --: | --: | --: | --: | --: |")
+    for row in rows:
+        name = row["network"] + (", SavedModel" if row.get("saved_model") else "")
+        operations = f"{row['operations']:.3f}" if "operations" in row else ""
+        print(
+            f"| {name} | {row['batch']} | {row['members']} | {row['one_ms']:.2f} | "
+            f"{row['loop']:.2f} | {row['stacked']:.2f} | {operations} |"
+        )
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=pathlib.Path)
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measured(pathlib.Path(folder))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    report(rows)
+
+
+if __name__ == "__main__":
+    main()
