@@ -16,7 +16,7 @@ import tensorflow as tf
 from test_contract import CALLBACKS, LAYERS, METRICS
 
 import tfuq
-from tfuq import callbacks, layers, losses, metrics, ood, optimizers, plots, selective
+from tfuq import callbacks, convert, layers, losses, metrics, ood, optimizers, plots, selective
 from tfuq._predictions.families import family_named
 from tfuq._predictions.family import Family
 
@@ -127,6 +127,7 @@ ATTENTION = [
 # What else is registered, with arguments that are worth comparing.
 OTHERS = [
     *ATTENTION,
+    (convert.SpectralBound, {"norm_bound": 0.5, "iterations": 2, "input_shape": (4, 4, 1)}),
     (selective.RejectionRule, {"score": "margin", "threshold": 0.5, "rank": 2}),
     (selective.TemperatureScaling, {"temperature": 1.5, "from_logits": True}),
     (selective.VectorScaling, {"scale": [1.0, 2.0], "bias": [0.0, 0.5]}),

@@ -70,6 +70,8 @@ ADDED_LATER = frozenset(
         "MixtureDense",
         "ErrorPredictor",
         "Monitor",
+        "SNGPDense",
+        "SpectralBound",
         "MultiHeadAttentionVariational",
         "MultivariateNormalDense",
         "NNGuide",

@@ -29,6 +29,8 @@ FIVE_CLASSES = {"num_classes": 5, **FEW}
 THREE_LABELS = {"num_outputs": 3, "logits_only": True, **FEW}
 FEATURE_NOISE = {"units": 5, **FEW}
 LABELS_BY_FEATURES = {"units": 3, "logits_only": True, "parameter_efficient": False, **FEW}
+PROCESS = {"units": 3, "num_features": 16, "seed": 1}
+PROCESS_OF_LABELS = {**PROCESS, "likelihood": "bernoulli", "momentum": 0.9, "logits_only": False}
 TUNED = {"parameter_efficient": True, "tune_temperature": True, "compute_pred_variance": True}
 DIAGONAL = {"num_classes": 2, "num_factors": 0, "logits_only": True, "sampling": "antithetic"}
 FRESH = {"resample": True, "sampling": "iid", "share_samples_across_batch": True}
@@ -98,6 +100,8 @@ LAYERS = [
     LayerCase("sigmoid", layers.MCSigmoidDenseFA, THREE_LABELS, target=LABELS),
     LayerCase("softmax-xl", layers.MCSoftmaxDenseXL, FEATURE_NOISE),
     LayerCase("sigmoid-xl", layers.MCSigmoidDenseXL, LABELS_BY_FEATURES, target=LABELS),
+    LayerCase("sngp", layers.SNGPDense, PROCESS),
+    LayerCase("sngp-momentum", layers.SNGPDense, PROCESS_OF_LABELS, target=LABELS),
     LayerCase("vbll", layers.VBLLDense, LAST),
     LayerCase("vbll-low-rank", layers.VBLLDense, LOW_RANK),
     LayerCase("vbll-dense", layers.VBLLDense, DENSE),

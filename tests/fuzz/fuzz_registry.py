@@ -397,6 +397,7 @@ def _layers():
             {"num_outputs": 2, "num_factors": 1, "test_mc_samples": 4, "train_mc_samples": 4},
             "inputs",
         ),
+        "SNGPDense": (layers.SNGPDense, {"units": 3, "num_features": 8}, "inputs"),
         "MCSoftmaxDenseXL": (
             layers.MCSoftmaxDenseXL,
             {"units": 3, "num_factors": 2, "test_mc_samples": 4, "train_mc_samples": 4},
@@ -701,6 +702,8 @@ REASONS = {
     "convert.report": "a model to what was noted of it; no arrays",
     "convert.saliency": MODEL + "tests/nonfinite",
     "convert.sparse_bayesian": MODEL + "tests/nonfinite",
+    "convert.SpectralBound": "a constraint of kernels, which training holds; tests/convert",
+    "convert.spectral_normalize": "a model to a model; no arrays",
     "convert.to_deterministic": "a model to a model; no arrays",
     "convert.variational": "a model to a model; no arrays",
     "corruptions.corruption_report": MODEL + "each corruption, and the metrics",

@@ -100,6 +100,14 @@ ROWS = {
         "units",
         lambda: layers.MCSoftmaxDenseXL(5, 2).logit_distribution(np.ones((2, 4), "float32")),
     ),
+    "one class of a process": ("units", lambda: layers.SNGPDense(1)),
+    "a momentum of 1": ("momentum", lambda: layers.SNGPDense(3, momentum=1.0)),
+    "no bound of kernels": ("norm_bound", lambda: convert.spectral_normalize(model(), 0)),
+    "a bound of unknown layers": (
+        "layers",
+        lambda: convert.spectral_normalize(model(), layers=["hidden"]),
+    ),
+    "a bound of no model": ("model", lambda: convert.spectral_normalize("model.keras")),
     "everything is dropped": ("rate", lambda: layers.MCGaussianDropout(1.0)),
     "flipout in a sequence": (
         "estimator",

@@ -18,6 +18,7 @@ from tfuq.layers import (
     MCSigmoidDenseXL,
     MCSoftmaxDenseFA,
     MCSoftmaxDenseXL,
+    SNGPDense,
     VBLLDense,
 )
 from tfuq.predictive import predict_uncertainty
@@ -32,6 +33,7 @@ HEADS = {
     "VBLLDense": lambda: VBLLDense(3, kl_weight=0.1),
     "VBLLDense of labels": lambda: VBLLDense(3, kl_weight=0.1, likelihood="bernoulli"),
     "MCSoftmaxDenseFA": lambda: MCSoftmaxDenseFA(3, **FEW),
+    "SNGPDense": lambda: SNGPDense(3, num_features=16),
     "MCSigmoidDenseFA": lambda: MCSigmoidDenseFA(3, **FEW),
     "MCSoftmaxDenseXL": lambda: MCSoftmaxDenseXL(3, **FEW),
     "MCSigmoidDenseXL": lambda: MCSigmoidDenseXL(3, **FEW),
@@ -74,9 +76,13 @@ def answer(model, data=X, batch_size=32):
     return predict_uncertainty(model, data, DRAWS, batch_size).probs
 
 
+def draws(head):
+    return "VBLL" in head or head == "SNGPDense"
+
+
 @functools.cache
 def expected(head):
-    if "VBLL" in head:
+    if draws(head):
         return answer(made(head))
     outputs = made(head).predict(X, verbose=0)
     links = {"MCSoftmax": keras.ops.softmax, "MCSigmoid": keras.ops.sigmoid}
@@ -132,7 +138,7 @@ def test_in_exports(head, kind, tmp_path, counts):
     ):
         pytest.skip('tf2onnx is not installed: pip install "tfuq[onnx]"')
     write, name = FORMATS[kind]
-    write(made(head), tmp_path / name, **({"num_samples": DRAWS} if "VBLL" in head else {}))
+    write(made(head), tmp_path / name, **({"num_samples": DRAWS} if draws(head) else {}))
     for rows in (slice(None), slice(0, 1), slice(2, 5)):
         given = {"probabilities": expected(head)[rows]}
         verify_export(tmp_path / name, X[rows], given, tolerance=CLOSE)

@@ -8,15 +8,18 @@ from tfuq.convert.gaussian import variational
 from tfuq.convert.head import replace_head
 from tfuq.convert.laplace import laplace_head
 from tfuq.convert.sparse import saliency, sparse_bayesian
+from tfuq.convert.spectral import SpectralBound, spectral_normalize
 
 __all__ = [
     "ConversionReport",
+    "SpectralBound",
     "laplace_head",
     "mc_dropout",
     "replace_head",
     "report",
     "saliency",
     "sparse_bayesian",
+    "spectral_normalize",
     "to_deterministic",
     "variational",
 ]

@@ -120,7 +120,7 @@ def _transfer(layer, new, pairs):
             if getattr(layer, name, None) is not None and hasattr(new, name):
                 getattr(new, name).assign(getattr(layer, name))
     else:
-        weights = _own_weights(layer), _own_weights(new)
+        weights = own_weights(layer), own_weights(new)
         _check_same_shapes(layer, *weights)
         for old, weight in zip(*weights, strict=True):
             weight.assign(old)
@@ -144,7 +144,7 @@ def _held(layer):
     return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
-def _own_weights(layer):
+def own_weights(layer):
     inner = {id(weight) for each in _held(layer) for weight in each.weights}
     return [weight for weight in layer.weights if id(weight) not in inner]
 
@@ -168,7 +168,7 @@ def left_over(model, candidates, chosen, pairs, table):
     changed |= {id(each) for old, _ in pairs for each in old._flatten_layers()}
     left, holders = [], recurrent_holders(model)
     for layer in model._flatten_layers():
-        if id(layer) in changed or not _own_weights(layer):
+        if id(layer) in changed or not own_weights(layer):
             continue
         if any(layer is each for each in candidates):
             is_inside = id(layer) in chosen

@@ -43,12 +43,12 @@ def _listed(counts):
 
 
 def report(model):
-    """What `mc_dropout`, `variational` or `sparse_bayesian` has converted in a model, and what not.
+    """What a conversion of this package has changed in a model, and what it has left.
 
     A conversion prints one line of it, the `summary()`.
 
     Args:
-        model: What one of these functions returned.
+        model: What `mc_dropout`, `variational`, `sparse_bayesian` or `spectral_normalize` returned.
 
     Returns:
         `ConversionReport`.
@@ -71,8 +71,8 @@ def report(model):
         return _REPORTS[model]
     except (KeyError, TypeError):
         raise ValueError(
-            "Argument `model` must be what `mc_dropout`, `variational` or `sparse_bayesian` of "
-            f"this process returned. Received: model={shown(model)}"
+            "Argument `model` must be what `mc_dropout`, `variational`, `sparse_bayesian` or "
+            f"`spectral_normalize` of this process returned. Received: model={shown(model)}"
         ) from None
 
 

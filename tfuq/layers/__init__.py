@@ -18,6 +18,7 @@ from tfuq.layers.regression import (
     QuantileDense,
     StudentTDense,
 )
+from tfuq.layers.sngp import SNGPDense
 from tfuq.layers.sparse_bayes import (
     SparseBayesConv1D,
     SparseBayesConv2D,
@@ -72,6 +73,7 @@ __all__ = [
     "NormalDense",
     "PostProcessing",
     "QuantileDense",
+    "SNGPDense",
     "SeparableConv1DVariational",
     "SeparableConv2DVariational",
     "SimpleRNNVariational",
