@@ -15,6 +15,7 @@ from tfuq._arguments import (
     register,
     shown,
 )
+from tfuq._math.logistic_normal import probit
 from tfuq._random import points
 from tfuq._random.draws import TakesDraws, current_draw
 from tfuq.layers.heads import Head, OutputMeaning
@@ -114,7 +115,7 @@ class SNGPDense(Head, TakesDraws, keras.layers.Layer):
     model = keras.Sequential([keras.Input((8,)), SNGPDense(3, num_features=64)])
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(x, y, epochs=2, verbose=0)
-    probs = keras.ops.softmax(model.predict(x, verbose=0))
+    logits = model.predict(x, verbose=0)
     ```
 
     References:
@@ -320,7 +321,7 @@ class SNGPDense(Head, TakesDraws, keras.layers.Layer):
     def _predictive_logits(self, mean, variance):
         way = wanted_way() if wanted_way() in self.ways else None
         factor = {"mean": 0.0, "probit": PROBIT}.get(way, self.mean_field_factor)
-        return mean / tf.sqrt(1 + factor * variance)
+        return probit(mean, factor / PROBIT * variance)
 
     def _widths(self):
         return [self.units] * len(SNGPOutput._fields)
