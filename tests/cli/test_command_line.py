@@ -274,6 +274,13 @@ def test_a_rule_of_a_detector(here, model, probs):
     accept = rule.accept(probs[300:], score=detector.score(X[300:]))
     found = here("evaluate", "m.keras", *TEST, "--rule", "rule.json", *ood, "--json")
     assert found["rule"]["accepted"] == accept.sum()
+    here("report", "m.keras", *TEST, "page.html", "--rule", "rule.json", *ood)
+    assert "score is at most" in "".join(open_text("page.html"))
+    here("report", "m.keras", *TEST, "page.html", *ood)
+    here.refused("report", "m.keras", *TEST, "p.html", "--rule", "rule.json", says="`ood` must be")
+    RejectionRule("margin", 0.5).save("margin.json")
+    given = ("--rule", "margin.json", *ood)
+    here.refused("report", "m.keras", *TEST, "p.html", *given, says="--ood must be left out")
     here("export", "m.keras", "served", "--rule", "rule.json", *ood)
     served = tf.saved_model.load("served")  # to be kept: its weights go with it
     found = served.serve(X[300:])

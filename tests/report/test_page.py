@@ -298,3 +298,20 @@ def test_it_fits_a_telephone(page):
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     page.locator("#confusion[tabindex='0']").wait_for()  # so that keys can scroll it
     page.set_viewport_size({"width": 1280, "height": 900})
+
+
+def test_a_threshold_below_zero_is_reached(opened):
+    scores = RNG.normal(size=500) - 2
+    rule = RejectionRule.fit(PROBS, LABELS, score=scores, target_coverage=0.5)
+    page = opened("below", rule=rule, score=scores)
+    for threshold in (rule.threshold, -3.25, float(scores.min()) + 0.01):
+        page.fill("#exact", str(threshold))
+        accepted = rule.accept(PROBS, score=scores - (threshold - rule.threshold))
+        right = PROBS[accepted].argmax(-1) == LABELS[accepted]
+        found = tiles(page)
+        assert abs(found[2] - accepted.sum()) <= 1  # an example at the threshold
+        assert abs(found[4] - right.sum()) <= 1
+        assert float(page.input_value("#threshold")) == pytest.approx(threshold, abs=0.02)
+    at = page.evaluate("[...document.querySelectorAll('#curve text')].map(t => t.textContent)")
+    assert "-4" in at and "0" in at and "threshold of the given score" in at
+    assert page.faults == []

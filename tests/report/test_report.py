@@ -12,7 +12,9 @@ from sklearn.metrics import brier_score_loss, confusion_matrix, log_loss
 
 import tfuq
 from tfuq._math.bounds import wilson_interval
+from tfuq.ood import KNN
 from tfuq.report import html, to_markdown
+from tfuq.report._content import read
 from tfuq.report._thumbnails import picture_of
 from tfuq.selective import (
     AccuracyEstimate,
@@ -479,3 +481,61 @@ def test_a_rule_of_several_losses_has_a_table_for_each():
         assert text.count("The rule as fitted, in each group") == len(loss)
         assert all(part in text for part in said)
         assert ("all of which together" in text) == (len(loss) > 1)
+
+
+def strange_world():
+    rng = np.random.default_rng(5)
+    probs = rng.dirichlet([0.5] * 3, size=500)
+    scores = rng.normal(size=500) - 1  # most of them below 0
+    wrong = rng.random(500) < np.where(scores > -0.5, 0.7, 0.05)
+    y = np.where(wrong, (probs.argmax(-1) + 1) % 3, probs.argmax(-1))
+    return probs, y, scores
+
+
+def test_a_score_from_beside_the_predictions(tmp_path):
+    probs, y, scores = strange_world()
+    rule = RejectionRule.fit(probs, y, score=scores, target_risk=0.2)
+    sites = np.where(np.arange(500) % 2, "A", "B")
+    text = to_markdown((probs, y), rule=rule, score=scores, groups=sites)
+    judged = rule.evaluate(probs, y, score=scores)
+    assert f"the rule accepts {judged.accepted} " in text
+    assert f"## Given score of at most {rule.threshold:g}" in text
+    found = read((probs, y), rule=rule, score=scores)
+    assert found.decision(rule.threshold).accepted == judged.accepted
+    assert found.smallest <= scores.min() < found.smallest + 0.1
+    assert found.level_table().rows[0][0] == f"{found.smallest:.3g}"
+    broken = scores.copy()
+    broken[:3] = np.nan
+    assert "3 of 500 predictions" in to_markdown((probs, y), rule=rule, score=broken)
+    alone = read((probs, y), score=scores)
+    assert alone.ranked.grows is False and not alone.marks
+    page = html((probs, y), tmp_path / "r.html", rule=rule, score=scores).read_text()
+    least = f"{found.smallest:.{max(found.slider()[1], 0)}f}"
+    assert f'id="threshold" min="{least}"' in page
+    pnorm = RejectionRule.fit(probs, y, score="pnorm", target_coverage=0.5)
+    ranked = read((probs, y), rule=pnorm)
+    assert ranked.smallest < pnorm.threshold < ranked.slider()[0] <= 0
+    for message, options in (
+        ("`score` must be the scores of these examples", {"rule": rule}),
+        ("`score` must be None for a rule of the score 'pnorm'", {"rule": pnorm, "score": scores}),
+        ("`score` must hold a number for each of 500", {"rule": rule, "score": scores[:9]}),
+        ("`score` must hold a number for each example", {"rule": rule, "score": probs}),
+        ("`score` must be an array of numbers", {"rule": rule, "score": ["a"] * 500}),
+        ("`score` must be an array where", {"score": KNN()}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            to_markdown((probs, y), **options)
+
+
+def test_the_score_of_a_detector():
+    rng = np.random.default_rng(6)
+    x = rng.normal(size=(300, 4)).astype("float32")
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "softmax")])
+    data = x[100:], x[100:, :3].argmax(-1)
+    detector = KNN(k=5).fit(model, x[:100])
+    rule = RejectionRule.fit_model(model, data, score=detector, target_coverage=0.5)
+    text = to_markdown(model, data=data, rule=rule, score=detector)
+    assert "## KNN score of at most" in text and "the rule accepts 100 " in text
+    other = KNN(k=6).fit(model, x[:100])
+    with pytest.raises(ValueError, match="`score` must be the fitted KNN"):
+        to_markdown(model, data=data, rule=rule, score=other)

@@ -123,11 +123,23 @@ class Content(NamedTuple):
             return 1.0, 3
         return slider_of(self.threshold, self.marks, self.ranked.score)
 
+    @property
+    def smallest(self):
+        """The smallest threshold to choose: 0, or below the scores if some are."""
+        known = np.append([mark for _, mark in self.marks], self.ranked.score)
+        least = float(np.min(known, initial=0.0, where=np.isfinite(known)))
+        if least >= 0:
+            return 0.0
+        digits = self.slider()[1]
+        return float(np.floor(least * 10.0**digits) / 10.0**digits)
+
     def level_table(self):
         """`Table` of what some thresholds accept."""
         levels = LEVELS
         if self.ranked.name not in ("confidence", "margin"):
-            levels = [float(f"{level:.3g}") for level in np.linspace(0, self.slider()[0], 9)]
+            levels = [
+                float(f"{level:.3g}") for level in np.linspace(self.smallest, self.slider()[0], 9)
+            ]
         rows = [[f"{level:g}", *self.decision(level).cells()] for level in levels]
         return Table(f"What a threshold of the {self.score} accepts", ["threshold", *COUNTED], rows)
 
@@ -152,10 +164,13 @@ class Content(NamedTuple):
 def slider_of(threshold, marks, score):
     """The largest threshold to choose, and the digits after the point of a step."""
     known = np.append([threshold, *(mark for _, mark in marks)], score)
-    largest = float(np.max(known, initial=0.0, where=np.isfinite(known)))
-    if largest <= 0:
+    known = known[np.isfinite(known)]
+    largest, least = float(np.max(known, initial=0.0)), float(np.min(known, initial=0.0))
+    if largest <= 0 and least < 0:
+        largest = float(known.max())  # of scores that are all below 0
+    if largest == 0 == least:
         return 1.0, 3
-    digits = int(2 - np.floor(np.log10(largest / 2)))
+    digits = int(2 - np.floor(np.log10(max(largest - least, abs(least) * 1e-3) / 2)))
     return float(np.ceil(largest * 10.0**digits) / 10.0**digits), digits
 
 
@@ -177,6 +192,7 @@ def read(
     shift=None,
     gap=None,
     sets=None,
+    score=None,
 ):
     """`Content` of the arguments that `tfuq.report.html` and `to_markdown` share."""
     if rule is not None and (not isinstance(rule, RejectionRule) or rule.multi_label):
@@ -189,7 +205,7 @@ def read(
     threshold = checked_threshold(threshold)
     reader = sets if rule is None and from_logits is None else None
     from_logits = from_logits if reader is None else reader.from_logits
-    found = given(source, data, output, batch_size, from_logits, rule, num_samples)
+    found = given(source, data, output, batch_size, from_logits, rule, num_samples, score)
     ranked = _rank(found, rule)
     if names is None:
         names = getattr(rule, "class_names", None) or declared(source).class_names
@@ -249,12 +265,16 @@ def checked_threshold(threshold):
 def _rank(found, rule):
     """`Ranked` by the score of the rule, or by confidence."""
     examples = found.labelled.examples
-    grows = rule is None or rule.grows_with_trust
-    score = examples.top_label()[0] if rule is None else rule.score_of(found.rows)
+    grows = found.beside is None and (rule is None or rule.grows_with_trust)
+    if found.beside is not None:
+        score = found.beside[found.usable]
+    else:
+        score = examples.top_label()[0] if rule is None else rule.score_of(found.rows)
     score = np.asarray(score, "float32")
     order = np.argsort(-score if grows else score, kind="stable")
     predicted = np.asarray(examples.scores).argmax(-1)
     name = "confidence" if rule is None else rule.score
+    name = name if found.beside is None else found.beside_name
     index = np.flatnonzero(found.usable)
     parts = (part[order] for part in (score, predicted, found.labels, index))
     return Ranked(name, grows, *parts)
@@ -309,7 +329,8 @@ def _first_threshold(rule, ranked, marks):
 def _rule_text(rule, found, ranked, columns):
     if rule is None:
         return ""
-    accepted = rule.accept(found.probs, rule_groups(rule, columns), unknown_group="reject")
+    given = {"unknown_group": "reject", "score": found.beside}
+    accepted = rule.accept(found.probs, rule_groups(rule, columns), **given)
     accepted = accepted[ranked.index]
     count, wrong = int(accepted.sum()), int(np.count_nonzero(accepted & ~ranked.right))
     share = f", of which {wrong:,} are wrong ({percent(wrong / count)})" if count else ""
@@ -357,6 +378,7 @@ def _rule_table(rule, entry, value, found, usable):
         if is_kept
         else {}
     )
+    given["score"] = None if found.beside is None else found.beside[found.usable]
     report = subgroup_report(rule, found.rows, found.labels, usable, **{"loss": "error", **given})
     rows = [
         [

@@ -48,9 +48,10 @@ def control_parts(content, direction, unit=""):
     return {
         "score": content.score + unit,
         "direction": direction,
+        "smallest": f"{content.smallest:.{digits}f}",
         "largest": f"{largest:.{digits}f}",
         "step": f"{step:.{digits}f}",
-        "start": f"{min(max(content.threshold, 0.0), largest):.{digits}f}",
+        "start": f"{min(max(content.threshold, content.smallest), largest):.{digits}f}",
         "rule": f"<p>{markup.escape(content.rule)}</p>" if content.rule else "",
     }
 
@@ -113,6 +114,7 @@ def payload_of(content):
         "total": content.total,
         "score": content.score,
         "threshold": number_text(content.threshold),
+        "smallest": content.smallest,
         "largest": content.slider()[0],
         "promises": content.promises,
         "marks": [[name, number_text(mark)] for name, mark in content.marks],

@@ -13,9 +13,11 @@ from tfuq._arguments import check_flags, check_integer, shown, to_float64
 from tfuq._models.predicting import predicted
 from tfuq._predictions.labelled import LabelledPredictions, labelled_predictions
 from tfuq._predictions.probabilities import is_binary, probabilities
-from tfuq._predictions.scores import OF_STACKS
+from tfuq._predictions.scores import GIVEN, OF_STACKS
 from tfuq._random.draws import random_layers
 from tfuq.predictive import sample_predictions
+from tfuq.predictive.detector_marks import check_detector_of
+from tfuq.selective.detector_scores import is_detector
 
 DRAWS = 30  # of a random model, for the score of a rule that needs a stack
 
@@ -38,6 +40,9 @@ class Given(NamedTuple):
     from_logits: bool
     said: str = ""
     """Where the predictions of a random model come from."""
+    beside: np.ndarray | None = None
+    """Scores `(total,)` that were given beside the predictions, larger for the less certain."""
+    beside_name: str = "given score"
 
     @property
     def total(self):
@@ -49,8 +54,9 @@ class Given(NamedTuple):
         return function(self.labels, self.scores, from_logits=self.from_logits, **options)
 
 
-def given(source, data, output, batch_size, from_logits, rule, num_samples=None):
+def given(source, data, output, batch_size, from_logits, rule, num_samples=None, score=None):
     """`Given` of the arguments of a report, or a ValueError that says what is wrong."""
+    beside, name = _scores_beside(score, rule, source, data)
     is_random = isinstance(source, keras.Model) and any(
         layer.is_random() for layer in random_layers(source)
     )
@@ -71,8 +77,37 @@ def given(source, data, output, batch_size, from_logits, rule, num_samples=None)
         )
     if num_samples is not None:
         source, data, from_logits = _drawn(source, data, output, num_samples, rule), None, None
-    found = _given(source, data, output, batch_size, from_logits, rule)
-    return found._replace(said=said)
+    found = _given(source, data, output, batch_size, from_logits, rule, beside)
+    return found._replace(said=said, beside=beside, beside_name=name)
+
+
+def _scores_beside(score, rule, source, data):
+    """Scores from beside the predictions, float32, or None, and what they are called."""
+    is_of_such = getattr(rule, "score", None) == GIVEN
+    if score is None and not is_of_such:
+        return None, ""
+    if score is None or (rule is not None and not is_of_such):
+        wanted = "the scores of these examples, or the detector" if is_of_such else "None"
+        raise ValueError(
+            f"Argument `score` must be {wanted} for a rule of the score {shown(rule.score)}. "
+            f"Received: score={shown(score)}"
+        )
+    name = rule.fitted_to.get("detector", {}).get("class") if is_of_such else None
+    if is_detector(score):
+        if not isinstance(source, keras.Model) or not isinstance(data, (tuple, list)):
+            raise ValueError(
+                "Argument `score` must be an array where `source` is no model, or `data` no arrays "
+                f"(x, y): what `score(x)` of the detector gives. Received: score={shown(score)}"
+            )
+        check_detector_of(rule, score, "score")
+        name, score = type(score).__name__, score.score(data[0])
+    values = to_float64("score", score)
+    if values.ndim != 1:
+        raise ValueError(
+            f"Argument `score` must hold a number for each example, (n,). Received: scores of "
+            f"shape {values.shape}"
+        )
+    return values.astype("float32"), f"{name} score" if name else "given score"
 
 
 def _drawn(model, data, output, num_samples, rule):
@@ -91,7 +126,7 @@ def _drawn(model, data, output, num_samples, rule):
     return sample_predictions(model, data[0], num_samples, output=output), data[1]
 
 
-def _given(source, data, output, batch_size, from_logits, rule):
+def _given(source, data, output, batch_size, from_logits, rule, beside=None):
     if isinstance(source, keras.Model):
         told = True if getattr(rule, "from_logits", False) and from_logits is None else from_logits
         read = predicted(source, data, output, batch_size, given={"from_logits": told})
@@ -106,7 +141,14 @@ def _given(source, data, output, batch_size, from_logits, rule):
     from_logits = _is_logits(from_logits, rule, said)
     probs, labels = to_float64("probs", probs, False), to_float64("labels", labels, False)
     usable = _usable(probs, len(labels), from_logits)
-    if rule is not None:  # it computes in float32, where large logits are infinite
+    if beside is not None:
+        if len(beside) != len(usable):
+            raise ValueError(
+                f"Argument `score` must hold a number for each of {len(usable)} examples. "
+                f"Received: {len(beside)}"
+            )
+        usable &= ~np.isnan(beside)
+    elif rule is not None:  # it computes in float32, where large logits are infinite
         usable &= ~np.isnan(rule.score_of(probs))
     if not usable.any():
         raise ValueError(

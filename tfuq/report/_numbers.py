@@ -147,6 +147,8 @@ class NumbersContent(NamedTuple):
         counts = count, total - count, int(inside.sum()), int(wrong.sum())
         return Decision(*counts, count / total, float(error.mean()) if count else np.nan)
 
+    smallest = 0.0  # of thresholds: widths are not below it
+
     def slider(self):
         """The largest threshold to choose, and the digits after the point of a step."""
         return slider_of(self.threshold, self.marks, self.ranked.score)

@@ -25,8 +25,8 @@
 
   const drawCurve = () => {
     const what = "Coverage and accuracy of the accepted at each threshold; the same numbers are in the table below.";
-    const { svg, x, y } = axes("curve", what, content.largest, `threshold of the ${content.score}`);
-    const points = Array.from({ length: 501 }, (_, i) => decide((i / 500) * content.largest));
+    const { svg, x, y } = axes("curve", what, content.largest, `threshold of the ${content.score}`, undefined, content.smallest);
+    const points = Array.from({ length: 501 }, (_, i) => decide(content.smallest + (i / 500) * (content.largest - content.smallest)));
     const path = (name) => points
       .map((p, i) => [p, i === 0 || Number.isNaN(points[i - 1][name]) ? "M" : "L"])
       .filter(([p]) => !Number.isNaN(p[name]))
@@ -44,7 +44,7 @@
     });
     const now = drawn(svg, "line", { class: "now", y1: TOP, y2: BOTTOM });
     return (decision) => {
-      const at = Number.isFinite(decision.threshold) ? decision.threshold : Math.sign(decision.threshold) * content.largest;
+      const at = Number.isFinite(decision.threshold) ? decision.threshold : (decision.threshold > 0 ? content.largest : content.smallest);
       now.setAttribute("x1", x(at));
       now.setAttribute("x2", x(at));
     };

@@ -43,6 +43,7 @@ def html(
     shift=None,
     gap=None,
     sets=None,
+    score=None,
     seed=0,
     tolerance=None,
     quantity=None,
@@ -95,6 +96,9 @@ def html(
         gap: `SelectiveGap` of `tfuq.selective.gap`, of classes.
         sets: `ConformalPredictor`, of classes: how often its sets hold the truth, of all, of each
             class and of each group, and how large they are.
+        score: Of classes: scores `(n,)` from beside the predictions, larger for the less certain,
+            such as a detector's `score(x)`, or the detector, for a model and arrays. The slider
+            moves them. A rule that was fitted to such scores needs them.
         seed: Of the choice of examples.
         tolerance: Of a regression: how far off an answer is called wrong; by default the rule's.
         quantity: Of a regression: what the number is, with its unit, such as "age (years)".
@@ -135,11 +139,11 @@ def html(
     }
     of_numbers = {"tolerance": tolerance, "quantity": quantity, "unit": unit}
     if are_numbers(source, output, from_logits):
-        check_numbers(gap=gap, sets=sets)
+        check_numbers(gap=gap, sets=sets, score=score)
         text = numbers_page(read_numbers(source, **options, **of_numbers), num_examples, seed)
     else:
         check_classes(**of_numbers)
-        content = read(source, **options, gap=gap, sets=sets)
+        content = read(source, **options, gap=gap, sets=sets, score=score)
         text = _page(content, kept_examples(content, num_examples, seed))
     with written_whole(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")

@@ -86,22 +86,24 @@
 
   const LEFT = 62, RIGHT = 622, TOP = 34, BOTTOM = 318;
 
-  const ticks = (largest) => {
-    const power = 10 ** Math.floor(Math.log10(largest / 5));
-    const step = [1, 2, 2.5, 5, 10].find((times) => times * power >= largest / 5) * power;
-    return Array.from({ length: Math.floor(largest / step + 1e-6) + 1 }, (_, i) => i * step);
+  const ticks = (largest, smallest = 0) => {
+    const span = largest - smallest;
+    const power = 10 ** Math.floor(Math.log10(span / 5));
+    const step = [1, 2, 2.5, 5, 10].find((times) => times * power >= span / 5) * power;
+    const first = Math.ceil(smallest / step - 1e-6);
+    return Array.from({ length: Math.floor(largest / step + 1e-6) - first + 1 }, (_, i) => (first + i) * step);
   };
 
-  const axes = (place, description, largest, xTitle, yTitle) => {
+  const axes = (place, description, largest, xTitle, yTitle, smallest = 0) => {
     const svg = drawn(byId(place), "svg", { viewBox: "0 0 640 372", role: "img", "aria-label": description });
-    const x = (value) => LEFT + (RIGHT - LEFT) * Math.min(Math.max(value / largest, 0), 1);
+    const x = (value) => LEFT + (RIGHT - LEFT) * Math.min(Math.max((value - smallest) / (largest - smallest), 0), 1);
     const y = (value) => BOTTOM - (BOTTOM - TOP) * value;
     for (let i = 0; i <= 5; i++) {
       const part = i / 5;
       drawn(svg, "line", { class: "grid", x1: LEFT, x2: RIGHT, y1: y(part), y2: y(part) });
       drawn(svg, "text", { x: LEFT - 8, y: y(part) + 5, "text-anchor": "end" }, `${20 * i} %`);
     }
-    ticks(largest).forEach((tick) => {
+    ticks(largest, smallest).forEach((tick) => {
       drawn(svg, "text", { x: x(tick), y: BOTTOM + 20, "text-anchor": "middle" }, short(tick));
     });
     drawn(svg, "line", { class: "axis", x1: LEFT, x2: RIGHT, y1: BOTTOM, y2: BOTTOM });

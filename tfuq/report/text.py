@@ -21,7 +21,7 @@ def to_markdown(source, *, threshold=None, title="Report", **options):
             0.5.
         title: Title of the report.
         **options: `data`, `output`, `batch_size`, `names`, `groups`, `rule`, `from_logits`,
-            `num_samples`, `ood`, `shift`, `gap` and `sets`, as for `html`; of a regression
+            `num_samples`, `ood`, `shift`, `gap`, `sets` and `score`, as for `html`; of a regression
             `tolerance`, `quantity` and `unit`.
 
     Returns:
@@ -52,7 +52,8 @@ def to_markdown(source, *, threshold=None, title="Report", **options):
     blocks = [f"# {_escaped(title)}", _table(content.summary)]
     blocks += [_escaped(content.rule)] if content.rule else []
     blocks += [_table(table) for table in content.verdicts]
-    blocks += [f"## {content.score.capitalize()} of {direction} {threshold:g}"]
+    score = content.score[:1].upper() + content.score[1:]
+    blocks += [f"## {score} of {direction} {threshold:g}"]
     said = promise_text(threshold, content.decision(threshold), content.marks, content.promises)
     blocks += [_escaped(said)]
     counts = content.classes(threshold)

@@ -1,6 +1,7 @@
 """Report by group of examples, such as hospital or device, of a model and its rule."""
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -152,6 +153,7 @@ def subgroup_report(
     from_logits=None,
     multi_label=None,
     tolerance=None,
+    score=None,
 ):
     """Accuracy, coverage, risk and calibration of each group, and whether a target risk is kept.
 
@@ -185,6 +187,7 @@ def subgroup_report(
         multi_label: Whether each entry of `probs` is a binary prediction of its own; by default as
             the rule says, else not.
         tolerance: Of a regression, how far from its label a number is wrong; by default the rule's.
+        score: For a rule of scores that are given: those of these predictions, `(n,)`.
 
     Returns:
         `SubgroupReport`.
@@ -213,11 +216,11 @@ def subgroup_report(
         columns = group_columns(groups, len(probs))
 
         def accepted_of(accept, shape):
-            return _asked(accept, rule, probs, shape, columns, rule_groups)
+            return _asked(accept, rule, probs, shape, columns, rule_groups, score)
 
         table = table_of_numbers(rule, probs, labels, loss, tolerance, accepted_of)
     else:
-        options = flags, loss, positive_class, n_bins, tolerance
+        options = flags, loss, positive_class, n_bins, tolerance, score
         table, columns = _table_of_classes(rule, probs, labels, groups, rule_groups, *options)
     count = len(table.correct)
     keys, members = [(ALL, ALL)], [np.ones(count, bool)]
@@ -277,7 +280,7 @@ def _check(rule, confidence, correction, n_bins):
 
 
 def _table_of_classes(
-    rule, probs, labels, groups, rule_groups, flags, loss, positive_class, n_bins, tolerance
+    rule, probs, labels, groups, rule_groups, flags, loss, positive_class, n_bins, tolerance, score
 ):
     """`_Table` of predicted classes, and the columns of groups."""
     if tolerance is not None:
@@ -291,13 +294,14 @@ def _table_of_classes(
     accepted = np.ones(labelled.shape, bool).ravel()
     if rule is not None:
         probs = np.asarray(probs)
-        accepted = _asked(rule.accept, rule, probs, labelled.shape, columns, rule_groups)
+        accepted = _asked(rule.accept, rule, probs, labelled.shape, columns, rule_groups, score)
     loss, counts = losses_in_groups(labelled, rule, loss, positive_class)
     return _table(labelled, n_bins, accepted, accepted & counts, loss), columns
 
 
-def _asked(accept, rule, predictions, shape, columns, rule_groups):
+def _asked(accept, rule, predictions, shape, columns, rule_groups, score=None):
     """What the rule accepts of predictions of that shape, `(entries,)`."""
+    accept = accept if score is None else functools.partial(accept, score=score)
     if getattr(rule, "by", None) != "group":
         accepted = np.asarray(accept(predictions))
     else:
