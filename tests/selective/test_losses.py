@@ -126,7 +126,7 @@ def test_each_promise_is_evaluated_by_itself():
     assert RULE.evaluate(NEW, NEW_Y, loss="error").losses == ()
 
 
-def test_pairs_are_as_a_dict_and_take_costs_and_functions():
+def test_pairs_are_as_a_dict_and_take_costs_and_functions(tmp_path):
     assert fit(loss=list(BOTH.items())) == RULE
     pairs = [("error", 0.15), (1 - np.eye(3), 0.15), (lambda p, y: p.argmax(-1) != y, 0.15)]
     rule = fit(loss=pairs)
@@ -135,8 +135,11 @@ def test_pairs_are_as_a_dict_and_take_costs_and_functions():
     ]
     risks = [each["risk"] for each in rule.fitted_to["losses"]]
     assert risks[0] == pytest.approx(risks[1]) == pytest.approx(risks[2])
-    with pytest.raises(ValueError, match=r"`loss` .*functions and costs it does not keep"):
-        rule.evaluate(NEW, NEW_Y)
+    errors, costs, function = (each["risk"] for each in rule.evaluate(NEW, NEW_Y).losses)
+    assert errors == pytest.approx(costs) == pytest.approx(function)
+    rule.save(tmp_path / "rule.json")
+    with pytest.raises(ValueError, match=r"`loss` must be given.*hold no functions.*<lambda>"):
+        RejectionRule.load(tmp_path / "rule.json").evaluate(NEW, NEW_Y)
     each = fit(loss={"false negatives of melanoma and bcc": 0.15})
     assert [entry["positive_class"] for entry in each.fitted_to["losses"]] == [1, 2]
 

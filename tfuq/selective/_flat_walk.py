@@ -6,11 +6,10 @@ than those of such a walk, wherever in the order the threshold lies. So whatever
 a small probability only, at whichever of its steps, shows a safe threshold, at whichever level.
 
 Of few expected errors the probability that the walk ever meets a curve is computed step by step,
-and that it meets the curve or passes one test of a chain beside it, too: the walk that passes is
-mostly one that meets, so that both together take hardly more of the error than either alone. Of
-many, Ville's inequality bounds it: a mixture of likelihood ratios against lower risks is a
-martingale of mean 1 under the flat walk, and is ever above 1 / eps with a probability of at most
-eps (Robbins 1970).
+and that it meets the curve or passes one test of a chain beside it, too. That is less than the sum:
+often it is the same walk, and of the curve only what comes after the test counts. Of many, Ville's
+inequality bounds it: a mixture of likelihood ratios against lower risks is a martingale of mean 1
+under the flat walk, and is ever above 1 / eps with a probability of at most eps (Robbins 1970).
 """
 
 import functools

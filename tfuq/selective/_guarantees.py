@@ -33,9 +33,9 @@ at which its gap ends. A level m with R > r and m >= k is in an interval after x
 accepts it, it has passed x, where errors(x) >= W(x); if the curve does, W(m) <= c(m) and m >= x.
 So both together err only if W(x) <= d(x), or W(m) <= c(m) for an m >= x. `_flat_walk` computes for
 each x what a flat walk does that with, and takes for d(x) the largest that keeps it within the
-error: of one walk, what the chain passes is mostly what the curve meets, and both have nearly all
-of the error. That needs the chain to pass x itself: over whole levels alone it would pass the next
-end of a tie, whose number of examples says something of what comes after.
+error, of which the chain so has more and more on its way, since of the curve only what is left
+counts. That needs the chain to pass x itself: over whole levels alone it would pass the next end of
+a tie, whose number of examples says something of what comes after.
 
 (Many errors expected.) There the error is shared, `CHAIN_SHARE` for a chain with a p-value of at
 most s at the first k in the drawn order and at whole levels from there on, the rest for the

@@ -27,6 +27,7 @@ from tfuq.selective._guarantees import (
     ImageSums,
     Sums,
     best_promise,
+    examples_expected,
     fewest_examples,
     learn_then_test,
     safe_levels,
@@ -39,6 +40,7 @@ from tfuq.selective._rule_fitting import (
     fit_part,
     fixed_thresholds,
     image_sums,
+    what_may_help,
 )
 from tfuq.selective._sorted_sums import sorted_sums
 
@@ -236,13 +238,15 @@ def _refused(levels, promises, goal, accepted, class_names, are_images):
         )
         text = (
             f"of {name!r} the lowest risk that these {level.count} examples of it can promise is "
-            f"{best:.3f}, above {promise.target_risk:g}{few}"
+            f"{best:.3f}, above {promise.target_risk:g}{few}."
         )
-        worst = worst or (text, best, share)
+        expected = None if few else examples_expected(table, promise.target_risk, delta)
+        text += "" if few else what_may_help(expected)
+        worst = worst or (text, best, share, needed, expected)
     all_of_them = f"all {len(promises)} promises" if len(promises) > 1 else "the promise"
     start = f"No threshold keeps {all_of_them} with confidence={goal.confidence}: "
     if worst is None:
         tail = "each can be kept by itself, but not at one threshold: fit a rule for each."
         return UnattainableRisk(start + tail, 1.0, 0.0, needed)
     tail = f" Kept by themselves can be: {', '.join(alone)}." if alone else ""
-    return UnattainableRisk(f"{start}{worst[0]}.{tail}", worst[1], worst[2], needed)
+    return UnattainableRisk(f"{start}{worst[0]}{tail}", *worst[1:])

@@ -365,9 +365,13 @@ def _refusal(goal, count, best, coverage, needed, expected):
     )
     if needed:
         return f"{text} At least {needed} examples are needed, all of them right."
-    if expected:
-        text = f"{text} Some {expected} examples like these would show the target."
-    return f"{text} Another score may rank the errors better: `best_score`."
+    return text + what_may_help(expected)
+
+
+def what_may_help(expected):
+    """More examples, if known how many, and another score, as a sentence or two."""
+    more = f" Some {expected} examples like these would show the target." if expected else ""
+    return f"{more} Another score may rank the errors better: `best_score`."
 
 
 def image_sums(read, rows, level, count):
