@@ -1,5 +1,8 @@
 """Copies of models with other layers in place of some, and the same weights."""
 
+import copy
+import tempfile
+
 import keras
 
 from tfuq._arguments import shown
@@ -124,8 +127,26 @@ def _transfer(layer, new, pairs):
         _check_same_shapes(layer, *weights)
         for old, weight in zip(*weights, strict=True):
             weight.assign(old)
+        _transfer_adapted(layer, new)
     for old, each in _held_by_both(layer, new):
         _transfer(old, each, pairs)
+
+
+def _transfer_adapted(layer, new):
+    """What Keras' preprocessing layers have learned by `adapt`, which is not in their weights.
+
+    Of a `Normalization` it follows from them, but only where it is told to.
+    """
+    if not hasattr(layer, "finalize_state"):
+        return
+    if hasattr(layer, "save_assets"):  # a vocabulary, by the way it goes into a file
+        with tempfile.TemporaryDirectory() as folder:
+            layer.save_assets(folder)
+            new.load_assets(folder)
+    for name in ("summary", "bin_boundaries"):
+        if hasattr(layer, name):
+            setattr(new, name, copy.copy(getattr(layer, name)))
+    new.finalize_state()
 
 
 def _check_same_shapes(layer, old, new):
