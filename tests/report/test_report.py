@@ -539,3 +539,20 @@ def test_the_score_of_a_detector():
     other = KNN(k=6).fit(model, x[:100])
     with pytest.raises(ValueError, match="`score` must be the fitted KNN"):
         to_markdown(model, data=data, rule=rule, score=other)
+
+
+def test_what_is_accepted_by_the_rule_s_own_loss():
+    probs, y, _ = strange_world()
+    missed = {"loss": "false_negative", "positive_class": 1, "class_names": ["a", "b", "c"]}
+    rule = RejectionRule.fit(probs, y, target_coverage=0.5, **missed)
+    judged = rule.evaluate(probs, y)
+    said = f"the risk is {100 * judged.risk:.1f} %: false negatives of b, of the accepted."
+    assert said in to_markdown((probs, y), rule=rule)
+    costs = RejectionRule.fit(probs, y, loss=(1 - np.eye(3)) / 2, target_risk=0.4)
+    risk = costs.evaluate(probs, y).risk
+    assert f"the risk is {100 * risk:.1f} %: mean cost" in to_markdown((probs, y), rule=costs)
+    rule = RejectionRule.fit(probs, y, loss={"error": 0.4, "recall of 1": 0.5})
+    both = rule.evaluate(probs, y).losses
+    found = to_markdown((probs, y), rule=rule)
+    assert all(f"{each['loss']} {100 * each['risk']:.1f} %" in found for each in both)
+    assert "By the loss" not in to_markdown((probs, y), rule=RejectionRule("confidence", 0.5))

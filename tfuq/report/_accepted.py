@@ -4,6 +4,7 @@ import numpy as np
 
 from tfuq._math.bounds import wilson_interval
 from tfuq.report._tables import Table, number, percent, with_interval
+from tfuq.selective.own_loss import is_known, own_loss, risk_in_words
 
 HEADER = (
     *("class", "examples", "accepted", "accepted ones called so", "answers"),
@@ -59,6 +60,27 @@ def only_text(counts, names):
         if missed
         else f"No case of {_listed([names[k] for k in silent])} is accepted."
     )
+
+
+def own_risks_text(rule, found, groups):
+    """What is found of the losses that a rule was fitted to, where these are not errors alone.
+
+    Args:
+        rule: The rule.
+        found: `Given`.
+        groups: Of all examples, for a rule by group, or None.
+    """
+    if rule.fitted_to.get("loss", "error") == "error" or not is_known(rule):
+        return ""
+    rows = found.usable
+    score = None if found.beside is None else found.beside[rows]
+    groups = None if groups is None else groups[rows]
+    judged = rule.evaluate(found.rows, found.labels, groups, score=score)
+    if judged.losses and len(judged.losses) > 1:
+        each = [f"{entry['loss']} {percent(entry['risk'])}" for entry in judged.losses]
+        return f" By the losses that it was fitted to the risk is: {', '.join(each)}."
+    words = risk_in_words(own_loss(rule), rule.class_names)
+    return f" By the loss that it was fitted to the risk is {percent(judged.risk)}: {words}."
 
 
 def _listed(names):

@@ -12,7 +12,7 @@ from tfuq._arguments import shown
 from tfuq._files.tables import group_columns, names_of
 from tfuq._math.risk_coverage import loss_table, selective_area
 from tfuq.predictive import declared
-from tfuq.report._accepted import class_counts
+from tfuq.report._accepted import class_counts, own_risks_text
 from tfuq.report._inputs import given, pictures
 from tfuq.report._sets import checked_sets, set_tables
 from tfuq.report._tables import Table, given_sections, number, percent, with_interval
@@ -330,13 +330,14 @@ def _rule_text(rule, found, ranked, columns):
     if rule is None:
         return ""
     given = {"unknown_group": "reject", "score": found.beside}
-    accepted = rule.accept(found.probs, rule_groups(rule, columns), **given)
+    groups = rule_groups(rule, columns)
+    accepted = rule.accept(found.probs, groups, **given)
     accepted = accepted[ranked.index]
     count, wrong = int(accepted.sum()), int(np.count_nonzero(accepted & ~ranked.right))
     share = f", of which {wrong:,} are wrong ({percent(wrong / count)})" if count else ""
     return (
         f"{rule.describe()} Of the {found.total:,} examples of this report the rule accepts "
-        f"{count:,} ({percent(count / found.total)}){share}."
+        f"{count:,} ({percent(count / found.total)}){share}.{own_risks_text(rule, found, groups)}"
     )
 
 

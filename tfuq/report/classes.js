@@ -40,7 +40,10 @@
     content.marks.filter(([, mark]) => Number.isFinite(Number(mark))).forEach(([name, mark]) => {
       const line = drawn(svg, "line", { class: "mark", x1: x(mark), x2: x(mark), y1: TOP, y2: BOTTOM });
       drawn(line, "title", {}, `${name}: ${short(Number(mark))}`);
-      if (content.marks.length === 1) drawn(svg, "text", { x: x(mark) + 5, y: BOTTOM - 8 }, name);
+      if (content.marks.length === 1) {
+        const isLate = x(mark) > RIGHT - 60;
+        drawn(svg, "text", { x: x(mark) + (isLate ? -5 : 5), y: BOTTOM - 8, "text-anchor": isLate ? "end" : "start" }, name);
+      }
     });
     const now = drawn(svg, "line", { class: "now", y1: TOP, y2: BOTTOM });
     return (decision) => {
