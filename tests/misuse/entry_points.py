@@ -105,7 +105,7 @@ def command(name, *arguments, takes_data=True):
 
 DETECTORS = ("MaxSoftmax", "MaxLogit", "Energy", "Entropy", "ODIN", "GradNorm", "ViM", "ReAct")
 DETECTORS += ("Mahalanobis", "RelativeMahalanobis", "KNN", "GEN", "KLMatching", "SHE", "NNGuide")
-DETECTORS += ("FDBD", "ASH", "SCALE", "DICE")
+DETECTORS += ("FDBD", "ASH", "SCALE", "DICE", "ExGrad", "GAIA", "Gram")
 
 ENTRIES = {
     "predict_uncertainty": predict_uncertainty,

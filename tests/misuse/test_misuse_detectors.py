@@ -158,6 +158,16 @@ REFUSED = {
         ),
         "arguments of a KNN",
     ),
+    "gradients at the last layer": (
+        lambda: ood.GAIA(layers=[made("soft-max").layers[-1].name]).fit(made("soft-max"), IMAGES),
+        "`layers` must name layers before the last",
+    ),
+    "Gram matrices without labels": (lambda: fit("Gram", "soft-max"), "`y` must be given"),
+    "Gram matrices without logits": (
+        lambda: ood.Gram().fit_features([np.ones((9, 4))], np.zeros(9)),
+        "last logits",
+    ),
+    "one layer in place of a list": (lambda: ood.Gram(layers="conv"), "must be a list of names"),
     "a power of 0": (lambda: ood.GEN(gamma=0), "`gamma` must be"),
     "none of the probabilities": (lambda: ood.GEN(top=0), "`top` must be"),
     "parts of a single prediction": (

@@ -38,13 +38,16 @@ DETECTORS = {
     "ASH": lambda: ood.ASH(50),
     "SCALE": lambda: ood.SCALE(50, "max_softmax"),
     "DICE": lambda: ood.DICE(50),
+    "ExGrad": lambda: ood.ExGrad(),
+    "GAIA": lambda: ood.GAIA("a"),
+    "Gram": lambda: ood.Gram(powers=(1, 2)),
     "MutualInformation": lambda: ood.MutualInformation(),
 }
-BY_LABELS = ("Mahalanobis", "Mahalanobis (P+FE)", "RelativeMahalanobis", "SHE")
+BY_LABELS = ("Mahalanobis", "Mahalanobis (P+FE)", "RelativeMahalanobis", "SHE", "Gram")
 MOVING = ("ODIN", "Mahalanobis (P+FE)")  # inputs, so that features are not enough
 LOGITS = ("MaxSoftmax", "MaxLogit", "Energy", "Entropy", "GEN", "KLMatching")
-LAST = ("ViM", "ReAct", "GradNorm", "FDBD", "ASH", "SCALE", "DICE")
-PAIRS = ("SHE", "NNGuide")  # of features and logits
+LAST = ("ViM", "ReAct", "GradNorm", "FDBD", "ASH", "SCALE", "DICE", "ExGrad")
+PAIRS = ("SHE", "NNGuide", "Gram")  # of features and logits
 
 
 def make_model(eager=True):
@@ -74,6 +77,10 @@ def features_of(name, x):
     hidden = np.asarray(MODEL.layers[0](x))
     if name == "MutualInformation":
         return stack_of(x)
+    if name == "GAIA":  # of features that are the layer's own outputs
+        probs = special.softmax(np.asarray(MODEL(x)), axis=1)
+        slopes = (1 - 3 * probs) @ MODEL.layers[1].get_weights()[0].T
+        return np.ones((len(x), 6)) / np.sqrt(np.abs(slopes).mean(1, keepdims=True))
     if name in PAIRS:
         return hidden, np.asarray(MODEL(x))
     return np.asarray(MODEL(x)) if name in LOGITS else hidden

@@ -45,6 +45,10 @@ DETECTORS = (
     ood.SIRC(ood.SCALE(50)),
     ood.SCALE(50, layer="trunk"),
     ood.DICE(50),
+    ood.ExGrad(),
+    ood.GAIA("a"),
+    ood.Gram(),
+    ood.SIRC(ood.Gram(powers=(1, 2), validation=0)),
 )
 
 

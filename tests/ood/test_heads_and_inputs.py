@@ -36,6 +36,7 @@ ALL = {
     "ASH": ood.ASH,
     "SCALE": ood.SCALE,
     "DICE": ood.DICE,
+    "ExGrad": ood.ExGrad,
 }
 # SHE, of networks that were not trained.
 pytestmark = pytest.mark.filterwarnings("ignore:No example of")
@@ -117,7 +118,7 @@ def test_a_pooling_after_the_last_activation_shows_the_logits_and_no_linear_laye
     model = network([*head, layers.Softmax()])
     logits = np.asarray(keras.Model(model.inputs[0], model.layers[-2].output)(IMAGES))
     for name, make in ALL.items():
-        if name in ("ViM", "GradNorm", "FDBD", "DICE"):
+        if name in ("ViM", "GradNorm", "FDBD", "DICE", "ExGrad"):
             with pytest.raises(ValueError, match="Argument `model` must end in a Dense layer"):
                 make().fit(model, IMAGES, LABELS)
             continue

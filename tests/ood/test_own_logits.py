@@ -17,7 +17,7 @@ from tfuq.ood.graph_scores import GraphScore
 RNG = np.random.default_rng(5)
 HIDDEN, KERNEL, BIAS = RNG.normal(size=(5, 6)), RNG.normal(size=(6, 3)), RNG.normal(size=3)
 FA = {"num_factors": 2, "train_mc_samples": 16, "test_mc_samples": 32, "seed": 0}
-LAST = (ood.ViM, ood.GradNorm, ood.ReAct, ood.FDBD, ood.ASH, ood.SCALE, ood.DICE)
+LAST = (ood.ViM, ood.GradNorm, ood.ReAct, ood.FDBD, ood.ASH, ood.SCALE, ood.DICE, ood.ExGrad)
 HEADS = {
     "VBLLDense": lambda: VBLLDense(3, kl_weight=0.01, seed=0),
     "VBLLDense, probit": lambda: VBLLDense(3, kl_weight=0.01, predictive="probit"),
@@ -39,6 +39,8 @@ DETECTORS = (
     ood.ASH(50),
     ood.SCALE(50, "entropy"),
     ood.DICE(50),
+    ood.ExGrad(),
+    ood.GAIA("a"),
 )
 
 

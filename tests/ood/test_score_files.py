@@ -64,6 +64,7 @@ NUMPY_ARGUMENTS = {
     "ASH": {"percentile": np.int64(50)},
     "SCALE": {"percentile": np.float32(50)},
     "DICE": {"percentile": np.float32(50)},
+    "Gram": {"powers": np.array([1, 2]), "validation": np.float32(0.1), "seed": np.int64(1)},
     "Mahalanobis": {"epsilon": np.int64(0), "shrinkage": np.float32(0.5)},
     "RelativeMahalanobis": {"shrinkage": np.float32(0.5)},
     "MutualInformation": {"num_samples": np.int64(3), "seed": np.int64(1)},

@@ -44,7 +44,7 @@ def test_bad_data(name):
         refused("y", make().fit, model, X)
         for labels in (Y + 0.5, np.where(Y, Y, np.nan), Y.astype(str), np.zeros((40, 2, 2))):
             refused("y", make().fit, model, X, labels)
-        if name != "SHE":
+        if name not in ("SHE", "Gram"):
             refused("features", make().fit, model, X[:3], Y[:3])  # one example per class
 
 
@@ -106,6 +106,9 @@ def test_several_layers_are_a_list_of_arrays():
 @pytest.mark.parametrize("name", [*BY_LABELS, "KNN", "NNGuide", "ReAct", "ASH", "SCALE"])
 def test_layers_that_are_not_there(name):
     make = type(DETECTORS[name]())
+    if name == "Gram":  # which takes several
+        refused("layer", make(layers=["hiden"]).fit, MODEL, X, Y)
+        return
     for layer in ("hiden", "HIDDEN", ""):
         with pytest.raises(ValueError, match=r"'hidden', 'last'\. Received: layer="):
             make(layer=layer).fit(MODEL, X, Y)
@@ -193,6 +196,15 @@ BAD_ARGUMENTS = [
     (ood.SCALE, {"base": "scale"}),
     (ood.DICE, {"percentile": 100}),
     (ood.DICE, {"base": "dice"}),
+    (ood.GAIA, {"variant": "zero"}),
+    (ood.GAIA, {"layers": "hidden"}),
+    (ood.GAIA, {"layers": []}),
+    (ood.Gram, {"layers": [None]}),
+    (ood.Gram, {"layers": [3]}),
+    (ood.Gram, {"powers": ()}),
+    (ood.Gram, {"powers": (1, 0)}),
+    (ood.Gram, {"validation": 1}),
+    (ood.Gram, {"seed": -1}),
     (ood.MutualInformation, {"num_samples": 0}),
     (ood.MutualInformation, {"seed": -1}),
 ]

@@ -118,6 +118,8 @@ DETECTORS = {
     "ASH": ood.ASH(50, "p"),
     "SCALE": ood.SCALE(80),
     "DICE": ood.DICE(),
+    "ExGrad": ood.ExGrad(),
+    "Gram": ood.Gram(powers=(1, 2)),
 }
 
 

@@ -95,6 +95,11 @@ class Tap:
         self.prepare(batch)
         return tf.nest.map_structure(lambda tensor: tensor.numpy(), self._compiled(batch))
 
+    @property
+    def body(self):
+        """The layer whose inputs are the penultimate features, once a batch was seen."""
+        return self._body
+
     def compiled(self, function):
         """`function` as the model would run it, to be called once `prepare` was."""
         if self.model.run_eagerly:

@@ -5,13 +5,14 @@ from tfuq.ood.boundaries import FDBD
 from tfuq.ood.density import GradientDensity
 from tfuq.ood.detector import GradientDetector
 from tfuq.ood.gradients import GradientFeatures
-from tfuq.ood.last_layer import DICE, GradNorm, ViM
+from tfuq.ood.last_layer import DICE, ExGrad, GradNorm, ViM
 from tfuq.ood.layer import DetectorLayer
 from tfuq.ood.logits import ODIN, Energy, Entropy, MaxLogit, MaxSoftmax
 from tfuq.ood.mahalanobis import Mahalanobis, RelativeMahalanobis
 from tfuq.ood.neighbours import KNN
 from tfuq.ood.patterns import SHE, NNGuide
 from tfuq.ood.posteriors import GEN, KLMatching
+from tfuq.ood.recorded import GAIA, Gram
 from tfuq.ood.saving import load_detector
 from tfuq.ood.shaped import ASH, SCALE, ReAct
 from tfuq.ood.sirc import SIRC
@@ -23,6 +24,7 @@ __all__ = [
     "ASH",
     "DICE",
     "FDBD",
+    "GAIA",
     "GEN",
     "KNN",
     "ODIN",
@@ -32,10 +34,12 @@ __all__ = [
     "DetectorLayer",
     "Energy",
     "Entropy",
+    "ExGrad",
     "GradNorm",
     "GradientDensity",
     "GradientDetector",
     "GradientFeatures",
+    "Gram",
     "KLMatching",
     "Mahalanobis",
     "MaxLogit",

@@ -11,7 +11,7 @@ from tfuq._models.features import linear
 from tfuq._models.logit_layer import linear_map
 from tfuq._predictions.probabilities import probabilities
 from tfuq.ood._gaussians import scatter
-from tfuq.ood._logit_scores import LOGIT_SCORES, energy
+from tfuq.ood._logit_scores import LOGIT_SCORES, energy, generalized_entropy
 from tfuq.ood.base import Detector
 
 HEAD_SHAPES = {"kernel": ("features_0", "classes"), "bias": ("classes",)}
@@ -287,6 +287,52 @@ class GradNorm(LastLayerDetector):
 
     def _formula(self, features, state):
         return -grad_norm(features, head_logits(features, state), self.temperature)
+
+
+@register
+class ExGrad(LastLayerDetector):
+    """How large the gradient of the last layer is expected to be, for a label of the prediction.
+
+    An answer that the network is sure of would change little in it. There is a closed form, so that
+    no gradient is taken.
+
+    Formula:
+
+    ```
+    score = sum_c p_c || d log p_c / d W ||_1 = 2 ||f(x)||_1 sum_c p_c (1 - p_c)
+                                                                 (Igoe et al. 2022)
+    ```
+
+    `fit_features(features, head=...)` and `score_features` take penultimate features `(n, d)`.
+    Labels are not needed. A last layer of one column z counts as one of (-z / 2, z / 2).
+
+    Args:
+        output: Which output of the model is the classification, as for `MaxSoftmax`.
+        from_logits: Whether that holds logits, as for `MaxSoftmax`.
+
+    Raises:
+        ValueError: If an argument is not as described; in `fit`, if the model does not end in a
+            `Dense` layer.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from tfuq.ood import ExGrad
+
+    features, kernel = np.random.normal(size=(64, 8)), np.random.normal(size=(8, 3))
+    detector = ExGrad().fit_features(features, head=(kernel, None))
+    print(detector.score_features(features).shape)
+    ```
+
+    References:
+        - Igoe, Chung, Char and Schneider, "How Useful are Gradients for OOD Detection Really?",
+          arXiv 2205.10439, 2022.
+    """
+
+    def _formula(self, features, state):
+        spread = generalized_entropy(head_logits(features, state), 1.0)
+        return 2 * tf.reduce_sum(tf.abs(tf.cast(features, "float64")), 1) * spread
 
 
 @register

@@ -1,0 +1,424 @@
+"""Detectors by what several layers do inside a network: gradients at them, and Gram matrices."""
+
+import contextlib
+import warnings
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfuq._arguments import check_choice, check_fraction, check_integer, register, shown
+from tfuq._models.changes import watched
+from tfuq._models.feature_arrays import check_labels, check_logits, check_rows
+from tfuq._models.logit_layer import is_head
+from tfuq.ensembles import DeepEnsemble
+from tfuq.ood.base import Detector, check_layer
+
+END = object()  # stands behind what ran before the last layer
+SMALL = 1e-6  # of a bound, which a deviation is divided by
+_MAPS = (
+    *(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D, keras.layers.DepthwiseConv2D),
+    *(keras.layers.SeparableConv2D, keras.layers.Dense),
+)
+
+
+def inner_layers(model):
+    """Names of layers inside a model: batch normalizations, or else convolutions and Dense ones.
+
+    What makes the logits, the last of the latter or a head, is none of them. There may be none.
+    """
+    first = model.members[0] if isinstance(model, DeepEnsemble) else model
+    leaves = [
+        layer
+        for layer in dict.fromkeys(first._flatten_layers(include_self=False))
+        if not list(layer._flatten_layers(include_self=False))
+    ]
+    found = [layer for layer in leaves if isinstance(layer, keras.layers.BatchNormalization)]
+    found = found or [each for each in leaves if isinstance(each, _MAPS) or is_head(each)][:-1]
+    names = [layer.name for layer in leaves]
+    return [layer.name if names.count(layer.name) == 1 else layer.path for layer in found]
+
+
+def positions(maps):
+    """Maps `(n, ..., channels)` as `(n, positions, channels)`, float64."""
+    return tf.cast(tf.reshape(maps, (tf.shape(maps)[0], -1, maps.shape[-1])), "float64")
+
+
+def gram_rows(maps, powers):
+    """Sums of the rows of the Gram matrices of maps, `(n, powers * channels)`.
+
+    (F^p F^pT)^(1/p), summed over the second channel before the root, which needs no matrix.
+    """
+    flat, found = positions(maps), []
+    for power in powers:
+        raised = flat**power
+        sums = tf.reduce_sum(raised * tf.reduce_sum(raised, 2, keepdims=True), 1)
+        found.append(tf.sign(sums) * tf.abs(sums) ** (1 / power))
+    return tf.concat(found, 1)
+
+
+def deviation(rows, least, most):
+    """How far outside its bounds each number is, relative to them, summed: `(n,)`."""
+    below = tf.nn.relu(least - rows) / tf.abs(least + SMALL)
+    return tf.reduce_sum(below + tf.nn.relu(rows - most) / tf.abs(most + SMALL), 1)
+
+
+class _RecordingDetector(Detector):
+    """Base of the detectors that look at the outputs of several layers as they are."""
+
+    def __init__(self, layers=None, *, output=None, from_logits=None):
+        super().__init__(output=output, from_logits=from_logits)
+        if layers is not None:
+            if isinstance(layers, str) or not np.iterable(layers) or not list(layers):
+                raise ValueError(
+                    "Argument `layers` must be a list of names of layers, or None for those that "
+                    f"the model tells. Received: layers={shown(layers)}"
+                )
+            for name in layers:
+                check_layer("layers", name)
+                if name is None:
+                    raise ValueError(
+                        "Argument `layers` must hold names. Received: layers with None in it"
+                    )
+        self.layers = None if layers is None else list(layers)
+        self._names = self.layers or []
+
+    def get_config(self):
+        return {**super().get_config(), "layers": self.layers}
+
+    def _tapped(self):
+        return {"layers": tuple(self._names)}
+
+    def _bind(self, model):
+        is_model = isinstance(model, (keras.Model, DeepEnsemble))  # `Tap` refuses others
+        self._names = inner_layers(model) if self.layers is None and is_model else self.layers or []
+        super()._bind(model)
+        self._run = self._tap.compiled(self._arrays_of)
+
+    def _recorded(self, batch, watch=lambda tensor: None):
+        """`Found` of a batch, and the outputs of the layers in their order, once watched."""
+        outputs = []
+
+        def note(tensor):
+            watch(tensor)
+            outputs.append(tensor)
+            return tensor
+
+        def end(call, *args, **kwargs):
+            outputs.append(END)
+            return call(*args, **kwargs)
+
+        taps = getattr(self._tap, "taps", (self._tap,))
+        with contextlib.ExitStack() as stack:
+            for tap in taps:
+                stack.enter_context(watched(tap.body, end))
+            return self._tap.forward(batch, note), outputs
+
+    def _arrays_of(self, batch):
+        """Tensors that `_read` gives as arrays."""
+        raise NotImplementedError
+
+    def _read(self, batch):
+        self._tap.prepare(batch)
+        if not self._names:
+            raise ValueError(
+                "Argument `layers` must name layers inside the model: it has neither a batch "
+                "normalization nor a convolution or Dense layer before the last. "
+                f"Received: layers=None with model={shown(self.model)}"
+            )
+        return tuple(array.numpy() for array in self._run(batch))
+
+
+@register
+class GAIA(_RecordingDetector):
+    """How abnormal the gradients are that would explain the prediction, at layers inside.
+
+    An explanation weighs features by gradients at them. Of what the network does not know fewer of
+    these are 0 (variant "z"), and their means over a channel are larger beside those at the last
+    layer (variant "a"). It fits nothing. A pass forward and one or two backward.
+
+    Formula:
+
+    ```
+    "z": a_lk = fraction of positions with d max_c z_c / d A_lk != 0
+    "a": a_lk = mean over positions of d sum_j f_j / d A_lk
+                / sqrt(mean over j of |d sum_c log p_c / d f_j|)
+    score = mean over layers l and channels k of a_lk^2          (Chen et al. 2023)
+    ```
+
+    with the maps A_lk, the features f that the last layer takes, logits z and p = softmax(z).
+
+    `fit_features` and `score_features` take the numbers a `(n, channels of all layers)`. Labels are
+    not needed.
+
+    Args:
+        variant: `"z"`, for networks with ReLUs behind the layers, or `"a"`.
+        layers: List of names (or paths) of the layers; by default the batch normalizations of the
+            model, as the authors have it, or if there are none its convolutions and `Dense` layers
+            but the last.
+        output: Which output of the model is the classification, as for `MaxSoftmax`.
+        from_logits: Whether that holds logits, as for `MaxLogit`.
+
+    Raises:
+        ValueError: If an argument is not as described; in `fit`, if the model has no such layers or
+            no logits, or the prediction has no gradient at a layer.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.ood import GAIA
+
+    x = np.random.normal(size=(32, 8, 8, 1))
+    layers = [keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization(), keras.layers.ReLU()]
+    layers += [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+    detector = GAIA(from_logits=True).fit(model, x)
+    print(detector.score(x).shape)
+    ```
+
+    References:
+        - Chen, Li, Qu, Wang, Wan and Xiao, "GAIA: Delving into Gradient-based Attribution
+          Abnormality for Out-of-distribution Detection", NeurIPS 2023.
+    """
+
+    def __init__(self, variant="z", layers=None, *, output=None, from_logits=None):
+        super().__init__(layers, output=output, from_logits=from_logits)
+        check_choice("variant", variant, ("z", "a"))
+        self.variant = variant
+
+    def get_config(self):
+        return {**super().get_config(), "variant": self.variant}
+
+    def _tapped(self):
+        last = (None,) if self.variant == "a" else ()  # the features that the last layer takes
+        return {"layers": (*self._names, *last)}
+
+    def _from_model(self):
+        self._tap.check_knows_logits()
+        return {}
+
+    def _arrays_of(self, batch):
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            found, outputs = self._recorded(batch, tape.watch)
+            largest = tf.reduce_max(found.own_logits, -1)
+            ease = tf.reduce_sum(tf.nn.log_softmax(found.own_logits), -1)
+            maps, features = self._split(outputs)
+            total = sum(tf.reduce_sum(tf.cast(each, "float32")) for each in features)
+        if self.variant == "z":
+            slopes = self._gradients(tape, largest, maps)
+            rows = [tf.reduce_mean(tf.cast(positions(g) != 0, "float64"), 1) for g in slopes]
+            return (tf.concat(rows, 1),)
+        outer = [tf.reduce_mean(positions(g), 1) for g in self._gradients(tape, ease, features)]
+        size = tf.sqrt(tf.reduce_mean(tf.abs(tf.concat(outer, 1)), 1, keepdims=True))
+        rows = [tf.reduce_mean(positions(g), 1) for g in self._gradients(tape, total, maps)]
+        return (tf.concat(rows, 1) / size,)
+
+    def _split(self, outputs):
+        """Maps of the layers, and the features that the last layer of each member takes."""
+        if outputs[-1] is not END:
+            raise self._error_of_layers()
+        if self.variant == "z":
+            return [each for each in outputs if each is not END], []
+        maps, features = [], []
+        for each, following in zip(outputs, [*outputs[1:], None], strict=True):
+            if each is not END:
+                (features if following is END else maps).append(each)
+        return maps, features
+
+    def _gradients(self, tape, target, sources):
+        found = tape.gradient(target, sources)
+        if any(gradient is None for gradient in found):
+            raise self._error_of_layers()
+        return found
+
+    def _error_of_layers(self):
+        return ValueError(
+            "Argument `layers` must name layers before the last, which the prediction has a "
+            f"gradient at. Received: layers={shown(self._names)}"
+        )
+
+    def _check(self, features):
+        return (check_rows("features", features),)
+
+    def _score(self, arrays):
+        return tf.reduce_mean(tf.cast(arrays[0], "float64") ** 2, 1)
+
+    def _graph_score(self, state, found, batch):
+        arrays = self._arrays_of(batch)
+        return self._score(arrays), arrays
+
+
+@register
+class Gram(_RecordingDetector):
+    """How far correlations between channels leave the range that they had for the predicted class.
+
+    Formula:
+
+    ```
+    g_lpk = (sum_j sum over positions of A_lk^p A_lj^p)^(1/p)
+    d_l   = sum_pk max(0, min_c - g) / |min_c| + max(0, g - max_c) / |max_c|
+    score = sum_l d_l / mean of d_l                              (Sastry and Oore 2020)
+    ```
+
+    with the maps A_lk of layer l and channel k, and the least and the largest g of the training
+    examples of the class c that is predicted. The mean deviation of a layer is that of a tenth of
+    the examples, which the ranges have not seen; where it is 0, or there are fewer than 10 of a
+    class, 1.
+
+    `fit_features` and `score_features` take a list: maps `(n, ..., channels)` of each layer, and
+    last logits `(n, classes)`. Labels are needed to fit.
+
+    Args:
+        layers: List of names (or paths) of the layers, as for `GAIA`.
+        powers: The orders p, a list of integers of at least 1; or an integer, for 1 up to it.
+        validation: Fraction of each class that the mean deviations are estimated on, below 1; with
+            0 they are 1.
+        seed: Integer of at least 0 from which it follows which examples these are.
+        output: Which output of the model is the classification, as for `MaxSoftmax`.
+        from_logits: Whether that holds logits, as for `MaxSoftmax`.
+
+    Warns:
+        UserWarning: In `fit`, if a class has no examples: what is predicted as that class is
+            unknown, and scores inf.
+
+    Raises:
+        ValueError: If an argument is not as described; in `fit`, if labels are missing or are none
+            of the classes, or the model has no such layers.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from tfuq.ood import Gram
+
+    x, y = np.random.normal(size=(60, 8, 8, 1)), np.arange(60) % 3
+    layers = [keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.GlobalMaxPooling2D()]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers, keras.layers.Dense(3)])
+    detector = Gram(powers=(1, 2, 3), from_logits=True).fit(model, x, y)
+    print(detector.score(3 * x).mean() > detector.score(x).mean())
+    ```
+
+    References:
+        - Sastry and Oore, "Detecting Out-of-Distribution Examples with Gram Matrices", ICML 2020.
+    """
+
+    def __init__(
+        self,
+        layers=None,
+        powers=5,
+        validation=0.1,
+        seed=0,
+        *,
+        output=None,
+        from_logits=None,
+    ):
+        super().__init__(layers, output=output, from_logits=from_logits)
+        is_list = np.iterable(powers) and not isinstance(powers, str)
+        for power in powers if is_list else [powers]:
+            check_integer("powers", power, 1)
+        if is_list and not list(powers):
+            raise ValueError("Argument `powers` must hold an integer. Received: an empty list")
+        check_fraction("validation", validation)
+        if validation == 1:
+            raise ValueError("Argument `validation` must be below 1. Received: validation=1")
+        check_integer("seed", seed, 0)
+        self.powers = [int(power) for power in powers] if is_list else int(powers)
+        self.validation = validation
+        self.seed = seed
+
+    def get_config(self):
+        own = {"powers": self.powers, "validation": self.validation, "seed": self.seed}
+        return {**super().get_config(), **own}
+
+    def _rows(self, maps):
+        orders = self.powers if isinstance(self.powers, list) else range(1, self.powers + 1)
+        return gram_rows(maps, orders)
+
+    def _arrays_of(self, batch):
+        found, outputs = self._recorded(batch)
+        return (*(self._rows(each) for each in outputs if each is not END), found.logits)
+
+    def _check(self, features):
+        if not isinstance(features, (list, tuple)) or len(features) < 2:
+            raise ValueError(
+                "Argument `features` must be a list of maps (n, ..., channels), one per layer, and "
+                f"last logits (n, classes). Received: features={shown(features)}"
+            )
+        maps = [check_rows("features", each, ndim=max(2, np.ndim(each))) for each in features[:-1]]
+        logits = check_logits("features", features[-1])
+        if len({len(each) for each in (*maps, logits)}) > 1:
+            raise ValueError(
+                "Argument `features` must hold arrays of one length. "
+                f"Received: lengths {[len(each) for each in (*maps, logits)]}"
+            )
+        return (*(self._rows(tf.constant(each)).numpy() for each in maps), logits)
+
+    @property
+    def _count(self):
+        """How many outputs of layers there are."""
+        return max(1, sum(name.startswith("least") for name in self._state))
+
+    def _shapes(self):
+        classes = f"features_{self._count}"
+        shapes = {"known": (classes,), "expected": ("layers",)}
+        for i in range(self._count):
+            shapes |= {f"{name}_{i}": (classes, f"features_{i}") for name in ("least", "most")}
+        return shapes
+
+    def _fit(self, arrays, y):
+        *rows, logits = arrays
+        labels, count = check_labels(y, len(logits)), logits.shape[1]
+        if labels.min() < 0 or labels.max() >= count:
+            raise ValueError(
+                f"Argument `y` must hold classes from 0 to {count - 1}, those of the logits. "
+                f"Received: labels from {labels.min()} to {labels.max()}"
+            )
+        known = np.bincount(labels, minlength=count) > 0
+        if not known.all():
+            missing = np.flatnonzero(~known).tolist()
+            warnings.warn(
+                f"No example of {len(missing)} of {count} classes is given: {shown(missing)}. What "
+                "is predicted as one of them is unknown, and scores inf: fit to examples of them.",
+                stacklevel=4,
+            )
+        held_out = self._held_out(labels)
+        state = {"known": known.astype("float64"), "expected": np.ones(len(rows))}
+        for i, each in enumerate(rows):
+            least, most = np.zeros((2, count, each.shape[1]))
+            for label in np.flatnonzero(known):
+                of_class = each[(labels == label) & ~held_out]
+                least[label], most[label] = of_class.min(0), of_class.max(0)
+            state |= {f"least_{i}": least, f"most_{i}": most}
+            if held_out.any():
+                index = labels[held_out]
+                found = deviation(each[held_out], least[index], most[index]).numpy().mean()
+                state["expected"][i] = found if found > 0 else 1.0
+        return state
+
+    def _held_out(self, labels):
+        """Which examples the ranges do not see: a fraction of each class."""
+        rng, held_out = np.random.default_rng(self.seed), np.zeros(len(labels), bool)
+        for label in np.unique(labels):
+            rows = rng.permutation(np.flatnonzero(labels == label))
+            held_out[rows[: int(self.validation * len(rows))]] = True
+        return held_out
+
+    def _formula(self, arrays, state):
+        *rows, logits = arrays
+        predicted = tf.argmax(logits, -1)
+        total = 0.0
+        for i, each in enumerate(rows):
+            bounds = (tf.gather(state[f"{name}_{i}"], predicted) for name in ("least", "most"))
+            total += deviation(each, *bounds) / state["expected"][i]
+        is_known = tf.gather(state["known"], predicted) > 0
+        return tf.where(is_known, total, tf.cast(np.inf, "float64"))
+
+    def _score(self, arrays):
+        return self._formula(arrays, self._state)
+
+    def _graph_score(self, state, found, batch):
+        arrays = self._arrays_of(batch)
+        return self._formula(arrays, state), arrays
