@@ -375,6 +375,11 @@ EXAMPLES = {  # by the picture that the script writes: the script, and what is s
         "examples/tutorials/regression_five_cases.py",
         "A line and its uncertainty in five steps, after TFP's tutorial.",
     ),
+    "two_moons": (
+        "examples/tutorials/sngp_two_moons.py",
+        "Where a residual network is certain, with a plain last layer and with a Gaussian process "
+        "(`SNGPDense`), after tensorflow.org's tutorial.",
+    ),
     "bayesian_neural_networks": (
         "examples/tutorials/bayesian_neural_networks.py",
         "Predicted and true quality of red wines (`uci_regression.npz`), after Keras' tutorial.",

@@ -9,8 +9,8 @@ from test_examples import load_script
 
 TUTORIALS = pathlib.Path(__file__).parents[2] / "examples" / "tutorials"
 # Lines of code of the originals, without comments, texts and empty lines: the first counted by
-# hand, of the second, a notebook, a low estimate.
-ORIGINALS = {"bayesian_neural_networks": 178, "regression_five_cases": 200}
+# hand, of the second, a notebook, a low estimate; of the third up to its comparison with others.
+ORIGINALS = {"bayesian_neural_networks": 178, "regression_five_cases": 200, "sngp_two_moons": 179}
 
 
 def lines_of_code(path):
@@ -57,6 +57,21 @@ def test_bayesian_neural_networks(tmp_path, capsys):
     assert len(re.findall(r"95 % between -?[\d.]+ and -?[\d.]+, actual", out)) == 10
     assert re.search(r"These intervals hold \d+\.\d% of the test labels", out)
     assert (tmp_path / "bayesian_neural_networks.png").stat().st_size > 10_000
+
+
+def test_two_moons(tmp_path, capsys):
+    """A few epochs tell the moons apart; only the process doubts what is elsewhere."""
+    load_script("examples/tutorials/sngp_two_moons.py").main(["--quick", "--output", str(tmp_path)])
+    told = r"^(.*): accuracy (.*), p \(1 - p\) (.*) near, (.*) elsewhere$"
+    found = {
+        name: [float(each) for each in rest]
+        for name, *rest in re.findall(told, capsys.readouterr().out, re.MULTILINE)
+    }
+    assert found.keys() == {"plain", "SNGP"}
+    for accuracy, near, _ in found.values():
+        assert accuracy > 0.8 and 0 <= near <= 0.25
+    assert found["SNGP"][2] > 0.2 > 2 * found["plain"][2]
+    assert (tmp_path / "two_moons.png").stat().st_size > 10_000
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -20,7 +20,7 @@ class MCDenseXL(MCDenseFA):
         temperature=1.0,
         parameter_efficient=True,
         train_mc_samples=256,
-        test_mc_samples=256,
+        test_mc_samples=1024,
         tune_temperature=True,
         **kwargs,
     ):

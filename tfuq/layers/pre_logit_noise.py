@@ -28,9 +28,10 @@ class MCSoftmaxDenseXL(MCDenseXL):
     weights. W is that of the mean, so that noise in a feature goes where the feature goes.
 
     A sample costs a projection from D to K; a mirror image costs none (W^T of -e is known).
-    The temperature is learned, in place of the search over it that `MCSoftmaxDenseFA` needs. The
-    default number of samples has at most the error of 1,000 independent draws: `sampling="sobol"`
-    needs the fewest.
+    The temperature is learned, in place of the search over it that `MCSoftmaxDenseFA` needs. In
+    prediction the default number of samples has about the error of 1,000 independent draws; 128
+    have it where the noise of logits is small, and with very many classes few have to do
+    (`benchmarks/README.md` has a table).
 
     Args:
         units: Integer K, at least 2: the number of classes.
