@@ -229,6 +229,22 @@ REFUSED = {
         lambda: grouped().predict_set(PROBS[:1]),
         "`groups` must name",
     ),
+    "a promise of examples that count by halves": (
+        lambda: RejectionRule.fit(
+            PROBS, CLASSES, target_risk=0.5, sample_weight=np.full(len(PROBS), 0.5)
+        ),
+        "mask or hold 0 and 1",
+    ),
+    "labels that are all void": (
+        lambda: RejectionRule.fit(
+            PROBS, np.full(len(PROBS), 255), target_risk=0.5, ignore_class=255
+        ),
+        "must leave known labels",
+    ),
+    "void labels of which nobody speaks": (
+        lambda: RejectionRule.fit(PROBS, np.full(len(PROBS), 255), target_risk=0.5),
+        "Received: 255",
+    ),
     "weighted sets without the weights of new examples": (
         lambda: weighted().predict_set(PROBS[:1]),
         "`weights` must hold the weight",

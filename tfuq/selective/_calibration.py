@@ -22,6 +22,7 @@ from tfuq.selective._row_hashes import (
     text_of_sum,
 )
 from tfuq.selective._scaling import Entries, bounded, to_logits
+from tfuq.selective._void import known_entries, void_weight
 from tfuq.selective.base import Fitted, plain, with_outputs
 
 
@@ -85,7 +86,7 @@ class Calibration(Fitted):
 
     # --- Fitting ------------------------------------------------------------------------------
 
-    def fit(self, probs, labels, sample_weight=None, *, class_names=None):
+    def fit(self, probs, labels, sample_weight=None, *, class_names=None, ignore_class=None):
         """Fits to labelled predictions, and forgets what was fitted before.
 
         A rule or a conformal predictor needs other rows than these, or its promise does not hold:
@@ -99,6 +100,7 @@ class Calibration(Fitted):
             labels: Labels, sparse `(n, ...)` or one-hot; or names, of `class_names`.
             sample_weight: Weights with one or more of the leading axes of the labels.
             class_names: Names of the classes, in the order of the last axis.
+            ignore_class: Label of what is left out, or None.
 
         Returns:
             This object.
@@ -110,6 +112,10 @@ class Calibration(Fitted):
         Warns:
             UserWarning: If no label is of a class that has parameters of its own.
         """
+        asked = probs, labels, sample_weight, ignore_class, self.multi_label
+        sample_weight = void_weight(*asked)
+        if ignore_class is not None:
+            labels = known_entries(probs, labels, None, ignore_class, self.multi_label)[0]
         labels = numbered(labels, checked_names(class_names))
         data, rank, used = self._read(probs, labels, sample_weight)
         self._estimate(data)

@@ -81,11 +81,15 @@ def split(count, share, seed):
     return np.sort(rows[:tuned_on]), np.sort(rows[tuned_on:])
 
 
-def calibrated(scores, labels, num_classes, alpha, class_conditional, multi_label):
-    """The thresholds of the scores `(n, ...)` of true labels, and what they promise, a dict."""
+def calibrated(scores, labels, num_classes, alpha, class_conditional, multi_label, known=None):
+    """The thresholds of the scores `(n, ...)` of true labels, and what they promise, a dict.
+
+    `known` says which labels count, None for all.
+    """
+    known = None if known is None else by_example(known, multi_label, classes=False)
     scores, true = (by_example(part, multi_label, classes=False) for part in (scores, labels))
     classes = num_classes if class_conditional else None
-    found, counts = thresholds(scores, true, alpha, classes)
+    found, counts = thresholds(scores, true, alpha, classes, known)
     _check_counts(counts, alpha, class_conditional)
     shape = found.shape[0 if multi_label else 1 : 2 if class_conditional else 1]
     report = {"alpha": alpha, "examples": len(labels), "classes": np.unique(labels).tolist()}

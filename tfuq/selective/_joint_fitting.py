@@ -65,7 +65,7 @@ def reads_of(first, promises, read_again, fits=False):
     for promise in promises:
         loss = promise.loss
         if loss.kind == "function":
-            read = read_again(loss)._replace(score=first.score)
+            read = read_again(loss=loss)._replace(score=first.score)
         elif loss.kind == "matrix":
             lost = costs_of(loss, first.predicted, first.labels, first.classes)
             read = first._replace(loss=lost, binary=loss.is_zero_one)
@@ -90,6 +90,7 @@ def fit_together(rule, reads, promises, rows, goal, by):
     """The threshold at which all promises hold, of some of the entries or, if None, of all."""
     if by == "label":
         reads, rows = [read.of(rows) for read in reads], None
+    rows = reads[0].known_rows(rows)
     sign = 1 if rule.grows_with_trust else -1
     are_images = len(reads[0].score) > reads[0].images
     found = of_images if are_images else of_single
@@ -102,7 +103,7 @@ def fit_together(rule, reads, promises, rows, goal, by):
         message = _refused(levels, promises, goal, accepted, rule.class_names, are_images)
         if by is None:
             raise message
-        warnings.warn(f"{message} Its predictions are all rejected.", stacklevel=4)
+        warnings.warn(f"{message} Its predictions are all rejected.", stacklevel=5)
         kept, threshold = 0, REJECT_ALL[rule.grows_with_trust]
     else:
         kept, threshold = int(accepted[index]), float(-sign * values[index])

@@ -67,8 +67,8 @@ def checked_calibration(calibration, rank, from_logits, multi_label):
     return type(calibration)(**{**calibration.get_config(), "from_logits": from_logits})
 
 
-def split_rows(draft, probs, labels, groups=None, *, calibration, share, seed):
-    """A scaling fitted to some rows, and the predictions, labels and groups of all others.
+def split_rows(draft, probs, labels, groups=None, known=None, *, calibration, share, seed):
+    """A scaling fitted to some rows; predictions, labels, groups and `known` of all others.
 
     Rows are drawn without a look at their labels: a stratified draw would not leave the others
     exchangeable with new data, which the promises stand on.
@@ -78,6 +78,7 @@ def split_rows(draft, probs, labels, groups=None, *, calibration, share, seed):
         probs: Predictions, a stack of them or an `Uncertainty`.
         labels: Labels.
         groups: An array, or None.
+        known: Which labels are known, or None.
         calibration: A scaling that has not been fitted.
         share: Of the rows, for the scaling.
         seed: Of the draw.
@@ -103,10 +104,11 @@ def split_rows(draft, probs, labels, groups=None, *, calibration, share, seed):
     ours, others = np.sort(order[:taken]), np.sort(order[taken:])
     flags = {"from_logits": kind.from_logits, "multi_label": kind.multi_label}
     fresh = type(calibration)(**{**calibration.get_config(), **flags})
-    fresh.fit(probs[:, ours] if stacked else probs[ours], labels[ours])
+    weight = None if known is None else known[ours]
+    fresh.fit(probs[:, ours] if stacked else probs[ours], labels[ours], weight)
     fresh.rank = kind.rank
-    groups = None if groups is None else np.asarray(groups)[others]
-    return fresh, probs[:, others] if stacked else probs[others], labels[others], groups
+    groups, known = (None if x is None else np.asarray(x)[others] for x in (groups, known))
+    return fresh, probs[:, others] if stacked else probs[others], labels[others], groups, known
 
 
 def _check_unfitted(calibration, kind):

@@ -7,6 +7,7 @@ import numpy as np
 from tfuq._arguments import shown
 from tfuq._math.risk_coverage import loss_table
 from tfuq._predictions.labelled import labelled_predictions
+from tfuq.selective._void import void_weight
 
 _LEAST_MEAN_WEIGHT = 0.1
 
@@ -21,8 +22,9 @@ class Ranked(NamedTuple):
     table: np.ndarray  # (levels, 2)
 
 
-def rank(probs, labels, score, loss, sample_weight, from_logits, multi_label):
+def rank(probs, labels, score, loss, sample_weight, from_logits, multi_label, ignore_class):
     flags = {"from_logits": from_logits, "multi_label": multi_label}
+    sample_weight = void_weight(probs, labels, sample_weight, ignore_class, multi_label)
     labelled = labelled_predictions(probs, labels, sample_weight, **flags)
     used = labelled.weight > 0
     weight, loss = labelled.weight[used], _read_loss(loss, labelled)[used]

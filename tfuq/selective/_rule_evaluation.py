@@ -45,6 +45,8 @@ def evaluation_of(read, accepted, promises=(), reads=(), class_names=None):
     `promises` and `reads` are those of several losses.
     """
     reads = reads or [read] * len(promises)
+    if read.known is not None:
+        accepted = accepted[read.known]
     losses = [
         {"loss": title(loss.said(), class_names), "target_risk": target, **_figures(each, accepted)}
         for (loss, target), each in zip(promises, reads, strict=True)
@@ -52,14 +54,16 @@ def evaluation_of(read, accepted, promises=(), reads=(), class_names=None):
     ]
     _, *risks = _figures(read, accepted).values()
     whole = len(accepted), int(accepted.sum()), float(accepted.mean())
-    return Evaluation(*whole, *risks, float(read.right.mean()), tuple(losses))
+    return Evaluation(*whole, *risks, float(read.known_alone().right.mean()), tuple(losses))
 
 
 def _figures(read, accepted):
     """How many of the accepted belong to the risk, that, and its interval."""
+    is_sample = read.binary and read.has_one_each
+    read = read.known_alone()
     losses = read.loss[accepted & read.counts]
     lower = upper = np.nan
-    if read.binary and len(read.score) == read.images:
+    if is_sample:
         lower, upper = clopper_pearson_interval(losses.sum(), len(losses))
     risk = float(losses.mean()) if len(losses) else np.nan
     ends = {"risk_lower": float(lower), "risk_upper": float(upper)}

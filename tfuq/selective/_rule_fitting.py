@@ -66,10 +66,30 @@ class Read(NamedTuple):
     images: int
     classes: int
     binary: bool  # whether no loss can be other than 0 or 1
+    known: np.ndarray | None = None  # (entries,), whether the label is; None if all are
 
     def of(self, rows):
         """The same of some of the entries, as many of each example."""
-        return Read(*(part[rows] for part in self[:6]), *self[6:])
+        known = None if self.known is None else self.known[rows]
+        return Read(*(part[rows] for part in self[:6]), *self[6:9], known)
+
+    @property
+    def has_one_each(self):
+        """Whether each example is one decision."""
+        return len(self.score) == self.images
+
+    def known_rows(self, rows):
+        """Those of some rows, or of all if None, whose label is known."""
+        if self.known is None:
+            return rows
+        return np.flatnonzero(self.known) if rows is None else rows[self.known[rows]]
+
+    def known_alone(self):
+        """What is known, of as many examples as have any."""
+        if self.known is None:
+            return self
+        images = self.known.reshape(self.images, -1).any(axis=1).sum()
+        return self.of(self.known)._replace(images=int(images), known=None)
 
 
 class Goal(NamedTuple):
@@ -149,6 +169,7 @@ def _check_costs(costs):
 
 def report_of(found, read, goal, said):
     """What a rule of these parts was fitted to, for `fitted_to`; `said` is of its loss."""
+    has_one_each, read = read.has_one_each, read.known_alone()
     decisions = len(read.score)
     accepted = int(sum(part.sums["accepted"] for part in found.values()))
     seen = np.unique(read.labels)
@@ -162,7 +183,7 @@ def report_of(found, read, goal, said):
         "classes": seen.tolist(),
         "unseen_classes": np.setdiff1d(np.arange(read.classes), seen).tolist(),
     }
-    if decisions == read.images:
+    if has_one_each:
         ends = clopper_pearson_interval(accepted, decisions, goal.confidence)
         report["coverage_interval"] = [float(end) for end in ends]
     return report | said | goal.said()
@@ -260,6 +281,17 @@ def parts_of(read, by, groups, columns=1):
     return {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
 
 
+def known_parts(read, parts, by):
+    """Those of the parts that have known labels; each label needs some."""
+    found = {k: rows for k, rows in parts.items() if by is None or len(read.known_rows(rows))}
+    if by == "label" and len(found) < len(parts):
+        raise ValueError(
+            "Argument `labels` must hold known labels of each label with by='label'. Received: "
+            f"none of {sorted(set(parts) - set(found))}"
+        )
+    return found
+
+
 def fit_part(rule, read, rows, goal, by, fixed=None):
     """The threshold for some of the entries, and what it was found from.
 
@@ -268,6 +300,7 @@ def fit_part(rule, read, rows, goal, by, fixed=None):
     """
     if by == "label":  # one decision of each example, if it has no pixels
         read, rows = read.of(rows), None
+    rows = read.known_rows(rows)
     sign = 1 if rule.grows_with_trust else -1
     score, counts, loss = (part if rows is None else part[rows] for part in _parts(read))
     count, level = len(score), None
@@ -353,7 +386,7 @@ def _safe(read, rows, level, sums, goal, by):
     message = _refusal(goal, count, best, coverage, needed if is_small else None, expected)
     if by is None:
         raise UnattainableRisk(message, best, coverage, needed, expected)
-    warnings.warn(f"{message} Its predictions are all rejected.", stacklevel=5)
+    warnings.warn(f"{message} Its predictions are all rejected.", stacklevel=6)
     return None
 
 

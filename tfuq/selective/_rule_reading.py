@@ -24,7 +24,7 @@ def read_examples(mean, labels):
     return from_arrays(labels, mean, names=("labels", "probs"))
 
 
-def read_labelled(rule, probs, labels, loss, fits=False, given=None):
+def read_labelled(rule, probs, labels, loss, fits=False, given=None, known=None):
     """`Read` of predictions and labels, in blocks where they are many.
 
     Args:
@@ -33,13 +33,15 @@ def read_labelled(rule, probs, labels, loss, fits=False, given=None):
         loss: A `Loss`.
         fits: Whether a rule is to be fitted to them, which asks for rows of its own and scores.
         given: Scores, or a function that gives them, of the score `"given"`.
+        known: Which labels are, or None for all.
     """
     labels = numbered(labels, rule.class_names)
     try:
         read = _in_blocks(rule, probs, labels, loss, fits, given)
     except ValueError:  # which an error of the whole tells with its place
         read = None
-    return read or _whole(rule, probs, labels, loss, fits, given)
+    read = read or _whole(rule, probs, labels, loss, fits, given)
+    return read if known is None else read._replace(known=np.ravel(known))
 
 
 def _whole(rule, probs, labels, loss, fits, given):

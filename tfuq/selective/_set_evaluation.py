@@ -60,13 +60,20 @@ class SetEvaluation(NamedTuple):
     is none."""
 
 
-def set_evaluation(sets, covered, class_coverage):
-    """`SetEvaluation` of sets `(n, ..., classes)` and whether they hold the true class."""
+def set_evaluation(sets, covered, class_coverage, known=None):
+    """`SetEvaluation` of sets `(n, ..., classes)` and whether they hold the true class.
+
+    `known` says which labels count, None for all.
+    """
+    examples, coverage = len(sets), set_coverage(covered, known)
+    if known is not None:
+        examples = int(known.reshape(len(known), -1).any(axis=1).sum())
+        sets, covered = sets[known], covered[known]
     sizes = sets.sum(axis=-1)
     single = sizes == 1
     return SetEvaluation(
-        len(sets),
-        *set_coverage(covered),
+        examples,
+        *coverage,
         float(sizes.mean()),
         float(single.mean()),
         float((sizes == 0).mean()),
@@ -75,19 +82,26 @@ def set_evaluation(sets, covered, class_coverage):
     )
 
 
-def class_coverage(labels, covered, classes):
+def class_coverage(labels, covered, classes, known=None):
     """Coverage `(labels, classes)` of each true class, of arrays `(n, entries, labels)`."""
     of_class = labels[..., None] == np.arange(classes)
+    of_class &= True if known is None else known[..., None]
     counts = of_class.sum(axis=(0, 1))
     hits = (of_class & covered[..., None]).sum(axis=(0, 1))
     return np.divide(hits, counts, out=np.full(hits.shape, np.nan), where=counts > 0)
 
 
-def set_coverage(covered):
-    """`SetCoverage` of what is covered, bool `(n, ...)`."""
+def set_coverage(covered, known=None):
+    """`SetCoverage` of what is covered, bool `(n, ...)`, and of which labels are known."""
     of_example = covered.reshape(len(covered), -1)
     mean, count = float(covered.mean()), len(covered)
+    if known is not None:  # the mean over examples of the share of what is known
+        known = known.reshape(of_example.shape)
+        used = known.any(axis=1)
+        shares = (of_example & known)[used].sum(axis=1) / known[used].sum(axis=1)
+        mean, count = float(shares.mean()), int(used.sum())
     if of_example.shape[1] == 1:
+        covered = covered if known is None else of_example[known]
         lower, upper = clopper_pearson_interval(covered.sum(), count, _CONFIDENCE)
         return SetCoverage(mean, float(lower), float(upper))
     side = (1 - _CONFIDENCE) / 2

@@ -65,7 +65,9 @@ def sets_by_group(sets_of, places, scores):
     return found
 
 
-def calibrated_by_group(scores, labels, names, alpha, classes, class_conditional, multi_label):
+def calibrated_by_group(
+    scores, labels, names, alpha, classes, class_conditional, multi_label, known=None
+):
     """Thresholds with a leading axis of groups, what they promise, a dict, and the groups' names.
 
     A group with too few examples to promise anything has sets of all labels, and a warning says so.
@@ -88,11 +90,11 @@ def calibrated_by_group(scores, labels, names, alpha, classes, class_conditional
             stacklevel=4,
         )
     flags = (alpha, class_conditional, multi_label)
-    parts = {
-        key: calibrated(scores[names == key], labels[names == key], classes, *flags)
-        for key in keys
-        if key not in few
-    }
+    parts = {}
+    for key in set(keys) - set(few):
+        rows = names == key
+        of_key = None if known is None else known[rows]
+        parts[key] = calibrated(scores[rows], labels[rows], classes, *flags, of_key)
     shape = next(iter(parts.values()))[0].shape
     found = [parts[key][0] if key in parts else np.full(shape, np.inf) for key in keys]
     report = {"alpha": alpha, "examples": len(labels), "classes": np.unique(labels).tolist()}

@@ -36,6 +36,19 @@ def checked_limits(weight_limits, threshold, **others):
     return found
 
 
+def check_alone(draft, weights, groups):
+    """Raises ValueError for weights with groups, or for a predictor that they are not for."""
+    if weights is None:
+        return
+    own = {"class_conditional": draft.class_conditional, "multi_label": draft.multi_label}
+    check_without(weights, groups=groups, **own)
+    if draft.rank > 2:
+        raise ValueError(
+            "Argument `weights` must be None for several decisions of an example, of pixels. "
+            f"Received: weights with predictions of {draft.rank} axes"
+        )
+
+
 def check_without(weights, name="weights", **others):
     """Raises ValueError for weights together with what has thresholds of its own."""
     for other, value in others.items():

@@ -33,10 +33,11 @@ from tfuq.selective._set_groups import (
 )
 from tfuq.selective._set_judging import JudgedSets
 from tfuq.selective._sets_in_models import SetsInModels
+from tfuq.selective._void import check_untuned, filled, rows_known
 from tfuq.selective._weighted_sets import (
     asked_weights,
     calibrated_by_weight,
-    check_without,
+    check_alone,
     checked_limits,
     checked_weights,
     sets_of_weights,
@@ -195,6 +196,8 @@ class ConformalPredictor(SetsInModels, JudgedSets, Fitted):
         calibration_share=0.5,
         groups=None,
         weights=None,
+        sample_weight=None,
+        ignore_class=None,
     ):
         """The predictor whose sets miss the true label with a probability of at most `alpha`.
 
@@ -251,6 +254,7 @@ class ConformalPredictor(SetsInModels, JudgedSets, Fitted):
                 needs those of new examples. Or what `black_box_shift_estimation` found, if only the
                 frequencies of the classes changed: a threshold for each class. The promise is of
                 those data, if the weights are right: estimated ones are nearly.
+            sample_weight, ignore_class: As in `RejectionRule.fit`: what counts nowhere.
 
         Returns:
             The predictor; `fitted_to` says what it was fitted to.
@@ -297,27 +301,26 @@ class ConformalPredictor(SetsInModels, JudgedSets, Fitted):
         )
         if tuned and score != "raps":
             check_options(score, randomized, penalty, k_reg)
-        if weights is not None:
-            kept = {"class_conditional": class_conditional, "multi_label": draft.multi_label}
-            check_without(weights, groups=groups, **kept)
+        check_alone(draft, weights, groups)
         has_each = weights is not None and not isinstance(weights, LabelShift)
         beside = weights if has_each else groups
+        probs, labels, _, known = filled(draft, probs, labels, None, sample_weight, ignore_class)
         if calibration is not None:
             given = {"calibration": calibration, "share": calibration_share, "seed": seed}
-            fitted, probs, labels, beside = split_rows(draft, probs, labels, beside, **given)
+            parts = split_rows(draft, probs, labels, beside, known, **given)
+            fitted, probs, labels, beside, known = parts
             draft = cls(**{**draft.get_config(), "calibration": fitted})
         given, (probs, labels) = probs, draft._read(probs, labels)
         check_own_rows(given, probs, labels)
-        rows = np.arange(len(probs))
-        tuning = rows[:0]
+        rows, tuning = rows_known(known, len(probs)), []
         if tuned:
-            tuning, rows = split(len(probs), tuning_share, seed)
+            check_untuned(known, tuned)
+            tuning, rows = (rows[part] for part in split(len(rows), tuning_share, seed))
             tune(draft, probs[tuning], labels[tuning], alpha, tuned)
         names = None if groups is None else group_names(beside, len(probs))[rows]
-        if weights is not None:
-            each = checked_weights(beside if has_each else np.ones(len(probs)), labels.shape)
-            weights = each[rows] if has_each else weights
-        return draft._calibrated(probs[rows], labels[rows], alpha, len(tuning), names, weights)
+        weights = checked_weights(beside, labels.shape)[rows] if has_each else weights
+        beside = len(tuning), names, weights, None if known is None else known[rows]
+        return draft._calibrated(probs[rows], labels[rows], alpha, *beside)
 
     @classmethod
     def fit_model(cls, model, data, *, output=None, batch_size=32, verbose=0, **options):
@@ -355,7 +358,7 @@ class ConformalPredictor(SetsInModels, JudgedSets, Fitted):
         found = predicted(model, data, output, batch_size, verbose, given=options)
         return cls.fit(found.probs, found.labels, **{**found.flags(), **options})
 
-    def _calibrated(self, probs, labels, alpha, tuned_on, names=None, weights=None):
+    def _calibrated(self, probs, labels, alpha, tuned_on, names, weights, known):
         """The predictor with the thresholds of these examples, and what they promise."""
         scores = true_scores(self._scores(probs), labels)
         classes, flags = probs.shape[-1], (self.class_conditional, self.multi_label)
@@ -365,10 +368,10 @@ class ConformalPredictor(SetsInModels, JudgedSets, Fitted):
             found, config["weight_limits"], report = calibrated_by_weight(*given)
             config["class_conditional"] = config["weight_limits"] is None
         elif names is None:
-            found, report = calibrated(scores, labels, classes, alpha, *flags)
+            found, report = calibrated(scores, labels, classes, alpha, *flags, known)
         else:
             given = (scores, labels, names, alpha, classes)
-            found, report, config["keys"] = calibrated_by_group(*given, *flags)
+            found, report, config["keys"] = calibrated_by_group(*given, *flags, known)
         warn_if_saturated(self.score, found)
         report |= {"tuned_on": tuned_on} if tuned_on else {}
         return type(self)(**{**config, "threshold": found, "fitted_to": report})
@@ -433,18 +436,3 @@ class ConformalPredictor(SetsInModels, JudgedSets, Fitted):
                 or weights are missing, not expected, or one is unknown.
         """
         return self._sets(self._mean(probs, stacked), groups, unknown_group, weights)
-
-    def accept(self, probs, groups=None, *, unknown_group="error", stacked=None, weights=None):
-        """Which predictions are accepted, bool `(n, ...)`: those whose set has one label.
-
-        An empty set is rejected as well: no label is likely enough.
-
-        Args:
-            probs, groups, weights: As in `predict_set`.
-            unknown_group: `"error"`, or `"reject"` for a group that fitting never saw.
-        """
-        check_choice("unknown_group", unknown_group, ("error", "reject"))
-        mean = self._mean(probs, stacked)
-        of_unknown = "error" if unknown_group == "error" else "all"
-        sizes = self._sets(mean, groups, of_unknown, weights).sum(axis=-1)
-        return (sizes == 1) & np.isfinite(mean).all(axis=-1)

@@ -106,7 +106,7 @@ def with_tolerance(limits):
     return (limits + ROUNDING * np.maximum(1, limits)).astype("float32")
 
 
-def thresholds(scores, labels, alpha, classes=None):
+def thresholds(scores, labels, alpha, classes=None, known=None):
     """Threshold and number of examples of each label, or of each label and class.
 
     Args:
@@ -114,6 +114,7 @@ def thresholds(scores, labels, alpha, classes=None):
         labels: The true classes, of the same shape.
         alpha: Fraction to miss.
         classes: None, or how many classes have a threshold of their own.
+        known: Which labels are, bool of the same shape, or None for all.
 
     Returns:
         Two arrays `(labels, 1)` or `(labels, classes)`.
@@ -124,6 +125,7 @@ def thresholds(scores, labels, alpha, classes=None):
     for row in range(shape[0]):
         for column, key in enumerate(keys):
             chosen = np.ones(scores.shape[:2], bool) if key is None else labels[..., row] == key
+            chosen = chosen if known is None else chosen & known[..., row]
             each = chosen.sum(axis=1)
             weights = np.broadcast_to(1 / np.maximum(each, 1)[:, None], chosen.shape)[chosen]
             counts[row, column] = np.count_nonzero(each)

@@ -75,6 +75,7 @@ def risk_coverage_curve(
     score="confidence",
     loss=None,
     sample_weight=None,
+    ignore_class=None,
     from_logits=False,
     multi_label=False,
 ):
@@ -104,6 +105,7 @@ def risk_coverage_curve(
             for binary and multi-label predictions with the classes 0 and 1. Finite, at least 0.
         sample_weight: Weights `(n,)`, or with more of the leading axes. A weight counts equal
             examples; what has weight 0 is left out, whatever it holds.
+        ignore_class: Label of what is left out, such as of void pixels, or None.
         from_logits: Whether `probs` are logits.
         multi_label: Whether each entry of `probs` is a binary prediction of its own.
 
@@ -127,7 +129,7 @@ def risk_coverage_curve(
     References:
         - Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks", NeurIPS 2017.
     """
-    ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
+    ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label, ignore_class)
     coverage, generalized, attainable = curve_points(ranked)
     threshold = np.repeat(ranked.threshold, np.bincount(ranked.level))
     return RiskCoverageCurve(coverage, generalized / coverage, generalized, threshold, attainable)
@@ -140,6 +142,7 @@ def generalized_risk_coverage_curve(
     score="confidence",
     loss=None,
     sample_weight=None,
+    ignore_class=None,
     from_logits=False,
     multi_label=False,
 ):
@@ -156,6 +159,7 @@ def generalized_risk_coverage_curve(
         score: What ranks the predictions, a name or an array that grows with uncertainty.
         loss: None for the error, an array, or a function of probabilities and labels.
         sample_weight: Weights.
+        ignore_class: Label of what is left out.
         from_logits: Whether `probs` are logits.
         multi_label: Whether each entry of `probs` is a binary prediction of its own.
 
@@ -177,7 +181,7 @@ def generalized_risk_coverage_curve(
         - Traub et al., "Overcoming Common Flaws in the Evaluation of Selective Classification
           Systems", NeurIPS 2024.
     """
-    ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
+    ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label, ignore_class)
     coverage, generalized, attainable = curve_points(ranked)
     start = [np.concatenate([[first], rest]) for first, rest in ((0, coverage), (0, generalized))]
     return GeneralizedCurve(*start, np.concatenate([[True], attainable]))
@@ -190,6 +194,7 @@ def aurc(
     score="confidence",
     loss=None,
     sample_weight=None,
+    ignore_class=None,
     from_logits=False,
     multi_label=False,
 ):
@@ -207,6 +212,7 @@ def aurc(
         score: What ranks the predictions, a name or an array that grows with uncertainty.
         loss: None for the error, an array, or a function of probabilities and labels.
         sample_weight: Weights.
+        ignore_class: Label of what is left out.
         from_logits: Whether `probs` are logits.
         multi_label: Whether each entry of `probs` is a binary prediction of its own.
 
@@ -228,7 +234,7 @@ def aurc(
         - Geifman, Uziel and El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural
           Classifiers", ICLR 2019.
     """
-    ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
+    ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label, ignore_class)
     check_counts(ranked.weight)
     return float(selective_area(ranked.table))
 
@@ -240,6 +246,7 @@ def augrc(
     score="confidence",
     loss=None,
     sample_weight=None,
+    ignore_class=None,
     from_logits=False,
     multi_label=False,
 ):
@@ -257,6 +264,7 @@ def augrc(
         score: What ranks the predictions, a name or an array that grows with uncertainty.
         loss: None for the error, an array, or a function of probabilities and labels.
         sample_weight: Weights; only their ratios count.
+        ignore_class: Label of what is left out.
         from_logits: Whether `probs` are logits.
         multi_label: Whether each entry of `probs` is a binary prediction of its own.
 
@@ -278,7 +286,7 @@ def augrc(
         - Traub et al., "Overcoming Common Flaws in the Evaluation of Selective Classification
           Systems", NeurIPS 2024.
     """
-    ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
+    ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label, ignore_class)
     return float(generalized_area(ranked.table))
 
 
@@ -289,6 +297,7 @@ def eaurc(
     score="confidence",
     loss=None,
     sample_weight=None,
+    ignore_class=None,
     from_logits=False,
     multi_label=False,
 ):
@@ -305,6 +314,7 @@ def eaurc(
         score: What ranks the predictions, a name or an array that grows with uncertainty.
         loss: None for the error, an array, or a function of probabilities and labels.
         sample_weight: Weights, as for `aurc`.
+        ignore_class: Label of what is left out.
         from_logits: Whether `probs` are logits.
         multi_label: Whether each entry of `probs` is a binary prediction of its own.
 
@@ -326,7 +336,7 @@ def eaurc(
         - Geifman, Uziel and El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural
           Classifiers", ICLR 2019.
     """
-    ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
+    ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label, ignore_class)
     check_counts(ranked.weight)
     losses, level = np.unique(ranked.loss, return_inverse=True)
     best = loss_table(level, len(losses), ranked.weight, ranked.loss)
@@ -342,6 +352,7 @@ def coverage_at_risk(
     score="confidence",
     loss=None,
     sample_weight=None,
+    ignore_class=None,
     from_logits=False,
     multi_label=False,
 ):
@@ -360,6 +371,7 @@ def coverage_at_risk(
         score: What ranks the predictions, a name or an array that grows with uncertainty.
         loss: None for the error, an array, or a function of probabilities and labels.
         sample_weight: Weights, in whole examples.
+        ignore_class: Label of what is left out.
         from_logits: Whether `probs` are logits.
         multi_label: Whether each entry of `probs` is a binary prediction of its own.
 
@@ -380,7 +392,7 @@ def coverage_at_risk(
     """
     check_risk(risk)
     check_flags(attainable=attainable)
-    ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
+    ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label, ignore_class)
     return float(largest_coverage(ranked.table, risk, attainable))
 
 
@@ -393,6 +405,7 @@ def risk_at_coverage(
     score="confidence",
     loss=None,
     sample_weight=None,
+    ignore_class=None,
     from_logits=False,
     multi_label=False,
 ):
@@ -407,6 +420,7 @@ def risk_at_coverage(
         score: What ranks the predictions, a name or an array that grows with uncertainty.
         loss: None for the error, an array, or a function of probabilities and labels.
         sample_weight: Weights, in whole examples.
+        ignore_class: Label of what is left out.
         from_logits: Whether `probs` are logits.
         multi_label: Whether each entry of `probs` is a binary prediction of its own.
 
@@ -427,5 +441,5 @@ def risk_at_coverage(
     """
     check_rate("coverage", coverage)
     check_flags(attainable=attainable)
-    ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label)
+    ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label, ignore_class)
     return float(risk_at(ranked.table, coverage, attainable))

@@ -16,6 +16,7 @@ from tfuq.selective._deferral_arguments import (
     read_stages,
     read_thresholds,
 )
+from tfuq.selective._void import void_weight
 
 _ROUNDING = 1e-12  # costs that are equal in exact arithmetic are equal here
 
@@ -171,6 +172,7 @@ def simulate_deferral(
     score=None,
     groups=None,
     sample_weight=None,
+    ignore_class=None,
     from_logits=False,
     multi_label=False,
     tolerance=None,
@@ -211,6 +213,7 @@ def simulate_deferral(
             `risk_coverage_curve`.
         groups: For a rule by group, handed to `rule.accept`; only `own` depends on it.
         sample_weight: Weights `(n,)`, or with more of the leading axes.
+        ignore_class: Label of what is left out, or None.
         from_logits: Whether `probs` are logits.
         multi_label: Whether each entry of `probs` is a binary prediction of its own.
         tolerance: Of a regression, how far from its label a number is wrong; by default the rule's.
@@ -242,6 +245,7 @@ def simulate_deferral(
     flags = {"from_logits": from_logits, "multi_label": multi_label}
     check_rule(rule, score, groups, flags)
     experts = _kind_of(probs)
+    sample_weight = void_weight(probs, labels, sample_weight, ignore_class, multi_label)
     labelled = experts.labelled_answers(probs, labels, sample_weight, [rule], tolerance, **flags)
     doubt = doubt_of(rule, probs, labelled, score)
     used = labelled.weight > 0
@@ -269,6 +273,7 @@ def cascade(
     expert,
     costs=None,
     sample_weight=None,
+    ignore_class=None,
     from_logits=False,
     multi_label=False,
     tolerance=None,
@@ -291,6 +296,7 @@ def cascade(
             example that comes to it: a number, or one for each stage (default 0). `"rejection"` and
             `"review"` are paid for what comes to the expert.
         sample_weight: Weights `(n,)`, or with more of the leading axes.
+        ignore_class: Label of what is left out, or None.
         from_logits: Whether all predictions are logits.
         multi_label: Whether each entry of the predictions is a binary prediction of its own.
         tolerance: As for `simulate_deferral`; by default that of the rules, if they have one.
@@ -324,7 +330,9 @@ def cascade(
     def labelled_of(probs, weight):
         return experts.labelled_answers(probs, labels, weight, rules, tolerance, **flags)
 
-    first = labelled_of(stages[0][0], sample_weight)
+    first, flag = stages[0][0], multi_label
+    sample_weight = void_weight(first, labels, sample_weight, ignore_class, flag)
+    first = labelled_of(first, sample_weight)
     left, total = first.weight, first.weight.sum()
     costs, rows, right = experts.read_costs(costs, first), [], 0.0
     for (probs, rule), price in zip(stages, prices, strict=True):

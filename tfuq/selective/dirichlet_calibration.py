@@ -116,8 +116,8 @@ class DirichletCalibration(Calibration):
             )
         self.weights, self.bias, self._strength_used = weights.tolist(), bias.tolist(), strength
 
-    def fit(self, probs, labels, sample_weight=None, *, class_names=None):
-        super().fit(probs, labels, sample_weight, class_names=class_names)
+    def fit(self, probs, labels, sample_weight=None, **options):
+        super().fit(probs, labels, sample_weight, **options)
         self.fitted_to["penalty"] = self._strength_used
         return self
 

@@ -10,6 +10,7 @@ from tfuq._arguments import check_fraction, check_integer, shown, to_float64, to
 from tfuq._math.logistic_regression import logistic_regression
 from tfuq._predictions.labelled import labelled_predictions
 from tfuq._predictions.probabilities import probabilities
+from tfuq.selective._void import void_weight
 
 __all__ = ["SelectiveGap", "gap"]
 
@@ -117,6 +118,7 @@ def gap(
     folds=5,
     seed=0,
     sample_weight=None,
+    ignore_class=None,
     from_logits=False,
 ):
     """Gap between a selective classifier and the oracle, and where it comes from.
@@ -160,6 +162,7 @@ def gap(
         folds: Of the estimate.
         seed: Of the folds.
         sample_weight: Weights `(n,)`; what has weight 0 is left out.
+        ignore_class: Label of what is left out, or None.
         from_logits: Whether `probs` are logits, of other data as well.
 
     Returns:
@@ -188,6 +191,7 @@ def gap(
     check_integer("folds", folds, 2)
     check_integer("seed", seed, 0)
     coverage = _coverages(coverage)
+    sample_weight = void_weight(probs, labels, sample_weight, ignore_class)
     here = labelled_predictions(probs, labels, sample_weight, from_logits=from_logits)
     _check_one_each(here)
     used = here.weight > 0

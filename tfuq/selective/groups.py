@@ -15,6 +15,7 @@ from tfuq._predictions.labelled import labelled_predictions
 from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq.selective._group_losses import losses_in_groups, target_of
 from tfuq.selective._number_groups import table_of_numbers
+from tfuq.selective._void import known_alone
 
 __all__ = ["GroupRow", "SubgroupReport", "subgroup_report"]
 
@@ -154,6 +155,8 @@ def subgroup_report(
     multi_label=None,
     tolerance=None,
     score=None,
+    sample_weight=None,
+    ignore_class=None,
 ):
     """Accuracy, coverage, risk and calibration of each group, and whether a target risk is kept.
 
@@ -188,6 +191,8 @@ def subgroup_report(
             the rule says, else not.
         tolerance: Of a regression, how far from its label a number is wrong; by default the rule's.
         score: For a rule of scores that are given: those of these predictions, `(n,)`.
+        sample_weight: A mask or weights of 0 and 1, `(n,)`: examples of 0 count nowhere.
+        ignore_class: Label of examples that count nowhere, or None.
 
     Returns:
         `SubgroupReport`.
@@ -209,6 +214,12 @@ def subgroup_report(
     [('all', 0.5, 'fails'), ('other', 0.5, 'fails'), ('own', 0.5, 'holds')]
     """
     _check(rule, confidence, correction, n_bins)
+    if sample_weight is not None or ignore_class is not None:
+        flag = getattr(rule, "multi_label", False) if multi_label is None else multi_label
+        asked = sample_weight, ignore_class, flag
+        given = rule_groups, score
+        probs, labels, groups, *given = known_alone(probs, labels, groups, *asked, *given)
+        rule_groups, score = given
     target_risk = target_of(rule, target_risk, loss, positive_class)
     flags = {"from_logits": from_logits, "multi_label": multi_label}
     if isinstance(probs, RegressionUncertainty):

@@ -7,6 +7,7 @@ import numpy as np
 from tfuq._arguments import check_choice, check_flags, to_float64
 from tfuq._predictions.labelled import labelled_predictions
 from tfuq._predictions.probabilities import check_probabilities, probabilities
+from tfuq.selective._void import void_weight
 
 _WEIGHTS = ("quadratic", "linear")
 _MOST_GRADES = 1000  # arrays of that many squared are made
@@ -33,7 +34,7 @@ class KappaCurve(NamedTuple):
 
 
 def quadratic_weighted_kappa(
-    probs, labels, *, weights="quadratic", sample_weight=None, from_logits=False
+    probs, labels, *, weights="quadratic", sample_weight=None, ignore_class=None, from_logits=False
 ):
     """Cohen's kappa of grades, in which an error counts by how far off it is.
 
@@ -50,6 +51,7 @@ def quadratic_weighted_kappa(
         labels: True grades, sparse `(n, ...)` or, with probabilities, one-hot.
         weights: `"quadratic"` or `"linear"`.
         sample_weight: Weights `(n,)`, or with more of the leading axes.
+        ignore_class: Label of what is left out, or None.
         from_logits: Whether `probs` are logits.
 
     Returns:
@@ -73,7 +75,7 @@ def quadratic_weighted_kappa(
         - Cohen, "Weighted kappa", Psychological Bulletin 70, 1968.
     """
     check_choice("weights", weights, _WEIGHTS)
-    grades = _read_grades(probs, labels, sample_weight, from_logits)
+    grades = _read_grades(probs, labels, sample_weight, from_logits, ignore_class)
     return float(_kappa(*_totals(*grades, weights, np.zeros(len(grades[0]), int)), weights)[-1])
 
 
@@ -84,6 +86,7 @@ def kappa_referral_curve(
     weights="quadratic",
     score="confidence",
     sample_weight=None,
+    ignore_class=None,
     from_logits=False,
 ):
     """Weighted kappa of what is kept if the least trusted predictions are referred.
@@ -100,6 +103,7 @@ def kappa_referral_curve(
         score: What ranks the predictions, a name or an array that grows with uncertainty, as for
             `risk_coverage_curve`.
         sample_weight: Weights `(n,)`, or with more of the leading axes.
+        ignore_class: Label of what is left out, or None.
         from_logits: Whether `probs` are logits.
 
     Returns:
@@ -116,6 +120,7 @@ def kappa_referral_curve(
     array([   nan, 1.    , 1.    , 0.3846])
     """
     check_choice("weights", weights, _WEIGHTS)
+    sample_weight = void_weight(probs, labels, sample_weight, ignore_class)
     labelled = labelled_predictions(probs, labels, sample_weight, from_logits=from_logits)
     used = labelled.weight > 0
     level, threshold = labelled.doubt(score).levels(used)
@@ -217,12 +222,14 @@ def _grades_of(labelled):
     return predicted, np.asarray(labelled.examples.labels), labelled.weight
 
 
-def _read_grades(probs, labels, sample_weight, from_logits):
+def _read_grades(probs, labels, sample_weight, from_logits, ignore_class):
     """Predicted and true grades and weights `(n,)` of what has weight."""
     check_flags(from_logits=from_logits)
     predicted, truth = to_float64("probs", probs), to_float64("labels", labels)
     are_integers = np.asarray(probs).dtype.kind in "biu"
-    if predicted.ndim == 1 or (are_integers and predicted.shape == truth.shape):
+    are_grades = predicted.ndim == 1 or (are_integers and predicted.shape == truth.shape)
+    sample_weight = void_weight(predicted, truth, sample_weight, ignore_class, are_grades)
+    if are_grades:
         if from_logits:
             raise ValueError("Argument `from_logits` must be False for grades. Received: True")
         labelled = _labelled_grades(predicted, truth, sample_weight)

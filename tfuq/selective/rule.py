@@ -12,15 +12,8 @@ from tfuq._predictions.scores import CONFIDENCES, OF_STACKS
 from tfuq._predictions.stacks import is_stacked
 from tfuq.predictive import declared
 from tfuq.selective._guarantees import METHODS
-from tfuq.selective._joint_fitting import check_together, fit_of_part, reads_of
-from tfuq.selective._losses import (
-    first_of,
-    is_several,
-    known_by,
-    own_promises,
-    promises_of,
-    said_of,
-)
+from tfuq.selective._joint_fitting import check_together, fit_of_part
+from tfuq.selective._losses import first_of, is_several, known_by, promises_of, said_of
 from tfuq.selective._monitored_cases import cases_of_classes
 from tfuq.selective._own_rows import checked_calibration, split_rows
 from tfuq.selective._reading import (
@@ -32,17 +25,19 @@ from tfuq.selective._reading import (
     scored,
     warn_of_smoothing,
 )
-from tfuq.selective._rule_evaluation import Evaluation, description, evaluation_of
+from tfuq.selective._rule_evaluation import Evaluation
 from tfuq.selective._rule_fitting import (
     Goal,
     UnattainableRisk,
     check_targets,
     checked_report,
+    known_parts,
     parts_of,
     rank_of,
     report_of,
 )
 from tfuq.selective._rule_in_models import InModels
+from tfuq.selective._rule_judging import JudgedRules
 from tfuq.selective._rule_reading import read_labelled
 from tfuq.selective._rule_thresholds import (
     check_by,
@@ -52,6 +47,7 @@ from tfuq.selective._rule_thresholds import (
     of_labels,
     passes,
 )
+from tfuq.selective._void import filled
 from tfuq.selective.base import Fitted, config_of
 from tfuq.selective.detector_scores import (
     check_is_in_order,
@@ -66,7 +62,7 @@ __all__ = ["Evaluation", "RejectionRule", "UnattainableRisk"]
 
 
 @register
-class RejectionRule(InModels, Watched, Fitted):
+class RejectionRule(InModels, JudgedRules, Watched, Fitted):
     """Accepts a prediction where its score says that it can be trusted.
 
     Made by `RejectionRule.fit`, or by hand from a threshold that is known. Equal scores have equal
@@ -183,6 +179,8 @@ class RejectionRule(InModels, Watched, Fitted):
         calibration_share=0.5,
         seed=0,
         tolerance=None,
+        sample_weight=None,
+        ignore_class=None,
     ):
         """The rule that accepts the most while it keeps what is asked for; one of three is given.
 
@@ -246,6 +244,9 @@ class RejectionRule(InModels, Watched, Fitted):
                 `accept` and all else take raw predictions.
             calibration_share, seed: Fraction of the rows for that, and seed of their draw.
             tolerance: Of a regression: how far off an answer is wrong.
+            sample_weight: A mask or weights of 0 and 1, `(n,)` or with more axes of the labels:
+                what has 0 counts nowhere, whatever it holds.
+            ignore_class: The label of what counts nowhere, such as of void pixels, or None.
 
         Returns:
             The rule; `rule.fitted_to` says what it was fitted to, also which classes the labels
@@ -279,6 +280,7 @@ class RejectionRule(InModels, Watched, Fitted):
         if isinstance(probs, RegressionUncertainty):
             said = {"from_logits": from_logits, "multi_label": multi_label}
             said |= {"class_names": class_names, "calibration": calibration}
+            said |= {"ignore_class": ignore_class, "sample_weight": sample_weight}
             check_left_out("a regression", **said)
             goal = {"target_coverage": target_coverage, "costs": costs, "method": method}
             goal |= {"by": by, "groups": groups, "simultaneous": simultaneous, "seed": seed}
@@ -295,22 +297,32 @@ class RejectionRule(InModels, Watched, Fitted):
         rank = rank_of(array_of(probs), labels, flags["multi_label"], is_stacked(probs))
         name, given = name_and_given(score, "confidence")
         rule = cls(name, 0.0, rank=rank, class_names=class_names, **flags)
+        asked = sample_weight, ignore_class
+        probs, labels, given, known = filled(rule, probs, labels, given, *asked)
         if calibration is not None:
             check_left_out("calibrated rows", score=given)
             options = {"calibration": calibration, "share": calibration_share, "seed": seed}
-            fitted, probs, labels, groups = split_rows(rule, probs, labels, groups, **options)
+            parts = split_rows(rule, probs, labels, groups, known, **options)
+            fitted, probs, labels, groups, known = parts
             rule = cls(**{**rule.get_config(), "calibration": fitted})
         promises = promises_of(loss, positive_class, target_risk, rule.class_names)
         check_together(method, by, [promise.loss for promise in promises])
-        read = read_labelled(rule, probs, labels, first_of(promises), True, given)
-        parts = parts_of(read, by, groups, columns_of(probs))
-        delta = (1 - confidence) / (len(parts) if simultaneous else 1)
-        goal = Goal(wanted, target_risk, target_coverage, costs, confidence, delta, method)
-        again = functools.partial(read_labelled, rule, probs, labels, fits=True, given=given)
-        fit_one = fit_of_part(rule, read, promises if several else None, again)
-        found = {key: fit_one(rows, goal, by) for key, rows in parts.items()}
+        error = 1 - confidence
+        goal = Goal(wanted, target_risk, target_coverage, costs, confidence, error, method)
+        rows = {"probs": probs, "labels": labels, "given": given, "known": known}
+        return rule._fit_parts(rows, promises, several, goal, by, groups, simultaneous)
+
+    def _fit_parts(self, rows, promises, several, goal, by, groups, simultaneous):
+        """The rule with the threshold of each part of `rows`, arguments of `read_labelled`."""
+        again = functools.partial(read_labelled, self, **rows, fits=True)
+        read = again(loss=first_of(promises))
+        parts = parts_of(read, by, groups, columns_of(rows["probs"]))
+        parts = known_parts(read, parts, by)
+        goal = goal._replace(delta=goal.delta / (len(parts) if simultaneous else 1))
+        fit_one = fit_of_part(self, read, promises if several else None, again)
+        found = {key: fit_one(part, goal, by) for key, part in parts.items()}
         report = report_of(found, read, goal, said_of(promises, several))
-        return known_by(rule._with_parts(found, report, by, simultaneous), promises)
+        return known_by(self._with_parts(found, report, by, simultaneous), promises)
 
     @classmethod
     def fit_model(cls, model, data, *, output=None, batch_size=32, verbose=0, **options):
@@ -418,31 +430,3 @@ class RejectionRule(InModels, Watched, Fitted):
             return passes(self, score, of_labels(self, score.shape[-1]))
         thresholds = of_groups(self, groups, len(score), unknown_group)
         return passes(self, score, thresholds.reshape(-1, *[1] * (score.ndim - 1)))
-
-    def evaluate(self, probs, labels, groups=None, *, loss=None, positive_class=1, score=None):
-        """What is accepted of labelled data, and how much of that is wrong: an `Evaluation`.
-
-        Args:
-            probs, labels: Predictions or a stack of them; labels, sparse or one-hot.
-            groups: With `by="group"`: the group of each example; unknown groups are rejected.
-            loss, positive_class: As in `fit`; by default what the rule was fitted to, `"error"`
-                where that is nothing. Of several the risk is that of errors, and `losses` tells
-                each.
-            score: As for `accept`.
-
-        Raises:
-            ValueError: If arrays do not fit together, or hold a label that is no class; if no loss
-                is given and that of the fit is a function that its file does not tell.
-        """
-        promises = own_promises(self, loss, positive_class)
-        read = read_labelled(self, probs, labels, first_of(promises), given=score)
-        accepted = self.accept(probs, groups, unknown_group="reject", score=score).ravel()
-        if len(promises) == 1:
-            return evaluation_of(read, accepted, promises, class_names=self.class_names)
-        again = functools.partial(read_labelled, self, probs, labels, given=score)
-        reads = reads_of(read, promises, again)
-        return evaluation_of(read, accepted, promises, reads, self.class_names)
-
-    def describe(self):
-        """What the rule does and what was promised, in a sentence for who has to rely on it."""
-        return description(self)
