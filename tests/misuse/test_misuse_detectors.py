@@ -243,7 +243,7 @@ REFUSED = {
     ),
     "void labels of which nobody speaks": (
         lambda: RejectionRule.fit(PROBS, np.full(len(PROBS), 255), target_risk=0.5),
-        "Received: 255",
+        "Received: labels=255",
     ),
     "weighted sets without the weights of new examples": (
         lambda: weighted().predict_set(PROBS[:1]),
