@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers as kl
 from models import CLASSES, IMAGES, LABELS, RNG, made
 
-from tfuq import interpret, ood, selective
+from tfuq import interpret, ood, plots, report, selective
 from tfuq.ensembles import DeepEnsemble
 from tfuq.selective import RejectionRule
 
@@ -55,6 +55,11 @@ def combined_on_its_own_rows():
     scores = selective.CombinedScore(names).fit_features(features).score_features(features)
     probs = np.tile([[0.3, 0.7]], (400, 1))
     RejectionRule.fit(probs, np.arange(400) % 2, scores, target_coverage=0.5)
+
+
+def of_array():
+    scores = np.arange(len(CLASSES)) + 10.0 * (CLASSES != 0)
+    return RejectionRule.fit(PROBS, CLASSES, scores, target_coverage=0.5)
 
 
 def best_on_its_own_rows():
@@ -215,6 +220,30 @@ REFUSED = {
     "a list of scores instead of their combination": (
         lambda: RejectionRule.fit(PROBS, CLASSES, ["margin", "confidence"], target_coverage=0.5),
         "CombinedScore",
+    ),
+    "a report of a detector's rule without its scores": (
+        lambda: report.to_markdown((PROBS, CLASSES), rule=of_array()),
+        "`score` must be the scores of these examples",
+    ),
+    "a picture of a detector's rule without its scores": (
+        lambda: plots.risk_coverage(PROBS, CLASSES, rule=of_array()),
+        "`score` must be the scores of these predictions",
+    ),
+    "groups of a detector's rule without its scores": (
+        lambda: selective.subgroup_report(of_array(), PROBS, CLASSES, CLASSES),
+        "`score` must be the scores",
+    ),
+    "scores of numbers in a model": (
+        lambda: selective.RegressionRule("given", 0.5).transform(np.zeros((3, 2), "float32")),
+        "which does not know them",
+    ),
+    "a monitor of several promises": (
+        lambda: RejectionRule.fit(
+            np.tile([[0.9, 0.1], [0.2, 0.8]], (200, 1)),
+            np.tile([0, 1], 200),
+            loss={"error": 0.3, "recall of 1": 0.6},
+        ).monitor(),
+        "watch a rule of each",
     ),
     "the best score's own rows": (lambda: best_on_its_own_rows(), "must stand on other rows"),
     "a combination fitted to the rows of the rule": (
