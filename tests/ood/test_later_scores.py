@@ -10,6 +10,7 @@ from keras import layers
 from scipy import special, stats
 
 from tfuq import ood
+from tfuq.export import export_onnx
 
 RNG = np.random.default_rng(0)
 FIXTURE = pathlib.Path(__file__).parents[1] / "fixtures" / "pytorch_ood_later.npz"
@@ -197,6 +198,22 @@ def test_boundary_of_one_logit():
     near = np.abs(features @ kernel + bias)[:, 0] / np.linalg.norm(kernel)
     deviation = np.linalg.norm(features - features.mean(0), axis=1)
     np.testing.assert_allclose(found, -near / deviation)
+
+
+# --- In files of other runtimes -------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gen", "kl_matching", "nnguide", "ash_s", "dice"])
+def test_in_onnx(name, network, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    detector = AS_THEIRS[name][0].fit(network, TRAIN_X, LABELS)
+    export_onnx(network, tmp_path / "m.onnx", ood=detector)
+    session = runtime.InferenceSession(str(tmp_path / "m.onnx"))
+    names = [output.name for output in session.get_outputs()]
+    found = session.run(None, {session.get_inputs()[0].name: TEST_X.astype("float32")})
+    expected = detector.score(TEST_X)
+    np.testing.assert_allclose(found[names.index("ood_score")], expected, rtol=1e-4, atol=1e-5)
 
 
 # --- Features and weights that are changed -------------------------------------------------------

@@ -42,7 +42,7 @@ def generalized_entropy(logits, gamma=0.1, top=None):
     others = tf.reduce_logsumexp(tf.where(is_top, tf.cast(-np.inf, z.dtype), z), -1)[:, None]
     total = tf.reduce_logsumexp(z, -1)[:, None]
     log_p = largest - total
-    rest = tf.math.log1p(-tf.exp(log_p[:, 1:]))  # at most 1/2 each
+    rest = tf.math.log(1 - tf.exp(log_p[:, 1:]))  # p is at most 1/2; ONNX has no log1p
     log_q = tf.concat([others - total, rest], -1)
     return tf.reduce_sum(tf.exp(gamma * (log_p + log_q)), -1)
 
