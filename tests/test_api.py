@@ -147,6 +147,7 @@ OTHERS = [
         optimizers.DiscriminativeLearningRate,
         {"optimizer": keras.optimizers.SGD(), "scheme": None},
     ),
+    (optimizers.IVON, {"learning_rate": 0.5, "num_data": 50, "beta_2": 0.9, "seed": 3}),
     (selective.RegressionRule, {"score": "interval_width", "threshold": 0.5, "units": 2}),
     (losses.NegativeLogLikelihood, {"family": {"name": "mixture", "num_components": 2}}),
     (losses.BetaNLL, {"beta": 0.25, "family": "laplace"}),
@@ -222,6 +223,8 @@ def test_constructor_argument_attribute_and_key_have_one_value(make, given):
         if is_of_keras or name in KERAS_HAS_OTHERWISE:
             continue
         attribute = getattr(thing, name)
+        if isinstance(attribute, keras.Variable):  # the rate of an optimizer
+            attribute = float(attribute)
         value = given.get(name, default)
         assert same(attribute, as_stored(name, value, attribute)), (name, value, attribute)
         # What `tfuq.selective` learned later is left out where it is None, as in older files.

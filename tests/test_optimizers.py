@@ -12,7 +12,8 @@ from keras import layers, optimizers
 
 from tfuq._models.train_step import intercepted, optimizer_chain, rebuild_optimizer
 from tfuq.callbacks import GradualUnfreezing
-from tfuq.optimizers import DiscriminativeLearningRate, layer_factors
+from tfuq.optimizers import DiscriminativeLearningRate
+from tfuq.optimizers.discriminative import layer_factors
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 4)).astype("float32")

@@ -54,6 +54,7 @@ ADDED_LATER = frozenset(
         "Gram",
         "GEN",
         "GAIA",
+        "IVON",
         "IntervalScore",
         "KLMatching",
         "LSTMVariational",

@@ -33,6 +33,7 @@ class CallbackCase:
         observes: Whether training goes on as if the callback were not there.
         layer: The layer that a model of this case ends with.
         is_example: Whether `make test` runs all checks of it: see `callback_checks`.
+        optimizer: `optimizer(learning_rate)`, what the model is compiled with.
     """
 
     name: str
@@ -41,6 +42,7 @@ class CallbackCase:
     observes: bool = True
     layer: LayerCase = DENSE
     is_example: bool = False
+    optimizer: Callable = keras.optimizers.SGD
 
 
 def trained(case, model, with_callback=True):
@@ -61,7 +63,7 @@ def assert_logged(case, history, epochs=2):
 
 def compiled(case, kind="functional", learning_rate=0.1, **kwargs):
     model = KINDS[kind](case.layer)
-    model.compile(keras.optimizers.SGD(learning_rate), CLASSES.loss(), **kwargs)
+    model.compile(case.optimizer(learning_rate), CLASSES.loss(), **kwargs)
     return model
 
 

@@ -20,7 +20,7 @@ from contract_process import (
     write_metric,
 )
 
-from tfuq import callbacks, convert, layers, losses, metrics, preprocessing
+from tfuq import callbacks, convert, layers, losses, metrics, optimizers, preprocessing
 from tfuq.corruptions import CorruptionLayer
 from tfuq.selective import TemperatureScaling
 
@@ -425,6 +425,13 @@ CALLBACKS = [
         ("bayesian_weights",),
         observes=False,
         layer=RANDOM_LATER,
+    ),
+    CallbackCase(
+        "posterior-mean",
+        lambda x, y: callbacks.PosteriorMean(),
+        (),
+        observes=False,
+        optimizer=lambda rate: optimizers.IVON(rate, num_data=1000),
     ),
     CallbackCase(
         "posterior-sampling",

@@ -638,6 +638,11 @@ def _schedules():
         ),
     )
 
+    def ivon(**options):
+        tfuq.optimizers.IVON(**{"learning_rate": 0.1, "num_data": 10, **options})
+
+    yield "optimizers.IVON", Entry(_options_alone(ivon, tfuq.optimizers.IVON), {})
+
 
 def _options_alone(function, cls):
     """The function with the options of `cls` and no other arguments."""
@@ -693,6 +698,7 @@ REASONS = {
     "predictive.RegressionUncertainty": "parameters: tests/_predictions/test_numbers.py",
     "selective.RegressionRule": "takes a RegressionUncertainty: its own tests; tests/misuse",
     "selective.MaskRiskControl": "images, checked as ConformalPredictor's: its own tests",
+    "callbacks.PosteriorMean": "takes nothing",
     "callbacks.RejectionEvaluator": MODEL + "metrics.rejection_table",
     "callbacks.SnapshotEnsemble": "writes files: tests/callbacks and tests/faults",
     "cli.main": "tests/cli: bad files and arguments end with exit code 2",

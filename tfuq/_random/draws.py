@@ -7,6 +7,7 @@ whole network and not its prediction. Who wants one calls the model inside `one_
 import contextlib
 import contextvars
 
+import keras
 import tensorflow as tf
 
 from tfuq._random.points import ALGORITHM
@@ -26,8 +27,24 @@ class TakesDraws:
 
 
 def random_layers(model):
-    """The layers of `model`, at any depth, that take part in draws of the network."""
-    return [layer for layer in model._flatten_layers() if isinstance(layer, TakesDraws)]
+    """The layers of `model`, at any depth, that take part in draws of the network.
+
+    And the optimizer, if it has a posterior of the weights.
+    """
+    found = [layer for layer in model._flatten_layers() if isinstance(layer, TakesDraws)]
+    posterior = weight_posterior(model)
+    return found if posterior is None else [*found, posterior]
+
+
+def weight_posterior(model):
+    """The optimizer of `model` that has a posterior of its weights, `drawn(seed)`, or None.
+
+    It may stand inside others, such as one that scales the loss.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    while optimizer is not None and not isinstance(optimizer, TakesDraws):
+        optimizer = getattr(optimizer, "inner_optimizer", None)
+    return optimizer if optimizer is not None and optimizer.is_random() else None
 
 
 class Draw:
@@ -44,15 +61,21 @@ class Draw:
 
 
 @contextlib.contextmanager
-def one_draw(seed):
+def one_draw(seed, model=None):
     """While it is open, layers with random weights take one draw from `seed`, int32 `(2,)`.
 
+    With `model`, its weights are drawn from the posterior that its optimizer has, if it has one.
     Yields the `Draw`; its `layers` are those that took part.
     """
     draw = Draw(seed)
     token = _CURRENT.set(draw)
+    posterior = None if model is None else weight_posterior(model)
     try:
-        yield draw
+        if posterior is None:
+            yield draw
+        else:
+            with keras.StatelessScope(state_mapping=posterior.drawn(draw.seed_of(posterior))):
+                yield draw
     finally:
         _CURRENT.reset(token)
 

@@ -4,6 +4,7 @@ from tfuq._arguments import public_dir
 from tfuq.callbacks.backup import BackupAndRestore
 from tfuq.callbacks.kl_annealing import KLAnnealing
 from tfuq.callbacks.lr_sweep import LRRangeTest
+from tfuq.callbacks.posterior_mean import PosteriorMean
 from tfuq.callbacks.posterior_sampling import PosteriorSampling
 from tfuq.callbacks.rejection import RejectionEvaluator
 from tfuq.callbacks.saliency import SaliencySelection
@@ -17,6 +18,7 @@ __all__ = [
     "GradualUnfreezing",
     "KLAnnealing",
     "LRRangeTest",
+    "PosteriorMean",
     "PosteriorSampling",
     "RejectionEvaluator",
     "SaliencySelection",

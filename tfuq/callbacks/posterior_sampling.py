@@ -59,7 +59,8 @@ class PosteriorSampling(keras.callbacks.Callback):
         self._caught = {}
 
     def on_train_begin(self, logs=None):
-        if not self.model.built or not random_layers(self.model):
+        layers = [x for x in random_layers(self.model) if isinstance(x, keras.layers.Layer)]
+        if not self.model.built or not layers:
             raise ValueError(
                 "Argument `model` must be built and hold layers with random weights, such as "
                 "`tfuq.layers.DenseVariational`, for PosteriorSampling. "

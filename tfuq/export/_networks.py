@@ -106,7 +106,7 @@ def network(request, model, hold, score=None):
 
     def drawn(batch, seed):
         with passes():
-            with one_draw(seed):
+            with one_draw(seed, model):
                 outputs = read(batch)
             return tf.cast(outputs, "float32"), beside(batch)
 

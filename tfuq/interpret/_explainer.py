@@ -157,7 +157,7 @@ class Explainer:
         """Logits, or else probabilities; and the logits before a head averages or normalizes."""
         if seed is None:
             return self._run_model(batch)
-        with one_draw(seed) as draw:
+        with one_draw(seed, self.model) as draw:
             outputs = self._run_model(batch)
         layers = [layer for layer in random_layers(self.model) if id(layer) in draw.layers]
         if not any(layer.is_random() for layer in layers):

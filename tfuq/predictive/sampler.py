@@ -52,7 +52,7 @@ def sampler_of(model, *arguments, takes_one=False, takes_numbers=False):
     check_integer("seed", seed, 0)
     reading = reading_of(output, from_logits, multi_label)
     family = _read_family(*family) if takes_numbers else NO_NUMBERS
-    variables = tuple(id(variable) for variable in model.variables)
+    variables = tuple(id(part) for part in [*model.variables, *random_layers(model)])
     is_single = takes_one and not any(layer.is_random() for layer in random_layers(model))
     key = (*arguments, is_single, takes_numbers, variables, *said(model, output))
     kept = vars(model).get("_tfuq_samplers", {})
@@ -148,14 +148,15 @@ class Sampler:
 
     def _draw(self, batch, seed):
         """Probabilities of one network, NaN for inputs that are not finite, and nothing beside."""
-        with one_draw(seed) as draw:
+        with one_draw(seed, self.model) as draw:
             outputs = self.model(batch, training=False)
         taking = [layer for layer in random_layers(self.model) if id(layer) in draw.layers]
         if not any(layer.is_random() for layer in taking):
             raise ValueError(
                 "Argument `model` must hold layers with random weights, such as "
                 "`tfuq.layers.VBLLDense`, `DenseVariational`, `MCDropout` or, once weights are "
-                "selected, `SparseBayesDense`; its predictions would all be the same. "
+                "selected, `SparseBayesDense`, or be trained by `tfuq.optimizers.IVON`; its "
+                "predictions would all be the same. "
                 f"Received: {shown(self.model)}"
             )
         outputs = select_output(outputs, self.reading.output, self.model)

@@ -9,13 +9,9 @@ from tfuq._arguments import (
     check_choice,
     check_fraction,
     check_positive,
-    public_dir,
     register,
     shown,
 )
-
-__all__ = ["DiscriminativeLearningRate"]
-__dir__ = public_dir(__all__)
 
 SCHEMES = ("log", "linear", "thirds")
 

@@ -1,0 +1,60 @@
+"""Weights at the mean of a posterior that an optimizer keeps, while nobody trains."""
+
+import keras
+
+from tfuq._arguments import shown, told
+from tfuq._models.train_step import build_optimizer, optimizer_chain
+from tfuq.optimizers import IVON
+
+
+@told
+class PosteriorMean(keras.callbacks.Callback):
+    """Lets validation, checkpoints and early stopping see the mean weights of `IVON`.
+
+    While it trains with `tfuq.optimizers.IVON` a model's weights are a draw. This sets them to the
+    mean as validation begins, at the latest at the end of each epoch, and to a new draw as the next
+    epoch begins. Where there is no validation, it has to stand before callbacks that look at the
+    weights at the end of an epoch.
+
+    Raises:
+        ValueError: In `fit`, if the model's optimizer is not `IVON` and has none inside.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    import tfuq
+
+    x, y = np.random.rand(64, 8), np.random.rand(64, 1)
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(1)])
+    model.compile(tfuq.optimizers.IVON(0.1, num_data=64), "mse")
+    model.fit(x, y, validation_split=0.2, callbacks=[tfuq.callbacks.PosteriorMean()], verbose=0)
+    ```
+    """
+
+    _optimizer = None
+
+    def on_train_begin(self, logs=None):
+        found = optimizer_chain(self.model.optimizer)[-1]
+        if not isinstance(found, IVON):
+            raise ValueError(
+                "Argument `optimizer` of `compile` must be `tfuq.optimizers.IVON` for "
+                f"PosteriorMean. Received: optimizer={shown(self.model.optimizer)}"
+            )
+        build_optimizer(self.model)
+        self._optimizer = found
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._optimizer.to_sample()
+
+    def on_test_begin(self, logs=None):
+        if self._optimizer is not None:
+            self._optimizer.to_mean()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._optimizer.to_mean()
+
+    def on_train_end(self, logs=None):
+        self._optimizer.to_mean()
+        self._optimizer = None
