@@ -21,6 +21,21 @@ def next_hessian(hessian, found, precision, beta_2):
     return beta_2 * hessian + rest * found + correction
 
 
+def _check_of_keras(learning_rate, gradient_accumulation_steps, name):
+    """Raises ValueError of arguments that Keras would take, or refuse with another error."""
+    is_schedule = isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule)
+    is_number = is_finite(learning_rate) and learning_rate >= 0
+    if not (is_schedule or is_number or isinstance(learning_rate, dict) or callable(learning_rate)):
+        raise ValueError(
+            "Argument `learning_rate` must be a number of at least 0 or a schedule. "
+            f"Received: learning_rate={shown(learning_rate)}"
+        )
+    if gradient_accumulation_steps is not None:
+        check_integer("gradient_accumulation_steps", gradient_accumulation_steps, minimum=2)
+    if name is not None and not isinstance(name, str):
+        raise ValueError(f"Argument `name` must be a string. Received: name={shown(name)}")
+
+
 @register
 class IVON(TakesDraws, keras.optimizers.Optimizer):
     """Learns a Gaussian over all weights at about the cost of Adam, with no layer changed.
@@ -125,6 +140,15 @@ class IVON(TakesDraws, keras.optimizers.Optimizer):
             check_positive("clip_radius", clip_radius)
         check_flags(rescale_learning_rate=rescale_learning_rate)
         check_integer("seed", seed, minimum=0)
+        _check_of_keras(learning_rate, gradient_accumulation_steps, name)
+        for argument, value in (
+            ("clipnorm", clipnorm),
+            ("clipvalue", clipvalue),
+            ("global_clipnorm", global_clipnorm),
+            ("loss_scale_factor", loss_scale_factor),
+        ):
+            if value is not None:
+                check_positive(argument, value)
         super().__init__(
             learning_rate,
             clipnorm=clipnorm,
