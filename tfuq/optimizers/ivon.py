@@ -21,7 +21,7 @@ def next_hessian(hessian, found, precision, beta_2):
     return beta_2 * hessian + rest * found + correction
 
 
-def _check_of_keras(learning_rate, gradient_accumulation_steps, name):
+def _check_of_keras(learning_rate, gradient_accumulation_steps, name, options):
     """Raises ValueError of arguments that Keras would take, or refuse with another error."""
     is_schedule = isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule)
     is_number = is_finite(learning_rate) and learning_rate >= 0
@@ -32,6 +32,9 @@ def _check_of_keras(learning_rate, gradient_accumulation_steps, name):
         )
     if gradient_accumulation_steps is not None:
         check_integer("gradient_accumulation_steps", gradient_accumulation_steps, minimum=2)
+    for argument, value in options.items():
+        if value is not None:
+            check_positive(argument, value)
     if name is not None and not isinstance(name, str):
         raise ValueError(f"Argument `name` must be a string. Received: name={shown(name)}")
 
@@ -140,24 +143,15 @@ class IVON(TakesDraws, keras.optimizers.Optimizer):
             check_positive("clip_radius", clip_radius)
         check_flags(rescale_learning_rate=rescale_learning_rate)
         check_integer("seed", seed, minimum=0)
-        _check_of_keras(learning_rate, gradient_accumulation_steps, name)
-        for argument, value in (
-            ("clipnorm", clipnorm),
-            ("clipvalue", clipvalue),
-            ("global_clipnorm", global_clipnorm),
-            ("loss_scale_factor", loss_scale_factor),
-        ):
-            if value is not None:
-                check_positive(argument, value)
-        super().__init__(
-            learning_rate,
-            clipnorm=clipnorm,
-            clipvalue=clipvalue,
-            global_clipnorm=global_clipnorm,
-            gradient_accumulation_steps=gradient_accumulation_steps,
-            loss_scale_factor=loss_scale_factor,
-            name=name,
-        )
+        options = {
+            "clipnorm": clipnorm,
+            "clipvalue": clipvalue,
+            "global_clipnorm": global_clipnorm,
+            "loss_scale_factor": loss_scale_factor,
+        }
+        _check_of_keras(learning_rate, gradient_accumulation_steps, name, options)
+        options["gradient_accumulation_steps"] = gradient_accumulation_steps
+        super().__init__(learning_rate, name=name, **options)
         self.num_data = num_data
         self.beta_1, self.beta_2 = beta_1, beta_2
         self.prior_precision, self.hessian_init = prior_precision, hessian_init
