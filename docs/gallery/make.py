@@ -371,6 +371,11 @@ EXAMPLES = {  # by the picture that the script writes: the script, and what is s
         "The number of nuclei on microscope images, one network with `NormalDense`: conformal "
         "intervals of images that nothing was fitted to, and how the error grows with the width.",
     ),
+    "last_layers": (
+        "examples/last_layers.py",
+        "Six last layers on the same frozen features of digits, two in five of whose labels are "
+        "confused: how many of the accepted answers are wrong.",
+    ),
     "five_cases": (
         "examples/tutorials/regression_five_cases.py",
         "A line and its uncertainty in five steps, after TFP's tutorial.",
