@@ -7,6 +7,10 @@ whose speed drifts. Times are medians of the rounds; memory is what the first st
 of their process, tracing included. What grows is the last size over the one before it, and the time
 there over the time before: "linear" says whether the time grows no more than the size (and 10 %).
 
+`--part features` is of 29,593 classes and 1,024 features: a training step of `MCSoftmaxDenseXL`,
+whose noise is made in the features, beside its floor, S projections from features to classes with
+both of their gradients, and beside one `Dense`. "peak" is that of the whole process.
+
 Workers are processes on 127.0.0.1 under `tfuq.distribute.multi_worker`, one thread each, which
 share a global batch of 256 (strong scaling). Efficiency is the time of one over workers times the
 time of all: of four on two cores no more than a half can be had.
@@ -40,6 +44,7 @@ SWEEPS = (
     ("image", (32, 64, 128, 256), "convolutions", "train"),
 )
 FEATURES = 128
+MANY = {"classes": 29593, "features": 1024, "factors": 50, "batch": 64}
 WORKERS, GLOBAL_BATCH = (1, 2, 4), 256
 SHARED = ({"image": 32, "steps": 20}, {"image": 96, "steps": 8})  # little to compute, and more
 
@@ -94,6 +99,59 @@ def stepper(kind, mode, sizes):
 
     step = train if mode == "train" else predict
     return lambda: step().numpy()
+
+
+def stepper_of_many(kind, samples):
+    """As `stepper`, with inputs that have a gradient: a step of `Dense`, of the head, of its floor.
+
+    The floor has a mean in place of a loss: nothing but its projections.
+    """
+    import keras
+    import tensorflow as tf
+
+    from tfuq import layers
+
+    classes, factors = MANY["classes"], MANY["factors"]
+    options = {"train_mc_samples": samples, "test_mc_samples": 2, "logits_only": True}
+    is_head = kind == "features"
+    head = layers.MCSoftmaxDenseXL(classes, factors, **options) if is_head else None
+    model = keras.Sequential(
+        [keras.Input((MANY["features"],)), head or keras.layers.Dense(classes)]
+    )
+    x = tf.random.stateless_normal((MANY["batch"], MANY["features"]), [1, 2])
+    x = tf.Variable(tf.repeat(x, samples, axis=0) if kind == "floor" else x)
+    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    optimizer = keras.optimizers.SGD(1e-6)
+    optimizer.build(model.trainable_variables)
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            logits = model(x, training=True)
+            is_floor = kind == "floor"
+            loss = tf.reduce_mean(logits) if is_floor else loss_of(tf.range(len(x)), logits)
+        of_inputs, *gradients = tape.gradient(loss, [x, *model.trainable_weights])
+        optimizer.apply(gradients, model.trainable_weights)
+        return loss + tf.reduce_sum(of_inputs)  # which is not left out then
+
+    return lambda: step().numpy()
+
+
+def report_features(rounds):
+    def started(kind, samples):
+        return turns.Process(__file__, "--serve", kind, "many", str(samples))
+
+    plain = started("dense", 1)
+    plain.close()
+    titles = ("samples", "floor, ms", "head, ms", "ratio", "of the processor")
+    print(f"\n| {' | '.join(titles)} | peak of Dense, head, MB | ratio |\n|{' --- |' * 7}")
+    for samples in (8, 32):
+        pair = [started(kind, samples) for kind in ("floor", "features")]
+        peak = pair[1].peak
+        times, ratios, of_processor = turns.take_turns(pair, rounds)
+        cells = [f"{samples}", *(f"{ms:.0f}" for ms in times), f"{ratios[1]:.2f}"]
+        cells += [f"{of_processor[1]:.2f}", f"{plain.peak:.0f}, {peak:.0f}"]
+        print(f"| {' | '.join(cells)} | {peak / plain.peak:.2f} |", flush=True)
 
 
 def sweep(rounds, varied, sizes, kind, mode, others):
@@ -211,16 +269,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--serve", nargs=3, metavar=("KIND", "MODE", "SIZES"))
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--part", choices=("sizes", "workers", "all"), default="all")
+    parser.add_argument("--part", choices=("sizes", "features", "workers", "all"), default="all")
     arguments = parser.parse_args()
     os.environ["TF_NUM_INTRAOP_THREADS"] = "1"
     if arguments.serve:
         kind, mode, sizes = arguments.serve
+        if mode == "many":
+            turns.serve(stepper_of_many(kind, int(sizes)))
+            return
         turns.serve(stepper(kind, mode, json.loads(sizes)))
         return
-    if arguments.part != "workers":
+    if arguments.part in ("sizes", "all"):
         report(arguments.rounds)
-    if arguments.part != "sizes":
+    if arguments.part in ("features", "all"):
+        report_features(arguments.rounds)
+    if arguments.part in ("workers", "all"):
         report_workers()
 
 

@@ -22,7 +22,8 @@ def serve(step):
     before = peak_memory()
     for _ in range(WARM_UP):
         step()
-    _say({"grown": peak_memory() - before})
+    peak = peak_memory()
+    _say({"grown": peak - before, "peak": peak})
     for line in sys.stdin:
         count, clocks = int(line), (time.perf_counter, time.process_time)
         starts = [clock() for clock in clocks]
@@ -44,7 +45,10 @@ def peak_memory():
 
 
 class Process:
-    """A contestant at work in its own process; `grown` is the growth of its memory, MB."""
+    """A contestant at work in its own process; `grown` is the growth of its memory, MB.
+
+    `peak` is the peak of the whole process after its first steps.
+    """
 
     def __init__(self, *command, python=sys.executable, environment=()):
         self.process = subprocess.Popen(
@@ -55,7 +59,8 @@ class Process:
             text=True,
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **dict(environment)},
         )
-        self.grown = self._answer()["grown"]
+        answer = self._answer()
+        self.grown, self.peak = answer["grown"], answer["peak"]
 
     def _answer(self):
         for line in self.process.stdout:
