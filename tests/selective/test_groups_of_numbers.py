@@ -26,6 +26,14 @@ FOUND = numbers()
 RULE = RegressionRule("std", 0.9, level=0.8, tolerance=TOLERANCE)
 
 
+def of_a_function():
+    return RejectionRule.fit(FOUND, Y, loss=lambda m, y: 0 * m, tolerance=1.0, target_risk=0.3)
+
+
+def test_a_function_is_known_while_the_process_runs():
+    assert subgroup_report(of_a_function(), FOUND, Y, SITES).rows[0].risk == 0
+
+
 def test_figures_are_those_of_each_group(tmp_path):
     report = subgroup_report(RULE, FOUND, Y, {"site": SITES}, target_risk=0.3)
     assert [row.group for row in report] == ["all", "north", "south"]
@@ -111,8 +119,8 @@ MISTAKES = {
     "bins": lambda: subgroup_report(RULE, FOUND, Y, SITES, n_bins=3),
     "a loss of classes": lambda: subgroup_report(RULE, FOUND, Y, SITES, loss="false_negative"),
     "a loss above 1": lambda: subgroup_report(RULE, FOUND, Y, SITES, loss=lambda m, y: 9 + 0 * m),
-    "a loss that the rule does not keep": lambda: subgroup_report(
-        RejectionRule.fit(FOUND, Y, loss=lambda m, y: 0 * m, tolerance=1.0, target_risk=0.3),
+    "a loss that the rule's file does not keep": lambda: subgroup_report(
+        RejectionRule.from_json(of_a_function().to_json()),
         FOUND,
         Y,
         SITES,
