@@ -124,14 +124,19 @@ def _of_rule(row, probs, rule):
         if row["label"] not in known:
             return f"class {row['label']} has no threshold: it is never accepted"
         threshold = known[row["label"]]
-    value = row.get(OUTPUT_OF.get(name, name))
-    if name == "margin":
-        top = np.sort(probs) if len(probs) > 1 else np.sort([probs[0], 1 - probs[0]])
-        value = top[-1] - top[-2]
+    value = score_of(row, probs, name)
     name = OUTPUT_OF.get(name, name) if name == "given" else name
     sides = ("below", "at least") if name in GROW_WITH_TRUST else ("above", "at most")
     said = name.replace("_", " ") if value is None else f"{name.replace('_', ' ')} {value:.6g}"
     return f"{said} {sides[row['accept']]} the threshold {threshold:.6g}"
+
+
+def score_of(row, probs, name):
+    """The score `name` of a rule, of the outputs of one input; None if they do not say it."""
+    if name == "margin":
+        top = np.sort(probs) if len(probs) > 1 else np.sort([probs[0], 1 - probs[0]])
+        return top[-1] - top[-2]
+    return row.get(OUTPUT_OF.get(name, name))
 
 
 def _of_ood(score, threshold):

@@ -4,12 +4,15 @@
 
 POST /predict takes an image (PNG, JPEG), a .npy file or {"instances": [...]}, and answers with the
 decision and its reasons; what it cannot answer it refuses with a reason. GET /health says whether
-the process is alive, GET /metadata what is served.
+the process is alive, GET /metadata what is served. With --monitor the server counts its cases and
+takes their labels by POST /labels, and GET /monitor says whether the rule still keeps its promise;
+that takes tfuq as well.
 """
 
 import argparse
 import asyncio
 import contextlib
+import json
 import os
 import pathlib
 import signal
@@ -38,12 +41,18 @@ CLOSING = (408, 413)  # after these the rest of the body may still be on its way
 class Service:
     """What the requests share: the model, its queue, and counts."""
 
-    def __init__(self, model, decision, options):
-        self.model, self.options = model, options
+    def __init__(self, model, decision, options, watch=None):
+        self.model, self.options, self.watch = model, options, watch
         self.spec = input_spec(model, options)
-        self.batcher = Batcher(
-            lambda inputs: answers(model.predict(inputs), decision), options.max_batch
-        )
+
+        def answered(inputs):
+            outputs = model.predict(inputs)
+            found = answers(outputs, decision)
+            if watch is not None:
+                watch.take(outputs, found)
+            return found
+
+        self.batcher = Batcher(answered, options.max_batch)
         self.readers = ThreadPoolExecutor(READERS, "read")
         self.under_way = 0
         self.counts = {"answered": 0, "refused": 0}
@@ -58,6 +67,20 @@ class Service:
             found = await asyncio.gather(*map(self.batcher, inputs))
         self.counts["answered"] += 1
         return {"predictions": found} if several else found[0]
+
+    async def label(self, request):
+        """What the monitor says once it has taken the labels of a request."""
+        if self.watch is None:
+            raise Refused(404, "no_monitor", "the server was started without --monitor")
+        with self._place():
+            body = await self._body(request)
+            try:
+                labels = json.loads(body)["labels"]
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                reason = 'the body must be JSON, {"labels": {id: label, ...}}'
+                raise Refused(400, "malformed", reason) from error
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self.readers, self.watch.label, labels)
 
     @contextlib.contextmanager
     def _place(self):
@@ -121,6 +144,8 @@ def make_app(service):
         yield
         service.batcher.close()
         service.readers.shutdown()
+        if service.watch is not None:
+            service.watch.close()
 
     app = FastAPI(title="A model that knows when it does not know", lifespan=lifespan)
     app.router.redirect_slashes = False
@@ -129,6 +154,16 @@ def make_app(service):
     @app.post("/predict", openapi_extra={"requestBody": content})
     async def predict(request: Request):
         return JSONResponse(await service.predict(request))
+
+    @app.post("/labels")
+    async def labels(request: Request):
+        return JSONResponse(await service.label(request))
+
+    @app.get("/monitor")
+    async def monitor():
+        if service.watch is None:
+            raise Refused(404, "no_monitor", "the server was started without --monitor")
+        return JSONResponse(service.watch.said())
 
     @app.get("/health")
     async def health():
@@ -176,6 +211,12 @@ def parse(arguments=None):
         metavar=("LOW", "HIGH"),
         help="what 0 and 255 of an image become, if the model takes floating point numbers and "
         "does not declare it",
+    )
+    add(
+        "--monitor",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="a monitor of the rule, as `rule.monitor().save(FILE)` writes it; needs tfuq",
     )
     add("--max-bytes", type=int, default=2**22, help="of a body")
     add("--max-pixels", type=int, default=2**24, help="of an image")
@@ -232,15 +273,25 @@ def load(options):
     return model, decision
 
 
+def watch_of(model, options):
+    """The monitor that the options ask for, or None."""
+    if options.monitor is None:
+        return None
+    from watching import Watch  # of tfuq, which the server does without otherwise
+
+    return Watch(options.monitor, model.metadata, class_names(model, options) or None)
+
+
 def main(arguments=None):
     options = parse(arguments)
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
     tf.config.threading.set_inter_op_parallelism_threads(options.threads)
     try:
         model, decision = load(options)
-    except (OSError, ValueError, LookupError) as error:
+        watch = watch_of(model, options)
+    except (OSError, ValueError, LookupError, ImportError) as error:
         sys.exit(f"server.py: {type(error).__name__}: {error}")
-    app = make_app(Service(model, decision, options))
+    app = make_app(Service(model, decision, options, watch))
     listening = socket.create_server((options.host, options.port), backlog=128)
     host, port = listening.getsockname()[:2]
     print(f"Serving {options.model} at http://{host}:{port}", flush=True)

@@ -21,7 +21,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import betaln
 
-from tfuq._arguments import check_fraction, register, shown
+from tfuq._arguments import check_fraction, register, shown, to_float64
 from tfuq._files.reading import json_text
 from tfuq._math.bounds import clopper_pearson_interval
 from tfuq.selective._losses import SEVERAL, titles
@@ -207,9 +207,79 @@ class Monitor(Fitted):
         Returns:
             `{test: wealth after each case (n,)}`.
         """
-        score, accepted, loss = self.rule._cases(probs, labels, groups, stacked, score)
+        return self._take(*self.rule._cases(probs, labels, groups, stacked, score))
+
+    def update_decisions(self, accepted, scores, losses=None):
+        """Takes cases that were decided elsewhere, as by a server of an export.
+
+        Args:
+            accepted: Whether the rule accepted each case, `(n,)`, in the order in which they came.
+            scores: The rule's score of each, `(n,)`; NaN where nothing is known.
+            losses: The loss of each in [0, 1], 1.0 where an answer is wrong; NaN where there is no
+                label, None if no case has one. Of labels that come later: `update_losses`.
+
+        Returns:
+            The monitor itself.
+
+        Raises:
+            ValueError: If these are not one for each case, or of other values.
+
+        Example:
+
+        >>> import numpy as np
+        >>> from tfuq.selective import RejectionRule
+        >>> rng = np.random.default_rng(0)
+        >>> probs = rng.uniform(0.5, 1, size=2000)
+        >>> rule = RejectionRule.fit(probs, rng.random(2000) < probs, target_risk=0.2)
+        >>> monitor = rule.monitor().update_decisions([True, False], [0.9, 0.7])
+        >>> monitor.update_losses([0.0]).fitted_to
+        {'cases': 2, 'accepted': 1, 'labelled': 1, 'loss': 0.0}
+        """
+        scores = np.ravel(to_float64("scores", scores))
+        decided = np.asarray(accepted)
+        if decided.shape != scores.shape or decided.dtype != bool:
+            raise ValueError(
+                f"Argument `accepted` must hold True or False for each of {len(scores)} scores. "
+                f"Received: accepted={shown(accepted)}"
+            )
+        losses = np.full(len(scores), np.nan) if losses is None else _read_losses(losses)
+        if losses.shape != scores.shape:
+            raise ValueError(
+                f"Argument `losses` must hold one for each of {len(scores)} cases, NaN for those "
+                f"without a label. Received: {len(losses)}"
+            )
+        self._take(scores, decided, losses)
+        return self
+
+    def update_losses(self, losses):
+        """Takes the losses of accepted cases that it took before without a label.
+
+        In which order labels come must not depend on whether answers are wrong.
+
+        Args:
+            losses: Numbers in [0, 1], `(n,)`.
+
+        Returns:
+            The monitor itself.
+
+        Raises:
+            ValueError: If one is none, or they are more than accepted cases without a label.
+        """
+        losses = _read_losses(losses)
+        waiting = self._seen["accepted"] - self._seen["labelled"]
+        if np.isnan(losses).any() or len(losses) > waiting:
+            raise ValueError(
+                f"Argument `losses` must hold those of accepted cases without a label so far, of "
+                f"which there are {waiting}. Received: losses={shown(losses)}"
+            )
+        for loss in losses:
+            self._take_loss(float(loss))
+            self._remember()
+        return self
+
+    def _take(self, scores, accepted, losses):
         followed = {name: np.empty(len(accepted)) for name in SHARES}
-        cases = zip(score, accepted, loss, strict=True)
+        cases = zip(scores, accepted, losses, strict=True)
         for place, (one_score, is_accepted, one_loss) in enumerate(cases):
             self._take_score(float(one_score))
             self._bets["more"].take(float(is_accepted))
@@ -217,13 +287,22 @@ class Monitor(Fitted):
             self._seen["cases"] += 1
             self._seen["accepted"] += int(is_accepted)
             if is_accepted and not np.isnan(one_loss):
-                self._bets["risk"].take(one_loss)
-                self._seen["labelled"] += 1
-                self._seen["loss"] += float(one_loss)
-            for name, wealth in self.wealth.items():
-                self._most[name] = max(self._most[name], wealth)
+                self._take_loss(float(one_loss))
+            for name, wealth in self._remember().items():
                 followed[name][place] = wealth
         return followed
+
+    def _take_loss(self, loss):
+        self._bets["risk"].take(loss)
+        self._seen["labelled"] += 1
+        self._seen["loss"] += loss
+
+    def _remember(self):
+        """The wealth of each test, whose largest is what raises an alarm."""
+        found = self.wealth
+        for name, wealth in found.items():
+            self._most[name] = max(self._most[name], wealth)
+        return found
 
     def _take_score(self, score):
         if np.isnan(score):
@@ -266,6 +345,15 @@ class Monitor(Fitted):
         It is below the true one ever with a probability of at most `alpha`; 1 without labels.
         """
         return mean_upper_bound(self._seen["loss"], self._seen["labelled"], self.alpha)
+
+
+def _read_losses(losses):
+    found = np.ravel(to_float64("losses", losses))
+    if not np.all(np.isnan(found) | ((found >= 0) & (found <= 1))):
+        raise ValueError(
+            f"Argument `losses` must hold numbers in [0, 1]. Received: losses={shown(losses)}"
+        )
+    return found
 
 
 def checked_state(state, bounds):

@@ -1,0 +1,166 @@
+"""The monitor of a served rule: its promise, watched case by case, while labels come later.
+
+It needs tfuq where the server runs; without `--monitor` the server does not.
+"""
+
+import collections
+import math
+import os
+import pathlib
+import threading
+
+import numpy as np
+from answers import OUTPUT_OF, score_of
+from reading import Refused
+
+KEPT = 100_000  # cases that wait for a label; older ones are forgotten
+
+
+class Watch:
+    """A `tfuq.selective.Monitor` of the rule that is served, in a file.
+
+    Args:
+        path: File of the monitor, `rule.monitor().save(path)` or `tfuq monitor`; it is written
+            again after labels have come, every `save_every` cases, and at the end.
+        metadata: The content of the model's `metadata.json`.
+        class_names: Names that labels may have, or None.
+        save_every: How many cases may be lost with the process.
+
+    Raises:
+        ImportError: Without tfuq.
+        ValueError: If the file holds no monitor, or one of another rule, or the outputs of the
+            model do not say what it watches.
+    """
+
+    def __init__(self, path, metadata, class_names=None, save_every=100):
+        try:
+            from tfuq.selective import Monitor
+        except ImportError as error:
+            raise ImportError("--monitor needs tfuq: pip install tfuq") from error
+        self.path, self.save_every = pathlib.Path(path), save_every
+        self.monitor = Monitor.load(self.path)
+        self.rule = self.monitor.rule
+        self.class_names = class_names
+        self.of_numbers = metadata.get("family") is not None
+        self._check(metadata)
+        self._lock = threading.Lock()
+        self._waiting = collections.OrderedDict()
+        self._run = os.urandom(6).hex()  # so that labels of an earlier process are known as such
+        self._unsaved = 0
+
+    def _check(self, metadata):
+        served = (metadata["rule"] or {}).get("config")
+        config = self.rule.get_config()
+        same = served is not None and all(
+            np.array_equal(np.asarray(served.get(name)), np.asarray(config.get(name)))
+            for name in ("score", "threshold", "by", "keys", "tolerance")
+        )
+        if not same:
+            raise ValueError(f"{self.path} watches another rule than the model is served with")
+        name = served["score"]
+        known = (
+            self.of_numbers or name == "margin" or OUTPUT_OF.get(name, name) in metadata["outputs"]
+        )
+        if not known or self.rule.fitted_to["loss"] != "error":
+            raise ValueError(
+                f"{self.path} must watch a rule of errors, by a score that the model says: it is "
+                f"of the loss {self.rule.fitted_to['loss']!r} and the score {name!r}. "
+                "`tfuq monitor` watches others, batch by batch"
+            )
+
+    # --- Cases --------------------------------------------------------------------------------
+
+    def take(self, outputs, answers):
+        """Counts the cases of a batch, and gives their answers an `id` that a label can name."""
+        with self._lock:
+            for place, answer in enumerate(answers):
+                row = {name: values[place] for name, values in outputs.items()}
+                accepted = bool(np.all(row["accept"]))
+                self.monitor.update_decisions([accepted], [self._score(row)])
+                said = answer["mean"] if self.of_numbers else answer["label"]
+                answer["id"] = f"{self._run}-{self.monitor.fitted_to['cases']}"
+                self._waiting[answer["id"]] = accepted, said
+                if len(self._waiting) > KEPT:
+                    self._waiting.popitem(last=False)
+            self._unsaved += len(answers)
+            if self._unsaved >= self.save_every:
+                self._save()
+
+    def _score(self, row):
+        if self.of_numbers:
+            return float(np.ravel(row["score"])[0])
+        probs = np.atleast_1d(row["probabilities"])
+        value = score_of({k: np.ravel(v)[0] for k, v in row.items()}, probs, self.rule.score)
+        return float(value)
+
+    def label(self, labels):
+        """Takes the labels of cases by their ids; all of them, or, with a reason, none.
+
+        Raises:
+            Refused: If a case is not known, or a label is none.
+        """
+        if not isinstance(labels, dict) or not labels:
+            raise Refused(422, "wrong_shape", 'labels must be {"labels": {id: label, ...}}')
+        with self._lock:
+            unknown = [name for name in labels if name not in self._waiting]
+            if unknown:
+                raise Refused(
+                    404,
+                    "unknown_case",
+                    f"{len(unknown)} of {len(labels)} cases are not waiting for a label, such as "
+                    f"{unknown[0][:40]!r}: it has one, or is of an earlier process",
+                )
+            losses = {name: self._loss(name, label) for name, label in labels.items()}
+            for name, loss in losses.items():
+                accepted, _ = self._waiting.pop(name)
+                if accepted:
+                    self.monitor.update_losses([loss])
+            self._save()
+            return self._said()
+
+    def _loss(self, name, label):
+        _, said = self._waiting[name]
+        if self.of_numbers:
+            if isinstance(label, bool) or not isinstance(label, (int, float)):
+                raise Refused(422, "wrong_label", f"the label of {name} must be a number")
+            if not math.isfinite(label):
+                raise Refused(422, "wrong_label", f"the label of {name} must be finite")
+            return float(said is None or abs(label - said) > self.rule.tolerance)
+        names = self.class_names
+        if isinstance(label, str) and names is not None and label in names:
+            label = names.index(label)
+        if isinstance(label, bool) or not isinstance(label, int) or label < 0:
+            also = f" or one of {', '.join(names)}" if names else ""
+            raise Refused(
+                422, "wrong_label", f"the label of {name} must be the number of a class{also}"
+            )
+        if names is not None and label >= len(names):
+            raise Refused(422, "wrong_label", f"the label of {name} must be below {len(names)}")
+        return float(label != said)
+
+    # --- What it says -------------------------------------------------------------------------
+
+    def said(self):
+        """Whether an alarm was raised, and what has been seen, ready for JSON."""
+        with self._lock:
+            return self._said()
+
+    def _said(self):
+        monitor = self.monitor
+        return {
+            "alarm": monitor.alarm,
+            "alarms": monitor.alarms,
+            "promised_risk": self.rule.fitted_to["target_risk"],
+            "risk_bound": monitor.risk_bound,
+            "wealth": monitor.wealth,
+            **monitor.fitted_to,
+            "waiting_for_labels": len(self._waiting),
+        }
+
+    def _save(self):
+        self.monitor.save(self.path)
+        self._unsaved = 0
+
+    def close(self):
+        with self._lock:
+            self._save()
