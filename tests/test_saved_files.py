@@ -31,6 +31,8 @@ ADDED_LATER = frozenset(
         "ASH",
         "AUSE",
         "AdaptiveConformal",
+        "BatchEnsembleConv2D",
+        "BatchEnsembleDense",
         "BetaCalibration",
         "BetaNLLLoss",
         "CRPS",

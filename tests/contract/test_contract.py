@@ -34,6 +34,8 @@ PROCESS_OF_LABELS = {**PROCESS, "likelihood": "bernoulli", "momentum": 0.9, "log
 TUNED = {"parameter_efficient": True, "tune_temperature": True, "compute_pred_variance": True}
 DIAGONAL = {"num_classes": 2, "num_factors": 0, "logits_only": True, "sampling": "antithetic"}
 FRESH = {"resample": True, "sampling": "iid", "share_samples_across_batch": True}
+MEMBERS = {"units": 3, "num_members": 2, "seed": 1}
+MEMBERS_OF_MAPS = {"filters": 3, "kernel_size": 2, "num_members": 2, "factors": "normal", "seed": 1}
 LAST = {"units": 3, "kl_weight": 0.01}
 LOW_RANK = {**LAST, "posterior": "low_rank", "rank": 2, "noise": "learned", "predictive": "probit"}
 DENSE = {**LAST, "posterior": "dense", "objective": "monte_carlo", "logits_only": False}
@@ -102,6 +104,8 @@ LAYERS = [
     LayerCase("sigmoid-xl", layers.MCSigmoidDenseXL, LABELS_BY_FEATURES, target=LABELS),
     LayerCase("sngp", layers.SNGPDense, PROCESS),
     LayerCase("sngp-momentum", layers.SNGPDense, PROCESS_OF_LABELS, target=LABELS),
+    LayerCase("batch-ensemble", layers.BatchEnsembleDense, MEMBERS),
+    LayerCase("batch-ensemble-conv2d", layers.BatchEnsembleConv2D, MEMBERS_OF_MAPS, **IMAGES),
     LayerCase("vbll", layers.VBLLDense, LAST),
     LayerCase("vbll-low-rank", layers.VBLLDense, LOW_RANK),
     LayerCase("vbll-dense", layers.VBLLDense, DENSE),

@@ -397,6 +397,7 @@ def _layers():
             {"num_outputs": 2, "num_factors": 1, "test_mc_samples": 4, "train_mc_samples": 4},
             "inputs",
         ),
+        "BatchEnsembleDense": (layers.BatchEnsembleDense, {"units": 2, "num_members": 2}, "inputs"),
         "SNGPDense": (layers.SNGPDense, {"units": 3, "num_features": 8}, "inputs"),
         "MCSoftmaxDenseXL": (
             layers.MCSoftmaxDenseXL,
@@ -708,6 +709,7 @@ REASONS = {
     "convert.report": "a model to what was noted of it; no arrays",
     "convert.saliency": MODEL + "tests/nonfinite",
     "convert.sparse_bayesian": MODEL + "tests/nonfinite",
+    "convert.batch_ensemble": "a model to a model; no arrays",
     "convert.SpectralBound": "a constraint of kernels, which training holds; tests/convert",
     "convert.spectral_normalize": "a model to a model; no arrays",
     "convert.to_deterministic": "a model to a model; no arrays",
@@ -735,6 +737,7 @@ REASONS = {
     "kl_weight_for": "reads data and a loss: tests/layers/test_kl_weight.py",
     "layers.Conv3DVariational": "another layer of its family, with another operation",
     "layers.DepthwiseConv1DVariational": "another layer of its family, with another operation",
+    "layers.BatchEnsembleConv2D": "another layer of its family, with another operation",
     "layers.EinsumDenseVariational": "another layer of its family, with another operation",
     "layers.LSTMVariational": "another layer of its family, with another operation",
     "layers.SeparableConv2DVariational": "another layer of its family, with another operation",

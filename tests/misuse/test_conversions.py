@@ -6,6 +6,7 @@ import pytest
 from keras import layers as kl
 
 from tfuq import convert, layers
+from tfuq.predictive import sample_predictions
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 DATA = (np.ones((4, 4), "float32"), np.arange(4) % 3)
@@ -99,6 +100,30 @@ ROWS = {
     "a density of more units than features": (
         "units",
         lambda: layers.MCSoftmaxDenseXL(5, 2).logit_distribution(np.ones((2, 4), "float32")),
+    ),
+    "no number of members": ("num_members", lambda: layers.BatchEnsembleDense(3)),
+    "one member": ("num_members", lambda: layers.BatchEnsembleConv2D(3, 2, num_members=1)),
+    "half a member": ("num_members", lambda: layers.BatchEnsembleDense(3, 2.5)),
+    "members of unknown factors": ("factors", lambda: layers.BatchEnsembleDense(3, 2, factors="r")),
+    "members that do not differ": (
+        "factor_scale",
+        lambda: convert.batch_ensemble(model(), 2, factor_scale=0),
+    ),
+    "members of layers that are not there": (
+        "layers",
+        lambda: convert.batch_ensemble(model(), 2, layers=["hidden"]),
+    ),
+    "members of a model that has them": (
+        "model",
+        lambda: convert.batch_ensemble(
+            keras.Sequential([keras.Input((4,)), layers.BatchEnsembleDense(3, 2)]), 2
+        ),
+    ),
+    "draws that members do not divide": (
+        "num_samples",
+        lambda: sample_predictions(
+            keras.Sequential([keras.Input((4,)), layers.BatchEnsembleDense(3, 2)]), DATA[0], 5
+        ),
     ),
     "one class of a process": ("units", lambda: layers.SNGPDense(1)),
     "a momentum of 1": ("momentum", lambda: layers.SNGPDense(3, momentum=1.0)),

@@ -138,11 +138,13 @@ def linear_map(layer):
 
     Of a 1x1 convolution they are those of its map at each position.
     """
+    if hasattr(layer, "linear_map"):
+        return layer.linear_map()
     if isinstance(layer, keras.layers.Dense):
         return _dense_kernel(layer), layer.bias
     if _is_pointwise(layer):
         return ops.reshape(layer.kernel, layer.kernel.shape[-2:]), layer.bias
-    return layer.linear_map() if hasattr(layer, "linear_map") else None
+    return None
 
 
 def _dense_kernel(layer):

@@ -6,6 +6,7 @@ whole network and not its prediction. Who wants one calls the model inside `one_
 
 import contextlib
 import contextvars
+import math
 
 import keras
 import tensorflow as tf
@@ -18,6 +19,8 @@ _CURRENT = contextvars.ContextVar("tfuq_draw", default=None)
 class TakesDraws:
     """Marks a layer that looks for `current_draw()` when it is called."""
 
+    num_members = 1
+    """Of how many networks the draws are, which come in turn; 1 where there is no end of them."""
     closed_form = False
     """Whether its output says how draws of it would differ, so that nobody has to draw."""
 
@@ -47,6 +50,26 @@ def weight_posterior(model):
     return optimizer if optimizer is not None and optimizer.is_random() else None
 
 
+def num_draws(model, wanted, default):
+    """How many networks to draw from `model`: `wanted`, or about `default` if that is None.
+
+    Where layers have members, all draws are of these in turn, so that the number is a multiple of
+    theirs; ValueError if `wanted` is not.
+    """
+    random = [layer for layer in random_layers(model) if layer.is_random()]
+    members = math.lcm(*(layer.num_members for layer in random))
+    if wanted is None:
+        is_all = members > 1 and all(layer.num_members > 1 for layer in random)
+        return members if is_all else math.ceil(default / members) * members
+    if wanted % members:
+        raise ValueError(
+            "Argument `num_samples` must be left out or a multiple of the number of members of the "
+            f"model's layers, here {members}, for all to count alike. "
+            f"Received: num_samples={wanted}"
+        )
+    return wanted
+
+
 class Draw:
     """Gives each layer a seed of its own: the same one each time the layer is called."""
 
@@ -58,6 +81,11 @@ class Draw:
         """Seed `(2,)` of `layer`, numbered by the order of first calls."""
         number = self.layers.setdefault(id(layer), len(self.layers))
         return tf.random.fold_in(self.seed, number, alg=ALGORITHM)
+
+    def member(self, layer, num_members):
+        """Which member of `layer` this draw is of, int32 `()`: draws come in their order."""
+        self.layers.setdefault(id(layer), len(self.layers))
+        return tf.math.floormod(self.seed[1], num_members)
 
 
 @contextlib.contextmanager

@@ -7,12 +7,14 @@ from tfuq.convert.dropout import mc_dropout
 from tfuq.convert.gaussian import variational
 from tfuq.convert.head import replace_head
 from tfuq.convert.laplace import laplace_head
+from tfuq.convert.members import batch_ensemble
 from tfuq.convert.sparse import saliency, sparse_bayesian
 from tfuq.convert.spectral import SpectralBound, spectral_normalize
 
 __all__ = [
     "ConversionReport",
     "SpectralBound",
+    "batch_ensemble",
     "laplace_head",
     "mc_dropout",
     "replace_head",

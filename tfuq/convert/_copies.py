@@ -121,7 +121,9 @@ def _transfer(layer, new, pairs):
         pairs.append((layer, new))
         for name in WEIGHTS:
             if getattr(layer, name, None) is not None and hasattr(new, name):
-                getattr(new, name).assign(getattr(layer, name))
+                value = keras.ops.convert_to_tensor(getattr(layer, name))
+                weight = getattr(new, name)  # of members, perhaps, who all start from it
+                weight.assign(keras.ops.broadcast_to(value, weight.shape))
     else:
         weights = own_weights(layer), own_weights(new)
         _check_same_shapes(layer, *weights)

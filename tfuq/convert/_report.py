@@ -48,7 +48,8 @@ def report(model):
     A conversion prints one line of it, the `summary()`.
 
     Args:
-        model: What `mc_dropout`, `variational`, `sparse_bayesian` or `spectral_normalize` returned.
+        model: What `mc_dropout`, `variational`, `sparse_bayesian`, `batch_ensemble` or
+            `spectral_normalize` returned.
 
     Returns:
         `ConversionReport`.
@@ -71,8 +72,9 @@ def report(model):
         return _REPORTS[model]
     except (KeyError, TypeError):
         raise ValueError(
-            "Argument `model` must be what `mc_dropout`, `variational`, `sparse_bayesian` or "
-            f"`spectral_normalize` of this process returned. Received: model={shown(model)}"
+            "Argument `model` must be what `mc_dropout`, `variational`, `sparse_bayesian`, "
+            "`batch_ensemble` or `spectral_normalize` of this process returned. "
+            f"Received: model={shown(model)}"
         ) from None
 
 

@@ -30,6 +30,10 @@ SPARSE = {
     _KERAS.Conv2DTranspose: ours.SparseBayesConv2DTranspose,
     _KERAS.DepthwiseConv2D: ours.SparseBayesDepthwiseConv2D,
 }
+MEMBERS = {
+    _KERAS.Dense: ours.BatchEnsembleDense,
+    _KERAS.Conv2D: ours.BatchEnsembleConv2D,
+}
 DROPPING = {  # of layers that hold their dropout themselves
     _KERAS.GaussianDropout: ours.MCGaussianDropout,
     _KERAS.MultiHeadAttention: ours.MCMultiHeadAttention,

@@ -221,6 +221,11 @@ def start_from(head, old):
             "Argument `initialize` must be False for a layer with quantized weights. "
             f"Received: initialize=True for {shown(old)}"
         )
+    if getattr(old, "num_members", 1) > 1:
+        raise ValueError(
+            "Argument `initialize` must be False in the place of a layer whose members have "
+            f"weights of their own. Received: initialize=True for {shown(old)}"
+        )
     given, old_bias = _weights_of(old)
     shape = () if given is None else tuple(given.shape)
     if len(shape) > len(kernel.shape) and set(shape[:-2]) == {1}:  # of a convolution of one pixel
@@ -238,7 +243,8 @@ def start_from(head, old):
             f"Received: head={shown(head)}"
         )
     if old_bias is not None:
-        bias.assign(old_bias)
+        # Of a head with members, who all start from it.
+        bias.assign(keras.ops.broadcast_to(keras.ops.convert_to_tensor(old_bias), bias.shape))
 
 
 def _weights_of(layer):

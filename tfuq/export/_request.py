@@ -12,7 +12,7 @@ from tfuq._models.numbers import is_closed_form, number_readings
 from tfuq._models.outputs import any_batch, input_spec, sample_inputs
 from tfuq._predictions.families import family_named
 from tfuq._predictions.numbers import interval_level
-from tfuq._random.draws import random_layers
+from tfuq._random.draws import num_draws, random_layers
 from tfuq.ensembles import DeepEnsemble
 from tfuq.export._calibration import with_one_calibration
 from tfuq.export._declared import declared_of
@@ -188,8 +188,17 @@ def _checked_num_samples(request):
             f"{members[0]}"
         )
     is_ensemble = request.is_ensemble and predictive == "fixed_samples"
-    is_default = draws and count is None and not is_ensemble
-    return NUM_SAMPLES if is_default else count
+    if not draws or (count is None and is_ensemble):
+        return count
+    # Of several models each is drawn from by itself.
+    counts = {num_draws(m, count, NUM_SAMPLES) for m in members if is_drawn_from(m, family)}
+    if len(counts) > 1:
+        raise ValueError(
+            "Argument `num_samples` must say how many networks are drawn of each model, where "
+            "their layers have several numbers of members. "
+            f"Received: num_samples={shown(count)}, which by default would be {sorted(counts)}"
+        )
+    return counts.pop()
 
 
 def _check_is_fixed(predictive, runtime):
@@ -286,7 +295,8 @@ def _is_served(kind):
 
 def _check_samples(detector, request):
     """Raises ValueError unless the score is the mutual information of the exported samples."""
-    wanted = (detector.num_samples, detector.seed)
+    count = None if detector.num_samples == NUM_SAMPLES else detector.num_samples
+    wanted = (num_draws(request.members[0], count, NUM_SAMPLES), detector.seed)
     given = (request.num_samples, request.seed)
     is_of_members = len(request.members) > 1 and request.num_samples is None
     if request.predictive != "fixed_samples" or not (is_of_members or wanted == given):

@@ -24,7 +24,7 @@ from tfuq._models.logit_layer import call_kept, calls_of, like_outputs, logit_la
 from tfuq._models.outputs import any_batch, input_spec
 from tfuq._predictions.probabilities import cross_entropy
 from tfuq._predictions.scores import class_probabilities, score_name
-from tfuq._random.draws import one_draw, random_layers
+from tfuq._random.draws import num_draws, one_draw, random_layers
 from tfuq.interpret._spatial_layers import few_rows, output_kept
 
 TARGETS = ("class", "probability", "predictive_entropy", "expected_entropy", "mutual_information")
@@ -52,6 +52,8 @@ class Explainer:
         self.classes = _read_classes(class_index, target)
         self.is_single = self.classes is None or np.ndim(class_index) == 0
         self.seeds = _seeds(num_samples, seed, target)
+        if num_samples is not None:
+            num_draws(model, num_samples, num_samples)
         self.is_binary = self._logit_layer = None
         self._run_scores, self._run_probs = _graph(self._scores), _graph(self._probs)
 

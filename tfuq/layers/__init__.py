@@ -2,6 +2,7 @@
 
 from tfuq._arguments import public_dir
 from tfuq.layers.attention import MCMultiHeadAttention, MultiHeadAttentionVariational
+from tfuq.layers.batch_ensemble import BatchEnsembleConv2D, BatchEnsembleDense
 from tfuq.layers.heteroscedastic import MCSigmoidDenseFA, MCSoftmaxDenseFA
 from tfuq.layers.last_layer_laplace import LastLayerLaplace, LastLayerLaplaceRegression
 from tfuq.layers.mc_dropout import MCDropout, MCGaussianDropout
@@ -45,6 +46,8 @@ from tfuq.layers.vbll_regression import VBLLRegression
 __all__ = [
     "MCGRU",
     "MCLSTM",
+    "BatchEnsembleConv2D",
+    "BatchEnsembleDense",
     "Conv1DVariational",
     "Conv2DTransposeVariational",
     "Conv2DVariational",

@@ -50,6 +50,14 @@ def compiled_metrics(model):
     return [metric for metric in keras.tree.flatten(list(given)) if metric is not None]
 
 
+def steps_taken():
+    """The `iterations` of the optimizer of the model that is running, int32; 0 without one."""
+    optimizer = getattr(calling_model(), "optimizer", None)
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        return tf.constant(0)
+    return tf.cast(tf.convert_to_tensor(optimizer_chain(optimizer)[-1].iterations), "int32")
+
+
 def exempt_from_decay(variables):
     """Excludes `variables` from the weight decay of the optimizer of the model that is running."""
     optimizer = getattr(calling_model(), "optimizer", None)

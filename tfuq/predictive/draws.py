@@ -36,7 +36,8 @@ def sample_predictions(
             its prediction, and `num_samples` and `seed` are left out.
         x: Inputs: an array (or what the model takes), `(x, y)`, a `tf.data.Dataset` or a
             `keras.utils.PyDataset` of batches of inputs or of pairs. Labels are not looked at.
-        num_samples: Number of networks.
+        num_samples: Number of networks. Of a model whose draws are members in turn
+            (`tfuq.layers.BatchEnsembleDense`) a multiple of their number, which it is by default.
         batch_size: Examples at a time, for arrays; datasets have their own.
         output: Which output, when the model has several: an index, a key, a field of a named
             tuple, or a function of the outputs.

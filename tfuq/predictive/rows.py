@@ -17,7 +17,7 @@ from tfuq._predictions.class_names import agreed_names, check_count, checked_nam
 from tfuq._predictions.families import Point
 from tfuq._predictions.scores import GIVEN, OF_STACKS, new_word
 from tfuq._predictions.uncertainty import decompose
-from tfuq._random.draws import random_layers
+from tfuq._random.draws import num_draws, random_layers
 from tfuq.predictive.declarations import declared
 from tfuq.predictive.detector_marks import check_detector_of, digest_of_detector
 from tfuq.predictive.sampler import NUM_SAMPLES, sampler_of
@@ -85,7 +85,7 @@ class Rows:
                 "Argument `num_samples` must be None for an ensemble or a model without random "
                 f"layers. Received: num_samples={shown(num_samples)} with {shown(self.model)}"
             )
-        return (num_samples or NUM_SAMPLES) if is_random else None
+        return num_draws(self.members[0], num_samples, NUM_SAMPLES) if is_random else None
 
     def described(self):
         """All of this that decides what the rows hold, as JSON can hold it."""

@@ -22,7 +22,7 @@ from tfuq._predictions.numbers import WHY_NO_NOISE, RegressionUncertainty
 from tfuq._predictions.probabilities import entropy
 from tfuq._predictions.uncertainty import Sums, concatenated, uncertainty_of
 from tfuq._random.cut import cut
-from tfuq._random.draws import one_draw, random_layers
+from tfuq._random.draws import num_draws, one_draw, random_layers
 
 NUM_SAMPLES = 30
 NO_NUMBERS = object()  # of a sampler of classifiers alone
@@ -56,7 +56,9 @@ def sampler_of(model, *arguments, takes_one=False, takes_numbers=False):
     is_single = takes_one and not any(layer.is_random() for layer in random_layers(model))
     key = (*arguments, is_single, takes_numbers, variables, *said(model, output))
     kept = vars(model).get("_tfuq_samplers", {})
-    make = Single if is_single else functools.partial(Sampler, num_samples=num_samples, seed=seed)
+    wanted = None if num_samples == NUM_SAMPLES else num_samples
+    count = 1 if is_single else num_draws(model, wanted, NUM_SAMPLES)
+    make = Single if is_single else functools.partial(Sampler, num_samples=count, seed=seed)
     sampler = kept.get(key) or make(model, reading, family)
     latest = [(k, v) for k, v in kept.items() if k != key][1 - KEPT_SAMPLERS :]
     # Past Keras' own `__setattr__`, which tracks what is set as a part of the model.
@@ -155,8 +157,8 @@ class Sampler:
             raise ValueError(
                 "Argument `model` must hold layers with random weights, such as "
                 "`tfuq.layers.VBLLDense`, `DenseVariational`, `MCDropout` or, once weights are "
-                "selected, `SparseBayesDense`, or be trained by `tfuq.optimizers.IVON`; its "
-                "predictions would all be the same. "
+                "selected, `SparseBayesDense`, members, as of `BatchEnsembleDense`, or be trained "
+                "by `tfuq.optimizers.IVON`; its predictions would all be the same. "
                 f"Received: {shown(self.model)}"
             )
         outputs = select_output(outputs, self.reading.output, self.model)

@@ -14,7 +14,7 @@ from tfuq._models.predicting import predicted
 from tfuq._predictions.labelled import LabelledPredictions, labelled_predictions
 from tfuq._predictions.probabilities import is_binary, probabilities
 from tfuq._predictions.scores import GIVEN, OF_STACKS
-from tfuq._random.draws import random_layers
+from tfuq._random.draws import num_draws, random_layers
 from tfuq.predictive import sample_predictions
 from tfuq.predictive.detector_marks import check_detector_of
 from tfuq.selective.detector_scores import is_detector
@@ -66,7 +66,7 @@ def given(source, data, output, batch_size, from_logits, rule, num_samples=None,
             f"Received: num_samples={shown(num_samples)}"
         )
     if is_random and num_samples is None and getattr(rule, "score", None) in OF_STACKS:
-        num_samples = DRAWS
+        num_samples = num_draws(source, None, DRAWS)
     said = ""
     if is_random:
         said = (
