@@ -22,6 +22,7 @@ import numpy as np
 from tfuq._arguments import shown
 from tfuq._predictions.labelled import warn_of_sign
 from tfuq._predictions.scores import GIVEN
+from tfuq.selective._declared_thresholds import fixed_thresholds
 from tfuq.selective._flat_walk import some_levels
 from tfuq.selective._guarantees import (
     ImageSums,
@@ -38,7 +39,6 @@ from tfuq.selective._rule_fitting import (
     Part,
     UnattainableRisk,
     fit_part,
-    fixed_thresholds,
     image_sums,
     what_may_help,
 )

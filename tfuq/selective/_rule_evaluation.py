@@ -87,7 +87,8 @@ def description(rule):
     elif report.get("risk") is not None and report["loss"] == "error":
         known = report["decisions"]
         text += f"; of its answers to {known} known {noun} {report['risk']:.1%} were wrong"
-    return f"{text}.{_ranked(report)}{_calibration(rule, report)}{_gaps(rule, report)}"
+    said = _ranked(report), _declared(report), _calibration(rule, report), _gaps(rule, report)
+    return f"{text}.{''.join(said)}"
 
 
 def _promise(rule, report):
@@ -130,6 +131,15 @@ def _ranked(report):
     if "detector" not in report:
         return ""
     return f" Cases are ranked by the detector {report['detector']['class']} that goes with it."
+
+
+def _declared(report):
+    """What `describe` says of thresholds that were known before the examples."""
+    count = len(report.get("thresholds", []))
+    if not count:
+        return ""
+    end = f"one of {count} that were" if count > 1 else "one that was"
+    return f" Its threshold is {end} declared before these cases were seen."
 
 
 def _calibration(rule, report):

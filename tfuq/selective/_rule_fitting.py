@@ -8,7 +8,15 @@ import numpy as np
 from tfuq._arguments import check_fraction, is_finite, shown
 from tfuq._math.bounds import clopper_pearson_interval
 from tfuq._predictions.labelled import warn_of_sign
-from tfuq._predictions.scores import CONFIDENCES, GIVEN, power_of
+from tfuq._predictions.scores import GIVEN
+from tfuq.selective._declared_thresholds import (
+    best_in_sequence,
+    declared_levels,
+    fixed_thresholds,
+    last_in_sequence,
+    refusal,
+    table_of,
+)
 from tfuq.selective._guarantees import (
     METHODS,
     ImageSums,
@@ -21,9 +29,6 @@ from tfuq.selective._losses import SEVERAL, faults_of_losses
 from tfuq.selective._reading import checked_classes
 from tfuq.selective._sorted_sums import sorted_sums
 
-# Thresholds that are looked at where an image has many entries, as parts of the whole range from
-# perfect trust to none: networks are sure of most pixels, so that half of them are close to 0.
-IMAGE_LEVELS = np.concatenate([[0.0], np.geomspace(1e-6, 0.1, 200), np.linspace(0.1, 1, 201)[1:]])
 REJECT_ALL = {True: np.inf, False: -np.inf}  # by whether the score grows with trust
 
 
@@ -100,12 +105,15 @@ class Goal(NamedTuple):
     confidence: float
     delta: float  # the error of each part, 1 - confidence or a share of that
     method: str
+    thresholds: np.ndarray | None = None  # declared, from the most trusted on
 
     def said(self):
         """What was asked for, for the record."""
         if self.wanted == "risk":
             names = ("target_risk", "confidence", "method")
             found = {name: getattr(self, name) for name in names}
+            if self.thresholds is not None:
+                found |= {"method": "fixed_sequence", "thresholds": self.thresholds.tolist()}
             return {name: value for name, value in found.items() if value is not None}
         if self.wanted == "coverage":
             return {"target_coverage": self.target_coverage}
@@ -248,6 +256,9 @@ def _faults_of_report(report, by):
         yield "no loss"
     if not isinstance(report.get("unseen_classes"), list):
         yield "no list of unseen classes"
+    declared = report.get("thresholds", [])
+    if not isinstance(declared, list) or not all(is_finite(each) for each in declared):
+        yield "thresholds that are no numbers"
     parts = report.get("parts", {} if by is None else None)
     if not isinstance(parts, dict) or not all(_is_part(part) for part in parts.values()):
         yield "parts that are none"
@@ -306,7 +317,10 @@ def fit_part(rule, read, rows, goal, by, fixed=None):
     count, level = len(score), None
     if rule.score == GIVEN:
         warn_of_sign(score[counts], loss[counts])
-    if goal.wanted == "risk" and len(read.score) > read.images:
+    if goal.thresholds is not None:
+        values = -sign * goal.thresholds
+        level, sums = declared_levels(goal.thresholds, score, counts, loss, sign)
+    elif goal.wanted == "risk" and len(read.score) > read.images:
         fixed = fixed_thresholds(rule.score, read.classes) if fixed is None else fixed
         rows = np.arange(count) if rows is None else rows
         values = -sign * fixed
@@ -321,6 +335,8 @@ def fit_part(rule, read, rows, goal, by, fixed=None):
         index = int(np.searchsorted(accepted, wanted))
     elif goal.wanted == "cost":
         index = _cheapest(accepted, total, count, goal.costs)
+    elif goal.thresholds is not None:
+        index = _last_declared(read, rows, level, sums, goal, by)
     else:
         index = _safe(read, rows, level, sums, goal, by)
     bound = None
@@ -346,23 +362,6 @@ def _cheapest(accepted, total, count, costs):
     return best if found[best] <= of_rejection * count else None
 
 
-def fixed_thresholds(score, classes):
-    """Values of a score from perfect trust to none, in float32, that depend on no data.
-
-    The last accepts everything.
-    """
-    if power_of(score):  # from -1 to 0
-        values = IMAGE_LEVELS - 1
-    elif score in CONFIDENCES:
-        least = 1 / classes if score == "confidence" else 0.0
-        values = 1 - (1 - least) * IMAGE_LEVELS
-        values[-1] = 0.0
-    else:
-        values = IMAGE_LEVELS * (1.0 if score == "variation_ratio" else np.log(classes))
-        values[-1] *= 1.01  # rows of a model in bfloat16 may sum to more than 1
-    return values.astype("float32").astype("float64")
-
-
 def _safe(read, rows, level, sums, goal, by):
     """The most lenient level that keeps the target, or an error, or None if it has siblings."""
     accepted, weight, total = sums
@@ -386,6 +385,26 @@ def _safe(read, rows, level, sums, goal, by):
     message = _refusal(goal, count, best, coverage, needed if is_small else None, expected)
     if by is None:
         raise UnattainableRisk(message, best, coverage, needed, expected)
+    warnings.warn(f"{message} Its predictions are all rejected.", stacklevel=6)
+    return None
+
+
+def _last_declared(read, rows, level, sums, goal, by):
+    """The same of thresholds that were declared, of which the first has to pass."""
+    table, count = None, len(level)
+    if len(read.score) > read.images:
+        rows = np.arange(count) if rows is None else rows
+        table = image_sums(read, rows, level, len(goal.thresholds) + 1)
+    table = table_of(table, *sums[1:], read.binary)
+    index = last_in_sequence(table, goal.target_risk, goal.delta)
+    if index is not None:
+        return index
+    best, index = best_in_sequence(table, goal.delta)
+    message = refusal(goal, count, best, sums)
+    if by is None:
+        coverage = 0.0 if index is None else float(sums[0][index] / count)
+        needed = fewest_examples(goal.target_risk, goal.delta)
+        raise UnattainableRisk(message, best, coverage, needed)
     warnings.warn(f"{message} Its predictions are all rejected.", stacklevel=6)
     return None
 

@@ -16,6 +16,7 @@ from tfuq._predictions.numbers import RegressionUncertainty, mixture_quantile, m
 from tfuq._predictions.scores import GIVEN
 from tfuq.layers import PostProcessing
 from tfuq.predictive import uncertainty_with_labels
+from tfuq.selective._declared_thresholds import check_against_scores, declared_thresholds
 from tfuq.selective._guarantees import METHODS
 from tfuq.selective._losses import Loss, Promise, known_by
 from tfuq.selective._monitored_cases import cases_of_numbers
@@ -148,6 +149,7 @@ class RegressionRule(Watched, Fitted):
         target_coverage=None,
         costs=None,
         method="auto",
+        thresholds=None,
         by=None,
         groups=None,
         simultaneous=False,
@@ -166,7 +168,8 @@ class RegressionRule(Watched, Fitted):
             score: As in the constructor. Or a score of its own for each example, `(n,)`, larger
                 where stranger, such as `detector.score_features(...)` of the features of the
                 network: it is given to `accept` again, and the rule cannot be part of a model.
-            target_risk, confidence, target_coverage, costs, method: As in `RejectionRule.fit`.
+            target_risk, confidence, target_coverage, costs, method, thresholds: As in
+                `RejectionRule.fit`; with thresholds no examples are set aside for them.
             tolerance: Number above 0, in the unit of y; required for `loss="error"`.
             loss: `"error"`, or a function `loss(mean, y)` of arrays `(entries,)` that returns
                 numbers in [0, 1].
@@ -199,6 +202,7 @@ class RegressionRule(Watched, Fitted):
         check_choice("method", method, tuple(METHODS))
         check_choice("by", by, (None, "group"))
         check_flags(simultaneous=simultaneous)
+        thresholds = declared_thresholds(thresholds, wanted, method, False)
         _check_found(found)
         kind = {"family": found.family, "units": found.units, "rank": found.params.ndim - 1}
         name, given = name_and_given(score, "std")
@@ -206,13 +210,15 @@ class RegressionRule(Watched, Fitted):
         read = read_numbers(rule, found, y, loss, given)
         check_varies(read.score, name)
         check_own_scores(given)
+        check_against_scores(thresholds, read.score, False)
         warn_of_unit(found, y)
         fixed = None
-        if wanted == "risk" and len(read.score) > read.images:
+        if wanted == "risk" and thresholds is None and len(read.score) > read.images:
             fixed, read, groups = set_aside(read, groups, seed)
         parts = {None: None} if by is None and groups is None else parts_of(read, by, groups)
         delta = (1 - confidence) / (len(parts) if simultaneous else 1)
-        goal = Goal(wanted, target_risk, target_coverage, costs, confidence, delta, method)
+        asked = target_risk, target_coverage, costs, confidence
+        goal = Goal(wanted, *asked, delta, method, thresholds)
         fits = {key: fit_part(rule, read, rows, goal, by, fixed) for key, rows in parts.items()}
         kind = Loss("function", value=loss) if callable(loss) else Loss("error")
         promises = [Promise(kind, target_risk)]

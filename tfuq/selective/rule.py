@@ -11,6 +11,7 @@ from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq._predictions.scores import CONFIDENCES, OF_STACKS
 from tfuq._predictions.stacks import is_stacked
 from tfuq.predictive import declared
+from tfuq.selective._declared_thresholds import check_against_scores, declared_thresholds
 from tfuq.selective._guarantees import METHODS
 from tfuq.selective._joint_fitting import check_together, fit_of_part
 from tfuq.selective._losses import first_of, is_several, known_by, promises_of, said_of
@@ -167,6 +168,7 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
         target_coverage=None,
         costs=None,
         method="auto",
+        thresholds=None,
         loss="error",
         positive_class=1,
         by=None,
@@ -219,6 +221,11 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
                 `"rejection"`, and what somebody's look at a rejected example costs on top,
                 `"review"`; what is missing costs 0.
             method: `"auto"`, `"ltt"` or `"sgr"`.
+            thresholds: With `target_risk`, the only values of the (calibrated) score at which the
+                rule may end, ascending or descending, at most 1000: each is tested with the whole
+                error, from the most trusted to the first that fails, so that it has to accept
+                enough. Known before these examples: round numbers, quantiles of other rows. What
+                was computed from these rows cannot be seen in general, and breaks the promise.
             loss: `"error"`: the answer is not the true class. `"false_negative"`: of the accepted
                 examples of `positive_class` alone, the answer is another class; `"recall"`: the
                 same, said as the share that is found, 1 - risk. `"precision"`: of the accepted
@@ -284,7 +291,7 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
             check_left_out("a regression", **said)
             goal = {"target_coverage": target_coverage, "costs": costs, "method": method}
             goal |= {"by": by, "groups": groups, "simultaneous": simultaneous, "seed": seed}
-            goal |= {"tolerance": tolerance, "loss": loss}
+            goal |= {"tolerance": tolerance, "loss": loss, "thresholds": thresholds}
             score = "std" if score is None else score
             return RegressionRule.fit(probs, labels, score, target_risk, confidence, **goal)
         check_left_out("classes", tolerance=tolerance)
@@ -297,6 +304,8 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
         rank = rank_of(array_of(probs), labels, flags["multi_label"], is_stacked(probs))
         name, given = name_and_given(score, "confidence")
         rule = cls(name, 0.0, rank=rank, class_names=class_names, **flags)
+        goes_with = wanted, method, rule.grows_with_trust, several
+        thresholds = declared_thresholds(thresholds, *goes_with)
         asked = sample_weight, ignore_class
         probs, labels, given, known = filled(rule, probs, labels, given, *asked)
         if calibration is not None:
@@ -308,7 +317,9 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
         promises = promises_of(loss, positive_class, target_risk, rule.class_names)
         check_together(method, by, [promise.loss for promise in promises])
         error = 1 - confidence
-        goal = Goal(wanted, target_risk, target_coverage, costs, confidence, error, method)
+        goal = Goal(
+            wanted, target_risk, target_coverage, costs, confidence, error, method, thresholds
+        )
         rows = {"probs": probs, "labels": labels, "given": given, "known": known}
         return rule._fit_parts(rows, promises, several, goal, by, groups, simultaneous)
 
@@ -316,6 +327,7 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
         """The rule with the threshold of each part of `rows`, arguments of `read_labelled`."""
         again = functools.partial(read_labelled, self, **rows, fits=True)
         read = again(loss=first_of(promises))
+        check_against_scores(goal.thresholds, read.score, self.grows_with_trust)
         parts = parts_of(read, by, groups, columns_of(rows["probs"]))
         parts = known_parts(read, parts, by)
         goal = goal._replace(delta=goal.delta / (len(parts) if simultaneous else 1))
