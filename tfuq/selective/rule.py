@@ -292,7 +292,6 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
             goal = {"target_coverage": target_coverage, "costs": costs, "method": method}
             goal |= {"by": by, "groups": groups, "simultaneous": simultaneous, "seed": seed}
             goal |= {"tolerance": tolerance, "loss": loss, "thresholds": thresholds}
-            score = "std" if score is None else score
             return RegressionRule.fit(probs, labels, score, target_risk, confidence, **goal)
         check_left_out("classes", tolerance=tolerance)
         several = is_several(loss)
@@ -304,8 +303,6 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
         rank = rank_of(array_of(probs), labels, flags["multi_label"], is_stacked(probs))
         name, given = name_and_given(score, "confidence")
         rule = cls(name, 0.0, rank=rank, class_names=class_names, **flags)
-        goes_with = wanted, method, rule.grows_with_trust, several
-        thresholds = declared_thresholds(thresholds, *goes_with)
         asked = sample_weight, ignore_class
         probs, labels, given, known = filled(rule, probs, labels, given, *asked)
         if calibration is not None:
@@ -316,18 +313,19 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
             rule = cls(**{**rule.get_config(), "calibration": fitted})
         promises = promises_of(loss, positive_class, target_risk, rule.class_names)
         check_together(method, by, [promise.loss for promise in promises])
-        error = 1 - confidence
-        goal = Goal(
-            wanted, target_risk, target_coverage, costs, confidence, error, method, thresholds
-        )
+        sought = target_risk, target_coverage, costs, confidence, 1 - confidence, method
+        goal = Goal(wanted, *sought, thresholds)
         rows = {"probs": probs, "labels": labels, "given": given, "known": known}
         return rule._fit_parts(rows, promises, several, goal, by, groups, simultaneous)
 
     def _fit_parts(self, rows, promises, several, goal, by, groups, simultaneous):
         """The rule with the threshold of each part of `rows`, arguments of `read_labelled`."""
+        grows = self.grows_with_trust
+        goes_with = goal.wanted, goal.method, grows, several
+        goal = goal._replace(thresholds=declared_thresholds(goal.thresholds, *goes_with))
         again = functools.partial(read_labelled, self, **rows, fits=True)
         read = again(loss=first_of(promises))
-        check_against_scores(goal.thresholds, read.score, self.grows_with_trust)
+        check_against_scores(goal.thresholds, read.score, grows)
         parts = parts_of(read, by, groups, columns_of(rows["probs"]))
         parts = known_parts(read, parts, by)
         goal = goal._replace(delta=goal.delta / (len(parts) if simultaneous else 1))
