@@ -29,6 +29,8 @@ FIVE_CLASSES = {"num_classes": 5, **FEW}
 THREE_LABELS = {"num_outputs": 3, "logits_only": True, **FEW}
 FEATURE_NOISE = {"units": 5, **FEW}
 LABELS_BY_FEATURES = {"units": 3, "logits_only": True, "parameter_efficient": False, **FEW}
+UNSURE = {**FIVE_CLASSES, "last_layer": "vbll", "kl_weight": 0.01}
+UNSURE_LABELS = {**THREE_LABELS, "last_layer": "vbll", "kl_weight": 0.01, "seed": 2}
 PROCESS = {"units": 3, "num_features": 16, "seed": 1}
 PROCESS_OF_LABELS = {**PROCESS, "likelihood": "bernoulli", "momentum": 0.9, "logits_only": False}
 TUNED = {"parameter_efficient": True, "tune_temperature": True, "compute_pred_variance": True}
@@ -102,6 +104,9 @@ LAYERS = [
     LayerCase("sigmoid", layers.MCSigmoidDenseFA, THREE_LABELS, target=LABELS),
     LayerCase("softmax-xl", layers.MCSoftmaxDenseXL, FEATURE_NOISE),
     LayerCase("sigmoid-xl", layers.MCSigmoidDenseXL, LABELS_BY_FEATURES, target=LABELS),
+    LayerCase("softmax-vbll", layers.MCSoftmaxDenseFA, UNSURE),
+    LayerCase("sigmoid-vbll", layers.MCSigmoidDenseFA, UNSURE_LABELS, target=LABELS),
+    LayerCase("softmax-sngp", layers.MCSoftmaxDenseFA, {**FIVE_CLASSES, "last_layer": "sngp"}),
     LayerCase("sngp", layers.SNGPDense, PROCESS),
     LayerCase("sngp-momentum", layers.SNGPDense, PROCESS_OF_LABELS, target=LABELS),
     LayerCase("batch-ensemble", layers.BatchEnsembleDense, MEMBERS),

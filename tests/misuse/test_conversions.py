@@ -95,6 +95,26 @@ ROWS = {
         "temperature_lower_bound",
         lambda: fa(tune_temperature=True, temperature_lower_bound=None),
     ),
+    "an unknown last layer": ("last_layer", lambda: fa(last_layer="laplace")),
+    "a last layer of no head": ("last_layer", lambda: fa(last_layer=keras.layers.Dense(3))),
+    "a last layer of other units": (
+        "last_layer",
+        lambda: fa(last_layer=layers.SNGPDense(4, num_features=8)),
+    ),
+    "a last layer of labels": ("last_layer", lambda: fa(last_layer=head(likelihood="bernoulli"))),
+    "noise in a last layer": ("last_layer", lambda: fa(last_layer=head(noise="learned"))),
+    "samples of a last layer": ("last_layer", lambda: fa(last_layer=head(test_mc_samples=9))),
+    "a last layer in use": (
+        "last_layer",
+        lambda: fa(last_layer=keras.Sequential([keras.Input((4,)), head()]).layers[0]),
+    ),
+    "a last layer without its KL": ("kl_weight", lambda: fa(last_layer="vbll")),
+    "a KL of no weights": ("kl_weight", lambda: fa(kl_weight=0.1)),
+    "a KL of two weights": ("kl_weight", lambda: fa(last_layer=head(), kl_weight=0.1)),
+    "a last layer of noisy features": (
+        "last_layer",
+        lambda: layers.MCSoftmaxDenseXL(3, 2, last_layer="vbll", kl_weight=0.1),
+    ),
     "one class by its features": ("units", lambda: layers.MCSoftmaxDenseXL(1, 2)),
     "no factors by their number": ("num_factors", lambda: layers.MCSigmoidDenseXL(2, None)),
     "a density of more units than features": (

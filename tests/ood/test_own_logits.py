@@ -25,6 +25,9 @@ HEADS = {
     "MCSoftmaxDenseFA, temperature": lambda: MCSoftmaxDenseFA(
         3, logits_only=True, temperature=2.0, **FA
     ),
+    "MCSoftmaxDenseFA of a VBLL": lambda: MCSoftmaxDenseFA(
+        3, logits_only=True, temperature=2.0, last_layer="vbll", kl_weight=0.01, **FA
+    ),
 }
 DETECTORS = (
     ood.Energy(2.0),
@@ -55,8 +58,9 @@ def with_mean(last):
     """A network of a head of the mean logits features KERNEL + BIAS."""
     model = network(last)
     prefix = "loc_" if hasattr(last, "loc_kernel") else ""
+    mean = getattr(last, "mean_layer", None) or last
     for name, value in (("kernel", KERNEL), ("bias", BIAS)):
-        getattr(last, prefix + name).assign(getattr(last, "temperature", 1.0) * value)
+        getattr(mean, prefix + name).assign(getattr(last, "temperature", 1.0) * value)
     return model
 
 

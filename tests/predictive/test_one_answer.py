@@ -33,6 +33,9 @@ HEADS = {
     "VBLLDense": lambda: VBLLDense(3, kl_weight=0.1),
     "VBLLDense of labels": lambda: VBLLDense(3, kl_weight=0.1, likelihood="bernoulli"),
     "MCSoftmaxDenseFA": lambda: MCSoftmaxDenseFA(3, **FEW),
+    "MCSoftmaxDenseFA of a VBLL": lambda: MCSoftmaxDenseFA(
+        3, **FEW, last_layer="vbll", kl_weight=0.1
+    ),
     "SNGPDense": lambda: SNGPDense(3, num_features=16),
     "MCSigmoidDenseFA": lambda: MCSigmoidDenseFA(3, **FEW),
     "MCSoftmaxDenseXL": lambda: MCSoftmaxDenseXL(3, **FEW),

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tfuq._arguments import shown
+from tfuq._models.logit_layer import is_head
 
 _PLAIN = (bool, int, float, str, type(None))
 _BESIDE = ("name", "trainable", "seed")  # of a layer's config: nothing that a prediction shows
@@ -59,7 +60,7 @@ def layers_digest(model):
 
 def _plain_config(layer):
     """Numbers and texts of a layer's config, such as activation and strides; {} of containers."""
-    if list(layer._flatten_layers(include_self=False)):
+    if list(layer._flatten_layers(include_self=False)) and not is_head(layer):
         return {}
     try:
         config = layer.get_config()

@@ -70,7 +70,7 @@ def calls_of(model, reading, batch, only_heads=True):
 
     with contextlib.ExitStack() as stack:
         for layer in dict.fromkeys(model._flatten_layers(include_self=False)):
-            is_leaf = not list(layer._flatten_layers(include_self=False))
+            is_leaf = is_head(layer) or not list(layer._flatten_layers(include_self=False))
             if is_leaf and (not only_heads or _may_classify(layer)):
                 stack.enter_context(watched(layer, note(layer)))
         outputs = reading.select(model, batch)

@@ -235,6 +235,8 @@ def _check_probit(members, family):
     for member in members:
         heads = [layer for layer in member._flatten_layers() if knows(layer, "probit")]
         others = [each.name for each in random_layers(member) if each not in heads]
+        held = [x for head in heads for x in head._flatten_layers(include_self=False)]
+        heads = [layer for layer in heads if layer not in held]  # a head's mean is a part of it
         others = [name for name in others if is_random(member)]
         if len(heads) != 1 or others:
             layers = f"the random layers {others}" if others else f"{len(heads)} of these"

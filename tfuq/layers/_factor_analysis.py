@@ -17,9 +17,10 @@ from tfuq._arguments import (
 )
 from tfuq._math.logistic_normal import probit
 from tfuq._random import points
+from tfuq.layers import _mean_layers
 from tfuq.layers.base import distributions
 from tfuq.layers.heads import Head, OutputMeaning
-from tfuq.layers.shapes import checked_features, project, with_leading
+from tfuq.layers.shapes import checked_features, floating, project, with_leading
 from tfuq.layers.ways import wanted_way
 
 MIN_SCALE = 1e-3  # the floor of d(x), as in the authors' code
@@ -29,23 +30,11 @@ HeteroscedasticOutput = collections.namedtuple(
 )
 
 _ARGUMENTS = (
-    "num_outputs",
-    "num_factors",
-    "temperature",
-    "parameter_efficient",
-    "train_mc_samples",
-    "test_mc_samples",
-    "compute_pred_variance",
-    "share_samples_across_batch",
-    "logits_only",
-    "eps",
-    "tune_temperature",
-    "temperature_lower_bound",
-    "temperature_upper_bound",
-    "sampling",
-    "resample",
-    "seed",
-)
+    "num_outputs", "num_factors", "temperature", "parameter_efficient", "train_mc_samples",
+    "test_mc_samples", "compute_pred_variance", "share_samples_across_batch", "logits_only", "eps",
+    "tune_temperature", "temperature_lower_bound", "temperature_upper_bound", "sampling",
+    "resample", "seed", "kl_weight",
+)  # fmt: skip
 
 
 class MCDenseFA(Head, keras.layers.Layer):
@@ -83,6 +72,8 @@ class MCDenseFA(Head, keras.layers.Layer):
         sampling="sobol",
         resample=False,
         seed=None,
+        last_layer=None,
+        kl_weight=None,
         **kwargs,
     ):
         if isinstance(dtype, bool):
@@ -113,7 +104,9 @@ class MCDenseFA(Head, keras.layers.Layer):
         self.sampling = sampling
         self.resample = resample
         self.seed = seed
+        self.last_layer, self.kl_weight = last_layer, kl_weight
         self._check_arguments()
+        self.mean_layer = _mean_layers.mean_layer(self)
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
         self.supports_masking = True
@@ -154,7 +147,11 @@ class MCDenseFA(Head, keras.layers.Layer):
     def build(self, input_shape):
         features = checked_features(self, input_shape)
         width = self._noise_width(features)
-        self._add_dense("loc", features, self.num_outputs)
+        if self.mean_layer is None:
+            self._add_dense("loc", features, self.num_outputs)
+        else:
+            _mean_layers.check_is_own(self.mean_layer)
+            self.mean_layer.build(input_shape)
         self._add_dense("scale", features, width)
         if self.num_factors and self.parameter_efficient:
             self._add_dense("gain", features, width)
@@ -211,41 +208,55 @@ class MCDenseFA(Head, keras.layers.Layer):
         return math.log(fraction / (1 - fraction)) if 0 < fraction < 1 else 0.0
 
     def _normal_points(self, num_samples, fresh):
-        dimensions = self.num_factors + self._noise_width(self.loc_kernel.shape[0])
+        dimensions = self.num_factors + self.scale_kernel.shape[-1]
         return points.NormalPoints(
             self.sampling, num_samples, dimensions, seed=self.seed or 0, fresh=fresh
         )
 
-    def call(self, inputs, training=False, seed=None):
+    def call(self, inputs, training=False, seed=None, mask=None):
         self._check_loss(training)
         if seed is not None and not tf.is_tensor(seed):
             check_integer("seed", seed, minimum=0)
-        loc, scale, factors = self._at_temperature(*self._parameters(inputs))
+        loc, variance = self._mean(inputs, training, mask)
+        loc, scale, factors = self._at_temperature(loc, *self._noise(inputs))
+        if variance is not None:
+            variance /= tf.cast(self.current_temperature(), variance.dtype) ** 2
+            if not training:  # Gaussian, too, and independent from one logit to the next
+                scale, variance = tf.sqrt(tf.square(scale) + variance), None
         closed = None
         if wanted_way() == "probit" and not training:
-            variance = self._logit_variance(scale, factors)
-            closed = with_leading(probit(loc, variance), inputs)
+            closed = with_leading(probit(loc, self._logit_variance(scale, factors)), inputs)
             if self.logits_only:
                 return closed
-        source = self._train_points if training else self._points_of_prediction()
-        if seed is not None and not source.fresh:
-            source = self._normal_points(self.test_mc_samples, fresh=True)
-        if source.fresh:
-            start = self.seed_generator.next() if seed is None else tf.stack([0, seed])
-            seed, sign_seed = points.split_seed(start, 2)
-            if not self.share_samples_across_batch:
-                scale, factors = _with_random_signs(scale, factors, seed=sign_seed)
-        normals = tf.cast(source(seed), loc.dtype)
-        options = {"mirrored": source.mirrored, **self._projection()}
+        normals, mirrored, sign_seed = self._normals(training, seed)
+        if sign_seed is not None and not self.share_samples_across_batch:
+            scale, factors = _with_random_signs(scale, factors, seed=sign_seed)
+        noise = (scale, factors, tf.cast(normals, loc.dtype))
+        options = {"mirrored": mirrored, **self._projection()}
 
-        def log_means(power=1):
-            return self._log_means(loc, scale, factors, normals, power=power, **options)
+        def log_means(loc=loc, power=1):
+            return self._log_means(loc, *noise, power=power, **options)
 
-        outputs = self._outputs(log_means)
+        bounds = None
+        if variance is not None:
+            bounds, gap = _mean_layers.bound(log_means(loc + variance / 2), variance / 2)
+            self.mean_layer._add_gap(gap, inputs, mask)
+        outputs = self._outputs(log_means, bounds)
         outputs = tf.nest.map_structure(lambda t: with_leading(t, inputs), outputs)
         if closed is not None:
             outputs = outputs._replace(logits=closed)
         return outputs.logits if self.logits_only else outputs
+
+    def _normals(self, training, seed):
+        """Standard normal points, whether they have mirror images; if fresh, a seed for signs."""
+        source = self._train_points if training else self._points_of_prediction()
+        if seed is not None and not source.fresh:
+            source = self._normal_points(self.test_mc_samples, fresh=True)
+        if not source.fresh:
+            return source(None), source.mirrored, None
+        start = self.seed_generator.next() if seed is None else tf.stack([0, seed])
+        seed, sign_seed = points.split_seed(start, 2)
+        return source(seed), source.mirrored, sign_seed
 
     def _logit_variance(self, scale, factors):
         """Variance of each logit, `(rows, outputs)`."""
@@ -283,18 +294,24 @@ class MCDenseFA(Head, keras.layers.Layer):
         return with_leading(loc, inputs)
 
     def linear_map(self):
+        if self.mean_layer is None:
+            weights = self.loc_kernel, self.loc_bias
+        else:
+            weights = self.mean_layer.linear_map()
         inverse = 1 / self.current_temperature()
-        return tuple(
-            tf.cast(tf.convert_to_tensor(weight), inverse.dtype) * inverse
-            for weight in (self.loc_kernel, self.loc_bias)
+        return weights and tuple(
+            None if each is None else tf.cast(tf.convert_to_tensor(each), inverse.dtype) * inverse
+            for each in weights
         )
 
-    def _outputs(self, log_means):
-        log_prob, *log_complement = log_means()
+    def _outputs(self, log_means, bounds=None):
+        """The output, from the logs of means or, in training with uncertain weights, `bounds`."""
+        log_prob, *log_complement = log_means() if bounds is None else bounds
         probs = tf.exp(log_prob)
         variance = probs[:, :0]
         if self.compute_pred_variance:
-            variance = tf.maximum(tf.exp(log_means(power=2)[0]) - tf.square(probs), 0)
+            mean = probs if bounds is None else tf.exp(log_means()[0])
+            variance = tf.maximum(tf.exp(log_means(power=2)[0]) - tf.square(mean), 0)
         upper = 1 - self.eps if log_complement else 1.0
         return HeteroscedasticOutput(
             self._logits(log_prob, *log_complement),
@@ -306,23 +323,41 @@ class MCDenseFA(Head, keras.layers.Layer):
     def _sampling_dtype(self):
         return "float64" if self.compute_dtype == "float64" else "float32"
 
-    def _parameters(self, inputs):
-        """loc, scale and factors of the logits of all rows, in the sampling dtype."""
+    def _dense(self, name, inputs):
+        """An affine function of all rows of the inputs, in the sampling dtype."""
         rows = tf.reshape(inputs, (-1, inputs.shape[-1]))
+        kernel = tf.convert_to_tensor(getattr(self, f"{name}_kernel"))
+        outputs = project(tf.cast(rows, kernel.dtype), kernel) + getattr(self, f"{name}_bias")
+        return tf.cast(outputs, self._sampling_dtype())
 
-        def dense(name):
-            kernel = tf.convert_to_tensor(getattr(self, f"{name}_kernel"))
-            outputs = project(tf.cast(rows, kernel.dtype), kernel) + getattr(self, f"{name}_bias")
-            return tf.cast(outputs, self._sampling_dtype())
+    def _mean(self, inputs, training, mask):
+        """Mean of the logits of all rows (in a draw, that draw) and its variance or None."""
+        if self.mean_layer is None:
+            return self._dense("loc", inputs), None
+        parts = self.mean_layer._uncertain_mean(inputs, training, mask)
+        loc, variance = (None if t is None else tf.cast(t, self._sampling_dtype()) for t in parts)
+        return loc, None if wanted_way() == "mean" and not training else variance
 
+    def _noise(self, inputs):
+        """scale and factors of the logits of all rows, in the sampling dtype."""
         factors = ()
         if self.num_factors and self.parameter_efficient:
-            factors = (dense("gain"), tf.cast(self.factor_loadings, self._sampling_dtype()))
+            loadings = tf.cast(self.factor_loadings, self._sampling_dtype())
+            factors = (self._dense("gain", inputs), loadings)
         elif self.num_factors:
-            factor = dense("factor")
+            factor = self._dense("factor", inputs)
             width = factor.shape[-1] // self.num_factors
             factors = (tf.reshape(factor, (-1, width, self.num_factors)),)
-        return dense("loc"), tf.nn.softplus(dense("scale")) + MIN_SCALE, factors
+        return tf.nn.softplus(self._dense("scale", inputs)) + MIN_SCALE, factors
+
+    def _parameters(self, inputs):
+        """loc, scale and factors of the logits of all rows, in the sampling dtype."""
+        if self.mean_layer is None:
+            loc = self._dense("loc", inputs)
+        else:
+            logits = self.mean_layer.mean_logits(floating(inputs, self.compute_dtype))
+            loc = tf.cast(tf.reshape(logits, (-1, self.num_outputs)), self._sampling_dtype())
+        return loc, *self._noise(inputs)
 
     def _at_temperature(self, loc, scale, factors):
         if not self.tune_temperature and self.temperature == 1:
@@ -342,6 +377,8 @@ class MCDenseFA(Head, keras.layers.Layer):
     def logit_distribution(self, features):
         """The distribution of the logits u(x), before the temperature.
 
+        With a `last_layer`: about the mean of its weights, whose own uncertainty is not in it.
+
         Args:
             features: Inputs of the layer, `(batch, ..., features)`.
 
@@ -358,6 +395,8 @@ class MCDenseFA(Head, keras.layers.Layer):
 
     def covariance(self, features):
         """Sigma(x) = diag(d(x)^2) + V(x) V(x)^T of the logits, before the temperature.
+
+        It is that of the label noise, also with a `last_layer`.
 
         Args:
             features: Inputs of the layer, `(batch, ..., features)`.
@@ -387,11 +426,17 @@ class MCDenseFA(Head, keras.layers.Layer):
     def get_config(self):
         config = super().get_config()
         config.update({name: getattr(self, name) for name in _ARGUMENTS})
+        config["last_layer"] = _mean_layers.serialized(self.last_layer)
         for kind in ("initializer", "regularizer", "constraint"):
             serialize = getattr(keras, f"{kind}s").serialize
             for weights in ("kernel", "bias"):
                 config[f"{weights}_{kind}"] = serialize(getattr(self, f"{weights}_{kind}"))
         return config
+
+    @classmethod
+    def from_config(cls, config):
+        given = _mean_layers.deserialized(config.get("last_layer"))
+        return cls(**config if given is None else {**config, "last_layer": given})
 
 
 def _with_random_signs(scale, factors, *, seed):

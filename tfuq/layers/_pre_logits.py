@@ -25,6 +25,13 @@ class MCDenseXL(MCDenseFA):
         **kwargs,
     ):
         check_integer("units", units, minimum=1)
+        for name in ("last_layer", "kl_weight"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"Argument `{name}` belongs to heads whose noise is made in the logits; here "
+                    "the kernel of the mean leads from noise to logits. Take `MCSoftmaxDenseFA` or "
+                    f"`MCSigmoidDenseFA`. Received: {name}={shown(kwargs[name])}"
+                )
         super().__init__(
             units,
             num_factors,
@@ -129,4 +136,6 @@ class MCDenseXL(MCDenseFA):
 
     def get_config(self):
         config = super().get_config()
+        for name in ("last_layer", "kl_weight"):
+            del config[name]
         return {"units": config.pop("num_outputs"), **config}

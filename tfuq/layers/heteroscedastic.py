@@ -64,7 +64,31 @@ class MCSoftmaxDenseFA(MCDenseFA):
             layer, so that predictions repeat, here and in an exported model.
         seed: Integer >= 0 or None. Fixes the samples of training; the fixed samples of inference
             follow from it, too (None counts as 0 there).
+        last_layer: What mu(x) is. None: an affine function. `"vbll"`: one whose weights are
+            uncertain, as `VBLLDense`. `"sngp"`: a Gaussian process, as `SNGPDense` (HetSNGP). Or
+            such a layer with options of its own, as
+            `VBLLDense(3, kl_weight=1 / n, posterior="low_rank", rank=2)`. See below.
+        kl_weight: Weight of the KL divergence of `last_layer="vbll"`, which requires it, as of
+            `VBLLDense`.
         **kwargs: `name`, `trainable` of `keras.layers.Layer`.
+
+    With a `last_layer`, the noise is what labels have, and the uncertainty of the mean what the
+    data have left open. Predictions are the mean over both, in closed form in the weights:
+    independent noise of variance d(x)^2 + var mu(x). Draws of the network draw mu and average over
+    the noise, so that `tfuq.predictive.predict_uncertainty` and `decompose` tell the two apart:
+    expected entropy is that of the noise, mutual information that of the weights. In training
+    `"vbll"` adds the KL divergence and, to your cross-entropy, what makes it a bound on
+    E[-log p(y | x, weights)] (Jensen's inequality, as in closed form of `VBLLDense`):
+
+    ```
+    L_k  = log mean over samples of softmax_k(u(x) / temperature + v / 2) - v_k / 2
+    v    = var mu(x) / temperature^2
+    loss = CE(L, y) - logsumexp(L) + kl_weight * beta * KL
+    ```
+
+    with u(x) about the mean weights; without noise it is the loss of a `VBLLDense`. `"sngp"` trains on its mean, as its authors do. Initializers are those of the mean, too;
+    `kernel_regularizer` is not for `"vbll"`, whose divergence stands for it. `mean_layer` is the
+    layer.
 
     Call arguments:
         inputs: Tensor of shape `(batch, ..., features)`.
@@ -96,9 +120,28 @@ class MCSoftmaxDenseFA(MCDenseFA):
     model.fit(np.random.rand(16, 8), np.random.randint(3, size=16), verbose=0)
     ```
 
+    Noise of labels and uncertain weights in one head:
+
+    ```python
+    import numpy as np
+    import keras
+    from tfuq.layers import MCSoftmaxDenseFA
+    from tfuq.predictive import predict_uncertainty
+
+    x, y = np.random.rand(16, 8), np.random.randint(3, size=16)
+    head = MCSoftmaxDenseFA(3, 2, logits_only=True, last_layer="vbll", kl_weight=1 / len(x))
+    model = keras.Sequential([keras.Input((8,)), head])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(x, y, verbose=0)
+    parts = predict_uncertainty(model, x, 16)
+    print(parts.expected_entropy.mean(), parts.mutual_information.mean())
+    ```
+
     References:
         Collier, Mustafa, Kokiopoulou, Jenatton, Berent: Correlated Input-Dependent Label Noise in
         Large-Scale Image Classification. CVPR 2021.
+        Fortuin, Collier, Wenzel, Allingham, Liu, Tran, Lakshminarayanan, Berent, Jenatton,
+        Kokiopoulou: Deep Classifiers with Label Noise Modeling and Distance Awareness. TMLR 2022.
     """
 
     def __init__(
@@ -126,6 +169,8 @@ class MCSoftmaxDenseFA(MCDenseFA):
         sampling="sobol",
         resample=False,
         seed=None,
+        last_layer=None,
+        kl_weight=None,
         **kwargs,
     ):
         check_integer("num_classes", num_classes, minimum=1)
@@ -159,6 +204,8 @@ class MCSoftmaxDenseFA(MCDenseFA):
             sampling=sampling,
             resample=resample,
             seed=seed,
+            last_layer=last_layer,
+            kl_weight=kl_weight,
             **kwargs,
         )
 

@@ -43,7 +43,7 @@ class MCSoftmaxDenseXL(MCDenseXL):
         test_mc_samples: Number of samples otherwise.
         tune_temperature: Whether the temperature is a weight, kept between
             `temperature_lower_bound` and `temperature_upper_bound`.
-        **kwargs: The further arguments of `MCSoftmaxDenseFA`, by name.
+        **kwargs: The further arguments of `MCSoftmaxDenseFA`, by name, but for `last_layer`.
 
     Call arguments:
         inputs: Tensor of shape `(batch, ..., features)`.

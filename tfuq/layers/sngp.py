@@ -283,6 +283,21 @@ class SNGPDense(Head, TakesDraws, keras.layers.Layer):
         variance = tf.ensure_shape(variance, mean.shape)
         return SNGPOutput(*(with_leading(t, inputs) for t in (logits, mean, variance)))
 
+    def _uncertain_mean(self, inputs, training, mask):
+        """Mean of the logits and its variance, `(rows, units)`, for a head that adds noise; in
+        training the mean alone, and examples count. In a draw of the network, that draw and None.
+        """
+        phi = self._phi(floating(inputs, self.compute_dtype))
+        mean, draw = self._mean(phi), current_draw()
+        if training:
+            self._add_to_precision(tf.stop_gradient(phi), mask)
+        if draw is not None:
+            return mean + self._drawn(phi, self._root(), draw.seed_of(self)), None
+        if training:
+            return mean, None
+        variance = self.mean_field_factor / PROBIT * self._variance(phi, self._root())
+        return mean, variance * tf.ones_like(mean)
+
     def _add_to_precision(self, phi, mask):
         count = tf.cast(tf.shape(phi)[0], phi.dtype)
         if mask is not None:

@@ -233,6 +233,18 @@ class VBLLDense(Head, GaussianLastLayer):
             return with_leading(logits, inputs)
         return VBLLOutput(*(with_leading(t, inputs) for t in (logits, mean, variance)))
 
+    def _uncertain_mean(self, inputs, training, mask):
+        """Mean of the logits and its variance, `(rows, units)`, for a head that adds noise; the
+        divergence is added to the loss. In a draw of the network, that draw and None.
+        """
+        del mask  # the divergence is of weights
+        inputs, spread = floating(inputs, self.compute_dtype), self._form.read(self)
+        self._add_kl(lambda: self._kl(spread, self._noise_scale()), training)
+        draw = current_draw()
+        if draw is None:
+            return self._moments(inputs, spread)
+        return self._drawn(inputs, self._mean(inputs), spread, draw.seed_of(self)), None
+
     def _widths(self):
         return [self.units] * len(VBLLOutput._fields)
 
