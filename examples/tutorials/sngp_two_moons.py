@@ -68,7 +68,7 @@ def main(argv=None):
     x, y, elsewhere = load()
     grid = np.stack(np.meshgrid(*(np.linspace(*r, GRID) for r in (X_RANGE, Y_RANGE))), axis=-1)
 
-    process = network(tfuq.layers.SNGPDense(2, seed=0))
+    process = network(tfuq.layers.SNGPDense(2, length_scale=1.0, seed=0))
     models = {
         "plain": network(keras.layers.Dense(2)),
         "SNGP": tfuq.convert.spectral_normalize(process, norm_bound=0.9),

@@ -40,7 +40,13 @@ def precision_of(model, x):
 @pytest.mark.parametrize("case", CASES)
 def test_numbers_are_those_of_keras_proba(case):
     given = {name: FIXTURE[f"{case}/{name}"] for name in ("kernel", "random_kernel", "random_bias")}
-    layer = SNGPDense(3, num_features=12, logits_only=False, use_bias=False, **CASES[case])
+    layer = SNGPDense(
+        3,
+        num_features=12,
+        logits_only=False,
+        use_bias=False,
+        **{"length_scale": 1.0, **CASES[case]},
+    )
     x, new = FIXTURE["x"], FIXTURE["new"]
     layer.build(x.shape)
     for name, values in given.items():
@@ -96,12 +102,12 @@ def test_masked_positions_do_not_count():
 
 def test_far_away_is_the_prior():
     """Random features of 1,024: the variance of the prior is 1 but for their own noise."""
-    layer = SNGPDense(3, num_features=1024, logits_only=False, seed=1)
+    layer = SNGPDense(3, 1024, 1.0, logits_only=False, seed=1)
     for _ in range(20):
         layer(X, training=True)
     near, far = layer(X).variance, layer(X + 50).variance
     assert np.max(near) < 0.2 and np.min(far) > 0.8
-    np.testing.assert_allclose(SNGPDense(3, 1024, logits_only=False)(X).variance, 1, atol=0.2)
+    np.testing.assert_allclose(SNGPDense(3, 1024, 1.0, logits_only=False)(X).variance, 1, atol=0.2)
     far_probs = tf.nn.softmax(layer(X + 50).logits)
     mean_probs = tf.nn.softmax(layer(X + 50).mean)
     assert np.max(far_probs, -1).mean() < np.max(mean_probs, -1).mean()
@@ -155,3 +161,19 @@ def test_errors_name_what_was_received():
     with pytest.raises(ValueError, match=r"likelihood='bernoulli'\. Received: units=1"):
         SNGPDense(1)
     assert SNGPDense(1, likelihood="bernoulli")(X).shape == (60, 1)
+
+
+def test_learns_from_many_features():
+    """By default the kernel is as wide as features of unit variance ask for."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, size=300)
+    x = (rng.normal(size=(300, 200)) + 1.5 * rng.normal(size=(3, 200))[y]).astype("float32")
+    right = {}
+    for length_scale in (None, 1.0):
+        model = keras.Sequential([keras.Input((200,)), SNGPDense(3, 256, length_scale, seed=1)])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(0.01), loss, jit_compile=False)
+        model.fit(x[:200], y[:200], epochs=20, verbose=0)
+        right[length_scale] = np.mean(model.predict(x[200:], verbose=0).argmax(-1) == y[200:])
+    assert right[None] > 0.95 and right[1.0] < 0.6  # nothing is alike at the distance of 1

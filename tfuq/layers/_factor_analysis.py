@@ -82,8 +82,7 @@ class MCDenseFA(Head, keras.layers.Layer):
                 f"Pass `tune_temperature` by name. Received: dtype={shown(dtype)}"
             )
         super().__init__(dtype=dtype, **kwargs)
-        self.num_outputs = num_outputs
-        self.num_factors = num_factors
+        self.num_outputs, self.num_factors = num_outputs, num_factors
         self.temperature = temperature
         self.parameter_efficient = parameter_efficient
         self.train_mc_samples = train_mc_samples
@@ -101,9 +100,7 @@ class MCDenseFA(Head, keras.layers.Layer):
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
-        self.sampling = sampling
-        self.resample = resample
-        self.seed = seed
+        self.sampling, self.resample, self.seed = sampling, resample, seed
         self.last_layer, self.kl_weight = last_layer, kl_weight
         self._check_arguments()
         self.mean_layer = _mean_layers.mean_layer(self)

@@ -67,8 +67,8 @@ def _check_suits(layer, head, likelihood):
         )
     if layer.likelihood != likelihood:
         raise ValueError(
-            f"Argument `last_layer` must have likelihood={likelihood!r} in a "
-            f"{type(head).__name__}. Received: likelihood={layer.likelihood!r}"
+            f"Argument `last_layer` must have likelihood={shown(likelihood)} in a "
+            f"{type(head).__name__}. Received: likelihood={shown(layer.likelihood)}"
         )
     check_is_own(layer)
     idle = ("logits_only",) if isinstance(layer, SNGPDense) else _OF_THE_HEAD

@@ -86,9 +86,9 @@ class MCSoftmaxDenseFA(MCDenseFA):
     loss = CE(L, y) - logsumexp(L) + kl_weight * beta * KL
     ```
 
-    with u(x) about the mean weights; without noise it is the loss of a `VBLLDense`. `"sngp"` trains on its mean, as its authors do. Initializers are those of the mean, too;
-    `kernel_regularizer` is not for `"vbll"`, whose divergence stands for it. `mean_layer` is the
-    layer.
+    with u(x) about the mean weights; without noise it is the loss of a `VBLLDense`. `"sngp"` trains
+    on its mean, as its authors do. Initializers are those of the mean, too; `kernel_regularizer` is
+    not for `"vbll"`, whose divergence stands for it. `mean_layer` is the layer.
 
     Call arguments:
         inputs: Tensor of shape `(batch, ..., features)`.
@@ -173,13 +173,7 @@ class MCSoftmaxDenseFA(MCDenseFA):
         kl_weight=None,
         **kwargs,
     ):
-        check_integer("num_classes", num_classes, minimum=1)
-        if num_classes == 1:
-            raise ValueError(
-                "Argument `num_classes` must be at least 2: one class has probability 1 whatever "
-                "the input. For two classes in one logit, or one label, take "
-                "`MCSigmoidDenseFA(1)`. Received: num_classes=1"
-            )
+        _check_classes(num_classes)
         super().__init__(
             num_classes,
             num_factors,
@@ -223,6 +217,16 @@ class MCSoftmaxDenseFA(MCDenseFA):
     def get_config(self):
         config = super().get_config()
         return {"num_classes": config.pop("num_outputs"), **config}
+
+
+def _check_classes(num_classes):
+    check_integer("num_classes", num_classes, minimum=1)
+    if num_classes == 1:
+        raise ValueError(
+            "Argument `num_classes` must be at least 2: one class has probability 1 whatever the "
+            "input. For two classes in one logit, or one label, take `MCSigmoidDenseFA(1)`. "
+            "Received: num_classes=1"
+        )
 
 
 @register

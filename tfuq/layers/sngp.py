@@ -80,7 +80,9 @@ class SNGPDense(Head, TakesDraws, keras.layers.Layer):
         units: Integer K, the number of classes (at least 2) or labels.
         num_features: Integer M, the number of random features. P has M^2 entries.
         length_scale: Number above 0, that of the radial kernel: inputs much nearer to each other
-            are alike. For inputs of many features, `keras.layers.LayerNormalization` before.
+            are alike, and far from all others nothing is learned. None: the square root of the
+            number of features, which suits those of about unit variance, as behind a
+            `LayerNormalization` or a `Normalization`; the authors' code has 1.
         ridge: Number above 0 that P starts at.
         momentum: None for the sum over an epoch, or a fraction in (0, 1), as .999.
         mean_field_factor: Number >= 0; pi / 8 by default (MacKay 1992). 0: the logits are the mean.
@@ -130,7 +132,7 @@ class SNGPDense(Head, TakesDraws, keras.layers.Layer):
         self,
         units,
         num_features=1024,
-        length_scale=1.0,
+        length_scale=None,
         ridge=1.0,
         momentum=None,
         mean_field_factor=PROBIT,
@@ -159,7 +161,8 @@ class SNGPDense(Head, TakesDraws, keras.layers.Layer):
     def _check_arguments(self):
         check_integer("units", self.units, minimum=1)
         check_integer("num_features", self.num_features, minimum=1)
-        check_positive("length_scale", self.length_scale)
+        if self.length_scale is not None:
+            check_positive("length_scale", self.length_scale)
         check_positive("ridge", self.ridge)
         momentum, factor = self.momentum, self.mean_field_factor
         if momentum is not None and not (is_finite(momentum) and 0 < momentum < 1):
@@ -250,7 +253,8 @@ class SNGPDense(Head, TakesDraws, keras.layers.Layer):
 
     def _phi(self, inputs):
         dtype = self._sampling_dtype()
-        rows = tf.cast(tf.reshape(inputs, (-1, inputs.shape[-1])), dtype) / self.length_scale
+        rows = tf.cast(tf.reshape(inputs, (-1, inputs.shape[-1])), dtype)
+        rows /= math.sqrt(rows.shape[-1]) if self.length_scale is None else self.length_scale
         angle = tf.matmul(rows, tf.cast(self.random_kernel, dtype))
         angle += tf.cast(self.random_bias, dtype)
         return math.sqrt(2 / self.num_features) * tf.cos(angle)
