@@ -6,7 +6,8 @@ Calls of one compiled graph, in turns within a process, so that each round sees 
 is the median of the rounds' ratios to one network. Operations are those that TensorFlow's profiler
 counts. Networks: a small one (two convolutions of 16 and 32 filters, images of 16 x 16), where
 overhead bounds the time, and a wide one (convolutions of 64 and 128, images of 32 x 32), where
-arithmetic does. SavedModels are those of `tfuq.export.export`.
+arithmetic does. SavedModels are those of `tfuq.export.export`. Fully Bayesian networks, of which 30
+draws are taken: the small one, and a network of Dense layers.
 """
 
 import argparse
@@ -25,14 +26,14 @@ import tensorflow as tf
 from flops import flops
 from keras import layers
 
-from tfuq import export
+from tfuq import convert, export
 from tfuq.ensembles import DeepEnsemble
 
 ROUNDS, SECONDS = 25, 0.02  # rounds, and about how long a contestant is timed in each
 BATCHES = (1, 8, 64)
 SHAPES = {"small": ((16, 16, 1), 16), "wide": ((32, 32, 3), 64)}
 MEMBERS = 16
-EXPORTED = 5
+EXPORTED, DRAWS = 5, 30
 
 
 def build(name):
@@ -69,6 +70,27 @@ def exported(name, folder):
         export.export(source, folder / f"{name}_{key}", from_logits=True)
         loaded[key] = tf.saved_model.load(str(folder / f"{name}_{key}"))
     return {key: model.serve for key, model in loaded.items()}, loaded
+
+
+def dense():
+    return keras.Sequential(
+        [keras.Input((32,)), *(layers.Dense(64, "relu") for _ in range(2)), layers.Dense(10)]
+    )
+
+
+BAYESIAN = {"small": lambda: build("small"), "Dense layers": dense}
+
+
+def drawn(name, folder):
+    """SavedModels of a network, and of the draws of its fully Bayesian form."""
+    one = BAYESIAN[name]()
+    export.export(one, folder / f"one_{name}", from_logits=True)
+    bayesian = convert.variational(one, kl_weight=1e-3)
+    export.export(bayesian, folder / f"drawn_{name}", from_logits=True, num_samples=DRAWS)
+    loaded = {
+        kind: tf.saved_model.load(str(folder / f"{kind}_{name}")) for kind in ("one", "drawn")
+    }
+    return {kind: model.serve for kind, model in loaded.items()}, loaded, one.input_shape[1:]
 
 
 def ratios(contestants, x):
@@ -110,19 +132,31 @@ def measured(folder):
             rows.append(found | {key: round(value, 3) for key, value in served.items()})
             print(*rows[-2:], sep="\n", flush=True)
         del kept
+    for name in BAYESIAN:
+        files, kept, shape = drawn(name, folder)
+        for batch in BATCHES:
+            x = tf.constant(np.random.default_rng(0).normal(size=(batch, *shape)), "float32")
+            found = {key: round(value, 3) for key, value in ratios(files, x).items()}
+            rows.append({"network": name, "batch": batch, "draws": DRAWS, **found})
+        del kept
     return rows
 
 
 def report(rows):
     print("| network | images | members | one, ms | in a row / one | stacked / one | operations |")
     print("| --- | --: | --: | --: | --: | --: | --: |")
-    for row in rows:
+    for row in (row for row in rows if "draws" not in row):
         name = row["network"] + (", SavedModel" if row.get("saved_model") else "")
         operations = f"{row['operations']:.3f}" if "operations" in row else ""
         print(
             f"| {name} | {row['batch']} | {row['members']} | {row['one_ms']:.2f} | "
             f"{row['loop']:.2f} | {row['stacked']:.2f} | {operations} |"
         )
+    print("\n| fully Bayesian | examples | draws | one, ms | all draws / one |")
+    print("| --- | --: | --: | --: | --: |")
+    for row in (row for row in rows if "draws" in row):
+        cells = (row["network"], row["batch"], DRAWS, f"{row['one_ms']:.2f}", f"{row['drawn']:.2f}")
+        print("| " + " | ".join(map(str, cells)) + " |")
 
 
 def main(argv=None):
