@@ -38,6 +38,8 @@ def flags():
 def of_class(name, kind):
     parameters = inspect.signature(kind.__init__).parameters
     needed = {key: NEEDED[key] for key in parameters if key in NEEDED}
+    if "last_layer" in parameters:  # to which the weight belongs
+        needed.pop("kl_weight")
     theirs = [each for each in kind.__mro__ if each.__module__.startswith("keras.src.layers")]
     theirs = [set(inspect.signature(each.__init__).parameters) for each in theirs]
     for key, parameter in parameters.items():
