@@ -43,6 +43,9 @@ class Watch:
         self.class_names = class_names
         self.of_numbers = metadata.get("family") is not None
         self._check(metadata)
+        self.num_classes = None
+        if not self.of_numbers:
+            self.num_classes = max(metadata["outputs"]["probabilities"]["shape"][-1], 2)
         self._lock = threading.Lock()
         self._waiting = collections.OrderedDict()
         self._run = os.urandom(6).hex()  # so that labels of an earlier process are known as such
@@ -129,13 +132,13 @@ class Watch:
         names = self.class_names
         if isinstance(label, str) and names is not None and label in names:
             label = names.index(label)
-        if isinstance(label, bool) or not isinstance(label, int) or label < 0:
-            also = f" or one of {', '.join(names)}" if names else ""
+        is_number = isinstance(label, int) and not isinstance(label, bool)
+        if not is_number or not 0 <= label < self.num_classes:
+            known = f"a class, 0 to {self.num_classes - 1}"
+            known += f", or one of {', '.join(names)}" if names else ""
             raise Refused(
-                422, "wrong_label", f"the label of {name} must be the number of a class{also}"
+                422, "wrong_label", f"the label of {name} must be {known}, not {str(label)[:40]!r}"
             )
-        if names is not None and label >= len(names):
-            raise Refused(422, "wrong_label", f"the label of {name} must be below {len(names)}")
         return float(label != said)
 
     # --- What it says -------------------------------------------------------------------------

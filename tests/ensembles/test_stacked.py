@@ -244,10 +244,44 @@ def test_members_of_different_layers_are_refused(counts):
     def tanh():
         return keras.Sequential([keras.Input((4,)), layers.Dense(8, "tanh"), layers.Dense(3)])
 
-    for other, match in ((narrow, "same layers"), (tanh, "differ by")):
+    def clipped():  # random inputs are not so large that it would show
+        last = [layers.ReLU(max_value=1e6), layers.Dense(3)]
+        return keras.Sequential([keras.Input((4,)), layers.Dense(8), *last])
+
+    def unclipped():
+        return keras.Sequential(
+            [keras.Input((4,)), layers.Dense(8), layers.ReLU(), layers.Dense(3)]
+        )
+
+    with pytest.raises(ValueError, match="arguments"):
+        DeepEnsemble.from_models([clipped(), unclipped()]).stacked()
+    for other, match in ((narrow, "same layers"), (tanh, "arguments")):
         with pytest.raises(ValueError, match=match):
             DeepEnsemble.from_models([wide(), other()]).stacked()
         counts("misuse rows, refused")
+
+
+def test_members_that_were_replaced_are_refused(counts):
+    """As `fit` in other processes does."""
+    ensemble = DeepEnsemble(plain, 2)
+    stacked, x = ensemble.stacked(), inputs_of(ensemble.members[0])
+    stacked.predict(x, from_logits=True)
+    ensemble._members = [plain(), plain()]
+    with pytest.raises(ValueError, match=r"Call `stacked\(\)` again"):
+        stacked.predict(x, from_logits=True)
+    counts("misuse rows, refused")
+
+
+def test_any_extent():
+    def build():
+        body = [layers.Conv2D(3, 3, strides=2), layers.Conv2D(4, 3), layers.GlobalMaxPooling2D()]
+        return keras.Sequential([keras.Input((None, None, 1)), *body, layers.Dense(2)])
+
+    ensemble = ensemble_of(build)
+    x = RNG.normal(size=(3, 14, 12, 1)).astype("float32")
+    found = ensemble.stacked().predict(x, from_logits=True)
+    np.testing.assert_allclose(found, ensemble.predict(x, from_logits=True), atol=1e-6)
+    assert "over stacked weights" in repr(ensemble.stacked())
 
 
 def test_is_not_trained(counts):

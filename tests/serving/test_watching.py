@@ -36,7 +36,7 @@ watching, reading, answers = module("watching"), module("reading"), module("answ
 def metadata_of(rule, outputs=("confidence", "probabilities"), family=None):
     return {
         "rule": {"config": json.loads(json.dumps(rule.get_config(), default=np.ndarray.tolist))},
-        "outputs": dict.fromkeys(outputs),
+        "outputs": {name: {"shape": [None, 2]} for name in outputs},
         "family": family,
     }
 
@@ -135,6 +135,16 @@ def test_labels_that_are_none(watch, counts):
     with pytest.raises(reading.Refused, match="it has one"):  # the same label twice
         watch.label({first: 0})
     counts("misuse rows, refused")
+
+
+def test_labels_are_classes_of_the_model_without_names_too(watch, counts):
+    watch.class_names = None
+    outputs, said = cases(2)
+    watch.take(outputs, said)
+    for label in (2, "a"):
+        with pytest.raises(reading.Refused, match="must be a class, 0 to 1, not"):
+            watch.label({said[0]["id"]: label})
+        counts("misuse rows, refused")
 
 
 def test_forgets_the_oldest(watch, monkeypatch):

@@ -54,11 +54,11 @@ def weights_digest(weights):
 
 def layers_digest(model):
     """A mark of the layers that a model is made of: classes, and what their configs plainly say."""
-    found = [[type(layer).__name__, _plain_config(layer)] for layer in model._flatten_layers()]
+    found = [[type(layer).__name__, plain_config(layer)] for layer in model._flatten_layers()]
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _plain_config(layer):
+def plain_config(layer):
     """Numbers and texts of a layer's config, such as activation and strides; {} of containers."""
     if list(layer._flatten_layers(include_self=False)) and not is_head(layer):
         return {}

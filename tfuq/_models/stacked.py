@@ -14,6 +14,7 @@ from keras import layers
 from keras.src.models import Functional
 
 from tfuq._arguments import shown
+from tfuq._models.fingerprint import plain_config
 
 LARGE = 2**21  # products of one convolution of one image, from which arithmetic bounds the time
 FOLDED = (  # each channel by itself, along no axis of channels
@@ -105,28 +106,28 @@ def _check_kinds(members):
                 "Members must be functional or Sequential to be stacked: a class of "
                 f"its own may compute anything. Received: {shown(member)}"
             )
-    for one, *others in zip(*(member._flatten_layers() for member in members), strict=False):
+    counts = sorted({len(list(member._flatten_layers())) for member in members})
+    if len(counts) > 1:
+        raise ValueError(
+            f"Members must be of the same layers to be stacked. Received: models of {counts} layers"
+        )
+    for one, *others in zip(*(member._flatten_layers() for member in members), strict=True):
         for other in others:
             if type(other) is not type(one) or _form(other) != _form(one):
                 raise ValueError(
                     "Members must be of the same layers to be stacked. Received: "
-                    f"{shown(one)} beside {shown(other)}, or of other shapes"
+                    f"{shown(one)} beside {shown(other)}, of other shapes or arguments"
                 )
-        masks = getattr(one, "mask_zero", False) or isinstance(one, layers.Masking)
-        if masks:
+        if getattr(one, "mask_zero", False) or isinstance(one, layers.Masking):
             raise ValueError(
                 "Members must not mask to be stacked: masks do not pass from layer to "
                 f"layer here. Received: layer {one.name!r}"
             )
-    if len({len(list(member._flatten_layers())) for member in members}) > 1:
-        raise ValueError(
-            "Members must be of the same layers to be stacked. Received: models of "
-            f"{sorted({len(list(member._flatten_layers())) for member in members})} layers"
-        )
 
 
 def _form(layer):
-    return [tuple(variable.shape) for variable in layer.weights]
+    """What layers of one form share: shapes, and arguments, which few inputs need not show."""
+    return [tuple(variable.shape) for variable in layer.weights], plain_config(layer)
 
 
 def _walk_of(models):
@@ -304,8 +305,7 @@ class _Dense(_WithKernel):
 
 class _Convolution(_WithKernel):
     def product(self, inputs, kernel):
-        is_shared = not self.is_stacked(inputs) and self.layer.groups == 1
-        if is_shared:
+        if not self.is_stacked(inputs) and self.layer.groups == 1:  # one input for all filters
             return _unfolded(self.convolved(inputs, _wide(kernel)), self.count)
         inputs = _folded(_stacked(inputs, self.ranks[0], self.count))
         return _unfolded(self.convolved(inputs, _wide(kernel)), self.count)

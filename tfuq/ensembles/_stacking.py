@@ -7,6 +7,7 @@ from tfuq._models.outputs import input_spec, sample_inputs
 from tfuq._models.stacked import StackedForward
 from tfuq.ensembles._checks import check_built
 
+EXAMPLES, EXTENT = 4, 32  # of the random inputs
 TOLERANCE = {"float32": 1e-5, "float64": 1e-5}  # of other compute dtypes 2e-2
 
 
@@ -25,6 +26,7 @@ class Stackable:
         members one after another, and `save` writes them as they are.
 
         Weights are read from the members in each call: training a member changes it here as well.
+        Training in other processes makes new members, after which the old stack is refused.
 
         Returns:
             A new `DeepEnsemble` of the same members, not copies. `fit` is for the one it is of.
@@ -55,20 +57,42 @@ class Stackable:
         _check_equal(forward, self._members)
         ensemble = type(self).from_models(self._members, seed=self.seed)
         ensemble.build_model = self.build_model
-        ensemble.forward = forward
+        ensemble._forward, ensemble._source = forward, self
         return ensemble
 
+    @property
+    def forward(self):
+        """What computes all members at once, a function of a batch; None unless it is stacked.
+
+        Raises:
+            ValueError: If the ensemble that was stacked has other members by now.
+        """
+        if self._source is not None and self._source.members != self.members:
+            raise ValueError(
+                "The ensemble that was stacked must have the same members still: `fit` in other "
+                "processes makes new ones. Call `stacked()` again. Received: a stack of members "
+                "that it no longer has"
+            )
+        return self._forward
+
     def _check_not_stacked(self, what):
-        if self.forward is not None:
+        if self._forward is not None:
             raise ValueError(
                 f"`{what}` is for the ensemble that was stacked: train that one, and what is "
                 "stacked follows its members. Received: a stacked ensemble"
             )
 
 
+def _with_extents(spec):
+    """A spec whose unknown axes, but for the batch, have an extent that layers can make smaller."""
+    shape = [EXTENT if each is None else each for each in spec.shape[1:]]
+    return tf.TensorSpec([None, *shape], spec.dtype)
+
+
 def _check_equal(forward, members):
     """Raises ValueError unless both ways of computing agree, on random inputs."""
-    inputs = sample_inputs(input_spec(members[0]), 4)
+    spec = tf.nest.map_structure(_with_extents, input_spec(members[0]))
+    inputs = sample_inputs(spec, EXAMPLES)
     try:
         found = tf.nest.flatten(forward(inputs))
     except (tf.errors.InvalidArgumentError, ValueError, TypeError, AssertionError) as error:

@@ -97,7 +97,7 @@ class DeepEnsemble(EnsembleFiles, Stackable):
         self._members = list(members)
         self.build_model = build_model
         self.seed = seed
-        self.forward = None
+        self._forward = self._source = None  # of `stacked`
         self._fits = 0
 
     def _told_arguments(self):
@@ -106,7 +106,8 @@ class DeepEnsemble(EnsembleFiles, Stackable):
     def _told_lines(self):
         first = self._members[0]
         one = f"{type(first).__name__} {first.name!r}, {first.count_params():,} weights"
-        return [f"members: {one} each", f"trained by `fit`: {self._fits} times"]
+        how = ["computed at once, over stacked weights"] if self._forward is not None else []
+        return [f"members: {one} each", f"trained by `fit`: {self._fits} times", *how]
 
     def _told_table(self):
         rows = [
