@@ -66,6 +66,24 @@ def test_sets_of_labels_of_pixels(tmp_path):
     run = LiteRT(tmp_path / "model.tflite")
     found = run({run.inputs[0]: x})["prediction_set"]
     np.testing.assert_array_equal(found, sets.predict_set(probs))
+    x[0, 0, 0] = np.nan
+    assert np.all(run({run.inputs[0]: x[:1]})["prediction_set"])  # of what is unknown
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nothing_is_accepted_of_what_is_no_number(value, tmp_path):
+    """An interpreter must not turn a comparison around, of which NaN is neither side."""
+    model = classifier(keras.layers.Dense(3, activation="softmax"))
+    sets = ConformalPredictor("lac", 0.9)
+    options = {"rule": RejectionRule("confidence", 0.1), "conformal": sets}
+    export_litert(model, tmp_path / "model.tflite", **options)
+    run = LiteRT(tmp_path / "model.tflite")
+    x = X[:3].copy()
+    x[1, 2] = value
+    said = run({run.inputs[0]: x})
+    np.testing.assert_array_equal(said["accept"], [True, False, True])
+    np.testing.assert_array_equal(said["prediction_set"][1], [True] * 3)
+    assert np.isnan(said["probabilities"][1]).all() and np.isnan(said["confidence"][1])
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
