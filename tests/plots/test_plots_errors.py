@@ -228,6 +228,8 @@ def test_risk_coverage_is_of_the_rule_s_own_loss():
     ax = plots.risk_coverage(PROBS, Y, rule=rule, ax=free_axes())
     assert "cost matrix" in ax.get_ylabel() and not ax.collections  # no band of such losses
     assert ax.lines[0].get_ydata()[-1] == pytest.approx(costs[Y, PROBS.argmax(-1)].mean())
+    ax = plots.risk_coverage(PROBS, Y, rule=rule, loss=1 - costs, ax=free_axes())
+    assert "cost matrix" in ax.get_ylabel() and len(ax.lines) == 2  # nothing is promised of it
     ax = plots.risk_coverage(PROBS, Y, rule=rule, loss="error", ax=free_axes())
     assert "fraction wrong" in ax.get_ylabel()
     strange = RNG.normal(size=len(Y))

@@ -54,6 +54,30 @@ def test_a_doubled_risk_is_seen_within_300_labelled_cases():
     assert np.median(delays) <= 300
 
 
+def test_a_stack_of_binary_predictions_with_labels():
+    rule, (probs, labels) = fitted(), cases(300, np.random.default_rng(5))
+    stack = np.stack([probs, probs])
+    found = rule.monitor().update(stack, labels, stacked=True)
+    assert found.fitted_to == rule.monitor().update(probs, labels).fitted_to
+
+
+@pytest.mark.parametrize("loss", ["precision of 1", "recall of 1", "false negatives of 1"])
+def test_labels_that_come_late_of_a_rule_of_one_class(loss):
+    """Losses of the cases that the risk is of, as `evaluate` counts them."""
+    rng = np.random.default_rng(6)
+    probs, labels = cases(2000, rng, 0.1)
+    probs = np.where(rng.random(2000) < 0.5, probs, 1 - probs)
+    labels = np.where(rng.random(2000) < 0.9, probs > 0.5, labels).astype(int)
+    rule = RejectionRule.fit(probs, labels, loss=loss, target_risk=0.2)
+    accepted, answers = rule.accept(probs), (probs > 0.5).astype(int)
+    of_risk = (answers if loss.startswith("precision") else labels) == 1
+    late = (answers != labels)[accepted & of_risk]
+    monitor = rule.monitor().update_decisions(accepted, rule.score_of(probs))
+    monitor.update_losses(late.astype(float))
+    assert monitor.fitted_to == rule.monitor().update(probs, labels).fitted_to
+    assert monitor.fitted_to["loss"] / len(late) == pytest.approx(rule.evaluate(probs, labels).risk)
+
+
 def test_each_test_sees_its_own_change():
     rule, rng = fitted(), np.random.default_rng(4)
     monitor = rule.monitor()

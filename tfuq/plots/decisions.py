@@ -90,7 +90,8 @@ def risk_coverage(
         for i, (name, curve) in enumerate(curves.items())
     ]
     if found is not None:
-        is_own = loss is None or (loss == "error" and rule.fitted_to.get("loss") == "error")
+        is_error = isinstance(loss, str) and loss == "error"
+        is_own = loss is None or (is_error and rule.fitted_to.get("loss") == "error")
         tops.append(_draw_rule(ax, rule, found, is_own))
     ax.set(xlabel="coverage (fraction accepted)", xlim=(0, 1.01))
     words = risk_in_words(own, getattr(rule, "class_names", None))

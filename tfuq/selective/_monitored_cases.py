@@ -20,6 +20,8 @@ def cases_of_classes(rule, probs, labels, groups, stacked, score):
     losses = np.full(len(accepted), np.nan)
     if labels is None:
         return score, accepted, losses
+    if stacked and rule.rank == 1 and np.ndim(probs) == 2:
+        probs = np.asarray(probs)[..., None]  # which is read as a stack from its shape
     labels = _one_for_each(np.ma.masked_array(labels, dtype=object), len(accepted))
     known = np.array([not (label is None or label != label) for label in labels], bool)
     if known.any():

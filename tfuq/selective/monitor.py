@@ -215,8 +215,9 @@ class Monitor(Fitted):
         Args:
             accepted: Whether the rule accepted each case, `(n,)`, in the order in which they came.
             scores: The rule's score of each, `(n,)`; NaN where nothing is known.
-            losses: The loss of each in [0, 1], 1.0 where an answer is wrong; NaN where there is no
-                label, None if no case has one. Of labels that come later: `update_losses`.
+            losses: The loss of each in [0, 1], of errors 1.0 where an answer is wrong; NaN where
+                there is no label, or the case belongs to no risk of the rule's (see
+                `update_losses`, which takes those that come later); None if no case has one.
 
         Returns:
             The monitor itself.
@@ -254,7 +255,9 @@ class Monitor(Fitted):
     def update_losses(self, losses):
         """Takes the losses of accepted cases that it took before without a label.
 
-        In which order labels come must not depend on whether answers are wrong.
+        In which order labels come must not depend on whether answers are wrong. Left out are cases
+        that the risk of the rule is not of: of a precision the answers that are another class, of a
+        recall and of false negatives the labels that are.
 
         Args:
             losses: Numbers in [0, 1], `(n,)`.
