@@ -272,6 +272,17 @@ def test_labels_of_their_own():
         RejectionRule.fit(PROBS, labels, ignore_class=-1, **options)
 
 
+@pytest.mark.parametrize("void", [255, 1])
+def test_labels_of_one_column_are_no_one_hot_ones(void):
+    """Binary labels `(n, 1)`: what is void is their number, not the place of the largest."""
+    probs, labels = PROBS[:, :1], (PROBS[:, 0] > 0.4).astype(int)
+    labels[:50] = void
+    known = labels != void
+    for y in (labels, labels[:, None]):
+        rule = RejectionRule.fit(probs, y, target_coverage=0.5, ignore_class=void)
+        assert rule.fitted_to["examples"] == known.sum()
+
+
 @pytest.mark.parametrize(
     "message, void",
     [

@@ -11,7 +11,7 @@ from tfuq.selective._reading import array_of
 
 def is_one_hot(labels, probs):
     """Whether labels of that shape, for predictions (or a stack of them) of that, are one-hot."""
-    if labels == probs[:-1] or len(labels) < 2:
+    if labels == probs[:-1] or len(labels) < 2 or labels[-1] == 1:
         return False
     return labels == probs or (labels == probs[1:] and labels != probs[1:-1])
 
@@ -28,8 +28,8 @@ def void_weight(probs, labels, sample_weight, ignore_class, multi_label=False):
             "Argument `ignore_class` must be None for numbers, which are no classes: take a "
             f"`sample_weight` of 0. Received: ignore_class={shown(ignore_class)}"
         )
-    _check_ignored(ignore_class)
     labels = np.asarray(labels)
+    _check_ignored(ignore_class, labels)
     if not multi_label and is_one_hot(labels.shape, np.shape(probs)):
         kept = labels.argmax(axis=-1) != ignore_class
     else:
@@ -47,12 +47,18 @@ def void_weight(probs, labels, sample_weight, ignore_class, multi_label=False):
     return kept * weight.reshape(weight.shape + (1,) * (kept.ndim - weight.ndim))
 
 
-def _check_ignored(ignore_class):
+def _check_ignored(ignore_class, labels):
     is_integer = isinstance(ignore_class, (int, np.integer)) and not isinstance(ignore_class, bool)
     if not is_integer and not isinstance(ignore_class, str):
         raise ValueError(
             "Argument `ignore_class` must be None, the integer that void labels hold or, of labels "
             f"that are names, a text. Received: ignore_class={shown(ignore_class)}"
+        )
+    if labels.dtype.kind in ("biuf" if isinstance(ignore_class, str) else "SU"):
+        raise ValueError(
+            "Argument `ignore_class` must be what void labels hold, a text among names and an "
+            f"integer among numbers. Received: ignore_class={shown(ignore_class)} with labels of "
+            f"{labels.dtype}"
         )
 
 
