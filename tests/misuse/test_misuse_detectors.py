@@ -306,6 +306,57 @@ REFUSED = {
         lambda: RejectionRule.fit(PROBS, CLASSES, target_coverage=0.5, thresholds=[0.5]),
         "goes with `target_risk`.*with target_risk=None",
     ),
+    "a class beside a loss of errors": (
+        lambda: RejectionRule.fit(PROBS, CLASSES, target_risk=0.5, positive_class=2),
+        "`positive_class` must be left out.*positive_class=2 with loss='error'",
+    ),
+    "a class beside a loss that names its own": (
+        lambda: RejectionRule.fit(
+            PROBS, CLASSES, loss="recall of 1", target_risk=0.5, positive_class=0
+        ),
+        "`positive_class` must be left out.*positive_class=0 with loss='recall of 1'",
+    ),
+    "a class beside no loss in a report by group": (
+        lambda: selective.subgroup_report(None, PROBS, CLASSES, CLASSES, positive_class=2),
+        "`positive_class` must be left out",
+    ),
+    "groups that nothing goes by": (
+        lambda: RejectionRule.fit(PROBS, CLASSES, target_coverage=0.5, by="class", groups=CLASSES),
+        "`groups` must be None.*Received: groups with by='class'",
+    ),
+    "groups of more examples than are calibrated and ruled": (
+        lambda: RejectionRule.fit(
+            PROBS,
+            CLASSES,
+            target_coverage=0.5,
+            by="group",
+            groups=np.tile(CLASSES, 2),
+            calibration=selective.TemperatureScaling(),
+        ),
+        "`groups` and `weights` must hold one for each",
+    ),
+    "a number as void among names": (
+        lambda: RejectionRule.fit(
+            PROBS,
+            np.array(["a", "b", "c"])[CLASSES % 3],
+            target_coverage=0.5,
+            class_names=["a", "b", "c"],
+            ignore_class=2,
+        ),
+        "`ignore_class` must be what void labels hold.*ignore_class=2 with labels of <U1",
+    ),
+    "a name as void among numbers": (
+        lambda: RejectionRule.fit(PROBS, CLASSES, target_coverage=0.5, ignore_class="void"),
+        "`ignore_class` must be what void labels hold",
+    ),
+    "sets of weighted examples in a report": (
+        lambda: report.to_markdown((PROBS, CLASSES), sets=weighted()),
+        "`sets` must not be of weighted examples",
+    ),
+    "weighted sets in a report by group": (
+        lambda: selective.subgroup_report(weighted(), PROBS, CLASSES, CLASSES),
+        "`rule` must not be of weighted examples",
+    ),
     "several losses and a target beside them": (
         lambda: RejectionRule.fit(PROBS, CLASSES, loss={"error": 0.5}, target_risk=0.1),
         "must be None for several",

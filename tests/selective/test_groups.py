@@ -195,6 +195,15 @@ def test_losses_are_those_of_the_rule():
         ruled = RejectionRule.fit(PROBS, LABELS, loss=loss, **options)
         row = subgroup_report(ruled, PROBS, LABELS, SITES).rows[0]
         assert row == subgroup_report(ruled, PROBS, LABELS, SITES, loss=half).rows[0]
+    ruled = RejectionRule.fit(PROBS, LABELS, loss=half, target_risk=0.5)
+    costs = RejectionRule.fit(PROBS, LABELS, loss=halves, target_risk=0.5)
+    for own, other in ((half, lambda probs, labels: 1.0 * (labels > 0)), (halves, 2 * halves)):
+        made = ruled if own is half else costs
+        targets = [
+            subgroup_report(made, PROBS, LABELS, SITES, loss=loss).target_risk
+            for loss in (None, own, other)
+        ]
+        assert targets == [0.5, 0.5, None]  # what was promised is of no other loss
     rule.fitted_to["loss"] = "half"
     with pytest.raises(ValueError, match="Argument `loss` must"):
         subgroup_report(rule, PROBS, LABELS, SITES)

@@ -1,6 +1,7 @@
 """Losses of rules beside errors: precision, recall, classes together, and several promises."""
 
 import contextlib
+import functools
 
 import keras
 import numpy as np
@@ -306,6 +307,21 @@ def test_precision_holds_in_as_many_sets_as_was_said(sets):
             broken += lost[np.searchsorted(-top, -rule.threshold, side="right") - 1] > 0.25
     assert found > sets / 3
     assert broken <= stats.binom.ppf(1 - 1e-4, sets, 1 - CONFIDENCE)
+
+
+class Wrong:
+    def __call__(self, probs, labels):
+        return (probs.argmax(-1) != labels) * 1.0
+
+
+def test_a_function_without_a_name():
+    """Objects that are called are losses as functions are; a file does not hold them."""
+    for loss in (Wrong(), functools.partial(Wrong())):
+        rule = fit(loss=loss, target_risk=0.3)
+        assert rule.fitted_to["loss"] == f"function {type(loss).__name__}"
+        assert rule.evaluate(NEW, NEW_Y).risk == rule.evaluate(NEW, NEW_Y, loss="error").risk
+        with pytest.raises(ValueError, match="`loss` must be given"):
+            RejectionRule.from_json(rule.to_json()).evaluate(NEW, NEW_Y)
 
 
 # --- Misuse -------------------------------------------------------------------------------------

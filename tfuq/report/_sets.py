@@ -16,6 +16,12 @@ def checked_sets(sets, rule):
             "Argument `sets` must be a ConformalPredictor of one decision for each example, or "
             f"None. Received: sets={shown(sets)}"
         )
+    if sets.weight_limits is not None:
+        raise ValueError(
+            "Argument `sets` must not be of weighted examples, whose weights a report does not "
+            "know; of a label shift they may be. Received: sets with weight_limits of "
+            f"{len(sets.weight_limits)} thresholds"
+        )
     if rule is not None and sets.from_logits != rule.from_logits:
         raise ValueError(
             f"Argument `sets` must take logits if and only if `rule` does, {rule.from_logits}. "

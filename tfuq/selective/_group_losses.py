@@ -4,7 +4,7 @@ import numpy as np
 
 from tfuq._arguments import check_fraction, shown
 from tfuq.selective._losses import (
-    LOSSES,
+    MATRIX,
     SEVERAL,
     classes_of,
     is_several,
@@ -34,10 +34,10 @@ def target_of(rule, target_risk, loss, positive_class):
 
 def _is_of(said, loss, positive_class, rule):
     """Whether a report is of that loss."""
-    if not isinstance(loss, str):
-        return not isinstance(said.get("loss"), str) or said["loss"] not in LOSSES
     asked = read_loss(loss, positive_class, getattr(rule, "class_names", None))
-    return (said.get("loss", "error"), classes_of(said)) == (asked.kind, asked.classes)
+    if (said.get("loss", "error"), classes_of(said)) != (asked.word, asked.classes):
+        return False
+    return asked.kind != "matrix" or np.array_equal(said.get(MATRIX, asked.value), asked.value)
 
 
 def losses_in_groups(labelled, rule, loss, positive_class):
@@ -54,7 +54,7 @@ def losses_in_groups(labelled, rule, loss, positive_class):
             f"Argument `loss` must be one loss: ask for each. Received: loss={shown(loss)}"
         )
     if loss is None and said:
-        read = own_promises(rule)[0].loss
+        read = own_promises(rule, positive_class=positive_class)[0].loss
     else:
         read = read_loss("error" if loss is None else loss, positive_class, names)
     probs = np.asarray(labelled.examples.probs())

@@ -64,9 +64,8 @@ class Loss(NamedTuple):
         if self.kind == "matrix":
             return {"loss": self.word, MATRIX: self.value.tolist()}
         if self.kind == "function":
-            name = keras.saving.get_registered_name(self.value)
-            is_registered = keras.saving.get_registered_object(name) is self.value
-            return {"loss": self.word, **({FUNCTION: name} if is_registered else {})}
+            name = _registered_name(self.value)
+            return {"loss": self.word, **({} if name is None else {FUNCTION: name})}
         if not self.classes:
             return {"loss": self.word}
         one = self.classes[0] if len(self.classes) == 1 else list(self.classes)
@@ -80,6 +79,14 @@ class Loss(NamedTuple):
         if self.kind == "precision":
             return ~is_label, is_answer
         return ~is_answer, is_label
+
+
+def _registered_name(function):
+    """Under which name Keras knows a function, or None; objects that are called have no name."""
+    if not hasattr(function, "__name__"):
+        return None
+    name = keras.saving.get_registered_name(function)
+    return name if keras.saving.get_registered_object(name) is function else None
 
 
 def _is_one_of(values, classes):
@@ -139,7 +146,7 @@ def promises_of(loss, positive_class, target_risk, class_names):
 
 
 def _several(loss, positive_class, class_names):
-    if positive_class != 1:
+    if is_chosen(positive_class):
         raise ValueError(
             "Argument `positive_class` must be left out for several losses, which name their "
             f"classes. Received: positive_class={shown(positive_class)}"
@@ -152,7 +159,7 @@ def own_promises(rule, loss=None, positive_class=1):
     report = rule.fitted_to
     if loss is not None:
         return promises_of(loss, positive_class, None, rule.class_names)
-    if positive_class != 1:
+    if is_chosen(positive_class):
         raise ValueError(
             "Argument `positive_class` must be left out without `loss`: the rule was fitted to "
             f"{shown(report.get('loss'))}. Received: positive_class={shown(positive_class)}"
@@ -202,8 +209,19 @@ def said_of(promises, several):
     return {"loss": SEVERAL, "losses": entries}
 
 
+def is_chosen(positive_class):
+    """Whether the argument is another than its default, 1."""
+    return positive_class is not None and (np.ndim(positive_class) > 0 or positive_class != 1)
+
+
 def read_loss(loss, positive_class, class_names):
     """The argument `loss`, one, as a `Loss`; `positive_class` where the loss does not name it."""
+    if is_chosen(positive_class) and not (isinstance(loss, str) and loss in LOSSES[1:]):
+        raise ValueError(
+            "Argument `positive_class` must be left out unless `loss` is one of "
+            f"{LOSSES[1:]}: no other has a class, or it names its own. "
+            f"Received: positive_class={shown(positive_class)} with loss={shown(loss)}"
+        )
     if callable(loss):
         return Loss("function", value=loss)
     if not isinstance(loss, str):

@@ -100,6 +100,11 @@ def split_rows(draft, probs, labels, groups=None, known=None, *, calibration, sh
             f"Argument `calibration_share` must leave some of {count} examples with labels on both "
             f"sides. Received: calibration_share={shown(share)} with {len(labels)} labels"
         )
+    if groups is not None and np.shape(groups)[:1] != (count,):
+        raise ValueError(
+            f"Arguments `groups` and `weights` must hold one for each of {count} examples. "
+            f"Received: an array of shape {np.shape(groups)}"
+        )
     order = np.random.default_rng(seed).permutation(count)
     ours, others = np.sort(order[:taken]), np.sort(order[taken:])
     flags = {"from_logits": kind.from_logits, "multi_label": kind.multi_label}

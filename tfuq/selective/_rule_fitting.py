@@ -272,11 +272,12 @@ def _is_part(part):
 
 def parts_of(read, by, groups, columns=1):
     """Rows of each class, label (of which there are `columns`) or group, or of all."""
+    if by != "group" and groups is not None:
+        raise ValueError(
+            'Argument `groups` must be None unless by="group". '
+            f"Received: groups with by={shown(by)}"
+        )
     if by is None:
-        if groups is not None:
-            raise ValueError(
-                'Argument `groups` must be None unless by="group". Received: groups with by=None'
-            )
         return {None: None}
     if by == "class":
         return {int(k): np.flatnonzero(read.predicted == k) for k in np.unique(read.predicted)}

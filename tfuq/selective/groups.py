@@ -283,6 +283,12 @@ def _check(rule, confidence, correction, n_bins):
         raise ValueError(
             f"Argument `rule` must be None or have a method `accept`. Received: rule={shown(rule)}"
         )
+    if getattr(rule, "weight_limits", None) is not None:
+        raise ValueError(
+            "Argument `rule` must not be of weighted examples, whose weights the report does not "
+            "know; of a label shift it may be. Received: a rule with weight_limits of "
+            f"{len(rule.weight_limits)} thresholds"
+        )
     check_fraction("confidence", confidence)
     if confidence in (0, 1):
         raise ValueError(f"Argument `confidence` must be in (0, 1). Received: {confidence}")

@@ -14,7 +14,14 @@ from tfuq.predictive import declared
 from tfuq.selective._declared_thresholds import check_against_scores, declared_thresholds
 from tfuq.selective._guarantees import METHODS
 from tfuq.selective._joint_fitting import check_together, fit_of_part
-from tfuq.selective._losses import first_of, is_several, known_by, promises_of, said_of
+from tfuq.selective._losses import (
+    first_of,
+    is_chosen,
+    is_several,
+    known_by,
+    promises_of,
+    said_of,
+)
 from tfuq.selective._monitored_cases import cases_of_classes
 from tfuq.selective._own_rows import checked_calibration, split_rows
 from tfuq.selective._reading import (
@@ -288,14 +295,14 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
             said = {"from_logits": from_logits, "multi_label": multi_label}
             said |= {"class_names": class_names, "calibration": calibration}
             said |= {"ignore_class": ignore_class, "sample_weight": sample_weight}
+            said |= {"positive_class": positive_class if is_chosen(positive_class) else None}
             check_left_out("a regression", **said)
             goal = {"target_coverage": target_coverage, "costs": costs, "method": method}
             goal |= {"by": by, "groups": groups, "simultaneous": simultaneous, "seed": seed}
             goal |= {"tolerance": tolerance, "loss": loss, "thresholds": thresholds}
             return RegressionRule.fit(probs, labels, score, target_risk, confidence, **goal)
         check_left_out("classes", tolerance=tolerance)
-        several = is_several(loss)
-        wanted = check_targets(target_risk, target_coverage, costs, confidence, several)
+        wanted = check_targets(target_risk, target_coverage, costs, confidence, is_several(loss))
         check_choice("method", method, tuple(METHODS))
         check_flags(simultaneous=simultaneous)
         flags = flags_of(probs, from_logits, multi_label)
@@ -316,7 +323,7 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
         sought = target_risk, target_coverage, costs, confidence, 1 - confidence, method
         goal = Goal(wanted, *sought, thresholds)
         rows = {"probs": probs, "labels": labels, "given": given, "known": known}
-        return rule._fit_parts(rows, promises, several, goal, by, groups, simultaneous)
+        return rule._fit_parts(rows, promises, is_several(loss), goal, by, groups, simultaneous)
 
     def _fit_parts(self, rows, promises, several, goal, by, groups, simultaneous):
         """The rule with the threshold of each part of `rows`, arguments of `read_labelled`."""
