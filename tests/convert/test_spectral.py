@@ -76,6 +76,20 @@ def test_convolutions_are_bounded_as_maps(layer, shape):
     assert convolution_norm(copy.layers[0], shape) == pytest.approx(0.5, rel=0.02)
 
 
+def test_a_constraint_that_layers_share_bounds_each():
+    """With one vector for both, the second kernel was left 2.8 times too wide."""
+    bound = SpectralBound(0.95)
+    layers = [keras.layers.Dense(n, kernel_constraint=bound) for n in (2, 2, 3)]
+    model = keras.Sequential([keras.Input((2,)), *layers])
+    model.compile(
+        keras.optimizers.SGD(0.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    layers[0].kernel.assign([[3.0, 0.0], [0.0, 0.1]])
+    layers[1].kernel.assign([[0.1, 0.0], [0.0, 3.0]])
+    model.fit(X[:, :2], Y, 4, epochs=2, verbose=0)
+    assert max(norm(layer) for layer in layers) <= 0.95 * 1.05
+
+
 def test_files_and_graphs_hold_nothing_more(tmp_path):
     copy = spectral_normalize(dense_model())
     count = len(copy.weights)

@@ -69,12 +69,12 @@ class SpectralBound(keras.constraints.Constraint):
         self.input_shape = None if input_shape is None else tuple(input_shape)
         self.strides, self.padding = strides, padding
         self.data_format, self.dilation_rate = data_format, dilation_rate
-        self._vector = None
+        self._vectors = {}
 
     def __call__(self, w):
         """The kernel, within the bound."""
         kernel = tf.convert_to_tensor(w)
-        sigma = self.norm(kernel, self.iterations)
+        sigma = self.norm(w, self.iterations)
         bound = tf.cast(self.norm_bound, kernel.dtype)
         return kernel * tf.minimum(tf.ones_like(sigma), bound / sigma)
 
@@ -88,17 +88,22 @@ class SpectralBound(keras.constraints.Constraint):
         Returns:
             Scalar tensor: from below, and closer with each step.
         """
-        kernel = tf.convert_to_tensor(kernel)
-        start = self._started(kernel)
+        weight, kernel = kernel, tf.convert_to_tensor(kernel)
+        start = self._started(weight, kernel)
         vector = tf.cast(start, kernel.dtype)
         for _ in range(iterations):
-            vector = _unit(self._back(_unit(self._map(vector, kernel)), kernel))
+            vector = _unit(self._back(_unit(self._map(vector, kernel)), kernel, vector))
         start.assign(tf.cast(vector, start.dtype))
         return tf.maximum(tf.norm(self._map(vector, kernel)), keras.config.epsilon())
 
-    def _started(self, kernel):
-        """The vector of the power method, which outlives the steps of a training."""
-        if self._vector is None:
+    def _started(self, weight, kernel):
+        """The vector of the power method, which outlives the steps of a training.
+
+        Each weight has its own, as layers may share a constraint; tensors have one by their shape.
+        """
+        is_variable = isinstance(weight, (keras.Variable, tf.Variable))
+        key = id(weight) if is_variable else tuple(kernel.shape)
+        if key not in self._vectors:
             shape = (1, kernel.shape[0])
             if kernel.shape.rank != 2:
                 if self.input_shape is None or None in self.input_shape:
@@ -111,8 +116,10 @@ class SpectralBound(keras.constraints.Constraint):
                 shape = (1, *self.input_shape)
             with tf.init_scope():
                 start = tf.random.stateless_normal(shape, [1, 2])
-                self._vector = tf.Variable(start, trainable=False, name="spectral_vector")
-        return self._vector
+                start = tf.Variable(start, trainable=False, name="spectral_vector")
+            # With the weight: held, its id is not given to another one.
+            self._vectors[key] = (weight if is_variable else None, start)
+        return self._vectors[key][1]
 
     def _map(self, vector, kernel):
         if kernel.shape.rank == 2:
@@ -120,11 +127,11 @@ class SpectralBound(keras.constraints.Constraint):
         options = {n: getattr(self, n) for n in ("strides", "padding", "data_format")}
         return keras.ops.conv(vector, kernel, dilation_rate=self.dilation_rate, **options)
 
-    def _back(self, output, kernel):
-        """The transposed map."""
+    def _back(self, output, kernel, like):
+        """The transposed map, to a vector of the shape of `like`."""
         if kernel.shape.rank == 2:
             return tf.matmul(output, kernel, transpose_b=True)
-        vector = tf.zeros(self._vector.shape, kernel.dtype)
+        vector = tf.zeros(like.shape, kernel.dtype)
         with tf.GradientTape() as tape:
             tape.watch(vector)
             found = self._map(vector, kernel)
