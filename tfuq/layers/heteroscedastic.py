@@ -1,14 +1,14 @@
 """Heads for label noise that depends on the input (Collier et al., CVPR 2021)."""
 
 from tfuq._arguments import check_integer, register
-from tfuq._math.logistic_normal import log_mean_sigmoid, log_mean_softmax
 from tfuq.layers._factor_analysis import HeteroscedasticOutput, MCDenseFA
+from tfuq.layers._links import OfClasses, OfLabels
 
 __all__ = ["HeteroscedasticOutput", "MCSigmoidDenseFA", "MCSoftmaxDenseFA"]
 
 
 @register
-class MCSoftmaxDenseFA(MCDenseFA):
+class MCSoftmaxDenseFA(OfClasses, MCDenseFA):
     """Dense soft-max head with label noise that depends on the input.
 
     Stands in for `Dense(num_classes)`. The logits are Gaussian, with a mean, independent noise and
@@ -207,13 +207,6 @@ class MCSoftmaxDenseFA(MCDenseFA):
     def num_classes(self):
         return self.num_outputs
 
-    def _log_means(self, *args, **kwargs):
-        return (log_mean_softmax(*args, **kwargs),)
-
-    @staticmethod
-    def _logits(log_prob):
-        return log_prob
-
     def get_config(self):
         config = super().get_config()
         return {"num_classes": config.pop("num_outputs"), **config}
@@ -230,7 +223,7 @@ def _check_classes(num_classes):
 
 
 @register
-class MCSigmoidDenseFA(MCDenseFA):
+class MCSigmoidDenseFA(OfLabels, MCDenseFA):
     """Dense sigmoid head, for several labels at once, with noise that depends on the input.
 
     As `MCSoftmaxDenseFA`, with the sigmoid of each logit in place of the soft-max over them (paper,
@@ -267,12 +260,3 @@ class MCSigmoidDenseFA(MCDenseFA):
     model.fit(np.random.rand(16, 8), np.random.randint(2, size=(16, 4)), verbose=0)
     ```
     """
-
-    multi_label = True
-
-    def _log_means(self, *args, **kwargs):
-        return log_mean_sigmoid(*args, **kwargs)
-
-    @staticmethod
-    def _logits(log_prob, log_complement):
-        return log_prob - log_complement

@@ -1,14 +1,14 @@
 """Heads whose label noise is made in the features (HET-XL; Collier et al., ICLR 2023)."""
 
 from tfuq._arguments import check_integer, register
-from tfuq._math.logistic_normal import log_mean_sigmoid, log_mean_softmax
+from tfuq.layers._links import OfClasses, OfLabels
 from tfuq.layers._pre_logits import MCDenseXL
 
 __all__ = ["MCSigmoidDenseXL", "MCSoftmaxDenseXL"]
 
 
 @register
-class MCSoftmaxDenseXL(MCDenseXL):
+class MCSoftmaxDenseXL(OfClasses, MCDenseXL):
     """Dense soft-max head with label noise from the features, for very many classes.
 
     Stands in for `Dense(units)`. As `MCSoftmaxDenseFA`, with the noise in the D features instead of
@@ -86,16 +86,9 @@ class MCSoftmaxDenseXL(MCDenseXL):
             )
         super().__init__(units, num_factors, *args, **kwargs)
 
-    def _log_means(self, *args, **kwargs):
-        return (log_mean_softmax(*args, **kwargs),)
-
-    @staticmethod
-    def _logits(log_prob):
-        return log_prob
-
 
 @register
-class MCSigmoidDenseXL(MCDenseXL):
+class MCSigmoidDenseXL(OfLabels, MCDenseXL):
     """Dense sigmoid head, for several labels at once, with label noise from the features.
 
     As `MCSoftmaxDenseXL`, with the sigmoid of each logit in place of the soft-max over them:
@@ -131,12 +124,3 @@ class MCSigmoidDenseXL(MCDenseXL):
     model.fit(np.random.rand(16, 8), np.random.randint(2, size=(16, 4)), verbose=0)
     ```
     """
-
-    multi_label = True
-
-    def _log_means(self, *args, **kwargs):
-        return log_mean_sigmoid(*args, **kwargs)
-
-    @staticmethod
-    def _logits(log_prob, log_complement):
-        return log_prob - log_complement
