@@ -108,8 +108,17 @@ def test_all_members_train_whatever_the_batch(batch_size):
         assert np.all(np.abs(rows).max(axis=1) > 0), weight.path
 
 
+def test_a_loop_without_an_optimizer_that_leaves_members_out_says_so():
+    model = network()
+    with pytest.warns(UserWarning, match="a batch of 2 trains the first 2 of 3 members alone"):
+        model(X[:2], training=True)
+    model.compile("sgd", LOSS)
+    model(X[:2], training=True)
+
+
 def test_gradients_of_a_member_are_those_of_its_own_examples():
     model = network()
+    model.compile("sgd", LOSS)
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(model(X[:2], training=True) ** 2)
     factor = model.layers[0].input_factor

@@ -51,10 +51,10 @@ def compiled_metrics(model):
 
 
 def steps_taken():
-    """The `iterations` of the optimizer of the model that is running, int32; 0 without one."""
+    """The `iterations` of the optimizer of the model that is running, int32; None without one."""
     optimizer = getattr(calling_model(), "optimizer", None)
     if not isinstance(optimizer, keras.optimizers.Optimizer):
-        return tf.constant(0)
+        return None
     return tf.cast(tf.convert_to_tensor(optimizer_chain(optimizer)[-1].iterations), "int32")
 
 

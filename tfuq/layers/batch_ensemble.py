@@ -1,12 +1,14 @@
 """Many members with one kernel: each has a rank-one factor of it and a bias of its own."""
 
+import warnings
+
 import keras
 import tensorflow as tf
 
 from tfuq._arguments import check_choice, check_integer, check_positive, register
 from tfuq._random.draws import TakesDraws, current_draw
 from tfuq.layers._operations import ConvOperation, DenseOperation
-from tfuq.layers._training import exempt_from_decay, steps_taken
+from tfuq.layers._training import calling_model, exempt_from_decay, steps_taken
 from tfuq.layers.shapes import floating
 
 
@@ -94,7 +96,18 @@ class BatchEnsembleLayer(TakesDraws):
             return draw.member(self, self.num_members)
         if not training:
             return tf.constant(0)
-        return tf.math.floormod(tf.range(tf.shape(inputs)[0]) + steps_taken(), self.num_members)
+        steps, size = steps_taken(), inputs.shape[0]
+        if steps is None:
+            steps = 0
+            if size is not None and size < self.num_members and calling_model() is not None:
+                warnings.warn(
+                    f"{type(self).__name__}: no step changes the member that an example goes "
+                    f"through, as the model is not compiled, and a batch of {size} trains the "
+                    f"first {size} of {self.num_members} members alone; compile the model, with "
+                    "the optimizer of your loop",
+                    stacklevel=2,
+                )
+        return tf.math.floormod(tf.range(tf.shape(inputs)[0]) + steps, self.num_members)
 
     def _of(self, rows, member, like):
         """`rows` `(members, channels)` of the member(s), in a shape that multiplies `like`."""
@@ -128,11 +141,13 @@ class BatchEnsembleDense(BatchEnsembleLayer, DenseOperation, keras.layers.Dense)
     """`keras.layers.Dense` of several networks, which differ in rank-one factors of one kernel.
 
     An ensemble of `num_members` networks with about the weights of one. In training the batch is
-    divided among the members: at step t (the optimizer's `iterations`, 0 in a loop of your own
-    without `compile`) the example at place i of its batch goes through member `(i + t) mod
-    num_members` in all layers of the model. So any size of batch will do, and a training step costs
-    as one network's. Each member sees its share of an epoch's examples; to show all examples to
-    all members in each step, repeat them: `tf.repeat(x, num_members, axis=0)`, labels likewise.
+    divided among the members: at step t (the `iterations` of the optimizer that the model is
+    compiled with) the example at place i of its batch goes through member `(i + t) mod num_members`
+    in all layers of the model. So any size of batch will do, and a training step costs about a
+    quarter more than one network's. In a loop of your own, too, the model has to be compiled: t is
+    0 without, and smaller batches than `num_members` never reach the last members. Each member sees
+    its share of an epoch's examples; to show all examples to all members in each step, repeat them:
+    `tf.repeat(x, num_members, axis=0)`, labels likewise.
 
     A prediction (`predict`, `evaluate`) is that of member 0, a network like any other; a mean of
     weights would be none. Draw number m of the network is member `m mod num_members`:
