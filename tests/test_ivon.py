@@ -11,8 +11,10 @@ import pytest
 import tensorflow as tf
 from scipy import special
 
-from tfuq import export, predictive
+from tfuq import convert, export, predictive
 from tfuq.callbacks import PosteriorMean, PosteriorSampling
+from tfuq.ensembles import DeepEnsemble
+from tfuq.layers import VBLLDense
 from tfuq.optimizers import IVON, DiscriminativeLearningRate
 
 FIXTURE = np.load(pathlib.Path(__file__).parent / "fixtures/ivon.npz")
@@ -255,6 +257,20 @@ def test_exports_draw_the_same_networks(tmp_path):
     served = tf.saved_model.load(tmp_path / "mean").signatures["serving_default"]
     probs = special.softmax(model.predict(x, verbose=0), axis=-1)
     np.testing.assert_allclose(served(tf.constant(x))["probabilities"], probs, atol=1e-5)
+
+
+def test_what_loses_the_posterior_says_so():
+    """A conversion and an ensemble take the mean weights: a warning, and no draws."""
+    model = learns(network(ivon()))
+    head = VBLLDense(3, kl_weight=0.1)
+    losing = {
+        "the copy": lambda: convert.spectral_normalize(model),
+        "the new model": lambda: convert.replace_head(model, head),
+        "the ensemble": lambda: DeepEnsemble.from_models([model]),
+    }
+    for what, make in losing.items():
+        with pytest.warns(UserWarning, match=f"IVON keeps a posterior .*, which {what} has not"):
+            make()
 
 
 def test_draws_do_not_move_the_weights():

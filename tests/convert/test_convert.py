@@ -91,6 +91,11 @@ def test_heteroscedastic_head_starts_from_the_old_weights():
     convert.replace_head(model, head)
     np.testing.assert_array_equal(head.loc_kernel, model.get_layer("top").kernel)
     np.testing.assert_array_equal(head.loc_bias, model.get_layer("top").bias)
+    head = MCSoftmaxDenseFA(3, 2, logits_only=True, last_layer="vbll", kl_weight=0.1)
+    noisy = convert.replace_head(model, head)
+    np.testing.assert_array_equal(head.mean_layer.kernel, model.get_layer("top").kernel)
+    top = convert.replace_head(noisy, keras.layers.Dense(3)).layers[-1]
+    np.testing.assert_array_equal(top.kernel, head.mean_layer.kernel)
 
 
 def test_other_classes_without_the_old_weights():

@@ -7,6 +7,7 @@ whole network and not its prediction. Who wants one calls the model inside `one_
 import contextlib
 import contextvars
 import math
+import warnings
 
 import keras
 import tensorflow as tf
@@ -44,10 +45,27 @@ def weight_posterior(model):
 
     It may stand inside others, such as one that scales the loss.
     """
+    optimizer = _posterior_optimizer(model)
+    return optimizer if optimizer is not None and optimizer.is_random() else None
+
+
+def _posterior_optimizer(model):
     optimizer = getattr(model, "optimizer", None)
     while optimizer is not None and not isinstance(optimizer, TakesDraws):
         optimizer = getattr(optimizer, "inner_optimizer", None)
-    return optimizer if optimizer is not None and optimizer.is_random() else None
+    return optimizer
+
+
+def warn_of_lost_posterior(models, what):
+    """Warns if the optimizer of one of `models` keeps a posterior, which `what` has not."""
+    found = [each for each in map(_posterior_optimizer, models) if each is not None]
+    if found:
+        warnings.warn(
+            f"{type(found[0]).__name__} keeps a posterior of the weights, which {what} has not: "
+            "it takes the weights as they are, those of the mean after `fit` or `to_mean()`. "
+            "`tfuq.predictive` draws networks from the model that was trained, alone",
+            stacklevel=4,
+        )
 
 
 def num_draws(model, wanted, default):

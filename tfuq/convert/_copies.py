@@ -7,6 +7,7 @@ import keras
 
 from tfuq._arguments import shown
 from tfuq._models.changes import clone_uncompiled
+from tfuq._random.draws import warn_of_lost_posterior
 from tfuq.convert._twins import WEIGHTS, why_no_twin
 
 
@@ -74,6 +75,7 @@ def cloned(model, make):
     A layer inside another one (`TimeDistributed`, `Bidirectional`) is replaced where the
     configuration of that one holds it.
     """
+    warn_of_lost_posterior([model], "the copy")
     copied = []
 
     def clone(layer):

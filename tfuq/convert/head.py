@@ -3,6 +3,7 @@
 import keras
 
 from tfuq._arguments import check_flags, shown
+from tfuq._random.draws import warn_of_lost_posterior
 from tfuq.convert._copies import check_graph, cloned
 from tfuq.convert._twins import is_quantized
 
@@ -67,6 +68,8 @@ def replace_head(model, head, *, initialize=True, copy=False, output=None):
     number = _number_of(model, output)
     if copy:
         model = cloned(model, lambda layer: None)[0]
+    else:
+        warn_of_lost_posterior([model], "the new model")
     new_model, old_head = with_head(model, number, head)
     if initialize:
         start_from(head, old_head)
@@ -227,14 +230,19 @@ def start_from(head, old):
             f"weights of their own. Received: initialize=True for {shown(old)}"
         )
     given, old_bias = _weights_of(old)
-    shape = () if given is None else tuple(given.shape)
+    if given is None:
+        raise ValueError(
+            "Argument `initialize` must be False in the place of a layer without a kernel. "
+            f"Received: initialize=True for {shown(old)}"
+        )
+    shape = tuple(given.shape)
     if len(shape) > len(kernel.shape) and set(shape[:-2]) == {1}:  # of a convolution of one pixel
         given, shape = keras.ops.reshape(given, shape[-2:]), shape[-2:]
     if shape != tuple(kernel.shape):
         raise ValueError(
             "Argument `head` must have as many units as the layer it replaces, or "
             f"initialize=False. Received: a head with a kernel of shape {tuple(kernel.shape)} for "
-            f"{shown(old)} with {shape or None}"
+            f"{shown(old)} with {shape}"
         )
     kernel.assign(given)
     if old_bias is not None and bias is None:
@@ -248,7 +256,8 @@ def start_from(head, old):
 
 
 def _weights_of(layer):
-    """Kernel and bias, or None for what a layer has not."""
+    """Kernel and bias, or None for what a layer has not; of the `last_layer` of a noisy head."""
+    layer = getattr(layer, "mean_layer", None) or layer
     for kernel, bias in _HEAD_WEIGHTS:
         if hasattr(layer, kernel):
             return getattr(layer, kernel), getattr(layer, bias, None)

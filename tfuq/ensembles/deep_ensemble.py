@@ -9,6 +9,7 @@ from tfuq._arguments import check_integer, shown, told
 from tfuq._models.meaning import reading_of
 from tfuq._models.member_graphs import mean_of_members
 from tfuq._predictions.stacks import samples
+from tfuq._random.draws import warn_of_lost_posterior
 from tfuq._random.global_state import derived_seed, seeded
 from tfuq.ensembles._checks import check_built, check_function, check_members, checked_metrics
 from tfuq.ensembles._files import EnsembleFiles, read_checkpoint
@@ -94,6 +95,7 @@ class DeepEnsemble(EnsembleFiles, Stackable):
 
     def _hold(self, members, name, build_model, seed):
         check_members(members, name)
+        warn_of_lost_posterior(members, "the ensemble")
         self._members = list(members)
         self.build_model = build_model
         self.seed = seed
