@@ -19,6 +19,7 @@ from tfuq.layers import (
     LastLayerLaplace,
     LastLayerLaplaceRegression,
     MCDropout,
+    MCSoftmaxDenseFA,
     NormalDense,
     QuantileDense,
     VBLLDense,
@@ -540,9 +541,14 @@ REFUSED = {
     ),
     "NaN": (r"finite features and outputs", lambda: (network(), (X * np.nan, Y))),
     "weights": (r"weights of at least 0", lambda: (network(), (X, Y, -np.ones(50)))),
+    "no weights": (r"sum is above 0.*sum to 0", lambda: (network(), (X, Y, np.zeros(50)))),
     "a head of its own": (
-        r"without a posterior of its own",
+        r"without a posterior or label noise of its own.*VBLLDense",
         lambda: (network(VBLLDense(3, kl_weight=0.1)), (X, Y)),
+    ),
+    "a noisy head": (
+        r"without a posterior or label noise of its own.*MCSoftmaxDenseFA",
+        lambda: (network(MCSoftmaxDenseFA(3, 2, logits_only=True)), (X, Y)),
     ),
     "an activation": (
         r"must end in a linear layer.*differ by",

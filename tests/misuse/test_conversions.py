@@ -153,6 +153,26 @@ ROWS = {
         lambda: convert.spectral_normalize(model(), layers=["hidden"]),
     ),
     "a bound of no model": ("model", lambda: convert.spectral_normalize("model.keras")),
+    "a Laplace head of weights that are none": (
+        "data",
+        lambda: convert.laplace_head(model(), (*DATA, np.zeros(4)), from_logits=True),
+    ),
+    "a Laplace head of a noisy one": (
+        "model",
+        lambda: convert.laplace_head(
+            model(fa(logits_only=True, last_layer="vbll", kl_weight=0.1)), DATA
+        ),
+    ),
+    "a plain copy of a noisy head": (
+        "model",
+        lambda: convert.to_deterministic(
+            model(fa(logits_only=True, last_layer="vbll", kl_weight=0.1))
+        ),
+    ),
+    "weights of a process in a noisy head": (
+        "head",
+        lambda: convert.replace_head(model(), fa(logits_only=True, last_layer="sngp")),
+    ),
     "everything is dropped": ("rate", lambda: layers.MCGaussianDropout(1.0)),
     "flipout in a sequence": (
         "estimator",

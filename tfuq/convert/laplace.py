@@ -13,6 +13,7 @@ from tfuq.convert._curvature import CURVATURES
 from tfuq.convert._evidence import HIGHEST, LOWEST, STEPS, best_precision, evidence, warn_of_end
 from tfuq.convert._report import told
 from tfuq.convert.head import layer_at_end, with_head
+from tfuq.layers.heads import Head
 from tfuq.layers.last_layer_laplace import LaplaceLastLayer
 from tfuq.layers.ways import predicting
 
@@ -158,9 +159,10 @@ def _checked_head(model):
             f"{len(model.outputs)} outputs"
         )
     old = layer_at_end(model)
-    if isinstance(old, TakesDraws) and not isinstance(old, LaplaceLastLayer):
+    if isinstance(old, (Head, TakesDraws)) and not isinstance(old, LaplaceLastLayer):
         raise ValueError(
-            "Argument `model` must end in a layer without a posterior of its own, such as Dense. "
+            "Argument `model` must end in a layer without a posterior or label noise of its own, "
+            "such as Dense. "
             f"Received: a model that ends in {shown(old)}"
         )
     return old
@@ -256,8 +258,9 @@ class _Reader:
         shape = (self.head.kernel.shape[0], self.task.units)
         made = [curvature(*shape, self.head.use_bias, self.task.coupled) for _ in range(folds)]
         tallies = [_Tally(each, self.task) for each in made]
-        count = 0
+        count, weight = 0, 0.0
         for rows, numbers in self.rows(data, "data"):
+            weight += rows.weight.sum()
             for fold, tally in enumerate(tallies):
                 inside = numbers % folds == fold
                 if inside.any():
@@ -268,6 +271,11 @@ class _Reader:
             raise ValueError(
                 f"Argument `data` must hold at least {folds} examples for the folds of "
                 f"prior='cross-validation'. Received: {count}"
+            )
+        if not weight > 0:
+            raise ValueError(
+                "Argument `data` must hold weights whose sum is above 0. "
+                f"Received: {count} examples with weights that sum to {weight:g}"
             )
         return tallies
 
