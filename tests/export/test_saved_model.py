@@ -40,6 +40,7 @@ NAMES = (
     "std",
 )
 KL = {"kl_weight": 0.01, "posterior_scale": 0.5}
+VAGUE = {"kl_weight": 0.01}
 LAYERS = keras.layers
 
 
@@ -252,6 +253,36 @@ def heteroscedastic_in_closed_form(folder):
     return certain(model, tf.nn.softmax(logits), options={"predictive": "probit"})
 
 
+def of_noise_and_weights():
+    """A model whose head has both, and its parts: mean, label noise, variance by the weights."""
+    head = MCSoftmaxDenseFA(3, 2, temperature=1.5, seed=3, last_layer="vbll", **VAGUE)
+    model = sequential(trunk(), head)
+    alone = VBLLDense(3, logits_only=False, **VAGUE)
+    alone.build((None, 6))
+    alone.set_weights(head.mean_layer.get_weights())
+    x = model.layers[0](X)
+    return model, alone(x).mean, tf.linalg.diag_part(head.covariance(x)), alone(x).variance
+
+
+def noise_and_weights_in_closed_form(folder):
+    model, mean, noise, variance = of_noise_and_weights()
+    logits = mean / 1.5 / tf.sqrt(1 + np.pi / 8 * (noise + variance) / 1.5**2)
+    return certain(model, tf.nn.softmax(logits), options={"predictive": "probit"})
+
+
+def noise_and_mean_weights(folder):
+    model, *_ = of_noise_and_weights()
+    head = model.layers[-1]
+    alone = MCSoftmaxDenseFA(3, 2, temperature=1.5, seed=3)
+    alone.build((None, 6))
+    names = [f"{name}_{part}" for name in ("scale", "factor") for part in ("kernel", "bias")]
+    for name in names:
+        getattr(alone, name).assign(getattr(head, name))
+    alone.loc_kernel.assign(head.mean_layer.kernel)
+    alone.loc_bias.assign(head.mean_layer.bias)
+    return certain(model, alone(model.layers[0](X)).probs, options={"predictive": "mean"})
+
+
 def binary(folder):
     model = sequential(trunk(), LAYERS.Dense(1, activation="sigmoid"))
     labels = Y % 2
@@ -304,7 +335,7 @@ KINDS = (
     *(ensemble_of_random_networks, sparse_bayesian, sparse_bayesian_before_selection),
     *(fully_bayesian, dropout, dropout_mean, vbll, vbll_labels, vbll_in_closed_form, vbll_means),
     *(heteroscedastic, heteroscedastic_labels, heteroscedastic_in_closed_form, binary),
-    *(segmentation, mixed_precision),
+    *(noise_and_weights_in_closed_form, noise_and_mean_weights, segmentation, mixed_precision),
 )
 
 
