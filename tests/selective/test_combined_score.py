@@ -145,6 +145,20 @@ def test_what_a_part_has_seen_is_known():
         RejectionRule.fit_model(MODEL, (NEW, NEW_Y), score=score, target_coverage=0.5)
 
 
+def test_what_each_of_two_parts_has_seen_is_known():
+    third = len(NEW) // 3
+    parts = [slice(0, third), slice(third, 2 * third)]
+    heads = {
+        f"head {i}": ErrorPredictor().fit(MODEL, (NEW[p], NEW_Y[p])) for i, p in enumerate(parts)
+    }
+    score = CombinedScore(heads).fit(MODEL, X)
+    for part in parts:
+        with pytest.raises(ValueError, match=r"`score` must stand on other rows.*ErrorPredictor"):
+            RejectionRule.fit_model(
+                MODEL, (NEW[part], NEW_Y[part]), score=score, target_coverage=0.5
+            )
+
+
 def test_a_part_is_what_it_was():
     detector = KNN(k=5).fit(MODEL, X)
     score = CombinedScore([detector, "confidence"]).fit(MODEL, X)

@@ -451,6 +451,9 @@ def test_a_registered_loss_is_known_in_files():
     found = read.evaluate(PROBS, Y)
     assert found.risk == rule.evaluate(PROBS, Y, loss=far_off).risk and np.isnan(found.risk_lower)
     assert found.risk == pytest.approx(far_off(PROBS, Y)[rule.accept(PROBS)].mean())
+    of_class = rule.to_json().replace("tests>far_off", "tfuq>RejectionRule")  # no function
+    with pytest.raises(ValueError, match="`loss` must be given"):
+        RejectionRule.from_json(of_class).evaluate(PROBS, Y)
     missed = {"loss": "false_negative", "positive_class": 2}
     rule = RejectionRule.fit(PROBS, Y, target_risk=0.4, **missed)
     assert rule.evaluate(PROBS, Y).risk == rule.evaluate(PROBS, Y, **missed).risk

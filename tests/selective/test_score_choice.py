@@ -41,6 +41,20 @@ def test_intervals_cover_and_equal_scores_seldom_differ():
     assert differ <= 15 and missed <= 16
 
 
+def test_rows_of_an_earlier_choice_are_not_forgotten():
+    """The same score, chosen on two sets of rows: neither promises with it."""
+    rng, sets = np.random.default_rng(2), []
+    for _ in range(2):
+        probs = rng.dirichlet(np.ones(3), size=300)
+        labels = np.where(rng.random(300) < np.ptp(probs, axis=1), probs.argmax(-1), 0)
+        scores = {"margin": "margin", "noise": rng.random(300)}
+        assert best_score(probs, labels, scores, resamples=10).best == "margin"
+        sets.append((probs, labels))
+    for rows in sets:
+        with pytest.raises(ValueError, match=r"must stand on other rows.*best_score"):
+            RejectionRule.fit(*rows, score="margin", target_coverage=0.5)
+
+
 def test_pnorm_by_hand_and_in_any_unit():
     logits = RNG.normal(size=(50, 5))
     centred = logits - logits.mean(-1, keepdims=True)

@@ -193,7 +193,8 @@ def _kept(entry):
     if MATRIX in entry:
         return Loss("matrix", value=np.asarray(entry[MATRIX], "float64"))
     known = FUNCTION in entry and keras.saving.get_registered_object(entry[FUNCTION])
-    return Loss("function", value=known) if known else None
+    is_function = callable(known) and not isinstance(known, type)
+    return Loss("function", value=known) if is_function else None
 
 
 def first_of(promises):

@@ -14,6 +14,7 @@ FEW = 2**17  # numbers that are hashed at a time
 MOST = 10_000  # hashes that are remembered
 KEPT = 512  # rows of each calibration that are remembered, those of the smallest hashes
 MOST_SKETCHES = 256  # calibrations whose rows are remembered one by one
+MOST_BEHIND = 32  # sets of rows behind the same scores, or the same name
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 _known = {}  # hash of what a calibration gives for the rows that it was fitted to: its name
 _scored = {}  # digest of scores or of a choice: `Behind`s, what made it of which rows
@@ -191,15 +192,17 @@ class Behind(NamedTuple):
 def remember_scores(scores, name, known, of_scores=False):
     """Keeps of scores the sketch of the rows that what gives them was fitted to, or chosen on.
 
+    What was kept before stays: the same score may have been chosen on several sets of rows.
+
     Args:
         scores: An array, or the name of a score of predictions, which was chosen.
         name: What has seen the rows.
         known: The sketch of them.
         of_scores: Whether that is of `score_hashes`.
     """
-    digest = _digest(scores)
-    found = [each for each in _scored.pop(digest, ()) if each.name != name]
-    _scored[digest] = [*found, Behind(name, known, of_scores)]
+    digest, one = _digest(scores), Behind(name, known, of_scores)
+    others = [each for each in _scored.pop(digest, ()) if each != one]
+    _scored[digest] = [*others, one][-MOST_BEHIND:]
     while len(_scored) > MOST_SKETCHES:
         del _scored[next(iter(_scored))]
 
