@@ -473,10 +473,10 @@ def test_a_rule_of_several_losses_has_a_table_for_each():
     y = (rng.random((600, 1)) > probs.cumsum(axis=1)).sum(axis=1).clip(0, 2)
     sites = {"site": np.where(np.arange(600) % 2, "A", "B")}
     for loss, said in (
-        ({"error": 0.3, "recall of 1": 0.6}, ["the risk is of recall of class 1", "Holm"]),
+        ({"error": 0.3, "recall of b or c": 0.6}, ["the risk is of recall of b or c", "Holm"]),
         ([(1 - np.eye(3), 0.3)], ["the risk is of the matrix"]),
     ):
-        rule = RejectionRule.fit(probs, y, loss=loss)
+        rule = RejectionRule.fit(probs, y, loss=loss, class_names=["a", "b", "c"])
         text = to_markdown((probs, y), groups=sites, rule=rule)
         assert text.count("The rule as fitted, in each group") == len(loss)
         assert all(part in text for part in said)

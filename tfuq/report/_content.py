@@ -17,10 +17,9 @@ from tfuq.report._inputs import given, pictures
 from tfuq.report._sets import checked_sets, set_tables
 from tfuq.report._tables import Table, given_sections, number, percent, with_interval
 from tfuq.selective import RejectionRule, subgroup_report
-from tfuq.selective.own_loss import own_values
+from tfuq.selective.own_loss import LOSSES, own_values, title
 
 N_BINS = 15
-_KEPT = ("error", "false_negative", "precision", "recall")  # losses that a name says
 MOST_GROUPS = 50
 LEVELS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 IN_UNIT_INTERVAL = ("confidence", "margin", "variation_ratio")
@@ -372,7 +371,7 @@ def _rule_table(rule, entry, value, found, usable):
     A function that the rule's file does not hold is not known: errors stand for it, as is said.
     """
     loss = entry.get("loss", "error")
-    is_kept = loss in _KEPT or value is not None
+    is_kept = loss in LOSSES or value is not None
     given = {"positive_class": entry["positive_class"]} if "positive_class" in entry else {}
     given |= (
         {"loss": loss if value is None else value, "target_risk": entry.get("target_risk")}
@@ -400,16 +399,13 @@ def _rule_table(rule, entry, value, found, usable):
     failing = ", ".join(f"{row.column}: {row.group}" for row in report.failing)
     if failing:
         note = f"The promise is broken in {failing}. {note}"
-    title = "The rule as fitted, in each group"
-    if loss != "error":
-        of = f" of class {entry['positive_class']}" if "positive_class" in entry else ""
-        risk = (
-            f"the risk is of {'the ' * (value is not None)}{loss.replace('_', ' ')}{of}"
-            if is_kept
-            else (f"the risk is of errors, not of the {loss} that it was fitted to")
-        )
-        title = f"{title}; {risk}"
-    return Table(title, header, rows, note)
+    caption = "The rule as fitted, in each group"
+    if not is_kept:
+        caption += f"; the risk is of errors, not of the {loss} that it was fitted to"
+    elif loss != "error":
+        name = title(entry, rule.class_names)
+        caption += f"; the risk is of {'the ' * (value is not None)}{name}"
+    return Table(caption, header, rows, note)
 
 
 # --- Figures of all -----------------------------------------------------------------------------

@@ -1,14 +1,24 @@
 """The loss that a rule is judged by: as asked for, or that which it was fitted to."""
 
-from tfuq.selective._losses import Loss, first_of, losses_of, own_promises, read_loss, title
+from tfuq.selective._losses import (
+    LOSSES,
+    Loss,
+    first_of,
+    losses_of,
+    own_promises,
+    read_loss,
+    title,
+)
 
 __all__ = [
+    "LOSSES",
     "is_known",
     "losses_of",
     "own_loss",
     "own_loss_of_numbers",
     "own_values",
     "risk_in_words",
+    "title",
 ]
 
 
