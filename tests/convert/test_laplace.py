@@ -400,6 +400,16 @@ def test_folds_leave_rows_out():
     assert min(losses, key=losses.get) == 1.0, losses
 
 
+def test_cross_validation_is_the_same_whatever_the_batches():
+    model, (x, y) = network(), examples(600)
+    found = [
+        convert.laplace_head(model, (x, y), "kfac", "cross-validation", batch_size=size)
+        for size in (50, 600)  # read in three blocks, and in one
+    ]
+    scales = [each.layers[-1].prior_scale for each in found]
+    np.testing.assert_allclose(*scales, rtol=1e-6)
+
+
 # --- What a model with the head does -------------------------------------------------------------
 
 

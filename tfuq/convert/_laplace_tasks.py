@@ -83,6 +83,14 @@ class Rows:
         return float(np.sum(self.weight * self.task.log_predictive(self, variance, noise)))
 
 
+def joined(parts):
+    """`Rows` of several batches as one."""
+    names = ("x", "labels", "weight")
+    x, labels, weight = (np.concatenate([getattr(p, n) for p in parts]) for n in names)
+    outputs = [np.concatenate(each) for each in zip(*(p.outputs for p in parts), strict=True)]
+    return Rows(parts[0].task, x, outputs, labels, weight)
+
+
 class _Task:
     """A subclass has `units`, `use_bias` and `coupled`: whether its outputs' curvatures cross."""
 

@@ -18,6 +18,7 @@ from tfuq.layers.last_layer_laplace import LaplaceLastLayer
 from tfuq.layers.ways import predicting
 
 FOLDS = 5
+BLOCK = 256  # rows that are left out at a time
 PRIORS = ("marginal likelihood", "cross-validation")
 SAME = 1e-3  # how far the head may be from the layer whose place it took; of half precision more
 
@@ -280,6 +281,23 @@ class _Reader:
         return tallies
 
 
+def _in_blocks(batches_of_rows):
+    """Rows of several batches at once: steps of Newton's method take longer than few rows."""
+    kept = []
+    for each in batches_of_rows:
+        kept.append(each)
+        if sum(len(numbers) for _, numbers in kept) >= BLOCK:
+            yield _joined(kept)
+            kept = []
+    if kept:
+        yield _joined(kept)
+
+
+def _joined(kept):
+    rows, numbers = zip(*kept, strict=True)
+    return tasks.joined(rows), np.concatenate(numbers)
+
+
 def _cross_validated(reader, data, tallies, whole, validation_data):
     """The precision of the prior under which rows that were left out are likeliest."""
     scales = np.geomspace(LOWEST, HIGHEST, STEPS)
@@ -291,7 +309,7 @@ def _cross_validated(reader, data, tallies, whole, validation_data):
     parts = [(each.curvature.gaussian(), each.likelihood()) for each in fitted]
     totals, seen = np.zeros(STEPS), np.zeros(len(parts))
     weights = np.concatenate([np.atleast_2d(w) for w in reader.task.means(reader.head)])
-    for rows, numbers in reader.rows(found, name):
+    for rows, numbers in _in_blocks(reader.rows(found, name)):
         for fold, (gaussian, likelihood) in enumerate(parts):
             chosen = rows.where(numbers % len(parts) == fold)
             seen[fold] += chosen.checksum()
