@@ -507,6 +507,10 @@ def test_a_score_from_beside_the_predictions(tmp_path):
     broken = scores.copy()
     broken[:3] = np.nan
     assert "3 of 500 predictions" in to_markdown((probs, y), rule=rule, score=broken)
+    far = np.where(scores > 0, np.inf, scores)  # equal ones, whose order says nothing
+    area = tfuq.selective.aurc(probs, y, score=np.where(scores > 0, 9.0, scores).astype("float32"))
+    name = "Area under the risk-coverage curve (AURC, by given score)"
+    assert numbers(to_markdown((probs, y), score=far))[name] == [f"{area:.4g}"]
     alone = read((probs, y), score=scores)
     assert alone.ranked.grows is False and not alone.marks
     page = html((probs, y), tmp_path / "r.html", rule=rule, score=scores).read_text()

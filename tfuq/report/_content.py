@@ -412,7 +412,8 @@ def _rule_table(rule, entry, value, found, usable):
 
 
 def _summary(found, ranked, classes):
-    level = np.cumsum(np.diff(ranked.score, prepend=ranked.score[:1]) != 0)
+    steps = ranked.score[1:] != ranked.score[:-1]  # no difference, which of infinities is NaN
+    level = np.append(0, np.cumsum(steps))
     table = loss_table(level, level[-1] + 1, np.ones(len(level), "float32"), ~ranked.right)
     area = float(selective_area(table))  # `aurc` of what is in the order of trust already
     nll, brier = (
