@@ -232,6 +232,9 @@ def test_risk_coverage_is_of_the_rule_s_own_loss():
     assert "cost matrix" in ax.get_ylabel() and len(ax.lines) == 2  # nothing is promised of it
     ax = plots.risk_coverage(PROBS, Y, rule=rule, loss="error", ax=free_axes())
     assert "fraction wrong" in ax.get_ylabel()
+    nothing = RejectionRule("confidence", 2.0)  # of which no risk is known, not 0
+    ax = plots.risk_coverage(PROBS, Y, rule=nothing, ax=free_axes())
+    assert ax.lines[1].get_label() == "the rule: coverage 0.00, no risk known"
     strange = RNG.normal(size=len(Y))
     rule = RejectionRule.fit(PROBS, Y, score=strange, target_coverage=0.5)
     ax = plots.risk_coverage(PROBS, Y, rule=rule, score=strange, ax=free_axes())

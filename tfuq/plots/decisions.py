@@ -135,7 +135,8 @@ def _draw_curve(ax, coverage, risk, count, label, i):
 
 def _draw_rule(ax, rule, found, is_own):
     risk = 0.0 if np.isnan(found.risk) else found.risk
-    label = f"the rule: coverage {found.coverage:.2f}, risk {risk:.3f}"
+    said = "no risk known" if np.isnan(found.risk) else f"risk {risk:.3f}"
+    label = f"the rule: coverage {found.coverage:.2f}, {said}"
     style = {"markersize": 14, "markeredgecolor": "white", "linestyle": "none", "zorder": 5}
     ax.plot(found.coverage, risk, "*", color=RED, label=label, **style)
     target = rule.fitted_to.get("target_risk") if is_own else None  # of what the axis shows
