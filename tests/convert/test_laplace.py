@@ -551,7 +551,7 @@ REFUSED = {
     ),
     "NaN": (r"finite features and outputs", lambda: (network(), (X * np.nan, Y))),
     "weights": (r"weights of at least 0", lambda: (network(), (X, Y, -np.ones(50)))),
-    "no weights": (r"sum is above 0.*sum to 0", lambda: (network(), (X, Y, np.zeros(50)))),
+    "no weights": (r"sum is above 0.*sum to \[0", lambda: (network(), (X, Y, np.zeros(50)))),
     "a head of its own": (
         r"without a posterior or label noise of its own.*VBLLDense",
         lambda: (network(VBLLDense(3, kl_weight=0.1)), (X, Y)),

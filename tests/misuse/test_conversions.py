@@ -157,6 +157,21 @@ ROWS = {
         "data",
         lambda: convert.laplace_head(model(), (*DATA, np.zeros(4)), from_logits=True),
     ),
+    "weights in one of the folds alone": (
+        "data",
+        lambda: convert.laplace_head(
+            model(),
+            (np.ones((10, 4)), np.arange(10) % 3, (np.arange(10) % 5 == 0) * 1.0),
+            prior="cross-validation",
+            from_logits=True,
+        ),
+    ),
+    "words for numbers of a Laplace head": (
+        "data",
+        lambda: convert.laplace_head(
+            model(kl.Dense(1, "sigmoid")), (DATA[0], np.array(["a", "b", "a", "b"]))
+        ),
+    ),
     "a Laplace head of a noisy one": (
         "model",
         lambda: convert.laplace_head(

@@ -143,12 +143,11 @@ class _Task:
                 f"Argument `{name}` must hold labels of the shape {(*leading, self.units)}. "
                 f"Received: labels of the shape {y.shape}"
             )
-        labels = y.reshape(-1, self.units).astype("float64")
-        if not np.isfinite(labels).all():
+        if y.dtype.kind in "OSUMmc" or not np.isfinite(y).all():
             raise ValueError(
-                f"Argument `{name}` must hold finite labels. Received: NaN or infinity"
+                f"Argument `{name}` must hold finite numbers as labels. Received: {shown(y)}"
             )
-        return labels
+        return y.reshape(-1, self.units).astype("float64")
 
 
 def _weights(weight, leading, name):

@@ -259,9 +259,9 @@ class _Reader:
         shape = (self.head.kernel.shape[0], self.task.units)
         made = [curvature(*shape, self.head.use_bias, self.task.coupled) for _ in range(folds)]
         tallies = [_Tally(each, self.task) for each in made]
-        count, weight = 0, 0.0
+        count, weights = 0, np.zeros(folds)
         for rows, numbers in self.rows(data, "data"):
-            weight += rows.weight.sum()
+            weights += np.bincount(numbers % folds, rows.weight, folds)
             for fold, tally in enumerate(tallies):
                 inside = numbers % folds == fold
                 if inside.any():
@@ -273,10 +273,12 @@ class _Reader:
                 f"Argument `data` must hold at least {folds} examples for the folds of "
                 f"prior='cross-validation'. Received: {count}"
             )
-        if not weight > 0:
+        left = weights.sum() - weights if folds > 1 else weights
+        if not np.all(left > 0):
             raise ValueError(
-                "Argument `data` must hold weights whose sum is above 0. "
-                f"Received: {count} examples with weights that sum to {weight:g}"
+                "Argument `data` must hold weights whose sum is above 0, for "
+                "prior='cross-validation' also where one of the folds is left out. "
+                f"Received: {count} examples with weights that sum to {weights} in the folds"
             )
         return tallies
 
