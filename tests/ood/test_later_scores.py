@@ -262,6 +262,20 @@ def test_activations_that_are_not_there_or_negative():
     assert found[3] == pytest.approx(expected, rel=1e-12)
 
 
+def test_inside_a_network_a_ratio_below_0_is_unknown_too():
+    """The ReLU behind, fused with the matrix product, makes 0 of NaN: a number like any."""
+    dense = [layers.Dense(9, "tanh", name="first"), layers.Dense(8, "relu"), layers.Dense(3)]
+    keras.utils.set_random_seed(1)
+    model = of_logits(keras.Sequential([keras.Input((5,)), *dense]))
+    x = (2 * RNG.normal(size=(60, 5))).astype("float32")
+    largest = -np.sort(-model.layers[0](x).numpy(), axis=1)[:, :5]
+    is_unknown = largest.sum(1) < 0
+    assert 1 <= is_unknown.sum() < 30
+    for detector in (ood.SCALE(45, layer="first"), ood.ASH(45, layer="first")):
+        found = detector.fit(model, x).score(x)
+        np.testing.assert_array_equal(np.isposinf(found), is_unknown)
+
+
 def test_nothing_is_removed_at_percentile_0():
     features, kernel = np.abs(RNG.normal(size=(30, 6))), RNG.normal(size=(6, 3))
     plain = -special.logsumexp(features @ kernel, axis=1)

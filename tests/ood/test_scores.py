@@ -299,6 +299,14 @@ def test_neighbours_as_scikit_learn(block, monkeypatch):
     assert detector.threshold_at(0.9).value == pytest.approx(others[107], rel=1e-6)
 
 
+@pytest.mark.parametrize("size", [1e30, 1e-30])  # of which float32 has no square
+def test_neighbours_of_any_length_in_float32(size):
+    features, new = (RNG.normal(size=(n, 4)).astype("float32") for n in (30, 8))
+    expected = ood.KNN(3).fit_features(features).score_features(new)
+    found = ood.KNN(3).fit_features(np.float32(size) * features)
+    np.testing.assert_allclose(found.score_features(np.float32(size) * new), expected, rtol=1e-5)
+
+
 def test_neighbours_need_others():
     detector = ood.KNN(k=3).fit_features(np.eye(3))
     np.testing.assert_allclose(detector.score_features(np.eye(3)), np.sqrt(2))

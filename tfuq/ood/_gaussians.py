@@ -6,7 +6,7 @@ from scipy.linalg import solve_triangular
 from scipy.spatial.distance import cdist
 
 from tfuq._math.pseudo_inverse import ULPS, inverse_root, precision
-from tfuq._models.feature_arrays import BLOCK
+from tfuq._models.feature_arrays import BLOCK, in_blocks
 
 MIN_SHRINKAGE = 1e-6  # of a covariance that has not full rank
 
@@ -119,6 +119,23 @@ def squared_distances(features, means, whitening):
 
 
 # --- In a graph -------------------------------------------------------------------------------
+
+
+def row_lengths(rows):
+    """||row||_2, `(n, 1)`, by its largest number: runtimes in float32 cannot square 2e19."""
+    largest = tf.reduce_max(tf.abs(rows), 1, keepdims=True)
+    return largest * tf.norm(tf.math.divide_no_nan(rows, largest), axis=1, keepdims=True)
+
+
+def unit_rows(features):
+    """Rows divided by their length, float64; rows of zeros stay."""
+    rows = tf.cast(features, "float64")
+    return tf.math.divide_no_nan(rows, row_lengths(rows))
+
+
+def unit_array(features):
+    """The same of an array, in its own dtype."""
+    return in_blocks(lambda rows: unit_rows(rows).numpy(), features).astype(features.dtype)
 
 
 def graph_squared_distances(rows, points):

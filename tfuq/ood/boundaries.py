@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tfuq._arguments import register, shown
 from tfuq._models.feature_arrays import in_blocks
+from tfuq.ood._gaussians import row_lengths
 from tfuq.ood.last_layer import LastLayerDetector, head_logits
 
 SMALLEST = 1e-8  # a distance from the mean, which a score is divided by
@@ -88,5 +89,5 @@ class FDBD(LastLayerDetector):
 
     def _formula(self, features, state):
         near = boundary_distance(head_logits(features, state), state["kernel"])
-        deviation = tf.norm(tf.cast(features, "float64") - state["center"], axis=1)
-        return -near / tf.maximum(deviation, SMALLEST)
+        deviation = row_lengths(tf.cast(features, "float64") - state["center"])
+        return -near / tf.maximum(deviation[:, 0], SMALLEST)

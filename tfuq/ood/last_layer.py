@@ -10,7 +10,7 @@ from tfuq._models.feature_arrays import check_rows, in_blocks
 from tfuq._models.features import linear
 from tfuq._models.logit_layer import linear_map
 from tfuq._predictions.probabilities import probabilities
-from tfuq.ood._gaussians import scatter
+from tfuq.ood._gaussians import row_lengths, scatter
 from tfuq.ood._logit_scores import LOGIT_SCORES, energy, generalized_entropy
 from tfuq.ood.base import Detector
 
@@ -29,7 +29,7 @@ def residual_space(features, origin, dim):
 
 def virtual_logit(features, origin, residual):
     """||R^T (f - o)||_2 of each row."""
-    return tf.norm((tf.cast(features, "float64") - origin) @ residual, axis=1)
+    return row_lengths((tf.cast(features, "float64") - origin) @ residual)[:, 0]
 
 
 def grad_norm(features, logits, temperature=1.0):

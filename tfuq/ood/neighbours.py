@@ -5,14 +5,8 @@ import tensorflow as tf
 
 from tfuq._arguments import check_integer, register, shown
 from tfuq._models.feature_arrays import BLOCK, in_blocks
-from tfuq.ood._gaussians import graph_squared_distances
+from tfuq.ood._gaussians import graph_squared_distances, unit_array, unit_rows
 from tfuq.ood.base import FeatureDetector
-
-
-def unit_length(features):
-    """Rows divided by their length; rows of zeros stay."""
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.where(norms > 0, norms, 1)
 
 
 def kth_distance(queries, bank, k):
@@ -30,9 +24,7 @@ def kth_distance(queries, bank, k):
 
 def graph_kth_distance(features, bank, k):
     """The same in a graph, of features of any length, a block of `bank` at a time."""
-    rows, nearest = tf.cast(features, "float64"), None
-    norms = tf.norm(rows, axis=1, keepdims=True)
-    rows /= tf.where(norms > 0, norms, tf.ones_like(norms))
+    rows, nearest = unit_rows(features), None
     for start in range(0, bank.shape[0], BLOCK):
         block = graph_squared_distances(rows, tf.cast(bank[start : start + BLOCK], rows.dtype))
         nearest = block if nearest is None else tf.concat([nearest, block], 1)
@@ -99,10 +91,10 @@ class KNN(FeatureDetector):
                 "Argument `k` must not be above the number of examples. "
                 f"Received: k={shown(self.k)} with {len(arrays[0])} examples"
             )
-        return {"bank": unit_length(arrays[0])}
+        return {"bank": unit_array(arrays[0])}
 
     def _score(self, arrays):
-        return kth_distance(unit_length(arrays[0]), self._state["bank"], self.k)
+        return kth_distance(unit_array(arrays[0]), self._state["bank"], self.k)
 
     def _graph_state(self):
         return self._state  # the features as they came

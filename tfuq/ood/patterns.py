@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfuq._arguments import check_integer, register, shown
 from tfuq._models.feature_arrays import BLOCK, check_labels, check_logits, check_rows, in_blocks
+from tfuq.ood._gaussians import unit_array, unit_rows
 from tfuq.ood._logit_scores import energy
 from tfuq.ood.base import FeatureDetector
 
@@ -26,12 +27,6 @@ def pattern_score(features, logits, patterns, known):
     products = tf.cast(features, "float64") * tf.gather(patterns, predicted)
     is_known = tf.gather(known, predicted) > 0
     return tf.where(is_known, -tf.reduce_sum(products, -1), tf.cast(np.inf, "float64"))
-
-
-def unit_rows(features):
-    """Rows divided by their length, float64; rows of zeros stay."""
-    rows = tf.cast(features, "float64")
-    return tf.math.divide_no_nan(rows, tf.norm(rows, axis=1, keepdims=True))
 
 
 def guidance(rows, bank, confidences, k, own=None):
@@ -253,8 +248,7 @@ class NNGuide(_PairDetector):
                 "above 0 for the data of `fit`, as training by soft-max makes them; take `KNN` for "
                 f"others. Received: a mean log-sum-exp of {confidences.mean():g}"
             )
-        bank = in_blocks(lambda rows: unit_rows(rows).numpy(), features)
-        return {"bank": bank.astype(features.dtype), "confidences": confidences}
+        return {"bank": unit_array(features), "confidences": confidences}
 
     def _score(self, arrays):
         return self._of_pair(*arrays, self._state)

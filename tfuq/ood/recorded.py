@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfuq._arguments import check_choice, check_fraction, check_integer, register, shown
 from tfuq._models.changes import watched
 from tfuq._models.feature_arrays import check_labels, check_logits, check_rows
+from tfuq._models.finite import finite_rows, where_known
 from tfuq._models.logit_layer import is_head
 from tfuq.ensembles import DeepEnsemble
 from tfuq.ood.base import Detector, check_layer
@@ -209,11 +210,13 @@ class GAIA(_RecordingDetector):
         if self.variant == "z":
             slopes = self._gradients(tape, largest, maps)
             rows = [tf.reduce_mean(tf.cast(positions(g) != 0, "float64"), 1) for g in slopes]
-            return (tf.concat(rows, 1),)
-        outer = [tf.reduce_mean(positions(g), 1) for g in self._gradients(tape, ease, features)]
-        size = tf.sqrt(tf.reduce_mean(tf.abs(tf.concat(outer, 1)), 1, keepdims=True))
-        rows = [tf.reduce_mean(positions(g), 1) for g in self._gradients(tape, total, maps)]
-        return (tf.concat(rows, 1) / size,)
+            size = 1.0
+        else:
+            outer = [tf.reduce_mean(positions(g), 1) for g in self._gradients(tape, ease, features)]
+            size = tf.sqrt(tf.reduce_mean(tf.abs(tf.concat(outer, 1)), 1, keepdims=True))
+            rows = [tf.reduce_mean(positions(g), 1) for g in self._gradients(tape, total, maps)]
+        # Gradients of infinite logits can be numbers, in some runtimes or in all.
+        return (where_known(finite_rows(found.own_logits), tf.concat(rows, 1) / size),)
 
     def _split(self, outputs):
         """Maps of the layers, and the features that the last layer of each member takes."""

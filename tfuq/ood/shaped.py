@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._arguments import check_choice, check_positive, register, shown
+from tfuq._models.finite import finite_rows, where_known
 from tfuq.ood._logit_scores import LOGIT_SCORES
 from tfuq.ood.base import check_layer
 from tfuq.ood.last_layer import (
@@ -39,7 +40,8 @@ def sharpening(flat, largest):
     """
     whole, part = (tf.reduce_sum(each, 1, keepdims=True) for each in (flat, largest))
     ratio = tf.math.divide_no_nan(whole, part)
-    return tf.where(part < 0, tf.cast(np.nan, flat.dtype), tf.exp(ratio))
+    is_known = tf.math.is_finite(whole) & (part >= 0)  # LiteRT's exp of NaN is 0
+    return tf.where(is_known, tf.exp(ratio), tf.cast(np.nan, flat.dtype))
 
 
 def scaled(features, percentile):
@@ -96,7 +98,17 @@ class _ShapingDetector(LastLayerDetector):
         self._run = self._tap.compiled(self._find_shaped)
 
     def _find_shaped(self, batch, *fitted):
-        return self._tap.forward(batch, lambda features: self._shaped(features, *fitted))
+        """`Found` of a batch; logits of changed features that are no numbers are NaN."""
+        shaped = []
+
+        def change(features):
+            shaped.append(self._shaped(features, *fitted))
+            return shaped[-1]
+
+        found = self._tap.forward(batch, change)
+        # A ReLU behind may make 0 of NaN.
+        logits = where_known(finite_rows(shaped), found.own_logits)
+        return found._replace(own_logits=logits)
 
     def _of_state(self, state):
         return [tf.convert_to_tensor(state[name]) for name in self._fitted_names]

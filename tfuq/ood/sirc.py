@@ -7,7 +7,7 @@ import tensorflow as tf
 from tfuq._arguments import register, shown
 from tfuq._models.feature_arrays import check_logits
 from tfuq._predictions.scores import LEAST
-from tfuq.ood._logit_scores import max_softmax
+from tfuq.ood._logit_scores import log_doubt
 from tfuq.ood.base import Detector
 from tfuq.ood.graph_scores import has_graph_form
 
@@ -17,10 +17,10 @@ FAR = 3  # standard deviations from the mean, at which a score begins to count
 _OF = "of_"  # begins the names of what the detector inside has fitted
 
 
-def sirc(doubt, score, a, b):
-    """log((1 - confidence) (1 + exp(b (score - a)))) of 1 - confidence, in float64."""
-    doubt = tf.maximum(tf.cast(doubt, "float64"), LEAST)
-    return tf.math.log(doubt) + tf.nn.softplus(b * (tf.cast(score, "float64") - a))
+def sirc(log_doubt, score, a, b):
+    """log((1 - confidence) (1 + exp(b (score - a)))) of log(1 - confidence), in float64."""
+    log_doubt = tf.maximum(tf.cast(log_doubt, "float64"), np.log(LEAST))
+    return log_doubt + tf.nn.softplus(b * (tf.cast(score, "float64") - a))
 
 
 @register
@@ -143,7 +143,7 @@ class SIRC(Detector):
                 f"Received: {len(scores)} examples with the score {scores[0]:g}"
             )
         a, b = scores.mean() + FAR * spread, 1 / spread
-        self._first_scores = np.asarray(sirc(max_softmax(logits), scores, a, b))
+        self._first_scores = np.asarray(sirc(log_doubt(logits), scores, a, b))
         state = {_OF + name: array for name, array in inner._state.items()}
         return {**state, "a": np.array([a]), "b": np.array([b])}
 
@@ -158,7 +158,7 @@ class SIRC(Detector):
 
     def _score(self, arrays):
         scores = self.detector._score(arrays[:-1])
-        return np.asarray(sirc(max_softmax(arrays[-1]), scores, self.a, self.b))
+        return np.asarray(sirc(log_doubt(arrays[-1]), scores, self.a, self.b))
 
     def _graph_state(self):
         state = {_OF + name: array for name, array in self.detector._graph_state().items()}
@@ -167,8 +167,8 @@ class SIRC(Detector):
     def _graph_score(self, state, found, batch):
         inner = {n.removeprefix(_OF): array for n, array in state.items() if n.startswith(_OF)}
         scores, arrays = self.detector._graph_score(inner, found, batch)
-        doubt = max_softmax(found.logits)
-        return sirc(doubt, scores, state["a"], state["b"]), [*arrays, found.logits]
+        score = sirc(log_doubt(found.logits), scores, state["a"], state["b"])
+        return score, [*arrays, found.logits]
 
 
 def _made(content):

@@ -346,4 +346,6 @@ def sirc_score(confidence, detector_score, a, b):
             f"Received: a={shown(a)}, b={shown(b)}"
         )
     unknown = np.isnan(confidence) | np.isnan(scores)
-    return np.where(unknown, np.nan, np.asarray(sirc(1 - confidence, scores, a, b)))
+    with np.errstate(divide="ignore"):  # log 0 is below the least of `sirc`
+        log_doubt = np.log1p(-confidence)
+    return np.where(unknown, np.nan, np.asarray(sirc(log_doubt, scores, a, b)))
