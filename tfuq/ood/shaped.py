@@ -106,7 +106,7 @@ class _ShapingDetector(LastLayerDetector):
             return shaped[-1]
 
         found = self._tap.forward(batch, change)
-        # A ReLU behind may make 0 of NaN.
+        # Max-pooling behind, or a ReLU that is fused, makes a number of NaN.
         logits = where_known(finite_rows(shaped), found.own_logits)
         return found._replace(own_logits=logits)
 
