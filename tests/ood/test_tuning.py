@@ -41,6 +41,13 @@ def halves(x, seed=0):
     return [x[np.sort(part)] for part in np.array_split(rows, 2)]
 
 
+def halves_of_both(x_val, x_ood):
+    """The rows that choose, of either."""
+    rng = np.random.default_rng(0)
+    rows = [np.array_split(rng.permutation(len(x)), 2)[0] for x in (x_val, x_ood)]
+    return [x[np.sort(r)] for x, r in zip((x_val, x_ood), rows, strict=True)]
+
+
 def area_by_hand(detector, inside, kinds):
     scores = detector.score(inside)
     areas = []
@@ -82,6 +89,48 @@ def test_areas_are_those_of_detectors_fitted_one_by_one(detector, grid, model):
     other = keras.models.clone_model(model)
     with pytest.raises(ValueError, match="Argument `model` must"):
         found.detector.model = of_logits(other)  # it knows its model, as after `fit`
+
+
+@pytest.mark.parametrize(
+    "detector, grid",
+    [
+        (
+            ood.MaxSoftmax(from_logits=True),
+            {"from_logits": (False,)},
+        ),  # probabilities these are not
+        (ood.Energy(output="a", from_logits=True), {"output": ("b",)}),
+        (ood.Gram(), {"powers": (1, 2, 3, 4)}),
+        (ood.SIRC(ood.KNN(5)), {"detector": [ood.KNN(5, layer=n) for n in ("flat", "hidden")]}),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_every_option_is_read_anew_where_it_says_what_is_read(detector, grid):
+    """Nothing that was read for other options is taken for these."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((9, 9, 1))
+    hidden = layers.Dense(16, "relu", name="hidden")(layers.Flatten(name="flat")(inputs))
+    outputs = {name: layers.Dense(3, name=name)(hidden) for name in "ab"}
+    model = keras.Model(inputs, outputs if "output" in grid else outputs["a"])
+    model = model if "output" in grid else of_logits(model)
+    x, x_val = pictures(0), pictures(1)
+    found = ood.tune(detector, model, x, Y, x_val=x_val, x_ood=1 - x, grid=grid)
+    inside, outside = halves_of_both(x_val, 1 - x)
+    labels = np.repeat([0, 1], [len(inside), len(outside)])
+    areas = []
+    for row in found.rows:
+        options = {**detector.get_config(), **row["options"]}
+        if row["refused"]:
+            continue
+        one = type(detector)(**options).fit(model, x, Y)
+        areas.append(metrics.auroc(labels, one.score(np.concatenate([inside, outside]))))
+        assert row["auroc"] == pytest.approx(areas[-1], abs=1e-9)
+    assert len(set(areas)) > 1 or any(row["refused"] for row in found.rows)
+
+
+def test_held_out_inputs_are_of_one_length(model):
+    parts = {"a": pictures(1), "b": pictures(1)[:60]}
+    with pytest.raises(ValueError, match=r"`x_val` must hold arrays of one length.*120.*60"):
+        ood.tune(ood.KNN(), model, pictures(0), x_val=parts, x_ood=parts)
 
 
 def test_the_default_stays_unless_another_is_better(model):

@@ -52,7 +52,7 @@ class Tuned(NamedTuple):
     judged: float
     """That of these options on other rows, of other corruptions."""
     default_judged: float
-    """The same of the detector as it was given."""
+    """The same of the detector as it was given; NaN if that was refused."""
     rows: tuple
     """Of all that was tried a dict of `"options"`, `"auroc"` and `"refused"`, None or why."""
 
@@ -188,7 +188,7 @@ def _trials(detector, grid):
     return [{}, *changed]
 
 
-def _length(name, inputs):
+def _check_length(name, inputs):
     check_kind(name, inputs)
     leaves = tf.nest.flatten(inputs)
     shapes = [np.shape(leaf) for leaf in leaves]
@@ -197,13 +197,16 @@ def _length(name, inputs):
             f"Argument `{name}` must be arrays of at least {2 * FEWEST} rows: half of them choose, "
             f"and half judge. Received: shapes {shapes}"
         )
-    return shapes[0][0]
+    if len({shape[0] for shape in shapes}) > 1:
+        raise ValueError(
+            f"Argument `{name}` must hold arrays of one length. Received: shapes {shapes}"
+        )
 
 
 def _check_rows(x, x_val, x_ood):
-    _length("x_val", x_val)
+    _check_length("x_val", x_val)
     if x_ood is not None:
-        _length("x_ood", x_ood)
+        _check_length("x_ood", x_ood)
     fitted = x[0] if isinstance(x, tuple) and len(x) > 1 else x
     if not all(isinstance(each, np.ndarray) for each in (fitted, x_val)):
         return  # of datasets nobody knows before they are read
@@ -255,14 +258,18 @@ class _Run:
     def areas(self, candidate):
         """Fits a detector; its mean AUROC on each of the halves."""
         candidate._bind(self.model)
-        is_plain = type(candidate).__name__ in GRIDS
-        key = repr(candidate._tapped()) if is_plain else id(candidate)  # others hold detectors
-        if key not in self._found:
-            self._found[key] = self._read(candidate)
-        tap, (arrays, y), halves = self._found[key]
+        tap, (arrays, y), halves = self._read_once(candidate)
         candidate._use(tap)
         candidate._learn("x", arrays, y, **candidate._from_model())
         return [self._area(candidate, *pair) for pair in zip(self.halves, halves, strict=True)]
+
+    def _read_once(self, candidate):
+        if type(candidate).__name__ not in GRIDS:  # what it takes may depend on any option
+            return self._read(candidate)
+        key = repr((candidate.output, candidate.from_logits, candidate._tapped()))
+        if key not in self._found:
+            self._found[key] = self._read(candidate)
+        return self._found[key]
 
     def _read(self, candidate):
         fitted = candidate._gathered(self.x, self.y, **self.options)
