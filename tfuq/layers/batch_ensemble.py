@@ -99,7 +99,7 @@ class BatchEnsembleLayer(TakesDraws):
         steps, size = steps_taken(), inputs.shape[0]
         if steps is None:
             steps = 0
-            if size is not None and size < self.num_members and calling_model() is not None:
+            if size and size < self.num_members and calling_model() is not None:
                 warnings.warn(
                     f"{type(self).__name__}: no step changes the member that an example goes "
                     f"through, as the model is not compiled, and a batch of {size} trains the "
