@@ -126,6 +126,13 @@ REFUSED = {
         r"other weights for each class.*\[0, 1, 2\]",
     ),
     "all activations removed": (lambda: ood.ASH(percentile=100), "what is above it stays"),
+    **{
+        f"a fraction for a percentile: {kind.__name__}": (
+            lambda kind=kind: kind(percentile=0.9),
+            "must be in percent, as 90.*percentile=0.9",
+        )
+        for kind in (ood.ReAct, ood.ASH, ood.SCALE, ood.DICE)
+    },
     "a variant in capitals": (lambda: ood.ASH(variant="ASH-S"), "`variant` must be"),
     "shaped features of a layer that is not there": (
         lambda: fit("SCALE", "soft-max", layer="no"),

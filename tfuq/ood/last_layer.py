@@ -77,6 +77,16 @@ def check_percentile(percentile):
             "Argument `percentile` must be at least 0 and below 100: what is above it stays. "
             f"Received: percentile={shown(percentile)}"
         )
+    check_percent(percentile)
+
+
+def check_percent(percentile):
+    """Raises ValueError for a fraction in place of a percentage."""
+    if 0 < percentile < 1:
+        raise ValueError(
+            "Argument `percentile` must be in percent, as 90, and not a fraction, as 0.9. "
+            f"Received: percentile={shown(percentile)}"
+        )
 
 
 class LastLayerDetector(Detector):
@@ -354,7 +364,7 @@ class DICE(LastLayerDetector):
     Labels are not needed. A last layer of one column z counts as one of (-z / 2, z / 2).
 
     Args:
-        percentile: At least 0 and below 100: how many percent of the weights are left out.
+        percentile: 0, or at least 1 and below 100: how many percent of the weights are left out.
         base: `"energy"`, `"max_softmax"`, `"max_logit"` or `"entropy"`, as the detectors of these
             names.
         output: Which output of the model is the classification, as for `MaxSoftmax`.

@@ -11,6 +11,7 @@ from tfuq.ood.last_layer import (
     HEAD_SHAPES,
     LastLayerDetector,
     check_head,
+    check_percent,
     check_percentile,
     head_logits,
 )
@@ -201,7 +202,7 @@ class ReAct(_ShapingDetector):
     features can be fitted to, and inputs be scored. Labels are not needed.
 
     Args:
-        percentile: In (0, 100]; 90 in the paper.
+        percentile: In percent, 1 to 100; 90 in the paper.
         base: `"energy"`, `"max_softmax"`, `"max_logit"` or `"entropy"`, as the detectors of these
             names.
         layer: Name (or path) of the layer whose outputs are rectified, at any depth; None for what
@@ -244,6 +245,7 @@ class ReAct(_ShapingDetector):
                 "Argument `percentile` must be at most 100. "
                 f"Received: percentile={shown(percentile)}"
             )
+        check_percent(percentile)
         self.percentile = percentile
 
     def get_config(self):
@@ -283,7 +285,7 @@ class ASH(_ShapingDetector):
     activations of all members compete, or with `layer` those of each by itself.
 
     Args:
-        percentile: At least 0 and below 100: how many percent of the activations are removed.
+        percentile: 0, or at least 1 and below 100: how many percent of the activations are removed.
         variant: `"s"`, `"p"` or `"b"`.
         base: `"energy"`, `"max_softmax"`, `"max_logit"` or `"entropy"`, as the detectors of these
             names.
@@ -362,7 +364,7 @@ class SCALE(_ShapingDetector):
     inputs only can be scored. Labels are not needed.
 
     Args:
-        percentile: At least 0 and below 100.
+        percentile: 0, or at least 1 and below 100.
         base: `"energy"`, `"max_softmax"`, `"max_logit"` or `"entropy"`, as the detectors of these
             names.
         layer: Name (or path) of the layer whose outputs are scaled, as for `ASH`.
