@@ -46,6 +46,22 @@ def check_logits(name, logits):
     return np.asarray(two_classes(check_rows(name, logits)))
 
 
+def check_pair(name, pair):
+    """Features `(n, d)`, averaged over axes between, and logits `(n, classes)`, or a ValueError."""
+    if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+        raise ValueError(
+            f"Argument `{name}` must be a pair: features (n, d), and logits (n, classes). "
+            f"Received: {name}={shown(pair)}"
+        )
+    rows, logits = check_rows(name, pair[0], pool=True), check_logits(name, pair[1])
+    if len(rows) != len(logits):
+        raise ValueError(
+            f"Argument `{name}` must hold a row of logits for each row of features. "
+            f"Received: lengths {[len(rows), len(logits)]}"
+        )
+    return rows, logits
+
+
 def check_labels(y, count):
     """Integers `(count,)` from labels that are sparse or one-hot, or a ValueError."""
     if y is None:

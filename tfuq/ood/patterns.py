@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._arguments import check_integer, register, shown
-from tfuq._models.feature_arrays import BLOCK, check_labels, check_logits, check_rows, in_blocks
+from tfuq._models.feature_arrays import BLOCK, check_labels, check_pair, in_blocks
 from tfuq.ood._gaussians import unit_array, unit_rows
 from tfuq.ood._logit_scores import energy
 from tfuq.ood.base import FeatureDetector
@@ -67,19 +67,7 @@ class _PairDetector(FeatureDetector):
         return *found.features, found.logits
 
     def _check(self, features):
-        if not isinstance(features, (list, tuple)) or len(features) != 2:
-            raise ValueError(
-                "Argument `features` must be a pair: features (n, d), and logits (n, classes). "
-                f"Received: features={shown(features)}"
-            )
-        rows = check_rows("features", features[0], pool=True)
-        logits = check_logits("features", features[1])
-        if len(rows) != len(logits):
-            raise ValueError(
-                "Argument `features` must hold a row of logits for each row of features. "
-                f"Received: lengths {[len(rows), len(logits)]}"
-            )
-        return rows, logits
+        return check_pair("features", features)
 
 
 @register

@@ -3,9 +3,9 @@
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer, register, shown
+from tfuq._arguments import check_integer, register
 from tfuq._math.logistic_regression import logistic_regression
-from tfuq._models.feature_arrays import check_labels, check_logits, check_rows
+from tfuq._models.feature_arrays import check_labels, check_pair
 from tfuq._predictions.probabilities import entropy_of_logits, probabilities
 from tfuq._predictions.scores import LEAST
 from tfuq.ood.base import FeatureDetector
@@ -113,19 +113,7 @@ class ErrorPredictor(FeatureDetector):
         return *found.features, found.logits
 
     def _check(self, features):
-        if not isinstance(features, (list, tuple)) or len(features) != 2:
-            raise ValueError(
-                "Argument `features` must be a pair of features (n, d) and logits (n, classes). "
-                f"Received: features={shown(features)}"
-            )
-        rows = check_rows("features", features[0], pool=True)
-        logits = check_logits("features", features[1])
-        if len(rows) != len(logits):
-            raise ValueError(
-                "Argument `features` must hold a row of logits for each of features. "
-                f"Received: {len(rows)} and {len(logits)}"
-            )
-        return rows, logits
+        return check_pair("features", features)
 
     def _shapes(self):
         shapes = {"of_features": ("features_0",), "of_logits": ("features_1",)}
