@@ -62,8 +62,8 @@ def check_pair(name, pair):
     return rows, logits
 
 
-def check_labels(y, count):
-    """Integers `(count,)` from labels that are sparse or one-hot, or a ValueError."""
+def check_labels(y, count, classes=None):
+    """Integers `(count,)`, below `classes`, of labels sparse or one-hot, or a ValueError."""
     if y is None:
         raise ValueError("Argument `y` must be given: this detector needs labels. Received: None")
     y = np.asarray(y)
@@ -82,6 +82,11 @@ def check_labels(y, count):
     labels = y.ravel()
     if not np.all(np.isfinite(labels)) or np.any(labels != np.floor(labels)):
         raise ValueError(f"Argument `y` must hold whole numbers. Received: y={shown(labels)}")
+    if classes is not None and (labels.min() < 0 or labels.max() >= classes):
+        raise ValueError(
+            f"Argument `y` must hold classes from 0 to {classes - 1}, those of the logits. "
+            f"Received: labels from {labels.min()} to {labels.max()}"
+        )
     return labels.astype("int64")
 
 

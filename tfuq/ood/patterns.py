@@ -125,13 +125,8 @@ class SHE(_PairDetector):
 
     def _fit(self, arrays, y):
         features, logits = arrays
-        labels = check_labels(y, len(features))
         count = logits.shape[1]
-        if labels.min() < 0 or labels.max() >= count:
-            raise ValueError(
-                f"Argument `y` must hold classes from 0 to {count - 1}, those of the logits. "
-                f"Received: labels from {labels.min()} to {labels.max()}"
-            )
+        labels = check_labels(y, len(features), count)
         patterns, counts = class_patterns(features, logits, labels)
         missing = np.flatnonzero(counts == 0)
         if len(missing) == count:

@@ -373,12 +373,8 @@ class Gram(_RecordingDetector):
 
     def _fit(self, arrays, y):
         *rows, logits = arrays
-        labels, count = check_labels(y, len(logits)), logits.shape[1]
-        if labels.min() < 0 or labels.max() >= count:
-            raise ValueError(
-                f"Argument `y` must hold classes from 0 to {count - 1}, those of the logits. "
-                f"Received: labels from {labels.min()} to {labels.max()}"
-            )
+        count = logits.shape[1]
+        labels = check_labels(y, len(logits), count)
         known = np.bincount(labels, minlength=count) > 0
         if not known.all():
             missing = np.flatnonzero(~known).tolist()
