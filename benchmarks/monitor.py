@@ -6,6 +6,13 @@ Ten thousand streams of 100,000 cases whose risk is the promised one, whose cove
 fit and whose scores are exchangeable: the share that any test of `tfuq.selective.Monitor` ever
 stops with an alarm, at alpha = 5 %. Then streams whose risk doubles after some labelled cases:
 labelled cases from then to the alarm, median and nine tenths.
+
+And what no test could do. Cut the stream into windows of as many cases as the median delay may be.
+A test whose median delay holds wherever the risk doubles, given no alarm before, stops in each
+window with a probability of at least .5 x (1 - alpha) if the risk doubles at its start, which is
+then the only news. By Neyman and Pearson, it stops there under the promised risk with at least the
+level of the best test of one window that has this power. The windows are disjoint, so these levels
+add up to a bound below the share of streams that alarm. Above alpha, no test has both.
 """
 
 import argparse
@@ -14,12 +21,14 @@ import pathlib
 import time
 
 import numpy as np
+from scipy.stats import binom
 
 from tfuq.selective.monitor import SHARES, SLOPES, Bets, jumped
 
 ALPHA = 0.05
 RISKS = (0.05, 0.1, 0.2)
 BEFORE = (0, 1000, 10_000)
+DELAY = 300  # the median that is asked for
 
 
 def false_alarms(streams, cases, risk=0.1, coverage=0.6, seed=0):
@@ -59,6 +68,23 @@ def delays(streams, risk, before, seed=0, most=5000):
     return {"median": float(np.median(later)), "nine tenths": float(later[int(0.9 * len(later))])}
 
 
+def least_level(power, cases, risk, doubled):
+    """Level of the most powerful test of `risk` against `doubled` that has the power, randomized.
+
+    The likelihood ratio grows with the errors: it rejects for the most of them first.
+    """
+    errors = np.arange(cases, -1, -1)
+    powers = np.cumsum(binom.pmf(errors, cases, doubled))
+    last = np.searchsorted(powers, power)
+    rest = (power - powers[last]) / binom.pmf(errors[last], cases, doubled)
+    return float(binom.sf(errors[last] - 1, cases, risk) + rest * binom.pmf(errors[last], cases, risk))
+
+
+def least_false_alarms(risk, cases, delay=DELAY, alpha=ALPHA):
+    """Below the share of streams of `cases` that any test with this median delay stops."""
+    return cases // delay * least_level((1 - alpha) / 2, delay, risk, 2 * risk)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -75,7 +101,10 @@ def main(argv=None):
     streams = {"streams": arguments.streams, "cases": arguments.cases}
     alarms = {**streams, **false_alarms(arguments.streams, arguments.cases)}
     print(alarms, f"{time.time() - start:.0f} seconds")
-    text = json.dumps({"false alarms": alarms, "delays": rows}, indent=1)
+    bounds = [{"risk": r, "alarms": least_false_alarms(r, arguments.cases)} for r in RISKS]
+    print(bounds)
+    found = {"false alarms": alarms, "delays": rows, f"least at a delay of {DELAY}": bounds}
+    text = json.dumps(found, indent=1)
     arguments.json.write_text(text + "\n", encoding="utf-8")
 
 
