@@ -77,7 +77,8 @@ def least_level(power, cases, risk, doubled):
     powers = np.cumsum(binom.pmf(errors, cases, doubled))
     last = np.searchsorted(powers, power)
     rest = (power - powers[last]) / binom.pmf(errors[last], cases, doubled)
-    return float(binom.sf(errors[last] - 1, cases, risk) + rest * binom.pmf(errors[last], cases, risk))
+    level = binom.sf(errors[last] - 1, cases, risk)
+    return float(level + rest * binom.pmf(errors[last], cases, risk))
 
 
 def least_false_alarms(risk, cases, delay=DELAY, alpha=ALPHA):
