@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfuq._random.cut import cut
 from tfuq.export import export, verify_export
+from tfuq.export._inputs import Inputs
 from tfuq.export._networks import network
 from tfuq.export._operations import operations
 from tfuq.export._request import Request
@@ -37,7 +38,7 @@ def served(model, folder, **options):
 
 def test_prefix_is_computed_once():
     model = classifier(VBLLDense(3, **KL))
-    request = Request([model], num_samples=5, inputs=tf.constant(X))
+    request = Request([model], num_samples=5, inputs=Inputs(spec=SPEC, inner=SPEC))
     predict = network(request, model, tf.Variable)
     whole = tf.function(predict, input_signature=[SPEC], autograph=False).get_concrete_function()
     kinds = [kind for kind, _ in operations(whole)]
@@ -53,7 +54,7 @@ def test_every_way_to_draw_gives_the_same_samples(at_once, baked_bytes, monkeypa
     monkeypatch.setattr("tfuq.export._samples.BAKED_BYTES", baked_bytes)
     model = classifier(DenseVariational(5, **KL), MCDropout(0.5), DenseVariational(3, **KL))
     held = []
-    request = Request([model], num_samples=5, seed=3, inputs=tf.constant(X))
+    request = Request([model], num_samples=5, seed=3, inputs=Inputs(spec=SPEC, inner=SPEC))
     predict = network(request, model, lambda array: held.append(array) or tf.Variable(array))
     logits, _ = tf.function(predict, autograph=False)(tf.constant(X))
     assert bool(held) == bool(baked_bytes)

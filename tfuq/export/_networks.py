@@ -6,14 +6,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._models.features import watched
 from tfuq._models.outputs import select_output
 from tfuq._models.stacked import StackedForward
 from tfuq._predictions.probabilities import is_binary, probabilities
 from tfuq._random.cut import cut
 from tfuq._random.draws import one_draw
 from tfuq.export._samples import EXACT, FreshSeeds, samples, unrolled_samples
-from tfuq.export._unrolled import without_loops
+from tfuq.export._tracing import tracing
 from tfuq.layers.ways import knows, predicting
 from tfuq.ood import MutualInformation
 from tfuq.ood.graph_scores import GraphScore
@@ -57,7 +56,7 @@ def networks(request):
     with tracing(request):
         score, scored = None, _scored_model(request.detector)
         if scored is not None:
-            score = GraphScore(request.detector, request.inputs, hold)
+            score = GraphScore(request.detector, request.inner_example(), hold)
         are_stacks = [request.draws_of(member) is not None for member in members]
         flags = request.are_logits
         if request.is_stacked and not any(are_stacks) and len(set(flags)) == 1:
@@ -111,7 +110,7 @@ def network(request, model, hold, score=None):
             return tf.cast(outputs, "float32"), beside(batch)
 
     if request.draws_of(model) is not None:
-        return _stacked(request, cut(drawn, request.inner_spec()), hold)
+        return _stacked(request, cut(drawn, request.inner), hold)
     if score is None or not score.reads(request.output) or _changes(model, request.predictive):
         return predict
 
@@ -175,47 +174,3 @@ def _variables_read_once(model):
     held = [(variable, tf.convert_to_tensor(variable.value)) for variable in state]
     with keras.StatelessScope(state_mapping=held):
         yield
-
-
-# --- Why it cannot be traced ------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def tracing(request):
-    """While it is open, networks are traced as the format asks for; errors name the layer."""
-    try:
-        with without_loops() if request.is_unrolled else contextlib.nullcontext():
-            yield
-    except Exception as error:
-        layer = failing_layer(request.members, request.inner_spec())
-        if layer is None:
-            raise
-        raise ValueError(
-            "Argument `model` must be made of layers that TensorFlow can trace. Received: layer "
-            f"{layer.name!r} of class {type(layer).__name__}, whose call fails with "
-            f"{type(error).__name__}: {error}"
-        ) from error
-
-
-def failing_layer(models, spec):
-    """The innermost layer whose call cannot be traced, or None if all can."""
-    failed = []
-
-    def handler(layer):
-        def handle(call, *args, **kwargs):
-            try:
-                return call(*args, **kwargs)
-            except Exception:
-                failed.append(layer)  # the innermost comes first
-                raise
-
-        return handle
-
-    for model in models:
-        with contextlib.ExitStack() as stack, contextlib.suppress(Exception):
-            for layer in dict.fromkeys(model._flatten_layers(include_self=False)):
-                stack.enter_context(watched(layer, handler(layer)))
-            tf.function(
-                lambda batch, model=model: model(batch, training=False), autograph=False
-            ).get_concrete_function(spec)
-    return failed[0] if failed else None

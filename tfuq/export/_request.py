@@ -9,13 +9,14 @@ from tfuq import ood
 from tfuq._arguments import check_choice, check_integer, shown
 from tfuq._models.meaning import reading_of, readings_of
 from tfuq._models.numbers import is_closed_form, number_readings
-from tfuq._models.outputs import any_batch, input_spec, sample_inputs
 from tfuq._predictions.families import family_named
 from tfuq._predictions.numbers import interval_level
 from tfuq._random.draws import num_draws, random_layers
 from tfuq.ensembles import DeepEnsemble
 from tfuq.export._calibration import with_one_calibration
 from tfuq.export._declared import declared_of
+from tfuq.export._inputs import Inputs, checked_inputs, made_up
+from tfuq.export._tracing import traced, tracing
 from tfuq.layers.ways import knows, predicting
 from tfuq.ood.base import Detector
 from tfuq.ood.graph_scores import has_graph_form
@@ -46,28 +47,48 @@ class Request(NamedTuple):
     conformal: object = None
     detector: Detector | None = None
     declared: Declared = Declared()  # of the models
-    steps: tuple = ()  # of the preprocessing
-    spec: object = None  # `tf.TensorSpec`s of what is served
-    inputs: object = None  # random ones, as the models take them
+    inputs: Inputs = Inputs()
     batch_size: int | None = None
-    is_unrolled: bool = False  # without loops and random numbers, which LiteRT does not have
+    runtime: str | None = None  # one that has neither loops nor random numbers
+
+    @property
+    def is_unrolled(self):
+        return self.runtime is not None
+
+    @property
+    def steps(self):
+        return self.inputs.steps
+
+    @property
+    def spec(self):
+        return self.inputs.spec
+
+    @property
+    def inner(self):
+        return self.inputs.inner
 
     def prepare(self, inputs):
         """What the models take, of what is served."""
-        for step in self.steps:
-            inputs = step(inputs)
-        return inputs
+        return self.inputs.prepare(inputs)
+
+    def served_example(self):
+        """Inputs to try a file with: the caller's, or random ones; None where these say nothing."""
+        if self.inputs.example is not None:
+            return self.inputs.example
+        if any(spec.dtype == tf.string for spec in tf.nest.flatten(self.spec)):
+            return None
+        return made_up(self.spec, None if self.steps else self.declared.inputs)
+
+    def inner_example(self):
+        """What the models take, to find layers with."""
+        if self.inputs.example is not None:
+            return self.prepare(self.inputs.example)
+        return made_up(self.inner, self.declared.inputs)
 
     def draws_of(self, model):
         """How many draws there are of one of the models; None where it is one network."""
         is_drawn = self.num_samples is not None and is_drawn_from(model, self.family)
         return self.num_samples if is_drawn else None
-
-    def inner_spec(self):
-        """`tf.TensorSpec`s of what the models take."""
-        return tf.nest.map_structure(
-            lambda tensor: _with_batch(any_batch(tensor), self.batch_size), self.inputs
-        )
 
 
 def checked_request(arguments, runtime=None):
@@ -84,20 +105,16 @@ def checked_request(arguments, runtime=None):
     if runtime is not None:
         _check_is_fixed(given["predictive"], runtime)
     members, is_ensemble, is_stacked = _members_of(arguments["model"])
-    steps = _steps_of(arguments["preprocessing"])
     given["rule"] = _loaded_rule(given["rule"])
     given |= with_one_calibration(given["calibration"], given["rule"], given["conformal"])
-    signature = arguments["input_signature"]
     request = Request(members, is_ensemble, **given)._replace(
         detector=arguments["ood"],
         declared=declared_of(members, given["rule"]),
-        steps=steps,
-        spec=_input_spec(members[0], steps, signature, given["batch_size"]),
-        is_unrolled=runtime is not None,
+        inputs=checked_inputs(arguments, members[0]),
+        runtime=runtime,
         is_stacked=is_stacked and runtime is None,
     )
-    request = request._replace(inputs=_inputs_of(request))
-    if request.output is None and _gives_logits(members[0], request.inputs):
+    if request.output is None and _gives_logits(request):
         request = request._replace(output="logits")
     request = request._replace(family=_family_of(request))
     request = request._replace(num_samples=_checked_num_samples(request))
@@ -116,7 +133,10 @@ def _family_of(request):
     """The `Family` of a regression's numbers, None of a classifier."""
     family = None if request.family is None else family_named(request.family)
     reading = reading_of(request.output, request.from_logits, request.multi_label)
-    found = number_readings(request.members, reading, family, request.inputs)
+    with tracing(request):
+        found = traced(
+            request.inner, lambda batch: number_readings(request.members, reading, family, batch)
+        )
     return None if found[0] is None else found[0].family
 
 
@@ -128,8 +148,8 @@ def _with_meaning(request):
         level = interval_level(request.family, request.level, request.rule, has_own)
         return request._replace(are_logits=flags, multi_label=False, level=level)
     reading = reading_of(request.output, request.from_logits, request.multi_label)
-    with predicting(request.predictive):
-        readings = readings_of(request.members, reading, request.inputs)
+    with tracing(request), predicting(request.predictive):
+        readings = traced(request.inner, lambda batch: readings_of(request.members, reading, batch))
     flags = tuple(known.from_logits for known in readings)
     return request._replace(are_logits=flags, multi_label=readings[0].multi_label)
 
@@ -247,9 +267,12 @@ def _check_probit(members, family):
             )
 
 
-def _gives_logits(model, inputs):
+def _gives_logits(request):
     """Whether the outputs are a named tuple with logits, as of the layers of tfuq."""
-    return "logits" in getattr(model(inputs, training=False), "_fields", ())
+    model = request.members[0]
+    with tracing(request):
+        outputs = traced(request.inner, lambda batch: model(batch, training=False))
+    return "logits" in getattr(outputs, "_fields", ())
 
 
 # --- Detectors --------------------------------------------------------------------------------
@@ -307,52 +330,3 @@ def _check_samples(detector, request):
             f"predictive='fixed_samples', num_samples={wanted[0]} and seed={wanted[1]}. Received: "
             f"predictive={shown(request.predictive)}, num_samples={given[0]}, seed={given[1]}"
         )
-
-
-# --- Inputs -----------------------------------------------------------------------------------
-
-
-def _steps_of(preprocessing):
-    """The argument `preprocessing` as a tuple of layers and functions, empty for None."""
-    if preprocessing is None:
-        return ()
-    steps = preprocessing if isinstance(preprocessing, (list, tuple)) else [preprocessing]
-    for step in steps:
-        if not callable(step):
-            raise ValueError(
-                "Argument `preprocessing` must be a Keras layer, a function of tensors or a list "
-                f"of these. Received: {shown(step)}"
-            )
-    return tuple(steps)
-
-
-def _input_spec(model, steps, input_signature, batch_size):
-    if input_signature is None:
-        knows_inputs = steps and isinstance(getattr(steps[0], "inputs", None), list)
-        input_signature = input_spec(steps[0] if knows_inputs else model)
-    specs = keras.tree.map_structure(lambda spec: _with_batch(spec, batch_size), input_signature)
-    if not isinstance(specs, dict):
-        return specs
-    # The signature then calls them by their keys.
-    return {
-        name: tf.TensorSpec(each.shape, each.dtype, str(name)) if hasattr(each, "shape") else each
-        for name, each in specs.items()
-    }
-
-
-def _with_batch(spec, batch_size):
-    return tf.TensorSpec((batch_size, *spec.shape[1:]), spec.dtype)
-
-
-def _inputs_of(request):
-    """Random inputs as the models take them; ValueError if the preprocessing fails."""
-    inputs = sample_inputs(request.spec)
-    if not request.steps:
-        return inputs
-    try:
-        return tf.nest.map_structure(tf.convert_to_tensor, tf.function(request.prepare)(inputs))
-    except Exception as error:
-        raise ValueError(
-            "Argument `preprocessing` must be made of TensorFlow operations, and take the inputs "
-            f"that `input_signature` says. Received: {type(error).__name__}: {error}"
-        ) from error

@@ -5,8 +5,6 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
-from tfuq._models.outputs import sample_inputs
-
 
 class LiteRT:
     """A LiteRT file on one thread: `model({name: array})` is a dict of arrays."""
@@ -60,17 +58,35 @@ def import_onnxruntime():
 COMPARED = ("probabilities", "mean", "std", "lower", "upper")
 
 
+def try_out_served(serve, serving):
+    """How far answers of `serve` are from those of a `Serving`, of the caller's example."""
+    inputs = serving.request.inputs.example
+    expected, answered = _expected(serving, inputs, True), serve(inputs)
+    gaps = {name: _gap(answered[name].numpy(), array) for name, array in expected.items()}
+    told = {name: None if np.isnan(gap) else gap for name, gap in gaps.items()}
+    return {"example_inputs": len(tf.nest.flatten(inputs)[0]), **told}
+
+
 def try_out(kind, path, serving, is_exact=True):
-    """How far answers are from those of a `Serving`, for 32 random inputs.
+    """How far answers are from those of a `Serving`: of the caller's example, or 32 random inputs.
 
     Raises ValueError if the file cannot be run, or gives something else; if it `is_exact`, not for
-    rounding alone.
+    rounding alone. Where nothing can be made up that the model takes, a warning says so.
     """
-    inputs = sample_inputs(serving.request.spec)
+    is_given, inputs = serving.request.inputs.example is not None, serving.request.served_example()
+    counted = "example_inputs" if is_given else "random_inputs"
+    expected = _expected(serving, inputs, is_given)
+    if expected is None:
+        warnings.warn(
+            f"The {NAMES[kind]} file was not tried: no input can be made up that the model takes. "
+            "Argument `example`, a batch of inputs, tries it.",
+            stacklevel=3,
+        )
+        RUNTIMES[kind](path)
+        return {counted: 0}
     names = [t.op.name for t in serving.concrete.inputs if t.dtype != tf.resource]
-    arrays = [tensor.numpy() for tensor in tf.nest.flatten(inputs)]
+    arrays = [_as_file_takes(tensor.numpy()) for tensor in tf.nest.flatten(inputs)]
     given = dict(zip(names[: len(arrays)], arrays, strict=True))
-    expected = {k: v.numpy() for k, v in serving.serve(inputs).items() if k in COMPARED}
     try:
         answered = RUNTIMES[kind](path)(given)
     except (ImportError, OSError):
@@ -86,10 +102,31 @@ def try_out(kind, path, serving, is_exact=True):
         if gap > WRONG * size and (is_exact or np.isinf(gap)):
             raise ValueError(
                 f"Argument `model`, and what goes with it, must be what {NAMES[kind]} computes as "
-                f"TensorFlow does. Received: {name} of random inputs that differ by {gap}"
+                f"TensorFlow does. Received: {name} of {counted.replace('_', ' ')} that differ by "
+                f"{gap}"
             )
     told = {name: None if np.isnan(gap) else gap for name, gap in gaps.items()}
-    return {"random_inputs": len(tf.nest.flatten(inputs)[0]), **told}
+    return {counted: len(tf.nest.flatten(inputs)[0]), **told}
+
+
+def _expected(serving, inputs, is_given):
+    """What TensorFlow says of inputs; None where it cannot take what was made up."""
+    if inputs is None:
+        return None
+    try:
+        return {k: v.numpy() for k, v in serving.serve(inputs).items() if k in COMPARED}
+    except tf.errors.OpError as error:
+        if not is_given:
+            return None
+        raise ValueError(
+            f"Argument `example` must be what the model takes. Received: {error}"
+        ) from error
+
+
+def _as_file_takes(array):
+    """An array as files have it, whose floats are float32."""
+    is_float = tf.as_dtype(array.dtype).is_floating
+    return array.astype("float32") if is_float else array
 
 
 def _gap(answered, expected):

@@ -9,11 +9,12 @@ import tensorflow as tf
 from tfuq._arguments import shown
 from tfuq._models.finite import finite_rows, where_known
 from tfuq.export._decisions import MEANINGS, make_decisions, unbounded
-from tfuq.export._networks import tracing
 from tfuq.export._number_decisions import make_number_decisions
 from tfuq.export._operations import named, of_python, unrepeatable
 from tfuq.export._request import Request
 from tfuq.export._samples import EXACT
+from tfuq.export._tables import tracked_of
+from tfuq.export._tracing import tracing
 
 
 class Serving(NamedTuple):
@@ -27,14 +28,22 @@ class Serving(NamedTuple):
     def write(self, folder, verbose=False):
         """Writes a SavedModel."""
         archive = keras.export.ExportArchive()
-        steps = [step for step in self.request.steps if isinstance(step, keras.layers.Layer)]
-        for each in (*self.request.members, *steps):
+        for each in (*self.request.members, *tracked_of(self.request.steps)):
             archive.track(each)
         archive.add_variable_collection("held", self.held)
         archive.add_endpoint("serve", self.serve)
         # What is served is not differentiated, and some gradients cannot be written.
         plain = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        archive.write_out(str(folder), plain, verbose)
+        try:
+            archive.write_out(str(folder), plain, verbose)
+        except AssertionError as error:
+            if "untracked" not in str(error):
+                raise
+            raise ValueError(
+                "Argument `preprocessing` must hold its tables and files where they are found: in "
+                "a Keras layer, a `tf.Module`, or as a variable of the function itself. Received: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
 
 
 def graph(request, networks):

@@ -41,6 +41,7 @@ def export_litert(
     level=None,
     seed=0,
     input_signature=None,
+    example=None,
     overwrite=False,
 ):
     """Writes a model, its uncertainty and its decision as one LiteRT file, for small devices.
@@ -57,6 +58,9 @@ def export_litert(
     Draws of weights, masks and noise are constants of the file. A last layer such as `VBLLDense` is
     computed for all samples at once; where that takes too much memory, and of random convolutions,
     one sample comes after the other, and the file has their operations `num_samples` times.
+
+    Recurrent layers (LSTM, GRU, ...) have the operations of each time step, whose number the input
+    must say.
 
     What Python computes in float64 (detectors, most of all) or in float16 is float32 here. Files of
     float16 or int8 weights hold the weights of the networks like that; what is made of their
@@ -91,6 +95,10 @@ def export_litert(
         level: As in `export`.
         seed: As in `export`.
         input_signature: As in `export`.
+        example: A batch of inputs as they are served, by which the file is tried and `agreement`
+            is told; by default 32 random ones, in the range that is declared of the model. Texts
+            and what a preprocessing alone understands (encoded images) cannot be made up: without
+            an example a warning says that the file was not tried.
         overwrite: Whether an exported file that is there is replaced.
 
     Returns:

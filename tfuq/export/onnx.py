@@ -39,6 +39,7 @@ def export_onnx(
     level=None,
     seed=0,
     input_signature=None,
+    example=None,
     overwrite=False,
 ):
     """Writes a model, its uncertainty and its decision as one ONNX file, by tf2onnx.
@@ -83,6 +84,10 @@ def export_onnx(
         level: As in `export`.
         seed: As in `export`.
         input_signature: As in `export`.
+        example: A batch of inputs as they are served, by which the file is tried and `agreement`
+            is told; by default 32 random ones, in the range that is declared of the model. Texts
+            and what a preprocessing alone understands (encoded images) cannot be made up: without
+            an example a warning says that the file was not tried.
         overwrite: Whether an exported file that is there is replaced.
 
     Returns:

@@ -8,6 +8,7 @@ from tfuq.export._files import check_path, write_metadata
 from tfuq.export._metadata import metadata, signature_of_folder
 from tfuq.export._networks import networks
 from tfuq.export._request import checked_request
+from tfuq.export._runtimes import try_out_served
 from tfuq.export._serving import graph
 
 __all__ = ["export"]
@@ -32,6 +33,7 @@ def export(
     level=None,
     seed=0,
     input_signature=None,
+    example=None,
     overwrite=False,
     verbose=False,
 ):
@@ -117,7 +119,8 @@ def export(
         batch_size: None for batches of any size; an integer fixes it, for compilers that ask for
             that.
         preprocessing: What makes of raw inputs those of the model: a Keras layer or model, a
-            function of tensors that TensorFlow can trace, or a list of these.
+            function of tensors that TensorFlow can trace, or a list of these. Lookup tables that
+            it holds become a part of the file.
         calibration: A fitted calibration of `tfuq.selective`, applied first.
         conformal: A fitted `ConformalPredictor`, applied to the calibrated probabilities. Without a
             `rule`, predictions with one class in their set are accepted. Of a regression a fitted
@@ -133,7 +136,11 @@ def export(
             else 0.9; left out with `conformal`.
         seed: Integer from which networks are drawn.
         input_signature: `tf.TensorSpec`, or a structure of these, of the inputs. By default those
-            of `preprocessing` or of the model, if that is functional or `Sequential`.
+            of `preprocessing` or of the model, if that is functional or `Sequential`; several in a
+            list are called as the model's inputs. For encoded images, that `preprocessing` decodes,
+            `tf.TensorSpec((None,), tf.string)`.
+        example: A batch of inputs as they are served, which the file that was written is tried
+            with. Without it, what `preprocessing` makes of inputs is traced and nothing is run.
         overwrite: Whether an exported model that is there is replaced.
         verbose: Whether to print what is written.
 
@@ -193,5 +200,9 @@ def export(
     serving = graph(request, networks(request))
     with folder_written_whole(path) as folder:
         serving.write(folder, verbose)
-        tf.saved_model.load(str(folder))  # what cannot be read must not take the place of anything
-        write_metadata(folder, {**metadata(request), **signature_of_folder(folder)})
+        # What cannot be read, or run, must not take the place of anything.
+        loaded = tf.saved_model.load(str(folder))
+        about = {**metadata(request), **signature_of_folder(folder)}
+        if request.inputs.example is not None:
+            about["agreement"] = try_out_served(loaded.serve, serving)
+        write_metadata(folder, about)
