@@ -2,7 +2,9 @@
 
 import doctest
 import importlib
+import importlib.util
 import inspect
+import json
 import pathlib
 import re
 import textwrap
@@ -99,11 +101,25 @@ def test_docstring_examples(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_pages(page, tmp_path, monkeypatch):
-    """The blocks of a page run one after another, in one namespace."""
+    """The blocks of a page run one after another, in one namespace; each of README's in its own."""
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "page"}
     for block in fences(page.read_text(encoding="utf-8"), "python"):
-        run(block, namespace, page.name)
+        run(block, namespace if page.parent != ROOT else {"__name__": "page"}, page.name)
+
+
+def test_readme_is_one_page_with_the_figures_that_were_measured():
+    """At most 150 lines; its table is what `benchmarks/readme.py` makes of the results."""
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(page.splitlines()) <= 150
+    spec = importlib.util.spec_from_file_location("readme", ROOT / "benchmarks" / "readme.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    results = json.loads((ROOT / "benchmarks" / "label_noise.json").read_text(encoding="utf-8"))
+    text = script.table(results)
+    assert script.with_table(page, text) == page
+    results["runs"][0]["accuracy"] += 0.1
+    assert script.table(results) != text
 
 
 def make_targets(shell):

@@ -1,4 +1,4 @@
-"""The demo, and README's "In production" copied into a clean shell in the folder it wrote."""
+"""The demo, and the commands of docs/how-to/production.md copied into a clean shell in the folder it wrote."""
 
 import csv
 import json
@@ -67,10 +67,9 @@ def test_the_demo_exports_its_decision(demo):
 
 
 def in_production():
-    """README's block of commands as it stands."""
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = page[page.index("## In production") :]
-    block = re.search(r"```bash\n(.*?)```", section, re.DOTALL)[1]
+    """The page's block of commands as it stands."""
+    page = (ROOT / "docs" / "how-to" / "production.md").read_text(encoding="utf-8")
+    block = re.search(r"```bash\n(.*?)```", page, re.DOTALL)[1]
     commands = set(re.findall(r"^tfuq (\w+)", block, re.MULTILINE))
     assert commands == {"calibrate", "evaluate", "report", "predict", "export"}
     return block

@@ -143,7 +143,7 @@ FAULTS = {
     "a rule on some of its calibration's rows": (
         "selective/test_own_rows.py::test_rows_that_overlap_in_part_are_counted"
     ),
-    # The README's first two snippets
+    # The first two snippets of the documentation
     "predict_uncertainty raises for a plain network": (
         "misuse/test_misuse.py::test_a_network_without_randomness_has_no_epistemic_part"
     ),
