@@ -1,4 +1,4 @@
-"""The demo, and the commands of docs/how-to/production.md copied into a clean shell in the folder it wrote."""
+"""The demo, and the commands of docs/how-to/production.md in a clean shell in its folder."""
 
 import csv
 import json
