@@ -21,8 +21,8 @@ NAMES = {
 }
 FIGURES = {"accuracy": "accuracy", "nll": "NLL", "ece": "ECE"}
 ABOUT = """CIFAR-10 with the wrong labels that people gave it (CIFAR-10N "worst", 40 % wrong),
-judged on clean labels: a small CNN, six epochs, the same for each last layer. Mean ± standard deviation of
-{seeds} seeds; `make bench-label-noise`.
+judged on clean labels: a small CNN, six epochs, the same for each last layer. Mean ± standard
+deviation of {seeds} seeds; `make bench-label-noise`.
 """
 BELOW = """
 The gain is small: no more than two standard deviations of `Dense`. More figures, also those that
