@@ -23,7 +23,7 @@ PARQUET = ["pyarrow>=15"]
 BEAM = ["apache-beam>=2.77"]
 RAY = ["ray>=2.9"]
 ONNX = ["onnx>=1.23", "onnxruntime>=1.20", "tf2onnx>=1.17"]
-SERVING = ["fastapi>=0.115,<1", "uvicorn>=0.30,<1"]  # what examples/serving is tested with
+SERVING = ["fastapi>=0.115,<1", "uvicorn>=0.30,<1", "pillow>=10", "prometheus_client>=0.20"]
 # With pytest 9.2, pytest-xdist 3.8 no longer keeps the tests of a group on one worker.
 TEST = [
     *EXAMPLES,
@@ -69,6 +69,7 @@ setup(
         "beam": BEAM,
         "onnx": ONNX,
         "ray": RAY,
+        "serving": SERVING,
         "examples": EXAMPLES,
         "test": TEST,
         "dev": DEV,

@@ -9,7 +9,7 @@ import pytest
 from test_layering import FLOORS, MODULES, ROOT
 
 CONTRIBUTING = (ROOT.parent / "CONTRIBUTING.md").read_text("utf-8")
-MOST_ENTRIES, MOST_PRIVATE = 30, 8  # of the root
+MOST_ENTRIES, MOST_PRIVATE = 32, 8  # of the root
 MOST_LINES, MOST_CODE, MOST_NESTED = 450, 60, 4
 BLOCKS = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.Match)
 FILES = list(MODULES.values())

@@ -17,6 +17,7 @@ FLOORS = (
     {"ood"},
     {"selective"},
     {"export", "plots", "report"},
+    {"serving"},
     {"callbacks", "cli"},
     {"training", "__main__"},
 )

@@ -31,7 +31,6 @@ import tensorflow as tf
 from client import Client
 from malformed import JPEG, JSON, NPY, PNG, image_file, kinds, npy_file
 from PIL import Image
-from served_model import read_metadata
 
 SERVER = pathlib.Path(__file__).with_name("server.py")
 LIMIT = 2**22  # bytes of a body
@@ -100,7 +99,7 @@ def running_server(model, *options, command=(sys.executable, str(SERVER))):
 def good_requests(model, files):
     """Each image as the file that it is, as PNG, JPEG, array and JSON, with what is expected."""
     loaded = tf.saved_model.load(str(model))
-    metadata = read_metadata(model)
+    metadata = _metadata(model)
     low, high = (metadata["inputs"] or {}).get("value_range", (0.0, 255.0))
     (spec,) = metadata["signature"]["inputs"].values()
     bodies, inputs = [], []
@@ -119,6 +118,10 @@ def good_requests(model, files):
     return [Good(*body, *found) for *body, found in _joined(bodies, probs, accept)]
 
 
+def _metadata(model):
+    return json.loads((pathlib.Path(model) / "metadata.json").read_text(encoding="utf-8"))
+
+
 def pixels_of(file, spec):
     """The pixels of an image in the shape of the model's inputs; ValueError if they do not fit."""
     return np.asarray(Image.open(file)).reshape(spec["shape"][1:])
@@ -126,7 +129,7 @@ def pixels_of(file, spec):
 
 def bad_requests(model, file, limit=LIMIT):
     """Malformed requests, made from one good image; `limit` is the server's."""
-    (spec,) = read_metadata(model)["signature"]["inputs"].values()
+    (spec,) = _metadata(model)["signature"]["inputs"].values()
     return kinds(pixels_of(file, spec), limit)
 
 

@@ -702,6 +702,8 @@ REASONS = {
     "callbacks.PosteriorMean": "takes nothing",
     "callbacks.RejectionEvaluator": MODEL + "metrics.rejection_table",
     "callbacks.SnapshotEnsemble": "writes files: tests/callbacks and tests/faults",
+    "serving.make_app": "options and a folder: tests/serving, tests/misuse/test_misuse_served.py",
+    "serving.serve": "as make_app, and then a process: tests/serving",
     "cli.main": "tests/cli: bad files and arguments end with exit code 2",
     "convert.laplace_head": MODEL + "batches of any kind: tests/convert/test_laplace.py",
     "convert.mc_dropout": "a model to a model; no arrays",

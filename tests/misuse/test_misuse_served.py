@@ -19,13 +19,14 @@ from tfuq.export import export
 from tfuq.layers import NormalDense
 from tfuq.predictive import declare, predict_uncertainty
 from tfuq.selective import RejectionRule, TemperatureScaling
+from tfuq.serving import answers as answering
+from tfuq.serving import command, reading
+from tfuq.serving.service import input_spec
 
 SCRIPTS = Path(__file__).parents[2] / "examples" / "serving"
 sys.path.insert(0, str(SCRIPTS))
 try:
     import malformed
-    import reading
-    import server
 finally:
     sys.path.remove(str(SCRIPTS))
 
@@ -119,6 +120,7 @@ def started(inputs=None, names=None, **options):
         of_numbers=False,
     )
     given = {"pixel_range": None, "class_names": None, "max_pixels": 99, "max_batch": 9}
+    given["max_decoded"] = 2**20
     return model, types.SimpleNamespace(**{**given, **options})
 
 
@@ -128,10 +130,10 @@ RANGE = {"value_range": [0.0, 1.0], "bounds": [-0.001, 1.001], "takes_integers":
 @pytest.mark.parametrize(
     "call, given, says",
     [
-        (server.input_spec, started(RANGE, pixel_range=[0.0, 255.0]), "--pixel-range"),
-        (server.class_names, started(names=["a", "b", "c"], class_names="c,b,a"), "--class-names"),
-        (server.class_names, started(class_names="a,b"), "names"),
-        (server.class_names, started(class_names="a,b,c,d"), "names"),
+        (input_spec, started(RANGE, pixel_range=[0.0, 255.0]), "--pixel-range"),
+        (command.class_names, started(names=["a", "b", "c"], class_names="c,b,a"), "--class-names"),
+        (command.class_names, started(class_names="a,b"), "names"),
+        (command.class_names, started(class_names="a,b,c,d"), "names"),
     ],
 )
 def test_refused_when_the_server_starts(call, given, says, counts):
@@ -141,7 +143,7 @@ def test_refused_when_the_server_starts(call, given, says, counts):
 
 
 def test_the_server_takes_the_range_from_the_metadata(counts):
-    spec = server.input_spec(*started(RANGE))
+    spec = input_spec(*started(RANGE))
     assert spec.value_range == spec.pixel_range == (0.0, 1.0)
     assert (list(spec.bounds), spec.takes_integers) == (RANGE["bounds"], False)
     counts("misuse rows, right")
@@ -225,11 +227,9 @@ def test_the_server_answers_a_regression(tmp_path, counts):
     found = predict_uncertainty(model, images)
     rule = selective.RegressionRule("std", float(np.median(found.std)))
     export(model, tmp_path / "served", rule=rule)
-    options = types.SimpleNamespace(
-        model=tmp_path / "served", class_names=None, pixel_range=None, max_pixels=99, max_batch=9
-    )
-    served, decision = server.load(options)
-    answers = server.answers(served.predict([*images, images[0] * np.nan]), decision)
+    options = command.checked(model=tmp_path / "served")
+    served, decision = command.load(options)
+    answers = answering.answers(served.predict([*images, images[0] * np.nan]), decision)
     assert [a["accept"] for a in answers[:9]] == rule.accept(found)[:, 0].tolist()
     np.testing.assert_allclose([a["mean"] for a in answers[:9]], found.mean[:, 0], rtol=1e-5)
     assert all(a["lower"] < a["mean"] < a["upper"] for a in answers[:9])
@@ -239,9 +239,9 @@ def test_the_server_answers_a_regression(tmp_path, counts):
     counts("misuse rows, right")
     options.class_names = "a,b"
     with pytest.raises(ValueError, match="class-names"):
-        server.load(options)
+        command.load(options)
     export(model, tmp_path / "undecided")
     options.model, options.class_names = tmp_path / "undecided", None
     with pytest.raises(ValueError, match="decides nothing"):
-        server.load(options)
+        command.load(options)
     counts("misuse rows, refused", 2)

@@ -1,4 +1,4 @@
-"""The server of `examples/serving`, in a process that has neither tfuq nor Keras, under load."""
+"""The server, in a process that has neither the rest of tfuq nor Keras, under load."""
 
 import asyncio
 import contextlib
@@ -28,6 +28,9 @@ from tfuq.layers import MCDropout, MCSoftmaxDenseFA, NormalDense
 from tfuq.ood import Mahalanobis
 from tfuq.predictive import declare, predict_uncertainty
 from tfuq.selective import ConformalPredictor, RegressionRule, RejectionRule
+from tfuq.serving import answers as answering
+from tfuq.serving import batching, command, reading, served_model
+from tfuq.serving.application import application
 
 pytestmark = pytest.mark.xdist_group("serving")  # one process trains the model and starts servers
 
@@ -43,14 +46,15 @@ def scripts():
     folder = str(ROOT / "examples" / "serving")
     sys.path.insert(0, folder)
     try:
-        names = ("answers", "batching", "client", "load_test", "malformed", "reading")
-        return {name: importlib.import_module(name) for name in (*names, "server", "served_model")}
+        return {
+            name: importlib.import_module(name) for name in ("client", "load_test", "malformed")
+        }
     finally:
         sys.path.remove(folder)
 
 
 SCRIPTS = scripts()
-load_test, malformed, reading = (SCRIPTS[n] for n in ("load_test", "malformed", "reading"))
+load_test, malformed = SCRIPTS["load_test"], SCRIPTS["malformed"]
 KINDS = malformed.kinds(np.arange(64, dtype="uint8").reshape(8, 8, 1) * 4, LIMIT)
 
 
@@ -268,9 +272,9 @@ def test_numbers_without_measure_are_not_accepted(served, client):
     array = np.full((8, 8, 1), 3e38, "float32")
     status, answer = client.post(malformed.npy_file(array), "application/x-npy")
     assert (status, answer["error"]) == (422, "wrong_range")
-    model = SCRIPTS["served_model"].ServedModel(served.path)
-    decision = SCRIPTS["answers"].Decision.of(model.metadata)
-    (answer,) = SCRIPTS["answers"].answers(model.predict([array]), decision)
+    model = served_model.ServedModel(served.path)
+    decision = answering.Decision.of(model.metadata)
+    (answer,) = answering.answers(model.predict([array]), decision)
     assert answer["accept"] is False
     assert answer["reasons"]
 
@@ -475,9 +479,7 @@ def asked(app, receive, *headers):
 
 
 def service_of(served, *options):
-    server = SCRIPTS["server"]
-    options = server.parse([str(served.path), *options])
-    return server.Service(*server.load(options), options)
+    return command.service_of(command.parse([str(served.path), *options]))
 
 
 def test_a_body_that_does_not_come(served):
@@ -486,35 +488,51 @@ def test_a_body_that_does_not_come(served):
     async def never():
         await asyncio.Event().wait()
 
-    found = asyncio.run(asked(SCRIPTS["server"].make_app(service), never))
+    found = asyncio.run(asked(application(service), never))
     status, headers, content = found
     assert (status, content["error"], headers[b"connection"]) == (408, "timeout", b"close")
     assert service.under_way == 0
 
 
 def test_too_many_are_told_to_wait(served):
+    """A body that is still coming takes no place; a request that waits for the model does."""
     service = service_of(served, "--max-waiting", "1")
-    app = SCRIPTS["server"].make_app(service)
-    body = image_of(served, 0)
+    app, body = application(service), image_of(served, 0)
 
-    async def both():
-        started, released = asyncio.Event(), asyncio.Event()
+    async def whole():
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def some():
+        come, model = asyncio.Event(), service.batcher
+        entered, released = asyncio.Event(), asyncio.Event()
 
         async def slow():
-            started.set()
+            await come.wait()
+            return await whole()
+
+        async def held(array):
+            entered.set()
             await released.wait()
-            return {"type": "http.request", "body": body, "more_body": False}
+            return await model(array)
 
-        first = asyncio.create_task(asked(app, slow))
-        await started.wait()
-        second = await asked(app, slow)
+        slowly = asyncio.create_task(asked(app, slow))
+        while not service.bodies.coming:
+            await asyncio.sleep(0)
+        before = await asked(app, whole)
+        service.batcher = held
+        first = asyncio.create_task(asked(app, whole))
+        await entered.wait()
+        ready, second = service.is_ready, await asked(app, whole)
         released.set()
-        return await first, second, await asked(app, slow)
+        first = await first
+        come.set()
+        return before, first, second, await slowly, ready
 
-    first, second, third = asyncio.run(both())
-    assert (first[0], second[0], third[0]) == (200, 503, 200)
+    before, first, second, slowly, ready = asyncio.run(some())
+    assert [each[0] for each in (before, first, second, slowly)] == [200, 200, 503, 200]
     assert second[1][b"retry-after"] == b"1"
     assert second[2]["error"] == "busy"
+    assert not ready and service.is_ready
 
 
 def test_a_body_without_end_is_cut_off(served):
@@ -525,7 +543,7 @@ def test_a_body_without_end_is_cut_off(served):
         taken.append(1)
         return {"type": "http.request", "body": b"x" * 1000, "more_body": True}
 
-    found = asyncio.run(asked(SCRIPTS["server"].make_app(service), endless))
+    found = asyncio.run(asked(application(service), endless))
     assert found[0] == 413
     assert len(taken) < 30
 
@@ -534,7 +552,7 @@ def test_a_body_without_end_is_cut_off(served):
 def test_a_failing_model_is_no_end(served):
     service = service_of(served)
     predict, service.model.predict = service.model.predict, lambda inputs: 1 / 0
-    app = SCRIPTS["server"].make_app(service)
+    app = application(service)
 
     async def image():
         return {"type": "http.request", "body": image_of(served, 0), "more_body": False}
@@ -558,7 +576,7 @@ def test_batches():
             raise OSError("out of order")
         return [each.sum() for each in inputs]
 
-    batcher = SCRIPTS["batching"].Batcher(predict, 3)
+    batcher = batching.Batcher(predict, 3)
     inputs = [np.full(n, i) for i, n in enumerate((2, 2, 2, 2, 2, 3, 4, 4, 2))]
 
     async def all_at_once():
@@ -642,8 +660,8 @@ def rule(score="confidence", threshold=0.5, by=None, keys=None):
     ],
 )
 def test_reasons(parts, outputs, accept, reasons):
-    decision = SCRIPTS["answers"].Decision(*parts)
-    (answer,) = SCRIPTS["answers"].answers(row(**outputs), decision)
+    decision = answering.Decision(*parts)
+    (answer,) = answering.answers(row(**outputs), decision)
     assert answer["accept"] is accept
     assert answer["reasons"] == reasons
     json.dumps(answer, allow_nan=False)
@@ -780,10 +798,8 @@ def small(path, **options):
 
 @pytest.mark.slow
 def test_does_not_start_with_what_it_cannot_serve(served, tmp_path):
-    server = SCRIPTS["server"]
-
     def load(path, *options):
-        return server.load(server.parse([str(path), *options]))
+        return command.load(command.parse([str(path), *options]))
 
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "none")
@@ -805,22 +821,21 @@ def test_does_not_start_with_what_it_cannot_serve(served, tmp_path):
 
 
 def test_does_not_start_with_altered_files(served, tmp_path):
-    server = SCRIPTS["server"]
-    options = server.parse([str(tmp_path / "altered")])
+    options = command.parse([str(tmp_path / "altered")])
     shutil.copytree(served.path, options.model)
     metadata = options.model / "metadata.json"
     text = metadata.read_text()
     metadata.write_text(text.replace('"threshold": 0.7', '"threshold": 0.1'))
     with pytest.raises(ValueError, match=r"metadata.json was altered"):
-        server.load(options)
+        command.load(options)
     metadata.write_text(text)
-    server.load(options)
+    command.load(options)
     (weights,) = (options.model / "variables").glob("*.data*")
     data = bytearray(weights.read_bytes())
     data[len(data) // 2] ^= 1
     weights.write_bytes(data)
     with pytest.raises(ValueError, match=r"variables.data.* was altered"):
-        server.load(options)
+        command.load(options)
 
 
 @pytest.mark.slow
@@ -840,7 +855,7 @@ def test_models_of_a_fixed_batch_size(tmp_path):
     sets = ConformalPredictor.fit(probs, np.arange(30) % 3, "lac", alpha=0.2)
     model = small(tmp_path / "fixed", conformal=sets, batch_size=4)
     x = np.random.default_rng(0).normal(size=(6, 3)).astype("float32")
-    found = SCRIPTS["served_model"].ServedModel(tmp_path / "fixed").predict(list(x))
+    found = served_model.ServedModel(tmp_path / "fixed").predict(list(x))
     expected = keras.ops.convert_to_numpy(model(tf.constant(x)))
     np.testing.assert_allclose(found["probabilities"], expected, atol=1e-5)
     assert found["accept"].shape == (6,)
@@ -854,29 +869,32 @@ def test_a_regression_is_answered_with_its_interval(tmp_path):
     found = predict_uncertainty(model, x, num_samples=8, seed=4)
     rule = RegressionRule("std", float(np.median(found.std)), level=0.8)
     export(model, tmp_path / "numbers", rule=rule, num_samples=8, seed=4)
-    served = SCRIPTS["served_model"].ServedModel(tmp_path / "numbers")
-    answers = SCRIPTS["answers"]
-    decision = answers.Decision.of(served.metadata)
+    served = served_model.ServedModel(tmp_path / "numbers")
+    decision = answering.Decision.of(served.metadata)
     assert served.of_numbers and decision.decides
-    told = answers.answers(served.predict(list(x)), decision)
+    told = answering.answers(served.predict(list(x)), decision)
     lower, upper = found.interval(0.8)
     expected = {"mean": found.mean, "std": found.std, "lower": lower, "upper": upper}
     for name, values in expected.items():
         np.testing.assert_allclose([row[name] for row in told], values[:, 0], rtol=1e-4, atol=1e-5)
     assert [row["accept"] for row in told] == rule.accept(found)[:, 0].tolist()
     assert all("std" in row["reasons"][0] for row in told)
-    (unknown,) = answers.answers(served.predict([np.full(3, np.nan, "float32")]), decision)
+    (unknown,) = answering.answers(served.predict([np.full(3, np.nan, "float32")]), decision)
     assert unknown["accept"] is False and unknown["mean"] is None
     assert "not finite" in unknown["reasons"][0]
 
 
 def test_commands_of_the_readme():
-    """Each script that it names is there and takes the options that it shows."""
+    """Each script that it names is there, and each takes the options that it shows."""
     text = (ROOT / "examples" / "serving" / "README.md").read_text(encoding="utf-8")
     shown = re.findall(r"python (examples/serving/(\w+)\.py)((?: +[^\s&\\]+)*)", text)
     assert {name for _, name, _ in shown} == {"server", "client", "load_test"}
-    for path, _, arguments in shown:
+    for path, name, arguments in shown:
         source = (ROOT / path).read_text(encoding="utf-8")
-        for option in re.findall(r"--[\w-]+", arguments):
+        for option in re.findall(r"--[\w-]+", arguments) if name != "server" else ():
             assert f'"{option}"' in source, option
+    served = re.findall(r"(?:tfuq serve|serving/server\.py) ([^\n`]+)", text)
+    assert len(served) > 2
+    for words in served:
+        assert command.parse(words.split()).model
     assert os.path.exists(ROOT / "examples" / "serving" / "requirements.txt")

@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 from tfuq.export import export
 from tfuq.predictive import RegressionUncertainty, declare
 from tfuq.selective import Monitor, RegressionRule, RejectionRule
+from tfuq.serving import reading, watching
 
 pytestmark = pytest.mark.xdist_group("serving")
 
@@ -28,9 +29,6 @@ def module(name):
         return importlib.import_module(name)
     finally:
         sys.path.remove(str(FOLDER))
-
-
-watching, reading, answers = module("watching"), module("reading"), module("answers")
 
 
 def metadata_of(rule, outputs=("confidence", "probabilities"), family=None):

@@ -10,7 +10,7 @@ import warnings
 
 from tfuq._arguments import public_dir
 from tfuq._version import __version__
-from tfuq.cli import calibrate, evaluate, export, monitor, predict, report
+from tfuq.cli import calibrate, evaluate, export, monitor, predict, report, serve
 
 __all__ = ["main"]
 __dir__ = public_dir(__all__)
@@ -22,6 +22,7 @@ COMMANDS = {
     "export": export,
     "report": report,
     "monitor": monitor,
+    "serve": serve,
 }
 EPILOG = """\
 a first tour:
@@ -32,6 +33,7 @@ a first tour:
   tfuq predict   model.keras new_images/ predictions.csv --rule rule.json --scale 1
   tfuq export    model.keras served/ --rule rule.json
   tfuq monitor   model.keras monday.npz state.json --rule rule.json
+  tfuq serve     served/ --port 8000
 
 `tfuq COMMAND --help` tells more. Answers go to stdout, progress and errors to stderr.
 

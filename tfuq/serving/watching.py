@@ -1,6 +1,6 @@
 """The monitor of a served rule: its promise, watched case by case, while labels come later.
 
-It needs tfuq where the server runs; without `--monitor` the server does not.
+The only file of the package that needs the rest of tfuq, and that when a monitor is asked for.
 """
 
 import collections
@@ -10,8 +10,9 @@ import pathlib
 import threading
 
 import numpy as np
-from answers import OUTPUT_OF, score_of
-from reading import Refused
+
+from tfuq.serving.answers import OUTPUT_OF, score_of
+from tfuq.serving.refusals import Refused
 
 KEPT = 100_000  # cases that wait for a label; older ones are forgotten
 
@@ -67,7 +68,7 @@ class Watch:
         if not known or self.rule.fitted_to["loss"] != "error":
             raise ValueError(
                 f"{self.path} must watch a rule of errors, by a score that the model says: it is "
-                f"of the loss {self.rule.fitted_to['loss']!r} and the score {name!r}. "
+                f"of the loss {self.rule.fitted_to['loss']} and the score {name}. "
                 "`tfuq monitor` watches others, batch by batch"
             )
 
@@ -111,7 +112,7 @@ class Watch:
                     404,
                     "unknown_case",
                     f"{len(unknown)} of {len(labels)} cases are not waiting for a label, such as "
-                    f"{unknown[0][:40]!r}: it has one, or is of an earlier process",
+                    f"'{unknown[0][:40]}': it has one, or is of an earlier process",
                 )
             losses = {name: self._loss(name, label) for name, label in labels.items()}
             for name, loss in losses.items():
@@ -137,7 +138,7 @@ class Watch:
             known = f"a class, 0 to {self.num_classes - 1}"
             known += f", or one of {', '.join(names)}" if names else ""
             raise Refused(
-                422, "wrong_label", f"the label of {name} must be {known}, not {str(label)[:40]!r}"
+                422, "wrong_label", f"the label of {name} must be {known}, not '{str(label)[:40]}'"
             )
         return float(label != said)
 

@@ -1,18 +1,21 @@
-"""From the body of a request to inputs of the model, or a refusal that says why.
+"""Reading of requests: inputs of the model from a body, or a refusal that says why.
 
-Nothing is decoded before its size is known from its header, nothing is unpickled, and what is not
-a finite number stops here.
+Nothing is decoded or parsed before it is known how much memory that takes, nothing is unpickled,
+and what is not a finite number stops here.
 """
 
 import io
-import json
 import math
 import threading
 import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+
+from tfuq.serving import json_texts
+from tfuq.serving.refusals import Refused
 
 IMAGES = {"image/png": "PNG", "image/jpeg": "JPEG"}
 JSON, NPY = "application/json", "application/x-npy"
@@ -21,15 +24,8 @@ TAKEN = (*IMAGES, NPY, JSON)
 MODES = {1: ("L", ("1", "L")), 2: ("LA", ("LA",)), 3: ("RGB", ("RGB", "P")), 4: ("RGBA", ("RGBA",))}
 PNG_END = b"IEND\xaeB`\x82"
 NPY_HEADER = 512  # that of a plain array has 118 bytes
+DEEPER = 6  # levels of JSON beyond the axes: two are due, more is a mistake that is told as a shape
 _OPENING = threading.Lock()
-
-
-class Refused(Exception):
-    """A request that is not answered: an HTTP status, a word for programs, a reason for people."""
-
-    def __init__(self, status, error, reason):
-        super().__init__(reason)
-        self.status, self.error, self.reason = status, error, reason
 
 
 class InputSpec(NamedTuple):
@@ -39,7 +35,8 @@ class InputSpec(NamedTuple):
     an image become for a model of floating point inputs, None if nobody says it: such a model gets
     no images. `value_range` is what arrays must lie in, None where nothing is declared; `bounds`
     are the same with what rounding leaves, and `takes_integers` says whether arrays may hold such:
-    the metadata of the export say both.
+    the metadata of the export say both. `max_decoded` is how many bytes one input may have as the
+    model takes it.
     """
 
     shape: tuple
@@ -51,10 +48,29 @@ class InputSpec(NamedTuple):
     is_bgr: bool = False
     bounds: tuple | None = None
     takes_integers: bool = False
+    max_decoded: int = 2**26
+
+
+class Prepared(NamedTuple):
+    """A body whose head is known, and nothing else: what reading it costs, and how to.
+
+    `cost` is the memory in bytes that reading takes at most, the body not counted; `read` returns
+    the list of inputs, of `spec.shape` and `spec.dtype`; `is_list` says whether they came as one.
+    """
+
+    cost: int
+    read: Callable
+    is_list: bool
 
 
 def read(content_type, body, spec):
     """List of inputs of `spec.shape` and `spec.dtype`, and whether they came as a list."""
+    prepared_body = prepared(content_type, body, spec)
+    return prepared_body.read(), prepared_body.is_list
+
+
+def prepared(content_type, body, spec):
+    """The `Prepared` body of a request; `Refused` if its type or its head says enough."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind not in TAKEN:
         raise Refused(
@@ -66,9 +82,27 @@ def read(content_type, body, spec):
     if not body:
         raise Refused(400, "empty", "the body is empty")
     if kind == JSON:
-        return _instances(body, spec), True
-    array = _npy(body, spec) if kind == NPY else _image(body, IMAGES[kind], spec)
-    return [array], False
+        cost = json_texts.cost_of(body, DEEPER + len(spec.shape), _most_items(spec))
+        return Prepared(cost, lambda: _instances(body, spec), True)
+    return _npy(body, spec) if kind == NPY else _image(body, IMAGES[kind], spec)
+
+
+def _most_items(spec):
+    """How many numbers and lists a JSON of inputs may hold."""
+    if None in spec.shape:
+        return json_texts.MOST_ITEMS
+    lists = sum(math.prod(spec.shape[:axis]) for axis in range(len(spec.shape)))
+    return 16 + spec.max_instances * (math.prod(spec.shape) + lists)
+
+
+def _check_decoded(shape, spec):
+    size = math.prod(shape) * spec.dtype.itemsize
+    if size > spec.max_decoded:
+        raise Refused(
+            413,
+            "too_large",
+            f"the input would have {size} bytes once decoded, the limit is {spec.max_decoded}",
+        )
 
 
 # --- Images -----------------------------------------------------------------------------------
@@ -104,6 +138,15 @@ def _image(body, kind, spec):
             f"the image must have 8 bits for each of the channels {'+'.join(mode)}; its pixels "
             f"are of mode {image.mode}",
         )
+    _check_decoded((height, width, len(mode)), spec)
+    # Pillow holds 4 bytes per pixel, a progressive JPEG 2 per channel; then come the array, its
+    # scaled copy and what is between.
+    cost = width * height * (4 + len(mode) * (3 + 3 * max(spec.dtype.itemsize, 4)))
+    return Prepared(cost, lambda: [_pixels(body, kind, image, mode, spec)], False)
+
+
+def _pixels(body, kind, image, mode, spec):
+    """The input that an image of the right size and mode holds."""
     _check_whole(body, kind, image)
     pixels = _decoded(body, kind, mode)
     if spec.is_bgr and pixels.ndim == 3:
@@ -166,7 +209,7 @@ def _decoded(body, kind, mode):
 
 
 def _npy(body, spec):
-    """The array of a .npy file, of which the header is read first."""
+    """The array of a .npy file, of which the header is read."""
     file = io.BytesIO(body)
     try:
         version = np.lib.format.read_magic(file)
@@ -181,7 +224,14 @@ def _npy(body, spec):
         ) from error
     if dtype.kind not in "iuf":  # among others, objects, which are pickled
         raise Refused(422, "wrong_dtype", f"the array must hold numbers; its dtype is {dtype}")
+    if not all(type(length) is int and length >= 0 for length in shape):  # True is an int to NumPy
+        raise Refused(
+            400,
+            "malformed",
+            "the header of the .npy file must hold lengths of axes that are counts",
+        )
     check_shape(shape, spec)
+    _check_decoded(shape, spec)
     expected, found = math.prod(shape) * dtype.itemsize, len(body) - file.tell()
     if found != expected:
         word = "truncated" if found < expected else "malformed"
@@ -190,16 +240,19 @@ def _npy(body, spec):
         )
     if dtype.kind in "iu" and spec.value_range is not None and not spec.takes_integers:
         raise Refused(422, "wrong_range", _range_of(spec) + f"; the dtype of the array is {dtype}")
-    array = np.frombuffer(body, dtype, offset=file.tell())
-    return _cast(array.reshape(shape, order="F" if is_fortran else "C"), spec)
+    offset, order = file.tell(), "F" if is_fortran else "C"
+    cost = math.prod(shape) * (8 + 2 * spec.dtype.itemsize)  # checks, the cast and its copy
+
+    def read_array():
+        array = np.frombuffer(body, dtype, offset=offset)
+        return [_cast(array.reshape(shape, order=order), spec)]
+
+    return Prepared(cost, read_array, False)
 
 
 def _instances(body, spec):
     """The arrays of `{"instances": [...]}`, as for TensorFlow Serving."""
-    try:
-        content = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise Refused(400, "malformed", f"the body is not JSON: {error}") from error
+    content = json_texts.parsed(body)
     if not isinstance(content, dict) or set(content) != {"instances"}:
         raise Refused(400, "malformed", 'the JSON must be {"instances": [input, ...]}')
     instances = content["instances"]
@@ -210,10 +263,6 @@ def _instances(body, spec):
     return [_instance(each, spec) for each in instances]
 
 
-def _refuse_constant(name):
-    raise Refused(422, "not_finite", f"the input holds {name}")
-
-
 def _instance(nested, spec):
     try:
         array = np.asarray(nested)
@@ -222,6 +271,7 @@ def _instance(nested, spec):
     if array.dtype.kind not in "iuf":
         raise Refused(422, "wrong_dtype", "an instance must hold numbers, in lists of equal length")
     check_shape(array.shape, spec)
+    _check_decoded(array.shape, spec)
     return _cast(array, spec)
 
 

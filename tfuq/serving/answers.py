@@ -1,4 +1,4 @@
-"""From the outputs of an exported model to what the server answers: a decision and its reasons."""
+"""Answers of the server, from the outputs of an exported model: a decision and its reasons."""
 
 import math
 from typing import NamedTuple

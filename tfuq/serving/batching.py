@@ -1,4 +1,4 @@
-"""Requests that wait are answered together: the model runs on a batch as fast as on one."""
+"""Batches of requests that wait: the model runs on several as fast as on one."""
 
 import asyncio
 import collections
@@ -13,10 +13,11 @@ class Batcher:
     Args:
         predict: Function of a list of inputs of one shape, that returns a list of answers.
         max_batch: How many inputs at most.
+        max_bytes: How many bytes they may have together; one input alone may have more.
     """
 
-    def __init__(self, predict, max_batch):
-        self.predict, self.max_batch = predict, max_batch
+    def __init__(self, predict, max_batch, max_bytes=2**26):
+        self.predict, self.max_batch, self.max_bytes = predict, max_batch, max_bytes
         self._waiting = collections.deque()
         self._thread = ThreadPoolExecutor(1, "predict")
         self._worker = None
@@ -46,8 +47,9 @@ class Batcher:
 
     def _next_batch(self):
         batch = [self._waiting.popleft()]
-        shape = batch[0][0].shape
-        while self._waiting and len(batch) < self.max_batch:
+        shape, size = batch[0][0].shape, batch[0][0].nbytes
+        most = min(self.max_batch, max(self.max_bytes // max(size, 1), 1))
+        while self._waiting and len(batch) < most:
             if self._waiting[0][0].shape != shape:
                 break
             batch.append(self._waiting.popleft())

@@ -1,0 +1,83 @@
+"""Serving of an exported model over HTTP (extra `serving`): decisions with reasons, or a refusal.
+
+No file of this package imports another of tfuq but for a monitor: it serves with TensorFlow alone,
+without Keras, too, as `examples/serving/server.py` shows.
+"""
+
+__all__ = ["make_app", "serve"]
+
+_MISSING = (
+    "tfuq.serving needs FastAPI, uvicorn, Pillow and prometheus_client. Install them with: "
+    'pip install "tfuq[serving]"'
+)
+
+
+def make_app(folder, **options):
+    """A FastAPI application that answers for one exported model.
+
+    For who runs it in a server of their own; `serve` and `tfuq serve` run it in uvicorn, with
+    limits on connections and heads besides.
+
+    Args:
+        folder: What `tfuq.export.export` wrote, with a rule, a conformal set or an
+            out-of-distribution threshold: it must decide something.
+        **options: The options of `tfuq serve` with underscores: `max_bytes=2**22`,
+            `monitor="monitor.json"`, `pixel_range=(0, 1)`, ...
+
+    Returns:
+        The application: `POST /predict`, `POST /labels`, `GET /live`, `/ready`, `/health`,
+        `/metadata`, `/metrics`, `/monitor` and `/openapi.json`.
+
+    Raises:
+        ImportError: Without the extra `serving`.
+        ValueError: If a file was altered, the model decides nothing, or options contradict it.
+        OSError: If a file is missing.
+
+    Example:
+
+    ```python
+    import keras
+    from tfuq.export import export
+    from tfuq.selective import RejectionRule
+    from tfuq.serving import make_app
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, activation="softmax")])
+    export(model, "served", rule=RejectionRule("confidence", 0.7))
+    app = make_app("served", max_bytes=2**16)
+    print(sorted(app.openapi()["paths"])[:2])  # ['/health', '/labels']
+    ```
+    """
+    try:
+        from tfuq.serving import application, command
+    except ImportError as error:
+        raise ImportError(f"{_MISSING} ({error})") from error
+    return application.application(command.service_of(command.checked(model=folder, **options)))
+
+
+def serve(folder, host="127.0.0.1", port=8000, say=print, **options):
+    """Serves one exported model until SIGTERM or SIGINT, as `tfuq serve` does.
+
+    Args:
+        folder: As for `make_app`.
+        host: Address to listen at.
+        port: Port to listen at; 0 takes a free one, which is printed.
+        say: Function that is told the address, in one line, once the server can be reached.
+        **options: As for `make_app`.
+
+    Returns:
+        Counts, once it has ended: `{"answered": ..., "refused": ...}`.
+
+    Raises:
+        ImportError: Without the extra `serving`.
+        ValueError: If a file was altered, the model decides nothing, or options contradict it.
+        OSError: If a file is missing, or the port is taken.
+    """
+    try:
+        from tfuq.serving import command
+    except ImportError as error:
+        raise ImportError(f"{_MISSING} ({error})") from error
+    return command.run(command.checked(model=folder, host=host, port=port, **options), say)
+
+
+def __dir__():
+    return sorted(__all__)
