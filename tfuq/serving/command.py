@@ -53,6 +53,8 @@ def class_names(model, options):
         raise ValueError(f"--class-names must be left out for a regression: {names}")
     if names and len(names) != model.num_classes:
         raise ValueError(f"--class-names must name {model.num_classes} classes, not {len(names)}")
+    if names and len(set(names)) != len(names):
+        raise ValueError(f"--class-names must name each class once: {names}")
     return names and tuple(names)
 
 

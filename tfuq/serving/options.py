@@ -63,6 +63,10 @@ def check(options):
         raise ValueError(f"--port must be a whole number. Received: {options.port}")
     if not 0 <= options.port <= 65535:
         raise ValueError(f"--port must be from 0 to 65535. Received: {options.port}")
+    if options.pixel_range is not None:
+        ends = list(options.pixel_range)
+        if len(ends) != 2 or not all(map(math.isfinite, ends)) or not ends[0] < ends[1]:
+            raise ValueError(f"--pixel-range must be two numbers, low and high. Received: {ends}")
     if options.max_waiting_bytes < options.max_bytes:
         raise ValueError(
             "--max-waiting-bytes must be at least --max-bytes. Received: "

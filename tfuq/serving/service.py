@@ -138,8 +138,7 @@ class Bodies:
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise Refused(415, "unsupported_media_type", "the body must not be compressed")
         while len(self.coming) >= self.options.max_bodies:
-            if not await self._give_up_oldest():
-                break
+            await self._give_up_oldest()
         reading = asyncio.ensure_future(self._read(request, account))
         self.coming[reading] = False
         seconds = self.options.body_timeout
@@ -182,15 +181,15 @@ class Bodies:
             pass
 
     async def _give_up_oldest(self):
-        """Whether there was one to give up, other than the one that asks."""
+        """Whether there is one to give up, or to wait for, other than the one that asks."""
         mine = asyncio.current_task()
-        oldest = next((task for task, given_up in self.coming.items() if not given_up), None)
-        if oldest is None or oldest is mine:
+        oldest = next((task for task, given_up in self.coming.items() if not given_up), mine)
+        if oldest is not mine:
+            self.coming[oldest] = True
+            oldest.cancel()
+        elif not any(given_up for task, given_up in self.coming.items() if task is not mine):
             return False
-        self.coming[oldest] = True
-        oldest.cancel()
-        while oldest in self.coming:  # until its request has heard, and given back its bytes
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # until its request has heard, and given back its bytes
         return True
 
 
