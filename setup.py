@@ -36,6 +36,7 @@ TEST = [
     "atheris>=3; sys_platform == 'linux' and python_version < '3.13'",
     "hypothesis>=6.100",
     "playwright>=1.45",
+    "pyyaml>=6",
     "pytest>=8,<9",
     "pytest-xdist>=3.5",
     "tensorboard>=2.18",

@@ -9,6 +9,7 @@ from tfuq.export._metadata import metadata, signature_of_folder
 from tfuq.export._networks import networks
 from tfuq.export._request import checked_request
 from tfuq.export._runtimes import try_out_served
+from tfuq.export._server_files import check_serving, write_serving
 from tfuq.export._serving import graph
 
 __all__ = ["export"]
@@ -34,6 +35,7 @@ def export(
     seed=0,
     input_signature=None,
     example=None,
+    serving=None,
     overwrite=False,
     verbose=False,
 ):
@@ -141,6 +143,9 @@ def export(
             `tf.TensorSpec((None,), tf.string)`.
         example: A batch of inputs as they are served, which the file that was written is tried
             with. Without it, what `preprocessing` makes of inputs is traced and nothing is run.
+        serving: `"tensorflow-serving"` or `"kserve"` writes what that server is started with, beside
+            the versions of the model; `path` is then a version, such as `models/digits/1`. (`tfuq
+            serve` needs no configuration.)
         overwrite: Whether an exported model that is there is replaced.
         verbose: Whether to print what is written.
 
@@ -196,13 +201,15 @@ def export(
     arguments = locals()
     check_flags(overwrite=overwrite)
     path = check_path(path, overwrite)
+    check_serving(serving, path)
     request = checked_request(arguments)
-    serving = graph(request, networks(request))
+    served = graph(request, networks(request))
     with folder_written_whole(path) as folder:
-        serving.write(folder, verbose)
+        served.write(folder, verbose)
         # What cannot be read, or run, must not take the place of anything.
         loaded = tf.saved_model.load(str(folder))
         about = {**metadata(request), **signature_of_folder(folder)}
         if request.inputs.example is not None:
-            about["agreement"] = try_out_served(loaded.serve, serving)
+            about["agreement"] = try_out_served(loaded.serve, served)
         write_metadata(folder, about)
+    write_serving(serving, path)
