@@ -93,7 +93,7 @@ def test_metrics_count_what_was_answered(app):
     before = figures(app)
     assert before["tfuq_answers_total", ("decision", "accepted")] == 0
     assert np.isnan(before["tfuq_accepted_share",])
-    inputs = np.random.default_rng(0).normal(size=(12, 3)) * 5
+    inputs = np.random.default_rng(0).normal(size=(12, 3)) * np.repeat([[0.01], [9.0]], 6, axis=0)
     answers = [json.loads(asked(app, "/predict", array(row))[2]) for row in inputs]
     several = json.dumps({"instances": inputs.tolist()}).encode()
     asked(app, "/predict", several, "application/json")

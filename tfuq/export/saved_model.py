@@ -143,9 +143,9 @@ def export(
             `tf.TensorSpec((None,), tf.string)`.
         example: A batch of inputs as they are served, which the file that was written is tried
             with. Without it, what `preprocessing` makes of inputs is traced and nothing is run.
-        serving: `"tensorflow-serving"` or `"kserve"` writes what that server is started with, beside
-            the versions of the model; `path` is then a version, such as `models/digits/1`. (`tfuq
-            serve` needs no configuration.)
+        serving: `"tensorflow-serving"` or `"kserve"` writes what that server is started with, in
+            the folder of the model's versions; `path` is then a version, such as `models/digits/1`.
+            (`tfuq serve` needs no configuration.)
         overwrite: Whether an exported model that is there is replaced.
         verbose: Whether to print what is written.
 
