@@ -1,4 +1,4 @@
-"""Logits of a classifier, and the features it computes on the way to them.
+"""Logits of a classifier, and the features it computes on the way to them, or to numbers.
 
 A model of any style is called as it is, while the layers of interest are watched; so what is read,
 and the rest of the network behind a feature that is changed, are those of the model itself.
@@ -22,15 +22,20 @@ from tfuq._models.logit_layer import (
     like_outputs,
     logit_call,
     logit_layer,
+    number_call,
 )
 from tfuq._models.meaning import Reading, said_by_head
+from tfuq._models.numbers import NumberReading, number_reading
 
 SAMPLE = 4  # examples that tell how a model is built
 TINY = np.finfo("float32").tiny
 
 
 class Found(NamedTuple):
-    """Of a batch: logits `(batch, ..., classes)`, and features `(batch, d)` of the layers."""
+    """Of a batch: logits `(batch, ..., classes)`, and features `(batch, d)` of the layers.
+
+    A regression has one class, with a logit of 0.
+    """
 
     logits: tf.Tensor  # of the probabilities that the model predicts
     own_logits: tf.Tensor  # of a head that averages or normalizes, before it does: of its mean
@@ -68,7 +73,9 @@ class Tap:
         multi_label: True where the logits of several labels are taken.
         pool: Whether features of more axes are averaged over those between the first and the last;
             they are flattened otherwise.
-        takes: Words for what else than one prediction of classes is taken: `"labels"`, `"pixels"`.
+        takes: Words for what else than one prediction of classes is taken: `"labels"`, `"pixels"`,
+            `"numbers"`, the features of a regression.
+        reader: The name of what reads, for errors.
     """
 
     def __init__(
@@ -80,8 +87,10 @@ class Tap:
         multi_label=None,
         pool=True,
         takes=(),
+        reader="what reads it",
     ):
         check_model(model)
+        self.reader = reader
         self.model, self.layers, self.pool, self.takes = model, tuple(layers), pool, takes
         self.reading = Reading(output, from_logits, multi_label)
         self.compute_dtype = model.compute_dtype
@@ -114,8 +123,33 @@ class Tap:
                 None if layer is None else find_layer(self.model, layer) for layer in self.layers
             ]
             # Last, as it tells other threads that all is found.
-            found = _find_head(self.model, self.reading, rows, self.takes)
+            found = self._find_number_head(rows)
+            found = found or _find_head(self.model, self.reading, rows, self.takes)
             self.reading, self._has_scale, self._body, self._head = found
+
+    @property
+    def is_of_numbers(self):
+        """Whether the model is a regression, once a batch was seen."""
+        return isinstance(self.reading, NumberReading)
+
+    def _find_number_head(self, batch):
+        """What `_find_head` gives, of a regression; None of a classifier."""
+        self.reading.select(self.model, batch)  # builds what is not built
+        reading = number_reading(self.model, self.reading, None, batch)
+        if reading is None:
+            return None
+        if "numbers" not in self.takes:
+            raise not_of_classes(self.reader, self.model, reading)
+        outputs, calls = calls_of(self.model, reading, batch)
+        call = number_call(calls, outputs)
+        if call is None and (reading.output is not None or not calls):
+            raise ValueError(
+                "Argument `output` must be what a layer with weights gives, so that the features "
+                f"which it takes are known. Received: output={shown(reading.output)} of model "
+                f"{self.model.name!r}"
+            )
+        layer = (call or calls[-1]).layer
+        return reading, False, layer, LogitLayer(layer, False, False)
 
     def forward(self, batch, rectify=None, moved=False):
         """`Found` of a batch, as tensors.
@@ -140,7 +174,10 @@ class Tap:
         pairs = zip(self.layers, self._named, strict=True)
         features = tuple(self._feature(kept, *pair) for pair in pairs)
         self.dtypes = tuple(kept[layer].dtype.name for layer in self._named)
-        logits = [self._logits(each, outputs) for each in (head.logits, head.own_logits)]
+        if self.is_of_numbers:
+            logits = [tf.zeros((tf.shape(outputs)[0], 1))] * 2
+        else:
+            logits = [self._logits(each, outputs) for each in (head.logits, head.own_logits)]
         return Found(*logits, features, outputs)
 
     def _feature(self, kept, name, layer):
@@ -176,6 +213,17 @@ class Tap:
         """`Linear` from the penultimate features to the own logits, or None if it is not that."""
         weights = self._head.weights()
         return None if weights is None else linear(*weights)
+
+
+def not_of_classes(reader, model, reading):
+    """The ValueError for a regression where classes are needed."""
+    return ValueError(
+        f"Argument `model` must be a classifier for {reader}: it gives numbers of the family "
+        f"{shown(reading.family)}. Of a regression KNN, Mahalanobis and Gram score features, and "
+        "GradientDensity and GradientDetector the gradients of a loss (GradientFeatures(model, "
+        "label, loss=...)). If they are classes, say from_logits=True or False. "
+        f"Received: model {model.name!r}"
+    )
 
 
 def linear(kernel, bias):

@@ -53,6 +53,7 @@ class Call(NamedTuple):
     inputs: tf.Tensor
     logits: tf.Tensor
     own_logits: tf.Tensor  # of a head, those of its mean; else the same
+    outputs: object = None  # all that it gave
 
 
 def calls_of(model, reading, batch, only_heads=True):
@@ -63,7 +64,7 @@ def calls_of(model, reading, batch, only_heads=True):
         def handler(call, *args, **kwargs):
             seen, outputs = _called(layer, call, args, kwargs)
             if tf.executing_eagerly():  # not what the body of a loop holds
-                calls.append(seen)
+                calls.append(seen._replace(outputs=outputs))
             return outputs
 
         return handler
@@ -93,6 +94,26 @@ def logit_call(calls, outputs, reading):
     """The last of `calls` from whose logits the outputs come, or None."""
     found = (call for call in reversed(calls) if _agree(call.logits, outputs, reading))
     return next(found, None)
+
+
+def number_call(calls, outputs):
+    """The last of `calls` that gives what a regression returns, whatever its shape, or None."""
+    count = outputs.shape[0]
+
+    def gives(call):
+        for tensor in tf.nest.flatten(call.outputs):
+            if (
+                tensor.dtype.is_floating
+                and tensor.shape.num_elements() == outputs.shape.num_elements()
+            ):
+                rows = [
+                    tf.reshape(tf.cast(each, "float32"), (count, -1)) for each in (tensor, outputs)
+                ]
+                if _are_close(*rows, tensor.dtype):
+                    return True
+        return False
+
+    return next((call for call in reversed(calls) if gives(call)), None)
 
 
 def like_outputs(logits, outputs):

@@ -360,28 +360,36 @@ class Numbers(NamedTuple):
     told: dict
     found: object  # `RegressionUncertainty`; None of a SavedModel
     labels: np.ndarray
+    strange: np.ndarray | None = None  # scores of a detector
 
 
 def _numbers(scorer, data, arguments):
-    told, parts, labels = [], [], []
+    told, parts, labels, strange = [], [], [], []
     for batch in _labelled(data, arguments):
+        strange.append(scorer.strange(batch.inputs))
         if scorer.served is None:
             parts.append(scorer.uncertainty(batch.inputs))
         else:
             told.append(scorer.told(batch.inputs))
         labels.append(scorer.labels_of(batch.labels))
     labels, found = np.concatenate(labels).astype("float64"), None
+    strange = None if scorer.ood is None else np.concatenate(strange)
     if parts:
         params = np.concatenate([part.params for part in parts], axis=1)
         found = RegressionUncertainty(params, parts[0].family, parts[0].note)
-        told = [scorer.columns_of(found)]
+        told = [scorer.columns_of(found, strange)]
     columns = {name: np.concatenate([part[name] for part in told]) for name in told[0]}
     if labels.size != columns["mean"].size:
         raise ValueError(
             f"DATA must have labels of the shape of the numbers, {columns['mean'].shape}. "
             f"Received: {labels.shape}"
         )
-    return Numbers(columns, found, labels.reshape(columns["mean"].shape))
+    return Numbers(columns, found, labels.reshape(columns["mean"].shape), strange)
+
+
+def scores_for(rule, found):
+    """The scores of what was found, as an argument of a rule of such."""
+    return {"score": found.strange} if rule.score == GIVEN else {}
 
 
 def _labelled(data, arguments):
@@ -401,10 +409,6 @@ class Predictions(NamedTuple):
     labels: np.ndarray
     is_stack: bool
     strange: np.ndarray | None = None  # scores of a detector
-
-    def given(self, rule):
-        """The scores as an argument of a rule of such."""
-        return {"score": self.strange} if rule.score == GIVEN else {}
 
     @property
     def mean(self):

@@ -135,7 +135,7 @@ def run(arguments):
     ood, score = load_ood(arguments.ood, model), arguments.score if wants_rule else None
     found = predict(model, data, arguments, score=score, ood=ood)
     if isinstance(found, Numbers):
-        return fit_numbers(arguments, found, targets if wants_rule else None)
+        return fit_numbers(arguments, found, targets if wants_rule else None, ood)
     check_is_of_classes(arguments)
     if not wants_rule:
         return fit_calibration(arguments, found), True
@@ -167,9 +167,9 @@ def written(arguments, rule):
     return {**figures, "fitted_to": rule.fitted_to}, True
 
 
-def fit_numbers(arguments, found, targets):
+def fit_numbers(arguments, found, targets, ood=None):
     """A rule for numbers, or without `targets` conformal intervals of them."""
-    given = {name: getattr(arguments, name) for name in ("calibration", "calibrate", "ood")}
+    given = {name: getattr(arguments, name) for name in ("calibration", "calibrate")}
     given["alpha" if targets else "tolerance"] = arguments.alpha if targets else arguments.tolerance
     given["method"] = arguments.method if targets or arguments.method in CALIBRATIONS else None
     is_other = arguments.score not in (None, *OF_NUMBERS)
@@ -188,11 +188,11 @@ def fit_numbers(arguments, found, targets):
         return {**figures, "fitted_to": sets.fitted_to}, True
     options = {"confidence": arguments.confidence, "tolerance": arguments.tolerance}
     try:
-        score = arguments.score or "std"
+        score = (arguments.score or "std") if ood is None else found.strange
         rule = RejectionRule.fit(found.found, found.labels, score, **options, **targets)
     except UnattainableRisk as error:
         return {"failures": [str(error)]}, False
-    return written(arguments, rule)
+    return written(arguments, rule if ood is None else with_mark(rule, ood))
 
 
 def check_is_of_classes(arguments):

@@ -20,6 +20,7 @@ from tfuq.cli._inputs import (
     load_rule,
     predict,
     progress,
+    scores_for,
 )
 from tfuq.selective import aurc
 from tfuq.selective.own_loss import is_known
@@ -81,7 +82,8 @@ def run(arguments):
         check_is_asked_of_numbers(arguments)
         figures, failures = measured_numbers(found), []
         if rule is not None:
-            figures["rule"] = _judged(rule, rule.evaluate(found.found, found.labels), failures)
+            judged = rule.evaluate(found.found, found.labels, **scores_for(rule, found))
+            figures["rule"] = _judged(rule, judged, failures)
         elif "accept" in found.told:
             figures["accepted"] = float(found.told["accept"].mean())
         failures += unmet(arguments, figures)
@@ -94,7 +96,7 @@ def run(arguments):
     failures = []
     if rule is not None:
         rule = type(rule)(**{**rule.get_config(), "from_logits": False})
-        given = found.given(rule)
+        given = scores_for(rule, found)
         judged = rule.evaluate(probs, found.labels, loss="error", **given)
         figures["rule"] = _judged(rule, judged, failures)
         figures["rule"]["promises"] = _promises(rule, probs, found.labels, given, failures)

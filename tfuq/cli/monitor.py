@@ -16,6 +16,7 @@ from tfuq.cli._inputs import (
     load_rule,
     predict,
     progress,
+    scores_for,
 )
 from tfuq.selective import Monitor
 
@@ -60,9 +61,10 @@ def run(arguments):
     progress(f"predicting {arguments.data}")
     found = predict(model, data, arguments, rule, ood=load_ood(arguments.ood, model))
     if isinstance(found, Numbers):
-        monitor.update(checked_whole(found, arguments.model), found.labels)
+        whole = checked_whole(found, arguments.model)
+        monitor.update(whole, found.labels, **scores_for(rule, found))
     else:
-        monitor.update(found.probs, found.labels, stacked=found.is_stack, **found.given(rule))
+        monitor.update(found.probs, found.labels, stacked=found.is_stack, **scores_for(rule, found))
     monitor.save(path)
     figures = {**monitor.fitted_to, "risk_bound": monitor.risk_bound, "alarms": monitor.alarms}
     figures |= {"promised_risk": rule.fitted_to["target_risk"], "wealth": monitor.wealth}

@@ -83,9 +83,10 @@ class Decisions(NamedTuple):
             calibrated = self.calibration.transform(given)
         return probabilities(calibrated, self.calibration.from_logits, binary)
 
-    def by_score(self, probs, score):
-        """Whether a rule of a detector's score accepts `probs` with it, `(batch, ...)`."""
-        return self.rule.transform([_of_rank(self.rule, probs), score])["accept"]
+    def by_score(self, said, score):
+        """What a rule of a detector's score says of predictions with it, `(batch, ...)`."""
+        probs = _of_rank(self.rule, said["probabilities"])
+        return {"accept": self.rule.transform([probs, score])["accept"]}
 
     @property
     def needs_score(self):

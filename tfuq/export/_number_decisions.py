@@ -2,14 +2,18 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from tfuq._arguments import shown
 from tfuq._predictions.family import Family
 from tfuq._predictions.numbers import mixture_quantile, moments
+from tfuq._predictions.scores import GIVEN
 from tfuq.export._decisions import unbounded
+from tfuq.predictive.detector_marks import check_detector_of
 from tfuq.selective import ConformalRegressor, RegressionRule
 from tfuq.selective.conformal_scores import ROUNDING
+from tfuq.selective.detector_scores import given_scores
 
 
 class NumberDecisions(NamedTuple):
@@ -57,10 +61,20 @@ class NumberDecisions(NamedTuple):
         return said
 
     def _decided(self, stack):
-        if self.rule is None:
+        if self.rule is None or self.needs_score:
             return {}
         decided = self.rule.transform(self._as_fitted(stack))
         return {name: decided[name] for name in ("score", "accept")}
+
+    @property
+    def needs_score(self):
+        return self.rule is not None and self.rule.score == GIVEN
+
+    def by_score(self, said, score):
+        """What a rule of a detector's score says of numbers with it, `(batch, ..., units)`."""
+        score = given_scores(score, said["mean"])
+        known = tf.math.is_finite(said["mean"])
+        return {"score": score, "accept": known & (score <= np.float32(self.rule.threshold))}
 
     def _as_fitted(self, stack):
         return stack if self.draws > 1 else stack[0]
@@ -126,10 +140,12 @@ def _check_rule(rule, request, rank, units, draws):
             f"{rank} axes, as the model's are. Received: a rule of {rule.units} numbers of "
             f"{shown(rule.family)} with {rule.rank} axes"
         )
+    check_detector_of(rule, request.detector)
     has_spread = draws > 1 or family.has_epistemic
     lacks_noise = rule.score in ("aleatoric_std", "interval_width") and not family.has_noise
     lacks_spread = rule.score == "epistemic_std" and not has_spread
-    if lacks_noise or lacks_spread or not (family.has_noise or has_spread):
+    has_any = family.has_noise or has_spread or rule.score == GIVEN
+    if lacks_noise or lacks_spread or not has_any:
         raise ValueError(
             "Argument `rule` must be of a score that the model gives: one network has no epistemic "
             "part, numbers without noise have no aleatoric part and no interval. "

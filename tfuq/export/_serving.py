@@ -83,7 +83,7 @@ def _served(request, networks, inputs):
         score = where_known(known, score, otherwise=np.inf)
         if getattr(decide, "needs_score", False):
             with tf.name_scope(EXACT):
-                said["accept"] = decide.by_score(said["probabilities"], score)
+                said |= decide.by_score(said, score)
         said["ood_score"] = unbounded(score)
     return {name: tf.identity(said[name], name=name) for name in MEANINGS if name in said}
 

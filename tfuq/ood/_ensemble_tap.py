@@ -53,7 +53,9 @@ class EnsembleTap:
         features = zip(*(each.features for each in found), strict=True)
         own = tf.reduce_mean(tf.stack([each.own_logits for each in found]), 0)
         outputs = tf.reduce_mean(tf.stack([each.outputs for each in found]), 0)
-        logits = self._of_mean(tf.stack([each.logits for each in found]))
+        logits = own
+        if not self.is_of_numbers:
+            logits = self._of_mean(tf.stack([each.logits for each in found]))
         return Found(logits, own, tuple(tf.concat(each, -1) for each in features), outputs)
 
     def _of_mean(self, logits):
@@ -63,6 +65,10 @@ class EnsembleTap:
             parts = [tf.reduce_logsumexp(tf.math.log_sigmoid(s * logits), 0) for s in (1, -1)]
             return parts[0] - parts[1]
         return tf.reduce_logsumexp(tf.nn.log_softmax(logits), 0) - count
+
+    @property
+    def is_of_numbers(self):
+        return self.taps[0].is_of_numbers
 
     def check_knows_logits(self):
         for tap in self.taps:

@@ -139,7 +139,8 @@ class Detector(Saved):
         Args:
             model: Keras model of any style that classifies, or a `tfuq.ensembles.DeepEnsemble`: of
                 that the mean probabilities or logits are scored, and the features of all members
-                side by side. It is kept, not copied.
+                side by side. It is kept, not copied. `KNN`, `Mahalanobis` and `Gram` take a
+                regression, too, whose examples are of one class: its y is not looked at.
             x: Inputs: an array (or what the model takes), `(x, y)`, a `tf.data.Dataset` or a
                 `keras.utils.PyDataset` of batches of inputs or of pairs.
             y: Labels, sparse or one-hot, if they are not in `x`. Only the detectors that say so
@@ -169,6 +170,8 @@ class Detector(Saved):
             labels.append(_chosen(label, self.output))
         arrays = tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
         y = None if labels[0] is None else np.concatenate([np.asarray(part) for part in labels])
+        if getattr(self._tap, "is_of_numbers", False):
+            y = np.zeros(len(arrays[0]), "int64")
         return arrays, y
 
     def _use(self, tap):
@@ -312,6 +315,7 @@ class Detector(Saved):
 
     def _bind(self, model):
         options = {"output": self.output, "from_logits": self.from_logits, **self._tapped()}
+        options["reader"] = type(self).__name__
         kind = EnsembleTap if isinstance(model, DeepEnsemble) else Tap
         self._tap = kind(model, **options)
         self._model = model

@@ -10,6 +10,7 @@ from tfuq._arguments import check_choice, check_flags, check_integer, shown, tol
 from tfuq._models.batches import batches
 from tfuq._models.gradients import FLOAT16_SCALE
 from tfuq._models.meaning import Reading
+from tfuq._models.numbers import number_reading
 from tfuq._models.outputs import select_output
 from tfuq.ensembles import DeepEnsemble
 from tfuq.ood._norm_layers import (
@@ -82,12 +83,15 @@ class GradientFeatures:
     Args:
         model: Built Keras model of any style, or a `DeepEnsemble`, the columns of whose members
             stand side by side. Its output holds logits, or the result of a Keras
-            soft-max or sigmoid, before which the logits are taken.
+            soft-max or sigmoid, before which the logits are taken. A regression needs a
+            function as `loss`, and a vector as label.
         confounding_label: `"all"`: ones for all classes; `"none"`: zeros; or a vector of a number
-            in [0, 1] for each class.
+            in [0, 1] for each class. Of a regression the y that all examples are given,
+            `(units,)`, such as one that none of them has.
         loss: `"binary_crossentropy"`, `"categorical_crossentropy"` (-sum_c y_c log p_c of the
             soft-max), or a function of label and logits, both `(batch, ..., C)`, that returns a
-            tensor `(batch, ...)`, of which each example's mean is taken.
+            tensor `(batch, ...)`, of which each example's mean is taken. Of a regression a function
+            of y and the outputs, as `head.negative_log_likelihood(reduction="none")`.
         layers: List of layers, or their names, at any depth, whose weights are wanted; all by
             default. A model inside the model stands for all that it holds.
         output: Which output, when the model has several: an index, a key, a field of a named
@@ -184,7 +188,7 @@ class GradientFeatures:
         self._members = self._of_members() if is_ensemble else ()
         self._variables = [] if is_ensemble else _variables(model, layers)
         self._units = None
-        self._is_logits = None
+        self._is_logits = self._family = None
         self._has_warned = False
         self._sizes = []  # of batches that are traced
         self._norms = tf.function(self._traced_norms, autograph=False)
@@ -240,13 +244,29 @@ class GradientFeatures:
         return self._norms(batch)[:count]
 
     def _find_meaning(self, batch):
-        """Whether the output holds logits; traced, so that no state of the model changes."""
+        """Whether the output holds logits, or numbers; traced, so that the model stays as it is."""
         reading, found = Reading(self.output, self.from_logits, None), []
-        traced = tf.function(
-            lambda batch: found.append(reading.known(self.model, batch)), autograph=False
-        )
-        traced.get_concrete_function(batch)
-        return found[0].from_logits
+
+        @tf.function(autograph=False)
+        def find(batch):
+            numbers = number_reading(self.model, reading, None, batch)
+            found.append(reading.known(self.model, batch) if numbers is None else numbers)
+
+        find.get_concrete_function(batch)
+        self._family = getattr(found[0], "family", None)
+        if self._family is None:
+            if np.any((self._label < 0) | (self._label > 1)):
+                raise _label_error(self.confounding_label)
+            return found[0].from_logits
+        if not callable(self.loss) or not self._label.ndim:
+            raise ValueError(
+                "Arguments `loss` and `confounding_label` must be a function of y and the outputs, "
+                "and a vector, the y that all examples are given, for a regression: its head's "
+                "`negative_log_likelihood(reduction='none')`, say. Received: "
+                f"loss={shown(self.loss)}, confounding_label={shown(self.confounding_label)} "
+                f"with numbers of {shown(self._family)}"
+            )
+        return True
 
     def _traced_size(self, count):
         """The number of examples to fill a batch up to, so that few sizes are traced."""
@@ -270,17 +290,20 @@ class GradientFeatures:
     def _losses(self, outputs):
         """The loss of each example."""
         logits = self._logits(select_output(outputs, self.output, self.model))
-        label = self._label
-        is_class = logits.shape[-1] == 1 and np.all((label == 0) | (label == 1))
+        label, shape = self._label, logits.shape
+        if self._family is not None:
+            shape = (*shape[:-1], self._family.units(shape[-1]))
+        is_class = shape[-1] == 1 and np.all((label == 0) | (label == 1)) and not self._family
         if is_class and not self._has_warned:
             self._has_warned = True
             _warn_of_one_class(self.confounding_label)
-        if label.ndim and label.shape != logits.shape[-1:]:
+        if label.ndim and label.shape != tuple(shape[-1:]):
+            kind = "classes" if self._family is None else "numbers"
             raise ValueError(
-                f"Argument `confounding_label` must have a number for each of {logits.shape[-1]} "
-                f"classes. Received: confounding_label={shown(self.confounding_label)}"
+                f"Argument `confounding_label` must have a number for each of {shape[-1]} "
+                f"{kind}. Received: confounding_label={shown(self.confounding_label)}"
             )
-        losses = LOSSES.get(self.loss, self.loss)(tf.broadcast_to(label, logits.shape), logits)
+        losses = LOSSES.get(self.loss, self.loss)(tf.broadcast_to(label, shape), logits)
         if losses.shape[:1] != logits.shape[:1]:
             raise ValueError(
                 "Argument `loss` must return a number for each example, and not their mean. "
@@ -309,7 +332,8 @@ def _label(label, loss):
         if values.dtype.kind not in "biuf" or values.ndim != 1 or not values.size:
             raise _label_error(label)
         values = values.astype("float32")
-    if not np.all((values >= 0) & (values <= 1)):
+    is_known = np.isfinite(values) if callable(loss) else (values >= 0) & (values <= 1)
+    if not np.all(is_known):  # what a function takes is known once the model is
         raise _label_error(label)
     if values.size > 1 and np.count_nonzero(values) == 1 and values.max() == 1:
         _warn_of_one_class(label)

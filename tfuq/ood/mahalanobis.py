@@ -62,12 +62,12 @@ class Mahalanobis(FeatureDetector):
     ```
 
     m_l and s_l are the mean and the standard deviation of M_l. The weights a_l are equal until
-    `fit_weights` finds them by logistic regression, which needs examples out of distribution. (The
-    paper does this always.) Then the score is a log-odds.
+    `fit_weights` finds them (always, in the paper) by logistic regression, which needs examples out
+    of distribution. Then the score is a log-odds.
 
-    `fit_features` and `score_features` take features `(n, d)`, those of more axes are averaged over
-    the axes between; with `layers` a list of them. They need `epsilon=0` to score. Labels are
-    needed to fit.
+    `fit_features` and `score_features` take features `(n, d)`, means over axes between; with
+    `layers` a list of them. They need `epsilon=0` to score. Labels are needed to fit; of a
+    regression all examples are one class, and features of it take labels of 0.
 
     Args:
         layer: Name (or path) of the layer whose outputs are the features, at any depth; None for
@@ -147,7 +147,8 @@ class Mahalanobis(FeatureDetector):
         return {**super().get_config(), **config}
 
     def _tapped(self):
-        return super()._tapped() if self.layers is None else {"layers": self.layers}
+        told = super()._tapped() if self.layers is None else {"layers": self.layers}
+        return {**told, "takes": ("numbers",)}
 
     def _bind(self, model):
         super()._bind(model)

@@ -42,8 +42,9 @@ class KNN(FeatureDetector):
     with z_(k) the k-th nearest of the normalized features that it was fitted on. It keeps all of
     these, and scores them a block at a time.
 
-    `fit_features` and `score_features` take features `(n, d)`. Labels are not needed. The data of
-    `fit`, where `threshold_at` is given no other, are scored without each example itself.
+    `fit_features` and `score_features` take features `(n, d)`. Labels are not needed, and the model
+    may be a regression. The data of `fit`, where `threshold_at` is given no other, are scored
+    without each example itself.
 
     Args:
         k: Which neighbour; 50 is the paper's choice for 50,000 images of 10 classes.
@@ -80,7 +81,7 @@ class KNN(FeatureDetector):
         return {**super().get_config(), "k": self.k}
 
     def _tapped(self):
-        return {**super()._tapped(), "takes": ("labels",)}
+        return {**super()._tapped(), "takes": ("labels", "numbers")}
 
     def _shapes(self):
         return {"bank": ("examples", "features_0")}

@@ -11,7 +11,6 @@ from tfuq._arguments import check_choice, check_fraction, check_integer, registe
 from tfuq._models.changes import watched
 from tfuq._models.feature_arrays import check_labels, check_logits, check_rows
 from tfuq._models.finite import finite_rows, where_known
-from tfuq._models.logit_layer import is_head
 from tfuq.ensembles import DeepEnsemble
 from tfuq.ood.base import Detector, check_layer
 
@@ -35,9 +34,14 @@ def inner_layers(model):
         if not list(layer._flatten_layers(include_self=False))
     ]
     found = [layer for layer in leaves if isinstance(layer, keras.layers.BatchNormalization)]
-    found = found or [each for each in leaves if isinstance(each, _MAPS) or is_head(each)][:-1]
+    found = found or [each for each in leaves if isinstance(each, _MAPS) or _ends(each)][:-1]
     names = [layer.name for layer in leaves]
     return [layer.name if names.count(layer.name) == 1 else layer.path for layer in found]
+
+
+def _ends(layer):
+    """Whether a layer is a head, of classes or of numbers."""
+    return hasattr(layer, "output_meaning")
 
 
 def positions(maps):
@@ -67,6 +71,8 @@ def deviation(rows, least, most):
 class _RecordingDetector(Detector):
     """Base of the detectors that look at the outputs of several layers as they are."""
 
+    _takes = ()
+
     def __init__(self, layers=None, *, output=None, from_logits=None):
         super().__init__(output=output, from_logits=from_logits)
         if layers is not None:
@@ -88,7 +94,7 @@ class _RecordingDetector(Detector):
         return {**super().get_config(), "layers": self.layers}
 
     def _tapped(self):
-        return {"layers": tuple(self._names)}
+        return {"layers": tuple(self._names), "takes": self._takes}
 
     def _bind(self, model):
         is_model = isinstance(model, (keras.Model, DeepEnsemble))  # `Tap` refuses others
@@ -271,7 +277,8 @@ class Gram(_RecordingDetector):
     class, 1.
 
     `fit_features` and `score_features` take a list: maps `(n, ..., channels)` of each layer, and
-    last logits `(n, classes)`. Labels are needed to fit.
+    last logits `(n, classes)`. Labels are needed to fit; of a regression all examples are one
+    class.
 
     Args:
         layers: List of names (or paths) of the layers, as for `GAIA`.
@@ -335,6 +342,8 @@ class Gram(_RecordingDetector):
     def get_config(self):
         own = {"powers": self.powers, "validation": self.validation, "seed": self.seed}
         return {**super().get_config(), **own}
+
+    _takes = ("numbers",)
 
     def _rows(self, maps):
         orders = self.powers if isinstance(self.powers, list) else range(1, self.powers + 1)

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfuq._arguments import register, shown
 from tfuq._models.feature_arrays import check_logits
+from tfuq._models.features import not_of_classes
 from tfuq._predictions.scores import LEAST
 from tfuq.ood._logit_scores import log_doubt
 from tfuq.ood.base import Detector
@@ -103,6 +104,8 @@ class SIRC(Detector):
 
     def _read(self, batch):
         arrays, logits = self.detector._read(batch), self._tap(batch).logits
+        if self._tap.is_of_numbers:
+            raise not_of_classes("SIRC", self.model, self._tap.reading)
         if logits.ndim != 2 or (self._tap.reading.multi_label and logits.shape[1] > 2):
             raise ValueError(
                 "Argument `model` must make one prediction of classes per example for SIRC. "

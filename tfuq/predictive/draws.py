@@ -142,15 +142,20 @@ def uncertainty_with_labels(
     verbose=0,
     takes_numbers=False,
     family=None,
+    also=None,
 ):
     """`predict_uncertainty`, and the labels and weights (or None) that stand beside the inputs.
 
-    Of a regression only with `takes_numbers`.
+    Of a regression only with `takes_numbers`. With `also`, a function of inputs and their number,
+    what that gives, too, `(n,)`.
     """
     options = (output, from_logits, multi_label, seed, family)
     sampler = sampler_of(model, num_samples, *options, takes_one=True, takes_numbers=takes_numbers)
     parts, beside = [], []
     for batch, *labels in batches(data, batch_size, verbose, model=model):
         parts.append(sampler.found(batch))
-        beside.append([select_output(y, output) if keras.tree.is_nested(y) else y for y in labels])
+        row = [select_output(y, output) if keras.tree.is_nested(y) else y for y in labels]
+        if also is not None:
+            row.append(also(batch, len(keras.tree.flatten(batch)[0])))
+        beside.append(row)
     return (uncertainty(sampler, parts), *concatenated(beside))

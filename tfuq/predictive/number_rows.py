@@ -5,6 +5,8 @@ from tfuq._models.meaning import reading_of
 from tfuq._models.numbers import number_readings
 from tfuq._predictions.families import family_named
 from tfuq._predictions.numbers import interval_level, said_of
+from tfuq._predictions.scores import GIVEN
+from tfuq.predictive.detector_marks import check_detector_of
 from tfuq.predictive.rows import Rows, Scorer, Served, digest_of, members_of
 from tfuq.predictive.sampler import NUM_SAMPLES, sampler_of, uncertainty
 
@@ -93,6 +95,7 @@ class NumberRows(Rows):
                     f"Argument `{name}` must be a {kind}, or be part of the SavedModel, for a "
                     f"regression. Received: {name}={shown(given)}"
                 )
+        check_detector_of(self.rule, self.ood)
 
     def uncertainty(self, inputs):
         """`RegressionUncertainty` of a batch of inputs."""
@@ -100,9 +103,8 @@ class NumberRows(Rows):
         return uncertainty(self.sampler, [self.sampler.found(inputs)])
 
     def told(self, inputs, strange=None):
-        del strange  # which no rule of numbers looks at
         if self.served is None:
-            return self.columns_of(self.uncertainty(inputs))
+            return self.columns_of(self.uncertainty(inputs), strange)
         outputs = self.served.outputs(inputs)
         if "mean" not in outputs:
             raise ValueError(
@@ -111,13 +113,15 @@ class NumberRows(Rows):
             )
         return _columns({name: outputs[name].numpy() for name in _SERVED if name in outputs})
 
-    def columns_of(self, found):
-        """Columns of a `RegressionUncertainty`."""
+    def columns_of(self, found, strange=None):
+        """Columns of a `RegressionUncertainty`, and of a detector's scores of the same inputs."""
         told = said_of(found, self.level)
         if self.conformal is not None:
             told |= self.conformal.interval(found)._asdict()
         if self.rule is not None:
-            told |= {"score": self.rule.score_of(found), "accept": self.rule.accept(found)}
+            given = {"score": strange} if self.rule.score == GIVEN else {}
+            told["score"] = self.rule.score_of(found, **given)
+            told["accept"] = self.rule.accept(found, **given)
         return _columns(told)
 
     def described(self):

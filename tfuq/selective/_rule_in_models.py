@@ -23,7 +23,8 @@ class InModels:
         Probabilities are means over the samples of a stack, in the form of the predictions. A rule
         of a detector's score takes a pair of predictions and scores `(batch,)`.
         """
-        predictions, given = _predictions_and_given(self, predictions)
+        check_for_models(self)
+        predictions, given = pair_of(self, predictions)
         predictions, kind = ops.cast(predictions, "float32"), kind_of(self, self.fitted_to)
         is_stack = is_stack_shape(predictions.shape, kind)
         if self.score in OF_STACKS and not is_stack:
@@ -72,23 +73,26 @@ class InModels:
         print(sorted(whole.output))  # ['accept', 'probabilities', 'score']
         ```
         """
-        layer = PostProcessing(self, name="rejection")
-        if self.score != GIVEN:
-            if detector is not None:
-                raise ValueError(
-                    f"Argument `detector` must be None for a rule of the score {shown(self.score)} "
-                    f"of predictions. Received: detector={shown(detector)}"
-                )
-            check_for_models(self)
-            return with_outputs(model, layer, output)
-        check_for_models(self)
-        check_detector_of(self, detector, "detector")
-        return DetectorLayer(detector, model).with_outputs(layer, output)
+        return appended(self, model, output, detector)
 
 
-def _predictions_and_given(rule, predictions):
-    """Predictions, and the scores beside them for a rule of such."""
+def appended(rule, model, output, detector):
+    """A functional model whose outputs are those of the rule's `transform`."""
+    layer = PostProcessing(rule, name="rejection")
     check_for_models(rule)
+    if rule.score == GIVEN:
+        check_detector_of(rule, detector, "detector")
+        return DetectorLayer(detector, model).with_outputs(layer, output)
+    if detector is not None:
+        raise ValueError(
+            f"Argument `detector` must be None for a rule of the score {shown(rule.score)} "
+            f"of predictions. Received: detector={shown(detector)}"
+        )
+    return with_outputs(model, layer, output)
+
+
+def pair_of(rule, predictions):
+    """Predictions, and the scores beside them, or None for a rule of none."""
     is_pair = isinstance(predictions, (tuple, list)) and len(predictions) == 2
     if rule.score != GIVEN:
         return predictions, None

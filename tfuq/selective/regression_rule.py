@@ -14,7 +14,6 @@ from tfuq._arguments import (
 from tfuq._predictions.families import family_named
 from tfuq._predictions.numbers import RegressionUncertainty, mixture_quantile, moments, warn_of_unit
 from tfuq._predictions.scores import GIVEN
-from tfuq.layers import PostProcessing
 from tfuq.predictive import uncertainty_with_labels
 from tfuq.selective._declared_thresholds import check_against_scores, declared_thresholds
 from tfuq.selective._guarantees import METHODS
@@ -28,7 +27,7 @@ from tfuq.selective._number_reading import (
     set_aside,
 )
 from tfuq.selective._own_rows import check_own_scores
-from tfuq.selective._reading import check_given, name_and_given
+from tfuq.selective._reading import check_for_models, check_given, name_and_given
 from tfuq.selective._rule_evaluation import description, evaluation_of
 from tfuq.selective._rule_fitting import (
     Goal,
@@ -38,8 +37,16 @@ from tfuq.selective._rule_fitting import (
     parts_of,
     report_of,
 )
+from tfuq.selective._rule_in_models import appended, pair_of
 from tfuq.selective._rule_thresholds import of_groups, passes
-from tfuq.selective.base import Fitted, config_of, numbers, with_outputs
+from tfuq.selective.base import Fitted, config_of, numbers
+from tfuq.selective.detector_scores import (
+    check_is_in_order,
+    given_scores,
+    is_detector,
+    scores_of_batches,
+    with_mark,
+)
 from tfuq.selective.monitor import Watched
 from tfuq.selective.own_loss import own_loss_of_numbers
 
@@ -166,8 +173,9 @@ class RegressionRule(Watched, Fitted):
             found: What `predict_uncertainty` gave for examples that the model was not trained on.
             y: Numbers, `(n, ..., units)`, or `(n, ...)` of one.
             score: As in the constructor. Or a score of its own for each example, `(n,)`, larger
-                where stranger, such as `detector.score_features(...)` of the features of the
-                network: it is given to `accept` again, and the rule cannot be part of a model.
+                where stranger: it is given to `accept` again, and the rule cannot be part of a
+                model. Of a detector of the model `RejectionRule.fit_model(model, data,
+                score=detector)` makes a rule that can.
             target_risk, confidence, target_coverage, costs, method, thresholds: As in
                 `RejectionRule.fit`; with thresholds no examples are set aside for them.
             tolerance: Number above 0, in the unit of y; required for `loss="error"`.
@@ -315,18 +323,11 @@ class RegressionRule(Watched, Fitted):
     def transform(self, params):
         """Tensors of a tensor of parameters, or of a stack of them: `"mean"`, `"std"`, `"score"`,
         `"accept"` and, where the family says a distribution, the ends `"lower"` and `"upper"` of
-        the interval of `level`; each `(n, ..., units)`.
+        the interval of `level`; each `(n, ..., units)`. A rule of a detector's score takes a pair
+        of parameters and scores `(n,)`.
         """
-        if self.by == "group":
-            raise ValueError(
-                "A rule with a threshold for each group cannot be part of a model, which does not "
-                "know the groups. Received: by='group'"
-            )
-        if self.score == GIVEN:
-            raise ValueError(
-                "A rule of scores from beside the predictions cannot be part of a model, which "
-                "does not know them. Received: score='given'"
-            )
+        check_for_models(self)
+        params, given = pair_of(self, params)
         params = tf.cast(params, "float32")
         if params.shape.rank not in (self.rank, self.rank + 1):
             raise ValueError(
@@ -344,18 +345,21 @@ class RegressionRule(Watched, Fitted):
         scores = {"aleatoric_std": tf.sqrt(aleatoric), "epistemic_std": tf.sqrt(epistemic)}
         if self.score == "interval_width":
             scores["interval_width"] = found["upper"] - found["lower"]
-        score = {**scores, "std": found["std"]}[self.score]
+        score = given_scores(given, mean) if given is not None else None
+        score = {**scores, "std": found["std"], GIVEN: score}[self.score]
         is_known = tf.math.is_finite(mean)
         accept = (score <= np.float32(self.threshold)) & is_known
         return {**found, "score": score, "accept": accept}
 
-    def append_to(self, model, output=None):
+    def append_to(self, model, output=None, *, detector=None):
         """A functional model of the same inputs whose outputs are those of `transform`.
 
         Args:
             model: A functional or `Sequential` model that ends in a head of this family, or a
                 subclassed one called in such; weights are shared.
             output: Which of several outputs: an index, a key or a function.
+            detector: The detector of `model` whose score the rule was fitted to, if it was: what it
+                has fitted becomes part of the model.
 
         Example:
 
@@ -368,7 +372,7 @@ class RegressionRule(Watched, Fitted):
         print(sorted(whole.output))  # ['accept', 'lower', 'mean', 'score', 'std', 'upper']
         ```
         """
-        return with_outputs(model, PostProcessing(self, name="rejection"), output)
+        return appended(self, model, output, detector)
 
     def describe(self):
         """What the rule does and what was promised, in a sentence for who has to rely on it."""
@@ -385,18 +389,38 @@ def check_left_out(kind, **arguments):
             )
 
 
-def labelled_numbers(model, data, output, batch_size, verbose):
-    """What a regression says of labelled data, in one pass over it, and the numbers beside."""
-    found, y, weights = uncertainty_with_labels(
-        model, data, batch_size=batch_size, output=output, verbose=verbose, takes_numbers=True
-    )
+def fit_of_numbers(fit, asked, options):
+    """The rule that `fit` makes, with `options`, of what a regression says of labelled data.
+
+    `asked` are model, data, output, batch_size and verbose, as `RejectionRule.fit_model` takes
+    them; the score may be a detector.
+    """
+    model, data, *_ = asked
+    detector = options.get("score")
+    if not is_detector(detector):
+        check_is_in_order(detector, data)
+        return fit(*_labelled_numbers(*asked), **options)
+    scores, notes = scores_of_batches(detector, model)
+    found, y, values = _labelled_numbers(*asked, scores)
+    if notes:
+        detector.note_scores(values)
+    return with_mark(fit(found, y, **{**options, "score": values}), detector)
+
+
+def _labelled_numbers(model, data, output, batch_size, verbose, also=None):
+    """What a regression says of labelled data, in one pass over it, and the numbers beside.
+
+    With a function `also` of inputs and their number, what that gives, too.
+    """
+    options = {"batch_size": batch_size, "output": output, "verbose": verbose, "also": also}
+    found, y, weights, *more = uncertainty_with_labels(model, data, takes_numbers=True, **options)
     if y is None or weights is not None:
         received = "no labels" if y is None else f"weights of shape {np.shape(weights)}"
         raise ValueError(
             "Argument `data` must give (x, y), without sample weights: each example counts once. "
             f"Received: {received}"
         )
-    return found, y
+    return found, y, *more
 
 
 def _check_found(found):

@@ -64,7 +64,7 @@ from tfuq.selective.detector_scores import (
     with_mark,
 )
 from tfuq.selective.monitor import Watched
-from tfuq.selective.regression_rule import RegressionRule, check_left_out, labelled_numbers
+from tfuq.selective.regression_rule import RegressionRule, check_left_out, fit_of_numbers
 
 __all__ = ["Evaluation", "RejectionRule", "UnattainableRisk"]
 
@@ -379,7 +379,7 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
         ```
         """
         if declared_family(model, output) is not None:
-            return cls.fit(*labelled_numbers(model, data, output, batch_size, verbose), **options)
+            return fit_of_numbers(cls.fit, (model, data, output, batch_size, verbose), options)
         known = {"`class_names`": options.get("class_names"), "model": declared(model).class_names}
         options["class_names"] = agreed_names(known)
         score = options.get("score")
