@@ -309,6 +309,10 @@ REFUSED = {
         lambda: RejectionRule.fit(PROBS, CLASSES, target_risk=0.5, thresholds=[0.5, 0.9, 0.7]),
         "ascending or descending.*Received: thresholds=.0.5, 0.9, 0.7",
     ),
+    "declared thresholds in per cent, of several losses": (
+        lambda: RejectionRule.fit(PROBS, CLASSES, loss={"error": 0.5}, thresholds=[70, 80]),
+        "in the unit of the score.*none is accepted",
+    ),
     "declared thresholds of a coverage": (
         lambda: RejectionRule.fit(PROBS, CLASSES, target_coverage=0.5, thresholds=[0.5]),
         "goes with `target_risk`.*with target_risk=None",

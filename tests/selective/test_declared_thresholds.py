@@ -216,10 +216,6 @@ REFUSED = {
     "with another method": ({"method": "ltt"}, "with method='ltt'"),
     "for a coverage": ({"target_risk": None, "target_coverage": 0.5}, "with target_risk=None"),
     "for costs": ({"target_risk": None, "costs": {"error": 1}}, "with target_risk=None"),
-    "for several losses": (
-        {"target_risk": None, "loss": {"error": 0.2, "recall of 1": 0.5}},
-        "with several losses",
-    ),
 }
 
 

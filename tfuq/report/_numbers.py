@@ -20,6 +20,7 @@ from tfuq._predictions.numbers import (
     usual_level,
     warn_of_unit,
 )
+from tfuq._predictions.scores import GIVEN
 from tfuq.predictive import uncertainty_with_labels
 from tfuq.report._content import (
     check_title,
@@ -284,6 +285,12 @@ def _check_arguments(rule, quantity, of_classes):
         raise ValueError(
             "Argument `rule` must be a RegressionRule, as `RejectionRule.fit` makes of a "
             f"regression, or None. Received: rule={shown(rule)}"
+        )
+    if rule is not None and rule.score == GIVEN:
+        raise ValueError(
+            "Argument `rule` must be of a score of predictions for a page of numbers: what "
+            "`rule.evaluate(found, y, score=...)` and `tfuq evaluate --ood` say of a rule of other "
+            f"scores has no page. Received: rule={shown(rule)}"
         )
     if quantity is not None and (not isinstance(quantity, str) or not quantity.strip()):
         raise ValueError(

@@ -11,6 +11,11 @@ happens with at most that error. (Fixed sequences: Maurer, Hothorn and Lehmacher
 of risks Angelopoulos et al. 2021.) Of images it is the mean over them that is tested, as in
 `_guarantees.ImageSums`.
 
+Of several promises a threshold is too lenient if it breaks any, and its p-value is the largest of
+theirs. Let t_i be the first such: which promise it breaks depends on no example, either, and a rule
+that ends at any has passed the test of that promise at t_i. So each promise has the whole error, of
+which there is nothing to share (an intersection-union test: Berger 1982).
+
 None is passed over, not even one that accepts too few to pass. That would begin at the first that
 accepts enough, a draw that says something of what is accepted: that the stricter ones held few.
 Where these err more often than what comes after, the errors at the beginning are fewer than a
@@ -48,16 +53,15 @@ def fixed_thresholds(score, classes):
     return values.astype("float32").astype("float64")
 
 
-def declared_thresholds(thresholds, wanted, method, grows_with_trust, several=False):
+def declared_thresholds(thresholds, wanted, method, grows_with_trust):
     """The argument `thresholds` from the most trusted on, float64, or None."""
     if thresholds is None:
         return None
     goes_with = {"target_risk=None": wanted == "risk", f"method={method!r}": method == "auto"}
-    goes_with["several losses"] = not several
     for said, is_fine in goes_with.items():
         if not is_fine:
             raise ValueError(
-                "Argument `thresholds` goes with `target_risk`, method='auto' and one loss alone; "
+                "Argument `thresholds` goes with `target_risk` and method='auto' alone; "
                 f"leave it out. Received: thresholds={shown(thresholds)} with {said}"
             )
     found = numbers("thresholds", thresholds)
@@ -133,6 +137,31 @@ def best_in_sequence(table, delta):
     """The lowest risk that the first threshold could promise, and where the sequence ends then."""
     risk = smallest_where(lambda risk: table.p_values(risk, [0])[0] <= delta, 25)
     return risk, last_in_sequence(table, risk, delta) if risk < 1 else None
+
+
+def refusal_of_several(goal, tables, accepted, sums, promises, names):
+    """`refusal` of several promises, of the first that cannot be kept there.
+
+    Also the lowest risk that could be promised of that, and the fewest examples of it.
+    """
+    found = [best_in_sequence(table, goal.delta)[0] for table in tables]
+    bad = next(i for i, p in enumerate(promises) if found[i] > p.target_risk)
+    weight, total = (float(part[0]) for part in sums[bad])
+    loss = f", with a mean loss of {total / weight:.3f}" if weight else ""
+    least = fewest_examples(promises[bad].target_risk, goal.delta)
+    few = f" At least {least} are needed there, all of them right." if weight < least else ""
+    return (
+        (
+            f"No threshold keeps all {len(promises)} promises with confidence={goal.confidence}: the "
+            f"test of the first of {len(goal.thresholds)} `thresholds`, {goal.thresholds[0]:g}, fails "
+            f"for {names[bad]!r}. It accepts {accepted[0]:g}, {weight:g} of them of this promise{loss}, "
+            f"for which {found[bad]:.3f} can be promised, above {promises[bad].target_risk:g}.{few} "
+            "Another first threshold, or a better score, needs other rows now: these have been looked "
+            "at."
+        ),
+        found[bad],
+        least,
+    )
 
 
 def refusal(goal, count, best, sums):

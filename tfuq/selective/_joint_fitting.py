@@ -8,9 +8,10 @@ threshold accepts the same examples of the promise, and its test has the same p-
 place between. Risks need not grow with the threshold: the strictest of the thresholds that the
 promises would have by themselves need not keep them all.
 
-Of images the thresholds are fixed beforehand. Each has the hypothesis that any of the promises is
+Of images, and where `thresholds` are declared, these are fixed beforehand. Each has the hypothesis that any of the promises is
 broken there, whose p-value is the largest of theirs, and the chains of `learn_then_test` go along
-these with all of the error (Angelopoulos et al. 2021; an intersection-union test, Berger 1982).
+these with all of the error (Angelopoulos et al. 2021; an intersection-union test, Berger 1982), or
+one chain along those that were declared (`_declared_thresholds`).
 """
 
 import functools
@@ -22,7 +23,13 @@ import numpy as np
 from tfuq._arguments import shown
 from tfuq._predictions.labelled import warn_of_sign
 from tfuq._predictions.scores import GIVEN
-from tfuq.selective._declared_thresholds import fixed_thresholds
+from tfuq.selective._declared_thresholds import (
+    declared_levels,
+    fixed_thresholds,
+    last_in_sequence,
+    refusal_of_several,
+    table_of,
+)
 from tfuq.selective._flat_walk import some_levels
 from tfuq.selective._guarantees import (
     ImageSums,
@@ -94,13 +101,19 @@ def fit_together(rule, reads, promises, rows, goal, by):
     sign = 1 if rule.grows_with_trust else -1
     are_images = len(reads[0].score) > reads[0].images
     found = of_images if are_images else of_single
+    if goal.thresholds is not None:
+        found = functools.partial(of_declared, thresholds=goal.thresholds)
     values, accepted, levels = found(rule, reads, rows, sign)
-    if are_images:
-        index = _last_of_images([each.table for each in levels], promises, goal.delta)
+    if goal.thresholds is not None:
+        index = last_in_sequence(_joint(levels, promises), None, goal.delta)
+    elif are_images:
+        index = learn_then_test(_joint(levels, promises), None, goal.delta)
     else:
         index = last_of_all(levels, promises, goal.delta / len(promises))
+    count = len(reads[0].score) if rows is None else len(rows)
     if index is None:
-        message = _refused(levels, promises, goal, accepted, rule.class_names, are_images)
+        refused = _refused if goal.thresholds is None else _refused_sequence
+        message = refused(levels, promises, goal, accepted, count, rule.class_names)
         if by is None:
             raise message
         warnings.warn(f"{message} Its predictions are all rejected.", stacklevel=5)
@@ -111,7 +124,6 @@ def fit_together(rule, reads, promises, rows, goal, by):
         {**promise.loss.said(), "target_risk": promise.target_risk, **_found(each, index, promise)}
         for promise, each in zip(promises, levels, strict=True)
     ]
-    count = int(accepted[-1])
     sums = {"examples": count, "accepted": kept, "risk": None, "risk_bound": None}
     return Part(threshold, {**sums, "losses": entries})
 
@@ -176,6 +188,21 @@ def of_images(rule, reads, rows, sign):
     return values, accepted, found
 
 
+def of_declared(rule, reads, rows, sign, thresholds):
+    """The same at thresholds that were declared, from the most trusted on."""
+    parts = [(read.score, read.counts, read.loss) for read in reads]
+    rows = np.arange(len(parts[0][0])) if rows is None else rows
+    found = []
+    for read, (score, counts, loss) in zip(reads, parts, strict=True):
+        level, sums = declared_levels(thresholds, score[rows], counts[rows], loss[rows], sign)
+        table = None
+        if len(read.score) > read.images:
+            table = image_sums(read, rows, level, len(thresholds) + 1)
+        table = table_of(table, *sums[1:], read.binary)
+        found.append(Level(table, np.arange(len(thresholds)), *sums[1:], int(counts[rows].sum())))
+    return -sign * thresholds, sums[0], found
+
+
 def last_of_all(levels, promises, delta):
     """The most lenient level that is safe for each promise, or None."""
     safe = np.ones(len(levels[0].place), bool)
@@ -192,7 +219,7 @@ def last_of_all(levels, promises, delta):
 
 
 class _Joint(NamedTuple):
-    """Images whose hypothesis at each level is that any of the promises is broken there."""
+    """Levels that are fixed beforehand, whose hypothesis at each level is that any of the promises is broken there."""
 
     tables: list
     risks: list
@@ -209,16 +236,25 @@ class _Joint(NamedTuple):
         return np.max([table.p_values(own, levels) for table, own in pairs], axis=0)
 
 
-def _last_of_images(tables, promises, delta):
-    risks = [promise.target_risk for promise in promises]
-    return learn_then_test(_Joint(tables, risks), None, delta)
+def _joint(levels, promises):
+    return _Joint([level.table for level in levels], [each.target_risk for each in promises])
 
 
 # --- Refusals -----------------------------------------------------------------------------------
 
 
-def _refused(levels, promises, goal, accepted, class_names, are_images):
+def _refused_sequence(levels, promises, goal, accepted, count, class_names):
+    """`UnattainableRisk` of declared thresholds: which promise the first of them cannot keep."""
+    names = [title(promise.loss.said(), class_names) for promise in promises]
+    sums = [(level.weight, level.total) for level in levels]
+    tables = [level.table for level in levels]
+    message, best, least = refusal_of_several(goal, tables, accepted, sums, promises, names)
+    return UnattainableRisk(message, best, float(accepted[0] / count), least)
+
+
+def _refused(levels, promises, goal, accepted, count, class_names):
     """`UnattainableRisk` that tells which of the promises cannot be kept, or that all can alone."""
+    are_images = isinstance(levels[0].table, ImageSums)
     delta = goal.delta / (1 if are_images else len(promises))
     worst, alone = None, []
     needed = max(fewest_examples(promise.target_risk, delta) for promise in promises)

@@ -231,8 +231,9 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
             thresholds: With `target_risk`, the only values of the (calibrated) score at which the
                 rule may end, ascending or descending, at most 1000: each is tested with the whole
                 error, from the most trusted to the first that fails, so that it has to accept
-                enough. Known before these examples: round numbers, quantiles of other rows. What
-                was computed from these rows cannot be seen in general, and breaks the promise.
+                enough, of each of several losses, of which each then has the whole error too. Known
+                before these examples: round numbers, quantiles of other rows. What was computed
+                from these rows cannot be seen in general, and breaks the promise.
             loss: `"error"`: the answer is not the true class. `"false_negative"`: of the accepted
                 examples of `positive_class` alone, the answer is another class; `"recall"`: the
                 same, said as the share that is found, 1 - risk. `"precision"`: of the accepted
@@ -240,7 +241,7 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
                 answer, `(classes, classes)`, a row for each true class. Or a function `loss(probs,
                 labels)` of mean probabilities `(entries, classes)` and labels `(entries,)` that
                 returns numbers in [0, 1]. Or several with a target each, all of which hold together
-                with the confidence (Bonferroni), at one threshold: a dict, or a list of pairs,
+                with the confidence, at one threshold: a dict, or a list of pairs,
                 `{"error": .1, "false negatives of melanoma": .05, "precision of 2": .9}`: at most
                 that risk, of precision and recall at least that share; "of A or B" are two classes
                 as one, "of A and B" a promise for each.
@@ -328,7 +329,7 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
     def _fit_parts(self, rows, promises, several, goal, by, groups, simultaneous):
         """The rule with the threshold of each part of `rows`, arguments of `read_labelled`."""
         grows = self.grows_with_trust
-        goes_with = goal.wanted, goal.method, grows, several
+        goes_with = goal.wanted, goal.method, grows
         goal = goal._replace(thresholds=declared_thresholds(goal.thresholds, *goes_with))
         again = functools.partial(read_labelled, self, **rows, fits=True)
         read = again(loss=first_of(promises))
