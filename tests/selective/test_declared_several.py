@@ -49,7 +49,7 @@ def test_a_rule_ends_where_any_promise_fails():
         assert rule.fitted_to["examples"] == len(labels)
         assert rule.fitted_to["method"] == "fixed_sequence"
         assert RejectionRule.from_json(rule.to_json()) == rule
-    assert len(ends) > 2
+    assert len(ends) > 1
 
 
 def first_loss_then_second(rng, size):
@@ -83,11 +83,11 @@ def test_some_promise_is_broken_in_no_more_sets_than_promised(world):
     rng, sets, broken = np.random.default_rng(4), 4000, 0
     doubts = np.arange(6.0)
     for _ in range(sets):
-        rates, place, lost = world(rng, 250)
+        rates, place, lost = world(rng, 900)
         risks = np.cumsum(rates, axis=1) / np.arange(1, 7)
         tables = []
         for each in lost:
-            sums = declared_levels(doubts, place, np.ones(250, bool), each, -1)[1]
+            sums = declared_levels(doubts, place, np.ones(900, bool), each, -1)[1]
             tables.append(table_of(None, *sums[1:], True))
         last = last_in_sequence(_Joint(tables, [0.1, 0.1]), None, 0.05)
         broken += last is not None and np.any(risks[:, last] > 0.1)
@@ -121,14 +121,14 @@ def test_images_are_what_is_drawn():
     labels = np.where(rng.random(top.shape) < top, says, ~says).astype(int)
     p = np.where(says, top, 1 - top)
     probs, declared = np.stack([1 - p, p], -1), [0.8, 0.7, 0.6, 0.5]
-    loss = {"error": 0.22, "false negatives of 1": 0.2}
+    loss = {"error": 0.22, "false negatives of 1": 0.26}
     rule = RejectionRule.fit(probs, labels, loss=loss, thresholds=declared)
     expected, score = None, probs.max(-1).astype("float32")
     wrong = probs.argmax(-1) != labels
     for threshold in declared:
         accepted = score >= np.float32(threshold)
         p_of = []
-        for risk, counts in ((0.22, True), (0.2, labels == 1)):
+        for risk, counts in ((0.22, True), (0.26, labels == 1)):
             counted = accepted & counts
             mean = np.mean((counted * (wrong - risk)).mean((1, 2))) + risk
             p_of.append(hoeffding_bentkus_p_value(mean, 800, risk))
@@ -141,7 +141,7 @@ def test_images_are_what_is_drawn():
 def test_a_refusal_names_the_promise():
     probs, labels = binary()
     with pytest.raises(
-        UnattainableRisk, match=r"first of 1 `thresholds`, 0\.5, fails for 'false negatives of 1'"
+        UnattainableRisk, match=r"first of 1 `thresholds`, 0\.5, fails for 'recall of 1'"
     ) as caught:
         RejectionRule.fit(probs, labels, loss={"error": 0.4, "recall of 1": 0.9}, thresholds=[0.5])
     assert 0.2 < caught.value.best_risk < 0.32 and caught.value.coverage == 1

@@ -150,18 +150,15 @@ def refusal_of_several(goal, tables, accepted, sums, promises, names):
     loss = f", with a mean loss of {total / weight:.3f}" if weight else ""
     least = fewest_examples(promises[bad].target_risk, goal.delta)
     few = f" At least {least} are needed there, all of them right." if weight < least else ""
-    return (
-        (
-            f"No threshold keeps all {len(promises)} promises with confidence={goal.confidence}: the "
-            f"test of the first of {len(goal.thresholds)} `thresholds`, {goal.thresholds[0]:g}, fails "
-            f"for {names[bad]!r}. It accepts {accepted[0]:g}, {weight:g} of them of this promise{loss}, "
-            f"for which {found[bad]:.3f} can be promised, above {promises[bad].target_risk:g}.{few} "
-            "Another first threshold, or a better score, needs other rows now: these have been looked "
-            "at."
-        ),
-        found[bad],
-        least,
+    message = (
+        f"No threshold keeps all {len(promises)} promises with confidence={goal.confidence}: the "
+        f"test of the first of {len(goal.thresholds)} `thresholds`, {goal.thresholds[0]:g}, fails "
+        f"for {names[bad]!r}. It accepts {accepted[0]:g}, {weight:g} of them of this promise"
+        f"{loss}, for which {found[bad]:.3f} can be promised, above "
+        f"{promises[bad].target_risk:g}.{few} Another first threshold, or a better score, needs "
+        "other rows now: these have been looked at."
     )
+    return message, found[bad], least
 
 
 def refusal(goal, count, best, sums):

@@ -8,10 +8,10 @@ threshold accepts the same examples of the promise, and its test has the same p-
 place between. Risks need not grow with the threshold: the strictest of the thresholds that the
 promises would have by themselves need not keep them all.
 
-Of images, and where `thresholds` are declared, these are fixed beforehand. Each has the hypothesis that any of the promises is
-broken there, whose p-value is the largest of theirs, and the chains of `learn_then_test` go along
-these with all of the error (Angelopoulos et al. 2021; an intersection-union test, Berger 1982), or
-one chain along those that were declared (`_declared_thresholds`).
+Of images, and where `thresholds` are declared, these are fixed beforehand. Each has the hypothesis
+that any of the promises is broken there, whose p-value is the largest of theirs, and the chains of
+`learn_then_test` go along these with all of the error (Angelopoulos et al. 2021; an intersection-
+union test, Berger 1982), or one chain along those that were declared (`_declared_thresholds`).
 """
 
 import functools
@@ -219,7 +219,7 @@ def last_of_all(levels, promises, delta):
 
 
 class _Joint(NamedTuple):
-    """Levels that are fixed beforehand, whose hypothesis at each level is that any of the promises is broken there."""
+    """Fixed levels, at each of which the hypothesis is that any of the promises is broken there."""
 
     tables: list
     risks: list
