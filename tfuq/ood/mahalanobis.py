@@ -47,10 +47,9 @@ def closest(features, means, whitening):
 class Mahalanobis(FeatureDetector):
     """The distance of features to the closest class, in units of the spread within classes.
 
-    Class-conditional Gaussians with one covariance are fitted to features of the training data.
-    Vanilla, these are the penultimate ones. The paper adds two things: with `epsilon` each input
-    takes a small step towards its closest class before it is scored; with `layers` the distances of
-    several layers are weighed against each other.
+    Class-conditional Gaussians with one covariance are fitted to features of the training data, the
+    penultimate ones. The paper adds two things: with `epsilon` each input takes a small step to its
+    closest class before it is scored; with `layers` the distances of several layers are weighed.
 
     Formula:
 

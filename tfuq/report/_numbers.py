@@ -288,9 +288,8 @@ def _check_arguments(rule, quantity, of_classes):
         )
     if rule is not None and rule.score == GIVEN:
         raise ValueError(
-            "Argument `rule` must be of a score of predictions for a page of numbers: what "
-            "`rule.evaluate(found, y, score=...)` and `tfuq evaluate --ood` say of a rule of other "
-            f"scores has no page. Received: rule={shown(rule)}"
+            "Argument `rule` must be of a score of predictions for a page of numbers: of others "
+            f"`rule.evaluate(found, y, score=...)` tells. Received: rule={shown(rule)}"
         )
     if quantity is not None and (not isinstance(quantity, str) or not quantity.strip()):
         raise ValueError(
