@@ -6,6 +6,7 @@ from typing import NamedTuple
 import keras
 
 from tfuq._models.train_step import optimizer_chain
+from tfuq._random.draws import TakesDraws
 
 _SCALED = "mixed_float16"  # the policy of models whose loss Keras scales
 
@@ -41,11 +42,14 @@ def exclude(optimizer, model, exclusions):
 def renewed(model):
     """A new optimizer like that of `model`, not built, whose learning rate is a number.
 
-    Of a schedule that is the first rate. What scales the loss of the model is left out.
+    Of a schedule that is the first rate. What scales the loss of the model, and what keeps a
+    posterior beside its optimizer, is left out.
     """
     own = model.optimizer
     if isinstance(own, keras.optimizers.LossScaleOptimizer):
         own = own.inner_optimizer
+    if isinstance(own, TakesDraws) and hasattr(own, "inner_optimizer"):
+        own = own.inner_optimizer  # SWAG's, whose posterior is not one of what will be trained
     inner = optimizer_chain(own)[-1]
     with model.distribute_strategy.scope():
         new = _with_a_number(inner)

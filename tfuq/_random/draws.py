@@ -22,6 +22,8 @@ class TakesDraws:
 
     num_members = 1
     """Of how many networks the draws are, which come in turn; 1 where there is no end of them."""
+    kept_by = "The optimizer"
+    """Of an optimizer, what users call it."""
     closed_form = False
     """Whether its output says how draws of it would differ, so that nobody has to draw."""
 
@@ -45,11 +47,12 @@ def weight_posterior(model):
 
     It may stand inside others, such as one that scales the loss.
     """
-    optimizer = _posterior_optimizer(model)
+    optimizer = posterior_optimizer(model)
     return optimizer if optimizer is not None and optimizer.is_random() else None
 
 
-def _posterior_optimizer(model):
+def posterior_optimizer(model):
+    """The optimizer of `model` that keeps a posterior or may come to one, or None."""
     optimizer = getattr(model, "optimizer", None)
     while optimizer is not None and not isinstance(optimizer, TakesDraws):
         optimizer = getattr(optimizer, "inner_optimizer", None)
@@ -58,10 +61,10 @@ def _posterior_optimizer(model):
 
 def warn_of_lost_posterior(models, what):
     """Warns if the optimizer of one of `models` keeps a posterior, which `what` has not."""
-    found = [each for each in map(_posterior_optimizer, models) if each is not None]
+    found = [each for each in map(weight_posterior, models) if each is not None]
     if found:
         warnings.warn(
-            f"{type(found[0]).__name__} keeps a posterior of the weights, which {what} has not: "
+            f"{found[0].kept_by} keeps a posterior of the weights, which {what} has not: "
             "it takes the weights as they are, those of the mean after `fit` or `to_mean()`. "
             "`tfuq.predictive` draws networks from the model that was trained, alone",
             stacklevel=4,

@@ -10,10 +10,12 @@ from tfuq.callbacks.rejection import RejectionEvaluator
 from tfuq.callbacks.saliency import SaliencySelection
 from tfuq.callbacks.schedules import SGDR
 from tfuq.callbacks.snapshot import SnapshotEnsemble
+from tfuq.callbacks.swag import SWAG
 from tfuq.callbacks.unfreezing import GradualUnfreezing
 
 __all__ = [
     "SGDR",
+    "SWAG",
     "BackupAndRestore",
     "GradualUnfreezing",
     "KLAnnealing",

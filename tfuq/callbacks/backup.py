@@ -17,6 +17,7 @@ from tfuq._models.workers import from_chief, is_chief_of
 from tfuq._version import __version__
 from tfuq.callbacks._memory import REMEMBERING, has_stopped, kinds_of, memory_of, recall
 from tfuq.callbacks._neighbours import check_alone, move_behind, others_of
+from tfuq.callbacks.swag import SWAG
 from tfuq.layers.sparse_bayes import sparse_bayes_layers
 
 FILE = "backup.npz"
@@ -252,7 +253,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         build_optimizer(self.model)
         self._resumed = content
         check_alone(self, "it would be written twice", "backup_dir")
-        move_behind(self, REMEMBERING)
+        move_behind(self, (*REMEMBERING, SWAG))
         if content is None:
             return
         variables = self._variables()

@@ -60,7 +60,8 @@ def to_deterministic(model):
         raise ValueError(
             "Argument `model` must hold layers with random weights that stand in for layers of "
             "Keras, such as `tfuq.layers.SparseBayesDense`; heads with a posterior or label noise "
-            "(alone or as `last_layer`), members, and what IVON has trained stand in for none. "
+            "(alone or as `last_layer`), members, and what IVON or SWAG has trained stand in for "
+            "none. "
             f"Received: a model with {sorted({type(x).__name__ for x in model._flatten_layers()})}"
         )
     _tell_differences(copy, [layer for layer, _ in pairs])

@@ -103,6 +103,8 @@ class IVON(TakesDraws, keras.optimizers.Optimizer):
         - Shen et al.: "Variational Learning is Effective for Large Deep Networks", ICML 2024.
     """
 
+    kept_by = "IVON"
+
     def __init__(
         self,
         learning_rate,

@@ -158,7 +158,8 @@ class Sampler:
                 "Argument `model` must hold layers with random weights, such as "
                 "`tfuq.layers.VBLLDense`, `DenseVariational`, `MCDropout` or, once weights are "
                 "selected, `SparseBayesDense`, members, as of `BatchEnsembleDense`, or be trained "
-                "by `tfuq.optimizers.IVON`; its predictions would all be the same. "
+                "by `tfuq.optimizers.IVON` or with `tfuq.callbacks.SWAG`; its predictions would "
+                "all be the same. "
                 f"Received: {shown(self.model)}"
             )
         outputs = select_output(outputs, self.reading.output, self.model)
