@@ -77,6 +77,7 @@ ADDED_LATER = frozenset(
         "ErrorPredictor",
         "Monitor",
         "SNGPDense",
+        "SWAGMoments",
         "SpectralBound",
         "MultiHeadAttentionVariational",
         "MultivariateNormalDense",

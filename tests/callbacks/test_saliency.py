@@ -13,7 +13,8 @@ from tfuq.callbacks import (
 )
 from tfuq.ensembles import DeepEnsemble
 from tfuq.layers import SparseBayesDense
-from tfuq.layers.sparse_bayes import select_layers, sparse_bayes_layers
+from tfuq.layers.selection import select_layers
+from tfuq.layers.sparse_bayes import sparse_bayes_layers
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 SHARE = {"r_bayes": 0.25, "kl_weight": 0.01, "posterior_scale": 0.3, "seed": 0}

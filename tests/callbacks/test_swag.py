@@ -326,7 +326,7 @@ def test_refused_before_it_trains(name, tmp_path, monkeypatch):
 
 def test_layers_that_are_unfrozen_meanwhile_are_refused():
     def unfreezing(epochs):
-        return callbacks.GradualUnfreezing(stages=[["dense_1"], ["dense"]], epochs_per_stage=epochs)
+        return callbacks.GradualUnfreezing(num_stages=1, epochs_per_stage=epochs)
 
     with pytest.raises(ValueError, match="must stay the same while SWAG"):
         trained(network(), callbacks=[unfreezing(3)])

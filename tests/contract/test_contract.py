@@ -443,6 +443,12 @@ CALLBACKS = [
         optimizer=lambda rate: optimizers.IVON(rate, num_data=1000),
     ),
     CallbackCase(
+        "swag",
+        lambda x, y: callbacks.SWAG(start=0),
+        ("swag_networks",),
+        observes=False,
+    ),
+    CallbackCase(
         "posterior-sampling",
         lambda x, y: callbacks.PosteriorSampling(2),
         (),

@@ -619,6 +619,7 @@ def _schedules():
         ("GradualUnfreezing", {"backbone": "b", "num_stages": 2}),
         ("BackupAndRestore", {"backup_dir": "nowhere"}),
         ("SaliencySelection", {}),
+        ("SWAG", {}),
     ):
         cls = getattr(tfuq.callbacks, name)
 

@@ -23,6 +23,11 @@ ROWS = {
     ],
     "two SnapshotEnsemble": lambda p: [callbacks.SnapshotEnsemble(p, every=1) for _ in range(2)],
     "two BackupAndRestore": lambda p: [callbacks.BackupAndRestore(p) for _ in range(2)],
+    "two SWAG": lambda p: [callbacks.SWAG(start=0), callbacks.SWAG(start=0)],
+    "SWAG before weights are restored": lambda p: [
+        callbacks.SWAG(start=0),
+        keras.callbacks.EarlyStopping("loss", restore_best_weights=True),
+    ],
     "a selection after the end": lambda p: [callbacks.SaliencySelection(after_epoch=7)],
     "LRRangeTest beside SGDR": lambda p: [callbacks.LRRangeTest(num_steps=5), callbacks.SGDR(0.1)],
 }

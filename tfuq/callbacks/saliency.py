@@ -23,7 +23,15 @@ from tfuq._models.train_step import (
 )
 from tfuq.callbacks._neighbours import check_alone
 from tfuq.layers.saliency import SCOPES
-from tfuq.layers.sparse_bayes import select_layers, sparse_bayes_layers
+from tfuq.layers.selection import (
+    check_which,
+    choose_layers,
+    less_than_one,
+    needs_gradients,
+    select_layers,
+)
+from tfuq.layers.sparse_bayes import sparse_bayes_layers
+from tfuq.optimizers.ivon import hessians_of
 
 
 def _adapted(model):
@@ -66,14 +74,21 @@ class SaliencySelection(keras.callbacks.Callback):
         method: `"gradient"`: squares of the gradients of batches, as in the paper. `"fisher"`: of
             single examples, the diagonal of the empirical Fisher information. Needs `data`, and
             computes one example at a time.
+        which: Which weights become random: `"saliency"`, `"magnitude"`, `"random"`, `"first"`,
+            `"last"` or `"biases"`, as in `tfuq.convert.sparse_bayesian`. By depth as many weights
+            are random as the layers' shares come to, from the first or last layer on. With
+            `"biases"` no weight of a kernel is, and of each bias `bias_r_bayes`, or all.
+        saliency: `"gradient"`, or `"ivon"`: the Hessian of `tfuq.optimizers.IVON`, the model's
+            optimizer.
+        seed: Integer from which weights that are chosen by chance follow.
         batch_size: Examples at a time, where `data` are arrays.
         verbose: 1 shows a progress bar and prints a line when it selects.
 
     Raises:
         ValueError: If an argument is not as described. When training begins: if the model has no
             sparse Bayesian layers, is not built, or would be selected after the last epoch. When
-            it selects: if the loss gives no gradient
-            for a layer, or one that is not finite.
+            it selects: if the loss gives no gradient for a layer, or one that is not finite, or
+            no IVON has trained what `saliency="ivon"` ranks.
 
     Example:
 
@@ -104,11 +119,17 @@ class SaliencySelection(keras.callbacks.Callback):
         scope="layer",
         method="gradient",
         *,
+        which="saliency",
+        saliency="gradient",
+        seed=0,
         batch_size=32,
         verbose=0,
     ):
         super().__init__()
-        check_integer("after_epoch", after_epoch, 1 if data is None else 0)
+        check_which(which, saliency, method, seed)
+        self._has_gradients = needs_gradients(which, saliency)
+        needs_training = (self._has_gradients and data is None) or saliency == "ivon"
+        check_integer("after_epoch", after_epoch, 1 if needs_training else 0)
         check_choice("scope", scope, SCOPES)
         check_choice("method", method, METHODS)
         check_integer("batch_size", batch_size, 1)
@@ -122,6 +143,9 @@ class SaliencySelection(keras.callbacks.Callback):
         self.after_epoch = after_epoch
         self.scope = scope
         self.method = method
+        self.which = which
+        self.saliency = saliency
+        self.seed = seed
         self.batch_size = batch_size
         self.verbose = verbose
         self._sums = None  # of squared gradients, while they are recorded
@@ -165,10 +189,11 @@ class SaliencySelection(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if not self._waiting():
             return
-        if self.data is None and epoch >= self.after_epoch - 1:
+        is_recording = self._has_gradients and self.data is None
+        if is_recording and epoch >= self.after_epoch - 1:
             self._record()
-        elif self.data is not None and epoch >= self.after_epoch:
-            self._select(self._waiting(), self._over_data(), epoch)
+        elif not is_recording and epoch >= self.after_epoch:
+            self._select(self._waiting(), self._saliencies(), epoch)
 
     def on_epoch_end(self, epoch, logs=None):
         if self._sums is not None:
@@ -176,7 +201,7 @@ class SaliencySelection(keras.callbacks.Callback):
             self._stop_recording()
             self._select(self._recorded, recorded, epoch)
         elif self._waiting() and epoch + 1 >= self.after_epoch:
-            self._select(self._waiting(), self._over_data(), epoch)
+            self._select(self._waiting(), self._saliencies(), epoch)
         if logs is not None:
             logs["bayesian_weights"] = self._count()
 
@@ -204,7 +229,12 @@ class SaliencySelection(keras.callbacks.Callback):
         layers = [layer for layer in sparse_bayes_layers(self.model) if layer.is_selected()]
         return sum(layer.num_bayesian(name) for layer in layers for name in ("kernel", "bias"))
 
-    def _over_data(self):
+    def _saliencies(self):
+        """Of each ranked weight; None where none chooses."""
+        if self.saliency == "ivon":
+            return hessians_of(self.model, self._ranked_weights())
+        if not self._has_gradients:
+            return None
         return squared_gradients(
             self.model,
             self._ranked_weights(),
@@ -253,10 +283,9 @@ class SaliencySelection(keras.callbacks.Callback):
         self.model.make_train_function()
 
     def _select(self, layers, saliencies, epoch):
-        found = iter(saliencies)
-        found = [{name: next(found) for name in layer.ranked_weights()} for layer in layers]
+        few = less_than_one(layers, self.scope)
         with self.model.distribute_strategy.scope():
-            if select_layers(layers, found, self.scope):
+            if self._chosen(layers, saliencies):
                 if self.model.optimizer.built:
                     rebuild_optimizer(self.model.optimizer, self.model.trainable_variables)
                 forget_functions(self.model, self)
@@ -268,5 +297,13 @@ class SaliencySelection(keras.callbacks.Callback):
         if self.verbose:
             print(
                 f"\nEpoch {epoch + 1}: SaliencySelection made {self._count()} weights of "
-                f"{len(layers)} layers random"
+                f"{len(layers)} layers random{few and '; '}{few}"
             )
+
+    def _chosen(self, layers, saliencies):
+        """Selects the random weights of `layers`; returns whether any variable is new."""
+        if saliencies is None:
+            return choose_layers(layers, self.which, self.scope, self.seed)
+        found = iter(saliencies)
+        found = [{name: next(found) for name in layer.ranked_weights()} for layer in layers]
+        return select_layers(layers, found, self.scope)

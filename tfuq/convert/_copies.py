@@ -187,7 +187,7 @@ def _by_attribute(layer):
     return {n: each for n, each in vars(layer).items() if isinstance(each, keras.layers.Layer)}
 
 
-def left_over(model, candidates, chosen, pairs, table):
+def left_over(model, candidates, chosen, pairs, table, why_not="it is not among `layers`"):
     """Of each layer with weights of its own that was not converted `(class, why)`, by name."""
     changed = {id(old) for old, _ in pairs}
     changed |= {id(each) for old, _ in pairs for each in old._flatten_layers()}
@@ -197,7 +197,7 @@ def left_over(model, candidates, chosen, pairs, table):
             continue
         if any(layer is each for each in candidates):
             is_inside = id(layer) in chosen
-            why = "another layer builds it" if is_inside else "it is not among `layers`"
+            why = "another layer builds it" if is_inside else why_not
         else:
             why = why_no_twin(layer, table)
         left.append((holders.get(id(layer), layer), why))

@@ -78,9 +78,9 @@ def report(model):
         ) from None
 
 
-def told(model, name, converted, left):
-    """The model, once its report is noted and printed."""
+def told(model, name, converted, left, note=""):
+    """The model, once its report is noted and printed, with a `note` of the conversion."""
     found = ConversionReport(converted, left)
     _REPORTS[model] = found
-    print(f"tfuq.convert.{name}: {found.summary()}")
+    print(f"tfuq.convert.{name}: {found.summary()}{note and '; '}{note}")
     return model

@@ -17,24 +17,35 @@ from tfuq.convert._twins import SPARSE, configuration, is_quantized
 from tfuq.layers import SparseBayesDense
 from tfuq.layers.base import check_kl_weight
 from tfuq.layers.saliency import SCOPES
-from tfuq.layers.sparse_bayes import select_layers
+from tfuq.layers.selection import (
+    BY_DEPTH,
+    check_which,
+    choose_layers,
+    less_than_one,
+    needs_gradients,
+    select_layers,
+)
+from tfuq.optimizers.ivon import hessians_of
 
 
 def sparse_bayesian(
     model,
     data,
     loss=None,
-    r_bayes=0.01,
+    r_bayes=None,
     kl_weight=None,
     scope="layer",
     layers=None,
     *,
+    which="saliency",
+    saliency="gradient",
     bias_r_bayes=0.0,
     method="gradient",
     estimator="reparameterization",
     prior_scale=1.0,
     posterior_scale=0.05,
     batch_size=32,
+    seed=0,
     verbose=0,
 ):
     """A copy of a trained model of whose weights only the most salient are Gaussian.
@@ -47,15 +58,25 @@ def sparse_bayesian(
     Args:
         model: A functional or `Sequential` Keras model.
         data: What the gradients are computed on: `(x, y)` or `(x, y, sample_weight)` arrays, a
-            `tf.data.Dataset` or a `keras.utils.PyDataset`.
+            `tf.data.Dataset` or a `keras.utils.PyDataset`. `None` where none are: with another
+            `which` or `saliency`.
         loss: Keras loss, its name, or a function of y_true and y_pred; of several outputs a dict or
             list of them, which are added. `None`: the loss that `model` is compiled with.
-        r_bayes: Fraction of the weights of the kernels that become random, in [0, 1].
+        r_bayes: Fraction of the weights of the kernels that become random, in [0, 1]; of each
+            kernel at least one weight, unless it is 0. By default 0.01, and for
+            `which="first"` or `"last"` the whole kernel of that layer.
         kl_weight: Weight of the KL divergence, normally `1 / number of training examples`;
             `tfuq.kl_weight_for(data, loss)` computes it. Required.
         scope: `"layer"`: that fraction of each kernel. `"global"`: of all kernels together, those
             with the largest gradients.
         layers: Names of the layers to convert; by default all that can be.
+        which: Which weights those are (Sharma et al. 2023 compare them). `"saliency"`: the most
+            salient. `"magnitude"`: the largest. `"random"`: any, by `seed`. `"first"`, `"last"`:
+            those of the first or last layer; with `r_bayes` that fraction of all kernels together,
+            from the first or last layer on. `"biases"`: the fraction `bias_r_bayes` of the biases,
+            all of them if that is 0, and no weight of a kernel.
+        saliency: `"gradient"`: squared gradients, see `method`. `"ivon"`: the Hessian of the
+            `tfuq.optimizers.IVON` that has trained `model`.
         bias_r_bayes: As `r_bayes`, of the biases.
         method: `"gradient"` or `"fisher"`; see `saliency`.
         estimator: Of the new layers, as in `tfuq.layers.SparseBayesDense`; by default one draw of
@@ -64,6 +85,7 @@ def sparse_bayesian(
             variance, for about 2 times the time and 1.5 times the memory.
         prior_scale, posterior_scale: Of the new layers.
         batch_size: Examples at a time, where `data` are arrays.
+        seed: Integer from which weights that are chosen by chance follow.
         verbose: 1 shows a progress bar.
 
     Returns:
@@ -72,7 +94,8 @@ def sparse_bayesian(
     Raises:
         ValueError: If an argument is out of its range, `kl_weight` is missing, `model` cannot be
             cloned or holds nothing to convert, a name in `layers` is not that of a layer that can
-            be converted, or the loss gives no gradient for a layer, or one that is not finite.
+            be converted, the loss gives no gradient for a layer, or one that is not finite, or no
+            IVON has trained the model whose Hessian is asked for.
 
     Example:
 
@@ -93,12 +116,25 @@ def sparse_bayesian(
     References:
         - Abboud, Lombaert and Kadoury, "Sparse Bayesian Networks: Efficient Uncertainty
           Quantification in Medical Image Analysis", MICCAI 2024.
+        - Sharma, Farquhar, Nalisnick and Rainforth, "Do Bayesian Neural Networks Need To Be Fully
+          Stochastic?", AISTATS 2023.
     """
     check_kl_weight(kl_weight)
     check_choice("scope", scope, SCOPES)
+    check_which(which, saliency, method, seed)
+    has_gradients = needs_gradients(which, saliency)
+    if which == "biases" and r_bayes is not None:
+        raise ValueError(
+            "Argument `r_bayes` must be left out for which='biases', where no weight of a kernel "
+            f"is random; `bias_r_bayes` is their share. Received: r_bayes={shown(r_bayes)}"
+        )
+    if data is None and has_gradients:
+        raise ValueError(
+            "Argument `data` must be given where gradients choose the weights. Received: data=None"
+        )
     options = {
         "kl_weight": kl_weight,
-        "r_bayes": r_bayes,
+        "r_bayes": 0.01 if r_bayes is None else r_bayes,
         "bias_r_bayes": bias_r_bayes,
         "estimator": estimator,
         "prior_scale": prior_scale,
@@ -108,6 +144,9 @@ def sparse_bayesian(
     model, loss = _without_lora(model, loss)
     candidates = leaves(model, _can_be_sparse)
     chosen = chosen_layers(model, candidates, layers)
+    named = chosen
+    if r_bayes is None and which in (*BY_DEPTH, "biases"):
+        chosen, options["r_bayes"] = _whole(which, [x for x in candidates if id(x) in chosen])
 
     def make(layer):
         if id(layer) in chosen:
@@ -116,16 +155,31 @@ def sparse_bayesian(
 
     copy, pairs = cloned(model, make)
     check_all_changed(candidates, chosen, pairs)
-    weights = [getattr(layer, name) for layer, new in pairs for name in new.ranked_weights()]
-    found = iter(
-        squared_gradients(
-            model, weights, data, loss, method=method, batch_size=batch_size, verbose=verbose
+    news = [new for _, new in pairs]
+    few = less_than_one(news, "global" if which in (*BY_DEPTH, "biases") else scope)
+    if which == "saliency":
+        weights = [getattr(layer, name) for layer, new in pairs for name in new.ranked_weights()]
+        reading = {"method": method, "batch_size": batch_size, "verbose": verbose}
+        found = (
+            squared_gradients(model, weights, data, loss, **reading)
+            if has_gradients
+            else hessians_of(model, weights)
         )
-    )
-    found = [{name: next(found) for name in new.ranked_weights()} for _, new in pairs]
-    select_layers([new for _, new in pairs], found, scope)
-    left = left_over(model, candidates, chosen, pairs, SPARSE)
-    return told(copy, "sparse_bayesian", conversions(pairs, chosen), left)
+        found = iter(found)
+        found = [{name: next(found) for name in new.ranked_weights()} for new in news]
+        select_layers(news, found, scope)
+    else:
+        choose_layers(news, which, scope, seed)
+    why_not = {"why_not": f"which={which!r}"} if chosen != named else {}
+    left = left_over(model, candidates, chosen, pairs, SPARSE, **why_not)
+    return told(copy, "sparse_bayesian", conversions(pairs, chosen), left, few)
+
+
+def _whole(which, layers):
+    """Ids of those of `layers` that have random weights, and the share of their kernels."""
+    if which == "biases":
+        return {id(each) for each in layers if each.use_bias} or set(map(id, layers)), 0.0
+    return {id(layers[-1 if which == "last" else 0])}, 1.0
 
 
 def _can_be_sparse(layer):

@@ -6,7 +6,6 @@ import tensorflow as tf
 from keras import layers
 
 from tfuq._arguments import check_fraction, register
-from tfuq._math.rounding import rounded_up
 from tfuq._random.draws import current_draw
 from tfuq._random.points import split_seed
 from tfuq.layers._estimators import SparseGaussian
@@ -18,7 +17,7 @@ from tfuq.layers._operations import (
     DepthwiseConvOperation,
 )
 from tfuq.layers.base import GaussianKernelLayer, distributions, kl_normal
-from tfuq.layers.saliency import check_saliency, count_bayesian, global_counts, top_indices
+from tfuq.layers.saliency import check_saliency, count_bayesian, top_indices
 
 ARGUMENTS = {"kernel": "saliency", "bias": "bias_saliency"}  # of `select`
 RATES = {"kernel": "r_bayes", "bias": "bias_r_bayes"}  # which weights can be random, how many
@@ -231,38 +230,6 @@ class _SparseBayesLayer(GaussianKernelLayer):
 def sparse_bayes_layers(model):
     """The sparse Bayesian layers of `model`, at any depth."""
     return [layer for layer in model._flatten_layers() if isinstance(layer, _SparseBayesLayer)]
-
-
-def select_layers(layers, saliencies, scope):
-    """Selects the random weights of `layers` by `saliencies`, dicts of arrays by weight.
-
-    With scope `"global"` all kernels are ranked together, and so are all biases: as many weights as
-    the layers' shares come to are random, and each layer gets room for those of its own that are
-    among the largest of all. Returns whether any variable is new.
-    """
-    counts = [{name: layer.num_bayesian(name) for name in RATES} for layer in layers]
-    for name in RATES if scope == "global" else ():
-        having = [i for i, found in enumerate(saliencies) if name in found]
-        wanted = [getattr(layers[i], RATES[name]) * np.size(saliencies[i][name]) for i in having]
-        total = rounded_up(sum(wanted))
-        chosen = global_counts([saliencies[i][name] for i in having], total) if having else []
-        for i, count in zip(having, chosen, strict=True):
-            counts[i][name] = count
-    for layer, found, count in zip(layers, saliencies, counts, strict=True):
-        for name, values in found.items():  # before any layer changes
-            check_saliency(ARGUMENTS[name], values, getattr(layer, name).shape)
-            if count[name] and not np.any(values):
-                raise ValueError(
-                    "Argument `loss` must depend on every layer that is to be random. Received: "
-                    f"a loss whose gradients are 0 in all of the {name} of {layer.name!r}"
-                )
-    before = [variable for layer in layers for variable in layer.weights]
-    for layer, found, count in zip(layers, saliencies, counts, strict=True):
-        for name in found:
-            layer.resize(count[name], name)
-        layer.select(found["kernel"], found.get("bias"))
-    after = [variable for layer in layers for variable in layer.weights]
-    return [id(v) for v in before] != [id(v) for v in after]
 
 
 @register

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfuq._arguments import check_flags, check_integer, check_positive, is_finite, register, shown
 from tfuq._random import points
-from tfuq._random.draws import TakesDraws
+from tfuq._random.draws import TakesDraws, posterior_optimizer
 
 _ARGUMENTS = (
     "num_data", "beta_1", "beta_2", "prior_precision", "hessian_init", "clip_radius",
@@ -19,6 +19,30 @@ def next_hessian(hessian, found, precision, beta_2):
     rest = 1 - beta_2
     correction = rest**2 / 2 * tf.square(hessian - found) / precision
     return beta_2 * hessian + rest * found + correction
+
+
+def hessians_of(model, variables):
+    """h of each of `variables`, arrays, from the `IVON` that has trained `model`.
+
+    Raises:
+        ValueError: If no IVON has trained the model, or not all of the variables.
+    """
+    optimizer = posterior_optimizer(model)
+    if not isinstance(optimizer, IVON) or not optimizer.built or not int(optimizer.iterations):
+        raise ValueError(
+            "Argument `saliency` may be 'ivon' if `tfuq.optimizers.IVON` has trained the model, "
+            "whose Hessian it is. Received: saliency='ivon' for a model with "
+            f"optimizer={shown(getattr(model, 'optimizer', None))}"
+        )
+    trained, found = optimizer._trainable_variables, optimizer.hessians()
+    known = {id(v): h for v, h in zip(trained, found, strict=True)}
+    unknown = [v.path for v in variables if id(v) not in known]
+    if unknown:
+        raise ValueError(
+            "Argument `saliency` may be 'ivon' for weights that IVON has trained, not for frozen "
+            f"ones or copies. Received: saliency='ivon' for {shown(unknown)}"
+        )
+    return [known[id(v)].numpy() for v in variables]
 
 
 def _check_of_keras(learning_rate, gradient_accumulation_steps, name, options):
