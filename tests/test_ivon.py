@@ -282,6 +282,33 @@ def test_draws_do_not_move_the_weights():
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.parametrize("is_constrained", [False, True])
+def test_weights_that_others_set_are_the_mean(is_constrained):
+    x, y = examples()
+    bound = keras.constraints.MaxNorm(0.5) if is_constrained else None
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, kernel_constraint=bound)])
+    model.compile(ivon(num_data=10), LOSS, jit_compile=False)
+    for _ in range(3):
+        model.train_on_batch(x, y)
+    optimizer, variables = model.optimizer, model.trainable_variables
+    held = [optimizer._noise_in(v, i).numpy() for i, v in enumerate(variables)]
+    assert all(np.any(noise) for noise in held)  # though the constraint has moved the kernel
+    given = [np.ones(w.shape, w.dtype) for w in model.get_weights()]
+    model.set_weights(given)
+    draws = predictive.sample_predictions(model, np.eye(4, dtype="float32"), 2)
+    assert np.ptp(draws) > 0
+    optimizer.to_mean()
+    for weight in model.get_weights():
+        np.testing.assert_array_equal(weight, np.ones_like(weight))
+    optimizer.to_sample()
+    model.set_weights(given)
+    hessians = [h.numpy() for h in optimizer.hessians()]
+    model.train_on_batch(x, y)  # a step from the mean leaves the Hessian as it is
+    for old, new in zip(hessians, optimizer.hessians(), strict=True):
+        np.testing.assert_allclose(old, new, rtol=1e-6)
+
+
 # --- Misuse --------------------------------------------------------------------------------------
 
 

@@ -47,6 +47,16 @@ def test_kernels_are_within_the_bound(jit_compile, capsys):
         assert norm(layer) <= 0.8 * 1.02
 
 
+def test_a_loaded_kernel_is_bounded_by_the_first_step():
+    """By a constraint as a file gives it, without a vector: its first step has those before."""
+    model = dense_model()
+    copy = spectral_normalize(model, norm_bound=0.8)
+    config = keras.constraints.serialize(copy.layers[0].kernel_constraint)
+    kernel = keras.Variable(3 * model.layers[0].kernel)
+    found = keras.constraints.deserialize(config)(kernel)
+    assert np.linalg.norm(found, 2) == pytest.approx(0.8, rel=0.02)
+
+
 def test_small_kernels_stay_as_they_are():
     model = dense_model()
     for layer in model.layers[:2]:

@@ -77,6 +77,17 @@ def test_each_epoch_starts_anew_by_itself(jit_compile):
     np.testing.assert_allclose(layer.precision, precision_of(model, X[:20]), rtol=1e-4, atol=1e-5)
 
 
+def test_evaluation_within_an_epoch_starts_nothing_anew():
+    class Evaluated(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.evaluate(X, Y, verbose=0)
+
+    model = network()
+    model.fit(X, Y, 16, epochs=2, shuffle=False, callbacks=[Evaluated()], verbose=0)
+    expected = precision_of(model, X)
+    np.testing.assert_allclose(model.layers[-1].precision, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_loop_of_ones_own_says_when():
     model = network()
     layer = model.layers[-1]

@@ -29,6 +29,7 @@ from tfuq.callbacks._rejection_table import (
 )
 from tfuq.metrics import rejection_table
 from tfuq.predictive import decompose, uncertainty_with_labels
+from tfuq.predictive.sampler import NUM_SAMPLES
 
 
 def check_batch_size(batch_size, data):
@@ -185,7 +186,7 @@ class RejectionEvaluator(keras.callbacks.Callback):
         output=None,
         from_logits=None,
         multi_label=None,
-        num_samples=30,
+        num_samples=NUM_SAMPLES,
         n_bins=15,
         batch_size=None,
         prefix="val_",

@@ -30,7 +30,8 @@ class SpectralBound(keras.constraints.Constraint):
     After each step of the optimizer the kernel W becomes W min(1, norm_bound / sigma), with sigma
     the largest singular value of `x -> x W` or, for a convolution, of the convolution itself of
     inputs of `input_shape`, by the power method (Miyato et al., ICLR 2018; Gouk et al. 2021 for the
-    convolution), whose vector goes on from step to step. Nothing is added to the network.
+    convolution), whose vector goes on from step to step. Nothing is added to the network, and no
+    file holds the vector: for a kernel that was loaded it is found anew, by 30 steps.
 
     Args:
         norm_bound: Number above 0: the bound c of sigma.
@@ -115,11 +116,20 @@ class SpectralBound(keras.constraints.Constraint):
                     )
                 shape = (1, *self.input_shape)
             with tf.init_scope():
-                start = tf.random.stateless_normal(shape, [1, 2])
+                start = _unit(tf.random.stateless_normal(shape, [1, 2]))
+                if is_variable:  # perhaps from a file, which holds no vector: it is found again
+                    start = self._found(start, tf.convert_to_tensor(weight))
                 start = tf.Variable(start, trainable=False, name="spectral_vector")
             # With the weight: held, its id is not given to another one.
             self._vectors[key] = (weight if is_variable else None, start)
         return self._vectors[key][1]
+
+    def _found(self, vector, kernel):
+        """The vector after the steps that come before the first bound."""
+        kernel = tf.cast(kernel, vector.dtype)
+        for _ in range(WARM_UP):
+            vector = _unit(self._back(_unit(self._map(vector, kernel)), kernel, vector))
+        return vector
 
     def _map(self, vector, kernel):
         if kernel.shape.rank == 2:

@@ -2,6 +2,7 @@
 
 import collections
 import math
+import sys
 
 import keras
 import tensorflow as tf
@@ -43,10 +44,19 @@ class _EpochStart(keras.metrics.Metric):
         pass
 
     def reset_state(self):
-        self._tell()
+        if not _is_evaluated():
+            self._tell()
 
     def result(self):
         return {}
+
+
+def _is_evaluated():
+    """Whether metrics are reset by `evaluate`, which may stand in the middle of an epoch."""
+    frame = sys._getframe()
+    while frame is not None and frame.f_code.co_name != "reset_metrics":
+        frame = frame.f_back
+    return frame is not None and frame.f_back.f_code.co_name == "evaluate"
 
 
 @register

@@ -13,6 +13,7 @@ from tfuq.ensembles import DeepEnsemble
 from tfuq.ood._parts import scores_of_parts
 from tfuq.ood.base import Detector
 from tfuq.predictive import mutual_information, sample_predictions
+from tfuq.predictive.sampler import NUM_SAMPLES
 
 
 @register
@@ -110,7 +111,10 @@ class MutualInformation(Detector):
         if isinstance(self.model, DeepEnsemble):
             stack = self._of_members(batch)
         elif isinstance(self.model, keras.Model):
-            draws = {"num_samples": self.num_samples, "seed": self.seed}
+            # A file does not tell the default from the same number.
+            is_default = self.num_samples == NUM_SAMPLES
+            draws = {"num_samples": NUM_SAMPLES if is_default else self.num_samples}
+            draws["seed"] = self.seed
             reading = {"output": self.output, "from_logits": self.from_logits}
             count = tf.nest.flatten(batch)[0].shape[0]
             stack = sample_predictions(self.model, (batch,), batch_size=count, **draws, **reading)

@@ -14,6 +14,12 @@ _ARGUMENTS = (
 _OF_STEPS, _OF_STARTS = 0, 1  # whose noise a seed is of
 
 
+def mark_of(weight):
+    """A number that changes with any bit of an array: the sum of its words, in any order."""
+    words = {2: tf.int16, 4: tf.int32, 8: tf.int32}[weight.dtype.size]
+    return tf.reduce_sum(tf.cast(tf.bitcast(weight, words), tf.int32))
+
+
 def next_hessian(hessian, found, precision, beta_2):
     """h' = b h + (1 - b) f + (1 - b)^2 (h - f)^2 / (2 (h + d)), with `precision` h + d."""
     rest = 1 - beta_2
@@ -74,7 +80,8 @@ class IVON(TakesDraws, keras.optimizers.Optimizer):
     **The weights of the model hold a draw while it trains**, as layers know nothing of this. At the
     end of `fit` they are the mean. For validation, checkpoints and early stopping to see the mean
     at the end of each epoch, train with `tfuq.callbacks.PosteriorMean()`; in a loop of your own
-    call `to_mean()` before you evaluate.
+    call `to_mean()` before you evaluate. Weights that are set or loaded from outside are the mean.
+    Under a strategy all replicas draw one network in a step, where the authors' draw one each.
 
     Formula (Shen et al. 2024, algorithm 1):
 
@@ -192,14 +199,18 @@ class IVON(TakesDraws, keras.optimizers.Optimizer):
         self._momenta, self._hessians, self._noises = self.add_optimizer_variables(
             variables, ["momentum", "hessian", "noise"], ["zeros", start, "zeros"]
         )
+        self._marks = [
+            self.add_variable((), "zeros", "int32", "only_first_replica", name=f"mark_{index}")
+            for index in range(len(variables))
+        ]
 
     def update_step(self, gradient, variable, learning_rate):
         """Moves mean and Hessian by the gradient at the drawn weight, and draws another one."""
         index, dtype = self._get_variable_index(variable), variable.dtype
-        momentum, hessian, noise = (
-            tf.convert_to_tensor(each[index])
-            for each in (self._momenta, self._hessians, self._noises)
+        momentum, hessian = (
+            tf.convert_to_tensor(each[index]) for each in (self._momenta, self._hessians)
         )
+        noise = self._noise_in(variable, index)
         gradient = tf.cast(tf.convert_to_tensor(gradient), dtype)
         rate = tf.cast(learning_rate, dtype)
         mean = tf.convert_to_tensor(variable) - noise
@@ -218,8 +229,25 @@ class IVON(TakesDraws, keras.optimizers.Optimizer):
         noise = self._noise(index, hessian, self._seed(_OF_STEPS))
         self.assign(self._momenta[index], momentum)
         self.assign(self._hessians[index], hessian)
+        weight = mean - rate * step + noise
         self.assign(self._noises[index], noise)
-        self.assign(variable, mean - rate * step + noise)
+        self.assign(self._marks[index], mark_of(weight))
+        self.assign(variable, weight)
+
+    def apply(self, grads, trainable_variables=None):
+        """Updates the variables."""
+        super().apply(grads, trainable_variables)
+        for index, variable in enumerate(self._trainable_variables):
+            if variable.constraint is not None:  # which moves the weight after the step
+                moved = mark_of(tf.convert_to_tensor(variable))
+                self.assign(self._marks[index], moved)
+
+    def _noise_in(self, variable, index):
+        """Noise that a variable holds: none if others have set it since the optimizer did."""
+        noise = tf.convert_to_tensor(self._noises[index])
+        mark = tf.convert_to_tensor(self._marks[index])
+        is_ours = mark_of(tf.convert_to_tensor(variable)) == mark
+        return tf.where(is_ours, noise, tf.zeros_like(noise))
 
     def _seed(self, kind):
         """Seed `(2,)` of the noise after the step that is running."""
@@ -249,8 +277,8 @@ class IVON(TakesDraws, keras.optimizers.Optimizer):
         """
         found = []
         for index, variable in enumerate(self._trainable_variables):
-            hessian, noise = self._hessians[index], self._noises[index]
-            mean = tf.convert_to_tensor(variable.value) - tf.convert_to_tensor(noise)
+            hessian = self._hessians[index]
+            mean = tf.convert_to_tensor(variable.value) - self._noise_in(variable.value, index)
             found.append((variable, mean + self._noise(index, tf.convert_to_tensor(hessian), seed)))
         return found
 
@@ -275,8 +303,9 @@ class IVON(TakesDraws, keras.optimizers.Optimizer):
 
     def to_mean(self):
         """Sets the model's weights to the mean of the posterior. Does nothing if they are it."""
-        for variable, noise in zip(self._trainable_variables, self._noises_or_none(), strict=True):
-            variable.assign(variable - noise)
+        for index, noise in enumerate(self._noises_or_none()):
+            variable = self._trainable_variables[index]
+            variable.assign(variable - self._noise_in(variable, index))
             noise.assign(keras.ops.zeros_like(noise))
 
     def to_sample(self):
@@ -287,6 +316,7 @@ class IVON(TakesDraws, keras.optimizers.Optimizer):
             noise.assign(self._noise(index, tf.convert_to_tensor(self._hessians[index]), seed))
             variable = self._trainable_variables[index]
             variable.assign(variable + noise)
+            self._marks[index].assign(mark_of(tf.convert_to_tensor(variable)))
 
     def _noises_or_none(self):
         return self._noises if self.built else []

@@ -132,7 +132,7 @@ def predict_uncertainty(
 def uncertainty_with_labels(
     model,
     data,
-    num_samples=30,
+    num_samples=NUM_SAMPLES,
     batch_size=32,
     *,
     output=None,

@@ -24,7 +24,12 @@ from tfuq._predictions.uncertainty import Sums, concatenated, uncertainty_of
 from tfuq._random.cut import cut
 from tfuq._random.draws import num_draws, one_draw, random_layers
 
-NUM_SAMPLES = 30
+
+class DefaultCount(int):
+    """A number of draws that nobody has asked for, so that it may follow the model."""
+
+
+NUM_SAMPLES = DefaultCount(30)
 NO_NUMBERS = object()  # of a sampler of classifiers alone
 KEPT_SAMPLERS = 4  # of each model, with what they have traced
 
@@ -56,7 +61,7 @@ def sampler_of(model, *arguments, takes_one=False, takes_numbers=False):
     is_single = takes_one and not any(layer.is_random() for layer in random_layers(model))
     key = (*arguments, is_single, takes_numbers, variables, *said(model, output))
     kept = vars(model).get("_tfuq_samplers", {})
-    wanted = None if num_samples == NUM_SAMPLES else num_samples
+    wanted = None if isinstance(num_samples, DefaultCount) else num_samples
     count = 1 if is_single else num_draws(model, wanted, NUM_SAMPLES)
     make = Single if is_single else functools.partial(Sampler, num_samples=count, seed=seed)
     sampler = kept.get(key) or make(model, reading, family)
@@ -217,7 +222,7 @@ class Members:
         self.ensemble, self.members = ensemble, tuple(ensemble.members)
         for member in self.members:
             check_model(member)
-        if num_samples != NUM_SAMPLES:
+        if not isinstance(num_samples, DefaultCount):
             raise ValueError(
                 "Argument `num_samples` must be left out for an ensemble: its members are the "
                 f"networks, here {len(self.members)}. Received: num_samples={shown(num_samples)}"

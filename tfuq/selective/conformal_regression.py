@@ -8,6 +8,7 @@ from tfuq._predictions.families import family_named
 from tfuq._predictions.numbers import Interval, warn_of_unit
 from tfuq.layers import PostProcessing
 from tfuq.predictive.draws import uncertainty_with_labels
+from tfuq.predictive.sampler import NUM_SAMPLES
 from tfuq.selective._conformal_fitting import checked_alpha
 from tfuq.selective._interval_evaluation import (
     IntervalEvaluation,
@@ -223,7 +224,7 @@ class ConformalRegressor(Fitted):
         model,
         data,
         *,
-        num_samples=30,
+        num_samples=NUM_SAMPLES,
         output=None,
         batch_size=32,
         family=None,
