@@ -78,6 +78,7 @@ ADDED_LATER = frozenset(
         "Monitor",
         "SNGPDense",
         "SWAGMoments",
+        "VBLLGenerativeDense",
         "SpectralBound",
         "MultiHeadAttentionVariational",
         "MultivariateNormalDense",

@@ -115,6 +115,7 @@ LAYERS = [
     LayerCase("vbll-low-rank", layers.VBLLDense, LOW_RANK),
     LayerCase("vbll-dense", layers.VBLLDense, DENSE),
     LayerCase("vbll-labels", layers.VBLLDense, LABELLED, target=LABELS),
+    LayerCase("vbll-generative", layers.VBLLGenerativeDense, {"units": 3, "kl_weight": 0.01}),
     LayerCase("laplace-last", layers.LastLayerLaplace, {"units": 3}),
     LayerCase(
         "laplace-last-diagonal", layers.LastLayerLaplace, {"units": 3, "structure": "diagonal"}

@@ -398,6 +398,11 @@ def _layers():
             "inputs",
         ),
         "BatchEnsembleDense": (layers.BatchEnsembleDense, {"units": 2, "num_members": 2}, "inputs"),
+        "VBLLGenerativeDense": (
+            layers.VBLLGenerativeDense,
+            {"units": 3, "kl_weight": 0.1},
+            "inputs",
+        ),
         "SNGPDense": (layers.SNGPDense, {"units": 3, "num_features": 8}, "inputs"),
         "MCSoftmaxDenseXL": (
             layers.MCSoftmaxDenseXL,

@@ -14,6 +14,7 @@ from tfuq.layers import (
     MCSoftmaxDenseXL,
     SparseBayesDense,
     VBLLDense,
+    VBLLGenerativeDense,
     VBLLRegression,
 )
 
@@ -25,6 +26,7 @@ HEADS = {
     "sigmoid_xl": lambda **k: MCSigmoidDenseXL(3, 2, compute_pred_variance=True, **k),
     "vbll": lambda **k: VBLLDense(3, **SHARE, **k),
     "vbll_probit": lambda **k: VBLLDense(3, predictive="probit", **SHARE, **k),
+    "vbll_generative": lambda **k: VBLLGenerativeDense(3, **SHARE, **k),
     "vbll_bernoulli": lambda **k: VBLLDense(3, likelihood="bernoulli", **SHARE, **k),
 }
 MULTI_LABEL = ("sigmoid", "sigmoid_xl", "vbll_bernoulli")

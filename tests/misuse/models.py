@@ -13,6 +13,7 @@ from tfuq.layers import (
     MCSigmoidDenseFA,
     MCSoftmaxDenseFA,
     VBLLDense,
+    VBLLGenerativeDense,
 )
 
 RNG = np.random.default_rng(0)
@@ -84,6 +85,7 @@ RIGHT_BINARY = {
 RIGHT_LABELS = {
     "three sigmoids": lambda: network(kl.Dense(3, "sigmoid")),
     "three logits by the loss": lambda: network(kl.Dense(3), loss=independent(**FROM_LOGITS)),
+    "VBLLGenerativeDense": lambda: network(VBLLGenerativeDense(3, kl_weight=0.1)),
     "VBLLDense of labels": lambda: network(VBLLDense(3, kl_weight=0.1, likelihood="bernoulli")),
     "MCSigmoidDenseFA": lambda: network(MCSigmoidDenseFA(3, **FEW)),
 }

@@ -145,6 +145,7 @@ ROWS = {
             keras.Sequential([keras.Input((4,)), layers.BatchEnsembleDense(3, 2)]), DATA[0], 5
         ),
     ),
+    "one class of a density": ("units", lambda: layers.VBLLGenerativeDense(1, kl_weight=0.1)),
     "one class of a process": ("units", lambda: layers.SNGPDense(1)),
     "a momentum of 1": ("momentum", lambda: layers.SNGPDense(3, momentum=1.0)),
     "no bound of kernels": ("norm_bound", lambda: convert.spectral_normalize(model(), 0)),

@@ -20,6 +20,7 @@ from tfuq.layers import (
     MCSoftmaxDenseXL,
     SNGPDense,
     VBLLDense,
+    VBLLGenerativeDense,
 )
 from tfuq.predictive import predict_uncertainty
 
@@ -31,6 +32,7 @@ HEADS = {
     "soft-max": lambda: keras.layers.Dense(3, "softmax"),
     "sigmoid": lambda: keras.layers.Dense(1, "sigmoid"),
     "VBLLDense": lambda: VBLLDense(3, kl_weight=0.1),
+    "VBLLGenerativeDense": lambda: VBLLGenerativeDense(3, kl_weight=0.1),
     "VBLLDense of labels": lambda: VBLLDense(3, kl_weight=0.1, likelihood="bernoulli"),
     "MCSoftmaxDenseFA": lambda: MCSoftmaxDenseFA(3, **FEW),
     "MCSoftmaxDenseFA of a VBLL": lambda: MCSoftmaxDenseFA(

@@ -41,6 +41,7 @@ from tfuq.layers.variational import (
     SeparableConv2DVariational,
 )
 from tfuq.layers.vbll import VBLLDense
+from tfuq.layers.vbll_generative import VBLLGenerativeDense
 from tfuq.layers.vbll_regression import VBLLRegression
 
 __all__ = [
@@ -88,6 +89,7 @@ __all__ = [
     "SparseBayesDepthwiseConv2D",
     "StudentTDense",
     "VBLLDense",
+    "VBLLGenerativeDense",
     "VBLLRegression",
 ]
 __dir__ = public_dir(__all__)

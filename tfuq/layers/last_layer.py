@@ -116,12 +116,17 @@ class GaussianLastLayer(VariationalLayer):
         if self.noise == "learned":
             self.noise_rho = self.add_weight(
                 name="noise_rho",
-                shape=(self.units,),
+                shape=self._noise_shape(features),
                 initializer=keras.initializers.Constant(float(softplus_inverse(self.noise_scale))),
                 autocast=False,
             )
         self._add_beta()
         self._warn_if_heavy(features * self.units, self.posterior_scale or 1 / features)
+
+    def _noise_shape(self, features):
+        """Shape of sigma."""
+        del features  # the noise is of the outputs
+        return (self.units,)
 
     @property
     def posterior(self):
