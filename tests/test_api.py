@@ -19,6 +19,7 @@ import tfuq
 from tfuq import callbacks, convert, layers, losses, metrics, ood, optimizers, plots, selective
 from tfuq._predictions.families import family_named
 from tfuq._predictions.family import Family
+from tfuq.optimizers.swag import SWAGMoments
 
 TABLE = (pathlib.Path(__file__).parent / "public_names.txt").read_text().splitlines()
 MODULES = [
@@ -147,6 +148,7 @@ OTHERS = [
         optimizers.DiscriminativeLearningRate,
         {"optimizer": keras.optimizers.SGD(), "scheme": None},
     ),
+    (SWAGMoments, {"optimizer": keras.optimizers.SGD(), "rank": 4, "scale": 0.5}),
     (optimizers.IVON, {"learning_rate": 0.5, "num_data": 50, "beta_2": 0.9, "seed": 3}),
     (selective.RegressionRule, {"score": "interval_width", "threshold": 0.5, "units": 2}),
     (losses.NegativeLogLikelihood, {"family": {"name": "mixture", "num_components": 2}}),
