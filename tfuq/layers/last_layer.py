@@ -113,7 +113,7 @@ class GaussianLastLayer(VariationalLayer):
                 constraint=self.bias_constraint,
             )
         self._form.add_weights(self, features)
-        if self.noise == "learned":
+        if self.noise != "none":
             self.noise_rho = self.add_weight(
                 name="noise_rho",
                 shape=self._noise_shape(features),

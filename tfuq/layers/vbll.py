@@ -5,12 +5,20 @@ import collections
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_integer, register
+from tfuq._arguments import check_choice, check_integer, register, shown
 from tfuq._math.logistic_normal import probit
 from tfuq._random import points
 from tfuq._random.draws import current_draw
 from tfuq.layers._likelihoods import LIKELIHOODS, closed_form_gap
 from tfuq.layers._posteriors import standard_deviation
+from tfuq.layers._student_logits import (
+    STUDENT,
+    TILT,
+    degrees_of_freedom,
+    heavy_tailed,
+    moments,
+    tilted_gap,
+)
 from tfuq.layers._training import add_term
 from tfuq.layers.base import distributions
 from tfuq.layers.heads import Head, OutputMeaning
@@ -54,6 +62,19 @@ class VBLLDense(Head, GaussianLastLayer):
     masked. A head that is called several times in one call adds the KL divergence once, and E for
     each output (in a model of one output, its mean over the calls).
 
+    With `noise="student_t"` the logits are Student's t, with a closed form of its own:
+
+    ```
+    l_k ~ Gamma(a_k, a_k sigma_k^2),  w_k ~ N(m_k, S_k / l_k),  e_k ~ N(0, 1 / l_k)
+    E[a(u)] - a(mean) <= a(mean + t c) - a(mean) + sum_k c_k (E[1 / l_k] / 4 - t + t^2 E[l_k]) / 2,
+    c_k = x^T S_k x + 1,  E[1 / l_k] = sigma_k^2 a_k / (a_k - 1),  E[l_k] = sigma_k^-2
+    KL = sum_k E KL(N(m_k, S_k / l_k) || N(0, prior_scale^2 / l_k))
+         + KL(Gamma(a_k, a_k sigma_k^2) || Gamma(dof, wishart_scale))
+    ```
+
+    t is learned (Knowles and Minka 2011). The authors' package has e sigma_k^2 for E[1 / l_k]
+    (e = 2.718...), whatever a_k is.
+
     Args:
         units: Integer K, the number of classes (at least 2) or labels.
         kl_weight: Weight of the KL divergence, normally `1 / number of training examples`, or
@@ -70,8 +91,10 @@ class VBLLDense(Head, GaussianLastLayer):
         noise: `"none"`, or `"learned"`: independent noise e_k ~ N(0, sigma_k^2) on the logits, with
             a Wishart prior on its precision. It adds to the loss, times kl_weight * beta,
             `-(dof + units + 1) / 2 * sum log sigma^-2 + wishart_scale / 2 * sum sigma^-2`.
-        noise_scale: Initial sigma of `"learned"`.
-        wishart_scale, dof: Scale and degrees of freedom of that prior.
+            `"student_t"` (t-VBLL): its precision l_k is uncertain, too; see below.
+        noise_scale: Initial sigma.
+        wishart_scale, dof: Scale and degrees of freedom of that prior; of `"student_t"` rate and
+            shape of the Gamma prior, and training starts from the shape `dof + 1`.
         likelihood: `"categorical"`, or `"bernoulli"` for labels that do not exclude each other
             (and for two classes in one unit), with a binary cross-entropy.
         predictive: What the logits are outside training. `"monte_carlo"`: log of the mean
@@ -182,7 +205,12 @@ class VBLLDense(Head, GaussianLastLayer):
     def _check_arguments(self):
         check_integer("units", self.units, minimum=1)
         check_choice("objective", self.objective, ("closed_form", "monte_carlo"))
-        check_choice("noise", self.noise, ("none", "learned"))
+        check_choice("noise", self.noise, ("none", "learned", "student_t"))
+        if self.noise == "student_t" and self.objective != "closed_form":
+            raise ValueError(
+                "Argument `objective` must be 'closed_form' with noise='student_t'. "
+                f"Received: objective={shown(self.objective)}"
+            )
         check_choice("likelihood", self.likelihood, tuple(LIKELIHOODS))
         if self.units == 1 and self.likelihood == "categorical":
             raise ValueError(
@@ -198,6 +226,10 @@ class VBLLDense(Head, GaussianLastLayer):
 
     def build(self, input_shape):
         super().build(input_shape)
+        if self._is_student:
+            STUDENT.add_weights(self)
+            start = keras.initializers.Constant(TILT)
+            self.tilt = self.add_weight(name="tilt", shape=(), initializer=start, autocast=False)
         self._train_points = self._normal_points(self.train_mc_samples, fresh=True)
         self._test_points = self._normal_points(self.test_mc_samples, fresh=self.resample)
 
@@ -220,12 +252,17 @@ class VBLLDense(Head, GaussianLastLayer):
         spread = self._form.read(self)
         mean, weight_variance = self._moments(inputs, spread)
         sigma = self._noise_scale()
-        variance = weight_variance + tf.square(sigma)
+        variance = self._logit_variance(weight_variance, sigma)
         self._add_kl(lambda: self._kl(spread, sigma), training)
         if current_draw() is not None:
             logits = self._drawn_logits(inputs, mean, spread)
         elif training:
-            self._add_gap(self._gap(mean, variance), inputs, mask)
+            gap = (
+                self._student_gap(mean, weight_variance, sigma)
+                if self._is_student
+                else self._gap(mean, variance)
+            )
+            self._add_gap(gap, inputs, mask)
             logits = mean
         else:
             logits = self._predictive_logits(mean, variance)
@@ -273,6 +310,41 @@ class VBLLDense(Head, GaussianLastLayer):
         leading = tf.reshape(gap, tf.shape(inputs)[:-1])
         add_term(self, tf.ensure_shape(leading, inputs.shape[:-1]), mask)
 
+    @property
+    def _is_student(self):
+        return self.noise == "student_t"
+
+    def _logit_variance(self, weight_variance, sigma):
+        """Of the logits, noise included."""
+        if not self._is_student:
+            return weight_variance + tf.square(sigma)
+        return (weight_variance + 1) * moments(self, sigma)[1]
+
+    def _student_gap(self, mean, weight_variance, sigma):
+        log_partition = LIKELIHOODS[self.likelihood].log_partition
+        tilt = tf.cast(tf.convert_to_tensor(self.tilt), mean.dtype)
+        return tilted_gap(log_partition, mean, weight_variance + 1, *moments(self, sigma), tilt)
+
+    def _half_squared_means(self, sigma):
+        if self._is_student:
+            return STUDENT.half_squared_means(self, sigma)
+        return super()._half_squared_means(sigma)
+
+    def _noise_penalty(self, sigma):
+        return STUDENT.penalty(self, sigma) if self._is_student else super()._noise_penalty(sigma)
+
+    def _drawn(self, inputs, mean, spread, seed):
+        drawn = super()._drawn(inputs, mean, spread, seed)
+        if not self._is_student:
+            return drawn
+        return mean + (drawn - mean) * STUDENT.unit_of_weights(self, seed)
+
+    def posterior_distribution(self):
+        found = super().posterior_distribution()
+        return STUDENT.posterior(self, found) if self._is_student else found
+
+    posterior_distribution.__doc__ = GaussianLastLayer.posterior_distribution.__doc__
+
     def _gap(self, mean, variance):
         """E[a(u)] - a(mean) by the objective, `(rows,)`, or `(rows, units)` for Bernoulli."""
         likelihood = LIKELIHOODS[self.likelihood]
@@ -302,10 +374,12 @@ class VBLLDense(Head, GaussianLastLayer):
         seed = None
         if source.fresh:
             seed = points.split_seed(self.seed_generator.next(), 1)[0]
-        normals = tf.cast(source(seed), mean.dtype)
-        return LIKELIHOODS[self.likelihood].predictive_logits(
-            mean, standard_deviation(variance), normals, source.mirrored
-        )
+        normals, scale = tf.cast(source(seed), mean.dtype), standard_deviation(variance)
+        if self._is_student:
+            seed = [self.seed or 0, 1] if seed is None else points.split_seed(seed, 1)[0]
+            normals = heavy_tailed(self, normals, seed)
+            scale *= self._noise_scale() / tf.sqrt(moments(self, self._noise_scale())[1])
+        return LIKELIHOODS[self.likelihood].predictive_logits(mean, scale, normals, source.mirrored)
 
     def _drawn_logits(self, inputs, mean, spread):
         """Logits for one draw of the weights, the same for all examples and batches; the noise on
@@ -314,25 +388,29 @@ class VBLLDense(Head, GaussianLastLayer):
         logits = self._drawn(inputs, mean, spread, current_draw().seed_of(self))
         if self.noise == "none":
             return logits
-        variance = self._noise_variance() * tf.ones_like(logits)
+        variance = self._logit_variance(tf.zeros_like(logits), self._noise_scale())
         return self._mean_probs_as_logits(logits, variance)
 
     def logit_distribution(self, inputs):
-        """The Gaussian of the logits, noise included.
+        """The Gaussian of the logits, noise included; or Student's t.
 
         Args:
             inputs: Inputs of the layer, `(batch, ..., features)`.
 
         Returns:
             `tfp.distributions.MultivariateNormalDiag` with batch shape `(batch, ...)` and event
-            shape `(units,)`.
+            shape `(units,)`; with `noise="student_t"` independent `StudentT`s.
         """
         inputs = tf.convert_to_tensor(inputs, self.variable_dtype)
         if not self.built:
             self.build(inputs.shape)
         mean, variance = self._moments(inputs, self._form.read(self))
-        scale = tf.sqrt(variance + self._noise_variance())
+        sigma = self._noise_scale()
+        scale = tf.sqrt(variance + (1.0 if self._is_student else tf.square(sigma)))
         mean, scale = (with_leading(values, inputs) for values in (mean, scale))
+        if self._is_student:
+            of_each = distributions().StudentT(degrees_of_freedom(self), mean, sigma * scale)
+            return distributions().Independent(of_each, 1)
         return distributions().MultivariateNormalDiag(mean, scale)
 
     def get_config(self):
