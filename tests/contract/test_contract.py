@@ -115,6 +115,7 @@ LAYERS = [
     LayerCase("vbll-low-rank", layers.VBLLDense, LOW_RANK),
     LayerCase("vbll-dense", layers.VBLLDense, DENSE),
     LayerCase("vbll-labels", layers.VBLLDense, LABELLED, target=LABELS),
+    LayerCase("vbll-student", layers.VBLLDense, {**LAST, "noise": "student_t"}),
     LayerCase("vbll-generative", layers.VBLLGenerativeDense, {"units": 3, "kl_weight": 0.01}),
     LayerCase("laplace-last", layers.LastLayerLaplace, {"units": 3}),
     LayerCase(
