@@ -145,7 +145,7 @@ ROWS = {
             keras.Sequential([keras.Input((4,)), layers.BatchEnsembleDense(3, 2)]), DATA[0], 5
         ),
     ),
-    "draws of Student's t": ("objective", lambda: vbll(noise="student_t", objective="monte_carlo")),
+    "draws of Student's t": ("objective", lambda: head(noise="student_t", objective="monte_carlo")),
     "one class of a density": ("units", lambda: layers.VBLLGenerativeDense(1, kl_weight=0.1)),
     "one class of a process": ("units", lambda: layers.SNGPDense(1)),
     "a momentum of 1": ("momentum", lambda: layers.SNGPDense(3, momentum=1.0)),
