@@ -16,6 +16,7 @@ from tfuq._models.batch_statistics import renew_batch_statistics
 from tfuq.callbacks import SWAG
 from tfuq.callbacks.swag import first_epoch
 from tfuq.ensembles import DeepEnsemble
+from tfuq.layers import SparseBayesDense
 from tfuq.optimizers import IVON, DiscriminativeLearningRate
 from tfuq.optimizers.swag import SWAGMoments
 
@@ -289,7 +290,7 @@ def test_statistics_of_the_last_weights_are_told():
 
 
 def test_a_training_that_ends_too_early_has_no_posterior():
-    stop = keras.callbacks.EarlyStopping("loss", patience=0, baseline=0.0)
+    stop = keras.callbacks.EarlyStopping("loss", patience=0, mode="max")
     with pytest.warns(UserWarning, match="collected 0 networks of the two"):
         model = trained(network(), callbacks=[stop])
     with pytest.raises(ValueError, match="random weights"):
@@ -324,14 +325,19 @@ def test_refused_before_it_trains(name, tmp_path, monkeypatch):
         np.testing.assert_array_equal(one, other)
 
 
-def test_layers_that_are_unfrozen_meanwhile_are_refused():
-    def unfreezing(epochs):
-        return callbacks.GradualUnfreezing(num_stages=1, epochs_per_stage=epochs)
+def test_other_variables_after_the_first_network_are_refused():
+    def fit(after_epoch):
+        keras.utils.set_random_seed(0)
+        layers = [SparseBayesDense(n, kl_weight=0.01, r_bayes=0.1) for n in (6, 3)]
+        model = keras.Sequential([keras.Input((4,)), *layers])
+        model.compile("sgd", LOSS, jit_compile=False)
+        selection = callbacks.SaliencySelection(after_epoch=after_epoch, scope="global")
+        return trained(model, callbacks=[selection], epochs=5)
 
     with pytest.raises(ValueError, match="must stay the same while SWAG"):
-        trained(network(), callbacks=[unfreezing(3)])
-    model = trained(network(), callbacks=[unfreezing(1)])
-    assert len(model.optimizer.means()) == 4 and model.optimizer.is_random()
+        fit(4)
+    moments = fit(1).optimizer
+    assert len(moments.means()) == len(moments._trainable_variables) and moments.is_random()
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,8 @@ class SpectralBound(keras.constraints.Constraint):
             with tf.init_scope():
                 start = _unit(tf.random.stateless_normal(shape, [1, 2]))
                 if is_variable:  # perhaps from a file, which holds no vector: it is found again
-                    start = self._found(start, tf.convert_to_tensor(weight))
+                    find = tf.function(self._found, autograph=False)
+                    start = find(start, tf.convert_to_tensor(weight))
                 start = tf.Variable(start, trainable=False, name="spectral_vector")
             # With the weight: held, its id is not given to another one.
             self._vectors[key] = (weight if is_variable else None, start)
@@ -142,6 +143,8 @@ class SpectralBound(keras.constraints.Constraint):
         if kernel.shape.rank == 2:
             return tf.matmul(output, kernel, transpose_b=True)
         vector = tf.zeros(like.shape, kernel.dtype)
+        if not tf.executing_eagerly():  # perhaps in a scope that stops tapes
+            return tf.gradients(self._map(vector, kernel), vector, output)[0]
         with tf.GradientTape() as tape:
             tape.watch(vector)
             found = self._map(vector, kernel)
