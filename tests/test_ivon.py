@@ -282,6 +282,7 @@ def test_draws_do_not_move_the_weights():
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.slow_cases("False")
 @pytest.mark.parametrize("is_constrained", [False, True])
 def test_weights_that_others_set_are_the_mean(is_constrained):
     x, y = examples()

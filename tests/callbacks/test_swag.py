@@ -174,7 +174,7 @@ WAYS = {
 }
 
 
-@pytest.mark.slow_cases("jit", "eager", "several steps", "accumulated", "normalized")
+@pytest.mark.slow_cases(*(way for way in WAYS if way != "scaled"))
 @pytest.mark.parametrize("way", WAYS)
 def test_trains_draws_saves_and_loads(way, tmp_path):
     saves(WAYS[way](), tmp_path)
@@ -192,7 +192,7 @@ def saves(model, folder):
     return model
 
 
-@pytest.mark.slow_cases("mixed_bfloat16")
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision(policy, tmp_path):
     before = keras.config.dtype_policy()
@@ -231,7 +231,8 @@ class Killed(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("is_behind", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("is_behind", [True, False])
 def test_a_killed_training_goes_on_to_the_bit(tmp_path, is_behind):
     def fit(*others):
         model, both = network(), [callbacks.BackupAndRestore(tmp_path), SWAG(start=2, rank=3)]
@@ -247,6 +248,7 @@ def test_a_killed_training_goes_on_to_the_bit(tmp_path, is_behind):
     np.testing.assert_array_equal(resumed[0], whole[0])
 
 
+@pytest.mark.slow
 def test_a_second_fit_begins_anew_or_drops_the_posterior():
     model = trained(network())
     first = model.optimizer
@@ -263,6 +265,7 @@ def test_a_second_fit_begins_anew_or_drops_the_posterior():
         predictive.sample_predictions(model, X)
 
 
+@pytest.mark.slow
 def test_exports_draw_the_same_networks(tmp_path):
     model = trained(network())
     export.export(model, tmp_path / "served", num_samples=4)
@@ -272,6 +275,7 @@ def test_exports_draw_the_same_networks(tmp_path):
     assert expected.mutual_information.max() > 1e-5
 
 
+@pytest.mark.slow
 def test_what_loses_the_posterior_says_so():
     model = trained(network())
     with pytest.warns(UserWarning, match="SWAG keeps a posterior .*, which the copy has not"):
@@ -283,6 +287,7 @@ def test_what_loses_the_posterior_says_so():
 # --- Misuse --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_statistics_of_the_last_weights_are_told():
     model = network(normalized=True)
     with pytest.warns(UserWarning, match="batch normalizations.*give it `data`"):
@@ -325,6 +330,7 @@ def test_refused_before_it_trains(name, tmp_path, monkeypatch):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_other_variables_after_the_first_network_are_refused():
     def fit(after_epoch):
         keras.utils.set_random_seed(0)

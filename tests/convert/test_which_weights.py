@@ -90,8 +90,6 @@ def test_biases_alone():
     assert counts(copy) == {"a": 0, "b": 0, "c": 0}
     assert counts(copy, "bias") == {"a": 10, "b": 6, "c": 3}
     assert counts(converted(which="biases", bias_r_bayes=0.5), "bias") == {"a": 5, "b": 3, "c": 2}
-    copy.compile("sgd", LOSS, jit_compile=False)
-    copy.fit(X, Y, verbose=0)
     assert np.ptp(sample_predictions(copy, X, 4), axis=0).max() > 0
 
 
@@ -137,7 +135,7 @@ CHOSEN = {
 }
 
 
-@pytest.mark.slow_cases("magnitude", "random", "first")
+@pytest.mark.slow_cases("magnitude", "random", "first", "biases")
 @pytest.mark.parametrize("which", CHOSEN)
 def test_selection_while_training(which):
     model = sparse()
