@@ -71,11 +71,11 @@ def test_draws_have_the_stated_mean_and_covariance(rank, count, scale):
     moments, num = collected(rank, count, scale), 4000
     seeds = tf.constant([[3, i] for i in range(num)])
 
-    @tf.function
     def drawn(seed):
         return tf.concat([tf.reshape(value, [-1]) for _, value in moments.drawn(seed)], 0)
 
-    draws = tf.map_fn(drawn, seeds, fn_output_signature="float64").numpy()
+    together = tf.function(lambda: tf.map_fn(drawn, seeds, fn_output_signature="float64"))
+    draws = together().numpy()
     mean, covariance = their_covariance(rank, count)
     covariance = scale * covariance
     variances = np.diag(covariance)

@@ -86,12 +86,13 @@ def test_a_draw_has_one_mean_for_each_class():
     x = np.concatenate([np.zeros((1, size)), np.eye(size)])
     noise = FIXTURE["noise"] ** 2
 
-    @tf.function
     def logits(seed):
         with one_draw(seed):
             return layer(x)
 
-    drawn = tf.map_fn(logits, tf.constant([[5, i] for i in range(300)]), "float64").numpy()
+    seeds = tf.constant([[5, i] for i in range(300)])
+    together = tf.function(lambda: tf.map_fn(logits, seeds, fn_output_signature="float64"))
+    drawn = together().numpy()
     # log N(e_d; mu) - log N(0; mu) = (mu_d - 1/2) / sigma_d^2
     means = (drawn[:, 1:] - drawn[:, :1]) * noise[:, None] + 0.5
     normals = (means - FIXTURE["mean"].T) / FIXTURE["scale"].T

@@ -117,7 +117,6 @@ def test_a_draw_is_of_students_t():
     """Weights of draws over their scales are Student's t: Kolmogorov and Smirnov, p above 1e-7."""
     layer, own = head(), given("diagonal")
 
-    @tf.function
     def mean_of(seed):
         with one_draw(seed) as draw:
             spread = layer._form.read(layer)
@@ -125,7 +124,8 @@ def test_a_draw_is_of_students_t():
             return layer._drawn(x, layer._mean(x), spread, draw.seed_of(layer))
 
     seeds = tf.constant([[7, i] for i in range(400)])
-    drawn = tf.map_fn(mean_of, seeds, fn_output_signature="float64").numpy()
+    together = tf.function(lambda: tf.map_fn(mean_of, seeds, fn_output_signature="float64"))
+    drawn = together().numpy()
     scale = own["diagonal"].T * np.sqrt(own["rate"] / own["shape"])
     units = (drawn - own["kernel"].T) / scale
     for unit in range(4):  # weights of one unit share a precision: one of them is looked at
