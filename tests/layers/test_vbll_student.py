@@ -13,6 +13,7 @@ from scipy import special, stats
 
 from tfuq._random.draws import one_draw
 from tfuq.layers import VBLLDense
+from tfuq.layers._student_logits import TRIES, gamma_of
 from tfuq.layers.base import softplus_inverse
 from tfuq.predictive import sample_predictions
 
@@ -100,6 +101,15 @@ def test_predictions_are_means_over_students_t():
     error = probs.std(axis=0) * np.sqrt(1 / 200_000 + 1 / 20_000)
     assert np.all(np.abs(found - probs.mean(axis=0)) < 6 * error)
     np.testing.assert_array_equal(layer(X), layer(X))
+
+
+@pytest.mark.parametrize("a", [1.01, 2.5, 40.0])
+def test_gamma_variables(a):
+    """Kolmogorov and Smirnov, p above 1e-7."""
+    rng = np.random.default_rng(0)
+    normals, uniforms = rng.normal(size=(TRIES, 50_000)), rng.uniform(size=(TRIES, 50_000))
+    found = gamma_of(tf.constant(a, "float64"), normals, uniforms)
+    assert stats.kstest(found, stats.gamma(a).cdf).pvalue > 1e-7
 
 
 def test_distribution_and_variance_of_logits():

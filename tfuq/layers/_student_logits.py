@@ -1,11 +1,13 @@
 """Logits with Student's t noise: their bound, their moments and draws of the noise."""
 
+import numpy as np
 import tensorflow as tf
 
 from tfuq._random import points
 from tfuq.layers.vbll_regression import NOISES
 
 STUDENT = NOISES["student_t"]  # the Gamma posterior of a precision, as a regression has it
+TRIES = 4
 TILT = 0.1  # what the authors' package starts from
 
 
@@ -31,10 +33,37 @@ def moments(head, sigma):
     return 1 / tf.square(sigma), tf.square(sigma) * a / (a - 1)
 
 
-def heavy_tailed(head, normals, seed):
-    """Standard normal points `(samples, units)` over roots of Gamma(a, a): Student's t."""
-    shape = tf.broadcast_to(_shape(head), tf.shape(normals))
-    return normals * tf.cast(tf.sqrt(shape / points.gamma(shape, seed=seed)), normals.dtype)
+def gamma_of(a, normals, uniforms):
+    """Gamma(a, 1), a > 1, from `TRIES` normals and uniforms along the first axis.
+
+    v = (1 + z / sqrt(9 d))^3 with d = a - 1/3 is taken if log u < z^2 / 2 + d (1 - v + log v)
+    (Marsaglia and Tsang 2000). The first that is taken counts; of 10^5 there are fewer than one
+    where none is, and the last counts. Noise that knows no weights: files hold it as constants.
+    """
+    d = a - 1 / 3
+    v = tf.maximum((1 + normals / tf.sqrt(9 * d)) ** 3, 1e-12)
+    bound = tf.square(normals) / 2 + d * (1 - v + tf.math.log(v))
+    is_taken = tf.math.log(tf.maximum(uniforms, 1e-12)) < bound
+    found = v[-1]
+    for number in reversed(range(TRIES - 1)):
+        found = tf.where(is_taken[number], v[number], found)
+    return d * found
+
+
+def roots(head, shape, seed=None):
+    """sqrt(a / g), g ~ Gamma(a, 1), `shape` with units at its end: of each precision's inverse.
+
+    Without a seed they are the same in each call.
+    """
+    a, shape = _shape(head), (TRIES, *shape)
+    if seed is None:
+        rng = np.random.default_rng([head.seed or 0, 1])
+        noise = rng.standard_normal(shape), rng.uniform(size=shape)
+    else:
+        seed, other = points.split_seed(seed, 2)
+        noise = points.normal(shape, seed=seed), points.uniform(shape, seed=other)
+    normals, uniforms = (tf.cast(tf.convert_to_tensor(each), a.dtype) for each in noise)
+    return tf.sqrt(a / gamma_of(a, normals, uniforms))
 
 
 def degrees_of_freedom(head):

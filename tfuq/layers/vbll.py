@@ -15,8 +15,8 @@ from tfuq.layers._student_logits import (
     STUDENT,
     TILT,
     degrees_of_freedom,
-    heavy_tailed,
     moments,
+    roots,
     tilted_gap,
 )
 from tfuq.layers._training import add_term
@@ -337,7 +337,8 @@ class VBLLDense(Head, GaussianLastLayer):
         drawn = super()._drawn(inputs, mean, spread, seed)
         if not self._is_student:
             return drawn
-        return mean + (drawn - mean) * STUDENT.unit_of_weights(self, seed)
+        seed = points.split_seed(seed, 3)[2]  # the weights' take up to two
+        return mean + (drawn - mean) * self._noise_scale() * roots(self, (self.units,), seed)
 
     def posterior_distribution(self):
         found = super().posterior_distribution()
@@ -376,8 +377,8 @@ class VBLLDense(Head, GaussianLastLayer):
             seed = points.split_seed(self.seed_generator.next(), 1)[0]
         normals, scale = tf.cast(source(seed), mean.dtype), standard_deviation(variance)
         if self._is_student:
-            seed = [self.seed or 0, 1] if seed is None else points.split_seed(seed, 1)[0]
-            normals = heavy_tailed(self, normals, seed)
+            seed = None if seed is None else points.split_seed(seed, 1)[0]
+            normals *= roots(self, normals.shape, seed)
             scale *= self._noise_scale() / tf.sqrt(moments(self, self._noise_scale())[1])
         return LIKELIHOODS[self.likelihood].predictive_logits(mean, scale, normals, source.mirrored)
 
