@@ -90,7 +90,7 @@ def test_biases_alone():
     assert counts(copy) == {"a": 0, "b": 0, "c": 0}
     assert counts(copy, "bias") == {"a": 10, "b": 6, "c": 3}
     assert counts(converted(which="biases", bias_r_bayes=0.5), "bias") == {"a": 5, "b": 3, "c": 2}
-    assert np.ptp(sample_predictions(copy, X, 4), axis=0).max() > 0
+    assert np.ptp(sample_predictions(copy, X, 4, from_logits=True), axis=0).max() > 0
 
 
 def test_a_thousandth_is_one_weight_at_least(capsys):
@@ -190,6 +190,7 @@ def test_bad_words_in_copies(options, message):
         converted(**options)
 
 
+@pytest.mark.slow
 def test_nothing_to_choose_from():
     with pytest.raises(ValueError, match="where no layer has a bias"):
         converted(plain(use_bias=False), which="biases")

@@ -143,6 +143,7 @@ def test_a_draw_is_of_students_t():
         assert stats.kstest(units[:, 0, unit], exact.cdf).pvalue > 1e-7
 
 
+@pytest.mark.slow
 def test_learns_saves_and_draws(tmp_path):
     keras.utils.set_random_seed(0)
     x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
