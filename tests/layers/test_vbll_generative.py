@@ -108,6 +108,7 @@ def test_without_doubt_it_is_the_mean_way():
     np.testing.assert_allclose(layer.mean_logits(x), expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_bias_learns_how_frequent_classes_are_and_energy_sees_what_is_far():
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
