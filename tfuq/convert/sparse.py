@@ -121,17 +121,7 @@ def sparse_bayesian(
     """
     check_kl_weight(kl_weight)
     check_choice("scope", scope, SCOPES)
-    check_which(which, saliency, method, seed)
-    has_gradients = needs_gradients(which, saliency)
-    if which == "biases" and r_bayes is not None:
-        raise ValueError(
-            "Argument `r_bayes` must be left out for which='biases', where no weight of a kernel "
-            f"is random; `bias_r_bayes` is their share. Received: r_bayes={shown(r_bayes)}"
-        )
-    if data is None and has_gradients:
-        raise ValueError(
-            "Argument `data` must be given where gradients choose the weights. Received: data=None"
-        )
+    _check_choice(which, saliency, method, seed, r_bayes, data)
     options = {
         "kl_weight": kl_weight,
         "r_bayes": 0.01 if r_bayes is None else r_bayes,
@@ -160,12 +150,7 @@ def sparse_bayesian(
     if which == "saliency":
         weights = [getattr(layer, name) for layer, new in pairs for name in new.ranked_weights()]
         reading = {"method": method, "batch_size": batch_size, "verbose": verbose}
-        found = (
-            squared_gradients(model, weights, data, loss, **reading)
-            if has_gradients
-            else hessians_of(model, weights)
-        )
-        found = iter(found)
+        found = _saliencies(model, weights, data, loss, saliency, reading)
         found = [{name: next(found) for name in new.ranked_weights()} for new in news]
         select_layers(news, found, scope)
     else:
@@ -173,6 +158,27 @@ def sparse_bayesian(
     why_not = {"why_not": f"which={which!r}"} if chosen != named else {}
     left = left_over(model, candidates, chosen, pairs, SPARSE, **why_not)
     return told(copy, "sparse_bayesian", conversions(pairs, chosen), left, few)
+
+
+def _check_choice(which, saliency, method, seed, r_bayes, data):
+    """Raises ValueError unless the arguments say which weights are random."""
+    check_which(which, saliency, method, seed)
+    if which == "biases" and r_bayes is not None:
+        raise ValueError(
+            "Argument `r_bayes` must be left out for which='biases', where no weight of a kernel "
+            f"is random; `bias_r_bayes` is their share. Received: r_bayes={shown(r_bayes)}"
+        )
+    if data is None and needs_gradients(which, saliency):
+        raise ValueError(
+            "Argument `data` must be given where gradients choose the weights. Received: data=None"
+        )
+
+
+def _saliencies(model, weights, data, loss, saliency, reading):
+    """An iterator over the saliencies of `weights`, arrays."""
+    if saliency == "ivon":
+        return iter(hessians_of(model, weights))
+    return iter(squared_gradients(model, weights, data, loss, **reading))
 
 
 def _whole(which, layers):

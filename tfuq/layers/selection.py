@@ -1,4 +1,4 @@
-"""Which weights of sparse Bayesian layers are random, and how many of each layer."""
+"""Selection of the random weights of sparse Bayesian layers, by all that may rank them."""
 
 import numpy as np
 

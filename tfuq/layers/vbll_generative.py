@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfuq._arguments import check_integer, register
 from tfuq._random.draws import current_draw
+from tfuq.layers._likelihoods import Categorical
 from tfuq.layers._training import add_term
 from tfuq.layers.base import distributions
 from tfuq.layers.heads import Head, OutputMeaning
@@ -132,7 +133,7 @@ class VBLLGenerativeDense(Head, GaussianLastLayer):
         if not training:
             return with_leading(predicted, inputs)
         logits = self._logits(rows, means, noise) - tf.reduce_sum(variances / noise, axis=0) / 2
-        gap = tf.reduce_logsumexp(predicted, axis=-1) - tf.reduce_logsumexp(logits, axis=-1)
+        gap = Categorical.log_partition(predicted) - Categorical.log_partition(logits)
         leading = tf.reshape(gap, tf.shape(inputs)[:-1])
         add_term(self, tf.ensure_shape(leading, inputs.shape[:-1]), mask)
         return with_leading(logits, inputs)
