@@ -90,7 +90,7 @@ class VBLLGenerativeDense(Head, GaussianLastLayer):
     model = keras.Sequential([keras.Input((8,)), VBLLGenerativeDense(3, kl_weight=1 / len(x))])
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(x, y, verbose=0)
-    probs = keras.ops.softmax(model.predict(x, verbose=0))
+    logits = model.predict(x, verbose=0)
     ```
 
     References:
