@@ -1,0 +1,75 @@
+"""What the rows of `benchmarks/methods.py` cost: an answer, the weights, an exported model."""
+
+import pathlib
+import tempfile
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from evidence import features, rows
+from tfuq import export
+from tfuq.ensembles import DeepEnsemble
+
+ASKED, ROUNDS = 500, 5
+
+
+def milliseconds(function, examples):
+    """CPU time of an example: the least of `ROUNDS` calls after the first."""
+    function()
+    spent = []
+    for _ in range(ROUNDS):
+        start = time.process_time()
+        function()
+        spent.append(time.process_time() - start)
+    return 1e3 * min(spent) / examples
+
+
+def size_of(folder):
+    return sum(path.stat().st_size for path in pathlib.Path(folder).rglob("*") if path.is_file())
+
+
+def network(row, task, plan):
+    """A model as the row answers with it, hardly trained, and the options of its export."""
+    x, y = task.x["train"], task.y["train"]
+    plan = plan._replace(epochs=4 if row == "snapshots" else 2)
+    if rows.ROWS[row].kind == "fit":
+        return rows.fitted(row, x, y, plan), {}
+    if row == "deep ensemble":
+        plans = (plan._replace(seed=seed) for seed in range(rows.MEMBERS))
+        return DeepEnsemble.from_models([rows.fitted("Dense", x, y, each) for each in plans]), {}
+    validation = task.x["validation"], task.y["validation"]
+    made = rows.made_of(row, rows.fitted("Dense", x, y, plan), x, y, validation)
+    return (made[0], {"calibration": made[1]}) if isinstance(made, tuple) else (made, {})
+
+
+def weights_of(model):
+    members = model.members if isinstance(model, DeepEnsemble) else [model]
+    return sum(member.count_params() for member in members) * 4 / 1e6
+
+
+def measured(task, plan_of, names, folder):
+    """{"trunk": ..., "rows": {row: ms an image, MB of weights, MB of the SavedModel}}."""
+    x = tf.constant(np.resize(task.x["test"], (ASKED, task.x["test"].shape[1])))
+    found = {}
+    for row in names:
+        plan = plan_of("Dense" if rows.ROWS[row].kind != "fit" else row)
+        model, options = network(row, task, plan)
+        sampled = row in ("MC dropout", "VBLL", "VBLL + HET", "fully Bayesian", "IVON")
+        if sampled or row.startswith("sparse"):
+            options["num_samples"] = rows.DRAWS
+        with tempfile.TemporaryDirectory() as temporary:
+            path = pathlib.Path(temporary) / "model"
+            export.export(model, path, from_logits=True, **options)
+            served = tf.saved_model.load(str(path))
+            found[row] = {
+                "ms": round(milliseconds(lambda served=served: served.serve(x), ASKED), 6),
+                "weights_mb": round(weights_of(model), 3),
+                "export_mb": round(size_of(path) / 1e6, 3),
+            }
+        print(row, found[row], flush=True)
+    trunk = features.trunk(folder)
+    few = np.zeros((32, features.SIZE, features.SIZE, 3), "uint8")
+    call = tf.function(lambda images: trunk(images, training=False), autograph=False)
+    of_trunk = milliseconds(lambda: call(tf.constant(few, "float32")), len(few))
+    return {"trunk": {"ms": round(of_trunk, 3)}, "rows": found}

@@ -1,0 +1,202 @@
+"""The tables of the pages, made from `results/methods.json`, between markers.
+
+A page has `<!-- methods NAME -->` and `<!-- end -->`; what is between them is written here.
+"""
+
+import json
+import pathlib
+import re
+import statistics
+
+import numpy as np
+
+from evidence import measures
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "methods.json"
+PAGES = ("README.md", "benchmarks/README.md", "docs/which-method.md")
+MARKED = re.compile(r"(<!-- methods (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+SHORT = ("Dense", "temperature scaling", "VBLL", "HET full", "SNGP", "deep ensemble")
+
+
+def compact(value, indent=0):
+    """JSON with a line for each run, so that a change of one shows as one."""
+    if not isinstance(value, dict) or not any(isinstance(v, dict) for v in value.values()):
+        return json.dumps(value, ensure_ascii=False)
+    space = " " * (indent + 1)
+    items = (
+        f"{space}{json.dumps(k, ensure_ascii=False)}: {compact(v, indent + 1)}"
+        for k, v in value.items()
+    )
+    return "{\n" + ",\n".join(items) + "\n" + " " * indent + "}"
+
+
+def markdown(titles, rows):
+    lines = [titles, ["---", *["--:"] * (len(titles) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def mean_of(runs, column):
+    values = [run[column] for run in runs.values() if run.get(column) is not None]
+    return statistics.fmean(values) if values else None
+
+
+def mark(task, row, column):
+    """+ or - where the interval of the difference with Dense has only better or only worse."""
+    found = task["differences"].get(row, {}).get(column)
+    if found is None or found[1] <= 0 <= found[2]:
+        return ""
+    is_better = (found[1] > 0) == measures.COLUMNS[column][2]
+    return " +" if is_better else " −"
+
+
+def cell(task, row, column):
+    value = mean_of(task["runs"][row], column)
+    if value is None:
+        return "-"
+    return f"{value:.{measures.COLUMNS[column][1]}f}{mark(task, row, column)}"
+
+
+def complete(task):
+    """The rows of a set that have as many seeds as Dense, with Dense first."""
+    count = len(task["runs"].get("Dense", {}))
+    return [row for row, runs in task["runs"].items() if len(runs) == count]
+
+
+def known_columns(task, columns):
+    return [c for c in columns if any(c in run for run in task["runs"]["Dense"].values())]
+
+
+def heading(name, task):
+    sizes = ", ".join(f"{part} {count}" for part, count in task["rows"].items())
+    seeds = len(task["runs"]["Dense"])
+    return (
+        f"**{name}** ({task['classes']} classes; rows: {sizes}; seeds: {seeds}; "
+        f"the rule's target: {task['target_risk']:g})\n\n"
+    )
+
+
+def set_table(name, task, columns=tuple(measures.COLUMNS)):
+    columns = known_columns(task, columns)
+    titles = ["row", *(measures.COLUMNS[column][0] for column in columns)]
+    rows = [[row, *(cell(task, row, c) for c in columns)] for row in complete(task)]
+    return heading(name, task) + markdown(titles, rows)
+
+
+def difference_table(name, task):
+    columns = [c for c in measures.PAIRED if any(c in d for d in task["differences"].values())]
+    titles = ["row less Dense", *(measures.COLUMNS[column][0] for column in columns)]
+
+    def shown(found, column):
+        mean, low, high = found[column]
+        digits = measures.COLUMNS[column][1]
+        return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+    rows = [[row, *(shown(f, c) for c in columns)] for row, f in task["differences"].items()]
+    return f"**{name}**\n\n" + markdown(titles, rows)
+
+
+def trial_table(name, task):
+    def shown(trial):
+        value, l2, epochs, nll = trial
+        return f"{value:g}, L2 {l2:g}, {epochs} epochs: {nll:.3f}"
+
+    rows = []
+    for row, trials in task["trials"].items():
+        best = min(trials, key=lambda trial: trial[-1])
+        cells = [f"**{shown(t)}**" if t is best else shown(t) for t in trials]
+        rows.append([row, *cells])
+    count = max(len(row) for row in rows) - 1
+    return f"**{name}**\n\n" + markdown(["row", *(f"trial {i + 1}" for i in range(count))], rows)
+
+
+def control_table(found):
+    titles = ["set", "pixels: near", "far", "features: near", "far", "Dense, entropy: near", "far"]
+    rows = []
+    for name, task in found["tasks"].items():
+        known = [task["controls"].get(kind, {}) for kind in ("near", "far")]
+        cells = [f"{k[of]:.3f}" if of in k else "-" for of in ("pixels", "features") for k in known]
+        dense = [mean_of(task["runs"].get("Dense", {}), kind) for kind in ("near", "far")]
+        rows.append([name, *cells, *("-" if d is None else f"{d:.3f}" for d in dense)])
+    return markdown(titles, rows)
+
+
+def rank_table(found, columns=("nll", "augrc", "near")):
+    """Mean ranks of the rows that all sets have, and what two of them must differ by."""
+    tasks = list(found["tasks"].values())
+    rows = [row for row in complete(tasks[0]) if all(row in complete(task) for task in tasks)]
+    titles, each, notes = ["row"], [], []
+    for column in columns:
+        table = [[mean_of(task["runs"][row], column) for row in rows] for task in tasks]
+        title, _, more = measures.COLUMNS[column]
+        mean, p, difference = measures.ranks(table, more)
+        titles.append(title)
+        each.append(mean)
+        said = f"Friedman p = {p:.3g}, " if np.isfinite(p) else ""
+        notes.append(f"{title}: {said}critical difference {difference:.1f}")
+    order = np.argsort(each[0])
+    body = [[rows[i], *(f"{mean[i]:.1f}" for mean in each)] for i in order]
+    return markdown(titles, body) + f"\nOver {len(tasks)} sets. " + "; ".join(notes) + ".\n"
+
+
+def cost_table(found):
+    task = next((t for t in found["tasks"].values() if t["costs"]), None)
+    if task is None:
+        return "Not measured yet.\n"
+    costs, runs = task["costs"], task["runs"]
+    trunk, base = costs["trunk"]["ms"], mean_of(runs["Dense"], "seconds")
+    dense = costs["rows"]["Dense"]
+    titles = ["row", "training / Dense", "answer / Dense, head alone", "with the trunk"]
+    titles += ["weights, MB", "export, MB"]
+    rows = []
+    for row, cost in costs["rows"].items():
+        seconds = mean_of(runs[row], "seconds") if row in runs else None
+        trained = "-" if seconds is None else f"{seconds / base:.1f}"
+        with_trunk = (trunk + cost["ms"]) / (trunk + dense["ms"])
+        sizes = f"{cost['weights_mb']:.2f}", f"{cost['export_mb']:.2f}"
+        rows.append([row, trained, f"{cost['ms'] / dense['ms']:.1f}", f"{with_trunk:.2f}", *sizes])
+    said = f"CPU time of one thread. Dense: {base:.2f} s of training, {dense['ms']:.4f} ms an image"
+    note = f"\n{said}; the trunk, {trunk:.1f} ms an image, is the same for all.\n"
+    return markdown(titles, rows) + note
+
+
+def first_table(found):
+    """A few rows of the first set, for the page that people see first."""
+    name, task = next(iter(found["tasks"].items()))
+    columns = known_columns(task, ("accuracy", "nll", "augrc", "coverage", "near"))
+    titles = ["", *(measures.COLUMNS[column][0] for column in columns)]
+    known = [row for row in SHORT if row in complete(task)]
+    rows = [[row, *(cell(task, row, column) for column in columns)] for row in known]
+    said = f"{name}, frozen EfficientNet-Lite0, means of {len(task['runs']['Dense'])} seeds"
+    note = "+ and − where the interval of the difference with Dense leaves out 0"
+    return markdown(titles, rows) + f"\n{said}; {note}.\n"
+
+
+def each_set(table):
+    return lambda found: "\n".join(
+        table(name, task) for name, task in found["tasks"].items() if "Dense" in task["runs"]
+    )
+
+
+TABLES = {
+    "sets": each_set(set_table),
+    "differences": each_set(difference_table),
+    "trials": each_set(trial_table),
+    "controls": control_table,
+    "ranks": rank_table,
+    "costs": cost_table,
+    "first": first_table,
+}
+
+
+def written(text, found):
+    """A page with its tables made anew."""
+    return MARKED.sub(lambda m: m[1] + TABLES[m[2]](found) + m[4], text)
+
+
+def write_all(found):
+    for name in PAGES:
+        path = ROOT / name
+        if path.is_file():
+            text = path.read_text(encoding="utf-8")
+            path.write_text(written(text, found), encoding="utf-8")

@@ -1,0 +1,253 @@
+"""The rows of `benchmarks/methods.py`: how each method is built, trained and asked.
+
+Each is the same network: a hidden layer of 128 units on frozen features, and a head. What a row is
+tuned by is its `knob`: three values, or two and then, with the better, a penalty of weights where
+the method has no prior that is one. The fourth trial is the best of these with a third of the
+epochs: with noisy labels that is what early stopping would do. What is not named is tfuq's default.
+"""
+
+import collections
+import functools
+import pathlib
+import tempfile
+
+import keras
+import numpy as np
+from keras import layers
+from scipy.special import softmax
+
+from tfuq import convert
+from tfuq import layers as uncertain
+from tfuq.callbacks import SGDR, PosteriorMean, SaliencySelection, SnapshotEnsemble
+from tfuq.ensembles import DeepEnsemble
+from tfuq.optimizers import IVON
+from tfuq.predictive import decompose, predict_uncertainty
+from tfuq.selective import TemperatureScaling
+
+HIDDEN, STEPS, RATE = 128, 300, 1e-3
+MEMBERS, CYCLES, DRAWS, FACTORS, TRAIN_SAMPLES = 5, 4, 30, 6, 32
+
+Row = collections.namedtuple("Row", ["kind", "knob", "values"])
+# kind: "fit" trains; others are made of the networks of "Dense", whose choice they share.
+L2, PRIOR, TEMPERATURE = (0.0, 1e-3, 1e-2), (0.1, 0.3, 1.0), (0.5, 1.0)
+TRIALS, PENALTY = 4, 1e-2  # the L2 that rows with two values are also tried with
+
+
+class Plan(collections.namedtuple("Plan", "value l2 epochs seed examples classes")):
+    """What a network is built and trained by."""
+
+    @property
+    def batch(self):
+        return int(np.clip(self.examples // 8, 16, 128))
+
+    @property
+    def kl_weight(self):
+        return 1 / self.examples
+
+
+def sequential(features, *parts):
+    return keras.Sequential([keras.Input((features,)), *parts])
+
+
+def penalty(plan):
+    return keras.regularizers.L2(plan.l2) if plan.l2 else None
+
+
+def hidden(plan):
+    return layers.Dense(HIDDEN, "relu", kernel_regularizer=penalty(plan))
+
+
+def dense(features, plan):
+    head = layers.Dense(plan.classes, kernel_regularizer=penalty(plan))
+    return sequential(features, hidden(plan), head)
+
+
+def dropout(features, plan):
+    head = layers.Dense(plan.classes, kernel_regularizer=penalty(plan))
+    return sequential(features, hidden(plan), uncertain.MCDropout(plan.value), head)
+
+
+def vbll(features, plan):
+    head = uncertain.VBLLDense(
+        plan.classes, kl_weight=plan.kl_weight, prior_scale=plan.value, seed=plan.seed
+    )
+    return sequential(features, hidden(plan), head)
+
+
+def noisy(features, plan, factors, **options):
+    head = uncertain.MCSoftmaxDenseFA(
+        plan.classes, min(factors, plan.classes), plan.value, logits_only=True,
+        train_mc_samples=TRAIN_SAMPLES, seed=plan.seed, kernel_regularizer=penalty(plan), **options,
+    )  # fmt: skip
+    return sequential(features, hidden(plan), head)
+
+
+def noisy_vbll(features, plan):
+    return noisy(features, plan, FACTORS, last_layer="vbll", kl_weight=plan.kl_weight)
+
+
+def noisy_features(features, plan):
+    head = uncertain.MCSoftmaxDenseXL(
+        plan.classes, FACTORS, plan.value, logits_only=True, train_mc_samples=TRAIN_SAMPLES,
+        seed=plan.seed,
+    )  # fmt: skip
+    return sequential(features, hidden(plan), head)
+
+
+def sngp(features, plan):
+    norm = layers.LayerNormalization()
+    head = uncertain.SNGPDense(plan.classes, num_features=512, seed=plan.seed)
+    model = sequential(features, hidden(plan), norm, head)
+    return convert.spectral_normalize(model, plan.value, layers=[model.layers[0].name])
+
+
+def sparse(features, plan, share):
+    make = functools.partial(
+        uncertain.SparseBayesDense, r_bayes=share, kl_weight=plan.kl_weight, prior_scale=plan.value
+    )
+    return sequential(features, make(HIDDEN, activation="relu"), make(plan.classes))
+
+
+def bayesian(features, plan):
+    make = functools.partial(
+        uncertain.DenseVariational, kl_weight=plan.kl_weight, prior_scale=plan.value
+    )
+    return sequential(features, make(HIDDEN, activation="relu"), make(plan.classes))
+
+
+def members(features, plan):
+    make = functools.partial(uncertain.BatchEnsembleDense, num_members=4, seed=plan.seed)
+    first = make(HIDDEN, activation="relu", kernel_regularizer=penalty(plan))
+    return sequential(features, first, make(plan.classes, kernel_regularizer=penalty(plan)))
+
+
+BUILD = {
+    "Dense": dense,
+    "label smoothing": dense,
+    "MC dropout": dropout,
+    "VBLL": vbll,
+    "HET diagonal": functools.partial(noisy, factors=0),
+    "HET full": functools.partial(noisy, factors=FACTORS),
+    "HET-XL": noisy_features,
+    "VBLL + HET": noisy_vbll,
+    "SNGP": sngp,
+    "sparse Bayes 0.1 %": functools.partial(sparse, share=0.001),
+    "sparse Bayes 1 %": functools.partial(sparse, share=0.01),
+    "sparse Bayes 20 %": functools.partial(sparse, share=0.2),
+    "fully Bayesian": bayesian,
+    "IVON": dense,
+    "snapshots": dense,
+    "BatchEnsemble": members,
+}
+ROWS = {
+    "Dense": Row("fit", "L2", L2),
+    "temperature scaling": Row("of Dense", "", ()),
+    "label smoothing": Row("fit", "smoothing", (0.05, 0.2)),
+    "MC dropout": Row("fit", "rate", (0.2, 0.5)),
+    "VBLL": Row("fit", "prior scale", PRIOR),
+    "HET diagonal": Row("fit", "temperature", TEMPERATURE),
+    "HET full": Row("fit", "temperature", TEMPERATURE),
+    "HET-XL": Row("fit", "temperature", TEMPERATURE),
+    "VBLL + HET": Row("fit", "temperature", TEMPERATURE),
+    "SNGP": Row("fit", "norm bound", (1.0, 6.0)),
+    "Laplace": Row("of Dense", "", ()),
+    "sparse Bayes 0.1 %": Row("fit", "prior scale", PRIOR),
+    "sparse Bayes 1 %": Row("fit", "prior scale", PRIOR),
+    "sparse Bayes 20 %": Row("fit", "prior scale", PRIOR),
+    "fully Bayesian": Row("fit", "prior scale", PRIOR),
+    "IVON": Row("fit", "learning rate", (0.03, 0.1, 0.3)),
+    "snapshots": Row("fit", "L2", L2),
+    "BatchEnsemble": Row("fit", "L2", L2),
+    "deep ensemble": Row("of Dense", "", ()),
+}
+
+
+def optimizer_of(row, plan):
+    return IVON(plan.value, plan.examples, seed=plan.seed) if row == "IVON" else "adam"
+
+
+def loss_of(row, plan):
+    if row != "label smoothing":
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=plan.value)
+
+
+def trials(row, plan, best):
+    """Plans to compare: `best()`, when it is asked, is the best of those before."""
+    spec = ROWS[row]
+    for value in spec.values:
+        yield plan._replace(value=value, l2=value if spec.knob == "L2" else 0.0)
+    if len(spec.values) < TRIALS - 1:
+        yield best()._replace(l2=PENALTY)
+    yield best()._replace(epochs=max(1, plan.epochs // 3))
+
+
+def started(row, features, plan, graphs):
+    """A compiled network with weights of `plan.seed`: one of `graphs`, if it is there, set anew."""
+    keras.utils.set_random_seed(plan.seed)
+    fresh = BUILD[row](features, plan)
+    key = row, plan.value, plan.l2
+    if key not in graphs:
+        fresh.compile(optimizer_of(row, plan), loss_of(row, plan), jit_compile=False)
+        if row != "IVON":
+            fresh.optimizer.learning_rate = RATE
+        fresh.optimizer.build(fresh.trainable_variables)
+        if can_start_anew(row):
+            graphs[key] = fresh, [np.array(v) for v in fresh.optimizer.variables]
+        return fresh
+    model, states = graphs[key]
+    for old, new in zip(model.layers, fresh.layers, strict=True):
+        for variable, value in zip(old.variables, new.variables, strict=True):
+            variable.assign(value)
+    for variable, value in zip(model.optimizer.variables, states, strict=True):
+        variable.assign(value)
+    return model
+
+
+def can_start_anew(row):
+    """Whether variables are all that training changes: not where weights are selected or drawn."""
+    return row != "IVON" and not row.startswith("sparse")
+
+
+def fitted(row, x, y, plan, watch=None, graphs=None):
+    """A network, trained; of "snapshots" the ensemble of its cycles.
+
+    `graphs`: a dictionary of networks that are traced already; what it gives it may train again.
+    """
+    model = started(row, x.shape[1], plan, {} if graphs is None else graphs)
+    y = keras.utils.to_categorical(y, plan.classes) if row == "label smoothing" else y
+    callbacks = [] if watch is None else [watch]
+    options = {"batch_size": plan.batch, "epochs": plan.epochs, "verbose": 0}
+    if row == "IVON":
+        callbacks.append(PosteriorMean())
+    if row.startswith("sparse"):
+        callbacks.append(SaliencySelection(after_epoch=max(1, plan.epochs // 3)))
+    if row != "snapshots":
+        model.fit(x, y, callbacks=callbacks, **options)
+        return model
+    with tempfile.TemporaryDirectory() as folder:
+        kept = SnapshotEnsemble(pathlib.Path(folder) / "kept")
+        cycles = SGDR(RATE, cycle_length=plan.epochs / CYCLES, cycle_mult=1)
+        model.fit(x, y, callbacks=[*callbacks, cycles, kept], **options)
+        return kept.ensemble()
+
+
+def made_of(row, network, x, y, validation):
+    """What is made of a trained network of "Dense" without training it on."""
+    if row == "Laplace":
+        return convert.laplace_head(network, (x, y), batch_size=1000, from_logits=True)
+    rows, labels = validation
+    logits = network.predict(rows, batch_size=1000, verbose=0)
+    return network, TemperatureScaling(from_logits=True).fit(logits, labels)
+
+
+def asked(model, x, seed=0):
+    """What a method says of rows: mean probabilities and mutual information."""
+    if isinstance(model, tuple):
+        logits = model[0].predict(x, batch_size=1000, verbose=0)
+        return softmax(np.asarray(model[1](logits)), axis=-1), np.zeros(len(x))
+    if isinstance(model, DeepEnsemble):
+        found = decompose(model.predict(x, batch_size=1000, verbose=0))
+    else:
+        found = predict_uncertainty(model, x, DRAWS, batch_size=1000, from_logits=True, seed=seed)
+    return np.asarray(found.probs), np.asarray(found.mutual_information)

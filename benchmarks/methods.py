@@ -1,0 +1,308 @@
+"""Which method, when, and what it costs: all of them on the same frozen features.
+
+    python benchmarks/methods.py --cache ~/features      # runs what is not there yet
+    python benchmarks/methods.py --report                # writes the tables into the pages
+    python benchmarks/methods.py --data FOLDER --json found.json --cache ~/features  # your images
+    python benchmarks/methods.py --quick                 # digits, two rows: does it run here?
+
+Images go through EfficientNet-Lite0, which knows ImageNet and stays as it is; a hidden layer and a
+head learn from its features (`evidence/rows.py`). Each row has the same number of trials with seed
+0, of which that of the lowest NLL on the validation rows is kept, with their labels as they are:
+noisy where those of the training are. Then five seeds. The rule is fitted to calibration rows that
+nothing else has seen. All can be stopped at any time, and goes on where it was.
+
+A file of FOLDER is a set, an `.npz` with `images` (uint8; rows, height, width[, channels]) and
+`labels` (integers from 0), and, where there are, `groups` (patients or hospitals: no group is in
+two parts), `near`, `far` (images of none of the classes), `shift` with `shift_labels`. Without
+`far` the other sets of the folder are far, without `shift` it is corrupted test images.
+"""
+
+import argparse
+import functools
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from evidence import costs, images, measures, pages, rows
+from evidence.features import Features, pixels
+from sklearn.decomposition import PCA
+
+SEEDS, COMPONENTS, TARGET = 5, 256, 0.1
+RESULTS = pathlib.Path(__file__).with_name("results") / "methods.json"
+
+
+class Store:
+    """The results, in a file that is whole at any time, and predictions beside the features."""
+
+    def __init__(self, path, cache, settings):
+        self.path, self.cache = pathlib.Path(path), pathlib.Path(cache)
+        self.found = {"settings": settings, "tasks": {}}
+        if self.path.is_file():
+            self.found = json.loads(self.path.read_text(encoding="utf-8"))
+            if self.found["settings"] != settings:
+                raise ValueError(
+                    "Argument `--json` must name a new file, or one made with the same settings. "
+                    f"Received: {path}, made with {self.found['settings']}, now {settings}"
+                )
+
+    def task(self, name):
+        empty = {"trials": {}, "runs": {}, "differences": {}, "controls": {}, "costs": {}}
+        return self.found["tasks"].setdefault(name, empty)
+
+    def write(self):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(pages.compact(self.found), encoding="utf-8")
+        os.replace(partial, self.path)
+
+    def predictions(self, task, row, seed):
+        name = "".join(c if c.isalnum() else "_" for c in f"{task}-{row}-{seed}")
+        return self.cache / "predictions" / f"{name}.npz"
+
+
+class Task:
+    """A set of images as features: what `evidence/images.py` says, projected."""
+
+    def __init__(self, name, parts, features, target_risk):
+        self.name, self.target_risk = name, target_risk
+        read = {part: features(each.images) for part, each in parts.items()}
+        raw = {part: values for part, (values, _) in read.items()}
+        self.energies = {part: values for part, (_, values) in read.items()}
+        self.raw = raw
+        count = min(COMPONENTS, raw["train"].shape[1], len(raw["train"]) - 1)
+        pca = PCA(count, svd_solver="randomized", random_state=0).fit(raw["train"])
+        scale = np.sqrt(pca.explained_variance_.mean())
+        self.x = {part: (pca.transform(v) / scale).astype("float32") for part, v in raw.items()}
+        self.y = {n: p.labels.astype("int64") for n, p in parts.items() if p.labels is not None}
+        self.classes = 1 + max(int(labels.max()) for labels in self.y.values())
+        self.counts = {part: len(values) for part, values in raw.items()}
+
+    def plan(self, seed):
+        examples = len(self.x["train"])
+        plan = rows.Plan(None, 0.0, 1, seed, examples, self.classes)
+        return plan._replace(epochs=max(1, round(rows.STEPS * plan.batch / examples)))
+
+    def asked(self, model):
+        """Mean probabilities of all parts but the training's, in one call."""
+        parts = [part for part in self.x if part != "train"]
+        probs, _ = rows.asked(model, np.concatenate([self.x[part] for part in parts]))
+        ends = np.cumsum([len(self.x[part]) for part in parts])[:-1]
+        return dict(zip(parts, np.split(probs, ends), strict=True))
+
+
+class Watch(keras.callbacks.Callback):
+    """CPU seconds of an epoch: the median of those after the first, which holds the tracing."""
+
+    def __init__(self):
+        super().__init__()
+        self.spent = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._start = time.process_time()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.spent.append(time.process_time() - self._start)
+
+    @property
+    def of_epoch(self):
+        return float(np.median(self.spent[1:] or self.spent))
+
+
+def validation_nll(probs, labels):
+    """-mean log p of the label, in nats; probabilities of float32 that are 0 count 1e-12."""
+    found = probs["validation"][np.arange(len(labels)), labels]
+    return float(-np.mean(np.log(np.maximum(found, 1e-12))))
+
+
+class Runs:
+    """The runs of one set: those that are in the store are not run again."""
+
+    def __init__(self, store, task, names, seeds):
+        self.store, self.task, self.names, self.seeds = store, task, names, seeds
+        self.entry = store.task(task.name)
+        self.entry |= {"rows": task.counts, "classes": task.classes}
+        self.entry |= {"target_risk": task.target_risk}
+
+    def fit_and_ask(self, row, plan, graphs):
+        watch, (x, y) = Watch(), (self.task.x["train"], self.task.y["train"])
+        model = rows.fitted(row, x, y, plan, watch, graphs)
+        return self.task.asked(model), watch.of_epoch * plan.epochs, model
+
+    def lacks(self, row, seed):
+        return str(seed) not in self.entry["runs"].get(row, {})
+
+    def keep(self, row, seed, probs, seconds):
+        """Writes the figures and the predictions of a run."""
+        path = self.store.predictions(self.task.name, row, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **{part: p.astype("float32") for part, p in probs.items()})
+        found = measures.figures(probs, self.task.y, self.task.target_risk)
+        found["seconds"] = round(seconds, 3)
+        self.entry["runs"].setdefault(row, {})[str(seed)] = found
+        self.store.write()
+        print(self.task.name, row, seed, found, flush=True)
+
+    def chosen(self, row, graphs):
+        """The plan of the lowest validation NLL of all trials, which run if they have not."""
+        done, start = self.entry["trials"].get(row, []), self.task.plan(0)
+        found, is_new = [], not done
+
+        def best():
+            value, l2, epochs, _ = min(done, key=lambda trial: trial[-1])
+            return start._replace(value=value, l2=l2, epochs=epochs)
+
+        if is_new:
+            for plan in rows.trials(row, start, best):
+                probs, seconds, _ = self.fit_and_ask(row, plan, graphs)
+                nll = round(validation_nll(probs, self.task.y["validation"]), 5)
+                done.append([plan.value, plan.l2, plan.epochs, nll])
+                found.append((nll, probs, seconds))
+            self.entry["trials"][row] = done
+            if row != "Dense":  # whose networks other rows need, too
+                self.keep(row, 0, *min(found, key=lambda each: each[0])[1:])
+        return best()
+
+    def run_fit(self, row):
+        """All seeds of a row that trains."""
+        missing = [seed for seed in range(self.seeds) if self.lacks(row, seed)]
+        if missing:
+            graphs = {}
+            plan = self.chosen(row, graphs)
+            for seed in filter(lambda seed: self.lacks(row, seed), missing):
+                made = self.fit_and_ask(row, plan._replace(seed=seed), graphs)
+                self.keep(row, seed, *made[:2])
+
+    def run_dense(self, others):
+        """All seeds of "Dense" and of what is made of its networks."""
+        graphs, x, y = {}, self.task.x["train"], self.task.y["train"]
+        names = ["Dense", *others]
+        for seed in range(self.seeds):
+            if not any(self.lacks(row, seed) for row in names):
+                continue
+            plan = self.chosen("Dense", graphs)
+            probs, seconds, network = self.fit_and_ask("Dense", plan._replace(seed=seed), graphs)
+            self.keep("Dense", seed, probs, seconds)
+            validation = self.task.x["validation"], self.task.y["validation"]
+            for row in filter(lambda row: row != "deep ensemble", others):
+                start = time.process_time()
+                model = rows.made_of(row, network, x, y, validation)
+                more = time.process_time() - start
+                self.keep(row, seed, self.task.asked(model), seconds + more)
+            if "deep ensemble" in others:
+                self.keep("deep ensemble", seed, *self.ensemble(plan, seed, probs, seconds, graphs))
+
+    def ensemble(self, plan, seed, probs, seconds, graphs):
+        """The mean prediction of a network and of four more, each from a seed of its own."""
+        stacks, spent = [probs], seconds
+        for member in range(1, rows.MEMBERS):
+            other = plan._replace(seed=1000 + seed * rows.MEMBERS + member)
+            found, more, _ = self.fit_and_ask("Dense", other, graphs)
+            stacks.append(found)
+            spent += more
+        return {part: np.mean([s[part] for s in stacks], axis=0) for part in probs}, spent
+
+    def controls(self):
+        """How well what is strange is told by pixels alone, with examples of it."""
+        for kind in ("near", "far"):
+            if kind in self.task.x and kind not in self.entry["controls"]:
+                self.entry["controls"][kind] = {
+                    name: measures.control(each["test"], each[kind])
+                    for name, each in (("pixels", self.task.energies), ("features", self.task.raw))
+                }
+
+    def run(self):
+        of_dense = [row for row in self.names if rows.ROWS[row].kind != "fit"]
+        self.run_dense(of_dense)
+        for row in self.names:
+            if rows.ROWS[row].kind == "fit" and row != "Dense":
+                self.run_fit(row)
+                keras.utils.clear_session()
+        self.controls()
+        self.compare()
+
+    def compare(self):
+        """Paired differences with Dense, of the rows that have all seeds."""
+        read = {}
+        for row in self.names:
+            paths = [
+                self.store.predictions(self.task.name, row, seed) for seed in range(self.seeds)
+            ]
+            if all(path.is_file() for path in paths):
+                read[row] = [dict(np.load(path)) for path in paths]
+        found = measures.differences(read, self.task.y, list(read))
+        self.entry["differences"] = found
+        self.store.write()
+
+
+def quick_tasks():
+    """Digits of scikit-learn: 0 to 7 are known, 8 and 9 near, noise is far."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    x = (x.reshape(-1, 8, 8, 1) * 15).astype("uint8")
+    noise = np.random.default_rng(0).integers(0, 255, (200, 8, 8, 1), "uint8")
+    arrays = {"images": x[y < 8], "labels": y[y < 8], "near": x[y >= 8], "far": noise}
+    return {"digits": lambda: images.own_task(arrays, {})}
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--json", type=pathlib.Path, default=RESULTS, help="what is done (%(default)s)")
+    add("--cache", type=pathlib.Path, help="folder of features and predictions, outside of here")
+    add("--data", metavar="FOLDER", help="sets of your own, instead of those of TFUQ_DATA")
+    add("--tasks", nargs="*", help="only these sets")
+    add("--rows", nargs="*", choices=list(rows.ROWS), default=list(rows.ROWS))
+    add("--seeds", type=int, default=SEEDS, help="default: %(default)s")
+    add("--target-risk", type=float, help="of the rule; default: that of each set, or .1")
+    add("--pixels", action="store_true", help="pixels are the features: no trunk is needed")
+    add("--costs", action="store_true", help="measure time, memory and exports, and no more")
+    add("--quick", action="store_true", help="digits, two rows, one seed")
+    add("--report", action="store_true", help="write the tables into the pages, run nothing")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    given = parse(argv)
+    if given.report:
+        return pages.write_all(json.loads(given.json.read_text(encoding="utf-8")))
+    folder = images.default_folder()
+    if given.quick:
+        tasks, given.pixels, given.seeds, given.rows = quick_tasks(), True, 1, ["Dense", "Laplace"]
+    elif given.data:
+        tasks = images.own_tasks(given.data)
+    else:
+        tasks = {name: lambda make=make: make(folder) for name, make in images.TASKS.items()}
+    with tempfile.TemporaryDirectory() as temporary:
+        cache = given.cache or pathlib.Path(temporary)
+        path = cache / "methods.json" if given.quick else given.json
+        settings = {"steps": rows.STEPS, "hidden": rows.HIDDEN, "pixels": given.pixels}
+        store = Store(path, cache, settings)
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        features = pixels if given.pixels else Features(folder, cache)
+        for name in given.tasks or tasks:
+            target = given.target_risk or images.TARGETS.get(name, TARGET)
+            task = Task(name, tasks[name](), features, target)
+            if given.costs:
+                runs = Runs(store, task, given.rows, given.seeds)
+                plan_of = functools.partial(runs.chosen, graphs={})
+                store.task(name)["costs"] = costs.measured(task, plan_of, given.rows, folder)
+                store.write()
+            else:
+                Runs(store, task, given.rows, given.seeds).run()
+        return store.found
+
+
+if __name__ == "__main__":
+    sys.exit(0 if main() else None)
