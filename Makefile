@@ -14,7 +14,8 @@ WORKERS ?= 3  # one more than cores, as tests wait for processes and disks
 	bench-import-time bench-label-noise bench-vbll bench-sparse-bayes bench-flops \
 	bench-rapid-training bench-gradient-features bench-ood bench-selective \
 	bench-report-page bench-scaling bench-export bench-large-data bench-uci-regression \
-	bench-rules bench-monitor bench-scores bench-stacked bench-quantization clean
+	bench-rules bench-monitor bench-scores bench-stacked bench-quantization bench-methods \
+	clean
 
 demo: $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py --output demo_output
@@ -78,6 +79,10 @@ bench-stacked: $(VENV)/.examples
 
 bench-quantization: $(VENV)/.examples
 	$(BIN)/python benchmarks/quantization.py --json benchmarks/quantization.json
+
+bench-methods: $(VENV)/.examples
+	$(BIN)/python benchmarks/methods.py --cache $(HOME)/.cache/tfuq-methods
+	$(BIN)/python benchmarks/methods.py --report
 
 bench-monitor: $(VENV)/.examples
 	$(BIN)/python benchmarks/monitor.py --json benchmarks/monitor.json

@@ -11,6 +11,7 @@ import statistics
 import numpy as np
 
 from evidence import measures
+from evidence.rows import ROWS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "methods.json"
@@ -58,9 +59,9 @@ def cell(task, row, column):
 
 
 def complete(task):
-    """The rows of a set that have as many seeds as Dense, with Dense first."""
+    """The rows of a set that have as many seeds as Dense."""
     count = len(task["runs"].get("Dense", {}))
-    return [row for row, runs in task["runs"].items() if len(runs) == count]
+    return [row for row in ROWS if len(task["runs"].get(row, {})) == count > 0]
 
 
 def known_columns(task, columns):
@@ -92,7 +93,8 @@ def difference_table(name, task):
         digits = measures.COLUMNS[column][1]
         return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
-    rows = [[row, *(shown(f, c) for c in columns)] for row, f in task["differences"].items()]
+    known = {row: task["differences"][row] for row in ROWS if row in task["differences"]}
+    rows = [[row, *(shown(found, c) for c in columns)] for row, found in known.items()]
     return f"**{name}**\n\n" + markdown(titles, rows)
 
 
@@ -102,7 +104,8 @@ def trial_table(name, task):
         return f"{value:g}, L2 {l2:g}, {epochs} epochs: {nll:.3f}"
 
     rows = []
-    for row, trials in task["trials"].items():
+    for row in filter(task["trials"].get, ROWS):
+        trials = task["trials"][row]
         best = min(trials, key=lambda trial: trial[-1])
         cells = [f"**{shown(t)}**" if t is best else shown(t) for t in trials]
         rows.append([row, *cells])
@@ -149,7 +152,8 @@ def cost_table(found):
     titles = ["row", "training / Dense", "answer / Dense, head alone", "with the trunk"]
     titles += ["weights, MB", "export, MB"]
     rows = []
-    for row, cost in costs["rows"].items():
+    for row in filter(costs["rows"].get, ROWS):
+        cost = costs["rows"][row]
         seconds = mean_of(runs[row], "seconds") if row in runs else None
         trained = "-" if seconds is None else f"{seconds / base:.1f}"
         with_trunk = (trunk + cost["ms"]) / (trunk + dense["ms"])

@@ -14,6 +14,7 @@ import tempfile
 import keras
 import numpy as np
 from keras import layers
+from keras.ops import convert_to_numpy
 from scipy.special import softmax
 
 from tfuq import convert
@@ -103,7 +104,11 @@ def sngp(features, plan):
 
 def sparse(features, plan, share):
     make = functools.partial(
-        uncertain.SparseBayesDense, r_bayes=share, kl_weight=plan.kl_weight, prior_scale=plan.value
+        uncertain.SparseBayesDense,
+        r_bayes=share,
+        kl_weight=plan.kl_weight,
+        prior_scale=plan.value,
+        kernel_regularizer=penalty(plan),
     )
     return sequential(features, make(HIDDEN, activation="relu"), make(plan.classes))
 
@@ -144,21 +149,21 @@ ROWS = {
     "temperature scaling": Row("of Dense", "", ()),
     "label smoothing": Row("fit", "smoothing", (0.05, 0.2)),
     "MC dropout": Row("fit", "rate", (0.2, 0.5)),
-    "VBLL": Row("fit", "prior scale", PRIOR),
+    "VBLL": Row("fit", "prior scale", PRIOR[1:]),
     "HET diagonal": Row("fit", "temperature", TEMPERATURE),
     "HET full": Row("fit", "temperature", TEMPERATURE),
     "HET-XL": Row("fit", "temperature", TEMPERATURE),
     "VBLL + HET": Row("fit", "temperature", TEMPERATURE),
     "SNGP": Row("fit", "norm bound", (1.0, 6.0)),
     "Laplace": Row("of Dense", "", ()),
-    "sparse Bayes 0.1 %": Row("fit", "prior scale", PRIOR),
-    "sparse Bayes 1 %": Row("fit", "prior scale", PRIOR),
-    "sparse Bayes 20 %": Row("fit", "prior scale", PRIOR),
     "fully Bayesian": Row("fit", "prior scale", PRIOR),
     "IVON": Row("fit", "learning rate", (0.03, 0.1, 0.3)),
     "snapshots": Row("fit", "L2", L2),
     "BatchEnsemble": Row("fit", "L2", L2),
     "deep ensemble": Row("of Dense", "", ()),
+    "sparse Bayes 1 %": Row("fit", "prior scale", PRIOR[1:]),
+    "sparse Bayes 20 %": Row("fit", "prior scale", PRIOR[1:]),
+    "sparse Bayes 0.1 %": Row("fit", "prior scale", PRIOR[1:]),
 }
 
 
@@ -193,7 +198,7 @@ def started(row, features, plan, graphs):
             fresh.optimizer.learning_rate = RATE
         fresh.optimizer.build(fresh.trainable_variables)
         if can_start_anew(row):
-            graphs[key] = fresh, [np.array(v) for v in fresh.optimizer.variables]
+            graphs[key] = fresh, [convert_to_numpy(v).copy() for v in fresh.optimizer.variables]
         return fresh
     model, states = graphs[key]
     for old, new in zip(model.layers, fresh.layers, strict=True):
