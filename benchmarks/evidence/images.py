@@ -175,7 +175,7 @@ def pneumonia(folder):
 
 
 def brain_mri(folder):
-    """Tumours: no chain of slices that look alike is in two parts; the official test is the shift."""
+    """Tumours: no chain of look-alikes is in two parts; the official test is the shift."""
     file = read(folder, "brain_mri_64")
     x = np.concatenate([file["x_train"], file["x_test"]])
     groups, known = same_heads(x), len(file["y_train"])

@@ -8,7 +8,7 @@ import scipy.stats
 from tfuq import metrics, selective
 
 CONFIDENCE, COVERAGE = 0.95, 0.8
-RESAMPLES = 2000
+RESAMPLES = 400
 COLUMNS = {  # of runs: title, digits, whether more is better (None: neither)
     "accuracy": ("accuracy", 3, True),
     "nll": ("NLL", 3, False),
@@ -82,8 +82,9 @@ def decided(probs, labels, target_risk):
 
 
 def drawn(count, resamples, rng):
-    """How often each row is in each resample: (resamples, count)."""
-    return rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype("float32")
+    """How often each row is in each resample, after one of all rows: (1 + resamples, count)."""
+    times = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+    return np.concatenate([np.ones((1, count)), times]).astype("float32")
 
 
 def augrc_of(weights, confidence, wrong):
@@ -125,11 +126,12 @@ def resampled(probs, labels, weights):
     return found
 
 
-def differences(runs, labels, rows, resamples=RESAMPLES, seed=0):
-    """Row less Dense for `PAIRED`: mean, and an interval that holds for all rows at once.
+def differences(runs, labels, comparisons, resamples=RESAMPLES, seed=0):
+    """Row less Dense for `PAIRED`: the difference, and an interval that holds for all rows at once.
 
     `runs`: {row: [probs of a seed, ...]}. Test rows and seeds are drawn with replacement, the same
-    for both; the intervals are Bonferroni's over the rows, 95 % together.
+    for both; the intervals are normal, with the standard deviation over the resamples, and
+    Bonferroni's for so many `comparisons`: 95 % together.
     """
     rng = np.random.default_rng(seed)
     probs = runs["Dense"][0]
@@ -144,20 +146,22 @@ def differences(runs, labels, rows, resamples=RESAMPLES, seed=0):
         return {k: (np.stack([e[k] for e in each], 1) * chosen).sum(axis=1) for k in each[0]}
 
     base, found = over_seeds("Dense"), {}
-    tail = 0.025 / max(1, len(rows) - 1)
-    for row in rows:
+    width = scipy.stats.norm.isf(0.025 / comparisons)
+    for row in runs:
         if row == "Dense":
             continue
         mine = over_seeds(row)
         found[row] = {
-            name: [round(float(v), 5) for v in interval(mine[name] - base[name], tail)]
+            name: [round(float(v), 5) for v in interval(mine[name] - base[name], width)]
             for name in base
         }
     return found
 
 
-def interval(values, tail):
-    return (values.mean(), *np.quantile(values, (tail, 1 - tail)))
+def interval(values, width):
+    """The first value, that of all rows, and so many standard deviations of the others around it."""
+    spread = width * values[1:].std(ddof=1)
+    return values[0], values[0] - spread, values[0] + spread
 
 
 # --- Ranks over data sets -----------------------------------------------------------------------

@@ -3,6 +3,7 @@
 A page has `<!-- methods NAME -->` and `<!-- end -->`; what is between them is written here.
 """
 
+import functools
 import json
 import pathlib
 import re
@@ -142,10 +143,19 @@ def rank_table(found, columns=("nll", "augrc", "near")):
     return markdown(titles, body) + f"\nOver {len(tasks)} sets. " + "; ".join(notes) + ".\n"
 
 
+def training_table(task):
+    """CPU time of training alone, where answers and exports have not been measured."""
+    base = mean_of(task["runs"]["Dense"], "seconds")
+    rows = [[row, f"{mean_of(task['runs'][row], 'seconds') / base:.1f}"] for row in complete(task)]
+    said = f"CPU time of all steps but the tracing, one thread. Dense: {base:.2f} s"
+    note = f"\n{said}. Answers, memory and exports: not measured yet (`--costs`).\n"
+    return markdown(["row", "training / Dense"], rows) + note
+
+
 def cost_table(found):
     task = next((t for t in found["tasks"].values() if t["costs"]), None)
     if task is None:
-        return "Not measured yet.\n"
+        return training_table(next(iter(found["tasks"].values())))
     costs, runs = task["costs"], task["runs"]
     trunk, base = costs["trunk"]["ms"], mean_of(runs["Dense"], "seconds")
     dense = costs["rows"]["Dense"]
@@ -176,6 +186,63 @@ def first_table(found):
     return markdown(titles, rows) + f"\n{said}; {note}.\n"
 
 
+# --- Answers to one question: differences with Dense over all sets, and what they say -----------
+
+
+def judged_sets(found):
+    return {n: t for n, t in found["tasks"].items() if t["differences"]}
+
+
+def by_column(found, column):
+    """Row less Dense, set by set, with the interval: a + is better, a − worse, none undecided."""
+    tasks, digits = judged_sets(found), measures.COLUMNS[column][1]
+    rows = []
+    for row in ROWS:
+        cells = []
+        for task in tasks.values():
+            known = task["differences"].get(row, {}).get(column)
+            if known is None:
+                cells.append("-")
+            else:
+                mean, low, high = (f"{value:+.{digits}f}" for value in known)
+                cells.append(f"{mean} [{low}, {high}]{mark(task, row, column)}")
+        if any(cell != "-" for cell in cells):
+            rows.append([row, *cells])
+    title = f"{measures.COLUMNS[column][0]}, row less Dense"
+    return markdown([title, *tasks], rows) + "\n" + verdict(tasks, column)
+
+
+def listed(counts, total):
+    names = [f"{row} ({count} of {total[row]})" for row, count in counts.items() if count]
+    return ", ".join(names) or "none"
+
+
+def verdict(tasks, column):
+    """Which rows are better than Dense, and which are worse, in how many sets."""
+    better, worse, total = {}, {}, {}
+    for row in ROWS:
+        marks = [
+            mark(task, row, column)
+            for task in tasks.values()
+            if column in task["differences"].get(row, {})
+        ]
+        total[row] = len(marks)
+        better[row], worse[row] = marks.count(" +"), marks.count(" −")
+    return f"Better than Dense: {listed(better, total)}. Worse: {listed(worse, total)}.\n"
+
+
+def no_help(found):
+    """The rows that are better than Dense in no column of no set."""
+    tasks, rows = judged_sets(found), []
+    for row in ROWS:
+        marks = [mark(task, row, column) for task in tasks.values() for column in measures.PAIRED]
+        known = any(row in task["differences"] for task in tasks.values())
+        if known and " +" not in marks:
+            rows.append(row)
+    said = ", ".join(measures.COLUMNS[column][0] for column in measures.PAIRED)
+    return f"Better than Dense in none of {said}, in no set: {', '.join(rows) or 'none'}.\n"
+
+
 def each_set(table):
     return lambda found: "\n".join(
         table(name, task) for name, task in found["tasks"].items() if "Dense" in task["runs"]
@@ -190,6 +257,8 @@ TABLES = {
     "ranks": rank_table,
     "costs": cost_table,
     "first": first_table,
+    "no help": no_help,
+    **{f"by {column}": functools.partial(by_column, column=column) for column in measures.PAIRED},
 }
 
 

@@ -42,6 +42,31 @@ def test_no_table_is_stale(parts):
     assert marked >= 7
 
 
+def test_what_the_page_says_in_words_has_an_interval(parts):
+    pages = parts["pages"]
+    found = json.loads(pages.RESULTS.read_text(encoding="utf-8"))
+    task = found["tasks"]["CIFAR-10N worst"]
+    marks = {
+        row: {
+            column: pages.mark(task, row, column).strip() for column in ("accuracy", "augrc", "nll")
+        }
+        for row in ("deep ensemble", "HET full", "HET diagonal", "VBLL", "temperature scaling")
+    }
+    assert [row for row in pages.complete(task) if pages.mark(task, row, "accuracy") == " +"] == [
+        "deep ensemble"
+    ]
+    assert marks["deep ensemble"] == {"accuracy": "+", "augrc": "+", "nll": "+"}
+    assert marks["HET full"]["augrc"] == "+" and marks["HET diagonal"]["augrc"] == ""
+    assert marks["VBLL"] == {"accuracy": "", "augrc": "−", "nll": "+"}
+    assert marks["temperature scaling"]["nll"] == ""
+    assert pages.mean_of(task["runs"]["temperature scaling"], "ece") > 0.2
+    for kind in ("near", "far"):
+        for row in ("deep ensemble", "HET full"):
+            assert 0 < task["differences"][row][kind][0] < 0.01
+    best = min(task["trials"]["Dense"], key=lambda trial: trial[-1])
+    assert best[1] > 0  # the penalty that the page says Dense has
+
+
 def predictions(rng, rows, classes=4):
     probs = rng.dirichlet(np.ones(classes), rows)
     return probs, rng.integers(classes, size=rows)
@@ -61,7 +86,7 @@ def test_weights_are_rows_that_come_more_than_once(parts):
     times, others = (parts["measures"].drawn(n, 3, rng) for n in (60, 40))
     wrong = (probs.argmax(-1) != labels).astype("float32")
     areas = parts["measures"].auroc_of(times, others, inside, outside)
-    for draw in range(3):
+    for draw in range(4):
         a, b = times[draw].astype(int), others[draw].astype(int)
         scores = np.concatenate([np.repeat(inside, a), np.repeat(outside, b)])
         truth = np.repeat([0, 1], [60, 40])
@@ -81,7 +106,7 @@ def test_a_row_differs_from_itself_by_nothing_and_from_a_worse_one(parts):
     worse[:60] = worse[:60, ::-1]
     runs = {"Dense": [{"test": worse}] * 2, "same": [{"test": worse}] * 2}
     runs["better"] = [{"test": good}] * 2
-    found = parts["measures"].differences(runs, {"test": labels}, list(runs), resamples=200)
+    found = parts["measures"].differences(runs, {"test": labels}, 2, resamples=200)
     assert all(values == [0, 0, 0] for values in found["same"].values())
     assert found["better"]["accuracy"][1] > 0 and found["better"]["nll"][2] < 0
 
