@@ -159,7 +159,7 @@ def differences(runs, labels, comparisons, resamples=RESAMPLES, seed=0):
 
 
 def interval(values, width):
-    """The first value, that of all rows, and so many standard deviations of the others around it."""
+    """The first value, that of all rows, and `width` standard deviations of the others around."""
     spread = width * values[1:].std(ddof=1)
     return values[0], values[0] - spread, values[0] + spread
 
