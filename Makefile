@@ -1,5 +1,6 @@
 # make demo   trains, evaluates with rejection, exports: see demo_output/
 # make test   the tests
+# make docs   the site: docs/_build/html/index.html
 # Each builds the virtual environment it needs, once.
 
 PYTHON ?= python3.11
@@ -10,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 SOURCES := setup.py pyproject.toml
 WORKERS ?= 3  # one more than cores, as tests wait for processes and disks
 
-.PHONY: demo test test-quick test-slow lint format bench-heteroscedastic \
+.PHONY: demo docs test test-quick test-slow lint format bench-heteroscedastic \
 	bench-import-time bench-label-noise bench-vbll bench-sparse-bayes bench-flops \
 	bench-rapid-training bench-gradient-features bench-ood bench-selective \
 	bench-report-page bench-scaling bench-export bench-large-data bench-uci-regression \
@@ -32,6 +33,10 @@ test-slow: $(VENV)/.test
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Every tutorial runs; what has not changed since the last build is not run again.
+docs: .venv-docs/.done
+	TF_CPP_MIN_LOG_LEVEL=3 .venv-docs/bin/python -m sphinx -W --keep-going -q docs docs/_build/html
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -105,13 +110,19 @@ bench-ood: $(VENV)/.examples
 	$(BIN)/python benchmarks/ood.py
 
 clean:
-	rm -rf $(VENV) .venv-edward2 .venv-vbll .venv-mapie demo_output build dist *.egg-info
+	rm -rf $(VENV) .venv-docs docs/_build docs/api/names docs/tutorials/scripts .venv-edward2 .venv-vbll .venv-mapie demo_output build dist *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.examples $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(BIN)/python $(SOURCES)
 	$(PIP) -e ".[$*]"
+	touch $@
+
+.venv-docs/.done: $(SOURCES)
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
+		-e ".[docs]"
 	touch $@
 
 # edward2 0.0.2 does not import beside a current SciPy, hence an environment of its own.

@@ -41,6 +41,18 @@ TEST = [
     "pytest-xdist>=3.5",
     "tensorboard>=2.18",
 ]
+# Only `make docs` needs them, in an environment of its own.
+DOCS = [
+    *EXAMPLES,
+    "furo>=2024.8",
+    "ipykernel>=6",
+    "myst-parser>=4",
+    "nbclient>=0.10",
+    "playwright>=1.45",
+    "sphinx>=8",
+    "sphinx-copybutton>=0.5",
+    "sphinx-gallery>=0.18",
+]
 DEV = [*TEST, "pre-commit>=3.7", "ruff>=0.8"]
 
 setup(
@@ -72,6 +84,7 @@ setup(
         "ray": RAY,
         "serving": SERVING,
         "examples": EXAMPLES,
+        "docs": DOCS,
         "test": TEST,
         "dev": DEV,
     },

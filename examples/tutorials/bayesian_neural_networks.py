@@ -1,5 +1,7 @@
-"""How good is this wine, and how sure is the network? Keras' tutorial "Probabilistic Bayesian
-neural networks" on Keras 3.
+"""Wine, and how sure the network is
+=================================
+
+Keras' tutorial "Probabilistic Bayesian neural networks" on Keras 3.
 
     python examples/tutorials/bayesian_neural_networks.py                 # --data, TFUQ_DATA, ...
     python examples/tutorials/bayesian_neural_networks.py --source tfds   # tensorflow-datasets

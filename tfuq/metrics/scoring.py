@@ -150,8 +150,12 @@ def entropy_of_expectation(
     over C classes, averaged over examples or pixels i. Of a stack of samples, the expectation comes
     first: pass its mean, `stack.mean(axis=0)`. A binary prediction, and each label of a multi-label
     one, has two classes, hence
-        "both":      -p log p - (1 - p) log(1 - p)     its entropy
-        "positive":  -p log p                          as Abboud et al. write it (section 3.1)
+
+    ```
+    "both":      -p log p - (1 - p) log(1 - p)     its entropy
+    "positive":  -p log p                          as Abboud et al. write it (section 3.1)
+    ```
+
     The second is no entropy: it is largest at p = 1 / e and not the same for p and 1 - p. For
     multi-class predictions the two are one. Several labels are summed.
 

@@ -1,0 +1,64 @@
+"""Sphinx: the site that `make docs` builds from the pages of this folder."""
+
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+HERE = pathlib.Path(__file__).parent
+sys.path[:0] = [str(HERE / "_extensions"), str(HERE.parent)]
+
+import matplotlib  # noqa: E402
+
+import tfuq  # noqa: E402
+
+matplotlib.use("agg")
+project = "tfuq"
+author = "the authors of tfuq"
+copyright = "the authors of tfuq, Apache-2.0"
+version = release = tfuq.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
+    "keras_docstrings",  # this and the next two are in _extensions
+    "public_names",
+    "navigation",
+]
+exclude_patterns = ["_build", "**/GALLERY_HEADER.rst", "tutorials/scripts/**.ipynb"]
+# A page says its Python once; what Pygments cannot read in a log is no fault of the page.
+suppress_warnings = ["misc.highlighting_failure", "config.cache"]
+
+myst_heading_anchors = 3
+autodoc_inherit_docstrings = False
+autodoc_member_order = "bysource"
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_custom_sections = [
+    ("Call arguments", "params_style"),
+    ("Call returns", "returns_style"),
+    ("Fields", "params_style"),
+]
+
+html_theme = "furo"  # has a dark mode and a search
+html_title = f"tfuq {release}"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
+html_show_sphinx = False
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples/tutorials",
+    "gallery_dirs": "tutorials/scripts",
+    "filename_pattern": r"/\d\d_",  # the others are shown; their data are not in the clone
+    "download_all_examples": False,
+    "show_memory": False,
+    "show_signature": False,
+    "within_subsection_order": "FileNameSortKey",
+    "write_computation_times": False,
+}
