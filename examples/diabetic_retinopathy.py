@@ -89,10 +89,15 @@ def load_idrid(folder, limit=None, seed=0):
 
 
 def draw_some(x, y, limit, seed=0):
-    """`limit` of the images, with the grades in proportion; all of them if there are no more."""
+    """At most `limit` of the images, with the grades in proportion; all if there are no more.
+
+    Where fewer images than grades would be left over, so many fewer are taken: scikit-learn divides
+    no part in proportion that has less than one image of each grade.
+    """
     if limit is None or limit >= len(y):
         return x, y
-    x, _, y, _ = train_test_split(x, y, train_size=limit, stratify=y, random_state=seed)
+    count = min(limit, len(y) - len(np.unique(y)))
+    x, _, y, _ = train_test_split(x, y, train_size=count, stratify=y, random_state=seed)
     return x, y
 
 
@@ -359,8 +364,8 @@ def print_coverages(y_true, found):
     print_table(title, ["score", *map(str, COVERAGES)], *rows)
 
 
-def draw(y_true, found, folder):
-    """Rejection curve, confidence histogram and confusion matrices, in one file."""
+def draw(y_true, found, folder, note=None):
+    """Rejection curve, confidence histogram and confusion matrices, in one file, under a note."""
     from tfuq import plots
 
     figure = Figure(figsize=(11, 9), layout="constrained")
@@ -374,6 +379,8 @@ def draw(y_true, found, folder):
             y_true, uncertainty.label, ax=axes, cmap="Blues", xticks_rotation=45, **display
         )
         axes.set_title(name)
+    if note is not None:
+        figure.suptitle(note, color="tab:red")
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / "diabetic_retinopathy.png", dpi=110)
     print(f"\nFigure: {folder / 'diabetic_retinopathy.png'}")
@@ -478,7 +485,8 @@ def main(argv=None):
     print_caveat(data)
     print_thresholds(data.y_test, found)
     print_coverages(data.y_test, found)
-    draw(data.y_test, found, pathlib.Path(arguments.output))
+    note = "--quick: one epoch, a small network. This picture means nothing."
+    draw(data.y_test, found, pathlib.Path(arguments.output), note if arguments.quick else None)
 
 
 if __name__ == "__main__":

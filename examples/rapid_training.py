@@ -369,16 +369,17 @@ def compare(title, trunk, data, settings, seed, output):
             )
         runs[scheme] = run
         print_run(run, runs["SGD"])
-    draw(history, output / f"rapid_training_{title}.png")
+    draw(history, output / f"rapid_training_{title}.png", title)
 
 
-def draw(history, path):
+def draw(history, path, title):
     """The range test, and the rates of the training after it."""
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
     history.range_test.plot(left)
     tfuq.plots.learning_rate_curve(history.schedule, ax=right)
+    figure.suptitle(title.replace("_", " "))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
@@ -415,7 +416,11 @@ def main(argv=None):
     if target is not None:
         trunk, data = train_trunk(source, settings, arguments.seed), target
     settings = settings_for(arguments.task, settings)
-    compare(arguments.task, trunk, data, settings, arguments.seed, arguments.output)
+    title = arguments.task
+    if arguments.quick:
+        title = f"digits_instead_of_{title}"
+        print("--quick: scikit-learn's digits in place of the task; the figures mean nothing")
+    compare(title, trunk, data, settings, arguments.seed, arguments.output)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ NAMES = re.compile(r"^(    \w[\w, ]*,)\n    (?=\w+[,:])", re.MULTILINE)  # sever
 CODE = re.compile(r"(`+)(.+?)\1", re.DOTALL)
 LINK = re.compile(r"\[([^\]\n]+)\]\((https?://[^)\s]+)\)")
 KNOWN = {
-    "args", "arguments", "attributes", "call arguments", "example", "examples", "fields", "note", "raises",
-    "references", "returns", "call returns", "warns", "yields", "see also",
+    "args", "arguments", "attributes", "call arguments", "example", "examples", "fields", "note",
+    "raises", "references", "returns", "call returns", "warns", "yields", "see also",
 }  # fmt: skip
 HEADING = re.compile(r"^([A-Z][^\n`>]{0,90}):$", re.MULTILINE)
 

@@ -94,6 +94,23 @@ def test_limit_keeps_the_shares_of_the_grades(example, tmp_path):
     assert [len(y) for _, y in example.load_idrid(tmp_path, limit=70)] == [70, 60]
 
 
+def test_limit_that_leaves_fewer_images_than_grades(example, tmp_path):
+    """IDRiD's part for testing has 103 images, and `--quick` takes 100: three were left over."""
+    write_idrid(tmp_path, train=413, test=103)
+    assert [len(y) for _, y in example.load_idrid(tmp_path, limit=100)] == [100, 98]
+    assert [len(y) for _, y in example.load_idrid(tmp_path, limit=103)] == [103, 103]
+
+
+def test_a_quick_picture_says_that_it_means_nothing(example, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(example.Figure, "suptitle", lambda _, text, **__: said.append(text))
+    y, probs = np.arange(5), np.eye(5)
+    found = types.SimpleNamespace(probs=probs, label=y)
+    for note in (None, "means nothing"):
+        example.draw(y, {"Dense": found, "VBLL": found}, tmp_path, note)
+    assert said == ["means nothing"]
+
+
 def test_data_of_the_real_file(example):
     if not REAL or not (pathlib.Path(REAL) / FILE).is_file():
         pytest.skip(f"needs {FILE}: set TFUQ_DATA to its folder")

@@ -289,3 +289,17 @@ def test_label_noise_benchmark_scores_against_people(benchmark):
     logits = np.log([[0.5, 0.25, 0.25]]) + 7  # any constant
     expected = -(np.log(0.5) + np.log(0.25)) / 2
     assert benchmark.human_nll(counts, logits) == pytest.approx(expected)
+
+
+def test_demo_compares_models_by_the_images_that_one_alone_reads():
+    """9 against none is more than chance; 5 against 4 is not."""
+    compared = load_script("examples/quickstart.py").compared
+    labels, sure = np.zeros(20, int), np.eye(2)
+    clear = sure[(np.arange(20) < 9) * 1], sure[np.zeros(20, int)]  # the first is wrong on nine
+    assert "B alone is right 9 times, A alone 0 times of 20" in (
+        said := compared("clean", dict(zip("AB", clear, strict=True)), labels)
+    )
+    assert said.endswith("up to 6 are chance: B is better.")
+    close = sure[(np.arange(20) < 5) * 1], sure[(np.arange(20) > 15) * 1]
+    said = compared("clean", dict(zip("AB", close, strict=True)), labels)
+    assert "B alone is right 5 times, A alone 4 times" in said and "no more than chance" in said

@@ -42,7 +42,8 @@ def test_quick_run_on_a_fresh_machine(example, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TFUQ_DATA", str(tmp_path / "nothing"))
     example.main(["--quick", "--output", str(tmp_path / "new")])
     said = capsys.readouterr().out
-    assert "brain_mri: 596 training images, 5 classes" in said
+    assert "digits_instead_of_brain_mri: 596 training images, 5 classes" in said
+    assert "the figures mean nothing" in said
     for scheme in example.SCHEMES:
         best, accuracy, nll, ece, steps, _, eta = re.search(
             rf"^{re.escape(scheme)} +" + r"([\d.]+) +" * 6 + r"([\d.]+)$", said, re.MULTILINE
@@ -54,7 +55,7 @@ def test_quick_run_on_a_fresh_machine(example, tmp_path, monkeypatch, capsys):
         assert float(eta) >= 0 and (scheme != "SGD" or float(eta) == 1)
     assert re.search(r"^  last +[\d. ]+$", said, re.MULTILINE)
     assert re.search(r"^  ensemble +[\d. ]+$", said, re.MULTILINE)
-    with Image.open(tmp_path / "new" / "rapid_training_brain_mri.png") as figure:
+    with Image.open(tmp_path / "new" / "rapid_training_digits_instead_of_brain_mri.png") as figure:
         assert min(figure.size) > 300
 
 
