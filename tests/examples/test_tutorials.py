@@ -9,8 +9,14 @@ from test_examples import load_script
 
 TUTORIALS = pathlib.Path(__file__).parents[2] / "examples" / "tutorials"
 # Lines of code of the originals, without comments, texts and empty lines: the first counted by
-# hand, of the second, a notebook, a low estimate; of the third up to its comparison with others.
-ORIGINALS = {"bayesian_neural_networks": 178, "regression_five_cases": 200, "sngp_two_moons": 179}
+# hand, of the second, a notebook, a low estimate; of the third up to its comparison with others; of
+# the fourth a low estimate.
+ORIGINALS = {
+    "bayesian_neural_networks": 178,
+    "regression_five_cases": 200,
+    "sngp_two_moons": 179,
+    "mixture_of_answers": 160,
+}
 
 
 def lines_of_code(path):
@@ -72,6 +78,16 @@ def test_two_moons(tmp_path, capsys):
         assert accuracy > 0.8 and 0 <= near <= 0.25
     assert found["SNGP"][2] > 0.2 > 2 * found["plain"][2]
     assert (tmp_path / "two_moons.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow  # its layer and loss have faster tests; `test_runs` runs other tutorials
+def test_mixture_of_answers(tmp_path, capsys):
+    """Even a few epochs tell more than a normal around the mean."""
+    script = load_script("examples/tutorials/mixture_of_answers.py")
+    script.main(["--quick", "--output", str(tmp_path)])
+    alone, mixture = map(float, re.findall(r"(-?\d\.\d{3})", capsys.readouterr().out))
+    assert mixture < alone
+    assert (tmp_path / "mixture_of_answers.png").stat().st_size > 10_000
 
 
 def test_a_missing_file_is_named(tmp_path):
