@@ -99,6 +99,12 @@ def test_docstring_examples(name, tmp_path, monkeypatch):
     assert examples, f"tfuq.{name} has no example"
 
 
+# `test_tasks.py` runs the eight tasks; what those who come from elsewhere read trains networks of
+# the same kinds as pages that run here.
+@pytest.mark.slow_cases(
+    "docs/how-to/eight-tasks.md", *(f"docs/coming-from/{name}*.md" for name in "kluv")
+)
+@pytest.mark.slow_cases("docs/coming-from/tfp-layers.md", "docs/how-to/sparse-bayesian.md")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_pages(page, tmp_path, monkeypatch):
     """The blocks of a page run one after another, in one namespace; each of README's in its own."""

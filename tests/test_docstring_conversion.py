@@ -20,6 +20,7 @@ def converted():
     "text, expected",
     [
         ("Of `x` and |y|.\n", "Of ``x`` and \\|y\\|.\n"),
+        ("`a`, b, `c` and `d`s\n", "``a``, b, ``c`` and ``d``\\ s\n"),
         ("Of `a\nb`.\n", "Of ``a b``.\n"),
         ("2 * 3, w_ and [a](https://b.c)\n", "2 \\* 3, w\\_ and `a <https://b.c>`__\n"),
         (

@@ -3,6 +3,7 @@
 Runs before napoleon, which then reads the sections.
 """
 
+import inspect
 import re
 
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^ *```[ ]*$", re.MULTILINE | re.DOTALL)
@@ -34,7 +35,10 @@ def escaped(text):
 
 def literal(match):
     inside = re.sub(r"\s*\n\s*", " ", match[2]).strip()
-    return f"``{inside}``"
+    # A literal that touches a letter needs a separation that is not seen.
+    before, after = match.string[: match.start()][-1:], match.string[match.end() :][:1]
+    start, end = ("\\ " if each.isalnum() else "" for each in (before, after))
+    return f"{start}``{inside}``{end}"
 
 
 def paragraphs(text):
@@ -44,9 +48,6 @@ def paragraphs(text):
         parts += [escaped(text[last : match.start()]), literal(match)]
         last = match.end()
     text = "".join(parts) + escaped(text[last:])
-    # A literal that touches a letter needs a separation that is not seen.
-    text = re.sub(r"(``[^`\n]+``)(?=\w)", r"\1\\ ", text)
-    text = re.sub(r"(?<=\w)(``[^`\n]+``)", r"\\ \1", text)
     return HEADING.sub(heading, text)
 
 
@@ -93,6 +94,15 @@ def convert(app, what, name, thing, options, lines):
     options["converted"] = list(lines)
 
 
+def signature(app, what, name, thing, options, given, returned):
+    """A class is called as `__init__` says: Keras' layers have a `__new__` that takes anything."""
+    if what == "class" and inspect.isfunction(thing.__init__):
+        found = inspect.signature(thing.__init__)
+        own = list(found.parameters.values())[1:]
+        return str(found.replace(parameters=own, return_annotation=found.empty)), returned
+    return None
+
+
 def keep_properties(app, what, name, thing, options, lines):
     """Napoleon takes what stands before a colon for a property's type."""
     if what in ("attribute", "data", "property"):
@@ -111,5 +121,6 @@ def of_tfuq(app, what, name, thing, skip, options):
 def setup(app):
     app.connect("autodoc-process-docstring", convert, priority=400)
     app.connect("autodoc-process-docstring", keep_properties, priority=600)
+    app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-skip-member", of_tfuq)
     return {"parallel_read_safe": True}

@@ -10,17 +10,16 @@ import matplotlib.pyplot as plt
 import pytest
 
 pytestmark = pytest.mark.every_case
-PARTS = 2
 FOLDER = pathlib.Path(__file__).parents[2] / "examples" / "tutorials"
 SCRIPTS = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
 # What a script says must have: figures in [0, 1] or a table.
 FIGURE = re.compile(r"\b[01]\.\d{2,}|\d\d\.\d %")
-HEAVY = ("02", "07", "09", "10", "12")  # others train the same kinds of networks
+FAST = ("04", "06")  # the others train networks of the same kinds
 
 
 def cases():
     for script in SCRIPTS:
-        marks = [pytest.mark.slow] if script.name[:2] in HEAVY else []
+        marks = [] if script.name[:2] in FAST else [pytest.mark.slow]
         yield pytest.param(script, id=script.stem, marks=marks)
 
 
