@@ -1,5 +1,6 @@
 """docs/_extensions: docstrings as Keras writes them become reStructuredText."""
 
+import ast
 import importlib.util
 import pathlib
 
@@ -35,3 +36,16 @@ def converted():
 )
 def test_each_form(converted, text, expected):
     assert converted(text).strip() == expected.strip()
+
+
+def test_the_site_has_a_page_for_each_module_with_public_names():
+    names = (FILE.parents[2] / "tests" / "public_names.txt").read_text(encoding="utf-8").split()
+    modules = {name.split(".")[1] for name in names if name.count(".") == 2}
+    found = {}
+    tree = ast.parse((FILE.parent / "public_names.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            found[node.targets[0].id] = ast.literal_eval(node.value)
+    assert modules == set(found["MODULES"])
+    alone = {name.split(".")[1] for name in names if name.count(".") == 1} - modules
+    assert alone - {"__version__"} == set(found["ROOT_NAMES"])

@@ -10,7 +10,7 @@ from keras_docstrings import paragraphs
 MODULES = (
     "layers", "losses", "metrics", "optimizers", "callbacks", "training", "convert", "ensembles",
     "predictive", "selective", "ood", "corruptions", "preprocessing", "datasets", "interpret",
-    "plots", "report", "export", "distribute", "cli",
+    "plots", "report", "export", "serving", "distribute", "cli",
 )  # fmt: skip
 ROOT_NAMES = ("lr_range_test", "kl_weight_for")
 
