@@ -72,6 +72,7 @@ RIGHT = {
     "soft-max under mse": lambda: network(kl.Dense(3, "softmax"), loss="mse"),
     "logits by the loss": lambda: network(kl.Dense(3), loss=exclusive(**FROM_LOGITS)),
     "VBLLDense": lambda: network(VBLLDense(3, kl_weight=0.1)),
+    "VBLLGenerativeDense": lambda: network(VBLLGenerativeDense(3, kl_weight=0.1)),
     "LastLayerLaplace": lambda: network(LastLayerLaplace(3)),
     "MCSoftmaxDenseFA": lambda: network(MCSoftmaxDenseFA(3, **FEW)),
     "dropout before logits": lambda: network(
@@ -85,7 +86,6 @@ RIGHT_BINARY = {
 RIGHT_LABELS = {
     "three sigmoids": lambda: network(kl.Dense(3, "sigmoid")),
     "three logits by the loss": lambda: network(kl.Dense(3), loss=independent(**FROM_LOGITS)),
-    "VBLLGenerativeDense": lambda: network(VBLLGenerativeDense(3, kl_weight=0.1)),
     "VBLLDense of labels": lambda: network(VBLLDense(3, kl_weight=0.1, likelihood="bernoulli")),
     "MCSigmoidDenseFA": lambda: network(MCSigmoidDenseFA(3, **FEW)),
 }
