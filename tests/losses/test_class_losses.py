@@ -211,3 +211,17 @@ def test_outliers_in_training_teach_to_tell_others():
     trained = {"exposure": losses.OutlierExposure(), "energy": losses.EnergyMargin(-5.0, -1.0)}
     for name, loss in trained.items():
         assert areas(loss, x, y)[name] > plain[name] + 0.03
+
+
+@pytest.mark.parametrize("loss", [losses.OutlierExposure(0.5), losses.EnergyMargin(-3.0, -1.0)])
+@pytest.mark.parametrize("padding", [0, -1])
+def test_means_are_over_what_a_mask_lets_through(loss, padding):
+    """Whatever class padding has; it counted in the means of its kind."""
+    rng = np.random.default_rng(0)
+    logits, mask = rng.normal(size=(2, 6, 3)).astype("float32"), np.arange(6) < np.array([[6], [2]])
+    y = np.where(rng.random((2, 6)) < 0.4, -1, 1)
+    assert {-1, 1} == set(y[mask])
+    masked = tf.constant(logits)
+    masked._keras_mask = tf.constant(mask)
+    found = loss(np.where(mask, y, padding), masked)
+    np.testing.assert_allclose(found, loss(y[mask], logits[mask]), rtol=1e-5)

@@ -127,6 +127,19 @@ def test_every_option_is_read_anew_where_it_says_what_is_read(detector, grid):
     assert len(set(areas)) > 1 or any(row["refused"] for row in found.rows)
 
 
+def test_held_out_rows_that_come_twice_are_told(model):
+    once = pictures(1)
+    with pytest.warns(UserWarning, match="^7 rows of `x_val` are there more than once"):
+        ood.tune(
+            ood.MaxLogit(from_logits=True),
+            model,
+            pictures(0),
+            x_val=np.concatenate([once, once[:7]]),
+            x_ood=1 - once,
+            grid={"from_logits": (True,)},
+        )
+
+
 def test_held_out_inputs_are_of_one_length(model):
     parts = {"a": pictures(1), "b": pictures(1)[:60]}
     with pytest.raises(ValueError, match=r"`x_val` must hold arrays of one length.*120.*60"):

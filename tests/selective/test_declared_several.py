@@ -1,5 +1,8 @@
 """Several promises at thresholds that are declared: each with the whole error, none shared out."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -155,3 +158,17 @@ def test_a_refusal_names_the_promise():
             probs, labels, loss=BOTH, thresholds=[0.9, 0.8], by="group", groups=groups
         )
     assert dict(zip(rule.keys, rule.threshold, strict=True))["few"] == np.inf
+
+
+def test_a_rule_of_a_function_is_pickled_as_its_file_holds_it():
+    probs, labels = binary()
+    rule = RejectionRule.fit(
+        probs, labels, loss=lambda p, y: (p.argmax(-1) != y) * 1.0, target_risk=0.3
+    )
+    again = pickle.loads(pickle.dumps(rule))
+    assert again == rule and again.accept(probs).sum() == rule.fitted_to["accepted"]
+    with pytest.raises(ValueError, match="`loss` must be given"):
+        again.evaluate(probs, labels)
+    for copied in (copy.copy(rule), copy.deepcopy(rule)):  # which still knows it
+        assert copied == rule and copied is not rule
+        assert copied.evaluate(probs, labels) == rule.evaluate(probs, labels)

@@ -9,6 +9,7 @@ import pytest
 
 import tfuq
 from tfuq import selective
+from tfuq.metrics import expected_calibration_error
 from tfuq.selective import ConformalPredictor, RejectionRule, TemperatureScaling
 
 VOID = 255
@@ -219,8 +220,20 @@ def test_void_pixels():
     used = known.any(axis=(1, 2))
     shares = (held & known)[used].sum((1, 2)) / known[used].sum((1, 2))
     assert coverage == pytest.approx(shares.mean()) and coverage >= 0.9
-    with pytest.raises(ValueError, match="must not be void for some of the entries"):
-        selective.subgroup_report(None, probs, labels, GROUPS[:100], **void)
+    report = selective.subgroup_report(rule, probs, labels, GROUPS[:100], target_risk=0.5, **void)
+    for row in report:
+        inside = known & ((row.group == "all") | (GROUPS[:100] == row.group))[:, None, None]
+        right, accepted = (probs.argmax(-1) == y)[inside], rule.accept(probs)[inside]
+        assert row.n == inside.any(axis=(1, 2)).sum()
+        assert row.accuracy == pytest.approx(right.mean())
+        assert row.coverage == pytest.approx(accepted.mean())
+        assert row.risk == pytest.approx(1 - right[accepted].mean())
+        expected = expected_calibration_error(y[inside], probs[inside], n_bins=15)
+        assert row.ece == pytest.approx(expected, abs=1e-6)
+    broken = np.where(known[..., None], probs, np.nan)  # whatever is predicted there
+    assert selective.subgroup_report(rule, broken, labels, GROUPS[:100], **void).rows[0].n == (
+        report.rows[0].n
+    )
     whole = np.where(np.arange(100)[:, None, None] < 40, VOID, y)
     report = selective.subgroup_report(None, probs, whole, GROUPS[:100], **void)
     assert report.rows[0].n == 60

@@ -62,6 +62,13 @@ def add_arguments(parser):
     rule = parser.add_argument_group("a rule")
     rule.add_argument("--target-risk", type=float, metavar="R", help="share of wrong answers kept")
     rule.add_argument("--target-coverage", type=float, metavar="C", help="share accepted")
+    rule.add_argument(
+        "--thresholds",
+        type=number_list,
+        metavar="T1,T2",
+        help="with --target-risk: the only values of the score where the rule may end, declared "
+        "before DATA were seen; the first has to pass",
+    )
     rule.add_argument("--confidence", type=float, default=0.95, help="of the promise (0.95)")
     rule.add_argument(
         "--score",
@@ -98,6 +105,14 @@ def add_arguments(parser):
     )
 
 
+def number_list(text):
+    """Numbers between commas, or an error of `argparse`."""
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"numbers between commas, as .9,.8; not {text}") from None
+
+
 def score_word(text):
     """The name of a score, or an error of `argparse`."""
     name = new_word(text)
@@ -122,6 +137,11 @@ def run(arguments):
         raise ValueError(
             "--calibrate must come with --target-risk or --target-coverage, without --calibration. "
             f"Received: --calibrate {arguments.calibrate}"
+        )
+    if arguments.thresholds and arguments.target_risk is None:
+        raise ValueError(
+            "--thresholds must come with --target-risk. Received: --thresholds "
+            f"{arguments.thresholds}"
         )
     if arguments.ood and (arguments.score or arguments.calibrate or not wants_rule):
         raise ValueError(
@@ -153,6 +173,7 @@ def run(arguments):
             calibration=CALIBRATIONS[arguments.calibrate]() if arguments.calibrate else None,
             calibration_share=arguments.calibration_share,
             seed=arguments.seed,
+            thresholds=arguments.thresholds,
             **targets,
         )
     except UnattainableRisk as error:
@@ -186,7 +207,7 @@ def fit_numbers(arguments, found, targets, ood=None):
         sets.save(arguments.out)
         figures = {"wrote": str(arguments.out), "says": sets.describe()}
         return {**figures, "fitted_to": sets.fitted_to}, True
-    options = {"confidence": arguments.confidence, "tolerance": arguments.tolerance}
+    options = {name: getattr(arguments, name) for name in ("confidence", "tolerance", "thresholds")}
     try:
         score = (arguments.score or "std") if ood is None else found.strange
         rule = RejectionRule.fit(found.found, found.labels, score, **options, **targets)

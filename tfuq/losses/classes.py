@@ -1,5 +1,7 @@
 """Losses of classifiers that are to know what they do not know."""
 
+import contextvars
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -8,6 +10,7 @@ from tfuq._arguments import check_positive, is_finite, shown
 from tfuq.losses.base import register
 
 OUTLIER = -1  # the sparse label of what is no class
+_MASK = contextvars.ContextVar("mask", default=None)  # of the logits of the call, of each thread
 
 
 def unit_logits(logits, temperature):
@@ -26,10 +29,17 @@ def uniform_crossentropy(logits):
     return tf.reduce_logsumexp(logits, axis=-1) - tf.reduce_mean(logits, axis=-1)
 
 
-def own_mean_weights(is_counted):
-    """Weights by which the mean over all rows is that over the rows that count; 0 of the others."""
+def own_mean_weights(is_counted, mask=None):
+    """Weights by which the mean over all rows is that over the rows that count; 0 of the others.
+
+    With a mask of the rows "all" are those that it lets through, over which Keras takes the mean.
+    """
     counted = tf.cast(is_counted, "float32")
-    return tf.math.divide_no_nan(counted, tf.reduce_mean(counted))
+    if mask is None:
+        return tf.math.divide_no_nan(counted, tf.reduce_mean(counted))
+    mask = tf.cast(mask, "float32")
+    share = tf.math.divide_no_nan(tf.reduce_sum(counted * mask), tf.reduce_sum(mask))
+    return tf.math.divide_no_nan(counted * mask, share)
 
 
 class ClassLoss(keras.losses.Loss):
@@ -49,7 +59,11 @@ class ClassLoss(keras.losses.Loss):
                 f"Argument `y_pred` must be logits for {type(self).__name__}: end the model in a "
                 "layer without an activation. Received: the result of a soft-max or sigmoid"
             )
-        return super().__call__(y_true, y_pred, sample_weight)
+        token = _MASK.set(getattr(y_pred, "_keras_mask", None))
+        try:
+            return super().__call__(y_true, y_pred, sample_weight)
+        finally:
+            _MASK.reset(token)
 
     def call(self, y_true, y_pred):
         logits = tf.convert_to_tensor(y_pred)
@@ -166,8 +180,9 @@ class OutlierExposure(ClassLoss):
     ```
 
     with p = softmax(z). Each mean is over its own rows of a batch (of a replica), however many they
-    are; `reduction="none"` gives rows whose mean over the batch is the loss. Metrics count
-    outliers, too: judge classes on data without.
+    are, without those that a mask of the model leaves out; `reduction="none"` gives rows whose mean
+    over the batch is the loss. A row of weight 0 counts with a loss of 0, as in Keras. Metrics
+    count outliers, too: judge classes on data without.
 
     Args:
         weight: Of the outliers, at least 0; 0.5 in the paper.
@@ -201,8 +216,9 @@ class OutlierExposure(ClassLoss):
         self.weight = weight
 
     def _values(self, labels, is_outlier, logits):
-        inside = own_mean_weights(~is_outlier) * crossentropy(labels, logits)
-        return inside + self.weight * own_mean_weights(is_outlier) * uniform_crossentropy(logits)
+        own, other = (own_mean_weights(rows, _MASK.get()) for rows in (~is_outlier, is_outlier))
+        outside = self.weight * uniform_crossentropy(logits)
+        return own * crossentropy(labels, logits) + other * outside
 
     def get_config(self):
         return {**super().get_config(), "weight": self.weight}
@@ -277,7 +293,8 @@ class EnergyMargin(ClassLoss):
         above, below = tf.nn.relu(energy - self.margin_in), tf.nn.relu(self.margin_out - energy)
         inside = crossentropy(labels, logits) + self.weight * above**2
         outside = self.weight * below**2
-        return own_mean_weights(~is_outlier) * inside + own_mean_weights(is_outlier) * outside
+        own, other = (own_mean_weights(rows, _MASK.get()) for rows in (~is_outlier, is_outlier))
+        return own * inside + other * outside
 
     def get_config(self):
         own = {"margin_in": self.margin_in, "margin_out": self.margin_out, "weight": self.weight}

@@ -210,6 +210,13 @@ def _check_rows(x, x_val, x_ood):
     fitted = x[0] if isinstance(x, tuple) and len(x) > 1 else x
     if not all(isinstance(each, np.ndarray) for each in (fitted, x_val)):
         return  # of datasets nobody knows before they are read
+    again = len(x_val) - len({row.tobytes() for row in x_val})
+    if again:
+        warnings.warn(
+            f"{again} rows of `x_val` are there more than once: where one of the two chooses and "
+            "the other judges, the judgement is too good. Give each once.",
+            stacklevel=3,
+        )
     if fitted.shape[1:] == x_val.shape[1:]:
         seen = {row.tobytes() for row in fitted.astype(x_val.dtype)}
         twice = sum(row.tobytes() in seen for row in x_val)

@@ -155,10 +155,10 @@ def check_untuned(known, tuned):
 
 
 def known_alone(probs, labels, groups, sample_weight, ignore_class, multi_label, *given):
-    """Predictions, labels, groups and what else is `given` of examples, of those that are known.
+    """Predictions, labels, groups, which entries are known, and what else is `given` of examples.
 
-    Raises:
-        ValueError: If some of the several entries of an example are void, of pixels or labels.
+    Examples of which nothing is known are left out; void entries of others, pixels or labels, are
+    filled, and which are known is None where all are.
     """
     if isinstance(probs, RegressionUncertainty):
         raise ValueError(
@@ -168,17 +168,12 @@ def known_alone(probs, labels, groups, sample_weight, ignore_class, multi_label,
     values, labels = np.asarray(array_of(probs)), np.asarray(labels)
     filled_in, known = known_entries(values, labels, sample_weight, ignore_class, multi_label)
     if known is None:
-        return probs, filled_in, groups, *given
-    flat = known.reshape(len(known), -1)
-    if not np.array_equal(flat.all(axis=1), flat.any(axis=1)):
-        raise ValueError(
-            "Arguments `labels` and `sample_weight` must not be void for some of the entries of an "
-            "example in a report by group, which counts examples. "
-            f"Received: {int((~known).sum())} void entries"
-        )
-    rows = flat.all(axis=1)
+        return probs, filled_in, groups, None, *given
+    rows = known.reshape(len(known), -1).any(axis=1)
     has_samples = len(values) != len(rows) or is_stacked(probs)
     values = values[:, rows] if has_samples else values[rows]
+    known = None if known[rows].all() else known[rows]
+    values = filled_predictions(values, known, values.ndim - has_samples)
     columns = {name: column[rows] for name, column in group_columns(groups, len(rows)).items()}
     given = (None if each is None else np.asarray(each)[rows] for each in given)
-    return values, labels[rows], columns, *given
+    return values, filled_in[rows], columns, known, *given

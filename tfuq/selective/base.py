@@ -4,6 +4,7 @@ A child names its configuration: what its constructor takes, numbers, texts and 
 else follows from it. Reading runs no code, and a text of another kind raises a ValueError.
 """
 
+import copy
 import pathlib
 
 import keras
@@ -128,6 +129,19 @@ class Fitted:
                 f"Received: path={str(path)!r} ({type(error).__name__}: {error})"
             ) from error
 
+    def __reduce__(self):  # as its file: a function of the fit, a lambda say, is not part of it
+        return _pickled, (type(self), self.get_config())
+
+    def __copy__(self):
+        made = type(self).__new__(type(self))
+        vars(made).update(vars(self))
+        return made
+
+    def __deepcopy__(self, memo):
+        made = self.__copy__()
+        vars(made).update(copy.deepcopy(vars(self), memo))
+        return made
+
     def __eq__(self, other):
         return type(self) is type(other) and self.get_config() == other.get_config()
 
@@ -151,6 +165,10 @@ class Fitted:
         rows = [(name, value) for name, value in _short(report).items()]
         rows += [(f"{key}: {n}", x) for key, part in parts.items() for n, x in _short(part).items()]
         return (("fitted to", ""), rows) if rows else ((), ())
+
+
+def _pickled(kind, config):
+    return kind.from_config(config)
 
 
 def _short(report):

@@ -191,8 +191,9 @@ def subgroup_report(
             the rule says, else not.
         tolerance: Of a regression, how far from its label a number is wrong; by default the rule's.
         score: For a rule of scores that are given: those of these predictions, `(n,)`.
-        sample_weight: A mask or weights of 0 and 1, `(n,)`: examples of 0 count nowhere.
-        ignore_class: Label of examples that count nowhere, or None.
+        sample_weight: A mask or weights of 0 and 1, `(n,)` or with more axes of the labels: what
+            has 0 counts nowhere.
+        ignore_class: Label of what counts nowhere, such as of void pixels, or None.
 
     Returns:
         `SubgroupReport`.
@@ -214,12 +215,13 @@ def subgroup_report(
     [('all', 0.5, 'fails'), ('other', 0.5, 'fails'), ('own', 0.5, 'holds')]
     """
     _check(rule, confidence, correction, n_bins)
+    known = None
     if sample_weight is not None or ignore_class is not None:
         flag = getattr(rule, "multi_label", False) if multi_label is None else multi_label
         asked = sample_weight, ignore_class, flag
         given = rule_groups, score
-        probs, labels, groups, *given = known_alone(probs, labels, groups, *asked, *given)
-        rule_groups, score = given
+        found = known_alone(probs, labels, groups, *asked, *given)
+        probs, labels, groups, known, rule_groups, score = found
     target_risk = target_of(rule, target_risk, loss, positive_class)
     flags = {"from_logits": from_logits, "multi_label": multi_label}
     if isinstance(probs, RegressionUncertainty):
@@ -231,7 +233,7 @@ def subgroup_report(
 
         table = table_of_numbers(rule, probs, labels, loss, tolerance, accepted_of)
     else:
-        options = flags, loss, positive_class, n_bins, tolerance, score
+        options = flags, loss, positive_class, n_bins, tolerance, score, known
         table, columns = _table_of_classes(rule, probs, labels, groups, rule_groups, *options)
     count = len(table.correct)
     keys, members = [(ALL, ALL)], [np.ones(count, bool)]
@@ -257,6 +259,7 @@ class _Table(NamedTuple):
     accepted: np.ndarray
     at_risk: np.ndarray  # accepted, and belongs to the risk
     loss: np.ndarray
+    known: np.ndarray  # whether its label is; void ones count nowhere
 
     def rows(self, chosen):
         """The table of some examples, a mask `(n,)`."""
@@ -264,8 +267,8 @@ class _Table(NamedTuple):
 
     def quality(self):
         """The calibration error, alone: sum_b (w_b / W) |accuracy_b - confidence_b|."""
-        gaps = np.bincount(self.bins.ravel(), (self.correct - self.confidence).ravel())
-        return (float(np.abs(gaps).sum() / self.correct.size),)
+        gaps = np.bincount(self.bins[self.known], (self.correct - self.confidence)[self.known])
+        return (float(np.abs(gaps).sum() / np.count_nonzero(self.known)),)
 
 
 def _check_is_of_numbers(n_bins, **flags):
@@ -297,7 +300,18 @@ def _check(rule, confidence, correction, n_bins):
 
 
 def _table_of_classes(
-    rule, probs, labels, groups, rule_groups, flags, loss, positive_class, n_bins, tolerance, score
+    rule,
+    probs,
+    labels,
+    groups,
+    rule_groups,
+    flags,
+    loss,
+    positive_class,
+    n_bins,
+    tolerance,
+    score,
+    known=None,
 ):
     """`_Table` of predicted classes, and the columns of groups."""
     if tolerance is not None:
@@ -313,7 +327,9 @@ def _table_of_classes(
         probs = np.asarray(probs)
         accepted = _asked(rule.accept, rule, probs, labelled.shape, columns, rule_groups, score)
     loss, counts = losses_in_groups(labelled, rule, loss, positive_class)
-    return _table(labelled, n_bins, accepted, accepted & counts, loss), columns
+    known = np.ones(accepted.shape, bool) if known is None else known.ravel()
+    accepted = accepted & known
+    return _table(labelled, n_bins, accepted, accepted & counts, loss, known), columns
 
 
 def _asked(accept, rule, predictions, shape, columns, rule_groups, score=None):
@@ -354,7 +370,8 @@ def _row(key, part, verdict, confidence):
 def _figures(part, confidence):
     """The shares of a `GroupRow`."""
     count = len(part.correct)
-    accuracy, coverage = float(part.correct.mean()), float(part.accepted.mean())
+    known = getattr(part, "known", slice(None))
+    accuracy, coverage = float(part.correct[known].mean()), float(part.accepted[known].mean())
     at_risk = int(part.at_risk.sum())
     risk = float(part.loss[part.at_risk].mean()) if at_risk else np.nan
     return (
