@@ -577,3 +577,17 @@ def test_a_real_process(here, probs):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["accuracy"] == pytest.approx(np.mean(probs[300:].argmax(-1) == Y[300:]))
+
+
+def test_thresholds_that_are_declared(here, probs):
+    command = ("calibrate", "m.keras", *VAL, "--out", "rule.json", "--thresholds", ".9,.8,.7,.5")
+    here(*command, "--target-risk", 0.3)
+    rule = RejectionRule.load("rule.json")
+    assert rule.fitted_to["method"] == "fixed_sequence"
+    expected = RejectionRule.fit(
+        probs[:300], Y[:300], target_risk=0.3, thresholds=[0.9, 0.8, 0.7, 0.5]
+    )
+    assert rule.threshold == expected.threshold
+    here.refused(*command, says="--thresholds must come with --target-risk")
+    with pytest.raises(SystemExit):
+        here(*command[:-1], "a,b", "--target-risk", 0.3)
