@@ -1,5 +1,7 @@
 """Options chosen on held-out corruptions: what is tried, on which rows, and what it gains."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -129,15 +131,13 @@ def test_every_option_is_read_anew_where_it_says_what_is_read(detector, grid):
 
 def test_held_out_rows_that_come_twice_are_told(model):
     once = pictures(1)
-    with pytest.warns(UserWarning, match="^7 rows of `x_val` are there more than once"):
-        ood.tune(
-            ood.MaxLogit(from_logits=True),
-            model,
-            pictures(0),
-            x_val=np.concatenate([once, once[:7]]),
-            x_ood=1 - once,
-            grid={"from_logits": (True,)},
-        )
+    x_val = np.concatenate([once, once[:7]])
+    options = {"x_val": x_val, "x_ood": 1 - once, "grid": {"from_logits": (True,)}}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ood.tune(ood.MaxLogit(from_logits=True), model, pictures(0), **options)
+    told = [str(each.message) for each in caught]
+    assert any(text.startswith("7 rows of `x_val` are there more than once") for text in told)
 
 
 def test_held_out_inputs_are_of_one_length(model):

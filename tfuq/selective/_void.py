@@ -170,7 +170,7 @@ def known_alone(probs, labels, groups, sample_weight, ignore_class, multi_label,
     if known is None:
         return probs, filled_in, groups, None, *given
     rows = known.reshape(len(known), -1).any(axis=1)
-    has_samples = len(values) != len(rows) or is_stacked(probs)
+    has_samples = len(values) != len(rows) or bool(is_stacked(probs))
     values = values[:, rows] if has_samples else values[rows]
     known = None if known[rows].all() else known[rows]
     values = filled_predictions(values, known, values.ndim - has_samples)
