@@ -16,6 +16,7 @@ KNOWN = {
     "args", "arguments", "attributes", "call arguments", "example", "examples", "fields", "note",
     "raises", "references", "returns", "call returns", "warns", "yields", "see also",
 }  # fmt: skip
+CONVERTED = {}  # what napoleon was given, by kind and name
 HEADING = re.compile(r"^([A-Z][^\n`>]{0,90}):$", re.MULTILINE)
 
 
@@ -91,7 +92,7 @@ def converted(text):
 
 def convert(app, what, name, thing, options, lines):
     lines[:] = converted("\n".join(lines) + "\n").split("\n")
-    options["converted"] = list(lines)
+    CONVERTED[what, name] = list(lines)
 
 
 def signature(app, what, name, thing, options, given, returned):
@@ -106,7 +107,7 @@ def signature(app, what, name, thing, options, given, returned):
 def keep_properties(app, what, name, thing, options, lines):
     """Napoleon takes what stands before a colon for a property's type."""
     if what in ("attribute", "data", "property"):
-        lines[:] = options["converted"]
+        lines[:] = CONVERTED[what, name]
 
 
 def of_tfuq(app, what, name, thing, skip, options):

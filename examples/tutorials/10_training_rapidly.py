@@ -35,7 +35,7 @@ model.compile(keras.optimizers.SGD(momentum=0.9), loss, metrics=["accuracy"])
 found = tfuq.lr_range_test(model, (x[train], y[train]), stop=1e4, num_steps=100)
 print(f"suggested learning rate: {found.suggestion:.3g}")
 figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
-found.plot(ax=axis)
+axis = found.plot(ax=axis)
 
 # %%
 # All in one call; cycles double in length.
