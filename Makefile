@@ -16,7 +16,7 @@ WORKERS ?= 3  # one more than cores, as tests wait for processes and disks
 	bench-rapid-training bench-gradient-features bench-ood bench-selective \
 	bench-report-page bench-scaling bench-export bench-large-data bench-uci-regression \
 	bench-rules bench-monitor bench-scores bench-stacked bench-quantization bench-methods \
-	clean
+	bench-batch-ensemble clean
 
 demo: $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py --output demo_output
@@ -81,6 +81,9 @@ bench-scores: $(VENV)/.examples
 
 bench-stacked: $(VENV)/.examples
 	$(BIN)/python benchmarks/stacked.py --json benchmarks/stacked.json
+
+bench-batch-ensemble: $(VENV)/.examples
+	$(BIN)/python benchmarks/batch_ensemble.py
 
 bench-quantization: $(VENV)/.examples
 	$(BIN)/python benchmarks/quantization.py --json benchmarks/quantization.json

@@ -1,4 +1,6 @@
-"""BatchEnsemble: members by dense kernels in NumPy, who trains on what, draws, copies, exports."""
+"""BatchEnsemble: as edward2, by dense kernels in NumPy, who trains on what, draws, copies."""
+
+import pathlib
 
 import keras
 import numpy as np
@@ -45,6 +47,50 @@ def member_logits(model, x, member):
         kernel, bias = dense_kernel(layer, member)
         x = np.tanh(x @ kernel + bias) if layer.units == 6 else x @ kernel + bias
     return x
+
+
+# --- edward2 -------------------------------------------------------------------------------------
+
+FIXTURE = np.load(pathlib.Path(__file__).parents[1] / "fixtures" / "batch_ensemble.npz")
+AS_THEIRS = {
+    "dense": lambda: BatchEnsembleDense(6, 3, activation="tanh"),
+    "convolution": lambda: BatchEnsembleConv2D(
+        4, 3, num_members=3, strides=2, padding="same", activation="tanh"
+    ),
+}
+
+
+@pytest.mark.parametrize("case", AS_THEIRS)
+def test_as_edward2(case):
+    """Outputs and gradients in training, and each draw; there each member has a block of rows."""
+    theirs = {name: FIXTURE[f"{case}/{name}"] for name in ("x", "outputs", "upstream")}
+    # Ours is member i mod 3 at place i.
+    ours = {
+        name: np.stack(np.split(rows, 3), 1).reshape(rows.shape) for name, rows in theirs.items()
+    }
+    layer = AS_THEIRS[case]()
+    model = keras.Sequential([keras.Input(ours["x"].shape[1:]), layer])
+    names = ("kernel", "input_factor", "output_factor", "bias")
+    weights = {name: getattr(layer, name) for name in names}
+    for name, weight in weights.items():
+        weight.assign(FIXTURE[f"{case}/{name}"])
+    with tf.GradientTape() as tape:
+        outputs = model(ours["x"], training=True)
+        total = tf.reduce_sum(outputs * ours["upstream"])
+    np.testing.assert_allclose(outputs, ours["outputs"], rtol=1e-5, atol=1e-6)
+    gradients = tape.gradient(total, [weight.value for weight in weights.values()])
+    for name, gradient in zip(names, gradients, strict=True):
+        np.testing.assert_allclose(
+            gradient, FIXTURE[f"{case}/gradient_{name}"], rtol=1e-4, atol=1e-4, err_msg=name
+        )
+    logits = keras.Sequential([model, keras.layers.Flatten()])
+    drawn = sample_predictions(logits, ours["x"], multi_label=True, from_logits=True)
+    expected = 1 / (1 + np.exp(-theirs["outputs"].reshape(3, 4, -1)))
+    for member in range(3):
+        np.testing.assert_allclose(drawn[member, member::3], expected[member], rtol=1e-4)
+
+
+# --- Dense kernels -------------------------------------------------------------------------------
 
 
 def test_draws_are_the_members_in_turn():

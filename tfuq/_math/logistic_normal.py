@@ -164,14 +164,17 @@ def _log_means(link, loc, scale, factors, points, mirrored, power, kernel=None, 
     if other is not None:
         return other(link, loc, scale, factors, points, mirrored, power, kernel, turn)
     count = tf.cast(tf.shape(points)[0] * (2 if mirrored else 1), loc.dtype)
-    kernels = () if kernel is None else _slices(kernel)
+    kernels = () if kernel is None else (kernel,)
     turns = () if turn is None else (turn,)
 
     @tf.custom_gradient
     def log_means(*params):
         loc = params[0]
         if kernels:
-            blocks = _ProjectedBlocks(points, loc, params[1], len(kernels), len(turns))
+            place = 2 + len(factors)
+            slices = _slices(params[place])
+            params = (*params[:place], *slices, *params[place + 1 :])
+            blocks = _ProjectedBlocks(points, loc, params[1], len(slices), len(turns))
         else:
             blocks = _Blocks(points, loc)
 
@@ -183,20 +186,24 @@ def _log_means(link, loc, scale, factors, points, mirrored, power, kernel=None, 
                 link, params, blocks, mirrored, power, count, outputs, upstream
             )
 
+        def of_arguments(gradients):
+            return _with_whole(gradients, place, len(slices)) if kernels else gradients
+
         if power != 1:
             outputs = careful_outputs()
-            return outputs, careful_gradients
+            return outputs, lambda *upstream: of_arguments(careful_gradients(*upstream))
 
         quick = blocks.links[link]
         sums, in_range = _quick_sums(quick, params, blocks, mirrored)
         outputs = tf.cond(in_range, lambda: link.outputs(loc, sums, count), careful_outputs)
 
         def gradients(*upstream):
-            return tf.cond(
+            found = tf.cond(
                 in_range,
                 lambda: _quick_gradients(quick, params, blocks, mirrored, sums, upstream),
                 lambda: careful_gradients(*upstream),
             )
+            return of_arguments(found)
 
         return tuple(outputs), gradients
 
@@ -305,6 +312,15 @@ def _slices(kernel):
     number = min(-(-features * classes // LARGEST_PRODUCT), features)
     ends = [features * part // number for part in range(number + 1)]
     return tuple(tf.split(kernel, [b - a for a, b in itertools.pairwise(ends)], axis=0))
+
+
+def _with_whole(gradients, place, number):
+    """Gradients with those of slices of the kernel in one piece."""
+    whole = tf.concat(gradients[place : place + number], axis=0)
+    # What follows from that of the means is as large as the kernel: not beside the slices, too.
+    with tf.control_dependencies([whole]):
+        of_means = tf.identity(gradients[0])
+    return of_means, *gradients[1:place], whole, *gradients[place + number :]
 
 
 @tf.custom_gradient

@@ -304,7 +304,8 @@ class ExGrad(LastLayerDetector):
     """How large the gradient of the last layer is expected to be, for a label of the prediction.
 
     An answer that the network is sure of would change little in it. There is a closed form, so that
-    no gradient is taken.
+    no gradient is taken. It is the gradient of the kernel; the authors' program counts that of the
+    bias, too, which puts ||f(x)||_1 + 1 in place of ||f(x)||_1.
 
     Formula:
 
