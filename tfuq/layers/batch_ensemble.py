@@ -143,9 +143,9 @@ class BatchEnsembleDense(BatchEnsembleLayer, DenseOperation, keras.layers.Dense)
     An ensemble of `num_members` networks with about the weights of one. In training the batch is
     divided among the members: at step t (the `iterations` of the optimizer that the model is
     compiled with) the example at place i of its batch goes through member `(i + t) mod num_members`
-    in all layers of the model. So any size of batch will do, and a training step costs a
-    quarter to a half more than one network's. In a loop of your own, too, the model has to be compiled: t is
-    0 without, and smaller batches than `num_members` never reach the last members. Each member sees
+    in all layers of the model. So any size of batch will do, and a training step costs a quarter to
+    a half more than one network's. In a loop of your own, too, the model has to be compiled: t is 0
+    without, and smaller batches than `num_members` never reach the last members. Each member sees
     its share of an epoch's examples; to show all examples to all members in each step, repeat them:
     `tf.repeat(x, num_members, axis=0)`, labels likewise.
 
