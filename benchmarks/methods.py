@@ -137,7 +137,12 @@ class Runs:
         return self.task.asked(model), watch.of_epoch * plan.epochs, model
 
     def lacks(self, row, seed):
-        return str(seed) not in self.entry["runs"].get(row, {})
+        """Whether a run is missing, or what it predicted is, while a comparison waits for that."""
+        if str(seed) not in self.entry["runs"].get(row, {}):
+            return True
+        known = self.entry["differences"]
+        waits = row not in known and any(r not in known for r in self.names if r != "Dense")
+        return waits and not self.store.predictions(self.task.name, row, seed).is_file()
 
     def keep(self, row, seed, probs, seconds):
         """Writes the figures and the predictions of a run."""

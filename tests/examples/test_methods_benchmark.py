@@ -165,3 +165,11 @@ def test_it_runs_on_digits_and_goes_on_where_it_was(parts, tmp_path, monkeypatch
     capsys.readouterr()
     assert parts["methods"].main(["--quick", "--cache", str(tmp_path)]) == found
     assert capsys.readouterr().out == ""
+    stored = tmp_path / "methods.json"
+    task["differences"].clear()  # and with another, empty cache: what is compared is run again
+    stored.write_text(json.dumps(found), encoding="utf-8")
+    for path in (tmp_path / "predictions").iterdir():
+        path.unlink()
+    again = parts["methods"].main(["--quick", "--cache", str(tmp_path)])["tasks"]["digits"]
+    assert set(again["differences"]) == {"temperature scaling"}
+    assert len(again["trials"]["Dense"]) == parts["rows"].TRIALS
