@@ -1,6 +1,7 @@
 """What only the site needs, added to pages that are also read as they stand: tables of contents."""
 
 import pathlib
+import re
 
 PAGES = pathlib.Path(__file__).parents[1]
 METHODS = ["which-method"] if (PAGES / "which-method.md").exists() else []
@@ -29,7 +30,14 @@ def tree(caption, entries):
     return "\n".join(lines) + "\n"
 
 
+def on_the_site(text):
+    """Links to files beside `docs/`: to the page that includes them, or none."""
+    text = re.sub(r"\((?:\.\./)+benchmarks/README\.md(?:#[\w-]*)?\)", "(/benchmarks.md)", text)
+    return re.sub(r"\[([^\]]+)\]\((?:\.\./)+examples/serving/README\.md\)", r"\1", text)
+
+
 def add(app, docname, source):
+    source[0] = on_the_site(source[0])
     if docname in INCLUDED:
         source[0] = f"```{{include}} {INCLUDED[docname]}\n:relative-docs: docs/\n```\n"
     source[0] += "".join(tree(*each) for each in CONTENTS.get(docname, ()))
