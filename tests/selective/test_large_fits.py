@@ -15,6 +15,7 @@ from tfuq.selective import (
     TemperatureScaling,
     UnattainableRisk,
     VectorScaling,
+    _attainable,
     _calibration,
     _flat_walk,
     _guarantees,
@@ -83,7 +84,7 @@ def test_levels_in_blocks_are_those_of_a_plain_loop(kind, monkeypatch):
             expected = plainly_tested(sums, risk, 0.1)
             assert _guarantees.learn_then_test(sums, risk, 0.1) == expected
             found.add(expected)
-        best, level = _guarantees.best_promise(sums, 0.1, "ltt")
+        best, level = _attainable.best_promise(sums, 0.1, "ltt")
         by_loop = _guarantees.smallest_where(
             lambda risk, sums=sums: plainly_tested(sums, risk, 0.1) is not None, 25
         )

@@ -63,6 +63,16 @@ import numpy as np
 from scipy import stats
 
 from tfuq._math.bounds import binomial_p_value, hoeffding_bentkus_p_value
+from tfuq.selective._few_values import (
+    FEW,
+    LEAST_TIMES,
+    MOST_DRAWN,
+    SPENT,
+    many_values,
+    passed_in_turn,
+    shares_of,
+    without_some,
+)
 from tfuq.selective._flat_walk import (
     MOST_ERRORS,
     chain_beside_curve,
@@ -167,7 +177,7 @@ def learn_then_test(sums, risk, delta):
 
 def _passed(sums, risk, delta):
     """Ranges of levels `(first, end)` that the chains pass, none of them empty."""
-    starts, shares = _shared_starts(sums, risk, delta)
+    starts, shares = shared_starts(sums, risk, delta)
     ends = [*starts[1:], sums.loss.shape[-1]]
     budget = 0.0
     for start, end, share in zip(starts, ends, shares, strict=bool(starts)):
@@ -178,7 +188,7 @@ def _passed(sums, risk, delta):
         budget = budget if failed == end else 0.0
 
 
-def _shared_starts(sums, risk, delta):
+def shared_starts(sums, risk, delta):
     """The levels where tests start, ascending, and the share of `delta` that each has."""
     places = sums.starts(risk, delta)
     starts, counts = np.unique(places, return_counts=True)
@@ -193,14 +203,14 @@ def _first_failure(sums, risk, start, end, budget):
     size = LEAST_BLOCK
     while start < end:
         stop = min(start + size, end)
-        failed = np.flatnonzero(~_passes(sums, risk, slice(start, stop), budget))
+        failed = np.flatnonzero(~passes(sums, risk, slice(start, stop), budget))
         if failed.size:
             return start + int(failed[0])
         start, size = stop, min(2 * size, MOST_BLOCK)
     return end
 
 
-def _passes(sums, risk, levels, budget):
+def passes(sums, risk, levels, budget):
     # Eight shares of delta are delta.
     return sums.p_values(risk, levels) <= np.asarray(budget) * (1 + 1e-12)
 
@@ -224,10 +234,30 @@ def selection_with_guaranteed_risk(sums, risk, delta):
 def chain_and_curve(sums, risk, delta):
     """The most lenient level that one chain of tests or the curve of `_flat_walk` shows, or None.
 
-    Of other losses than errors, and of images, `learn_then_test`.
+    Of a score of few values as `_few_values` says. Of other losses than errors, and of images,
+    `learn_then_test`.
     """
     if not (isinstance(sums, Sums) and sums.binary):
         return learn_then_test(sums, risk, delta)
+    whole, some, delta = ways(sums, risk, delta)
+    found = [_last_of_walk(sums, risk, delta)] if whole else []
+    found += [_last_without_some(sums, risk, delta)] if some else []
+    return None if None in found else min(found)
+
+
+def ways(sums, risk, delta):
+    """Whether all examples are tested, whether some are left out, and the error of each way.
+
+    Of both ways what both accept holds.
+    """
+    total, values = int(sums.accepted[-1]), len(sums.accepted)
+    many = many_values(total, SPENT * delta)
+    if total < max(LEAST_TIMES * fewest_examples(risk, delta), many):
+        return True, False, delta
+    return values > FEW, values < many, (1 - SPENT) * delta
+
+
+def _last_of_walk(sums, risk, delta):
     total = int(sums.accepted[-1])
     start, tilt = planned(total, risk, delta)
     if risk * total > MOST_ERRORS:
@@ -247,6 +277,29 @@ def chain_and_curve(sums, risk, delta):
     return max((level for level in found if level is not None), default=None)
 
 
+def _last_without_some(sums, risk, delta):
+    passed, kept, rest = _without_some(sums, risk, delta)
+    if passed is not None:
+        return int(passed[-1]) if len(passed) else None
+    level = _last_of_walk(rest, risk, delta)
+    return None if level is None else int(kept[level])
+
+
+def _without_some(sums, risk, delta):
+    """The levels that pass among those of the examples drawn, or None if these are not few.
+
+    And those that have other examples, with the sums over these alone.
+    """
+    drawn, accepted, errors = without_some(*sums[:2], np.random.default_rng([*_seed(sums), FEW]))
+    kept = np.flatnonzero(np.diff(accepted, prepend=0))
+    rest = Sums(accepted[kept], errors[kept], True)
+    if len(drawn) > MOST_DRAWN:
+        return None, kept, rest
+    p_values = Sums(accepted, errors, True).p_values(risk, drawn)
+    times = sums.accepted[-1] / fewest_examples(risk, delta)
+    return drawn[passed_in_turn(p_values, shares_of(len(drawn), times), delta)], kept, rest
+
+
 def safe_levels(sums, risk, delta, looked):
     """Which levels `chain_and_curve` shows to be safe, all together, bool `(levels,)`.
 
@@ -258,6 +311,18 @@ def safe_levels(sums, risk, delta, looked):
         for start, end in _passed(sums, risk, delta):
             safe[start:end] = True
         return safe
+    whole, some, delta = ways(sums, risk, delta)
+    found = [_safe_of_walk(sums, risk, delta, looked)] if whole else []
+    if some:
+        passed, kept, rest = _without_some(sums, risk, delta)
+        passed = kept[_safe_of_walk(rest, risk, delta, None)] if passed is None else passed
+        safe[passed] = True
+        found.append(safe)
+    return np.logical_and.reduce(found)
+
+
+def _safe_of_walk(sums, risk, delta, looked):
+    safe = np.zeros(len(sums.loss), bool)
     total = int(sums.accepted[-1])
     start, tilt = planned(total, risk, delta)
     if risk * total > MOST_ERRORS:
@@ -274,6 +339,14 @@ def safe_levels(sums, risk, delta, looked):
         return safe
     safe[first:end] = True
     return safe
+
+
+def starts_without_error(sums, risk, delta):
+    """Whether a level without an error is enough by itself, where all examples are tested alone."""
+    if ways(sums, risk, delta)[1]:
+        return False
+    start = planned(int(sums.accepted[-1]), risk, delta)[0]
+    return _last_under(sums, np.array([start])) is not None
 
 
 def planned(total, risk, delta):
@@ -358,62 +431,8 @@ def _crc32(values):
     return found
 
 
-def examples_expected(sums, risk, delta):
-    """About how many examples would show `risk`, were they as these; None if the risk is above it.
-
-    The least of all levels: the number for which the binomial p-value of the level's own rate (half
-    an error and half a right answer added) is at most a tenth of `delta`.
-    """
-    if not (isinstance(sums, Sums) and sums.binary):
-        return None
-    levels = _levels_under(sums, risk)
-    if not len(levels):
-        return None
-    levels = levels[np.unique(np.linspace(0, len(levels) - 1, 200).astype(int))]
-    total, chosen = int(sums.accepted[-1]), sums.accepted[levels]
-    rate = _rates(sums, levels)
-    counts = np.geomspace(1.1 * total, 1000 * total, 100)[:, None]
-    accepted = np.ceil(counts * chosen / total)
-    p_values = binomial_p_value(np.ceil(accepted * rate), accepted, risk)
-    enough = np.any(p_values <= delta / 10, axis=1)
-    return int(np.ceil(counts[enough.argmax(), 0])) if enough.any() else None
-
-
-def _rates(sums, levels):
-    return (sums.loss[levels] + 0.5) / (sums.accepted[levels] + 1.0)
-
-
-def _levels_under(sums, risk):
-    """The levels whose rate is below `risk`, looked at in blocks."""
-    found = [np.zeros(0, int)]
-    for start in range(0, len(sums.accepted), MOST_BLOCK):
-        rates = _rates(sums, slice(start, start + MOST_BLOCK))
-        found.append(start + np.flatnonzero(rates < risk))
-    return np.concatenate(found)
-
-
 METHODS = {
     "auto": chain_and_curve,
     "ltt": learn_then_test,
     "sgr": selection_with_guaranteed_risk,
 }
-
-
-def best_promise(sums, delta, method):
-    """The lowest risk that could be promised from these examples, and for which level, or None.
-
-    Whether any level passes shows at the few where tests start, so that `ltt` looks at no others.
-    """
-
-    def can_be_promised(risk):
-        if method == "auto" and isinstance(sums, Sums) and sums.binary:
-            total = int(sums.accepted[-1])
-            none_wrong = _last_under(sums, np.array([planned(total, risk, delta)[0]]))
-            return none_wrong is not None or chain_and_curve(sums, risk, delta) is not None
-        if method == "sgr":
-            return selection_with_guaranteed_risk(sums, risk, delta) is not None
-        starts, shares = _shared_starts(sums, risk, delta)
-        return bool(starts) and bool(np.any(_passes(sums, risk, starts, shares)))
-
-    risk = smallest_where(can_be_promised, 25)
-    return risk, METHODS[method](sums, risk, delta) if risk < 1 else None

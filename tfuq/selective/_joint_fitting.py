@@ -23,6 +23,7 @@ import numpy as np
 from tfuq._arguments import shown
 from tfuq._predictions.labelled import warn_of_sign
 from tfuq._predictions.scores import GIVEN
+from tfuq.selective._attainable import best_promise, examples_expected
 from tfuq.selective._declared_thresholds import (
     declared_levels,
     fixed_thresholds,
@@ -34,8 +35,6 @@ from tfuq.selective._flat_walk import some_levels
 from tfuq.selective._guarantees import (
     ImageSums,
     Sums,
-    best_promise,
-    examples_expected,
     fewest_examples,
     learn_then_test,
     safe_levels,

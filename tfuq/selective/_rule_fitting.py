@@ -9,6 +9,7 @@ from tfuq._arguments import check_fraction, is_finite, shown
 from tfuq._math.bounds import clopper_pearson_interval
 from tfuq._predictions.labelled import warn_of_sign
 from tfuq._predictions.scores import GIVEN
+from tfuq.selective._attainable import best_promise, examples_expected
 from tfuq.selective._declared_thresholds import (
     best_in_sequence,
     declared_levels,
@@ -21,8 +22,6 @@ from tfuq.selective._guarantees import (
     METHODS,
     ImageSums,
     Sums,
-    best_promise,
-    examples_expected,
     fewest_examples,
 )
 from tfuq.selective._losses import SEVERAL, faults_of_losses
