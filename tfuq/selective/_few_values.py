@@ -30,6 +30,7 @@ import numpy as np
 
 FEW = 10  # values of so many examples, up to which some are left out
 SPENT = 1e-3  # of the error, on telling few values from many
+DRAWN = 8, 16  # examples that tell the thresholds: a 25th, but no fewer and no more
 MOST_DRAWN = 3  # values of those drawn, up to which each is tested
 LEAST_TIMES = 2  # examples over the fewest that can pass, below which none are left out
 # By examples over the fewest that can pass: the share of the strictest of three thresholds; the
@@ -48,19 +49,21 @@ def many_values(total, eps):
     return int(min(by_chernoff, by_differences))
 
 
-def count_drawn(total):
-    """How many of the examples tell the thresholds."""
-    return int(np.clip(total // 25, 8, 16))
-
-
 def without_some(accepted, errors, rng):
-    """The levels of some examples drawn, ascending, and both sums over the others, `(levels,)`."""
+    """The levels of some examples drawn, ascending, and both sums over the others, `(levels,)`.
+
+    They are drawn one by one, and no more once they have more than `MOST_DRAWN` values.
+    """
     sizes, wrong = np.diff(accepted, prepend=0), np.diff(errors, prepend=0).astype("int64")
     cells = np.concatenate([sizes - wrong, wrong]).astype("int64")
-    drawn = rng.multivariate_hypergeometric(cells, count_drawn(int(accepted[-1])))
-    right, wrong = (cells - drawn).reshape(2, -1).cumsum(axis=1)
-    levels = np.flatnonzero(drawn.reshape(2, -1).sum(axis=0))
-    return levels, right + wrong, wrong.astype(errors.dtype)
+    count = int(np.clip(accepted[-1] // 25, *DRAWN))
+    drawn = np.repeat(np.arange(len(cells)), rng.multivariate_hypergeometric(cells, count))
+    drawn = rng.permutation(drawn)
+    seen = [len(np.unique(drawn[: i + 1] % len(sizes))) for i in range(count)]
+    drawn = drawn[: np.searchsorted(seen, MOST_DRAWN + 1) + 1]
+    cells = cells - np.bincount(drawn, minlength=len(cells))
+    right, wrong = cells.reshape(2, -1).cumsum(axis=1)
+    return np.unique(drawn % len(sizes)), right + wrong, wrong.astype(errors.dtype)
 
 
 def shares_of(count, times):
