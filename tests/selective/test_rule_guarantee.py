@@ -176,9 +176,9 @@ def test_a_rule_is_what_its_chain_and_curve_say():
     rng, total, risk, found = np.random.default_rng(6), 150, 0.1, []
     delta = _guarantees.ways(Sums(np.arange(1, total + 1), np.zeros(total), True), risk, 0.05)[2]
     assert 0.0499 < delta < 0.05  # the rest is spent on whether the score has few values
-    start = _guarantees.planned(total, risk, delta)
-    curve = _flat_walk.curve_from(total, risk, start, delta)
-    chain = _flat_walk.chain_beside_curve(total, risk, start, delta)
+    start, tilt = _guarantees.planned(total, risk, delta)
+    curve = _flat_walk.curve_from(total, risk, start, delta, tilt)
+    chain = _flat_walk.chain_beside_curve(total, risk, start, delta, tilt)
     accepted = np.arange(1, total + 1)
     few, passing = (np.searchsorted(x, accepted, side="right") - 1 for x in (curve, chain))
     for _ in range(300):

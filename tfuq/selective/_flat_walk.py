@@ -21,24 +21,24 @@ from scipy.special import logsumexp
 MOST_ERRORS = 800  # expected, up to which the probability is computed
 MOST_LEVELS = 4096  # that the martingale looks at
 SOME_LEVELS = 256  # at a time
-TILT = 0.2  # levels of the curve grow with the examples to this power
+TILT = 0.4  # levels of the curve grow with the examples to this power, if no other is asked for
 RATIOS = 48  # lower risks in the mixture
 STEPS = 12  # of the bisection
 POINTS = 2000  # at which a chain may begin to allow an error more
 
 
 @functools.lru_cache(64)
-def curve_from(total, risk, start, eps):
+def curve_from(total, risk, start, eps, tilt=TILT):
     """After how many examples, of `total`, c errors are too few: `start` for c = 0, then ascending.
 
-    From c = 1 on the first m with P(Bin(m, risk) <= c) <= a (m / total)^TILT, with the largest a of
+    From c = 1 on the first m with P(Bin(m, risk) <= c) <= a (m / total)^tilt, with the largest a of
     a bisection for which a flat walk ever meets that, or has no error up to `start`, with a
     probability of at most `eps`; none but `start` where that alone takes `eps`.
     """
     low, high, found = 0.0, eps, np.array([start])
     for _ in range(STEPS):
         middle = np.sqrt(low * high) if low else high / 8
-        tried = first_looks(total, risk, middle, TILT)
+        tried = first_looks(total, risk, middle, tilt)
         tried = np.concatenate([[start], np.maximum(tried[1:], start)])
         if meets(tried, risk) <= eps * (1 + 1e-9):
             low, found = middle, tried
@@ -49,7 +49,7 @@ def curve_from(total, risk, start, eps):
 
 
 @functools.lru_cache(64)
-def chain_beside_curve(total, risk, start, eps):
+def chain_beside_curve(total, risk, start, eps, tilt=TILT):
     """After how many examples a chain may go on with c errors: `start` for c = 0, then ascending.
 
     The first a with P(W(a) <= c, or W meets `curve_from` at a or later) <= eps for a flat walk W;
@@ -57,7 +57,7 @@ def chain_beside_curve(total, risk, start, eps):
     among them. So whatever one test of the chain and the curve from there on say together is wrong
     with a probability of at most `eps`.
     """
-    curve = curve_from(total, risk, start, eps)
+    curve = curve_from(total, risk, start, eps, tilt)
     places = np.geomspace(start, total, POINTS).astype(int)
     if total - start < POINTS:
         places = np.arange(start, total + 1)

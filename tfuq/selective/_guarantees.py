@@ -85,9 +85,10 @@ STARTS = 8  # places at which the tests begin, each with its share of the error
 LEAST_BLOCK = 64  # levels that are tested at a time, at first
 MOST_BLOCK = 2**16  # and at most: a test takes a dozen copies
 # By examples over the fewest that can pass: the level of error at which the chain starts, over that
-# of both together. `STARTS_OF_TIES` those of a score of few values, which a chain walks through.
-STARTS_OF_CHAINS = ((5, 0.95), (7.5, 0.8), (10, 0.65), (np.inf, 0.4))
-STARTS_OF_TIES = ((2.5, 0.95), (np.inf, 0.4))
+# of both together, and the power with which the levels of the curve grow. `PLANS_OF_TIES` those of
+# a score of few values, which a chain walks through.
+PLANS = ((3, 1.0, 0.2), (5, 0.95, 0.2), (7.5, 0.8, 0.2), (10, 0.65, 0.2), (np.inf, 0.4, 0.4))
+PLANS_OF_TIES = ((2.5, 1.0, 0.2), (np.inf, 0.4, 0.4))
 CHAIN_SHARE = 0.4  # of many examples, where it is not charged together with the martingale
 GRID = 16  # ranks that `sgr` looks at, and fixed thresholds at which either starts for images
 
@@ -258,9 +259,9 @@ def ways(sums, risk, delta):
     return values > FEW, values < many, (1 - SPENT) * delta
 
 
-def _last_of_walk(sums, risk, delta, starts=STARTS_OF_CHAINS):
+def _last_of_walk(sums, risk, delta, plans=PLANS):
     total = int(sums.accepted[-1])
-    start = planned(total, risk, delta, starts)
+    start, tilt = planned(total, risk, delta, plans)
     if risk * total > MOST_ERRORS:
         first, end = _chain_of(sums, risk, CHAIN_SHARE * delta)
         eps = (1 - CHAIN_SHARE) * delta
@@ -270,7 +271,7 @@ def _last_of_walk(sums, risk, delta, starts=STARTS_OF_CHAINS):
         return None  # none that would pass by itself
     else:
         first, end = 0, 0
-        plan = total, risk, start, delta
+        plan = total, risk, start, delta, tilt
         if np.all(_places_of_errors(sums, 1) > start):
             first, end = _before_early_error(sums, chain_beside_curve(*plan))
         last = _last_under(sums, curve_from(*plan))
@@ -282,7 +283,7 @@ def _last_without_some(sums, risk, delta):
     passed, kept, rest = _without_some(sums, risk, delta)
     if passed is not None:
         return int(passed[-1]) if len(passed) else None
-    level = _last_of_walk(rest, risk, delta, STARTS_OF_TIES)
+    level = _last_of_walk(rest, risk, delta, PLANS_OF_TIES)
     return None if level is None else int(kept[level])
 
 
@@ -317,22 +318,22 @@ def safe_levels(sums, risk, delta, looked):
     if some:
         passed, kept, rest = _without_some(sums, risk, delta)
         if passed is None:
-            passed = kept[_safe_of_walk(rest, risk, delta, None, STARTS_OF_TIES)]
+            passed = kept[_safe_of_walk(rest, risk, delta, None, PLANS_OF_TIES)]
         safe[passed] = True
         found.append(safe)
     return np.logical_and.reduce(found)
 
 
-def _safe_of_walk(sums, risk, delta, looked, starts=STARTS_OF_CHAINS):
+def _safe_of_walk(sums, risk, delta, looked, plans=PLANS):
     safe = np.zeros(len(sums.loss), bool)
     total = int(sums.accepted[-1])
-    start = planned(total, risk, delta, starts)
+    start, tilt = planned(total, risk, delta, plans)
     if risk * total > MOST_ERRORS:
         first, end = _chain_of(sums, risk, CHAIN_SHARE * delta)
         eps = (1 - CHAIN_SHARE) * delta
         safe[levels_of_rare_errors(sums.accepted, sums.loss, risk, eps, looked)] = True
     elif start <= total:
-        plan = total, risk, start, delta
+        plan = total, risk, start, delta, tilt
         first, end = _before_early_error(sums, chain_beside_curve(*plan))
         curve = curve_from(*plan)
         few = np.flatnonzero(sums.loss < len(curve))
@@ -348,15 +349,16 @@ def starts_without_error(sums, risk, delta):
     _, some, delta = ways(sums, risk, delta)
     if some:
         return False
-    return _last_under(sums, np.array([planned(int(sums.accepted[-1]), risk, delta)])) is not None
+    start, _ = planned(int(sums.accepted[-1]), risk, delta)
+    return _last_under(sums, np.array([start])) is not None
 
 
-def planned(total, risk, delta, starts=STARTS_OF_CHAINS):
-    """After how many examples without an error the chain starts."""
+def planned(total, risk, delta, plans=PLANS):
+    """After how many examples without an error the chain starts, and the tilt of the curve."""
     fewest = fewest_examples(risk, delta)
-    share = next(share for most, share in starts if total / fewest < most)
+    share, tilt = next(plan for most, *plan in plans if total / fewest < most)
     start = fewest_examples(risk, share * delta)
-    return start if start <= total else fewest
+    return start if start <= total else fewest, tilt
 
 
 def _before_early_error(sums, looks):
