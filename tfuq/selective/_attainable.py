@@ -50,9 +50,10 @@ def _levels_under(sums, risk):
     return np.concatenate(found)
 
 
-def best_promise(sums, delta, method):
+def best_promise(sums, delta, method, above=0.0):
     """The lowest risk that could be promised from these examples, and for which level, or None.
 
+    It is above a risk that was found not to be: tests of other risks start elsewhere, and may pass.
     Whether any level passes shows at the few where tests start, so that `ltt` looks at no others.
     """
 
@@ -66,5 +67,5 @@ def best_promise(sums, delta, method):
         starts, shares = shared_starts(sums, risk, delta)
         return bool(starts) and bool(np.any(passes(sums, risk, starts, shares)))
 
-    risk = smallest_where(can_be_promised, 25)
+    risk = smallest_where(can_be_promised, 25, above)
     return risk, METHODS[method](sums, risk, delta) if risk < 1 else None

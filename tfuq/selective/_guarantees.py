@@ -157,9 +157,9 @@ def fewest_examples(risk, delta):
     return int(np.ceil(np.log(delta) / np.log1p(-risk) - 1e-9))
 
 
-def smallest_where(holds, steps=40):
-    """The smallest risk in [0, 1] from which on `holds(risk)`, by bisection; 1 if none."""
-    low, high = 0.0, 1.0
+def smallest_where(holds, steps=40, low=0.0):
+    """The smallest risk in [low, 1] from which on `holds(risk)`, by bisection; 1 if none."""
+    high = 1.0
     for _ in range(steps):
         middle = (low + high) / 2
         low, high = (low, middle) if holds(middle) else (middle, high)

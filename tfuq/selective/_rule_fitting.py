@@ -377,7 +377,8 @@ def _safe(read, rows, level, sums, goal, by):
     index = METHODS[goal.method](table, goal.target_risk, goal.delta) if len(back) else None
     if index is not None:
         return int(back[index])
-    best, index = best_promise(table, goal.delta, goal.method) if len(back) else (1.0, None)
+    plan = goal.delta, goal.method, goal.target_risk
+    best, index = best_promise(table, *plan) if len(back) else (1.0, None)
     coverage = 0.0 if index is None else float(accepted[back[index]] / accepted[-1])
     needed = fewest_examples(goal.target_risk, goal.delta)
     is_small = len(read.score) == read.images and count < needed
