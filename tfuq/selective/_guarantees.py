@@ -345,12 +345,20 @@ def _safe_of_walk(sums, risk, delta, looked, plans=PLANS):
 
 
 def starts_without_error(sums, risk, delta):
-    """Whether a level without an error is enough by itself, where all examples are tested alone."""
-    _, some, delta = ways(sums, risk, delta)
+    """Whether levels without an error are enough by themselves, each way that is tested."""
+    whole, some, delta = ways(sums, risk, delta)
+    tested = [(sums, PLANS)] if whole else []
     if some:
-        return False
-    start, _ = planned(int(sums.accepted[-1]), risk, delta)
-    return _last_under(sums, np.array([start])) is not None
+        passed, _, rest = _without_some(sums, risk, delta)
+        if passed is not None and not len(passed):
+            return False
+        tested += [(rest, PLANS_OF_TIES)] if passed is None else []
+    starts = [planned(int(part.accepted[-1]), risk, delta, plans)[0] for part, plans in tested]
+    found = [
+        _last_under(part, np.array([start]))
+        for (part, _), start in zip(tested, starts, strict=True)
+    ]
+    return None not in found
 
 
 def planned(total, risk, delta, plans=PLANS):
