@@ -1,4 +1,4 @@
-"""What could be promised: the lowest risk of these examples, and how many like them would do."""
+"""Lowest risk that could be promised, and how many examples like these would show a risk."""
 
 import numpy as np
 
