@@ -15,6 +15,7 @@ WORKERS ?= 3  # one more than cores, as tests wait for processes and disks
 	bench-import-time bench-label-noise bench-vbll bench-sparse-bayes bench-flops \
 	bench-rapid-training bench-gradient-features bench-ood bench-selective \
 	bench-report-page bench-scaling bench-export bench-large-data bench-uci-regression \
+	bench-serving-load \
 	bench-rules bench-monitor bench-scores bench-stacked bench-quantization bench-methods \
 	bench-batch-ensemble clean
 
@@ -91,6 +92,9 @@ bench-quantization: $(VENV)/.examples
 bench-methods: $(VENV)/.examples
 	$(BIN)/python benchmarks/methods.py --cache $(HOME)/.cache/tfuq-methods
 	$(BIN)/python benchmarks/methods.py --report
+
+bench-serving-load: $(VENV)/.test
+	$(BIN)/python benchmarks/serving_load.py --json benchmarks/serving_load.json
 
 bench-monitor: $(VENV)/.examples
 	$(BIN)/python benchmarks/monitor.py --json benchmarks/monitor.json

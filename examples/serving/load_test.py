@@ -149,9 +149,9 @@ def reference(loaded, inputs, ood):
     return outputs["probabilities"].numpy(), accept
 
 
-def mixed(good, bad, count, seed=0):
-    """`count` requests `(kind, request)`, a tenth malformed, each kind about equally often."""
-    number = count // 10
+def mixed(good, bad, count, seed=0, share=0.1):
+    """`count` requests `(kind, request)`, a share malformed, each kind about equally often."""
+    number = int(count * share)
     names = list(bad)
     chosen = [(names[i % len(names)], bad[names[i % len(names)]]) for i in range(number)]
     chosen += [("good", good[i % len(good)]) for i in range(count - number)]
@@ -190,9 +190,10 @@ def run(server, requests, at_a_time=32):
     """Posts the requests; returns a dict of what was found, for `report`."""
     client, lock = Client(server.url), threading.Lock()
     every = max(len(requests) // 10, 1)
-    memory, seconds = [server.rss()], []
+    memory, seconds, of_good = [server.rss()], [], []
 
-    def post(request):
+    def post(item):
+        kind, request = item
         body = request.body() if callable(request.body) else request.body
         start = time.perf_counter()
         try:
@@ -201,6 +202,8 @@ def run(server, requests, at_a_time=32):
             found = (0, {"error": repr(error)})
         with lock:
             seconds.append(time.perf_counter() - start)
+            if kind == "good":
+                of_good.append(seconds[-1])
             if len(seconds) % every == 0:
                 memory.append(server.rss())
         return found
@@ -208,7 +211,7 @@ def run(server, requests, at_a_time=32):
     start, files = time.perf_counter(), server.open_files()
     try:
         with ThreadPoolExecutor(at_a_time) as threads:
-            answers = list(threads.map(post, [request for _, request in requests]))
+            answers = list(threads.map(post, requests))
     finally:
         client.close()
     faults = collections.defaultdict(list)
@@ -230,6 +233,7 @@ def run(server, requests, at_a_time=32):
         "alive": server.process.poll() is None,
         "took": time.perf_counter() - start,
         "latency": np.percentile(seconds, [50, 90, 99, 100]) * 1000,
+        "of_good": np.percentile(of_good or [0.0], [50, 99]) * 1000,
     }
 
 

@@ -72,6 +72,72 @@ def kinds(pixels, limit):
             png, "application/x-www-form-urlencoded", 415, "unsupported_media_type"
         ),
         "no type": Malformed(png, None, 415, "unsupported_media_type"),
+        **_hostile_json(pixels, limit),
+        **_hostile_arrays(floats),
+        **_hostile_images(pixels),
+    }
+
+
+def _hostile_json(pixels, limit):
+    """Texts that take long or much to parse, or are of a kind that nobody expects."""
+
+    def many(part):
+        """As much of it as the server takes at all, and no more."""
+        return b'{"instances": [' + part * ((limit - 100) // len(part)) + b"0]}"
+
+    one, deep = (pixels / 255).tolist(), b"[" * 500 + b"]" * 500 + b","
+    return {
+        "pairs of brackets": Malformed(many(b"[],"), JSON, 413, "too_large"),
+        "objects, JSON": Malformed(many(b"{},"), JSON, 413, "too_large"),
+        "numbers without end": Malformed(many(b"0,"), JSON, 413, "too_large"),
+        "texts without end": Malformed(many(b'"",'), JSON, 413, "too_large"),
+        "deep lists": Malformed(many(deep), JSON, 400, "malformed"),
+        "a huge integer": Malformed(_json(1)[:-3] + b"9" * 9999 + b"]}", JSON, 400, "malformed"),
+        "UTF-16": Malformed(
+            json.dumps({"instances": [1]}).encode("utf-16"), JSON, 400, "malformed"
+        ),
+        "another key": Malformed(json.dumps({"inputs": one}).encode(), JSON, 400, "malformed"),
+        "a batch, JSON": Malformed(_json([one]), JSON, 422, "wrong_shape"),
+        "truth values, JSON": Malformed(_json((pixels > 99).tolist()), JSON, 422, "wrong_dtype"),
+        "nothing, JSON": Malformed(b"null", JSON, 400, "malformed"),
+    }
+
+
+def _hostile_arrays(floats):
+    """Headers of .npy files that are no headers, or of arrays that are none."""
+    *rest, last = floats.shape
+    start = "".join(f"{length}, " for length in rest)
+
+    def header(shape, descr="'<f4'"):
+        text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': ({start}{shape})}}"
+        text = text.ljust(117) + "\n"
+        return (
+            b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode() + floats.tobytes()
+        )
+
+    found = {
+        "truth values as lengths": Malformed(header("True"), NPY, 400, "malformed"),
+        "negative lengths": Malformed(header("-1"), NPY, 400, "malformed"),
+        "lengths with a point": Malformed(header(f"{last}.0"), NPY, 400, "malformed"),
+        "lengths beyond memory": Malformed(header("10000000000000"), NPY, 422, "wrong_shape"),
+        "a call in a header": Malformed(header("exit()"), NPY, 400, "malformed"),
+        "complex numbers": Malformed(header(last, "'<c8'"), NPY, 422, "wrong_dtype"),
+        "dates": Malformed(header(last, "'<M8[s]'"), NPY, 422, "wrong_dtype"),
+        "another version": Malformed(b"\x93NUMPY\x09\x00" + b" " * 200, NPY, 400, "malformed"),
+        "half of a header": Malformed(header(last)[:40], NPY, 400, "malformed"),
+    }
+    return found
+
+
+def _hostile_images(pixels):
+    """Files of other kinds than they say, or of more than one image."""
+    first = Image.open(io.BytesIO(image_file(pixels, "PNG")))
+    film, gif = io.BytesIO(), io.BytesIO()
+    first.save(film, "PNG", save_all=True, append_images=[Image.new(first.mode, first.size, 255)])
+    first.convert("L").save(gif, "GIF")
+    return {
+        "several images": Malformed(film.getvalue(), PNG, 422, "wrong_shape"),
+        "GIF as PNG": Malformed(gif.getvalue(), PNG, 415, "not_an_image"),
     }
 
 

@@ -1,0 +1,91 @@
+"""What a new user does, with what is installed: train, choose a threshold, export, serve, ask.
+
+    python smoke.py
+
+Run by `tests/versions.py` in clean environments; prints versions and one line at the end.
+"""
+
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import urllib.request
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+import tfuq
+
+
+def digits(count, seed):
+    """Images `(count, 8, 8, 1)` of 0 to 255 with a bright half, and which half it is."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(2, size=count)
+    images = rng.integers(0, 90, size=(count, 8, 8, 1))
+    images[labels == 0, :4] += 120
+    images[labels == 1, 4:] += 120
+    return images.astype("uint8"), labels
+
+
+def exported(folder):
+    """A trained model with a rule in a folder, and the threshold."""
+    keras.utils.set_random_seed(0)
+    x, y = digits(600, 0)
+    layers = [keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), tfuq.layers.MCDropout(0.2)]
+    head = tfuq.layers.VBLLDense(2, kl_weight=1 / len(x))
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers, head])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss)
+    model.fit(x.astype("float32"), y, epochs=8, verbose=0)
+    tfuq.predictive.declare(model, value_range=(0, 255), class_names=["top", "bottom"])
+    model.save(folder / "model.keras")
+    model = keras.models.load_model(folder / "model.keras")
+    x, y = digits(400, 1)
+    found = tfuq.predictive.predict_uncertainty(model, x.astype("float32"), num_samples=10)
+    rule = tfuq.selective.RejectionRule.fit(found.probs, y, target_risk=0.1)
+    tfuq.export.export(model, folder / "served", rule=rule, num_samples=10)
+    return folder / "served"
+
+
+def asked(url, path, body=None, kind=""):
+    request = urllib.request.Request(url + path, body, {"Content-Type": kind} if body else {})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return answer.read().decode()
+
+
+def main():
+    tool = pathlib.Path(sys.executable).with_name("tfuq")
+    told = subprocess.run([tool, "--help"], check=True, capture_output=True, text=True).stdout
+    if "serve" not in told:
+        raise RuntimeError("tfuq --help names no `serve`")
+    with tempfile.TemporaryDirectory() as folder:
+        model = exported(pathlib.Path(folder))
+        command = [tool, "serve", model, "--port", "0"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+            try:
+                url = server.stdout.readline().split()[-1]
+                (image, *_), (label, *_) = digits(1, 2)
+                file = io.BytesIO()
+                Image.fromarray(image[..., 0]).save(file, "PNG")
+                answer = json.loads(asked(url, "/predict", file.getvalue(), "image/png"))
+                if answer["label"] != label or not answer["reasons"] or not answer["accept"]:
+                    raise RuntimeError(f"a wrong answer: {answer}")
+                if 'tfuq_answers_total{decision="accepted"} 1.0' not in asked(url, "/metrics"):
+                    raise RuntimeError("/metrics does not count the answer")
+            finally:
+                server.terminate()
+                server.wait(60)
+    where = pathlib.Path(tfuq.__file__).parent
+    versions = f"Keras {keras.__version__}, TensorFlow {tf.__version__}, NumPy {np.__version__}"
+    print(f"smoke: right. Python {sys.version.split()[0]}, {versions}; {where}")
+
+
+if __name__ == "__main__":
+    main()
