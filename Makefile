@@ -11,7 +11,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 SOURCES := setup.py pyproject.toml
 WORKERS ?= 3  # one more than cores, as tests wait for processes and disks
 
-.PHONY: demo docs test test-quick test-slow lint format bench-heteroscedastic \
+.PHONY: demo docs test test-quick test-slow test-versions check-package types lint format \
+	bench-heteroscedastic \
 	bench-import-time bench-label-noise bench-vbll bench-sparse-bayes bench-flops \
 	bench-rapid-training bench-gradient-features bench-ood bench-selective \
 	bench-report-page bench-scaling bench-export bench-large-data bench-uci-regression \
@@ -30,6 +31,21 @@ test-quick: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	$(BIN)/python tests/run.py -n $(WORKERS) -q -m slow
+
+# A wheel in clean environments of other versions of Python and packages; says what is skipped.
+test-versions: $(VENV)/.test
+	$(BIN)/python tests/versions.py
+
+# What an index asks of a wheel and a source distribution.
+check-package: $(VENV)/.dev
+	rm -rf build dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+
+# Types as users see them, by the examples.
+types: $(VENV)/.dev
+	$(BIN)/mypy examples/*.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

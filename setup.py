@@ -8,6 +8,17 @@ from setuptools import find_packages, setup
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tfuq/_version.py").read_text()).group(1)
 
+HOME = "https://github.com/tfuq/tfuq"
+
+
+def long_description():
+    """README with absolute links and pictures: on an index nothing lies beside it."""
+    text = (HERE / "README.md").read_text(encoding="utf-8")
+    relative = r"\]\((?!https?://|#|mailto:)(?:\./)?([^)\s]+)\)"
+    text = re.sub("(!\\[[^]]*)" + relative, rf"\1]({HOME}/raw/main/\2)", text)
+    return re.sub(relative, rf"]({HOME}/blob/main/\1)", text)
+
+
 PLOTS = ["matplotlib>=3.8"]
 SMOTE = ["imbalanced-learn>=0.14.2"]
 EXAMPLES = [
@@ -53,19 +64,35 @@ DOCS = [
     "sphinx-copybutton>=0.5",
     "sphinx-gallery>=0.18",
 ]
-DEV = [*TEST, "pre-commit>=3.7", "ruff>=0.8"]
+DEV = [
+    *TEST,
+    "build>=1",
+    "check-wheel-contents>=0.6",
+    "mypy>=1.13",
+    "pre-commit>=3.7",
+    "ruff>=0.8",
+    "twine>=6",
+]
 
 setup(
     name="tfuq",
     version=VERSION,
     description="Uncertainty for Keras 3 image classifiers: change one line, refuse the unsure.",
-    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description=long_description(),
     long_description_content_type="text/markdown",
+    author="The tfuq maintainers",
+    url=HOME,
+    project_urls={
+        "Documentation": f"{HOME}/blob/main/docs/start.md",
+        "Source": HOME,
+        "Issues": f"{HOME}/issues",
+        "Changelog": f"{HOME}/blob/main/CHANGELOG.md",
+    },
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["tfuq", "tfuq.*"]),
     entry_points={"console_scripts": ["tfuq = tfuq.cli:main"]},
-    package_data={"tfuq.report": ["*.css", "*.html", "*.js"]},
+    package_data={"tfuq": ["py.typed"], "tfuq.report": ["*.css", "*.html", "*.js"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
         "keras>=3.10",
@@ -96,6 +123,7 @@ setup(
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
+        "Typing :: Typed",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )
