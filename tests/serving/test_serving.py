@@ -173,7 +173,7 @@ def loaded(served, server, count, limit, counts):
 
 def test_load(served, server, counts):
     """The quick form: too short for the memory to settle, long enough to see bodies kept."""
-    found = loaded(served, server, 400, LIMIT, counts)
+    found = loaded(served, server, 600, LIMIT, counts)
     assert found["memory"][-1] < found["warm"] + 60
 
 
