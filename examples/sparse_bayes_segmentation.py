@@ -64,8 +64,10 @@ QUICK_VESSELS = {"test_images": 1}
 BETA = (0.2, 0.01)
 COLUMNS = {"dice": "Dice", "iou": "IoU", "brier": "Brier", "entropy": "entropy", "ece": "ECE"}
 RATERS = {"dice_rater_1": "Dice, rater 1", "dice_rater_2": "Dice, rater 2"}
-PAPER_COLUMNS = ("LIDC Dice", "LIDC Brier", "LIDC entropy", "ISIC IoU", "ISIC Brier")
-PAPER_COLUMNS += ("ISIC entropy",)
+PAPER_COLUMNS = (
+    *("LIDC Dice", "LIDC Brier", "LIDC entropy"),
+    *("ISIC IoU", "ISIC Brier", "ISIC entropy"),
+)
 PAPER = {
     "deterministic": (0.710, 0.075, 0.007, 0.801, 0.110, 0.151),
     "ensemble": (0.687, 0.075, 0.007, 0.808, 0.109, 0.154),

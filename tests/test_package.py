@@ -5,6 +5,7 @@ import fnmatch
 import importlib.util
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -102,8 +103,6 @@ def test_the_source_distribution_takes_what_tests_need():
 def test_the_built_wheel_has_types_and_nothing_else(tmp_path):
     """Built as pip builds it: the package, no tests, no examples."""
     source = tmp_path / "source"
-    import shutil
-
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "tfuq", source / "tfuq", ignore=ignore)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
@@ -134,6 +133,18 @@ def test_security_and_policies_are_written_down():
     assert "DeprecationWarning" in policy and "semantic versioning" in policy
     assert re.findall(r"^## (.+)$", changelog, re.MULTILINE)[0] == "Unreleased"
     assert "## 0.1.0" in changelog
+
+
+@pytest.mark.slow
+def test_the_examples_have_the_types_of_the_package():
+    """`make types`, where mypy is."""
+    if importlib.util.find_spec("mypy") is None:
+        pytest.skip("mypy is not installed: it comes with the extra `dev`")
+    files = sorted(map(str, (ROOT / "examples").glob("*.py")))
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *files], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
 
 
 def test_versions_script():
