@@ -48,7 +48,10 @@ html_theme = "furo"  # has a dark mode and a search
 html_title = f"tfuq {release}"
 html_static_path = ["_static"]
 html_css_files = ["tables.css"]
+html_favicon = "_static/favicon.svg"
 html_show_sphinx = False
+smartquotes = False  # they would make one dash of the two of an option
+default_role = "code"  # a tutorial marks code as a docstring does
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
