@@ -34,6 +34,7 @@ PARQUET = ["pyarrow>=15"]
 BEAM = ["apache-beam>=2.77"]
 RAY = ["ray>=2.9"]
 ONNX = ["onnx>=1.23", "onnxruntime>=1.20", "tf2onnx>=1.17"]
+SIGNING = ["cryptography>=42"]
 SERVING = ["fastapi>=0.115,<1", "uvicorn>=0.30,<1", "pillow>=10", "prometheus_client>=0.20"]
 # With pytest 9.2, pytest-xdist 3.8 no longer keeps the tests of a group on one worker.
 TEST = [
@@ -43,6 +44,7 @@ TEST = [
     *ONNX,
     *RAY,
     *SERVING,
+    *SIGNING,
     # Its wheels are for Linux; other systems go without the fuzz test by coverage.
     "atheris>=3; sys_platform == 'linux' and python_version < '3.13'",
     "hypothesis>=6.100",
@@ -93,6 +95,8 @@ setup(
     packages=find_packages(include=["tfuq", "tfuq.*"]),
     entry_points={"console_scripts": ["tfuq = tfuq.cli:main"]},
     package_data={"tfuq": ["py.typed"], "tfuq.report": ["*.css", "*.html", "*.js"]},
+    entry_points={"console_scripts": ["tfuq = tfuq.__main__:main"]},
+    package_data={"tfuq.report": ["*.css", "*.html", "*.js"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
         "keras>=3.10",
@@ -110,6 +114,7 @@ setup(
         "onnx": ONNX,
         "ray": RAY,
         "serving": SERVING,
+        "signing": SIGNING,
         "examples": EXAMPLES,
         "docs": DOCS,
         "test": TEST,

@@ -10,33 +10,45 @@ decomposes their uncertainty, `tfuq.ensembles` trains several, `tfuq.training`, 
 """
 
 import importlib
+import pathlib
+import sys
+
+from tfuq._version import __version__
+
+
+def _is_command():
+    """Whether this process is `tfuq` or `python -m tfuq`, which must answer `--help` at once."""
+    started = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
+    by_name = pathlib.Path(sys.argv[0] or "-").name in ("tfuq", "tfuq.exe", "tfuq-script.py")
+    return by_name or (sys.argv[0] == "-m" and started[-2:] == ["-m", "tfuq"])
+
 
 # Imported here, not on first use: importing registers the classes with Keras, so that `import
-# tfuq` is all that `keras.models.load_model` needs.
-from tfuq import (
-    callbacks,
-    convert,
-    corruptions,
-    datasets,
-    distribute,
-    ensembles,
-    export,
-    interpret,
-    layers,
-    losses,
-    metrics,
-    ood,
-    optimizers,
-    predictive,
-    preprocessing,
-    report,
-    selective,
-    training,
-)
-from tfuq._arguments import public_dir
-from tfuq._version import __version__
-from tfuq.callbacks.lr_sweep import lr_range_test
-from tfuq.layers.kl_weight import kl_weight_for
+# tfuq` is all that `keras.models.load_model` needs. In the process of the command `tfuq` alone
+# `__main__` does so, once it knows that it is not asked for help.
+if not _is_command():
+    from tfuq import (
+        callbacks,
+        convert,
+        corruptions,
+        datasets,
+        distribute,
+        ensembles,
+        export,
+        interpret,
+        layers,
+        losses,
+        metrics,
+        ood,
+        optimizers,
+        predictive,
+        preprocessing,
+        report,
+        selective,
+        training,
+    )
+    from tfuq.callbacks.lr_sweep import lr_range_test
+    from tfuq.layers.kl_weight import kl_weight_for
 
 __all__ = [
     "__version__",
@@ -62,10 +74,13 @@ __all__ = [
     "selective",
     "training",
 ]
-__dir__ = public_dir(__all__)
+
+
+def __dir__():
+    return list(__all__)
 
 
 def __getattr__(name):
-    if name == "plots":  # on first use, because matplotlib is optional
-        return importlib.import_module("tfuq.plots")
+    if name == "plots" or name in __all__:  # on first use, because matplotlib is optional
+        return importlib.import_module(f"tfuq.{name}")
     raise AttributeError(f"module 'tfuq' has no attribute {name!r}")

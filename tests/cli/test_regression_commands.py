@@ -64,7 +64,7 @@ def test_from_calibration_to_the_export(here, run):
     folder, model = here
     found = predict_uncertainty(model, X)
     goal = ("--target-risk", 0.2, "--tolerance", 1)
-    said = run("calibrate", "m.keras", *VAL, *goal, "--out", "rule.json")
+    said = run("calibrate", "m.keras", *VAL, *goal, "--out", "rule.json", "--overwrite")
     rule = RejectionRule.load(folder / "rule.json")
     assert isinstance(rule, RegressionRule) and said["says"] == rule.describe()
     expected = RejectionRule.fit(found[:200], Y[:200], target_risk=0.2, tolerance=1.0)
@@ -109,7 +109,9 @@ def test_report(here, run):
 def test_intervals(here, run):
     folder, model = here
     found = predict_uncertainty(model, X)
-    said = run("calibrate", "m.keras", *VAL, "--method", "normalized", "--out", "sets.json")
+    said = run(
+        "calibrate", "m.keras", *VAL, "--method", "normalized", "--out", "sets.json", "--overwrite"
+    )
     sets = ConformalRegressor.load(folder / "sets.json")
     assert said["says"] == sets.describe() and sets.fitted_to["alpha"] == 0.1
     figures = run("evaluate", "m.keras", *TEST, "--conformal", "sets.json")
@@ -124,17 +126,56 @@ def test_intervals(here, run):
 @pytest.mark.parametrize(
     "arguments, says",
     [
-        (("calibrate", "m.keras", *VAL, "--target-risk", 0.2, "--out", "x.json"), "tolerance"),
+        (
+            ("calibrate", "m.keras", *VAL, "--target-risk", 0.2, "--out", "x.json", "--overwrite"),
+            "tolerance",
+        ),
         (
             (
                 *("calibrate", "m.keras", *VAL, "--target-risk", 0.2, "--tolerance", 1),
-                *("--calibrate", "isotonic", "--out", "x.json"),
+                *("--calibrate", "isotonic", "--out", "x.json", "--overwrite"),
             ),
             "--calibrate",
         ),
-        (("calibrate", "m.keras", *VAL, "--method", "isotonic", "--out", "x.json"), "--method"),
-        (("calibrate", "c.keras", "classes.npz", "--alpha", 0.1, "--out", "x.json"), "--alpha"),
-        (("calibrate", "c.keras", "classes.npz", "--method", "cqr", "--out", "x.json"), "--method"),
+        (
+            (
+                "calibrate",
+                "m.keras",
+                *VAL,
+                "--method",
+                "isotonic",
+                "--out",
+                "x.json",
+                "--overwrite",
+            ),
+            "--method",
+        ),
+        (
+            (
+                "calibrate",
+                "c.keras",
+                "classes.npz",
+                "--alpha",
+                0.1,
+                "--out",
+                "x.json",
+                "--overwrite",
+            ),
+            "--alpha",
+        ),
+        (
+            (
+                "calibrate",
+                "c.keras",
+                "classes.npz",
+                "--method",
+                "cqr",
+                "--out",
+                "x.json",
+                "--overwrite",
+            ),
+            "--method",
+        ),
         (("evaluate", "m.keras", *TEST, "--min-accuracy", 0.9), "--min-accuracy"),
         (("evaluate", "c.keras", "classes.npz", "--max-mae", 0.9), "--max-mae"),
         (("evaluate", "c.keras", "classes.npz", "--level", 0.9), "level"),

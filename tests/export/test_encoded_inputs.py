@@ -94,6 +94,7 @@ def table_of(path):
     return tf.lookup.StaticHashTable(start, -1)
 
 
+@pytest.mark.slow_after(3)
 @pytest.mark.parametrize("kind", ["closure", "object", "method", "tf.function", "layer", "held"])
 def test_tables_of_a_preprocessing_are_in_the_file(kind, words, tmp_path):
     table = table_of(tmp_path / "words.txt")
@@ -138,6 +139,7 @@ EXPORTS = {"m": export, "m.tflite": export_litert, "m.onnx": export_onnx}
 
 
 @pytest.mark.filterwarnings("ignore:\\s*Warning. tf.lite.Interpreter:UserWarning")
+@pytest.mark.slow_after(2)
 @pytest.mark.parametrize("name", EXPORTS)
 def test_inputs_in_a_list_keep_their_names(name, tmp_path):
     age, image = keras.Input((2,), name="age"), keras.Input((3,), name="image")

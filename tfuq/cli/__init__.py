@@ -1,6 +1,5 @@
 """tfuq on the command line: `python -m tfuq evaluate MODEL DATA`, and so on."""
 
-import argparse
 import contextlib
 import json
 import math
@@ -8,61 +7,13 @@ import os
 import sys
 import warnings
 
-from tfuq._arguments import public_dir
-from tfuq._version import __version__
-from tfuq.cli import calibrate, evaluate, export, monitor, predict, report, serve
+from tfuq.cli.parser import OPTIONS, make_parser
 
 __all__ = ["main"]
-__dir__ = public_dir(__all__)
 
-COMMANDS = {
-    "evaluate": evaluate,
-    "calibrate": calibrate,
-    "predict": predict,
-    "export": export,
-    "report": report,
-    "monitor": monitor,
-    "serve": serve,
-}
-EPILOG = """\
-a first tour:
-  tfuq evaluate  model.keras test.npz
-  tfuq calibrate model.keras validation.npz --target-risk 0.1 --out rule.json
-  tfuq evaluate  model.keras test.npz --rule rule.json
-  tfuq report    model.keras test.npz report.html --rule rule.json
-  tfuq predict   model.keras new_images/ predictions.csv --rule rule.json --scale 1
-  tfuq export    model.keras served/ --rule rule.json
-  tfuq monitor   model.keras monday.npz state.json --rule rule.json
-  tfuq serve     served/ --port 8000
+_MOST_NAMED = 20
 
-`tfuq COMMAND --help` tells more. Answers go to stdout, progress and errors to stderr.
-
-exit code: 0 fine; 1 a promise is broken, or a figure is not what was asked for; 2 bad input."""
-
-
-def make_parser():
-    """The parser of all commands."""
-    parser = argparse.ArgumentParser(
-        prog="tfuq",
-        description="Models that know what they do not know: measured, calibrated, shipped.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"tfuq {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, command in COMMANDS.items():
-        sub = commands.add_parser(
-            name,
-            help=command.HELP,
-            description=f"{command.HELP[0].upper()}{command.HELP[1:]}.",
-            epilog=command.EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.add_arguments(sub)
-        sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
-        sub.add_argument("--quiet", action="store_true", help="no progress")
-        sub.add_argument("--debug", action="store_true", help="errors with where they come from")
-    return parser
+COMMANDS = tuple(OPTIONS)
 
 
 def main(argv=None):
@@ -73,7 +24,8 @@ def main(argv=None):
 
     Returns:
         The exit code: 0 fine; 1 a promise is broken, or a figure is not what was asked for; 2 bad
-        input. (`--help` and bad usage leave by `SystemExit`, with 0 and 2, as argparse does.)
+        input; 3 done, but for images that were left out. (`--help` and bad usage leave by
+        `SystemExit`, with 0 and 2, as argparse does.)
 
     Example:
 
@@ -90,7 +42,7 @@ def main(argv=None):
     ```
     """
     arguments = make_parser().parse_args(argv)
-    command = COMMANDS[arguments.command]
+    command = _command(arguments.command)
     try:
         with _progress(arguments.quiet):
             figures, fine = command.run(arguments)
@@ -102,13 +54,39 @@ def main(argv=None):
     except KeyboardInterrupt:
         print(f"tfuq {arguments.command}: interrupted", file=sys.stderr)
         return 130
+    if skipped := getattr(arguments, "skipped", None):
+        figures = {**figures, "skipped": skipped}
     if arguments.json:
         print(json.dumps(_plain({"command": arguments.command, "ok": fine, **figures}), indent=1))
     elif text := command.text_of(figures):
         print(text)
     for line in figures.get("failures", ()):
         print(f"tfuq {arguments.command}: {' '.join(line.split())}", file=sys.stderr)
-    return 0 if fine else 1
+    for text in _told_of(skipped or ()):
+        print(f"tfuq {arguments.command}: {text}", file=sys.stderr)
+    return 1 if not fine else 3 if skipped else 0
+
+
+def _told_of(skipped):
+    """A line for each of the first images that were left out, and one that counts them."""
+    for each in skipped[:_MOST_NAMED]:
+        yield f"left out {each['file']}: {' '.join(each['why'].split())}"
+    if skipped:
+        more = len(skipped) - _MOST_NAMED
+        rest = f", {more} of which are not named here (see --json)" if more > 0 else ""
+        yield f"{len(skipped)} images were left out{rest}"
+
+
+def __dir__():
+    return list(__all__)
+
+
+def _command(name):
+    """The module of a command; here, as they import TensorFlow."""
+    from tfuq.cli import calibrate, evaluate, export, monitor, predict, report, serve, verify
+
+    commands = (calibrate, evaluate, export, monitor, predict, report, serve, verify)
+    return {command.__name__.rpartition(".")[2]: command for command in commands}[name]
 
 
 @contextlib.contextmanager

@@ -1,24 +1,25 @@
 """Inputs of the command line: models, data and rules, all by their paths."""
 
 import pathlib
-import sys
 import warnings
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tfuq._files.declared import remember
-from tfuq._files.reading import load_keras, open_arrays, read_json
+from tfuq._files.reading import load_keras, open_arrays
 from tfuq._images.inputs import InputSpec
 from tfuq._predictions.class_names import agreed_names, check_count, checked_names
 from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq._predictions.scores import GIVEN, OF_STACKS
+from tfuq.cli._folders import found_in
+from tfuq.cli._stderr import bars
 from tfuq.datasets import from_npz
 from tfuq.ensembles import DeepEnsemble
+from tfuq.export.loading import FILES, load_export
 from tfuq.ood import load_detector
 from tfuq.predictive.declarations import declared
-from tfuq.predictive.inputs import IMAGES, Files, decoder, read_npz, source_of
+from tfuq.predictive.inputs import Files, decoder, read_npz, source_of
 from tfuq.predictive.number_rows import NumberRows, rows_of
 from tfuq.predictive.rows import as_model, members_of
 from tfuq.selective import (
@@ -41,68 +42,9 @@ CALIBRATIONS = {
     "dirichlet": DirichletCalibration,
     "venn-abers": VennAbersCalibration,
 }
-MODEL_HELP = """\
-MODEL is a file saved by Keras (model.keras, loaded in safe mode), a folder that
-tfuq.ensembles.DeepEnsemble.save wrote, or the folder of a SavedModel, such as of
-`tfuq export`."""
-DATA_HELP = """\
-DATA is an .npz file with inputs `x` and labels `y` (or x_test, y_test; images, labels;
-test_images, test_labels; JPEG files in bytes, offsets), or a folder of images (png, jpg, bmp,
-gif), in which sub-folders are classes and have their names. All count, empty ones too.
-
-What is declared of the model (`tfuq.predictive.declare`, saved with it) is applied: names of
-classes, by which sub-folders and labels that are texts are known, and the range, size and
-channels of images. Otherwise `--class-names` says the names, in the order of the model's
-output; without them there has to be a folder for each class, in that order. Images are then
-resized to what the model takes, and `--scale` has to be given: 1 for pixels from 0 to 255,
-0.00392156862745098 for 0 to 1."""
 
 
-# --- Arguments that several commands share -------------------------------------------------------
-
-
-def add_model(parser):
-    parser.add_argument("model", metavar="MODEL", help="model.keras, or a folder")
-
-
-def add_data(parser):
-    """DATA and how it is read."""
-    parser.add_argument("data", metavar="DATA", help="an .npz file, or a folder of images")
-    group = parser.add_argument_group("how data are read")
-    group.add_argument("--split", help="part of an .npz file: test reads x_test, y_test")
-    group.add_argument("--scale", type=float, help="inputs are multiplied by this (1)")
-    group.add_argument(
-        "--class-names",
-        "--names",
-        metavar="A,B",
-        help="of the model's classes, in the order of its output",
-    )
-    group.add_argument("--batch-size", type=int, default=32, help="examples at a time (32)")
-
-
-def add_prediction(parser):
-    """How a model predicts."""
-    group = parser.add_argument_group("how the model predicts")
-    group.add_argument(
-        "--num-samples", type=int, help="networks that are drawn, if it has random layers (30)"
-    )
-    group.add_argument("--seed", type=int, default=0, help="from which they are drawn (0)")
-    group.add_argument(
-        "--from-logits",
-        choices=("yes", "no"),
-        help="whether it gives logits; by default what its last layer or its loss says",
-    )
-    group.add_argument("--family", help="of a regression that does not say it: normal, point, ...")
-    group.add_argument("--output-name", help="which output, if it has several: an index or name")
-
-
-def add_intervals(parser):
-    """Which intervals a regression tells."""
-    group = parser.add_argument_group("intervals of a regression")
-    group.add_argument("--level", type=float, help="probability of the central one (0.9)")
-    group.add_argument(
-        "--conformal", metavar="FILE", help="a ConformalRegressor, as `calibrate` writes it"
-    )
+# --- Options as keywords ------------------------------------------------------------------------
 
 
 def interval_options(arguments):
@@ -131,19 +73,40 @@ def existing(name, path):
     return path
 
 
-def load_model(path):
-    """A Keras model, an ensemble or a SavedModel."""
-    path = existing("MODEL", path)
+def load_model(arguments):
+    """A Keras model, an ensemble, a SavedModel or a file of another runtime."""
+    path, key = existing("MODEL", arguments.model), getattr(arguments, "key", None)
+    is_export = path.suffix in FILES or (path / "saved_model.pb").is_file()
+    if key is not None and not is_export:
+        raise ValueError(f"--key must be left out, of a MODEL that is no export. Received: {path}")
     if path.is_file() and path.suffix == ".keras":
         return _load_keras(path)
     if (path / "ensemble.json").is_file():
         return DeepEnsemble.load(path)
-    if (path / "saved_model.pb").is_file():
-        return _load_saved_model(path)
-    raise ValueError(
-        "MODEL must be a .keras file, the folder of a DeepEnsemble or that of a SavedModel. "
-        f"Received: {path}"
-    )
+    if not is_export:
+        raise ValueError(
+            "MODEL must be a .keras file, the folder of a DeepEnsemble or of a SavedModel, or an "
+            f".onnx or .tflite file of `tfuq export`. Received: {path}"
+        )
+    if path.is_dir() and key is None and not arguments.trust:
+        raise ValueError(
+            "MODEL is a SavedModel, which is code: to load and run it may read and write files. "
+            "Say --trust if you know where it comes from, or --key PUBLIC.pem to check who signed "
+            f"it. Received: {path}"
+        )
+    return _load_export(path, key)
+
+
+def _load_export(path, key):
+    """What `tfuq export` wrote, if it is as it was; or any SavedModel, which is trusted."""
+    if path.is_file() or (path / "metadata.json").is_file() or key is not None:
+        return load_export(path, key)
+    try:
+        return tf.saved_model.load(str(path))
+    except (OSError, ValueError, tf.errors.OpError) as error:
+        raise ValueError(
+            f"MODEL must be a SavedModel that can be loaded. Received: {path} ({error})"
+        ) from error
 
 
 def _load_keras(path):
@@ -151,15 +114,6 @@ def _load_keras(path):
         # Nothing is trained here: it does not matter what the optimizer remembers.
         warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
         return load_keras(path, "MODEL")
-
-
-def _load_saved_model(path):
-    """A SavedModel, and what `tfuq export` has written beside it of classes and inputs."""
-    model = tf.saved_model.load(str(path))
-    if (path / "metadata.json").is_file():
-        about = read_json(path / "metadata.json")
-        remember(model, {name: about.get(name) for name in ("class_names", "inputs")})
-    return model
 
 
 def load_rule(path):
@@ -172,10 +126,6 @@ def load_conformal(path):
         if path is None
         else _fitted("--conformal", path, [ConformalRegressor, ConformalPredictor])
     )
-
-
-def add_ood(parser):
-    parser.add_argument("--ood", metavar="FILE", help="a detector, as its `save` writes it")
 
 
 def load_ood(path, model):
@@ -198,10 +148,6 @@ def _fitted(option, path, kinds):
             found.append(error)
     names = " or ".join(kind.__name__ for kind in kinds)
     raise ValueError(f"{option} must be a file of {names}. Received: {path} ({found[0]})")
-
-
-def progress(text):
-    print(text, file=sys.stderr, flush=True)
 
 
 # --- Data ----------------------------------------------------------------------------------------
@@ -238,7 +184,7 @@ def load_data(arguments, model, rule=None):
     if path.suffix != ".npz":
         raise ValueError(f"DATA must be an .npz file or a folder of images. Received: {path}")
     data, pictures = _npz(path, arguments, model)
-    return Data(source_of(data, arguments.batch_size, None, None, 1), names, pictures)
+    return Data(source_of(data, arguments.batch_size, None, None, bars()), names, pictures)
 
 
 def _npz(path, arguments, model):
@@ -285,25 +231,19 @@ def _inputs(arguments, model):
 
 
 def _folder(path, arguments, model, names):
-    """Images in sub-folders, which are classes, or images alone."""
-    folders = sorted(folder for folder in path.iterdir() if folder.is_dir())
-    folders = [folder for folder in folders if not folder.name.startswith(".")]
-    files, labels = images_in(path), None
-    if any(images_in(folder) for folder in folders):
-        if files:
-            raise ValueError(
-                "DATA must be a folder of images, or one of sub-folders of images. Received: "
-                f"{path}, with images beside the folders {[f.name for f in folders[:5]]}"
-            )
-        names = _checked_folders([folder.name for folder in folders], names, model)
-        parts = [(images_in(folder), names.index(folder.name)) for folder in folders]
-        files = [file for part, _ in parts for file in part]
-        labels = np.repeat([number for _, number in parts], [len(part) for part, _ in parts])
-    if not files:
-        raise ValueError(f"DATA must hold images ({', '.join(IMAGES)}). Received: {path}")
-    decode = decoder(members_of(as_model(model))[0], _inputs(arguments, model))
-    source = Files([str(file) for file in files], arguments.batch_size, decode, 1, labels)
-    return Data(source, names, Pictures(files, decode))
+    """Images in sub-folders, which are classes, or images alone; `arguments.skipped` the others."""
+    member, inputs = members_of(as_model(model))[0], _inputs(arguments, model)
+    decode = decoder(member, inputs)
+    found = found_in(path, member.input_shape[-1])
+    labels = found.labels
+    if labels is not None:
+        names = _checked_folders(found.folders, names, model)
+        labels = np.array([names.index(folder) for folder in found.folders])[labels]
+    arguments.skipped = found.skipped
+    source = Files(
+        [str(file) for file in found.files], arguments.batch_size, decode, bars(), labels
+    )
+    return Data(source, names, Pictures(found.files, decode))
 
 
 def _checked_folders(folders, names, model):
@@ -331,11 +271,6 @@ def _classes_of(model):
     shape = getattr(members_of(as_model(model))[0], "output_shape", None)
     width = shape[-1] if isinstance(shape, tuple) and len(shape) == 2 else None
     return 2 if width == 1 else width
-
-
-def images_in(folder):
-    """Images of a folder, not of those in it, in the order of their names."""
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGES)
 
 
 class Pictures:

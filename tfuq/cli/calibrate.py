@@ -1,26 +1,20 @@
 """Command `tfuq calibrate`: fits a calibration, or a rule with a guarantee, to labelled data."""
 
-import argparse
 import pathlib
 
 import numpy as np
 
-from tfuq._predictions.scores import RANKINGS, new_word, score_name
 from tfuq.cli._inputs import (
     CALIBRATIONS,
-    DATA_HELP,
-    MODEL_HELP,
     Numbers,
-    add_data,
-    add_model,
-    add_prediction,
     load_calibration,
     load_data,
     load_model,
     load_ood,
     predict,
-    progress,
 )
+from tfuq.cli._stderr import progress
+from tfuq.cli.options.calibrate import INTERVALS, OF_NUMBERS
 from tfuq.metrics import expected_calibration_error, negative_log_likelihood
 from tfuq.selective import ConformalRegressor, RejectionRule, UnattainableRisk
 from tfuq.selective.detector_scores import with_mark
@@ -126,7 +120,7 @@ def score_word(text):
 
 def run(arguments):
     """Writes what was fitted, and says what it is."""
-    check_out(arguments.out)
+    check_out(arguments.out, arguments.overwrite)
     targets = {"target_risk": arguments.target_risk, "target_coverage": arguments.target_coverage}
     wants_rule = any(value is not None for value in targets.values())
     if arguments.calibration and not wants_rule:
@@ -149,7 +143,7 @@ def run(arguments):
             f"--calibrate. Received: --ood {arguments.ood}"
         )
     calibration = load_calibration(arguments.calibration)
-    model = load_model(arguments.model)
+    model = load_model(arguments)
     data = load_data(arguments, model)
     progress(f"predicting {arguments.data}")
     ood, score = load_ood(arguments.ood, model), arguments.score if wants_rule else None
@@ -239,8 +233,10 @@ def fit_calibration(arguments, found):
     return {**figures, "examples": len(found.labels)}
 
 
-def check_out(path):
+def check_out(path, overwrite):
     """Raises ValueError before hours of work, not after."""
+    if pathlib.Path(path).exists() and not overwrite:
+        raise ValueError(f"--out must be new, unless --overwrite is given. Received: {path}")
     if not pathlib.Path(path).absolute().parent.is_dir():
         raise ValueError(f"--out must be a file in a folder that exists. Received: {path}")
 

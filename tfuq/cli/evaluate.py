@@ -4,14 +4,7 @@ import numpy as np
 
 from tfuq import metrics
 from tfuq.cli._inputs import (
-    DATA_HELP,
-    MODEL_HELP,
     Numbers,
-    add_data,
-    add_intervals,
-    add_model,
-    add_ood,
-    add_prediction,
     interval_options,
     load_calibration,
     load_data,
@@ -19,48 +12,11 @@ from tfuq.cli._inputs import (
     load_ood,
     load_rule,
     predict,
-    progress,
     scores_for,
 )
+from tfuq.cli._stderr import progress
 from tfuq.selective import aurc
 from tfuq.selective.own_loss import is_known
-
-HELP = "how good a model is, and whether a rule keeps what it promised"
-EPILOG = f"""\
-{MODEL_HELP}
-
-{DATA_HELP}
-
-With a rule, the promise that was made when it was fitted is compared with what is found. The
-promise is broken when these data contradict it: the 95 % interval of the risk lies above what
-was promised. A risk a little above it is no contradiction, if examples are few.
-
-examples:
-  tfuq evaluate model.keras test.npz
-  tfuq evaluate model.keras test_images/ --scale 0.00392156862745098 --rule rule.json
-  tfuq evaluate saved_model/ test.npz --json --min-accuracy 0.9 --max-ece 0.05
-
-exit code: 0 fine; 1 a promise is broken, or a figure is not what was asked for; 2 bad input."""
-
-
-def add_arguments(parser):
-    add_model(parser)
-    add_data(parser)
-    add_prediction(parser)
-    add_intervals(parser)
-    parser.add_argument("--rule", metavar="FILE", help="a RejectionRule, as `calibrate` writes it")
-    add_ood(parser)
-    parser.add_argument("--calibration", metavar="FILE", help="applied before the rule")
-    group = parser.add_argument_group("what is asked for (exit code 1 otherwise)")
-    for name, text in (
-        ("min-accuracy", "accuracy over all examples"),
-        ("max-ece", "expected calibration error"),
-        ("max-nll", "negative log-likelihood, nats"),
-        ("max-mae", "mean absolute error, of a regression"),
-        ("max-risk", "share of wrong answers among the accepted"),
-        ("min-coverage", "share of examples that are accepted"),
-    ):
-        group.add_argument(f"--{name}", type=float, metavar="X", help=text)
 
 
 def run(arguments):
@@ -73,7 +29,7 @@ def run(arguments):
             "--calibration must be left out with a rule that has its own. "
             f"Received: --calibration {arguments.calibration}"
         )
-    model = load_model(arguments.model)
+    model = load_model(arguments)
     data = load_data(arguments, model, rule)
     progress(f"predicting {arguments.data}")
     ood = load_ood(arguments.ood, model)

@@ -4,66 +4,40 @@ import pathlib
 
 from tfuq import export as exporting
 from tfuq.cli._inputs import (
-    MODEL_HELP,
-    add_intervals,
-    add_model,
-    add_ood,
-    add_prediction,
+    existing,
     interval_options,
     load_calibration,
     load_model,
     load_ood,
     load_rule,
     prediction_options,
-    progress,
 )
+from tfuq.cli._stderr import progress
+from tfuq.export.signing import private_key, sign, signature_of
 
-HELP = "writes a SavedModel, LiteRT or ONNX with the uncertainty and the decision in it"
 FORMATS = {".tflite": exporting.export_litert, ".onnx": exporting.export_onnx}
-EPILOG = f"""\
-{MODEL_HELP}
-(A SavedModel is exported already.)
-
-OUT is a folder, which TensorFlow alone loads, `tf.saved_model.load(OUT)`; or a file that ends in
-.tflite (LiteRT) or .onnx. Each returns probabilities, label, entropies and, with a rule, `accept`;
-of a regression mean, deviations and an interval.
-
-examples:
-  tfuq export model.keras served/ --rule rule.json
-  tfuq export model.keras served/ --calibration temperature.json --num-samples 50
-  tfuq export model.keras model.tflite --rule rule.json --weights int8
-
-exit code: 0 fine; 2 bad input."""
-
-
-def add_arguments(parser):
-    add_model(parser)
-    parser.add_argument("out", metavar="OUT", help="folder to write, new or empty; or a file")
-    add_prediction(parser)
-    add_intervals(parser)
-    parser.add_argument("--rule", metavar="FILE", help="a RejectionRule, as `calibrate` writes it")
-    add_ood(parser)
-    parser.add_argument("--calibration", metavar="FILE", help="applied before the rule")
-    parser.add_argument(
-        "--weights",
-        choices=("float32", "float16", "int8"),
-        help="how a LiteRT file holds them (float32)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replaces what is there")
+_OTHERS = (".keras", ".h5", ".hdf5", ".pb", ".zip", ".json", ".xml", ".pt", ".pth", ".lite")
 
 
 def run(arguments):
     """Writes the folder, or the file and what is known of it."""
     out = pathlib.Path(arguments.out)
+    if out.suffix.lower() in _OTHERS:
+        raise ValueError(
+            f"OUT must be a folder, for a SavedModel, or end in {' or '.join(FORMATS)}. "
+            f"Received: {out}"
+        )
     write, options = FORMATS.get(out.suffix.lower(), exporting.export), {}
     if arguments.weights is not None:
         if write is not exporting.export_litert:
             raise ValueError(f"--weights needs an OUT that ends in .tflite. Received: {out}")
         options = {"weights": arguments.weights}
     rule, calibration = load_rule(arguments.rule), load_calibration(arguments.calibration)
-    model = load_model(arguments.model)
+    model = load_model(arguments)
     if hasattr(model, "signatures"):
         raise ValueError(f"MODEL must be no SavedModel already. Received: {arguments.model}")
+    if arguments.sign is not None:
+        private_key(existing("--sign", arguments.sign))  # before hours of work, not after
     progress(f"exporting {arguments.model}")
     write(
         model,
@@ -76,6 +50,9 @@ def run(arguments):
         **prediction_options(arguments),
         **interval_options(arguments),
     )
+    signature_of(out).unlink(missing_ok=True)  # that of a model which was there before
+    if arguments.sign is not None:
+        sign(out, arguments.sign)
     files = [file for file in (out, *out.rglob("*")) if file.is_file()]
     size = sum(file.stat().st_size for file in files)
     return {"wrote": str(arguments.out), "files": len(files), "bytes": size}, True

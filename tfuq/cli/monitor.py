@@ -3,49 +3,16 @@
 import pathlib
 
 from tfuq.cli._inputs import (
-    DATA_HELP,
-    MODEL_HELP,
     Numbers,
-    add_data,
-    add_model,
-    add_ood,
-    add_prediction,
     load_data,
     load_model,
     load_ood,
     load_rule,
     predict,
-    progress,
     scores_for,
 )
+from tfuq.cli._stderr import progress
 from tfuq.selective import Monitor
-
-HELP = "whether a rule's promise still holds, batch after batch of labelled cases"
-EPILOG = f"""\
-{MODEL_HELP}
-
-{DATA_HELP}
-
-STATE keeps what has been seen, about 1 KB of JSON: the first call makes it, the next ones go on
-from it. Each case must come once, in its order. While the risk is at most the promised one, the
-coverage as at the fit and the scores as they came at first, an alarm is ever raised with a
-probability of at most alpha, however long this goes on.
-
-examples:
-  tfuq monitor model.keras monday.npz  state.json --rule rule.json
-  tfuq monitor model.keras tuesday.npz state.json --rule rule.json
-
-exit code: 0 fine; 1 an alarm was raised, now or earlier; 2 bad input."""
-
-
-def add_arguments(parser):
-    add_model(parser)
-    add_data(parser)
-    parser.add_argument("state", metavar="STATE", help="what has been seen, a JSON file")
-    add_prediction(parser)
-    parser.add_argument("--rule", metavar="FILE", required=True, help="with a promised risk")
-    add_ood(parser)
-    parser.add_argument("--alpha", type=float, metavar="X", help="of a new STATE; default: 0.05")
 
 
 def run(arguments):
@@ -56,7 +23,7 @@ def run(arguments):
     monitor = _resumed(path, rule, arguments.alpha) if path.exists() else None
     if monitor is None:
         monitor = rule.monitor(0.05 if arguments.alpha is None else arguments.alpha)
-    model = load_model(arguments.model)
+    model = load_model(arguments)
     data = load_data(arguments, model, rule)
     progress(f"predicting {arguments.data}")
     found = predict(model, data, arguments, rule, ood=load_ood(arguments.ood, model))

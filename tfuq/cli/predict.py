@@ -1,72 +1,35 @@
 """Command `tfuq predict`: predictions and their uncertainty, in a table."""
 
 import csv
+import json
 import pathlib
 import shutil
+
+import numpy as np
 
 from tfuq import predictive
 from tfuq._files.shards import ShardFolder, has_pyarrow
 from tfuq._files.writing import written_whole
 from tfuq.cli._inputs import (
-    DATA_HELP,
-    MODEL_HELP,
-    add_data,
-    add_intervals,
-    add_model,
-    add_ood,
-    add_prediction,
     interval_options,
     load_data,
     load_model,
     load_ood,
     load_rule,
     prediction_options,
-    progress,
 )
-
-HELP = "writes predictions and their uncertainty to a table"
-EPILOG = f"""\
-OUT ends in .csv or .parquet: one file; or is a folder, which gets shards of 10000 rows. A row
-holds index, file, true_label, the probabilities, label, class (where names are known),
-confidence, predictive_entropy (nats), for random models and ensembles expected_entropy,
-mutual_information and variation_ratio, with --rule accept, with --ood ood_score. Of a regression
-it holds mean, std, aleatoric_std, epistemic_std, lower, upper, and with --rule score and accept.
-Data need no labels. Memory does not grow with the data.
-
-A command that was interrupted goes on where it stopped when it is given again with the same
-data: until it is done, rows are in OUT.parts.
-
-{MODEL_HELP}
-
-{DATA_HELP}
-
-examples:
-  tfuq predict model.keras images/ predictions.csv --scale 0.00392156862745098
-  tfuq predict model.keras new.npz predictions.parquet --rule rule.json
-  tfuq predict saved_model/ images/ predictions/ --class-names cat,dog,emu --scale 1
-
-exit code: 0 fine; 2 bad input."""
-
-
-def add_arguments(parser):
-    add_model(parser)
-    add_data(parser)
-    parser.add_argument("out", metavar="OUT", help="a .csv or .parquet file, or a folder")
-    add_prediction(parser)
-    add_intervals(parser)
-    parser.add_argument("--rule", metavar="FILE", help="a RejectionRule, as `calibrate` writes it")
-    add_ood(parser)
-    parser.add_argument("--columns", help="which columns, separated by commas")
-    parser.add_argument("--shard-size", type=int, default=10_000, help="rows of a shard (10000)")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replaces OUT and what was begun of it"
-    )
+from tfuq.cli._stderr import progress
 
 
 def run(arguments):
     """Writes the table."""
     out = pathlib.Path(arguments.out)
-    join = {".csv": _write_csv, ".parquet": _write_parquet}.get(out.suffix.lower())
+    join = _FILES.get(out.suffix.lower())
+    if out.suffix and join is None and not out.is_dir() and not arguments.out.endswith("/"):
+        raise ValueError(
+            f"OUT must end in {', '.join(_FILES)}, or be a folder, whose name ends in / where it "
+            f"has a dot. Received: {arguments.out}"
+        )
     if join and out.exists() and not arguments.overwrite:
         raise ValueError(f"OUT must be new, unless --overwrite is given. Received: {out}")
     if join is _write_parquet and not has_pyarrow():
@@ -74,7 +37,7 @@ def run(arguments):
     if join and not out.absolute().parent.is_dir():
         raise ValueError(f"OUT must be in a folder that exists. Received: {out}")
     rule = load_rule(arguments.rule)
-    model = load_model(arguments.model)
+    model = load_model(arguments)
     ood = load_ood(arguments.ood, model)
     data = load_data(arguments, model, rule)
     parts = out.with_name(f"{out.name}.parts") if join else out
@@ -133,6 +96,28 @@ def _write_parquet(path, folder):
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         for file in folder.files:
             writer.write_table(pyarrow.parquet.read_table(file))
+
+
+def _write_jsonl(path, folder):
+    """A JSON object for each row; what is no number is null."""
+    with open(path, "w", encoding="utf-8") as file:
+        for columns in folder.read():
+            names, values = list(columns), [_plain(column) for column in columns.values()]
+            for row in zip(*values, strict=True):
+                json.dump(dict(zip(names, row, strict=True)), file, allow_nan=False)
+                file.write("\n")
+
+
+def _plain(column):
+    if isinstance(column, list):
+        return column
+    if column.dtype.kind != "f":
+        return column.tolist()
+    known = np.isfinite(column)
+    return column.tolist() if known.all() else np.where(known, column, None).tolist()
+
+
+_FILES = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
 
 
 def text_of(figures):

@@ -85,7 +85,7 @@ def try_out(kind, path, serving, is_exact=True):
         RUNTIMES[kind](path)
         return {counted: 0}
     names = [t.op.name for t in serving.concrete.inputs if t.dtype != tf.resource]
-    arrays = [_as_file_takes(tensor.numpy()) for tensor in tf.nest.flatten(inputs)]
+    arrays = [as_file_takes(tensor.numpy()) for tensor in tf.nest.flatten(inputs)]
     given = dict(zip(names[: len(arrays)], arrays, strict=True))
     try:
         answered = RUNTIMES[kind](path)(given)
@@ -123,7 +123,7 @@ def _expected(serving, inputs, is_given):
         ) from error
 
 
-def _as_file_takes(array):
+def as_file_takes(array):
     """An array as files have it, whose floats are float32."""
     is_float = tf.as_dtype(array.dtype).is_floating
     return array.astype("float32") if is_float else array

@@ -12,13 +12,13 @@ import tensorflow as tf
 
 from tfuq._arguments import check_integer, shown
 from tfuq._files.reading import open_arrays
+from tfuq._images.files import IMAGES, UnreadableImage, read_image
 from tfuq._images.inputs import InputSpec
 from tfuq._models.batches import batches
 from tfuq._models.torch_data import keras_data
 from tfuq.predictive.declarations import declared, is_of_images
 from tfuq.predictive.identity import identity_of_arrays, identity_of_dataset, identity_of_files
 
-IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 _NAMES = (("x", "images"), ("y", "labels"))
 _READERS = 8  # threads that decode images: most of their time they wait for disks
 
@@ -177,11 +177,11 @@ def decoder(model, inputs=None):
 
     def decode(file):
         try:
-            image = tf.io.decode_image(tf.io.read_file(file), shape[-1], expand_animations=False)
-        except (tf.errors.OpError, ValueError) as error:
+            image = read_image(file, shape[-1])
+        except UnreadableImage as error:
             raise ValueError(
                 f"Argument `data` must name images that can be read. Received: {shown(file)} "
-                f"({str(error).splitlines()[0][:200]})"
+                f"({error})"
             ) from None
         return inputs.prepared(image)
 

@@ -1,0 +1,105 @@
+"""Folders of images: which files are read, of which class, and which are left out and why."""
+
+import collections
+import concurrent.futures
+from typing import NamedTuple
+
+import numpy as np
+
+from tfuq._images.files import IMAGES, UNREAD, UnreadableImage, read_image
+from tfuq.cli._stderr import progress
+
+_READERS = 8  # threads that decode images
+_NOT_OURS = ("__MACOSX",)  # what macOS packs beside files
+
+
+class Found(NamedTuple):
+    """Images of a folder, in the order of their names."""
+
+    files: list
+    folders: list  # names of the sub-folders that are classes; None if there are none
+    labels: np.ndarray | None  # of each file the number of its folder
+    skipped: list  # dicts: `file` and `why`
+
+
+def found_in(path, channels):
+    """`Found` of sub-folders, which are classes whatever is below them, or of images alone."""
+    folders = sorted(folder for folder in path.iterdir() if folder.is_dir())
+    folders = [f for f in folders if not f.name.startswith(".") and f.name not in _NOT_OURS]
+    beside, skipped, others = _sorted_out(x for x in path.iterdir() if x.is_file())
+    below = {}
+    for folder in folders:
+        below[folder.name], more, rest = _sorted_out(_files_below(folder))
+        skipped, others = skipped + more, others + rest
+    if any(below.values()) and beside:
+        raise ValueError(
+            "DATA must be a folder of images, or one of sub-folders of images. Received: "
+            f"{path}, with images beside the folders {[f.name for f in folders[:5]]}"
+        )
+    has_classes = any(below.values())
+    files = [file for part in below.values() for file in part] if has_classes else beside
+    if not files:
+        raise ValueError(f"DATA must hold images ({', '.join(IMAGES)}). Received: {path}")
+    numbers = np.repeat(np.arange(len(below)), [len(part) for part in below.values()])
+    readable, unreadable = _tried(files, channels)
+    kept = np.array([file in readable for file in files])
+    if not kept.any():
+        raise ValueError(
+            f"DATA must hold images that can be read. Received: {path}, of which none can, such as "
+            f"{files[0]} ({next(iter(unreadable.values()))})"
+        )
+    _tell_others(others)
+    skipped += [{"file": str(file), "why": why} for file, why in unreadable.items()]
+    files = [file for file, is_kept in zip(files, kept, strict=True) if is_kept]
+    if not has_classes:
+        return Found(files, None, None, skipped)
+    return Found(files, list(below), numbers[kept], skipped)
+
+
+def _files_below(folder):
+    """Files of a folder and of those in it, but of hidden ones."""
+    for file in folder.rglob("*"):
+        inside = file.relative_to(folder).parts[:-1]
+        if file.is_file() and not any(p.startswith(".") or p in _NOT_OURS for p in inside):
+            yield file
+
+
+def _sorted_out(files):
+    """Images in the order of their names, those that are skipped, and what is no image."""
+    images, skipped, others = [], [], []
+    for file in sorted(files):
+        suffix = file.suffix.lower()
+        if suffix in IMAGES and not file.name.startswith("."):
+            images.append(file)
+        elif suffix in IMAGES:
+            skipped.append(
+                {"file": str(file), "why": "a hidden file, as macOS leaves beside others"}
+            )
+        elif suffix in UNREAD:
+            skipped.append({"file": str(file), "why": f"images of the kind {suffix} are not read"})
+        elif not file.name.startswith("."):
+            others.append(file)
+    return images, skipped, others
+
+
+def _tried(files, channels):
+    """Files that can be decoded, a set, and of the others the reasons, by file."""
+
+    def why_not(file):
+        try:
+            read_image(file, channels)
+        except UnreadableImage as error:
+            return str(error)
+        return None
+
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+        reasons = dict(zip(files, pool.map(why_not, files), strict=True))
+    unreadable = {file: why for file, why in reasons.items() if why is not None}
+    return reasons.keys() - unreadable.keys(), unreadable
+
+
+def _tell_others(others):
+    if others:
+        counts = collections.Counter(file.suffix.lower() or "no suffix" for file in others)
+        kinds = ", ".join(f"{kind} {count}" for kind, count in counts.most_common(6))
+        progress(f"no images: {len(others)} ({kinds}), such as {others[0]}")

@@ -1,0 +1,1 @@
+"""Arguments of the commands: they import nothing of TensorFlow, so that help comes at once."""
