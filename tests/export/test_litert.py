@@ -220,6 +220,7 @@ def test_metadata_are_beside_the_file(written):
     assert sorted(file.name for file in path.parent.iterdir()) == [
         "model.tflite",
         "model.tflite.json",
+        "model.tflite.md",
     ]
     content = json.loads(path.with_name("model.tflite.json").read_text())
     assert (content["kind"], content["weights"]) == ("litert", "float32")
@@ -278,7 +279,7 @@ def test_overwrites_only_its_own(written, monkeypatch):
     verify_export(path, X, probs)
     export_litert(other, path, overwrite=True)
     verify_export(path, X, other.predict(X, verbose=0))
-    assert len(list(path.parent.iterdir())) == 2
+    assert len(list(path.parent.iterdir())) == 3
 
 
 # --- What is refused --------------------------------------------------------------------------

@@ -22,7 +22,7 @@ class Found(NamedTuple):
     skipped: list  # dicts: `file` and `why`
 
 
-def found_in(path, channels):
+def found_in(path):
     """`Found` of sub-folders, which are classes whatever is below them, or of images alone."""
     folders = sorted(folder for folder in path.iterdir() if folder.is_dir())
     folders = [f for f in folders if not f.name.startswith(".") and f.name not in _NOT_OURS]
@@ -31,29 +31,39 @@ def found_in(path, channels):
     for folder in folders:
         below[folder.name], more, rest = _sorted_out(_files_below(folder))
         skipped, others = skipped + more, others + rest
-    if any(below.values()) and beside:
+    has_classes = any(below.values())
+    if has_classes and beside:
         raise ValueError(
             "DATA must be a folder of images, or one of sub-folders of images. Received: "
             f"{path}, with images beside the folders {[f.name for f in folders[:5]]}"
         )
-    has_classes = any(below.values())
-    files = [file for part in below.values() for file in part] if has_classes else beside
-    if not files:
+    if not has_classes and not beside:
         raise ValueError(f"DATA must hold images ({', '.join(IMAGES)}). Received: {path}")
-    numbers = np.repeat(np.arange(len(below)), [len(part) for part in below.values()])
-    readable, unreadable = _tried(files, channels)
-    kept = np.array([file in readable for file in files])
-    if not kept.any():
-        raise ValueError(
-            f"DATA must hold images that can be read. Received: {path}, of which none can, such as "
-            f"{files[0]} ({next(iter(unreadable.values()))})"
-        )
     _tell_others(others)
-    skipped += [{"file": str(file), "why": why} for file, why in unreadable.items()]
-    files = [file for file, is_kept in zip(files, kept, strict=True) if is_kept]
     if not has_classes:
-        return Found(files, None, None, skipped)
-    return Found(files, list(below), numbers[kept], skipped)
+        return Found(beside, None, None, skipped)
+    numbers = np.repeat(np.arange(len(below)), [len(part) for part in below.values()])
+    files = [file for part in below.values() for file in part]
+    return Found(files, list(below), numbers, skipped)
+
+
+def readable(found, channels):
+    """The same without the images that cannot be decoded, which are skipped.
+
+    Each is decoded once for that, as rows of a table that is to be gone on with need their numbers
+    before the first is predicted.
+    """
+    unreadable = _unreadable(found.files, channels)
+    kept = [file not in unreadable for file in found.files]
+    if not any(kept):
+        raise ValueError(
+            f"DATA must hold images that can be read. Received: {len(kept)}, of which none can, "
+            f"such as {found.files[0]} ({unreadable[found.files[0]]})"
+        )
+    skipped = [{"file": str(file), "why": why} for file, why in unreadable.items()]
+    files = [file for file in found.files if file not in unreadable]
+    labels = None if found.labels is None else found.labels[kept]
+    return Found(files, found.folders, labels, found.skipped + skipped)
 
 
 def _files_below(folder):
@@ -82,8 +92,8 @@ def _sorted_out(files):
     return images, skipped, others
 
 
-def _tried(files, channels):
-    """Files that can be decoded, a set, and of the others the reasons, by file."""
+def _unreadable(files, channels):
+    """Of the files that cannot be decoded the reasons, by file."""
 
     def why_not(file):
         try:
@@ -93,9 +103,8 @@ def _tried(files, channels):
         return None
 
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-        reasons = dict(zip(files, pool.map(why_not, files), strict=True))
-    unreadable = {file: why for file, why in reasons.items() if why is not None}
-    return reasons.keys() - unreadable.keys(), unreadable
+        reasons = zip(files, pool.map(why_not, files), strict=True)
+        return {file: why for file, why in reasons if why is not None}
 
 
 def _tell_others(others):

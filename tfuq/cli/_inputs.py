@@ -12,7 +12,7 @@ from tfuq._images.inputs import InputSpec
 from tfuq._predictions.class_names import agreed_names, check_count, checked_names
 from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq._predictions.scores import GIVEN, OF_STACKS
-from tfuq.cli._folders import found_in
+from tfuq.cli._folders import found_in, readable
 from tfuq.cli._stderr import bars
 from tfuq.datasets import from_npz
 from tfuq.ensembles import DeepEnsemble
@@ -232,12 +232,13 @@ def _inputs(arguments, model):
 
 def _folder(path, arguments, model, names):
     """Images in sub-folders, which are classes, or images alone; `arguments.skipped` the others."""
-    member, inputs = members_of(as_model(model))[0], _inputs(arguments, model)
-    decode = decoder(member, inputs)
-    found = found_in(path, member.input_shape[-1])
+    found, member = found_in(path), members_of(as_model(model))[0]
+    if found.folders is not None:
+        names = _checked_folders(found.folders, names, model)
+    decode = decoder(member, _inputs(arguments, model))
+    found = readable(found, member.input_shape[-1])
     labels = found.labels
     if labels is not None:
-        names = _checked_folders(found.folders, names, model)
         labels = np.array([names.index(folder) for folder in found.folders])[labels]
     arguments.skipped = found.skipped
     source = Files(

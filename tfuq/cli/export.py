@@ -3,6 +3,7 @@
 import pathlib
 
 from tfuq import export as exporting
+from tfuq._files.reading import DAMAGE, read_json
 from tfuq.cli._inputs import (
     existing,
     interval_options,
@@ -45,6 +46,8 @@ def run(arguments):
         rule=rule,
         ood=load_ood(arguments.ood, model),
         calibration=calibration,
+        monitor=arguments.monitor and existing("--monitor", arguments.monitor),
+        card=_card(arguments.card),
         overwrite=arguments.overwrite,
         **options,
         **prediction_options(arguments),
@@ -56,6 +59,16 @@ def run(arguments):
     files = [file for file in (out, *out.rglob("*")) if file.is_file()]
     size = sum(file.stat().st_size for file in files)
     return {"wrote": str(arguments.out), "files": len(files), "bytes": size}, True
+
+
+def _card(path):
+    """What a JSON file says for the model card."""
+    if path is None:
+        return None
+    try:
+        return read_json(existing("--card", path))
+    except DAMAGE as error:
+        raise ValueError(f"--card must be a JSON object. Received: {path} ({error})") from error
 
 
 def text_of(figures):

@@ -7,6 +7,7 @@ import pathlib
 from tfuq._arguments import shown
 from tfuq._files.reading import DAMAGE, fingerprint, hash_of, json_text, read_json
 from tfuq._files.writing import put_in_place, scratch_beside
+from tfuq.export._card import CARD, card_text
 
 METADATA = "metadata.json"
 FORMAT = 1
@@ -44,22 +45,28 @@ def _is_metadata(file):
 
 
 @contextlib.contextmanager
-def file_written_whole(path, content):
+def file_written_whole(path, content, card):
     """Gives a path beside `path` to write a model to, which takes its place at the end.
 
-    So does what is known of the model, a dict `content`. An error leaves nothing.
+    So do what is known of the model, a dict `content`, and its card. An error leaves nothing.
     """
     with scratch_beside(path) as scratch:
         new = scratch / "new" / path.name
         new.parent.mkdir()
         yield new
-        write_metadata(new, content)
-        put_in_place({metadata_of(new): metadata_of(path), new: path}, scratch)
+        write_metadata(new, content, card)
+        places = (metadata_of, card_of, lambda file: file)
+        put_in_place({place(new): place(path) for place in places}, scratch)
 
 
 def metadata_of(path):
     """Where the metadata of a model is: in its folder, or beside its file."""
     return path / METADATA if path.is_dir() else path.with_name(f"{path.name}.json")
+
+
+def card_of(path):
+    """Where the card of a model is: in its folder, or beside its file."""
+    return path / CARD if path.is_dir() else path.with_name(f"{path.name}.md")
 
 
 def hashes(path):
@@ -80,9 +87,11 @@ def hash_of_arrays(arrays):
     return digest.hexdigest()
 
 
-def write_metadata(path, content):
-    """Writes what is known of a model, and the hashes of its files, beside it."""
+def write_metadata(path, content, card):
+    """Writes what is known of a model, its card, and the hashes of its files, beside it."""
+    card_of(path).write_text(card_text(content, card), encoding="utf-8")
     content = {"format": FORMAT, **content, "files": hashes(path)}
+    content["model_card"] = fingerprint(card_of(path))
     content[_OWN_HASH] = _hash_of(content)
     text = json_text(content, indent=2, allow_nan=False)
     metadata_of(path).write_text(text + "\n", encoding="utf-8")
@@ -120,6 +129,9 @@ def read_metadata(path):
     for name, expected in files.items():
         # A file may have been given another name, with what is beside it.
         _check_file(path, path / name if beside.parent == path else path, name, expected)
+    card = card_of(path)
+    if card.is_file() and content.get("model_card") is not None:
+        _check_file(path, card, card.name, content["model_card"])
     return content
 
 

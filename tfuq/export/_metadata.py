@@ -1,5 +1,7 @@
 """Metadata of an export: versions, options, what was fitted, inputs and outputs."""
 
+import platform
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -17,7 +19,8 @@ def metadata(request):
     counts = {name: each.fitted_to.get("examples") for name, each in fitted.items() if each}
     threshold = getattr(detector, "threshold", None)
     threshold = None if threshold is None else float(threshold.value)
-    inputs = None if request.steps else request.declared.inputs  # of what is served
+    own = request.declared.inputs
+    inputs = None if request.steps else own  # of what is served
     arrays = [keras.ops.convert_to_numpy(v) for m in members for v in m.variables]
     return {
         "versions": {
@@ -25,6 +28,7 @@ def metadata(request):
             "keras": keras.__version__,
             "tensorflow": tf.__version__,
             "numpy": np.__version__,
+            "python": platform.python_version(),
         },
         "predictive": request.predictive,
         "num_samples": request.num_samples,
@@ -36,9 +40,12 @@ def metadata(request):
         "level": request.level,
         "class_names": request.declared.class_names,
         "inputs": None if inputs is None else inputs.told(),
+        # What the networks take, whatever is served.
+        "model_inputs": None if own is None else own.told(),
         "calibration": _described(request.calibration),
         "rule": None if rule is None else {**_described(rule), "says": rule.describe()},
         "conformal": _described(request.conformal),
+        "monitor": _monitored(request.monitor),
         "calibration_examples": counts,
         "ood": None if detector is None else {**_described(detector), "threshold": threshold},
         "weights_sha256": hash_of_arrays(arrays),
@@ -57,6 +64,13 @@ def _described(fitted):
     if fitted is None:
         return None
     return {"name": type(fitted).__name__, "config": fitted.get_config()}
+
+
+def _monitored(monitor):
+    if monitor is None:
+        return None
+    told = {name: monitor.fitted_to[name] for name in ("cases", "accepted", "labelled", "loss")}
+    return {**told, "alarms": list(monitor.alarms), "alpha": monitor.alpha}
 
 
 def _names(steps):

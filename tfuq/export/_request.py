@@ -14,6 +14,7 @@ from tfuq._predictions.numbers import interval_level
 from tfuq._random.draws import num_draws, random_layers
 from tfuq.ensembles import DeepEnsemble
 from tfuq.export._calibration import with_one_calibration
+from tfuq.export._card import checked_card, loaded_monitor
 from tfuq.export._declared import declared_of
 from tfuq.export._inputs import Inputs, checked_inputs, made_up
 from tfuq.export._tracing import traced, tracing
@@ -47,6 +48,8 @@ class Request(NamedTuple):
     conformal: object = None
     detector: Detector | None = None
     declared: Declared = Declared()  # of the models
+    monitor: object = None  # of the rule: what was seen since
+    card: dict | None = None  # texts of the model card
     inputs: Inputs = Inputs()
     batch_size: int | None = None
     runtime: str | None = None  # one that has neither loops nor random numbers
@@ -106,6 +109,7 @@ def checked_request(arguments, runtime=None):
         _check_is_fixed(given["predictive"], runtime)
     members, is_ensemble, is_stacked = _members_of(arguments["model"])
     given["rule"] = _loaded_rule(given["rule"])
+    given["card"], given["monitor"] = checked_card(given["card"]), loaded_monitor(given["monitor"])
     given |= with_one_calibration(given["calibration"], given["rule"], given["conformal"])
     request = Request(members, is_ensemble, **given)._replace(
         detector=arguments["ood"],

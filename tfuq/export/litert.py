@@ -42,6 +42,8 @@ def export_litert(
     seed=0,
     input_signature=None,
     example=None,
+    monitor=None,
+    card=None,
     overwrite=False,
 ):
     """Writes a model, its uncertainty and its decision as one LiteRT file, for small devices.
@@ -99,6 +101,8 @@ def export_litert(
             is told; by default 32 random ones, in the range that is declared of the model. Texts
             and what a preprocessing alone understands (encoded images) cannot be made up: without
             an example a warning says that the file was not tried.
+        monitor: As in `export`.
+        card: As in `export`; the card is beside the file, under its name with ".md" behind it.
         overwrite: Whether an exported file that is there is replaced.
 
     Returns:
@@ -135,7 +139,7 @@ def export_litert(
         _check_branches(constant, request.members)
         content = _converted(constant, weights, request.members)
     about = {**metadata(request), "kind": "litert", "weights": weights, **signature_of(constant)}
-    with file_written_whole(path, about) as new:
+    with file_written_whole(path, about, request.card) as new:
         new.write_bytes(content)
         # What cannot be run must not take the place of anything.
         about["agreement"] = try_out("litert", new, serving, is_exact=weights == "float32")

@@ -40,6 +40,8 @@ def export_onnx(
     seed=0,
     input_signature=None,
     example=None,
+    monitor=None,
+    card=None,
     overwrite=False,
 ):
     """Writes a model, its uncertainty and its decision as one ONNX file, by tf2onnx.
@@ -88,6 +90,8 @@ def export_onnx(
             is told; by default 32 random ones, in the range that is declared of the model. Texts
             and what a preprocessing alone understands (encoded images) cannot be made up: without
             an example a warning says that the file was not tried.
+        monitor: As in `export`.
+        card: As in `export`; the card is beside the file, under its name with ".md" behind it.
         overwrite: Whether an exported file that is there is replaced.
 
     Returns:
@@ -128,7 +132,7 @@ def export_onnx(
         constant = frozen(serving.write).inlined()
     converted = _converted(tf2onnx, constant, opset, request.members)
     about = {**metadata(request), "kind": "onnx", "opset": opset, **signature_of(constant)}
-    with file_written_whole(path, about) as new:
+    with file_written_whole(path, about, request.card) as new:
         new.write_bytes(converted.SerializeToString())
         # What cannot be run must not take the place of anything.
         about["agreement"] = try_out("onnx", new, serving)

@@ -36,6 +36,8 @@ def export(
     input_signature=None,
     example=None,
     serving=None,
+    monitor=None,
+    card=None,
     overwrite=False,
     verbose=False,
 ):
@@ -91,7 +93,7 @@ def export(
     In the folder, `metadata.json` says what was exported: versions, signature, outputs, names of
     classes and inputs as they are declared, rule, how
     many examples that was fitted to, hashes of the weights and of each file. `verify_export` reads
-    it. The folder may be moved.
+    it. `MODEL_CARD.md` says the same for people, and what `card` says. The folder may be moved.
 
     Args:
         model: A Keras model of any style; or a `tfuq.ensembles.DeepEnsemble`, a
@@ -146,6 +148,12 @@ def export(
         serving: `"tensorflow-serving"` or `"kserve"` writes what that server is started with, in
             the folder of the model's versions; `path` is then a version, such as `models/digits/1`.
             (`tfuq serve` needs no configuration.)
+        monitor: A `tfuq.selective.Monitor` of the rule, or the path of one: what it has seen is
+            told in the metadata and the card.
+        card: What the model card is to say beside what is known of the model: a dict with some of
+            `"use"`, `"data"`, `"not_tested_on"` (texts, or lists of texts), `"figures"` (a dict of
+            numbers) and `"groups"` (what `tfuq.selective.subgroup_report` gave). What is left out
+            is said to be unsaid.
         overwrite: Whether an exported model that is there is replaced.
         verbose: Whether to print what is written.
 
@@ -211,5 +219,5 @@ def export(
         about = {**metadata(request), **signature_of_folder(folder)}
         if request.inputs.example is not None:
             about["agreement"] = try_out_served(loaded.serve, served)
-        write_metadata(folder, about)
+        write_metadata(folder, about, request.card)
     write_serving(serving, path)

@@ -43,6 +43,14 @@ def add_arguments(parser):
         help="how a LiteRT file holds them (float32)",
     )
     parser.add_argument(
+        "--monitor", metavar="FILE", help="what was seen since, as `tfuq monitor` keeps it"
+    )
+    parser.add_argument(
+        "--card",
+        metavar="FILE",
+        help="JSON object for the model card: use, data, figures, groups, not_tested_on",
+    )
+    parser.add_argument(
         "--sign", metavar="KEY", help="private key (PEM, Ed25519) that signs what is written"
     )
     parser.add_argument("--overwrite", action="store_true", help="replaces what is there")
