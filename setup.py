@@ -34,6 +34,7 @@ PARQUET = ["pyarrow>=15"]
 BEAM = ["apache-beam>=2.77"]
 RAY = ["ray>=2.9"]
 ONNX = ["onnx>=1.23", "onnxruntime>=1.20", "tf2onnx>=1.17"]
+OPENVINO = ["openvino>=2025"]
 SIGNING = ["cryptography>=42"]
 SERVING = ["fastapi>=0.115,<1", "uvicorn>=0.30,<1", "pillow>=10", "prometheus_client>=0.20"]
 # With pytest 9.2, pytest-xdist 3.8 no longer keeps the tests of a group on one worker.
@@ -45,6 +46,7 @@ TEST = [
     *RAY,
     *SERVING,
     *SIGNING,
+    *OPENVINO,
     # Its wheels are for Linux; other systems go without the fuzz test by coverage.
     "atheris>=3; sys_platform == 'linux' and python_version < '3.13'",
     "hypothesis>=6.100",
@@ -115,6 +117,7 @@ setup(
         "ray": RAY,
         "serving": SERVING,
         "signing": SIGNING,
+        "openvino": OPENVINO,
         "examples": EXAMPLES,
         "docs": DOCS,
         "test": TEST,

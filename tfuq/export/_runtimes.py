@@ -39,9 +39,49 @@ class ONNX:
         return dict(zip(self._names, self.session.run(self._names, inputs), strict=True))
 
 
+class OpenVINO:
+    """An ONNX file in OpenVINO on one thread: `model({name: array})` is a dict of arrays."""
+
+    def __init__(self, path):
+        try:
+            import openvino
+        except ImportError as error:
+            raise ImportError(
+                'OpenVINO is an extra. Install it with: pip install "tfuq[openvino]"'
+            ) from error
+        # It would compute in bfloat16 where a processor has that, and thresholds would move.
+        options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+        try:
+            self._run = openvino.Core().compile_model(str(path), "CPU", options)
+        except RuntimeError as error:
+            raise ValueError(
+                f"Argument `path` must be a model that OpenVINO can run. Received: {path} ({error})"
+            ) from error
+        self.inputs = [each.get_any_name() for each in self._run.inputs]
+
+    def __call__(self, inputs):
+        found = self._run(inputs)
+        # Integers are told as they are, booleans as bytes.
+        return {port.get_any_name(): np.array(found[port]) for port in self._run.outputs}
+
+
 WRONG = 1e-2  # a difference that rounding does not make, of float16 least of all
 RUNTIMES = {"litert": LiteRT, "onnx": ONNX}
+OTHERS = {"openvino": ("onnx", OpenVINO)}  # by name: which files, and what runs them
 NAMES = {"litert": "LiteRT", "onnx": "ONNX"}
+
+
+def runtime_of(path, kind, name=None):
+    """What runs a file of a `kind`: its own runtime, or the one of the argument `runtime`."""
+    if name is None:
+        return RUNTIMES[kind](path)
+    if name not in OTHERS or OTHERS[name][0] != kind:
+        known = sorted(other for other, (of, _) in OTHERS.items() if of == kind)
+        raise ValueError(
+            f"Argument `runtime` must be None or one of {known} for a file of the kind "
+            f"{kind or 'SavedModel'}. Received: runtime={name!r}"
+        )
+    return OTHERS[name][1](path)
 
 
 def import_onnxruntime():

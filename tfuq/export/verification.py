@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfuq._arguments import check_positive
 from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq.export._files import read_metadata
-from tfuq.export._runtimes import RUNTIMES
+from tfuq.export._runtimes import runtime_of
 
 __all__ = ["ExportCheck", "verify_export"]
 
@@ -34,7 +34,7 @@ class ExportCheck(NamedTuple):
     fraction that differs, which is 0."""
 
 
-def verify_export(path, x, expected, *, tolerance=None):
+def verify_export(path, x, expected, *, tolerance=None, runtime=None):
     """Checks an exported model: its files, by their hashes, and what it says of some inputs.
 
     Args:
@@ -50,6 +50,9 @@ def verify_export(path, x, expected, *, tolerance=None):
             between networks with a tenth of that share of the largest mean; a tolerance that is
             given is in the unit of y. Labels, decisions and sets must be equal. Files of int8
             weights need one that is measured.
+        runtime: `"openvino"` to run an ONNX file by OpenVINO (`pip install "tfuq[openvino]"`), with
+            float32 arithmetic; by default by ONNX Runtime. OpenVINO takes no loops, as of
+            recurrent layers.
 
     Returns:
         `ExportCheck`.
@@ -78,10 +81,10 @@ def verify_export(path, x, expected, *, tolerance=None):
     precision = _precision(metadata)
     expected = _by_name(expected, metadata)
     kind = metadata.get("kind")
-    if kind is None:
+    if kind is None and runtime is None:
         served = _answers(tf.saved_model.load(str(path)), x)
     else:
-        served = RUNTIMES[kind](path)(_by_input(metadata["signature"]["inputs"], x))
+        served = runtime_of(path, kind, runtime)(_by_input(metadata["signature"]["inputs"], x))
     first = "probabilities" if metadata.get("family") is None else "mean"
     differences = {}
     for name, array in expected.items():

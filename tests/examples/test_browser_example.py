@@ -1,0 +1,101 @@
+"""The page of examples/browser in headless Chromium: the decisions of Python, and their reasons."""
+
+import functools
+import http.server
+import importlib.util
+import pathlib
+import shutil
+import subprocess
+import sys
+import threading
+
+import keras
+import numpy as np
+import pytest
+
+from tfuq.export import export_onnx
+from tfuq.predictive import declare, predict_uncertainty
+from tfuq.selective import RejectionRule
+
+ROOT = pathlib.Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "report"))
+try:
+    from browser import executable, launched
+finally:
+    sys.path.remove(str(ROOT / "tests" / "report"))
+
+WANTED = {
+    "npm": shutil.which("npm"),
+    "Chromium": executable(),
+    "the package playwright": importlib.util.find_spec("playwright"),
+}
+MISSING = [name for name, found in WANTED.items() if not found]
+pytestmark = [
+    pytest.mark.slow,  # npm fetches 30 MB
+    pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}"),
+]
+X = np.random.default_rng(0).random((300, 8, 8, 3), "float32")
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder with the page, its runtime and a model; its address, the model and the rule."""
+    folder = tmp_path_factory.mktemp("site") / "browser"
+    shutil.copytree(ROOT / "examples" / "browser", folder, ignore=shutil.ignore_patterns("node*"))
+    command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500)
+    if done.returncode:
+        pytest.skip(f"npm could not install onnxruntime-web: {done.stderr[-300:]}")
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.Flatten()]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers, keras.layers.Dense(3, "softmax")])
+    declare(model, class_names=["cat", "dog", "emu"], value_range=(0, 1))
+    found = predict_uncertainty(model, X)
+    rule = RejectionRule("confidence", float(np.median(found.confidence)) + 1e-5)
+    export_onnx(model, folder / "model.onnx", rule=rule)
+    handler = functools.partial(Quiet, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/", folder, found, rule
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_page_decides_as_python_does(site):
+    address, folder, found, rule = site
+    with launched() as browser:
+        page = browser.new_page()
+        page.goto(address)
+        page.wait_for_selector("body[data-ready]", state="attached")
+        assert page.text_content("#decision") == "Choose a picture."
+        call = "([values, count]) => outputsOf(values, count)"
+        outputs = page.evaluate(call, [X.ravel().tolist(), len(X)])
+        probs = np.array(outputs["probabilities"]).reshape(-1, 3)
+        np.testing.assert_allclose(probs, found.probs, atol=1e-4)
+        accept = rule.accept(found.probs)
+        np.testing.assert_array_equal(np.array(outputs["accept"]) == 1, accept)
+        assert 0 < accept.sum() < len(X)
+        for want in (True, False):  # a picture of each kind, as a person gives it
+            image = np.round(255 * X[np.flatnonzero(accept == want)[3]]).astype("uint8")
+            path = folder / f"{want}.png"
+            keras.utils.save_img(path, image, scale=False)
+            page.set_input_files("#file", str(path))
+            page.wait_for_function(
+                f"document.querySelector('#decision').dataset.accept === '{want}'.toLowerCase()"
+            )
+            reason = page.text_content("#reasons")
+            assert ("is at least" if want else "is below") in reason and "confidence" in reason
+        named = page.evaluate("model.about.class_names")
+        assert named == ["cat", "dog", "emu"]
+        model = folder / "model.onnx"
+        whole = model.read_bytes()
+        model.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        page.goto(address)
+        page.wait_for_selector("body[data-ready]", state="attached")
+        assert "not as it was written" in page.text_content("#decision")
+        model.write_bytes(whole)
