@@ -170,7 +170,9 @@ def test_metadata_that_changed(written, copy):
 
 def test_another_version(written, copy, monkeypatch):
     monkeypatch.setattr("tfuq.export._files.FORMAT", FORMAT + 1)
-    write_metadata(copy, {"versions": {"tfuq": "9.9"}})
+    about = json.loads((copy / METADATA).read_text())
+    del about["format"]
+    write_metadata(copy, {**about, "versions": {"tfuq": "9.9"}}, {})
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"format 2, written by tfuq '9\.9'"):
         verify_export(copy, X, written[1])

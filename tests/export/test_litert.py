@@ -269,7 +269,7 @@ def test_overwrites_only_its_own(written, monkeypatch):
     assert mine.read_text() == "mine"
     mine.unlink()
 
-    def full(path, content):
+    def full(*arguments):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
