@@ -30,9 +30,13 @@ def written(tmp_path_factory):
     model = network(VBLLDense(3, kl_weight=1e-3, posterior_scale=0.5))
     x = np.random.default_rng(0).normal(size=(10_000, 8, 8, 1)).astype("float32")
     found = predict_uncertainty(model, x[:400], 10, from_logits=True)
-    labels = np.random.default_rng(1).integers(0, 3, 400)
+    drawn = np.random.default_rng(1).random((400, 1))
+    labels = (found.probs.cumsum(-1) < drawn).sum(-1).clip(0, 2)  # as the probabilities say
     calibration = TemperatureScaling().fit(found.probs, labels)
-    rule = RejectionRule("confidence", float(np.quantile(calibration(found.probs).max(-1), 0.4)))
+    rule = RejectionRule(
+        "confidence",
+        float(np.quantile(np.asarray(calibration.transform(found.probs)).max(-1), 0.4)),
+    )
     options = {"rule": rule, "calibration": calibration, "num_samples": 10, "from_logits": True}
     export(model, folder / "served", **options)
     export_litert(model, folder / "m.tflite", **options)
@@ -56,7 +60,7 @@ def test_five_runtimes_give_one_answer(written, count, counts):
     pytest.importorskip("openvino")
     folder, model, calibration, rule, x = written
     raw = predict_uncertainty(model, x[:count], 10, from_logits=True).probs
-    probs = np.asarray(calibration(raw))
+    probs = np.asarray(calibration.transform(raw))
     told = {name: run({"inputs": x[:count]}) for name, run in runners(folder).items()}
     for name, found in told.items():
         np.testing.assert_allclose(found["probabilities"], probs, atol=1e-4, err_msg=name)
