@@ -81,6 +81,6 @@ def __dir__():
 
 
 def __getattr__(name):
-    if name == "plots" or name in __all__:  # on first use, because matplotlib is optional
-        return importlib.import_module(f"tfuq.{name}")
+    if name == "plots":  # on first use, because matplotlib is optional
+        return importlib.import_module("tfuq.plots")
     raise AttributeError(f"module 'tfuq' has no attribute {name!r}")

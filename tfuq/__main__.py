@@ -51,7 +51,6 @@ def _load():
         optimizers,
         preprocessing,
         selective,
-        training,
     )
 
 

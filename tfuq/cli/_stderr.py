@@ -1,4 +1,4 @@
-"""What the command line says meanwhile, on stderr."""
+"""Words and bars of progress, on stderr."""
 
 import sys
 
