@@ -40,7 +40,11 @@ class ONNX:
 
 
 class OpenVINO:
-    """An ONNX file in OpenVINO on one thread: `model({name: array})` is a dict of arrays."""
+    """An ONNX file in OpenVINO on one thread: `model({name: array})` is a dict of arrays.
+
+    OpenVINO computes as if there were no NaN: what is not finite would be accepted as any number.
+    So such inputs are refused here, which who calls it otherwise has to do.
+    """
 
     def __init__(self, path):
         try:
@@ -60,6 +64,12 @@ class OpenVINO:
         self.inputs = [each.get_any_name() for each in self._run.inputs]
 
     def __call__(self, inputs):
+        for name, array in inputs.items():
+            if not np.isfinite(array).all():
+                raise ValueError(
+                    "Argument `x` must be finite for OpenVINO, which does not tell NaN from a "
+                    f"number. Received: NaN or infinity in {name!r}"
+                )
         found = self._run(inputs)
         # Integers are told as they are, booleans as bytes.
         return {port.get_any_name(): np.array(found[port]) for port in self._run.outputs}

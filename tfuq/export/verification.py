@@ -52,7 +52,8 @@ def verify_export(path, x, expected, *, tolerance=None, runtime=None):
             weights need one that is measured.
         runtime: `"openvino"` to run an ONNX file by OpenVINO (`pip install "tfuq[openvino]"`), with
             float32 arithmetic; by default by ONNX Runtime. OpenVINO takes no loops, as of
-            recurrent layers.
+            recurrent layers, and computes as if there were no NaN: inputs that are not finite are
+            refused here, and who runs it elsewhere must do so.
 
     Returns:
         `ExportCheck`.
