@@ -57,6 +57,13 @@ def add_arguments(parser):
     rule = parser.add_argument_group("a rule")
     rule.add_argument("--target-risk", type=float, metavar="R", help="share of wrong answers kept")
     rule.add_argument("--target-coverage", type=float, metavar="C", help="share accepted")
+    rule.add_argument(
+        "--thresholds",
+        type=number_list,
+        metavar="T1,T2",
+        help="with --target-risk: the only values of the score where the rule may end, declared "
+        "before DATA were seen; the first has to pass",
+    )
     rule.add_argument("--confidence", type=float, default=0.95, help="of the promise (0.95)")
     rule.add_argument(
         "--score",
@@ -91,6 +98,14 @@ def add_arguments(parser):
     parser.add_argument(
         "--alpha", type=float, metavar="A", help="share of numbers outside of their interval (0.1)"
     )
+
+
+def number_list(text):
+    """Numbers between commas, or an error of `argparse`."""
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"numbers between commas, as .9,.8; not {text}") from None
 
 
 def score_word(text):
