@@ -95,10 +95,8 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["tfuq", "tfuq.*"]),
-    entry_points={"console_scripts": ["tfuq = tfuq.cli:main"]},
     package_data={"tfuq": ["py.typed"], "tfuq.report": ["*.css", "*.html", "*.js"]},
     entry_points={"console_scripts": ["tfuq = tfuq.__main__:main"]},
-    package_data={"tfuq.report": ["*.css", "*.html", "*.js"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
         "keras>=3.10",
