@@ -625,7 +625,16 @@ def test_a_real_process(here, probs):
 
 
 def test_thresholds_that_are_declared(here, probs):
-    command = ("calibrate", "m.keras", *VAL, "--out", "rule.json", "--thresholds", ".9,.8,.7,.5")
+    command = (
+        "calibrate",
+        "m.keras",
+        *VAL,
+        "--out",
+        "rule.json",
+        "--overwrite",
+        "--thresholds",
+        ".9,.8,.7,.5",
+    )
     here(*command, "--target-risk", 0.3)
     rule = RejectionRule.load("rule.json")
     assert rule.fitted_to["method"] == "fixed_sequence"
