@@ -12,7 +12,7 @@ from tfuq._math.bounds import (
     hoeffding_bentkus_p_value,
     wilson_interval,
 )
-from tfuq.selective import RejectionRule, UnattainableRisk, _flat_walk, _guarantees
+from tfuq.selective import RejectionRule, UnattainableRisk, _drawn_ties, _flat_walk, _guarantees
 from tfuq.selective._guarantees import METHODS, Sums
 
 CONFIDENCE = 0.95
@@ -222,19 +222,45 @@ def test_a_score_that_is_best_at_its_top_is_accepted_as_by_one_chain(n, target):
 
 def test_the_order_of_equal_scores_is_one_draw():
     sums = Sums(np.array([10, 11, 30]), np.array([3.0, 4.0, 8.0]), True)
-    places = _guarantees._places_of_errors(sums, 8)
+    places = _drawn_ties.places_of_errors(sums, 8)
     assert len(set(places)) == 8 and places.tolist() == sorted(places)
     assert np.searchsorted(places, [10, 11, 30], side="right").tolist() == [3, 4, 8]
     for most in (0, 1, 5):  # the first ones are the same, however many are asked for
-        assert _guarantees._places_of_errors(sums, most).tolist() == places[:most].tolist()
+        assert _drawn_ties.places_of_errors(sums, most).tolist() == places[:most].tolist()
     # Of 4 equal scores with one error it is at each place alike, by the draws of 400 sets: a right
     # order fails once in 10,000 runs.
     first = [
-        _guarantees._places_of_errors(Sums(np.array([4, n]), np.array([1.0, 2.0]), True), 1)[0]
+        _drawn_ties.places_of_errors(Sums(np.array([4, n]), np.array([1.0, 2.0]), True), 1)[0]
         for n in range(5, 405)
     ]
     counts = np.bincount(first, minlength=5)[1:]
     assert stats.chisquare(counts).pvalue > 1e-4
+
+
+def test_a_chain_of_many_examples_cuts_ties_through():
+    """100 equal scores with 6 errors pass as a whole, after 38 without one; few orders of them do.
+
+    The share of orders that a chain stops within is that of NumPy's permutations. A right one fails
+    once in 10,000 runs.
+    """
+    delta, risk, wrong = 0.02, 0.1, np.arange(100) < 6
+    rng, orders = np.random.default_rng(0), 4000
+    counts = np.arange(39, 139)
+    found = np.stack([np.cumsum(rng.permutation(wrong)) for _ in range(orders)])
+    assert stats.binom.cdf(6, 138, risk) < delta
+    expected = np.mean(np.any(stats.binom.cdf(found, counts, risk) > delta, axis=1))
+    assert 0.2 < expected < 0.98
+    sums = [Sums(np.array([38, 138, n]), np.array([0.0, 6.0, 6.0]), True) for n in range(139, 1139)]
+    ends = np.array([_drawn_ties.first_failure_within(one, risk, 0, 2, 38, delta) for one in sums])
+    assert set(ends) == {1, 2}
+    p_value = stats.binomtest(int(np.sum(ends == 1)), len(ends), expected).pvalue
+    assert p_value > 1e-4 / 4  # the expected share is itself a mean over a few thousand orders
+    # Errors that are few enough in any order, and none at all, stop no chain.
+    safe = Sums(np.array([38, 138, 5000]), np.array([0.0, 1.0, 1.0]), True)
+    assert _drawn_ties.first_failure_within(safe, risk, 0, 3, 20, 0.5) == 3
+    # A chain starts within a tie: what it has passed there holds no error, all of them come after.
+    start = Sums(np.array([138, 5000]), np.array([60.0, 60.0]), True)
+    assert _drawn_ties.first_failure_within(start, risk, 0, 2, 38, delta) == 0
 
 
 def test_the_martingale_of_many_examples_is_rarely_met():

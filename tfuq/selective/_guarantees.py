@@ -37,13 +37,10 @@ error, of which the chain so has more and more on its way, since of the curve on
 counts. That needs the chain to pass x itself: over whole levels alone it would pass the next end of
 a tie, whose number of examples says something of what comes after.
 
-(Many errors expected.) There the error is shared, `CHAIN_SHARE` for a chain with a p-value of at
-most s at the first k in the drawn order and at whole levels from there on, the rest for the
-martingale. If k is within an interval, errors(k) >= W(k), and it starts with at most s. If k is in
-a gap, it errs only by passing the first whole level that ends in the next interval. That holds all
-up to the interval's start, a flat walk's sum, and some of the tie in which the interval starts,
-whose mean loss is above r since R rises there: given their number, the p-value is valid. So a chain
-errs with at most s, given the counts in intervals and gaps.
+(Many errors expected.) There the error is shared, `CHAIN_SHARE` for a chain whose tests have
+p-values of at most s, the rest for the martingale. This chain, too, starts at the k-th example in
+the drawn order and cuts ties through, and accepts the whole levels that end on its way. So it errs
+only if it passes x, with the p-value of W(x) at most s, which has a probability of at most s.
 
 Where the chain starts and how the curve bends is by simulation (`benchmarks/rules.py`), depends on
 n and the target alone, and no part of the proof depends on it.
@@ -56,13 +53,17 @@ ties a chain that takes over shares, or starts at a first level of more than k, 
 neither. Thresholds of images are fixed beforehand, and the chain is Wiens' without more.
 """
 
-import zlib
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from tfuq._math.bounds import binomial_p_value, hoeffding_bentkus_p_value
+from tfuq.selective._drawn_ties import (
+    errors_of_first,
+    first_failure_within,
+    places_of_errors,
+    seed_of,
+)
 from tfuq.selective._few_values import (
     FEW,
     LEAST_TIMES,
@@ -272,7 +273,7 @@ def _last_of_walk(sums, risk, delta, plans=PLANS):
     else:
         first, end = 0, 0
         plan = total, risk, start, delta, tilt
-        if np.all(_places_of_errors(sums, 1) > start):
+        if np.all(places_of_errors(sums, 1) > start):
             first, end = _before_early_error(sums, chain_beside_curve(*plan))
         last = _last_under(sums, curve_from(*plan))
     found = [last, end - 1 if end > first else None]
@@ -292,7 +293,7 @@ def _without_some(sums, risk, delta):
 
     And those that have other examples, with the sums over these alone.
     """
-    drawn, accepted, errors = without_some(*sums[:2], np.random.default_rng([*_seed(sums), FEW]))
+    drawn, accepted, errors = without_some(*sums[:2], np.random.default_rng([*seed_of(sums), FEW]))
     kept = np.flatnonzero(np.diff(accepted, prepend=0))
     rest = Sums(accepted[kept], errors[kept], True)
     if len(drawn) > MOST_DRAWN:
@@ -374,29 +375,12 @@ def _before_early_error(sums, looks):
 
     With the c-th error there are c: few enough from `looks[c]` on, never if c is `len(looks)`.
     """
-    places = _places_of_errors(sums, len(looks))
+    places = places_of_errors(sums, len(looks))
     early = np.flatnonzero(places < np.append(looks[1:], np.inf)[: len(places)])
     stop = places[early[0]] if len(early) else sums.accepted[-1] + 1
     ends = np.array([looks[0], stop]).astype(sums.accepted.dtype)
     first, end = np.searchsorted(sums.accepted, ends)
     return int(first), max(int(first), int(end))
-
-
-def _places_of_errors(sums, most):
-    """Where the first errors are, up to `most`, counted from 1, equal scores in a drawn order."""
-    wanted = np.arange(1, min(most, int(sums.loss[-1])) + 1)
-    levels = np.searchsorted(sums.loss, wanted.astype(sums.loss.dtype))
-    places = sums.accepted[levels].astype("int64")
-    above = np.where(levels > 0, sums.accepted[levels - 1], 0).astype("int64")
-    tied = np.unique(levels[places - above > 1])
-    rng = np.random.default_rng(_seed(sums)) if len(tied) else None
-    for level in tied:
-        first, stop = np.searchsorted(levels, [level, level + 1])
-        wrong = sums.loss[level] - (sums.loss[level - 1] if level else 0)
-        ties = places[first] - above[first]
-        drawn = np.sort(rng.choice(ties, int(wrong), replace=False))
-        places[first:stop] = above[first] + 1 + drawn[: stop - first]
-    return places
 
 
 def _last_under(sums, looks):
@@ -413,34 +397,10 @@ def _chain_of(sums, risk, delta):
     if sums.accepted[-1] < fewest:
         return 0, 0
     start = int(np.searchsorted(sums.accepted, sums.accepted.dtype.type(fewest)))
-    if _errors_of_first(sums, start, fewest):
+    if errors_of_first(sums, start, fewest):
         return 0, 0
-    return start, _first_failure(sums, risk, start, len(sums.accepted), delta)
-
-
-def _errors_of_first(sums, level, count):
-    """Errors of the first `count` examples, which end in `level`, its ties in a drawn order."""
-    above = (sums.accepted[level - 1], sums.loss[level - 1]) if level else (0, 0)
-    ties, wrong = int(sums.accepted[level] - above[0]), int(sums.loss[level] - above[1])
-    drawn = int(count - above[0])
-    if drawn in (0, ties):
-        return above[1] + (wrong if drawn else 0)
-    uniform = np.random.default_rng(_seed(sums)).random()
-    return above[1] + int(stats.hypergeom.ppf(uniform, ties, wrong, drawn))
-
-
-def _seed(sums):
-    """Of what is drawn: anew for each set of examples, alike whatever their order."""
-    return [_crc32(part) for part in sums[:2]]
-
-
-def _crc32(values):
-    """That of all of them in float64, of which a block is copied at a time."""
-    found = 0
-    for start in range(0, len(values), MOST_BLOCK):
-        part = np.asarray(values[start : start + MOST_BLOCK], "float64")
-        found = zlib.crc32(part.tobytes(), found)
-    return found
+    end = _first_failure(sums, risk, start, len(sums.accepted), delta)
+    return start, first_failure_within(sums, risk, start, end, fewest, delta)
 
 
 METHODS = {
