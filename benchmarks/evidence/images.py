@@ -23,7 +23,7 @@ SHARES = {"train": 0.55, "validation": 0.15, "calibration": 0.15, "test": 0.15}
 CORRELATED = 0.98  # thumbnails of slices that count as the same head
 FAR = 1000
 
-# Of the rules, by what chance and noise allow; fixed before the runs of this benchmark, after `Dense`
+# Of the rules, by what chance and noise allow; chosen before this benchmark was run, after `Dense`
 # had been looked at on "CIFAR-10N worst".
 TARGETS = {
     "CIFAR-10N worst": 0.15,

@@ -228,6 +228,45 @@ def test_off_the_rule_nothing_is_promised(opened):
     assert page.faults == []
 
 
+def test_the_losses_of_a_rule_follow_the_threshold(opened):
+    """The words, the curves and the table are of what the rule was fitted to, as of NumPy here."""
+    promised = {"error": 0.5, "false negatives of 0": 0.8, "precision of 2": 0.5}
+    rule = RejectionRule.fit(PROBS, LABELS, loss=promised, confidence=0.8)
+    page, answers = opened("losses", rule=rule), PROBS.argmax(-1)
+    for threshold in (0.5, 0.7):
+        page.locator("#exact").fill(str(threshold))
+        taken = np.float32(threshold) <= CONFIDENCE
+        missed = int((taken & (LABELS == 0) & (answers != 0)).sum())
+        precise = int((taken & (LABELS == 2) & (answers == 2)).sum())
+        said = page.locator("#said").inner_text()
+        of_class = int((taken & (LABELS == 0)).sum())
+        assert f"; false negatives of 0 {rate(missed, of_class)}" in said
+        assert f"; precision of 2 {rate(precise, int((taken & (answers == 2)).sum()))}" in said
+        [row] = [row for row in cells(page, "details") if row[0] == f"{threshold:g}"]
+        assert row[-2] == f"{100 * missed / of_class:.1f} %"
+    legend = page.locator("#own li").all_inner_texts()
+    assert [text.strip() for text in legend] == [
+        "error, the rule's promise at most 50.0 %",
+        "false negatives of 0, the rule's promise at most 80.0 %",
+        "precision of 2, the rule's promise at least 50.0 %",
+    ]
+    assert page.locator("#curve path.own").count() == 3 == page.locator("#curve .promised").count()
+    assert page.faults == []
+
+
+def test_a_rule_of_errors_has_no_curve_of_its_own(ruled):
+    assert not ruled.locator("#own").is_visible() and not ruled.locator("#curve .own").count()
+
+
+def test_a_cost_of_errors_between_is_a_mean(opened):
+    costs = np.where(np.eye(4) > 0, 0.0, 0.4)
+    rule = RejectionRule.fit(PROBS, LABELS, loss=costs, target_risk=0.3, confidence=0.8)
+    page = opened("costs", rule=rule)
+    page.locator("#exact").fill("0.6")
+    wrong = (PROBS.argmax(-1) != LABELS)[np.float32(0.6) <= CONFIDENCE]
+    assert f"; mean cost {40 * wrong.mean():.1f} %" in page.locator("#said").inner_text()
+
+
 def test_classes_that_are_never_answered_are_said(browser, tmp_path):
     probs = np.repeat([[0.9, 0.1], [0.8, 0.2], [0.85, 0.15], [0.45, 0.55]], 5, axis=0)
     labels, names = np.repeat([0, 1], 10), ["benign", "melanoma"]

@@ -14,6 +14,7 @@ from tfuq._math.risk_coverage import loss_table, selective_area
 from tfuq.predictive import declared
 from tfuq.report._accepted import class_counts, own_risks_text
 from tfuq.report._inputs import given, pictures
+from tfuq.report._own_losses import own_losses
 from tfuq.report._sets import checked_sets, set_tables
 from tfuq.report._tables import Table, given_sections, number, percent, with_interval
 from tfuq.selective import RejectionRule, subgroup_report
@@ -95,6 +96,8 @@ class Content(NamedTuple):
     """`(heading, tables)` of what does not depend on the threshold."""
     images: object
     """Pictures of the examples, or None."""
+    own: list
+    """`OwnLoss` of each loss of the rule, unless these are errors."""
 
     def decision(self, threshold, of=None):
         """`Decision` at a threshold, of all examples or of those that are True in `of (total,)`."""
@@ -139,8 +142,12 @@ class Content(NamedTuple):
             levels = [
                 float(f"{level:.3g}") for level in np.linspace(self.smallest, self.slider()[0], 9)
             ]
-        rows = [[f"{level:g}", *self.decision(level).cells()] for level in levels]
-        return Table(f"What a threshold of the {self.score} accepts", ["threshold", *COUNTED], rows)
+        header = ["threshold", *COUNTED, *(own.name for own in self.own)]
+        rows = [
+            [f"{level:g}", *found.cells(), *(own.text(found.accepted) for own in self.own)]
+            for level, found in zip(levels, map(self.decision, levels), strict=True)
+        ]
+        return Table(f"What a threshold of the {self.score} accepts", header, rows)
 
     def reliability_table(self):
         """`Table` of the bins that are not empty."""
@@ -232,6 +239,7 @@ def read(
         found.metric(metrics.reliability_curve, n_bins=N_BINS),
         [(heading, tables) for heading, tables in sections.items() if tables],
         images,
+        own_losses(rule, found, ranked),
     )
 
 

@@ -9,6 +9,24 @@
   const rightUpTo = new Uint32Array(scores.length + 1);
   labels.forEach((label, i) => { rightUpTo[i + 1] = rightUpTo[i] + (label === predicted[i]); });
 
+  // The losses that the rule was fitted to, unless these are errors.
+  const OWN_DASHES = 4;
+  const own = content.own.map((loss) => {
+    const losses = floats(loss.losses);
+    const counts = integers(loss.counts, scores.length);
+    const lost = new Float64Array(scores.length + 1);
+    const counted = new Uint32Array(scores.length + 1);
+    counts.forEach((counts, i) => {
+      lost[i + 1] = lost[i] + losses[i];
+      counted[i + 1] = counted[i] + counts;
+    });
+    return { ...loss, lost, counted };
+  });
+  const ownAt = ({ lost, counted, grows }, accepted) => {
+    const risk = counted[accepted] ? lost[accepted] / counted[accepted] : NaN;
+    return grows ? 1 - risk : risk;
+  };
+
   const decide = (threshold) => {
     const accepted = acceptedAt(scores, threshold);
     const right = rightUpTo[accepted];
@@ -18,25 +36,42 @@
       wrong: accepted - right,
       coverage: accepted / content.total,
       accuracy: accepted ? right / accepted : NaN,
+      own: own.map((loss) => ownAt(loss, accepted)),
     };
   };
 
   // --- Charts ----------------------------------------------------------------------------------
 
   const drawCurve = () => {
-    const what = "Coverage and accuracy of the accepted at each threshold; the same numbers are in the table below.";
+    const also = own.map(({ name }) => `, ${name}`).join("");
+    const what = `Coverage and accuracy of the accepted${also} at each threshold; the same numbers are in the table below.`;
     const { svg, x, y } = axes("curve", what, content.largest, `threshold of the ${content.score}`, undefined, content.smallest);
     const points = Array.from({ length: 501 }, (_, i) => decide(content.smallest + (i / 500) * (content.largest - content.smallest)));
-    const path = (name) => points
-      .map((p, i) => [p, i === 0 || Number.isNaN(points[i - 1][name]) ? "M" : "L"])
-      .filter(([p]) => !Number.isNaN(p[name]))
-      .map(([p, letter]) => `${letter}${x(p.threshold).toFixed(1)} ${y(p[name]).toFixed(1)}`)
+    const path = (of) => points
+      .map((p, i) => [p, i === 0 || Number.isNaN(of(points[i - 1])) ? "M" : "L"])
+      .filter(([p]) => !Number.isNaN(of(p)))
+      .map(([p, letter]) => `${letter}${x(p.threshold).toFixed(1)} ${y(of(p)).toFixed(1)}`)
       .join("");
     [["accuracy", "accuracy of accepted", LEFT], ["coverage", "coverage", LEFT + 270]].forEach(([name, label, at]) => {
-      drawn(svg, "path", { class: name, d: path(name) });
+      drawn(svg, "path", { class: name, d: path((p) => p[name]) });
       drawn(svg, "line", { class: name, x1: at, x2: at + 34, y1: TOP - 19, y2: TOP - 19 });
       drawn(svg, "text", { class: `${name}-label`, x: at + 42, y: TOP - 14 }, label);
     });
+    own.forEach(({ name, target, grows }, i) => {
+      const look = `own own-${i % OWN_DASHES}`;
+      drawn(svg, "path", { class: look, d: path((p) => p.own[i]) });
+      const promise = target === null ? "" : `, the rule's promise ${grows ? "at least" : "at most"} ${percent(target)}`;
+      if (promise) {
+        const line = drawn(svg, "line", { class: "promised", x1: LEFT, x2: RIGHT, y1: y(target), y2: y(target) });
+        drawn(line, "title", {}, `${name}${promise}`);
+      }
+      const item = element("li");
+      const sample = drawn(item, "svg", { viewBox: "0 0 40 10", "aria-hidden": "true" });
+      drawn(sample, "line", { class: look, x1: 0, x2: 40, y1: 5, y2: 5 });
+      item.append(`${name}${promise}`);
+      byId("own").append(item);
+    });
+    byId("own").hidden = !own.length;
     content.marks.filter(([, mark]) => Number.isFinite(Number(mark))).forEach(([name, mark]) => {
       const line = drawn(svg, "line", { class: "mark", x1: x(mark), x2: x(mark), y1: TOP, y2: BOTTOM });
       drawn(line, "title", {}, `${name}: ${short(Number(mark))}`);
@@ -127,11 +162,17 @@
     };
   };
 
+  const ownInWords = ({ name, zeroOne, lost, counted, grows }, figure, accepted) => {
+    const total = counted[accepted];
+    const good = grows ? total - lost[accepted] : lost[accepted];
+    return `; ${name} ${zeroOne ? rate(Math.round(good), total) : percent(figure)}`;
+  };
+
   const inWords = (d) => {
     const where = `${content.score} ${content.grows ? "≥" : "≤"} ${short(d.threshold)}`;
     if (!d.accepted) return `At ${where} no answer is accepted.`;
     return `At ${where}: ${count(d.accepted)} of ${count(content.total)} accepted (${percent(d.coverage)}), `
-      + `${count(d.wrong)} of them wrong; accuracy ${percent(d.accuracy)}.`;
+      + `${count(d.wrong)} of them wrong; accuracy ${percent(d.accuracy)}${own.map((loss, i) => ownInWords(loss, d.own[i], d.accepted)).join("")}.`;
   };
 
   const confusionMatrix = () => {

@@ -217,6 +217,7 @@ def _payload(content, kept):
         "grows": ranked.grows,
         "shown": SHOWN,
         "wrong": "are wrong",
+        "own": [each.payload() for each in content.own],
         "classHeader": HEADER,
         "classNote": NOTE,
         "mostNamed": MOST_NAMED,

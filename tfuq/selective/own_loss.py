@@ -16,6 +16,7 @@ __all__ = [
     "losses_of",
     "own_loss",
     "own_loss_of_numbers",
+    "own_promises",
     "own_values",
     "risk_in_words",
     "title",
