@@ -40,6 +40,7 @@ MODULES = (
     "cli",
     "distribute",
     "export",
+    "serving",
     "training",
 )
 FENCE = re.compile(r"^([ \t]*)```(\w*)[^\n]*\n(.*?)^\1```[ \t]*$", re.MULTILINE | re.DOTALL)

@@ -132,6 +132,7 @@ def tune(
     trials = _trials(detector, grid)
     _check_rows(x, x_val, x_ood)
     halves = _halves(x_val, x_ood, severity, seed)
+    _warn_of_rows_twice(x_val)
     run = _Run(model, x, y, halves, batch_size, verbose)
     rows, best, given = [], None, None
     for options in trials:
@@ -203,12 +204,8 @@ def _check_length(name, inputs):
         )
 
 
-def _check_rows(x, x_val, x_ood):
-    _check_length("x_val", x_val)
-    if x_ood is not None:
-        _check_length("x_ood", x_ood)
-    fitted = x[0] if isinstance(x, tuple) and len(x) > 1 else x
-    if not all(isinstance(each, np.ndarray) for each in (fitted, x_val)):
+def _warn_of_rows_twice(x_val):
+    if not isinstance(x_val, np.ndarray):
         return  # of datasets nobody knows before they are read
     again = len(x_val) - len({row.tobytes() for row in x_val})
     if again:
@@ -217,6 +214,15 @@ def _check_rows(x, x_val, x_ood):
             "the other judges, the judgement is too good. Give each once.",
             stacklevel=3,
         )
+
+
+def _check_rows(x, x_val, x_ood):
+    _check_length("x_val", x_val)
+    if x_ood is not None:
+        _check_length("x_ood", x_ood)
+    fitted = x[0] if isinstance(x, tuple) and len(x) > 1 else x
+    if not all(isinstance(each, np.ndarray) for each in (fitted, x_val)):
+        return  # of datasets nobody knows before they are read
     if fitted.shape[1:] == x_val.shape[1:]:
         seen = {row.tobytes() for row in fitted.astype(x_val.dtype)}
         twice = sum(row.tobytes() in seen for row in x_val)

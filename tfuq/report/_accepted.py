@@ -4,7 +4,7 @@ import numpy as np
 
 from tfuq._math.bounds import wilson_interval
 from tfuq.report._tables import Table, number, percent, with_interval
-from tfuq.selective.own_loss import is_known, own_loss, risk_in_words
+from tfuq.selective.own_loss import is_known, own_loss, own_promises, risk_in_words
 
 HEADER = (
     *("class", "examples", "accepted", "accepted ones called so", "answers"),
@@ -77,10 +77,17 @@ def own_risks_text(rule, found, groups):
     groups = None if groups is None else groups[rows]
     judged = rule.evaluate(found.rows, found.labels, groups, score=score)
     if judged.losses and len(judged.losses) > 1:
-        each = [f"{entry['loss']} {percent(entry['risk'])}" for entry in judged.losses]
-        return f" By the losses that it was fitted to the risk is: {', '.join(each)}."
+        told = [loss for loss, target in own_promises(rule) if target is not None]
+        told = zip(told, judged.losses, strict=True)
+        each = [f"{entry['loss']} {percent(_shown(loss, entry))}" for loss, entry in told]
+        return f" By the losses that it was fitted to: {', '.join(each)}."
     words = risk_in_words(own_loss(rule), rule.class_names)
     return f" By the loss that it was fitted to the risk is {percent(judged.risk)}: {words}."
+
+
+def _shown(loss, entry):
+    """Of precision and recall the good share, of other losses the risk."""
+    return 1 - entry["risk"] if loss.grows_with_good else entry["risk"]
 
 
 def _listed(names):

@@ -71,6 +71,15 @@ def serve(folder, host="127.0.0.1", port=8000, say=print, **options):
         ImportError: Without the extra `serving`.
         ValueError: If a file was altered, the model decides nothing, or options contradict it.
         OSError: If a file is missing, or the port is taken.
+
+    Example:
+
+    ```python
+    from tfuq.serving import serve
+
+    def main():
+        print(serve("served", port=8501))  # answers until SIGTERM or SIGINT
+    ```
     """
     try:
         from tfuq.serving import command
