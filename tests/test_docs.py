@@ -4,7 +4,6 @@ import doctest
 import importlib
 import importlib.util
 import inspect
-import json
 import pathlib
 import re
 import textwrap
@@ -118,18 +117,10 @@ def test_pages(page, tmp_path, monkeypatch):
         run(block, namespace if page.parent != ROOT else {"__name__": "page"}, page.name)
 
 
-def test_readme_is_one_page_with_the_figures_that_were_measured():
-    """At most 150 lines; its table is what `benchmarks/readme.py` makes of the results."""
+def test_readme_is_one_page():
+    """That its table is what was measured holds `tests/examples/test_methods_benchmark.py`."""
     page = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(page.splitlines()) <= 150
-    spec = importlib.util.spec_from_file_location("readme", ROOT / "benchmarks" / "readme.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    results = json.loads((ROOT / "benchmarks" / "label_noise.json").read_text(encoding="utf-8"))
-    text = script.table(results)
-    assert script.with_table(page, text) == page
-    results["runs"][0]["accuracy"] += 0.1
-    assert script.table(results) != text
+    assert len(page.splitlines()) <= 150 and "<!-- methods first -->" in page
 
 
 def make_targets(shell):
