@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 SOURCES := setup.py pyproject.toml
 WORKERS ?= 3  # one more than cores, as tests wait for processes and disks
 
-.PHONY: demo docs test test-quick test-slow test-versions check-package types lint format \
+.PHONY: demo docs test test-docs test-quick test-slow test-versions check-package types lint format \
 	bench-heteroscedastic \
 	bench-import-time bench-label-noise bench-vbll bench-sparse-bayes bench-flops \
 	bench-rapid-training bench-gradient-features bench-ood bench-selective \
@@ -25,6 +25,11 @@ demo: $(VENV)/.examples
 
 test: $(VENV)/.test
 	$(BIN)/python tests/run.py -n $(WORKERS) -q -m "not slow"
+
+# Snippets, tutorials and pages of the site that `make test` leaves out; `.ci/run` runs them, too.
+test-docs: $(VENV)/.test
+	$(BIN)/python tests/run.py -n $(WORKERS) -q -m slow tests/test_docs.py tests/test_tasks.py \
+		tests/examples/test_tutorials.py tests/examples/test_tutorial_scripts.py tests/test_site.py
 
 test-quick: $(VENV)/.test
 	$(BIN)/python tests/run.py -n $(WORKERS) -q --quick

@@ -38,6 +38,7 @@ def test_is_at_most_half_as_long(name, counts):
     assert 2 * length <= ORIGINALS[name]
 
 
+@pytest.mark.slow  # run by `make test-docs`, as is the next; the others are faster
 def test_five_cases(tmp_path, capsys):
     load_script("examples/tutorials/regression_five_cases.py").main(
         ["--quick", "--output", str(tmp_path)]
@@ -54,6 +55,7 @@ def test_five_cases(tmp_path, capsys):
     assert (tmp_path / "five_cases.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_bayesian_neural_networks(tmp_path, capsys):
     load_script("examples/tutorials/bayesian_neural_networks.py").main(
         ["--quick", "--output", str(tmp_path)]
@@ -80,7 +82,7 @@ def test_two_moons(tmp_path, capsys):
     assert (tmp_path / "two_moons.png").stat().st_size > 10_000
 
 
-@pytest.mark.slow  # its layer and loss have faster tests; `test_runs` runs other tutorials
+@pytest.mark.slow  # its layer and loss have faster tests
 def test_mixture_of_answers(tmp_path, capsys):
     """Even a few epochs tell more than a normal around the mean."""
     script = load_script("examples/tutorials/mixture_of_answers.py")
