@@ -86,7 +86,8 @@ def rule_text(data):
 
 def conformal(data):
     found = ConformalPredictor.load(written(data, "sets.json"))
-    found.predict_set(PROBS)
+    is_weighted = "weights" in found.fitted_to  # such one needs those of new examples
+    found.predict_set(PROBS, weights=np.ones(len(PROBS)) if is_weighted else None)
 
 
 def calibration(data):

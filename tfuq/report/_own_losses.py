@@ -1,4 +1,4 @@
-"""What any threshold does by the losses that a rule was fitted to, unless these are errors."""
+"""Effect of any threshold by the losses that a rule was fitted to, unless these are errors."""
 
 from typing import NamedTuple
 
