@@ -1,6 +1,7 @@
 """The pictures show the numbers that the metrics give, on the Axes that were asked for."""
 
 import importlib
+import itertools
 import sys
 
 import keras
@@ -583,6 +584,21 @@ def test_norms_of_zero_and_equal_norms():
         np.testing.assert_allclose(line.get_xdata(), np.sqrt(edges[1:] * edges[:-1]))
         assert line.get_ydata().sum() == pytest.approx(1)
         ax.figure.canvas.draw()
+
+
+@pytest.mark.parametrize("factor", [3, 30, 3000])
+def test_labels_of_a_log_axis_do_not_lie_one_over_the_other(factor):
+    """Four panels side by side, of less than a decade and of more."""
+    norms = {"in": np.geomspace(20, 20 * factor, 40).reshape(10, 4) ** 0.5}
+    figure = Figure(figsize=(9, 3))
+    axes = plots.gradient_distributions(norms, figure=figure).axes
+    figure.canvas.draw()
+    for ax in axes:
+        boxes = [t.get_window_extent() for t in ax.get_xticklabels(which="both") if t.get_text()]
+        low, high = ax.get_window_extent().intervalx
+        seen = sorted(box.intervalx.tolist() for box in boxes if low <= box.x0 and box.x1 <= high)
+        assert seen
+        assert all(left[1] < right[0] for left, right in itertools.pairwise(seen))
 
 
 @pytest.mark.slow

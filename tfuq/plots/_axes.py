@@ -11,6 +11,7 @@ from tfuq._arguments import shown
 try:
     from matplotlib.axes import Axes
     from matplotlib.figure import FigureBase
+    from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter
 except ImportError as error:
     raise ImportError(
         'tfuq.plots draws with matplotlib. Install it with: pip install "tfuq[plots]"'
@@ -51,6 +52,17 @@ def figure_of(figure, rows):
             f"Received: figure={figure!r}"
         )
     return figure
+
+
+def label_decades(ax, low, high):
+    """Labels of a log x-axis that fit a narrow panel: decades, or three numbers within one.
+
+    Where less than a decade is shown, matplotlib labels every step, one over the other.
+    """
+    if high < 10 * low:
+        ax.xaxis.set_major_locator(FixedLocator(MaxNLocator(3).tick_values(low, high)))
+        ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def write_cells(ax, values, dark, form):

@@ -4,7 +4,7 @@ import numpy as np
 
 from tfuq._arguments import check_choice, shown
 from tfuq.ood.log_features import squared_norms
-from tfuq.plots._axes import PALE_BLUE, axes_of, figure_of, line_style
+from tfuq.plots._axes import PALE_BLUE, axes_of, figure_of, label_decades, line_style
 
 NORM_BINS = 25
 
@@ -205,5 +205,6 @@ def _draw_norms(ax, norms):
             ax.fill_between(centres, fractions, color=PALE_BLUE, alpha=0.5)
         ax.plot(centres, fractions, markersize=4, label=name, **line_style(i))
     ax.set_xscale("log")
+    label_decades(ax, edges[0], edges[-1])
     ax.set_ylim(bottom=0)
     ax.grid(alpha=0.3)
