@@ -29,7 +29,8 @@ test: $(VENV)/.test
 # Snippets, tutorials and pages of the site that `make test` leaves out; `.ci/run` runs them, too.
 test-docs: $(VENV)/.test
 	$(BIN)/python tests/run.py -n $(WORKERS) -q -m slow tests/test_docs.py tests/test_tasks.py \
-		tests/examples/test_tutorials.py tests/examples/test_tutorial_scripts.py tests/test_site.py
+		tests/examples/test_tutorials.py tests/examples/test_tutorial_scripts.py tests/test_site.py \
+		tests/examples/test_last_layers_example.py
 
 test-quick: $(VENV)/.test
 	$(BIN)/python tests/run.py -n $(WORKERS) -q --quick

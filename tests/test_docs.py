@@ -88,6 +88,20 @@ def run_session(source, namespace, where):
 OBJECTS = dict(public_objects())
 
 
+# They take seconds: `make test-docs` runs them, and so does CI.
+DEAR = (
+    *(f"layers.MC{name}" for name in ("SoftmaxDenseXL", "SigmoidDenseXL", "SigmoidDenseFA")),
+    *(f"layers.{name}" for name in ("SparseBayesDense", "BatchEnsembleDense", "DenseVariational")),
+    *("layers.VBLLGenerativeDense", "callbacks.SaliencySelection", "callbacks.SnapshotEnsemble"),
+    *("predictive.expected_entropy", "training.rapid_fit", "datasets.smote", "export.export"),
+    *("export.export_litert", "export.export_onnx", "ensembles.DeepEnsemble"),
+    "ood.GradientDetector",
+    *("convert.sparse_bayesian", "metrics.bootstrap_interval", "selective.CombinedScore"),
+    *("serving.make_app", "corruptions.noise_settings", "interpret.grad_cam"),
+)
+
+
+@pytest.mark.slow_cases(*DEAR)
 @pytest.mark.parametrize("name", OBJECTS)
 def test_docstring_examples(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -108,6 +122,10 @@ def test_docstring_examples(name, tmp_path, monkeypatch):
     "docs/how-to/eight-tasks.md", *(f"docs/coming-from/{name}*.md" for name in "kluv")
 )
 @pytest.mark.slow_cases("docs/coming-from/tfp-layers.md", "docs/how-to/sparse-bayesian.md")
+@pytest.mark.slow_cases(
+    "docs/start.md",
+    *(f"docs/how-to/{name}.md" for name in ("production", "train-rapidly", "unknown-inputs")),
+)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_pages(page, tmp_path, monkeypatch):
     """The blocks of a page run one after another, in one namespace; each of README's in its own."""

@@ -143,6 +143,7 @@ def test_learns_on_two_devices():
     learns(model)
 
 
+@pytest.mark.slow
 def test_rates_by_depth_scale_the_step_of_the_mean():
     x, y = examples(16)
     plain, scaled = network(ivon()), network(DiscriminativeLearningRate(ivon(), min_factor=0.1))
@@ -244,6 +245,7 @@ def test_saves_loads_and_goes_on_to_the_bit(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_exports_draw_the_same_networks(tmp_path):
     x, _ = examples()
     model = learns(network(ivon()))
@@ -273,6 +275,7 @@ def test_what_loses_the_posterior_says_so():
             make()
 
 
+@pytest.mark.slow
 def test_draws_do_not_move_the_weights():
     x, _ = examples()
     model = learns(network(ivon()))
@@ -345,6 +348,7 @@ def test_no_posterior_before_training():
         model.optimizer.standard_deviations()
 
 
+@pytest.mark.slow
 def test_callbacks_for_other_models_are_refused():
     x, y = examples()
     with pytest.raises(ValueError, match=r"must be `tfuq.optimizers.IVON`.*Adam"):

@@ -34,6 +34,7 @@ def features(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow  # `make test-docs` runs it
 def test_quick(last_layers, features, capsys):
     output = features / "out"
     arguments = ["--quick", "--features", str(features / "features.npz"), "--output", str(output)]

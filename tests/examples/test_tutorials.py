@@ -38,7 +38,7 @@ def test_is_at_most_half_as_long(name, counts):
     assert 2 * length <= ORIGINALS[name]
 
 
-@pytest.mark.slow  # run by `make test-docs`, as is the next; the others are faster
+@pytest.mark.slow  # run by `make test-docs`, as are the next
 def test_five_cases(tmp_path, capsys):
     load_script("examples/tutorials/regression_five_cases.py").main(
         ["--quick", "--output", str(tmp_path)]
@@ -67,6 +67,7 @@ def test_bayesian_neural_networks(tmp_path, capsys):
     assert (tmp_path / "bayesian_neural_networks.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_two_moons(tmp_path, capsys):
     """A few epochs tell the moons apart; only the process doubts what is elsewhere."""
     load_script("examples/tutorials/sngp_two_moons.py").main(["--quick", "--output", str(tmp_path)])
