@@ -8,6 +8,8 @@ from setuptools import find_packages, setup
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tfuq/_version.py").read_text()).group(1)
 
+# A placeholder, here and in CITATION.cff (a test compares them): nothing is there yet. All links of
+# the metadata and of README on an index are made of it. To be set before a release.
 HOME = "https://github.com/tfuq/tfuq"
 
 
