@@ -94,6 +94,20 @@ def test_brackets_are_counted_before_they_are_parsed(kind, spec, monkeypatch, co
     counts("requests refused")
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"instances": [[[[0.1]]]], "instances": [[[[0.2]]]]}',
+        b'{"instances": [], "' + b"n" * 2000 + b'": 0, "' + b"n" * 2000 + b'": 1}',
+    ],
+)
+def test_names_that_come_twice_are_refused(body):
+    """Python keeps the last: of a label that is given twice it would take one, silently."""
+    with pytest.raises(Refused, match=r"names '.{1,40}' twice in one object") as raised:
+        json_texts.parsed(body)
+    assert (raised.value.status, raised.value.error) == (400, "malformed")
+
+
 def test_json_of_all_inputs_that_are_taken():
     """The most that the model takes is within the limit; one input more is refused."""
     most = [np.zeros((8, 8, 1)).tolist()] * 32
@@ -474,6 +488,8 @@ def test_connections_that_send_nothing_make_room(server):
         ({"monitor": "nowhere.json"}, "nowhere.json"),
         ({"class_names": "a,b"}, "--class-names must name 3 classes"),
         ({"class_names": "a,a,b"}, "--class-names must name each class once"),
+        ({"threads": 4}, "are of the server that runs it. Received: threads"),
+        ({"port": 8000, "drain": 5.0}, "Received: drain, port"),
     ],
 )
 def test_options_that_cannot_be(options, says, folder, counts):

@@ -218,7 +218,7 @@ def test_compose(app):
     known = {name for name, *_ in figures(app)} | {"tfuq_refusals_total"}
     (group,) = yaml.safe_load((EXAMPLE / "alerts.yml").read_text())["groups"]
     named = {name for rule in group["rules"] for name in re.findall(r"tfuq_\w+", rule["expr"])}
-    assert len(named) == 4 and named <= known
+    assert len(named) == 5 and named <= known
     grace = command.parse(["/model", "--drain", "5", "--grace", "20"])
     assert int(model["stop_grace_period"].rstrip("s")) > grace.drain + grace.grace
 

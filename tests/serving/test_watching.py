@@ -154,6 +154,26 @@ def test_forgets_the_oldest(watch, monkeypatch):
         watch.label({said[0]["id"]: 0})
 
 
+def test_a_full_disk_ends_no_answers(watch, monkeypatch, caplog):
+    """Cases and labels are counted once, and written when there is room again."""
+
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    watch.save_every = 3
+    with monkeypatch.context() as patched:
+        patched.setattr(watch.monitor, "save", full)
+        outputs, said = cases(5)
+        watch.take(outputs, said)
+        found = watch.label({said[0]["id"]: 0})
+        with pytest.raises(OSError):  # at the end nothing is tried again
+            watch.close()
+    assert (found["cases"], found["waiting_for_labels"], found["unsaved"]) == (5, 4, 6)
+    assert caplog.text.count("No space left on device") == 2
+    assert watch.label({said[1]["id"]: 0})["unsaved"] == 0
+    assert Monitor.load(watch.path).fitted_to == watch.monitor.fitted_to
+
+
 def test_refuses_other_rules(tmp_path, counts):
     served = fitted()
     costs = fitted(((0.0, 1.0), (0.5, 0.0)))

@@ -22,7 +22,9 @@ def make_app(folder, **options):
         folder: What `tfuq.export.export` wrote, with a rule, a conformal set or an
             out-of-distribution threshold: it must decide something.
         **options: The options of `tfuq serve` with underscores: `max_bytes=2**22`,
-            `monitor="monitor.json"`, `pixel_range=(0, 1)`, ...
+            `monitor="monitor.json"`, `pixel_range=(0, 1)`, ... Not those of the process and its
+            connections (`host`, `port`, `threads`, `head_timeout`, `max_connections`, `grace`,
+            `drain`): they are your server's.
 
     Returns:
         The application: `POST /predict`, `POST /labels`, `GET /live`, `/ready`, `/health`,
@@ -30,7 +32,8 @@ def make_app(folder, **options):
 
     Raises:
         ImportError: Without the extra `serving`.
-        ValueError: If a file was altered, the model decides nothing, or options contradict it.
+        ValueError: If a file was altered, the model decides nothing, options contradict it, or
+            are the server's.
         OSError: If a file is missing.
 
     Example:
@@ -49,9 +52,16 @@ def make_app(folder, **options):
     """
     try:
         from tfuq.serving import application, command
+        from tfuq.serving.options import OF_THE_SERVER
     except ImportError as error:
         raise ImportError(f"{_MISSING} ({error})") from error
-    return application.application(command.service_of(command.checked(model=folder, **options)))
+    checked = command.checked(model=folder, **options)
+    if others := sorted(set(options) & OF_THE_SERVER):
+        raise ValueError(
+            "Options of make_app must be of the application; those of the process and of its "
+            f"connections are of the server that runs it. Received: {', '.join(others)}"
+        )
+    return application.application(command.service_of(checked))
 
 
 def serve(folder, host="127.0.0.1", port=8000, say=print, **options):

@@ -15,6 +15,7 @@ OF_MONITOR = {
     "cases": "Cases that the monitor has counted.",
     "labelled": "Accepted cases whose label has come.",
     "waiting_for_labels": "Cases whose label has not come.",
+    "unsaved": "Cases and labels that are not in the monitor's file yet.",
 }
 
 

@@ -4,6 +4,7 @@
 and commas are counted in milliseconds, and bound lists, numbers, time and memory.
 """
 
+import collections
 import json
 
 import numpy as np
@@ -46,9 +47,21 @@ def cost_of(body, max_depth, max_items):
 def parsed(body):
     """The content of a JSON text of which `cost_of` has been asked."""
     try:
-        return json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+        return json.loads(
+            body.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_each_once
+        )
     except (ValueError, RecursionError) as error:
         raise Refused(400, "malformed", f"the body is not JSON: {error}") from error
+
+
+def _each_once(pairs):
+    """The object of the pairs: of a name that comes twice, Python would keep the last, silently."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        counts = collections.Counter(name for name, _ in pairs)
+        ((twice, _),) = counts.most_common(1)
+        raise Refused(400, "malformed", f"the JSON names '{twice[:40]}' twice in one object")
+    return found
 
 
 def _refuse_constant(name):

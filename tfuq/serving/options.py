@@ -20,6 +20,10 @@ NUMBERS = (
     ("threads", 1, "of each operation of TensorFlow"),
 )
 _FROM_ZERO = ("grace", "drain")
+# What an application in another server could not act on.
+OF_THE_SERVER = frozenset(
+    ("host", "port", "threads", "head_timeout", "max_connections", "grace", "drain")
+)
 
 
 def add_options(parser):

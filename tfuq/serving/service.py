@@ -96,9 +96,10 @@ class Service:
 
     def _take_labels(self, body, account):
         account.take(json_texts.cost_of(body, 3, LABELS))
+        content = json_texts.parsed(body)
         try:
-            labels = json_texts.parsed(body)["labels"]
-        except (Refused, KeyError, TypeError) as error:
+            labels = content["labels"]
+        except (KeyError, TypeError) as error:
             reason = 'the body must be JSON, {"labels": {id: label, ...}}'
             raise Refused(400, "malformed", reason) from error
         return self.watch.label(labels)

@@ -4,6 +4,7 @@ The only file of the package that needs the rest of tfuq, and that when a monito
 """
 
 import collections
+import logging
 import math
 import os
 import pathlib
@@ -15,6 +16,7 @@ from tfuq.serving.answers import OUTPUT_OF, score_of
 from tfuq.serving.refusals import Refused
 
 KEPT = 100_000  # cases that wait for a label; older ones are forgotten
+LOG = logging.getLogger("tfuq.serving")
 
 
 class Watch:
@@ -88,7 +90,7 @@ class Watch:
                     self._waiting.popitem(last=False)
             self._unsaved += len(answers)
             if self._unsaved >= self.save_every:
-                self._save()
+                self._try_to_save()
 
     def _score(self, row):
         if self.of_numbers:
@@ -119,7 +121,8 @@ class Watch:
                 accepted, _ = self._waiting.pop(name)
                 if accepted:
                     self.monitor.update_losses([loss])
-            self._save()
+            self._unsaved += len(losses)
+            self._try_to_save()
             return self._said()
 
     def _loss(self, name, label):
@@ -159,7 +162,18 @@ class Watch:
             "wealth": monitor.wealth,
             **monitor.fitted_to,
             "waiting_for_labels": len(self._waiting),
+            "unsaved": self._unsaved,
         }
+
+    def _try_to_save(self):
+        """Writes the file; where that fails the next time is tried, and `unsaved` grows.
+
+        What was counted would be counted again if a request failed by this and came once more.
+        """
+        try:
+            self._save()
+        except OSError as error:
+            LOG.error("The monitor was not written to %s, it goes on: %r", self.path, error)
 
     def _save(self):
         self.monitor.save(self.path)
