@@ -4,6 +4,7 @@
     python benchmarks/methods.py --report                # writes the tables into the pages
     python benchmarks/methods.py --data FOLDER --json found.json --cache ~/features  # your images
     python benchmarks/methods.py --quick                 # digits, two rows: does it run here?
+    python benchmarks/methods.py --costs --cache ~/features  # of answers and exports, once it ran
 
 Images go through EfficientNet-Lite0, which knows ImageNet and stays as it is; a hidden layer and a
 head learn from its features (`evidence/rows.py`). Each row has the same number of trials with seed
@@ -233,6 +234,13 @@ class Runs:
         self.controls()
         self.compare()
 
+    def measure(self, trunk):
+        """Costs of the rows and of Dense, beside those of other rows that are known."""
+        plan_of, known = functools.partial(self.chosen, graphs={}), self.entry["costs"]
+        found = costs.measured(self.task, plan_of, dict.fromkeys(["Dense", *self.names]), trunk)
+        self.entry["costs"] = {**found, "rows": known.get("rows", {}) | found["rows"]}
+        self.store.write()
+
     def compare(self):
         """Paired differences with Dense, of the rows that have all seeds; those there are stay."""
         read, known = {}, self.entry["differences"]
@@ -267,12 +275,12 @@ def parse(argv):
     add("--cache", type=pathlib.Path, help="folder of features and predictions, outside of here")
     add("--data", metavar="FOLDER", help="sets of your own, instead of those of TFUQ_DATA")
     add("--tasks", nargs="*", help="only these sets")
-    add("--rows", nargs="*", choices=list(rows.ROWS), default=list(rows.ROWS))
+    add("--rows", nargs="*", choices=list(rows.ROWS), metavar="ROW", help="only these rows")
     add("--seeds", type=int, default=SEEDS, help="default: %(default)s")
     add("--target-risk", type=float, help="of the rule; default: that of each set, or .1")
     add("--pixels", action="store_true", help="pixels are the features: no trunk is needed")
     add("--costs", action="store_true", help="measure time, memory and exports, and no more")
-    add("--quick", action="store_true", help="digits, two rows, one seed")
+    add("--quick", action="store_true", help="digits, one seed, and two rows or those of --rows")
     add("--report", action="store_true", help="write the tables into the pages, run nothing")
     return parser.parse_args(argv)
 
@@ -283,11 +291,14 @@ def main(argv=None):
         return pages.write_all(json.loads(given.json.read_text(encoding="utf-8")))
     folder = images.default_folder()
     if given.quick:
-        tasks, given.pixels, given.seeds, given.rows = quick_tasks(), True, 1, QUICK
+        tasks, given.pixels, given.seeds = quick_tasks(), True, 1
     elif given.data:
         tasks = images.own_tasks(given.data)
     else:
         tasks = {name: lambda make=make: make(folder) for name, make in images.TASKS.items()}
+    if unknown := sorted(set(given.tasks or ()) - set(tasks)):
+        raise ValueError(f"--tasks must be among {', '.join(tasks)}. Received: {unknown}")
+    names = given.rows or (QUICK if given.quick else list(rows.ROWS))
     with tempfile.TemporaryDirectory() as temporary:
         cache = given.cache or pathlib.Path(temporary)
         path = cache / "methods.json" if given.quick else given.json
@@ -298,12 +309,10 @@ def main(argv=None):
             target = given.target_risk or images.TARGETS.get(name, TARGET)
             task = Task(name, tasks[name](), features, target)
             if given.costs:
-                runs = Runs(store, task, given.rows, given.seeds)
-                plan_of = functools.partial(runs.chosen, graphs={})
-                store.task(name)["costs"] = costs.measured(task, plan_of, given.rows, folder)
-                store.write()
+                trunk = None if given.pixels else folder
+                Runs(store, task, names, given.seeds).measure(trunk)
             else:
-                Runs(store, task, given.rows, given.seeds).run()
+                Runs(store, task, names, given.seeds).run()
         return store.found
 
 

@@ -48,8 +48,20 @@ def weights_of(model):
     return sum(member.count_params() for member in members) * 4 / 1e6
 
 
+def of_trunk(folder):
+    """CPU milliseconds of an image in the network that makes the features."""
+    trunk = features.trunk(folder)
+    few = np.zeros((32, features.SIZE, features.SIZE, 3), "uint8")
+    call = tf.function(lambda images: trunk(images, training=False), autograph=False)
+    return milliseconds(lambda: call(tf.constant(few, "float32")), len(few))
+
+
 def measured(task, plan_of, names, folder):
-    """{"trunk": ..., "rows": {row: ms an image, MB of weights, MB of the SavedModel}}."""
+    """{"trunk": ..., "rows": {row: ms an image, MB of weights, MB of the SavedModel}}.
+
+    `folder` is that of the trunk; None if pixels are the features, and there is none.
+    """
+    trunk_ms = 0.0 if folder is None else of_trunk(folder)
     x = tf.constant(np.resize(task.x["test"], (ASKED, task.x["test"].shape[1])))
     found = {}
     for row in names:
@@ -68,8 +80,4 @@ def measured(task, plan_of, names, folder):
                 "export_mb": round(size_of(path) / 1e6, 3),
             }
         print(row, found[row], flush=True)
-    trunk = features.trunk(folder)
-    few = np.zeros((32, features.SIZE, features.SIZE, 3), "uint8")
-    call = tf.function(lambda images: trunk(images, training=False), autograph=False)
-    of_trunk = milliseconds(lambda: call(tf.constant(few, "float32")), len(few))
-    return {"trunk": {"ms": round(of_trunk, 3)}, "rows": found}
+    return {"trunk": {"ms": round(trunk_ms, 3)}, "rows": found}

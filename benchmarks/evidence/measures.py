@@ -17,7 +17,7 @@ COLUMNS = {  # of runs: title, digits, whether more is better (None: neither)
     "aurc": ("AURC", 3, False),
     "augrc": ("AUGRC", 4, False),
     "risk80": ("risk at 80 %", 3, False),
-    "coverage": ("promised coverage", 2, True),
+    "coverage": ("coverage of the rule", 2, True),
     "realized": ("risk of accepted", 3, None),
     "near": ("near AUROC", 3, True),
     "far": ("far AUROC", 3, True),

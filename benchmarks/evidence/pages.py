@@ -153,7 +153,7 @@ def training_table(task):
 
 
 def cost_table(found):
-    task = next((t for t in found["tasks"].values() if t["costs"]), None)
+    task = next((t for t in found["tasks"].values() if t["costs"] and "Dense" in t["runs"]), None)
     if task is None:
         return training_table(next(iter(found["tasks"].values())))
     costs, runs = task["costs"], task["runs"]

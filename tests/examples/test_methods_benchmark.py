@@ -153,6 +153,30 @@ def test_a_network_set_anew_learns_as_a_new_one(parts):
     assert np.abs(other - first).max() > 0.01
 
 
+@pytest.mark.slow
+def test_every_row_runs(parts, tmp_path, monkeypatch):
+    """Trained, compared with Dense, exported and asked; better than a guess."""
+    rows = parts["rows"]
+    monkeypatch.setattr(rows, "STEPS", 50)
+    monkeypatch.setattr(parts["methods"].costs, "ROUNDS", 1)
+    options = ["--quick", "--cache", str(tmp_path), "--rows", *rows.ROWS]
+    parts["methods"].main(options)
+    found = parts["methods"].main([*options, "--costs"])
+    task = found["tasks"]["digits"]
+    assert set(task["runs"]) == set(task["costs"]["rows"]) == set(rows.ROWS)
+    assert set(task["differences"]) == set(rows.ROWS) - {"Dense"}
+    for row, runs in task["runs"].items():
+        assert runs["0"]["accuracy"] > 0.5, row
+    for row, cost in task["costs"]["rows"].items():
+        assert cost["ms"] > 0 and cost["export_mb"] > cost["weights_mb"] > 0, row
+    assert parts["pages"].cost_table(found).count("\n|") > len(rows.ROWS)
+
+
+def test_sets_that_are_unknown_are_refused(parts, tmp_path):
+    with pytest.raises(ValueError, match=r"--tasks must be among digits\. Received: \['cifar'\]"):
+        parts["methods"].main(["--quick", "--cache", str(tmp_path), "--tasks", "cifar"])
+
+
 def test_it_runs_on_digits_and_goes_on_where_it_was(parts, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(parts["rows"], "STEPS", 60)
     found = parts["methods"].main(["--quick", "--cache", str(tmp_path)])
@@ -162,6 +186,12 @@ def test_it_runs_on_digits_and_goes_on_where_it_was(parts, tmp_path, monkeypatch
     assert len(task["trials"]["Dense"]) == parts["rows"].TRIALS
     assert set(task["differences"]["temperature scaling"]) == set(parts["measures"].PAIRED)
     assert "accuracy" in parts["pages"].set_table("digits", task)
+    monkeypatch.setattr(parts["methods"].costs, "ROUNDS", 1)
+    costly = ["--quick", "--costs", "--cache", str(tmp_path), "--rows", "Laplace"]
+    found = parts["methods"].main(costly)  # Dense is measured with it; what has run stays
+    assert list(found["tasks"]["digits"]["costs"]["rows"]) == ["Dense", "Laplace"]
+    assert set(found["tasks"]["digits"]["runs"]) == {"Dense", "temperature scaling"}
+    assert "| Laplace | - |" in parts["pages"].cost_table(found)
     capsys.readouterr()
     assert parts["methods"].main(["--quick", "--cache", str(tmp_path)]) == found
     assert capsys.readouterr().out == ""
