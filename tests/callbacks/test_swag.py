@@ -265,6 +265,12 @@ def test_a_second_fit_begins_anew_or_drops_the_posterior():
         predictive.sample_predictions(model, X)
 
 
+def test_the_next_fit_says_that_it_drops_the_posterior():
+    model = trained(network())
+    with pytest.warns(UserWarning, match="posterior of SWAG.*is dropped"):
+        model.fit(X, Y, batch_size=16, verbose=0)  # of the same shapes, as it was traced for
+
+
 @pytest.mark.slow
 def test_exports_draw_the_same_networks(tmp_path):
     model = trained(network())

@@ -245,6 +245,9 @@ class SWAG(keras.callbacks.Callback):
                 stacklevel=2,
             )
             return
+        self.model.train_function = (
+            None  # so that the next `fit` sees the posterior, which it drops
+        )
         if self.verbose:
             print(f"\nSWAG: {count} networks")
         if not self.set_mean:
