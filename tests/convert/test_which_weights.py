@@ -149,6 +149,16 @@ def test_selection_while_training(which):
     assert np.ptp(sample_predictions(model, X, 4), axis=0).max() > 0
 
 
+@pytest.mark.parametrize("which, is_told", [("random", True), ("last", False), ("biases", False)])
+def test_shares_of_layers_are_told_where_layers_have_them(which, is_told, capsys):
+    model = sparse()
+    for layer in model.layers:
+        layer.r_bayes = 0.001
+    selection = SaliencySelection(which=which, after_epoch=0, verbose=1)
+    model.fit(X, Y, verbose=0, callbacks=[selection])
+    assert ("one random weight in each of 3 layers" in capsys.readouterr().out) == is_told
+
+
 @pytest.mark.slow
 def test_selection_by_ivon_while_training():
     model = sparse(IVON(0.5, num_data=64, beta_2=0.9))

@@ -283,7 +283,7 @@ class SaliencySelection(keras.callbacks.Callback):
         self.model.make_train_function()
 
     def _select(self, layers, saliencies, epoch):
-        few = less_than_one(layers, self.scope)
+        few = less_than_one(layers, self.which, self.scope)
         with self.model.distribute_strategy.scope():
             if self._chosen(layers, saliencies):
                 if self.model.optimizer.built:

@@ -146,7 +146,7 @@ def sparse_bayesian(
     copy, pairs = cloned(model, make)
     check_all_changed(candidates, chosen, pairs)
     news = [new for _, new in pairs]
-    few = less_than_one(news, "global" if which in (*BY_DEPTH, "biases") else scope)
+    few = less_than_one(news, which, scope)
     if which == "saliency":
         weights = [getattr(layer, name) for layer, new in pairs for name in new.ranked_weights()]
         reading = {"method": method, "batch_size": batch_size, "verbose": verbose}

@@ -90,13 +90,11 @@ def _leave_biases(layers):
         layer.resize(layer.num_bayesian("bias") or layer.bias.shape[0], "bias")
 
 
-def less_than_one(layers, scope):
+def less_than_one(layers, which, scope):
     """A few words on layers whose share comes to less than one weight, or none."""
-    few = [
-        layer.name
-        for layer in layers
-        if 0 < layer.r_bayes * np.prod(layer.kernel.shape) < 1 and scope == "layer"
-    ]
+    if scope != "layer" or which in (*BY_DEPTH, "biases"):  # where layers have no share of theirs
+        return ""
+    few = [layer.name for layer in layers if 0 < layer.r_bayes * np.prod(layer.kernel.shape) < 1]
     if not few:
         return ""
     return (
