@@ -31,72 +31,20 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from evidence import costs, images, measures, pages, rows
-from evidence.features import Features, pixels
-from sklearn.decomposition import PCA
+from evidence import costs, measures, pages, rows, tasks
 
-SEEDS, COMPONENTS, TARGET = 5, 256, 0.1
 QUICK = ["Dense", "temperature scaling"]
 RESULTS = pathlib.Path(__file__).with_name("results") / "methods.json"
 
 
-class Store:
-    """The results, in a file that is whole at any time, and predictions beside the features."""
+class Predictions(tasks.Store):
+    """The results, and predictions beside the features."""
 
-    def __init__(self, path, cache, settings):
-        self.path, self.cache = pathlib.Path(path), pathlib.Path(cache)
-        self.found = {"settings": settings, "tasks": {}}
-        if self.path.is_file():
-            self.found = json.loads(self.path.read_text(encoding="utf-8"))
-            if self.found["settings"] != settings:
-                raise ValueError(
-                    "Argument `--json` must name a new file, or one made with the same settings. "
-                    f"Received: {path}, made with {self.found['settings']}, now {settings}"
-                )
-
-    def task(self, name):
-        empty = {"trials": {}, "runs": {}, "differences": {}, "controls": {}, "costs": {}}
-        return self.found["tasks"].setdefault(name, empty)
-
-    def write(self):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(pages.compact(self.found), encoding="utf-8")
-        os.replace(partial, self.path)
+    empty = ("trials", "runs", "differences", "controls", "costs")
 
     def predictions(self, task, row, seed):
         name = "".join(c if c.isalnum() else "_" for c in f"{task}-{row}-{seed}")
         return self.cache / "predictions" / f"{name}.npz"
-
-
-class Task:
-    """A set of images as features: what `evidence/images.py` says, projected."""
-
-    def __init__(self, name, parts, features, target_risk):
-        self.name, self.target_risk = name, target_risk
-        read = {part: features(each.images) for part, each in parts.items()}
-        raw = {part: values for part, (values, _) in read.items()}
-        self.energies = {part: values for part, (_, values) in read.items()}
-        self.raw = raw
-        count = min(COMPONENTS, raw["train"].shape[1], len(raw["train"]) - 1)
-        pca = PCA(count, svd_solver="randomized", random_state=0).fit(raw["train"])
-        scale = np.sqrt(pca.explained_variance_.mean())
-        self.x = {part: (pca.transform(v) / scale).astype("float32") for part, v in raw.items()}
-        self.y = {n: p.labels.astype("int64") for n, p in parts.items() if p.labels is not None}
-        self.classes = 1 + max(int(labels.max()) for labels in self.y.values())
-        self.counts = {part: len(values) for part, values in raw.items()}
-
-    def plan(self, seed):
-        examples = len(self.x["train"])
-        plan = rows.Plan(None, 0.0, 1, seed, examples, self.classes)
-        return plan._replace(epochs=max(1, round(rows.STEPS * plan.batch / examples)))
-
-    def asked(self, model):
-        """Mean probabilities of all parts but the training's, in one call."""
-        parts = [part for part in self.x if part != "train"]
-        probs, _ = rows.asked(model, np.concatenate([self.x[part] for part in parts]))
-        ends = np.cumsum([len(self.x[part]) for part in parts])[:-1]
-        return dict(zip(parts, np.split(probs, ends), strict=True))
 
 
 class Watch(keras.callbacks.Callback):
@@ -255,33 +203,14 @@ class Runs:
             self.store.write()
 
 
-def quick_tasks():
-    """Digits of scikit-learn: 0 to 7 are known, 8 and 9 near, noise is far."""
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)
-    x = (x.reshape(-1, 8, 8, 1) * 15).astype("uint8")
-    noise = np.random.default_rng(0).integers(0, 255, (200, 8, 8, 1), "uint8")
-    arrays = {"images": x[y < 8], "labels": y[y < 8], "near": x[y >= 8], "far": noise}
-    return {"digits": lambda: images.own_task(arrays, {})}
-
-
 def parse(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
-    add("--json", type=pathlib.Path, default=RESULTS, help="what is done (%(default)s)")
-    add("--cache", type=pathlib.Path, help="folder of features and predictions, outside of here")
-    add("--data", metavar="FOLDER", help="sets of your own, instead of those of TFUQ_DATA")
-    add("--tasks", nargs="*", help="only these sets")
+    add = tasks.add_options(parser, RESULTS)
     add("--rows", nargs="*", choices=list(rows.ROWS), metavar="ROW", help="only these rows")
-    add("--seeds", type=int, default=SEEDS, help="default: %(default)s")
-    add("--target-risk", type=float, help="of the rule; default: that of each set, or .1")
-    add("--pixels", action="store_true", help="pixels are the features: no trunk is needed")
     add("--costs", action="store_true", help="measure time, memory and exports, and no more")
     add("--quick", action="store_true", help="digits, one seed, and two rows or those of --rows")
-    add("--report", action="store_true", help="write the tables into the pages, run nothing")
     return parser.parse_args(argv)
 
 
@@ -289,30 +218,17 @@ def main(argv=None):
     given = parse(argv)
     if given.report:
         return pages.write_all(json.loads(given.json.read_text(encoding="utf-8")))
-    folder = images.default_folder()
-    if given.quick:
-        tasks, given.pixels, given.seeds = quick_tasks(), True, 1
-    elif given.data:
-        tasks = images.own_tasks(given.data)
-    else:
-        tasks = {name: lambda make=make: make(folder) for name, make in images.TASKS.items()}
-    if unknown := sorted(set(given.tasks or ()) - set(tasks)):
-        raise ValueError(f"--tasks must be among {', '.join(tasks)}. Received: {unknown}")
     names = given.rows or (QUICK if given.quick else list(rows.ROWS))
     with tempfile.TemporaryDirectory() as temporary:
         cache = given.cache or pathlib.Path(temporary)
+        each, trunk = tasks.asked_for(given, cache)
+        settings = {"steps": rows.STEPS, "hidden": rows.HIDDEN, "trials": rows.TRIALS}
+        settings["pixels"] = given.pixels
         path = cache / "methods.json" if given.quick else given.json
-        settings = {"steps": rows.STEPS, "hidden": rows.HIDDEN, "pixels": given.pixels}
-        store = Store(path, cache, settings)
-        features = pixels if given.pixels else Features(folder, cache)
-        for name in given.tasks or tasks:
-            target = given.target_risk or images.TARGETS.get(name, TARGET)
-            task = Task(name, tasks[name](), features, target)
-            if given.costs:
-                trunk = None if given.pixels else folder
-                Runs(store, task, names, given.seeds).measure(trunk)
-            else:
-                Runs(store, task, names, given.seeds).run()
+        store = Predictions(path, cache, settings)
+        for task in each:
+            runs = Runs(store, task, names, given.seeds)
+            runs.measure(trunk) if given.costs else runs.run()
         return store.found
 
 

@@ -1,0 +1,117 @@
+"""Sets of images as features, and the file of results that a benchmark goes on with.
+
+`methods.py`, `saliency.py` and their like read the same sets, in the same projection.
+"""
+
+import json
+import os
+import pathlib
+
+import numpy as np
+from sklearn.decomposition import PCA
+
+from evidence import images, pages, rows
+from evidence.features import Features, pixels
+
+SEEDS, COMPONENTS, TARGET = 5, 256, 0.1
+
+
+class Store:
+    """The results, in a file that is whole at any time; `empty` are the parts of a set's."""
+
+    empty = ("runs", "differences")
+
+    def __init__(self, path, cache, settings):
+        self.path, self.cache = pathlib.Path(path), pathlib.Path(cache)
+        self.found = {"settings": settings, "tasks": {}}
+        if self.path.is_file():
+            self.found = json.loads(self.path.read_text(encoding="utf-8"))
+            if self.found["settings"] != settings:
+                raise ValueError(
+                    "Argument `--json` must name a new file, or one made with the same settings. "
+                    f"Received: {path}, made with {self.found['settings']}, now {settings}"
+                )
+
+    def task(self, name):
+        return self.found["tasks"].setdefault(name, {kind: {} for kind in self.empty})
+
+    def write(self):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(pages.compact(self.found), encoding="utf-8")
+        os.replace(partial, self.path)
+
+
+class Task:
+    """A set of images as features: what `evidence/images.py` says, projected."""
+
+    def __init__(self, name, parts, features, target_risk):
+        self.name, self.target_risk = name, target_risk
+        read = {part: features(each.images) for part, each in parts.items()}
+        raw = {part: values for part, (values, _) in read.items()}
+        self.energies = {part: values for part, (_, values) in read.items()}
+        self.raw = raw
+        count = min(COMPONENTS, raw["train"].shape[1], len(raw["train"]) - 1)
+        pca = PCA(count, svd_solver="randomized", random_state=0).fit(raw["train"])
+        scale = np.sqrt(pca.explained_variance_.mean())
+        self.x = {part: (pca.transform(v) / scale).astype("float32") for part, v in raw.items()}
+        self.y = {n: p.labels.astype("int64") for n, p in parts.items() if p.labels is not None}
+        self.classes = 1 + max(int(labels.max()) for labels in self.y.values())
+        self.counts = {part: len(values) for part, values in raw.items()}
+
+    def plan(self, seed):
+        examples = len(self.x["train"])
+        plan = rows.Plan(None, 0.0, 1, seed, examples, self.classes)
+        return plan._replace(epochs=max(1, round(rows.STEPS * plan.batch / examples)))
+
+    def asked(self, model):
+        """Mean probabilities of all parts but the training's, in one call."""
+        parts = [part for part in self.x if part != "train"]
+        probs, _ = rows.asked(model, np.concatenate([self.x[part] for part in parts]))
+        ends = np.cumsum([len(self.x[part]) for part in parts])[:-1]
+        return dict(zip(parts, np.split(probs, ends), strict=True))
+
+
+def quick_tasks():
+    """Digits of scikit-learn: 0 to 7 are known, 8 and 9 near, noise is far."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    x = (x.reshape(-1, 8, 8, 1) * 15).astype("uint8")
+    noise = np.random.default_rng(0).integers(0, 255, (200, 8, 8, 1), "uint8")
+    arrays = {"images": x[y < 8], "labels": y[y < 8], "near": x[y >= 8], "far": noise}
+    return {"digits": lambda: images.own_task(arrays, {})}
+
+
+# --- What the scripts are asked for -------------------------------------------------------------
+
+
+def add_options(parser, results):
+    """The options that all scripts have, which read these sets."""
+    add = parser.add_argument
+    add("--json", type=pathlib.Path, default=results, help="what is done (%(default)s)")
+    add("--cache", type=pathlib.Path, help="folder of features and predictions, outside of here")
+    add("--data", metavar="FOLDER", help="sets of your own, instead of those of TFUQ_DATA")
+    add("--tasks", nargs="*", help="only these sets")
+    add("--seeds", type=int, default=SEEDS, help="default: %(default)s")
+    add("--target-risk", type=float, help="of the rule; default: that of each set, or .1")
+    add("--pixels", action="store_true", help="pixels are the features: no trunk is needed")
+    add("--report", action="store_true", help="write the tables into the pages, run nothing")
+    return add
+
+
+def asked_for(given, cache):
+    """Each set that the options name, one after another, as a `Task`; and where the trunk is."""
+    folder = images.default_folder()
+    if given.quick:
+        makers, given.pixels, given.seeds = quick_tasks(), True, 1
+    elif given.data:
+        makers = images.own_tasks(given.data)
+    else:
+        makers = {name: lambda make=make: make(folder) for name, make in images.TASKS.items()}
+    if unknown := sorted(set(given.tasks or ()) - set(makers)):
+        raise ValueError(f"--tasks must be among {', '.join(makers)}. Received: {unknown}")
+    features = pixels if given.pixels else Features(folder, cache)
+    targets = {name: given.target_risk or images.TARGETS.get(name, TARGET) for name in makers}
+    each = (Task(n, makers[n](), features, targets[n]) for n in given.tasks or makers)
+    return each, None if given.pixels else folder
