@@ -32,43 +32,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 from evidence import costs, measures, pages, rows, tasks
+from evidence.watch import Watch
 
 QUICK = ["Dense", "temperature scaling"]
 RESULTS = pathlib.Path(__file__).with_name("results") / "methods.json"
 
 
-class Predictions(tasks.Store):
-    """The results, and predictions beside the features."""
-
-    empty = ("trials", "runs", "differences", "controls", "costs")
-
-    def predictions(self, task, row, seed):
-        name = "".join(c if c.isalnum() else "_" for c in f"{task}-{row}-{seed}")
-        return self.cache / "predictions" / f"{name}.npz"
-
-
-class Watch(keras.callbacks.Callback):
-    """CPU seconds of an epoch: the median of those after the first, which holds the tracing."""
-
-    def __init__(self):
-        super().__init__()
-        self.spent = []
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._start = time.process_time()
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.spent.append(time.process_time() - self._start)
-
-    @property
-    def of_epoch(self):
-        return float(np.median(self.spent[1:] or self.spent))
-
-
-def validation_nll(probs, labels):
-    """-mean log p of the label, in nats; probabilities of float32 that are 0 count 1e-12."""
-    found = probs["validation"][np.arange(len(labels)), labels]
-    return float(-np.mean(np.log(np.maximum(found, 1e-12))))
+PARTS = ("trials", "runs", "differences", "controls", "costs")  # of what is kept of a set
 
 
 class Runs:
@@ -77,6 +47,9 @@ class Runs:
     def __init__(self, store, task, names, seeds):
         self.store, self.task, self.names, self.seeds = store, task, names, seeds
         self.entry = store.task(task.name)
+        if self.entry.get("budget") != rows.TRIALS:  # runs of other trials are not compared
+            self.entry.clear()
+            self.entry |= {"budget": rows.TRIALS, **{part: {} for part in PARTS}}
         self.entry |= {"rows": task.counts, "classes": task.classes}
         self.entry |= {"target_risk": task.target_risk}
 
@@ -116,7 +89,8 @@ class Runs:
         if is_new:
             for plan in rows.trials(row, start, best):
                 probs, seconds, _ = self.fit_and_ask(row, plan, graphs)
-                nll = round(validation_nll(probs, self.task.y["validation"]), 5)
+                nll = measures.nll_of(probs["validation"], self.task.y["validation"])
+                nll = round(nll, 5)
                 done.append([plan.value, plan.l2, plan.epochs, nll])
                 found.append((nll, probs, seconds))
             self.entry["trials"][row] = done
@@ -196,7 +170,8 @@ class Runs:
             seeds = range(self.seeds)
             paths = [self.store.predictions(self.task.name, row, seed) for seed in seeds]
             is_new = row == "Dense" or row not in known
-            if is_new and all(path.is_file() for path in paths):
+            is_run = len(self.entry["runs"].get(row, {})) >= self.seeds
+            if is_new and is_run and all(path.is_file() for path in paths):
                 read[row] = [dict(np.load(path)) for path in paths]
         if len(read) > 1:
             known |= measures.differences(read, self.task.y, len(rows.ROWS) - 1)
@@ -222,10 +197,9 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as temporary:
         cache = given.cache or pathlib.Path(temporary)
         each, trunk = tasks.asked_for(given, cache)
-        settings = {"steps": rows.STEPS, "hidden": rows.HIDDEN, "trials": rows.TRIALS}
-        settings["pixels"] = given.pixels
+        settings = {"steps": rows.STEPS, "hidden": rows.HIDDEN, "pixels": given.pixels}
         path = cache / "methods.json" if given.quick else given.json
-        store = Predictions(path, cache, settings)
+        store = tasks.Store(path, cache, settings, PARTS)
         for task in each:
             runs = Runs(store, task, names, given.seeds)
             runs.measure(trunk) if given.costs else runs.run()

@@ -8,6 +8,7 @@ files; by how sharp it was before, it may still be, which the control on pixels 
 import hashlib
 import importlib
 import io
+import os
 import pathlib
 import sys
 
@@ -69,7 +70,7 @@ class Features:
         sign = f"{images.shape}{SIZE}{QUALITY}".encode() + images.tobytes()
         path = self.cache / f"{hashlib.sha256(sign).hexdigest()[:24]}.npz"
         if not path.is_file():
-            partial = path.with_suffix(".partial.npz")
+            partial = path.with_suffix(f".{os.getpid()}.npz")  # two scripts may share a cache
             features, energies = self._compute(images)
             np.savez(partial, features=features.astype("float16"), energies=energies)
             partial.replace(path)

@@ -204,28 +204,73 @@ TASKS = {
 # --- Sets of other people -----------------------------------------------------------------------
 
 
+def pictures(arrays, key, name):
+    """Images of a file in three channels, or what is wrong with them."""
+    x = np.asarray(arrays[key])
+    if x.dtype.kind == "f":
+        said = " of 0 to 1: multiply by 255" if x.size and x.max() <= 1 else ""
+        raise ValueError(
+            f"`{key}` of {name} must be uint8, 0 to 255. Received: {x.dtype}{said}; "
+            f"np.round(...).astype('uint8') makes them so"
+        )
+    is_grey = x.ndim == 3 or (x.ndim == 4 and x.shape[-1] == 1)
+    if x.dtype != np.uint8 or not (is_grey or (x.ndim == 4 and x.shape[-1] == 3)) or not x.size:
+        raise ValueError(
+            f"`{key}` of {name} must be uint8, (rows, height, width) or (rows, height, width, 1 or "
+            f"3 channels). Received: {x.dtype} {x.shape}"
+        )
+    return in_colour(x)
+
+
+def integers(arrays, key, name, rows):
+    """Labels of a file as (rows,), or what is wrong with them."""
+    y = np.asarray(arrays[key])
+    if y.ndim == 2 and y.shape[1] == 1:  # as Keras' own data sets have them
+        y = y[:, 0]
+    if y.shape != (rows,):
+        raise ValueError(
+            f"`{key}` of {name} must be one integer for each of its {rows} images, a row for each. "
+            f"Received: {y.shape}"
+        )
+    if y.dtype.kind not in "iu" or y.min() < 0:
+        raise ValueError(f"`{key}` of {name} must be integers from 0. Received: {y.dtype} {y[:5]}")
+    return y.astype("int64")
+
+
 def checked(arrays, name):
     """Images in three channels and labels of a file, or what is wrong with it."""
     for key in ("images", "labels"):
         if key not in arrays:
             raise ValueError(f"{name} must hold `images` and `labels`. Received: {list(arrays)}")
-    x, y = np.asarray(arrays["images"]), np.asarray(arrays["labels"])
-    if x.dtype != np.uint8 or x.ndim not in (3, 4) or len(x) != len(y):
+    x = pictures(arrays, "images", name)
+    y = integers(arrays, "labels", name, len(x))
+    names = np.unique(y)
+    if len(names) < 2 or len(names) != names[-1] + 1:
         raise ValueError(
-            f"`images` of {name} must be uint8, (rows, height, width[, channels]), a row for each "
-            f"label. Received: images {x.dtype} {x.shape}, labels {y.shape}"
+            f"`labels` of {name} must name two classes or more, 0, 1, ..., none left out. "
+            f"Received: {names[:10]}"
         )
-    if y.ndim != 1 or y.dtype.kind not in "iu" or y.min() < 0:
+    return x, y
+
+
+def shifted(arrays, name, classes):
+    """The part "shift" that a file brings."""
+    if "shift_labels" not in arrays:
+        raise ValueError(f"{name} must hold `shift_labels` beside `shift`. Received: none")
+    x = pictures(arrays, "shift", name)
+    y = integers(arrays, "shift_labels", name, len(x))
+    if y.max() >= classes:
         raise ValueError(
-            f"`labels` of {name} must be integers from 0, one a row. Received: {y.dtype} {y.shape}"
+            f"`shift_labels` of {name} must be classes of its `labels`, below {classes}. Received: "
+            f"{y.max()}"
         )
-    return in_colour(x), y.astype("int64")
+    return Part(x, y)
 
 
 def own_task(arrays, others, name="the file"):
     """The parts of a set in the documented form; `others` are images of other sets, or none."""
     x, y = checked(arrays, name)
-    groups = np.asarray(arrays["groups"]) if "groups" in arrays else np.arange(len(y))
+    groups = np.ravel(arrays["groups"]) if "groups" in arrays else np.arange(len(y))
     if len(groups) != len(y):
         raise ValueError(
             f"`groups` of {name} must have a row for each label. Received: {len(groups)}"
@@ -234,13 +279,18 @@ def own_task(arrays, others, name="the file"):
     for part, each in parts.items():
         if len(each.labels) == 0:
             raise ValueError(f"{name} has too few groups: the part {part!r} would be empty")
+    if left := sorted(set(np.unique(y)) - set(np.unique(parts["train"].labels))):
+        raise ValueError(
+            f"{name} must have images of each class in enough groups: none of class {left[0]} is "
+            "among those that train"
+        )
     if "shift" in arrays:
-        parts["shift"] = Part(in_colour(arrays["shift"]), np.asarray(arrays["shift_labels"]))
+        parts["shift"] = shifted(arrays, name, y.max() + 1)
     else:
         parts["shift"] = corrupted(parts["test"], FAR)
     for kind in ("near", "far"):
         if kind in arrays:
-            parts[kind] = Part(in_colour(arrays[kind]))
+            parts[kind] = Part(pictures(arrays, kind, name))
     if "far" not in parts and others:
         few = [one[:FAR] for one in others.values()]
         parts["far"] = Part(few[0] if len(few) == 1 else same_size(few))
@@ -268,7 +318,11 @@ def own_tasks(folder):
 
     def make(path):
         files = {p.stem: np.load(p, allow_pickle=False) for p in paths}
-        others = {n: in_colour(f["images"]) for n, f in files.items() if n != path.stem}
+        others = {
+            n: pictures(f, "images", f"{n}.npz")
+            for n, f in files.items()
+            if n != path.stem and "images" in f
+        }
         return own_task(files[path.stem], others, path.name)
 
     return {path.stem: lambda path=path: make(path) for path in paths}

@@ -35,8 +35,24 @@ def rounded(values):
     return {name: None if v is None else round(float(v), 5) for name, v in values.items()}
 
 
+def nll_of(probs, labels):
+    """-mean log p of the label, in nats; probabilities of float32 that are 0 count 1e-12."""
+    found = probs[np.arange(len(labels)), labels]
+    return float(-np.mean(np.log(np.maximum(found, 1e-12))))
+
+
 def figures(probs, labels, target_risk):
     """All columns of a run; both arguments are dictionaries by the names of parts."""
+    return of_answers(probs, labels) | rounded(
+        {
+            "shift_accuracy": np.mean(probs["shift"].argmax(-1) == labels["shift"]),
+            **decided(probs, labels, target_risk),
+        }
+    )
+
+
+def of_answers(probs, labels):
+    """The columns that need the test rows and, where there are, near and far ones."""
     p, y = probs["test"], labels["test"]
     found = {
         "accuracy": np.mean(p.argmax(-1) == y),
@@ -46,8 +62,6 @@ def figures(probs, labels, target_risk):
         "aurc": selective.aurc(p, y),
         "augrc": selective.augrc(p, y),
         "risk80": selective.risk_at_coverage(p, y, COVERAGE),
-        "shift_accuracy": np.mean(probs["shift"].argmax(-1) == labels["shift"]),
-        **decided(probs, labels, target_risk),
     }
     for name in ("near", "far"):
         if name in probs:
@@ -126,34 +140,34 @@ def resampled(probs, labels, weights):
     return found
 
 
-def differences(runs, labels, comparisons, resamples=RESAMPLES, seed=0):
-    """Row less Dense for `PAIRED`: the difference, and an interval that holds for all rows at once.
+def differences(runs, labels, comparisons, resamples=RESAMPLES, seed=0, base="Dense"):
+    """Row less the row `base` for `PAIRED`, with an interval that holds for all rows at once.
 
     `runs`: {row: [probs of a seed, ...]}. Test rows and seeds are drawn with replacement, the same
     for both; the intervals are normal, with the standard deviation over the resamples, and
     Bonferroni's for so many `comparisons`: 95 % together.
     """
     rng = np.random.default_rng(seed)
-    probs = runs["Dense"][0]
+    probs = runs[base][0]
     weights = {
         k: drawn(len(probs[k]), resamples, rng) for k in ("test", "near", "far") if k in probs
     }
-    seeds = len(runs["Dense"])
+    seeds = len(runs[base])
     chosen = drawn(seeds, resamples, rng) / seeds
 
     def over_seeds(row):
         each = [resampled(p, labels, weights) for p in runs[row]]
         return {k: (np.stack([e[k] for e in each], 1) * chosen).sum(axis=1) for k in each[0]}
 
-    base, found = over_seeds("Dense"), {}
+    theirs, found = over_seeds(base), {}
     width = scipy.stats.norm.isf(0.025 / comparisons)
     for row in runs:
-        if row == "Dense":
+        if row == base:
             continue
         mine = over_seeds(row)
         found[row] = {
-            name: [round(float(v), 5) for v in interval(mine[name] - base[name], width)]
-            for name in base
+            name: [round(float(v), 5) for v in interval(mine[name] - theirs[name], width)]
+            for name in theirs
         }
     return found
 

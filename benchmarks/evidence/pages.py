@@ -1,6 +1,7 @@
-"""The tables of the pages, made from `results/methods.json`, between markers.
+"""The tables of the pages, made from the files in `results`, between markers.
 
-A page has `<!-- methods NAME -->` and `<!-- end -->`; what is between them is written here.
+A page has `<!-- methods NAME -->` and `<!-- end -->`; what is between them is written here. The
+tables of other scripts, with the script's name in the marker, are theirs.
 """
 
 import functools
@@ -12,12 +13,13 @@ import statistics
 import numpy as np
 
 from evidence import measures
+from evidence.images import TARGETS
 from evidence.rows import ROWS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "methods.json"
 PAGES = ("README.md", "benchmarks/README.md", "docs/which-method.md")
-MARKED = re.compile(r"(<!-- methods (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+CHEAP = 3.0  # times the training of Dense: what a recommendation may cost that is not the best
 SHORT = ("Dense", "temperature scaling", "VBLL", "HET full", "SNGP", "deep ensemble")
 
 
@@ -46,10 +48,15 @@ def mean_of(runs, column):
 def mark(task, row, column):
     """+ or - where the interval of the difference with Dense has only better or only worse."""
     found = task["differences"].get(row, {}).get(column)
-    if found is None or found[1] <= 0 <= found[2]:
+    return "" if found is None else sign(found, column)
+
+
+def sign(difference, column):
+    """+ or - of a difference with its interval, "" where that has 0 in it."""
+    _, low, high = difference
+    if low <= 0 <= high:
         return ""
-    is_better = (found[1] > 0) == measures.COLUMNS[column][2]
-    return " +" if is_better else " −"
+    return " +" if (low > 0) == measures.COLUMNS[column][2] else " −"
 
 
 def cell(task, row, column):
@@ -74,6 +81,7 @@ def heading(name, task):
     seeds = len(task["runs"]["Dense"])
     return (
         f"**{name}** ({task['classes']} classes; rows: {sizes}; seeds: {seeds}; "
+        f"trials: {task['budget']}; "
         f"the rule's target: {task['target_risk']:g})\n\n"
     )
 
@@ -189,6 +197,23 @@ def first_table(found):
 # --- Answers to one question: differences with Dense over all sets, and what they say -----------
 
 
+def extent(found):
+    """What has been run, which no page can say by hand and stay true."""
+    lines = []
+    for name, task in found["tasks"].items():
+        rows = complete(task)
+        if rows:
+            l2 = max(trial[1] for trials in task["trials"].values() for trial in trials)
+            left = [row for row in ROWS if row not in rows]
+            missing = f"; not run: {', '.join(left)}" if left else ""
+            lines.append(
+                f"- {name}: {len(rows)} of {len(ROWS)} rows, {len(task['runs']['Dense'])} seeds, "
+                f"{task['budget']} trials a row, L2 up to {l2:g}{missing}.\n"
+            )
+    few = " What is said holds for this set, not for yours." if len(lines) == 1 else ""
+    return f"Run so far: {len(lines)} of {len(TARGETS)} sets.{few}\n\n" + "".join(lines)
+
+
 def judged_sets(found):
     return {n: t for n, t in found["tasks"].items() if t["differences"]}
 
@@ -217,10 +242,10 @@ def listed(counts, total):
     return ", ".join(names) or "none"
 
 
-def verdict(tasks, column):
-    """Which rows are better than Dense, and which are worse, in how many sets."""
+def verdict(tasks, column, rows=ROWS, base="Dense"):
+    """Which rows are better than `base`, and which are worse, in how many sets."""
     better, worse, total = {}, {}, {}
-    for row in ROWS:
+    for row in rows:
         marks = [
             mark(task, row, column)
             for task in tasks.values()
@@ -228,7 +253,47 @@ def verdict(tasks, column):
         ]
         total[row] = len(marks)
         better[row], worse[row] = marks.count(" +"), marks.count(" −")
-    return f"Better than Dense: {listed(better, total)}. Worse: {listed(worse, total)}.\n"
+    return f"Better than {base}: {listed(better, total)}. Worse: {listed(worse, total)}.\n"
+
+
+def counted(found, column):
+    """{row: (sets where it is better than Dense, where it is worse, all, training / Dense)}."""
+    tasks, known = judged_sets(found), {}
+    for row in ROWS:
+        having = [t for t in tasks.values() if column in t["differences"].get(row, {})]
+        if having:
+            marks = [mark(task, row, column) for task in having]
+            costs = [
+                mean_of(t["runs"][row], "seconds") / mean_of(t["runs"]["Dense"], "seconds")
+                for t in having
+            ]
+            cost = statistics.median(costs)
+            known[row] = marks.count(" +"), marks.count(" −"), len(marks), cost
+    return known
+
+
+def advice(found, column):
+    """A recommendation: the row that is most often better than Dense, of all and of the cheap.
+
+    Better and worse are counted against each other; of equal rows the cheaper one is named.
+    """
+    known, said = counted(found, column), []
+    kinds = (
+        (np.inf, "At any cost of training"),
+        (CHEAP, f"Up to {CHEAP:g} times Dense's training"),
+    )
+    for limit, told in kinds:
+        fit = {row: v for row, v in known.items() if v[0] > v[1] and v[3] <= limit}
+        if not fit:
+            said.append(f"{told}: Dense; nothing is better more often than it is worse.")
+            continue
+        row = max(fit, key=lambda row: (fit[row][0] - fit[row][1], -fit[row][3]))
+        better, worse, total, cost = fit[row]
+        said.append(
+            f"{told}: **{row}**, better than Dense in {better} of {total} sets and worse in "
+            f"{worse}; its training costs {cost:.1f} times Dense's."
+        )
+    return "\n".join(f"- {line}" for line in said) + "\n"
 
 
 def no_help(found):
@@ -258,18 +323,25 @@ TABLES = {
     "costs": cost_table,
     "first": first_table,
     "no help": no_help,
+    "extent": extent,
+    **{f"advice {c}": functools.partial(advice, column=c) for c in measures.PAIRED},
     **{f"by {column}": functools.partial(by_column, column=column) for column in measures.PAIRED},
 }
 
 
-def written(text, found):
-    """A page with its tables made anew."""
-    return MARKED.sub(lambda m: m[1] + TABLES[m[2]](found) + m[4], text)
+def marked(script="methods"):
+    """The pattern of what stands between the markers of a script."""
+    return re.compile(rf"(<!-- {script} (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
-def write_all(found):
+def written(text, found, script="methods", tables=TABLES):
+    """A page with the tables of a script made anew."""
+    return marked(script).sub(lambda m: m[1] + tables[m[2]](found) + m[4], text)
+
+
+def write_all(found, script="methods", tables=TABLES):
     for name in PAGES:
         path = ROOT / name
         if path.is_file():
             text = path.read_text(encoding="utf-8")
-            path.write_text(written(text, found), encoding="utf-8")
+            path.write_text(written(text, found, script, tables), encoding="utf-8")

@@ -273,7 +273,7 @@ def made_of(row, network, x, y, validation):
     return network, TemperatureScaling(from_logits=True).fit(logits, labels)
 
 
-def asked(model, x, seed=0):
+def asked(model, x, seed=0, draws=DRAWS):
     """What a method says of rows: mean probabilities and mutual information."""
     count = len(x)
     x = np.resize(x, (-(-count // ASKED) * ASKED, x.shape[1]))  # whole batches: one shape to trace
@@ -284,5 +284,5 @@ def asked(model, x, seed=0):
         found = decompose(model.predict(x, batch_size=ASKED, verbose=0))
     else:
         options = {"batch_size": ASKED, "from_logits": True, "seed": seed}
-        found = predict_uncertainty(model, x, DRAWS, **options)
+        found = predict_uncertainty(model, x, draws, **options)
     return np.asarray(found.probs)[:count], np.asarray(found.mutual_information)[:count]

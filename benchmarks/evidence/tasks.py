@@ -17,12 +17,10 @@ SEEDS, COMPONENTS, TARGET = 5, 256, 0.1
 
 
 class Store:
-    """The results, in a file that is whole at any time; `empty` are the parts of a set's."""
+    """The results, in a file that is whole at any time, and predictions beside the features."""
 
-    empty = ("runs", "differences")
-
-    def __init__(self, path, cache, settings):
-        self.path, self.cache = pathlib.Path(path), pathlib.Path(cache)
+    def __init__(self, path, cache, settings, kinds=("runs", "differences")):
+        self.path, self.cache, self.kinds = pathlib.Path(path), pathlib.Path(cache), kinds
         self.found = {"settings": settings, "tasks": {}}
         if self.path.is_file():
             self.found = json.loads(self.path.read_text(encoding="utf-8"))
@@ -33,13 +31,17 @@ class Store:
                 )
 
     def task(self, name):
-        return self.found["tasks"].setdefault(name, {kind: {} for kind in self.empty})
+        return self.found["tasks"].setdefault(name, {kind: {} for kind in self.kinds})
 
     def write(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
         partial.write_text(pages.compact(self.found), encoding="utf-8")
         os.replace(partial, self.path)
+
+    def predictions(self, task, row, seed):
+        name = "".join(c if c.isalnum() else "_" for c in f"{task}-{row}-{seed}")
+        return self.cache / "predictions" / f"{name}.npz"
 
 
 class Task:
@@ -54,6 +56,8 @@ class Task:
         count = min(COMPONENTS, raw["train"].shape[1], len(raw["train"]) - 1)
         pca = PCA(count, svd_solver="randomized", random_state=0).fit(raw["train"])
         scale = np.sqrt(pca.explained_variance_.mean())
+        kernel = (pca.components_.T / scale).astype("float32")
+        self.projection = kernel, -(pca.mean_ @ kernel).astype("float32")  # as a layer's weights
         self.x = {part: (pca.transform(v) / scale).astype("float32") for part, v in raw.items()}
         self.y = {n: p.labels.astype("int64") for n, p in parts.items() if p.labels is not None}
         self.classes = 1 + max(int(labels.max()) for labels in self.y.values())
