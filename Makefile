@@ -30,7 +30,7 @@ test: $(VENV)/.test
 test-docs: $(VENV)/.test
 	$(BIN)/python tests/run.py -n $(WORKERS) -q -m slow tests/test_docs.py tests/test_tasks.py \
 		tests/examples/test_tutorials.py tests/examples/test_tutorial_scripts.py tests/test_site.py \
-		tests/examples/test_last_layers_example.py
+		tests/examples/test_last_layers_example.py tests/examples/test_notebooks.py
 
 test-quick: $(VENV)/.test
 	$(BIN)/python tests/run.py -n $(WORKERS) -q --quick

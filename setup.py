@@ -52,6 +52,8 @@ TEST = [
     # Its wheels are for Linux; other systems go without the fuzz test by coverage.
     "atheris>=3; sys_platform == 'linux' and python_version < '3.13'",
     "hypothesis>=6.100",
+    "ipykernel>=6",
+    "nbclient>=0.10",
     "playwright>=1.45",
     "pyyaml>=6",
     "pytest>=8,<9",
@@ -62,10 +64,7 @@ TEST = [
 DOCS = [
     *EXAMPLES,
     "furo>=2024.8",
-    "ipykernel>=6",
     "myst-parser>=4",
-    "nbclient>=0.10",
-    "playwright>=1.45",
     "sphinx>=8",
     "sphinx-copybutton>=0.5",
     "sphinx-gallery>=0.18",

@@ -6,9 +6,10 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 HERE = pathlib.Path(__file__).parent
-sys.path[:0] = [str(HERE / "_extensions"), str(HERE.parent)]
+sys.path[:0] = [str(HERE / "_extensions"), str(HERE / "inventories"), str(HERE.parent)]
 
 import matplotlib  # noqa: E402
+from make import PROJECTS  # noqa: E402, of inventories
 
 import tfuq  # noqa: E402
 
@@ -21,13 +22,15 @@ version = release = tfuq.__version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
-    "keras_docstrings",  # this and the next two are in _extensions
+    "keras_docstrings",  # this and the next three are in _extensions
     "public_names",
     "navigation",
+    "links",
 ]
 exclude_patterns = ["_build", "**/GALLERY_HEADER.rst", "tutorials/scripts/**.ipynb"]
 # A page says its Python once; what Pygments cannot read in a log is no fault of the page.
@@ -44,9 +47,23 @@ napoleon_custom_sections = [
     ("Fields", "params_style"),
 ]
 
+# From files of the repository: nothing is asked of the network.
+intersphinx_mapping = {name: (site, f"inventories/{name}.inv") for name, site in PROJECTS.items()}
+
 html_theme = "furo"  # has a dark mode and a search
 html_title = f"tfuq {release}"
 html_static_path = ["_static"]
+templates_path = ["_templates"]
+html_sidebars = {
+    "**": [
+        "sidebar/brand.html",
+        "sidebar/version.html",  # in _templates
+        "sidebar/search.html",
+        "sidebar/scroll-start.html",
+        "sidebar/navigation.html",
+        "sidebar/scroll-end.html",
+    ]
+}
 html_css_files = ["tables.css"]
 html_favicon = "_static/favicon.svg"
 html_show_sphinx = False

@@ -119,7 +119,7 @@ def test_docstring_examples(name, tmp_path, monkeypatch):
 # `test_tasks.py` runs the eight tasks; what those who come from elsewhere read trains networks of
 # the same kinds as pages that run here.
 @pytest.mark.slow_cases(
-    "docs/how-to/eight-tasks.md", *(f"docs/coming-from/{name}*.md" for name in "kluv")
+    "docs/how-to/eight-tasks.md", *(f"docs/coming-from/{name}*.md" for name in "ekluv")
 )
 @pytest.mark.slow_cases("docs/coming-from/tfp-layers.md", "docs/how-to/sparse-bayesian.md")
 @pytest.mark.slow_cases(

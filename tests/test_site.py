@@ -14,6 +14,8 @@ import urllib.parse
 import pytest
 from report.browser import executable, launched
 
+import tfuq
+
 SITE = pathlib.Path(__file__).parents[1] / "docs" / "_build" / "html"
 pytestmark = [
     pytest.mark.slow,
@@ -82,6 +84,34 @@ def test_every_page(address, chromium, counts):
     counts("pages of the site in a browser", len(pages()))
     assert len(pages()) > 300
     assert not wrong
+
+
+def test_every_page_names_its_version():
+    """And where the pages of another one are; without a browser."""
+    for page in pages():
+        if not page.startswith(("search", "404")):
+            text = (SITE / page).read_text(encoding="utf-8")
+            assert f"Version {tfuq.__version__}" in text, page
+            assert "versions.html" in text or page == "versions.html", page
+
+
+def test_names_of_other_packages_are_links(address, chromium):
+    """From the inventories of docs/inventories: offline, without a warning."""
+    tab = chromium.new_page()
+    for page, site in (
+        (
+            "api/names/layers/DenseVariational.html",
+            "https://keras.io/api/layers/core_layers/dense/",
+        ),
+        ("api/names/predictive/score_dataset.html", "https://www.tensorflow.org/api_docs/"),
+        (
+            "api/names/metrics/bootstrap_interval.html",
+            "https://docs.scipy.org/doc/scipy/reference/",
+        ),
+    ):
+        tab.goto(f"{address}/{page}", wait_until="load")
+        links = tab.eval_on_selector_all("a.external", LINKS)
+        assert any(link.startswith(site) for link in links), page
 
 
 def test_search_finds_a_name(address, chromium):

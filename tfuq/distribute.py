@@ -22,9 +22,6 @@ KNOWN = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.15")
 ISSUE = "https://github.com/keras-team/keras/issues/20585"
 
 
-# --- Whether Keras has the fault --------------------------------------------------------------
-
-
 class _Probe(tf.distribute.MultiWorkerMirroredStrategy):
     """Stands for a strategy of several machines, and notes over which axes Keras reduces."""
 
@@ -319,6 +316,8 @@ def multi_worker(strategy=None):
         if is_chief(strategy):
             model.save("model.keras")
     ```
+
+    See also: `tfuq.distribute.is_chief`, `tfuq.callbacks.BackupAndRestore`.
     """
     if strategy is not None and not isinstance(strategy, tf.distribute.Strategy):
         raise ValueError(
@@ -353,6 +352,8 @@ def is_chief(strategy=None):
     >>> from tfuq.distribute import is_chief
     >>> is_chief()
     True
+
+    See also: `tfuq.distribute.multi_worker`.
     """
     if strategy is None and not tf.distribute.has_strategy():
         found = read_cluster()
@@ -395,6 +396,8 @@ class RayExecutor(concurrent.futures.Executor):
         with RayExecutor(num_cpus=1) as executor:  # after `ray.init()`
             return ensemble.fit(x, y, epochs=10, executor=executor, callbacks=callbacks)
     ```
+
+    See also: `tfuq.ensembles.DeepEnsemble`, `tfuq.distribute.multi_worker`.
     """
 
     def __init__(self, **options):

@@ -150,6 +150,9 @@ def rapid_fit(
         - Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017.
         - Howard and Ruder, "Universal Language Model Fine-tuning", ACL 2018 (rates by layer).
         - Huang et al., "Snapshot Ensembles: Train 1, Get M for Free", ICLR 2017.
+
+    See also: `tfuq.lr_range_test`, `tfuq.callbacks.SGDR`, `tfuq.callbacks.SnapshotEnsemble`,
+    `tfuq.optimizers.DiscriminativeLearningRate`.
     """
     _check(model, num_cycles, mixed_precision, fit_kwargs)
     train, validation = keras_data(train), keras_data(validation)

@@ -12,7 +12,10 @@ CONTENTS = {
         ("Start", ["start"]),
         ("Learn", ["tutorials/index", "how-to/index", *METHODS, "explanation/index"]),
         ("Look up", ["api/index", "features", "coming-from/index", "faq", "glossary"]),
-        ("Trust", ["reliability", "compatibility", "benchmarks", "references", "changes"]),
+        (
+            "Trust",
+            ["reliability", "compatibility", "benchmarks", "references", "versions", "changes"],
+        ),
         ("More", ["gallery/README", "examples", "adr/index"]),
     ],
     "tutorials/index": [("", ["scripts/index"])],

@@ -4,18 +4,20 @@ import ast
 import pathlib
 import re
 
+import numpy as np
 import pytest
 from test_examples import load_script
 
 TUTORIALS = pathlib.Path(__file__).parents[2] / "examples" / "tutorials"
 # Lines of code of the originals, without comments, texts and empty lines: the first counted by
 # hand, of the second, a notebook, a low estimate; of the third up to its comparison with others; of
-# the fourth a low estimate.
+# the fourth a low estimate; the fifth counted by hand.
 ORIGINALS = {
     "bayesian_neural_networks": 178,
     "regression_five_cases": 200,
     "sngp_two_moons": 179,
     "mixture_of_answers": 160,
+    "variational_lenet": 214,
 }
 
 
@@ -93,7 +95,42 @@ def test_mixture_of_answers(tmp_path, capsys):
     assert (tmp_path / "mixture_of_answers.png").stat().st_size > 10_000
 
 
-def test_a_missing_file_is_named(tmp_path):
-    module = load_script("examples/tutorials/bayesian_neural_networks.py")
-    with pytest.raises(FileNotFoundError, match=r"uci_regression\.npz is missing.*--source"):
+@pytest.mark.slow
+def test_variational_lenet(tmp_path, capsys):
+    """Small digits, few epochs: it learns, and doubts wrong answers more than right ones."""
+    load_script("examples/tutorials/variational_lenet.py").main(
+        ["--quick", "--output", str(tmp_path)]
+    )
+    out = capsys.readouterr().out
+    accuracy, nats = map(
+        float, re.search(r"test accuracy (\S+), held-out nats (\S+)", out).groups()
+    )
+    assert accuracy > 0.5 and np.log(0.1) < nats < 0
+    wrong, right = map(
+        float, re.search(r"information: (\S+) of wrong.* (\S+) of right", out).groups()
+    )
+    assert wrong > right > 0
+    assert (tmp_path / "variational_lenet.png").stat().st_size > 10_000
+
+
+def test_mnist_files(tmp_path):
+    """Both sources of full size give what the network takes."""
+    rows = np.arange(4, dtype="uint8")
+    images = np.repeat(rows, 28 * 28).reshape(4, 28, 28) * 85
+    named = {f"x_{part}": images for part in ("train", "test")}
+    np.savez(tmp_path / "mnist.npz", **named, y_train=rows, y_test=rows)
+    module = load_script("examples/tutorials/variational_lenet.py")
+    for source, shape in (("file", (28, 28, 1)), ("digits", (8, 8, 1))):
+        for x, y in module.load(source, tmp_path):
+            assert x.shape == (len(y), *shape) and x.dtype == "float32"
+            assert x.min() == -1 and x.max() == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("bayesian_neural_networks", "uci_regression"), ("variational_lenet", "mnist")],
+)
+def test_a_missing_file_is_named(name, file, tmp_path):
+    module = load_script(f"examples/tutorials/{name}.py")
+    with pytest.raises(FileNotFoundError, match=rf"{file}\.npz is missing.*--source"):
         module.load("file", tmp_path)

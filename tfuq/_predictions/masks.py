@@ -26,6 +26,8 @@ def error_map(mask, prediction):
     >>> import tfuq
     >>> tfuq.plots.error_map([[0, 1, 0, 2, 2]], [[0, 1, 1, 0, 1]])
     array([[0, 1, 2, 3, 4]])
+
+    See also: `tfuq.plots.uncertainty_maps`.
     """
     mask, prediction = checked_classes("mask", mask), checked_classes("prediction", prediction)
     if mask.shape != prediction.shape:

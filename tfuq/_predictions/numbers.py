@@ -32,6 +32,8 @@ class Interval(NamedTuple):
     >>> lower, upper = found.interval(0.9)
     >>> print(lower.round(3), upper.round(3))
     [[-1.645]] [[1.645]]
+
+    See also: `tfuq.predictive.RegressionUncertainty`.
     """
 
     lower: np.ndarray
@@ -98,6 +100,9 @@ class RegressionUncertainty:
     >>> found = RegressionUncertainty(np.array([[[0.0, 1.0]], [[2.0, 1.0]]]), "normal")
     >>> print(found.mean, found.aleatoric_std, found.epistemic_std)
     [[1.]] [[1.]] [[1.]]
+
+    See also: `tfuq.predictive.predict_uncertainty`, `tfuq.selective.RegressionRule`,
+    `tfuq.selective.ConformalRegressor`.
     """
 
     def __init__(self, params, family, note=""):

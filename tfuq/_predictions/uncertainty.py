@@ -54,6 +54,9 @@ class Uncertainty(_Measures):
     >>> from tfuq.predictive import decompose
     >>> print(decompose([[[0.9, 0.1]], [[0.7, 0.3]]]).confidence)
     [0.8]
+
+    See also: `tfuq.predictive.predict_uncertainty`, `tfuq.predictive.decompose`,
+    `tfuq.selective.RejectionRule`.
     """
 
     multi_label = False
@@ -128,6 +131,8 @@ def entropy(probs, multi_label=False):
     >>> from tfuq.predictive import entropy
     >>> print(entropy([[0.5, 0.5], [1.0, 0.0]]).round(3))
     [0.693 0.   ]
+
+    See also: `tfuq.predictive.predictive_entropy`, `tfuq.predictive.expected_entropy`.
     """
     probs = _checked("probs", probs, 1, multi_label)
     return np.asarray(home.entropy(probs, is_binary(probs.shape, multi_label)))
@@ -149,6 +154,8 @@ def predictive_entropy(stack, multi_label=False):
     >>> from tfuq.predictive import predictive_entropy
     >>> print(predictive_entropy(np.array([[[0.9, 0.1]], [[0.1, 0.9]]])).round(3))
     [0.693]
+
+    See also: `tfuq.predictive.decompose`, `tfuq.predictive.mutual_information`.
     """
     return entropy(_checked("stack", stack, 2, multi_label).mean(0), multi_label)
 
@@ -164,6 +171,8 @@ def expected_entropy(stack, multi_label=False):
     >>> from tfuq.predictive import expected_entropy
     >>> print(expected_entropy(np.array([[[0.9, 0.1]], [[0.1, 0.9]]])).round(3))
     [0.325]
+
+    See also: `tfuq.predictive.decompose`, `tfuq.predictive.mutual_information`.
     """
     return entropy(_checked("stack", stack, 2, multi_label), multi_label).mean(0)
 
@@ -179,6 +188,8 @@ def mutual_information(stack, multi_label=False):
     >>> from tfuq.predictive import mutual_information
     >>> print(mutual_information(np.array([[[0.9, 0.1]], [[0.1, 0.9]]])).round(3))
     [0.368]
+
+    See also: `tfuq.predictive.decompose`, `tfuq.predictive.predictive_entropy`.
     """
     difference = predictive_entropy(stack, multi_label) - expected_entropy(stack, multi_label)
     return np.maximum(difference, 0)
@@ -195,6 +206,8 @@ def variation_ratio(stack, multi_label=False):
     >>> from tfuq.predictive import variation_ratio
     >>> print(variation_ratio(np.array([[[0.9, 0.1]], [[0.1, 0.9]]])).round(3))
     [0.5]
+
+    See also: `tfuq.predictive.decompose`, `tfuq.predictive.mutual_information`.
     """
     stack = _checked("stack", stack, 2, multi_label)
     if is_binary(stack.shape, multi_label):
@@ -226,6 +239,9 @@ def decompose(stack, multi_label=False):
     >>> parts = decompose(stack)
     >>> print(parts.predictive_entropy.round(3), parts.mutual_information.round(3))
     [0.693 0.693] [0.368 0.   ]
+
+    See also: `tfuq.predictive.predict_uncertainty`, `tfuq.predictive.sample_predictions`,
+    `tfuq.ensembles.DeepEnsemble`.
     """
     stack = _checked("stack", stack, 2, multi_label)
     if is_binary(stack.shape, multi_label):

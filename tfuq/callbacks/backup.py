@@ -223,6 +223,8 @@ class BackupAndRestore(keras.callbacks.Callback):
     model.compile("adam", loss)
     model.fit(x, y, epochs=3, callbacks=[BackupAndRestore("backup")], verbose=0)
     ```
+
+    See also: `tfuq.callbacks.SnapshotEnsemble`.
     """
 
     def __init__(self, backup_dir, every=1, *, delete_checkpoint=True, verbose=0):

@@ -118,6 +118,8 @@ class KLAnnealing(keras.callbacks.Callback):
     References:
         - Fu, Li, Liu, Gao, Celikyilmaz and Carin, "Cyclical Annealing Schedule: A Simple Approach
           to Mitigating KL Vanishing", NAACL 2019.
+
+    See also: `tfuq.kl_weight_for`, `tfuq.layers.DenseVariational`.
     """
 
     def __init__(

@@ -132,6 +132,8 @@ class LRRangeTest(keras.callbacks.Callback):
     References:
         - Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017.
         - Mishra, "Rapid and Robust Learning for Homogeneous Image Data", 2020.
+
+    See also: `tfuq.lr_range_test`, `tfuq.callbacks.SGDR`, `tfuq.plots.lr_range_test`.
     """
 
     def __init__(
@@ -413,6 +415,8 @@ def lr_range_test(
     found = lr_range_test(model, (x, y), start=1e-4, stop=1e4, num_steps=30)
     print(found.suggestion, found.steepest, found.bracket)
     ```
+
+    See also: `tfuq.callbacks.LRRangeTest`, `tfuq.callbacks.SGDR`, `tfuq.training.rapid_fit`.
     """
     options = {"smoothing": smoothing, "stop_factor": stop_factor, "verbose": verbose}
     check_integer("batch_size", batch_size, 1)

@@ -31,6 +31,8 @@ class PosteriorMean(keras.callbacks.Callback):
     model.compile(tfuq.optimizers.IVON(0.1, num_data=64), "mse")
     model.fit(x, y, validation_split=0.2, callbacks=[tfuq.callbacks.PosteriorMean()], verbose=0)
     ```
+
+    See also: `tfuq.optimizers.IVON`.
     """
 
     _optimizer = None

@@ -50,6 +50,8 @@ class PosteriorSampling(keras.callbacks.Callback):
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(x, y, epochs=2, callbacks=[PosteriorSampling(5)], verbose=0)
     ```
+
+    See also: `tfuq.layers.DenseVariational`, `tfuq.convert.sparse_bayesian`.
     """
 
     def __init__(self, num_samples=5):

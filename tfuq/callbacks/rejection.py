@@ -174,6 +174,8 @@ class RejectionEvaluator(keras.callbacks.Callback):
           0.7 |   1.0000 |   0.5000 |   0.5000 | 0.0000 | 0.1150
 
     In training: `model.fit(..., callbacks=[evaluator, keras.callbacks.CSVLogger("log.csv")])`.
+
+    See also: `tfuq.metrics.rejection_table`, `tfuq.selective.RejectionRule`.
     """
 
     def __init__(

@@ -110,6 +110,9 @@ class SaliencySelection(keras.callbacks.Callback):
     References:
         - Abboud, Lombaert and Kadoury, "Sparse Bayesian Networks: Efficient Uncertainty
           Quantification in Medical Image Analysis", MICCAI 2024.
+
+    See also: `tfuq.convert.sparse_bayesian`, `tfuq.convert.saliency`,
+    `tfuq.layers.SparseBayesDense`.
     """
 
     def __init__(

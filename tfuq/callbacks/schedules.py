@@ -160,6 +160,8 @@ class SGDR(keras.callbacks.Callback):
     References:
         - Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017.
         - Mishra, "Rapid and Robust Learning for Homogeneous Image Data", 2020.
+
+    See also: `tfuq.callbacks.SnapshotEnsemble`, `tfuq.lr_range_test`, `tfuq.training.rapid_fit`.
     """
 
     def __init__(

@@ -31,8 +31,6 @@ from tfuq.callbacks._snapshot_files import (
 )
 from tfuq.ensembles import DeepEnsemble
 
-# --- Which of them stay -----------------------------------------------------------------------
-
 
 def latest(snapshots, keep):
     """The last `keep` of them in the order of their steps (Huang et al. 2017)."""
@@ -224,6 +222,8 @@ class SnapshotEnsemble(keras.callbacks.Callback):
     References:
         - Huang, Li, Pleiss, Liu, Hopcroft and Weinberger, "Snapshot Ensembles: Train 1, Get M for
           Free", ICLR 2017.
+
+    See also: `tfuq.callbacks.SGDR`, `tfuq.ensembles.DeepEnsemble`, `tfuq.training.rapid_fit`.
     """
 
     def __init__(self, directory, keep=None, monitor=None, *, mode="auto", every=None, verbose=0):

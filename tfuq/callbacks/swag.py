@@ -89,6 +89,8 @@ class SWAG(keras.callbacks.Callback):
     References:
         - Maddox, Garipov, Izmailov, Vetrov, Wilson: "A Simple Baseline for Bayesian Uncertainty in
           Deep Learning", NeurIPS 2019.
+
+    See also: `tfuq.optimizers.IVON`, `tfuq.predictive.predict_uncertainty`.
     """
 
     def __init__(

@@ -245,6 +245,8 @@ class GradualUnfreezing(keras.callbacks.Callback):
     history = model.fit(x, y, epochs=4, callbacks=[unfreezing], verbose=0).history
     print(history["unfreezing_stage"])  # 0, 0, 1, 2
     ```
+
+    See also: `tfuq.optimizers.DiscriminativeLearningRate`, `tfuq.convert.replace_head`.
     """
 
     def __init__(

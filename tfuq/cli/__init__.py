@@ -40,6 +40,8 @@ def main(argv=None):
     np.savez("test.npz", x=x, y=x.argmax(-1))
     print(main(["evaluate", "model.keras", "test.npz", "--min-accuracy", "0.9"]))  # 0
     ```
+
+    See also: `tfuq.export.export`, `tfuq.report.html`, `tfuq.serving.serve`.
     """
     arguments = make_parser().parse_args(argv)
     command = _command(arguments.command)

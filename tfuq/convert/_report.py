@@ -23,6 +23,8 @@ class ConversionReport(NamedTuple):
     >>> found = ConversionReport({"top": ("Dense", "DenseVariational")}, {})
     >>> print(found.summary())
     1 converted (1 Dense)
+
+    See also: `tfuq.convert.report`.
     """
 
     converted: dict
@@ -67,6 +69,8 @@ def report(model):
     bayesian = variational(model, kl_weight=0.001)
     print(report(bayesian).left)  # {"p_re_lu": ("PReLU", "no layer stands in for PReLU")}
     ```
+
+    See also: `tfuq.convert.variational`, `tfuq.convert.to_deterministic`.
     """
     try:
         return _REPORTS[model]

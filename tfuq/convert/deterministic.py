@@ -44,6 +44,8 @@ def to_deterministic(model):
     model = keras.Sequential([keras.Input((8,)), SparseBayesDense(3, kl_weight=0.001)])
     print(to_deterministic(model).layers)  # [<Dense name=...>]
     ```
+
+    See also: `tfuq.convert.variational`, `tfuq.convert.sparse_bayesian`, `tfuq.convert.mc_dropout`.
     """
 
     def make(layer):

@@ -54,6 +54,8 @@ def mc_dropout(model):
     layers = [keras.layers.Dropout(0.5), keras.layers.Dense(3)]
     model = mc_dropout(keras.Sequential([keras.Input((8,)), *layers]))
     ```
+
+    See also: `tfuq.layers.MCDropout`, `tfuq.convert.report`.
     """
     candidates = leaves(model, lambda layer: _kind(layer) is not None)
     if not candidates:

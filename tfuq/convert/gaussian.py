@@ -69,6 +69,9 @@ def variational(
     model = keras.Sequential([keras.Input((8,)), *layers])
     bayesian = variational(model, kl_weight=0.001, moped=True)
     ```
+
+    See also: `tfuq.convert.sparse_bayesian`, `tfuq.convert.to_deterministic`,
+    `tfuq.layers.DenseVariational`.
     """
     check_kl_weight(kl_weight)
     check_positive("moped_delta", moped_delta)

@@ -57,6 +57,8 @@ def replace_head(model, head, *, initialize=True, copy=False, output=None):
     model = keras.Sequential([keras.Input((8,)), *layers])
     bayesian = replace_head(model, VBLLDense(3, kl_weight=0.001))
     ```
+
+    See also: `tfuq.layers.VBLLDense`, `tfuq.convert.laplace_head`, `tfuq.convert.report`.
     """
     check_flags(initialize=initialize, copy=copy)
     check_graph(model)

@@ -103,6 +103,8 @@ def laplace_head(
 
     References:
         - Daxberger et al.: "Laplace Redux - Effortless Bayesian Deep Learning", NeurIPS 2021.
+
+    See also: `tfuq.layers.LastLayerLaplace`, `tfuq.convert.replace_head`, `tfuq.layers.VBLLDense`.
     """
     check_choice("structure", structure, tuple(CURVATURES))
     _check_prior(prior, validation_data)

@@ -52,6 +52,8 @@ def batch_ensemble(model, num_members, *, factor_scale=0.1, layers=None, seed=No
     References:
         - Wen et al.: "BatchEnsemble: An Alternative Approach to Efficient Ensemble and Lifelong
           Learning", ICLR 2020.
+
+    See also: `tfuq.layers.BatchEnsembleDense`, `tfuq.ensembles.DeepEnsemble`.
     """
     options = {"num_members": num_members, "factors": "normal", "factor_scale": factor_scale}
     BatchEnsembleDense(1, seed=seed, **options)  # says what is wrong with them, if anything is

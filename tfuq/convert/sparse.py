@@ -118,6 +118,9 @@ def sparse_bayesian(
           Quantification in Medical Image Analysis", MICCAI 2024.
         - Sharma, Farquhar, Nalisnick and Rainforth, "Do Bayesian Neural Networks Need To Be Fully
           Stochastic?", AISTATS 2023.
+
+    See also: `tfuq.convert.saliency`, `tfuq.callbacks.SaliencySelection`,
+    `tfuq.convert.variational`.
     """
     check_kl_weight(kl_weight)
     check_choice("scope", scope, SCOPES)
@@ -247,6 +250,8 @@ def saliency(model, data, loss=None, *, method="gradient", batch_size=32, verbos
     model = keras.Sequential([keras.Input((8,)), head], name="net")
     print(saliency(model, (x, y), "mse")["net/head/kernel"].shape)  # (8, 3)
     ```
+
+    See also: `tfuq.convert.sparse_bayesian`, `tfuq.callbacks.SaliencySelection`.
     """
     check_choice("method", method, METHODS)
     if not isinstance(model, keras.Model) or not model.built:

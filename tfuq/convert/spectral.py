@@ -51,6 +51,8 @@ class SpectralBound(keras.constraints.Constraint):
 
     hidden = keras.layers.Dense(16, "relu", kernel_constraint=SpectralBound(0.95))
     ```
+
+    See also: `tfuq.convert.spectral_normalize`.
     """
 
     def __init__(
@@ -199,6 +201,8 @@ def spectral_normalize(model, norm_bound=0.95, *, iterations=1, layers=None):
     References:
         - Liu, Padhy, Ren, Lin, Wen, Jerfel, Nado, Snoek, Tran, Lakshminarayanan: A Simple Approach
           to Improve Single-Model Deep Uncertainty via Distance-Awareness. JMLR 24, 2023.
+
+    See also: `tfuq.layers.SNGPDense`, `tfuq.convert.SpectralBound`.
     """
     SpectralBound(norm_bound, iterations)  # says what is wrong with them, if anything is
     check_graph(model)

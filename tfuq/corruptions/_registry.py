@@ -57,6 +57,8 @@ def names(which=None):
     ('brightness', 'contrast', 'decolor', 'defocus_blur')
     >>> len(tfuq.corruptions.names("benchmark"))
     15
+
+    See also: `tfuq.corruptions.corrupt`.
     """
     check_choice("which", which, (None, "benchmark", "validation"))
     chosen = {None: tuple(sorted(CORRUPTIONS)), "benchmark": BENCHMARK, "validation": VALIDATION}
@@ -89,6 +91,9 @@ def corrupt(images, name, severity=None, *, seed=0, **options):
     foggy = corrupt(images, "fog", 3, seed=1)
     print(foggy.shape, foggy.dtype)
     ```
+
+    See also: `tfuq.corruptions.names`, `tfuq.corruptions.CorruptionLayer`,
+    `tfuq.corruptions.corruption_report`.
     """
     check_choice("name", name, names())
     return CORRUPTIONS[name](images, severity, seed=seed, **options)

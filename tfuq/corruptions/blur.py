@@ -70,6 +70,8 @@ def gaussian_blur(images, severity=None, *, sigma=None, kernel_size=None, severi
         - Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions
           and Perturbations, ICLR 2019 (CIFAR-10-C).
         - Mishra, "Rapid and Robust Learning for Homogeneous Image Data", 2020, section 5.1.
+
+    See also: `tfuq.corruptions.corrupt`, `tfuq.corruptions.CorruptionLayer`.
     """
     if kernel_size is None:
         sigma = strength(images, severity, severity_of, GAUSSIAN, sigma=sigma)
@@ -119,6 +121,8 @@ def defocus_blur(images, severity=None, *, radius=None, severity_of=None, seed=0
 
     References:
         Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
+
+    See also: `tfuq.corruptions.corrupt`, `tfuq.corruptions.CorruptionLayer`.
     """
     if radius is None:
         radius, sigma = constant(images, severity, severity_of, DEFOCUS)
@@ -170,6 +174,8 @@ def motion_blur(images, severity=None, *, kernel_size=None, angle=None, severity
     References:
         - Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
         - Mishra, "Rapid and Robust Learning for Homogeneous Image Data", 2020, chapter 5.
+
+    See also: `tfuq.corruptions.corrupt`, `tfuq.corruptions.CorruptionLayer`.
     """
     if angle is not None and not (isinstance(angle, numbers.Real) and math.isfinite(angle)):
         raise ValueError(
@@ -235,6 +241,8 @@ def zoom_blur(images, severity=None, *, max_factor=None, severity_of=None, seed=
 
     References:
         Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
+
+    See also: `tfuq.corruptions.corrupt`, `tfuq.corruptions.CorruptionLayer`.
     """
     if max_factor is None:
         largest, step = constant(images, severity, severity_of, ZOOMS)
@@ -287,6 +295,8 @@ def glass_blur(images, severity, *, severity_of=None, seed=0):
 
     References:
         Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
+
+    See also: `tfuq.corruptions.corrupt`, `tfuq.corruptions.CorruptionLayer`.
     """
     sigma, longest, rounds = constant(images, severity, severity_of, GLASS)
 

@@ -71,6 +71,8 @@ def brightness(images, severity=None, *, amount=None, severity_of=None, seed=0):
     References:
         Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and
         Perturbations, ICLR 2019 (CIFAR-10-C).
+
+    See also: `tfuq.corruptions.corrupt`, `tfuq.corruptions.CorruptionLayer`.
     """
     amount = strength(images, severity, severity_of, BRIGHTNESS, amount=amount)
     if not isinstance(amount, numbers.Real) or not -1 <= amount <= 1:
@@ -118,6 +120,8 @@ def contrast(images, severity=None, *, factor=None, severity_of=None, seed=0):
 
     References:
         Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
+
+    See also: `tfuq.corruptions.corrupt`, `tfuq.corruptions.CorruptionLayer`.
     """
     factor = strength(images, severity, severity_of, CONTRAST, factor=factor)
     check_fraction("factor", factor)
@@ -165,6 +169,8 @@ def decolor(images, severity=None, *, amount=None, severity_of=None, seed=0):
     References:
         Temel et al., CURE-TSR: Challenging Unreal and Real Environments for Traffic Sign
         Recognition, NIPS workshop on machine learning for intelligent transportation systems, 2017.
+
+    See also: `tfuq.corruptions.corrupt`, `tfuq.corruptions.CorruptionLayer`.
     """
     amount = strength(images, severity, severity_of, GREYNESS, amount=amount)
     check_fraction("amount", amount)
@@ -205,6 +211,8 @@ def saturate(images, severity, *, severity_of=None, seed=0):
 
     References:
         Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
+
+    See also: `tfuq.corruptions.corrupt`, `tfuq.corruptions.CorruptionLayer`.
     """
     factor, added = constant(images, severity, severity_of, SATURATION)
 
@@ -263,6 +271,8 @@ def elastic_transform(images, severity, *, severity_of=None, seed=0):
     References:
         - Simard et al., Best Practices for Convolutional Neural Networks, ICDAR 2003.
         - Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
+
+    See also: `tfuq.corruptions.corrupt`, `tfuq.corruptions.CorruptionLayer`.
     """
     numbers = constant(images, severity, severity_of, ELASTIC)
 
@@ -340,6 +350,8 @@ def pixelate(images, severity=None, *, scale=None, severity_of=None, seed=0):
 
     References:
         Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
+
+    See also: `tfuq.corruptions.corrupt`, `tfuq.corruptions.CorruptionLayer`.
     """
     scale = strength(images, severity, severity_of, SCALES, scale=scale)
     check_fraction("scale", scale)
@@ -395,6 +407,8 @@ def jpeg_compression(images, severity=None, *, quality=None, severity_of=None, s
 
     References:
         Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
+
+    See also: `tfuq.corruptions.corrupt`, `tfuq.corruptions.CorruptionLayer`.
     """
     quality = strength(images, severity, severity_of, QUALITIES, quality=quality)
     check_integer("quality", quality, 1)

@@ -57,6 +57,8 @@ class CorruptionReport(NamedTuple):
     print(report.to_markdown("accuracy"))
     report.to_csv("report.csv")
     ```
+
+    See also: `tfuq.corruptions.corruption_report`.
     """
 
     corruptions: tuple
@@ -242,6 +244,8 @@ def corruption_report(
     References:
         Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and
         Perturbations, ICLR 2019.
+
+    See also: `tfuq.corruptions.CorruptionReport`, `tfuq.plots.corruption_heat_map`.
     """
     corruptions = _checked_names(names() if corruptions is None else corruptions)
     severities = _checked_severities(severities)

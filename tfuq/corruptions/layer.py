@@ -70,6 +70,8 @@ class CorruptionLayer(keras.layers.Layer):
     augment = CorruptionLayer("gaussian_noise", 2, rate=0.5, training_only=True)
     model = keras.Sequential([keras.Input((32, 32, 3)), augment, keras.layers.Flatten()])
     ```
+
+    See also: `tfuq.corruptions.corrupt`, `tfuq.corruptions.corruption_report`.
     """
 
     def __init__(

@@ -49,6 +49,8 @@ def gaussian_noise(images, severity=None, *, stddev=None, severity_of=None, seed
     References:
         Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and
         Perturbations, ICLR 2019 (CIFAR-10-C).
+
+    See also: `tfuq.corruptions.corrupt`, `tfuq.corruptions.noise_settings`.
     """
     stddev = strength(images, severity, severity_of, GAUSSIAN, stddev=stddev)
     check_positive("stddev", stddev)
@@ -89,6 +91,8 @@ def shot_noise(images, severity=None, *, photons=None, severity_of=None, seed=0)
 
     References:
         Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
+
+    See also: `tfuq.corruptions.corrupt`, `tfuq.corruptions.noise_settings`.
     """
     photons = strength(images, severity, severity_of, PHOTONS, photons=photons)
     check_positive("photons", photons)
@@ -143,6 +147,8 @@ def impulse_noise(
     References:
         - Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
         - Mishra, "Rapid and Robust Learning for Homogeneous Image Data", 2020, section 5.1.
+
+    See also: `tfuq.corruptions.corrupt`, `tfuq.corruptions.noise_settings`.
     """
     amount = strength(images, severity, severity_of, IMPULSES, amount=amount)
     check_fraction("amount", amount)
@@ -192,6 +198,8 @@ def speckle_noise(images, severity=None, *, stddev=None, severity_of=None, seed=
 
     References:
         Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
+
+    See also: `tfuq.corruptions.corrupt`, `tfuq.corruptions.noise_settings`.
     """
     stddev = strength(images, severity, severity_of, SPECKLES, stddev=stddev)
     check_positive("stddev", stddev)

@@ -41,6 +41,8 @@ class NoiseSettings(NamedTuple):
     print(settings.to_markdown())
     settings.to_csv("settings.csv")
     ```
+
+    See also: `tfuq.corruptions.noise_settings`.
     """
 
     corruption: str
@@ -158,6 +160,8 @@ def noise_settings(
 
     References:
         Mishra, "Rapid and Robust Learning for Homogeneous Image Data", 2020, chapter 5.
+
+    See also: `tfuq.corruptions.NoiseSettings`, `tfuq.corruptions.gaussian_noise`.
     """
     check_choice("corruption", corruption, names())
     options = _checked_levels(corruption, levels)

@@ -104,6 +104,8 @@ def snow(images, severity, *, severity_of=None, seed=0):
     References:
         Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and
         Perturbations, ICLR 2019 (CIFAR-10-C).
+
+    See also: `tfuq.corruptions.corrupt`, `tfuq.corruptions.CorruptionLayer`.
     """
     mean, stddev, factor, threshold, radius, sigma, mix = constant(
         images, severity, severity_of, SNOW
@@ -158,6 +160,8 @@ def frost(images, severity, *, severity_of=None, seed=0):
 
     References:
         Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
+
+    See also: `tfuq.corruptions.corrupt`, `tfuq.corruptions.CorruptionLayer`.
     """
     scene, ice = constant(images, severity, severity_of, FROST)
 
@@ -206,6 +210,8 @@ def fog(images, severity, *, severity_of=None, seed=0):
 
     References:
         Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
+
+    See also: `tfuq.corruptions.corrupt`, `tfuq.corruptions.CorruptionLayer`.
     """
     density, decay = constant(images, severity, severity_of, FOG)
 
@@ -252,6 +258,8 @@ def spatter(images, severity, *, severity_of=None, seed=0):
 
     References:
         Hendrycks and Dietterich, ICLR 2019 (CIFAR-10-C).
+
+    See also: `tfuq.corruptions.corrupt`, `tfuq.corruptions.CorruptionLayer`.
     """
     *drops, threshold, strong, is_mud = constant(images, severity, severity_of, SPATTER)
     mean, stddev, sigma = drops
@@ -321,6 +329,8 @@ def dirty_lens(images, severity=None, *, amount=None, severity_of=None, seed=0):
     References:
         Temel et al., CURE-TSR: Challenging Unreal and Real Environments for Traffic Sign
         Recognition, NIPS workshop on machine learning for intelligent transportation systems, 2017.
+
+    See also: `tfuq.corruptions.corrupt`, `tfuq.corruptions.CorruptionLayer`.
     """
     amount = strength(images, severity, severity_of, COVERED, amount=amount)
     check_fraction("amount", amount)

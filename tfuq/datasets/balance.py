@@ -79,6 +79,8 @@ def balanced(
     train = balanced((x, y), batch_size=50, seed=1)
     print([np.bincount(labels).tolist() for _, labels in train])  # about 25 of each
     ```
+
+    See also: `tfuq.datasets.smote`.
     """
     for name, value in (("batch_size", batch_size), ("steps", steps), ("buffer_size", buffer_size)):
         if value is not None:

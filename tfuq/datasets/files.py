@@ -70,6 +70,8 @@ def from_npz(
     for images, labels in train:
         print(images.shape, labels.numpy())  # (2, 8, 8, 1) [0 1]
     ```
+
+    See also: `tfuq.datasets.load`.
     """
     form = Form(batch_size, image_size, crop_to_aspect_ratio, shuffle, seed, cache)
     form.check()

@@ -42,6 +42,8 @@ class PublicSet(NamedTuple):
     >>> found = describe("cifar10_h")
     >>> print(found.label, found.num_classes, found.splits)
     soft_label 10 ('train', 'test')
+
+    See also: `tfuq.datasets.load`, `tfuq.datasets.describe`.
     """
 
     builder: str
@@ -147,6 +149,8 @@ def names():
     >>> from tfuq.datasets import names
     >>> print([name for name in names() if name.startswith("cifar10_")])
     ['cifar10_1', 'cifar10_c', 'cifar10_h', 'cifar10_n']
+
+    See also: `tfuq.datasets.describe`, `tfuq.datasets.load`.
     """
     return sorted(_SETS)
 
@@ -168,6 +172,8 @@ def describe(name):
     >>> from tfuq.datasets import describe
     >>> print(describe("lsun").splits)
     ('train', 'validation')
+
+    See also: `tfuq.datasets.names`, `tfuq.datasets.load`.
     """
     check_choice("name", name, names())
     return _SETS[name]
@@ -237,6 +243,8 @@ def load(
 
     References:
         - https://www.tensorflow.org/datasets
+
+    See also: `tfuq.datasets.names`, `tfuq.datasets.from_npz`.
     """
     form = Form(batch_size, image_size, crop_to_aspect_ratio, shuffle, seed, cache)
     form.check()

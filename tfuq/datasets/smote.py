@@ -53,6 +53,8 @@ def smote(x, y=None, *, seed=0, k_neighbors=5, sampling_strategy="auto"):
     References:
         Chawla, Bowyer, Hall, Kegelmeyer: SMOTE: synthetic minority over-sampling technique,
         JAIR 2002.
+
+    See also: `tfuq.datasets.balanced`, `tfuq.preprocessing.evaluate_synthetic`.
     """
     try:
         from imblearn.over_sampling import SMOTE

@@ -81,6 +81,9 @@ class DeepEnsemble(EnsembleFiles, Stackable):
     References:
         Lakshminarayanan, Pritzel, Blundell: Simple and scalable predictive uncertainty estimation
         using deep ensembles, NeurIPS 2017.
+
+    See also: `tfuq.callbacks.SnapshotEnsemble`, `tfuq.layers.BatchEnsembleDense`,
+    `tfuq.predictive.decompose`, `tfuq.distribute.RayExecutor`.
     """
 
     def __init__(self, build_model, num_members=5, *, seed=0):

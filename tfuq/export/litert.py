@@ -127,6 +127,8 @@ def export_litert(
     x = np.random.rand(5, 8).astype("float32")
     print(verify_export("small.tflite", x, predict_uncertainty(model, x, num_samples=10)))
     ```
+
+    See also: `tfuq.export.export`, `tfuq.export.export_onnx`, `tfuq.export.verify_export`.
     """
     arguments = locals()
     check_choice("weights", weights, WEIGHTS)

@@ -120,6 +120,8 @@ def export_onnx(
         export_onnx(model, "model.onnx", num_samples=10)
         print(verify_export("model.onnx", x, predict_uncertainty(model, x, num_samples=10)))
     ```
+
+    See also: `tfuq.export.export`, `tfuq.export.export_litert`, `tfuq.export.verify_export`.
     """
     arguments = locals()
     check_integer("opset", opset, 13)

@@ -205,6 +205,9 @@ def export(
 
     References:
         - MacKay, "The evidence framework applied to classification networks", 1992.
+
+    See also: `tfuq.export.verify_export`, `tfuq.export.export_litert`, `tfuq.export.export_onnx`,
+    `tfuq.serving.serve`.
     """
     arguments = locals()
     check_flags(overwrite=overwrite)

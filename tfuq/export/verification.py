@@ -26,6 +26,8 @@ class ExportCheck(NamedTuple):
     >>> from tfuq.export import ExportCheck
     >>> ExportCheck(5, {"probabilities": 3e-8}).differences["probabilities"] < 1e-5
     True
+
+    See also: `tfuq.export.verify_export`.
     """
 
     examples: int
@@ -75,6 +77,8 @@ def verify_export(path, x, expected, *, tolerance=None, runtime=None):
     x = np.random.rand(7, 4)
     print(verify_export("softmax", x, model.predict(x, verbose=0)))
     ```
+
+    See also: `tfuq.export.export`, `tfuq.export.ExportCheck`.
     """
     if tolerance is not None:
         check_positive("tolerance", tolerance)

@@ -17,6 +17,8 @@ class ConfusedPair(NamedTuple):
     >>> from tfuq.interpret import confused_pairs
     >>> confused_pairs([0, 1, 1], [[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]]).pairs[0].mean
     1.0
+
+    See also: `tfuq.interpret.confused_pairs`.
     """
 
     first: str
@@ -45,6 +47,8 @@ class ConfusedPairs(NamedTuple):
     | pair | errors | fraction | runs |
     | --- | --: | --: | --: |
     | well and ill | 1 | 0.333 | 1 of 1 |
+
+    See also: `tfuq.interpret.confused_pairs`.
     """
 
     pairs: tuple
@@ -120,6 +124,8 @@ def confused_pairs(
 
     References:
         - Mishra, "Rapid and Robust Learning for Homogeneous Image Data", 2020, chapter 4.
+
+    See also: `tfuq.interpret.ConfusedPairs`, `tfuq.plots.confused_pairs`.
     """
     check_top(top)
     check_flags(directed=directed)

@@ -115,6 +115,9 @@ def grad_cam(
     References:
         - Selvaraju, Cogswell, Das, Vedantam, Parikh and Batra, "Grad-CAM: Visual Explanations from
           Deep Networks via Gradient-based Localization", ICCV 2017.
+
+    See also: `tfuq.interpret.guided_grad_cam`, `tfuq.interpret.occlusion`,
+    `tfuq.plots.explanation_maps`.
     """
     check_flags(relu=relu, upsample=upsample)
     reading = reading_of(output, from_logits, multi_label)
@@ -230,6 +233,8 @@ def guided_backpropagation(
     References:
         - Springenberg, Dosovitskiy, Brox and Riedmiller, "Striving for Simplicity: The All
           Convolutional Net", ICLR 2015 workshop.
+
+    See also: `tfuq.interpret.guided_grad_cam`, `tfuq.interpret.grad_cam`.
     """
     reading = reading_of(output, from_logits, multi_label)
     explainer = Explainer(model, class_index, target, num_samples, seed, reading)
@@ -288,6 +293,8 @@ def guided_grad_cam(
     model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
     print(guided_grad_cam(model, np.random.rand(2, 8, 8, 1), [0, 1]).shape)  # (2, 2, 8, 8, 1)
     ```
+
+    See also: `tfuq.interpret.grad_cam`, `tfuq.interpret.guided_backpropagation`.
     """
     reading = reading_of(output, from_logits, multi_label)
     explainer = Explainer(model, class_index, target, num_samples, seed, reading)

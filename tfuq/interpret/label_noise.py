@@ -26,6 +26,8 @@ class LabelNoisePair(NamedTuple):
     >>> from tfuq.interpret import LabelNoisePair
     >>> LabelNoisePair("partridge", "ruffed grouse", -0.46, -0.8).covariance
     -0.46
+
+    See also: `tfuq.interpret.label_noise_pairs`.
     """
 
     first: str
@@ -48,6 +50,8 @@ class LabelNoisePairs(NamedTuple):
     | class A | class B | mean covariance | correlation |
     | --- | --: | --: | --: |
     | partridge | ruffed grouse | -0.46 | -0.80 |
+
+    See also: `tfuq.interpret.label_noise_pairs`.
     """
 
     pairs: tuple
@@ -119,6 +123,9 @@ def label_noise_pairs(
     References:
         - Collier, Mustafa, Kokiopoulou, Jenatton, Berent: Correlated Input-Dependent Label Noise in
           Large-Scale Image Classification. CVPR 2021.
+
+    See also: `tfuq.layers.MCSoftmaxDenseFA`, `tfuq.plots.label_noise_pairs`,
+    `tfuq.interpret.label_noise_ranks`.
     """
     check_top(top)
     check_choice("by", by, ("covariance", "correlation"))
@@ -173,6 +180,8 @@ class LabelNoiseRanks(NamedTuple):
     | example | predicted, right | predicted by the other | covariance |
     | --- | --: | --: | --: |
     | 7 | castle | palace | -1.20 |
+
+    See also: `tfuq.interpret.label_noise_ranks`.
     """
 
     index: np.ndarray
@@ -265,6 +274,8 @@ def label_noise_ranks(
     References:
         - Collier, Mustafa, Kokiopoulou, Jenatton, Berent: Correlated Input-Dependent Label Noise in
           Large-Scale Image Classification. CVPR 2021.
+
+    See also: `tfuq.interpret.label_noise_pairs`.
     """
     check_flags(from_logits=from_logits)
     other = to_float64("other", other)

@@ -89,6 +89,8 @@ def occlusion(
 
     References:
         - Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014.
+
+    See also: `tfuq.interpret.center_occlusion`, `tfuq.interpret.grad_cam`.
     """
     check_flags(upsample=upsample)
     patch = _pair("patch", patch)
@@ -196,6 +198,8 @@ class CenterOcclusion(NamedTuple):
     | side of the centre | accuracy, hidden | accuracy, kept | p(true), hidden | p(true), kept |
     | --- | --: | --: | --: | --: |
     | 0.5 | 0.400 | 0.800 | 0.300 | 0.700 |
+
+    See also: `tfuq.interpret.center_occlusion`.
     """
 
     size: np.ndarray
@@ -277,6 +281,8 @@ def center_occlusion(
     images, labels = np.random.rand(9, 8, 8, 1), np.arange(9) % 3
     print(center_occlusion(model, (images, labels), sizes=[0, 0.5]).to_markdown())
     ```
+
+    See also: `tfuq.interpret.CenterOcclusion`, `tfuq.interpret.occlusion`.
     """
     sizes = np.atleast_1d(to_float64("sizes", sizes))
     if sizes.ndim != 1 or not sizes.size:

@@ -51,6 +51,8 @@ class MultiHeadAttentionVariational(_OtherParts):
     attended = MultiHeadAttentionVariational(2, 8, kl_weight=0.001)(x, x)
     model = keras.Model(x, attended)
     ```
+
+    See also: `tfuq.layers.DenseVariational`, `tfuq.convert.variational`, `tfuq.kl_weight_for`.
     """
 
     def __init__(
@@ -115,6 +117,8 @@ class MCMultiHeadAttention(_OtherParts):
     x = keras.Input((10, 16))
     model = keras.Model(x, MCMultiHeadAttention(2, 8, dropout=0.1)(x, x))
     ```
+
+    See also: `tfuq.layers.MCDropout`, `tfuq.convert.mc_dropout`.
     """
 
     def build(self, query_shape, value_shape, key_shape=None):

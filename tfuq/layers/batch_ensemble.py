@@ -201,6 +201,9 @@ class BatchEnsembleDense(BatchEnsembleLayer, DenseOperation, keras.layers.Dense)
     References:
         - Wen et al.: "BatchEnsemble: An Alternative Approach to Efficient Ensemble and Lifelong
           Learning", ICLR 2020.
+
+    See also: `tfuq.layers.BatchEnsembleConv2D`, `tfuq.convert.batch_ensemble`,
+    `tfuq.ensembles.DeepEnsemble`.
     """
 
     def __init__(self, units, num_members=None, **kwargs):
@@ -226,6 +229,8 @@ class BatchEnsembleConv2D(BatchEnsembleLayer, ConvOperation, keras.layers.Conv2D
     layer = BatchEnsembleConv2D(16, 3, num_members=4, activation="relu")
     model = keras.Sequential([keras.Input((8, 8, 3)), layer])
     ```
+
+    See also: `tfuq.layers.BatchEnsembleDense`, `tfuq.convert.batch_ensemble`.
     """
 
     def _width(self):

@@ -142,6 +142,9 @@ class MCSoftmaxDenseFA(OfClasses, MCDenseFA):
         Large-Scale Image Classification. CVPR 2021.
         Fortuin, Collier, Wenzel, Allingham, Liu, Tran, Lakshminarayanan, Berent, Jenatton,
         Kokiopoulou: Deep Classifiers with Label Noise Modeling and Distance Awareness. TMLR 2022.
+
+    See also: `tfuq.layers.MCSigmoidDenseFA`, `tfuq.layers.MCSoftmaxDenseXL`,
+    `tfuq.interpret.label_noise_pairs`.
     """
 
     def __init__(
@@ -259,4 +262,6 @@ class MCSigmoidDenseFA(OfLabels, MCDenseFA):
     model.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
     model.fit(np.random.rand(16, 8), np.random.randint(2, size=(16, 4)), verbose=0)
     ```
+
+    See also: `tfuq.layers.MCSoftmaxDenseFA`, `tfuq.layers.MCSigmoidDenseXL`.
     """

@@ -52,6 +52,8 @@ def kl_weight_for(data, loss):
     x, y = np.random.rand(64, 8), np.random.randint(2, size=(64, 14))
     print(tfuq.kl_weight_for((x, y), "binary_crossentropy"))  # 1 / (64 * 14)
     ```
+
+    See also: `tfuq.layers.DenseVariational`, `tfuq.callbacks.KLAnnealing`.
     """
     kind, reduction = _kind(loss), getattr(loss, "reduction", "sum_over_batch_size")
     if reduction not in MEANS:

@@ -229,6 +229,9 @@ class LastLayerLaplace(Head, LaplaceLastLayer):
     References:
         - Daxberger et al.: "Laplace Redux - Effortless Bayesian Deep Learning", NeurIPS 2021.
         - MacKay: "The Evidence Framework Applied to Classification Networks", 1992.
+
+    See also: `tfuq.convert.laplace_head`, `tfuq.layers.LastLayerLaplaceRegression`,
+    `tfuq.layers.VBLLDense`.
     """
 
     ways = ("probit", "mean")
@@ -349,6 +352,9 @@ class LastLayerLaplaceRegression(NumberHead, LaplaceLastLayer):
 
     References:
         - Daxberger et al.: "Laplace Redux - Effortless Bayesian Deep Learning", NeurIPS 2021.
+
+    See also: `tfuq.convert.laplace_head`, `tfuq.layers.LastLayerLaplace`,
+    `tfuq.layers.VBLLRegression`.
     """
 
     family = families.BayesianNormal()

@@ -55,6 +55,9 @@ class MCDropout(TakesDraws, keras.layers.Dropout):
     hidden = keras.layers.Dense(16, activation="relu")
     model = keras.Sequential([keras.Input((8,)), hidden, MCDropout(0.5), keras.layers.Dense(3)])
     ```
+
+    See also: `tfuq.convert.mc_dropout`, `tfuq.layers.MCGaussianDropout`,
+    `tfuq.predictive.predict_uncertainty`.
     """
 
     ways = ("mean",)
@@ -140,6 +143,8 @@ class MCGaussianDropout(TakesDraws, keras.layers.GaussianDropout):
     layers = [keras.layers.Dense(16, activation="relu"), MCGaussianDropout(0.5)]
     model = keras.Sequential([keras.Input((8,)), *layers, keras.layers.Dense(3)])
     ```
+
+    See also: `tfuq.layers.MCDropout`, `tfuq.convert.mc_dropout`.
     """
 
     def __init__(self, rate, seed=None, **kwargs):

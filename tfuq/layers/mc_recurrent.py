@@ -68,6 +68,8 @@ class MCGRU(_MCRecurrent, layers.GRU):
     layer = MCGRU(8, dropout=0.2, recurrent_dropout=0.2)
     model = keras.Sequential([keras.Input((10, 4)), layer, keras.layers.Dense(3)])
     ```
+
+    See also: `tfuq.layers.MCDropout`, `tfuq.layers.LSTMVariational`, `tfuq.convert.mc_dropout`.
     """
 
 
@@ -88,6 +90,8 @@ class MCLSTM(_MCRecurrent, layers.LSTM):
     layer = MCLSTM(8, dropout=0.2, recurrent_dropout=0.2)
     model = keras.Sequential([keras.Input((10, 4)), layer, keras.layers.Dense(3)])
     ```
+
+    See also: `tfuq.layers.MCDropout`, `tfuq.layers.LSTMVariational`, `tfuq.convert.mc_dropout`.
     """
 
 
@@ -108,4 +112,6 @@ class MCSimpleRNN(_MCRecurrent, layers.SimpleRNN):
     layer = MCSimpleRNN(8, dropout=0.2, recurrent_dropout=0.2)
     model = keras.Sequential([keras.Input((10, 4)), layer, keras.layers.Dense(3)])
     ```
+
+    See also: `tfuq.layers.MCDropout`, `tfuq.layers.LSTMVariational`, `tfuq.convert.mc_dropout`.
     """

@@ -39,6 +39,8 @@ class PostProcessing(keras.layers.Layer):
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
     model.add(PostProcessing(TemperatureScaling(temperature=1.5, from_logits=True)))
     ```
+
+    See also: `tfuq.selective.TemperatureScaling`, `tfuq.selective.RejectionRule`.
     """
 
     def __init__(self, method, **kwargs):

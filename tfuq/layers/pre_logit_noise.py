@@ -74,6 +74,8 @@ class MCSoftmaxDenseXL(OfClasses, MCDenseXL):
     References:
         Collier, Jenatton, Mustafa, Houlsby, Berent, Kokiopoulou: Massively Scaling Heteroscedastic
         Classifiers. ICLR 2023.
+
+    See also: `tfuq.layers.MCSoftmaxDenseFA`, `tfuq.layers.MCSigmoidDenseXL`.
     """
 
     def __init__(self, units, num_factors, *args, **kwargs):
@@ -123,4 +125,6 @@ class MCSigmoidDenseXL(OfLabels, MCDenseXL):
     model.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
     model.fit(np.random.rand(16, 8), np.random.randint(2, size=(16, 4)), verbose=0)
     ```
+
+    See also: `tfuq.layers.MCSigmoidDenseFA`, `tfuq.layers.MCSoftmaxDenseXL`.
     """

@@ -75,6 +75,8 @@ class GRUVariational(_RecurrentVariational, layers.GRU):
     layer = GRUVariational(8, kl_weight=0.001)
     model = keras.Sequential([keras.Input((10, 4)), layer, keras.layers.Dense(3)])
     ```
+
+    See also: `tfuq.layers.DenseVariational`, `tfuq.layers.MCLSTM`, `tfuq.convert.variational`.
     """
 
 
@@ -95,6 +97,8 @@ class LSTMVariational(_RecurrentVariational, layers.LSTM):
     layer = LSTMVariational(8, kl_weight=0.001)
     model = keras.Sequential([keras.Input((10, 4)), layer, keras.layers.Dense(3)])
     ```
+
+    See also: `tfuq.layers.DenseVariational`, `tfuq.layers.MCLSTM`, `tfuq.convert.variational`.
     """
 
 
@@ -115,4 +119,6 @@ class SimpleRNNVariational(_RecurrentVariational, layers.SimpleRNN):
     layer = SimpleRNNVariational(8, kl_weight=0.001)
     model = keras.Sequential([keras.Input((10, 4)), layer, keras.layers.Dense(3)])
     ```
+
+    See also: `tfuq.layers.DenseVariational`, `tfuq.layers.MCLSTM`, `tfuq.convert.variational`.
     """

@@ -58,6 +58,9 @@ class NormalDense(ParameterDense):
     References:
         - Nix and Weigend: "Estimating the mean and variance of the target probability
           distribution", 1994.
+
+    See also: `tfuq.losses.NegativeLogLikelihood`, `tfuq.layers.StudentTDense`,
+    `tfuq.layers.VBLLRegression`, `tfuq.selective.ConformalRegressor`.
     """
 
     family = families.Normal()
@@ -86,6 +89,8 @@ class LaplaceDense(ParameterDense):
     >>> import tfuq
     >>> tfuq.layers.LaplaceDense(1).compute_output_shape((None, 8))
     (None, 2)
+
+    See also: `tfuq.layers.NormalDense`, `tfuq.losses.NegativeLogLikelihood`.
     """
 
     family = families.Laplace()
@@ -114,6 +119,8 @@ class StudentTDense(ParameterDense):
     >>> import tfuq
     >>> tfuq.layers.StudentTDense(2).compute_output_shape((None, 8))
     (None, 6)
+
+    See also: `tfuq.layers.NormalDense`, `tfuq.losses.NegativeLogLikelihood`.
     """
 
     family = families.StudentT()
@@ -148,6 +155,8 @@ class MixtureDense(ParameterDense):
 
     References:
         - Bishop: "Mixture Density Networks", 1994.
+
+    See also: `tfuq.layers.NormalDense`, `tfuq.losses.NegativeLogLikelihood`.
     """
 
     def __init__(self, units, num_components=3, *, bias_initializer=None, **kwargs):
@@ -197,6 +206,8 @@ class QuantileDense(ParameterDense):
 
     References:
         - Koenker and Bassett: "Regression Quantiles", 1978.
+
+    See also: `tfuq.losses.Pinball`, `tfuq.selective.ConformalRegressor`.
     """
 
     def __init__(self, units, levels=(0.05, 0.25, 0.5, 0.75, 0.95), **kwargs):
@@ -243,6 +254,8 @@ class EvidentialDense(ParameterDense):
     >>> import tfuq
     >>> tfuq.layers.EvidentialDense(1).compute_output_shape((None, 8))
     (None, 4)
+
+    See also: `tfuq.losses.Evidential`, `tfuq.layers.NormalDense`, `tfuq.layers.VBLLRegression`.
     """
 
     family = families.Evidential()
@@ -288,6 +301,8 @@ class MultivariateNormalDense(ParameterDense):
     References:
         - Collier et al.: "Correlated Input-Dependent Label Noise in Large-Scale Image
           Classification", CVPR 2021 (the parameterization).
+
+    See also: `tfuq.layers.NormalDense`, `tfuq.losses.NegativeLogLikelihood`.
     """
 
     def __init__(self, units, num_factors=1, *, bias_initializer=None, **kwargs):

@@ -133,6 +133,8 @@ class SNGPDense(Head, TakesDraws, keras.layers.Layer):
     References:
         - Liu, Padhy, Ren, Lin, Wen, Jerfel, Nado, Snoek, Tran, Lakshminarayanan: A Simple Approach
           to Improve Single-Model Deep Uncertainty via Distance-Awareness. JMLR 24, 2023.
+
+    See also: `tfuq.convert.spectral_normalize`, `tfuq.layers.VBLLDense`.
     """
 
     ways = ("probit", "mean")

@@ -301,6 +301,9 @@ class SparseBayesDense(_SparseBayesLayer, DenseOperation, layers.Dense):
     References:
         - Abboud, Lombaert and Kadoury, "Sparse Bayesian Networks: Efficient Uncertainty
           Quantification in Medical Image Analysis", MICCAI 2024.
+
+    See also: `tfuq.convert.sparse_bayesian`, `tfuq.callbacks.SaliencySelection`,
+    `tfuq.layers.DenseVariational`.
     """
 
 
@@ -320,6 +323,9 @@ class SparseBayesConv1D(_SparseBayesLayer, Conv1DOperation, layers.Conv1D):
     layer = SparseBayesConv1D(16, 3, activation="relu", kl_weight=0.001)
     model = keras.Sequential([keras.Input((32, 4)), layer])
     ```
+
+    See also: `tfuq.layers.SparseBayesDense`, `tfuq.convert.sparse_bayesian`,
+    `tfuq.callbacks.SaliencySelection`.
     """
 
 
@@ -339,6 +345,9 @@ class SparseBayesConv2D(_SparseBayesLayer, ConvOperation, layers.Conv2D):
     layer = SparseBayesConv2D(16, 3, activation="relu", kl_weight=0.001)
     model = keras.Sequential([keras.Input((8, 8, 3)), layer])
     ```
+
+    See also: `tfuq.layers.SparseBayesDense`, `tfuq.convert.sparse_bayesian`,
+    `tfuq.callbacks.SaliencySelection`.
     """
 
 
@@ -358,6 +367,9 @@ class SparseBayesConv3D(_SparseBayesLayer, ConvOperation, layers.Conv3D):
     layer = SparseBayesConv3D(16, 3, activation="relu", kl_weight=0.001)
     model = keras.Sequential([keras.Input((8, 8, 8, 2)), layer])
     ```
+
+    See also: `tfuq.layers.SparseBayesDense`, `tfuq.convert.sparse_bayesian`,
+    `tfuq.callbacks.SaliencySelection`.
     """
 
 
@@ -377,6 +389,9 @@ class SparseBayesConv2DTranspose(_SparseBayesLayer, ConvTransposeOperation, laye
     layer = SparseBayesConv2DTranspose(16, 3, activation="relu", kl_weight=0.001)
     model = keras.Sequential([keras.Input((8, 8, 3)), layer])
     ```
+
+    See also: `tfuq.layers.SparseBayesDense`, `tfuq.convert.sparse_bayesian`,
+    `tfuq.callbacks.SaliencySelection`.
     """
 
 
@@ -396,4 +411,7 @@ class SparseBayesDepthwiseConv2D(_SparseBayesLayer, DepthwiseConvOperation, laye
     layer = SparseBayesDepthwiseConv2D(3, activation="relu", kl_weight=0.001)
     model = keras.Sequential([keras.Input((8, 8, 3)), layer])
     ```
+
+    See also: `tfuq.layers.SparseBayesDense`, `tfuq.convert.sparse_bayesian`,
+    `tfuq.callbacks.SaliencySelection`.
     """

@@ -181,6 +181,9 @@ class DenseVariational(MeanFieldLayer, DenseOperation, layers.Dense):
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(x, y, verbose=0)
     ```
+
+    See also: `tfuq.convert.variational`, `tfuq.layers.Conv2DVariational`,
+    `tfuq.layers.SparseBayesDense`, `tfuq.kl_weight_for`, `tfuq.callbacks.KLAnnealing`.
     """
 
 
@@ -200,6 +203,8 @@ class Conv1DVariational(MeanFieldLayer, Conv1DOperation, layers.Conv1D):
     layer = Conv1DVariational(16, 3, activation="relu", kl_weight=0.001)
     model = keras.Sequential([keras.Input((32, 4)), layer])
     ```
+
+    See also: `tfuq.layers.DenseVariational`, `tfuq.convert.variational`, `tfuq.kl_weight_for`.
     """
 
 
@@ -219,6 +224,8 @@ class Conv2DVariational(MeanFieldLayer, ConvOperation, layers.Conv2D):
     layer = Conv2DVariational(16, 3, activation="relu", kl_weight=0.001)
     model = keras.Sequential([keras.Input((8, 8, 3)), layer])
     ```
+
+    See also: `tfuq.layers.DenseVariational`, `tfuq.convert.variational`, `tfuq.kl_weight_for`.
     """
 
 
@@ -238,6 +245,8 @@ class Conv2DTransposeVariational(MeanFieldLayer, ConvTransposeOperation, layers.
     layer = Conv2DTransposeVariational(16, 3, activation="relu", kl_weight=0.001)
     model = keras.Sequential([keras.Input((8, 8, 3)), layer])
     ```
+
+    See also: `tfuq.layers.DenseVariational`, `tfuq.convert.variational`, `tfuq.kl_weight_for`.
     """
 
 
@@ -257,6 +266,8 @@ class Conv3DVariational(MeanFieldLayer, ConvOperation, layers.Conv3D):
     layer = Conv3DVariational(16, 3, activation="relu", kl_weight=0.001)
     model = keras.Sequential([keras.Input((8, 8, 8, 2)), layer])
     ```
+
+    See also: `tfuq.layers.DenseVariational`, `tfuq.convert.variational`, `tfuq.kl_weight_for`.
     """
 
 
@@ -276,6 +287,8 @@ class DepthwiseConv1DVariational(MeanFieldLayer, DepthwiseConvOperation, layers.
     layer = DepthwiseConv1DVariational(3, activation="relu", kl_weight=0.001)
     model = keras.Sequential([keras.Input((32, 4)), layer])
     ```
+
+    See also: `tfuq.layers.DenseVariational`, `tfuq.convert.variational`, `tfuq.kl_weight_for`.
     """
 
 
@@ -295,6 +308,8 @@ class DepthwiseConv2DVariational(MeanFieldLayer, DepthwiseConvOperation, layers.
     layer = DepthwiseConv2DVariational(3, activation="relu", kl_weight=0.001)
     model = keras.Sequential([keras.Input((8, 8, 3)), layer])
     ```
+
+    See also: `tfuq.layers.DenseVariational`, `tfuq.convert.variational`, `tfuq.kl_weight_for`.
     """
 
 
@@ -314,6 +329,8 @@ class EinsumDenseVariational(EinsumOperation, MeanFieldLayer, layers.EinsumDense
     layer = EinsumDenseVariational("abc,cd->abd", (None, 16), kl_weight=0.001)
     model = keras.Sequential([keras.Input((32, 4)), layer])
     ```
+
+    See also: `tfuq.layers.DenseVariational`, `tfuq.convert.variational`, `tfuq.kl_weight_for`.
     """
 
 
@@ -350,6 +367,8 @@ class SeparableConv1DVariational(_SeparableLayer, layers.SeparableConv1D):
     layer = SeparableConv1DVariational(16, 3, activation="relu", kl_weight=0.001)
     model = keras.Sequential([keras.Input((32, 4)), layer])
     ```
+
+    See also: `tfuq.layers.DenseVariational`, `tfuq.convert.variational`, `tfuq.kl_weight_for`.
     """
 
 
@@ -369,4 +388,6 @@ class SeparableConv2DVariational(_SeparableLayer, layers.SeparableConv2D):
     layer = SeparableConv2DVariational(16, 3, activation="relu", kl_weight=0.001)
     model = keras.Sequential([keras.Input((8, 8, 3)), layer])
     ```
+
+    See also: `tfuq.layers.DenseVariational`, `tfuq.convert.variational`, `tfuq.kl_weight_for`.
     """

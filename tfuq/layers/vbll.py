@@ -141,6 +141,9 @@ class VBLLDense(Head, GaussianLastLayer):
 
     References:
         - Harrison, Willes, Snoek: "Variational Bayesian Last Layers", ICLR 2024.
+
+    See also: `tfuq.layers.VBLLGenerativeDense`, `tfuq.layers.VBLLRegression`,
+    `tfuq.convert.replace_head`, `tfuq.convert.laplace_head`.
     """
 
     ways = ("probit", "mean")

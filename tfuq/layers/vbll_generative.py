@@ -95,6 +95,8 @@ class VBLLGenerativeDense(Head, GaussianLastLayer):
 
     References:
         - Harrison, Willes, Snoek: "Variational Bayesian Last Layers", ICLR 2024.
+
+    See also: `tfuq.layers.VBLLDense`, `tfuq.ood.Mahalanobis`.
     """
 
     ways = ("mean",)

@@ -242,6 +242,8 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
 
     References:
         - Harrison, Willes, Snoek: "Variational Bayesian Last Layers", ICLR 2024.
+
+    See also: `tfuq.layers.VBLLDense`, `tfuq.layers.NormalDense`.
     """
 
     def __init__(

@@ -148,6 +148,8 @@ class LogitNorm(ClassLoss):
     References:
         - Wei, Xie, Cheng, Feng, An and Li, "Mitigating Neural Network Overconfidence with Logit
           Normalization", ICML 2022.
+
+    See also: `tfuq.losses.OutlierExposure`, `tfuq.ood.MaxSoftmax`.
     """
 
     def __init__(
@@ -204,6 +206,8 @@ class OutlierExposure(ClassLoss):
     References:
         - Hendrycks, Mazeika and Dietterich, "Deep Anomaly Detection with Outlier Exposure", ICLR
           2019.
+
+    See also: `tfuq.losses.EnergyMargin`, `tfuq.losses.LogitNorm`, `tfuq.ood.MaxSoftmax`.
     """
 
     _takes_outliers = True
@@ -263,6 +267,8 @@ class EnergyMargin(ClassLoss):
 
     References:
         - Liu, Wang, Owens and Li, "Energy-based Out-of-distribution Detection", NeurIPS 2020.
+
+    See also: `tfuq.losses.OutlierExposure`, `tfuq.ood.Energy`.
     """
 
     _takes_outliers = True

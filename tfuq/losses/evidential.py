@@ -35,6 +35,8 @@ class Evidential(FamilyLoss):
         - Amini et al.: "Deep Evidential Regression", NeurIPS 2020.
         - Meinert, Gawlikowski, Lavin: "The Unreasonable Effectiveness of Deep Evidential
           Regression", AAAI 2023.
+
+    See also: `tfuq.layers.EvidentialDense`.
     """
 
     def __init__(

@@ -32,6 +32,9 @@ class NegativeLogLikelihood(FamilyLoss):
     >>> from tfuq.losses import NegativeLogLikelihood
     >>> print(f"{NegativeLogLikelihood('normal')([[1.0]], [[1.0, 0.5]]).numpy():.4f}")
     0.2258
+
+    See also: `tfuq.losses.BetaNLL`, `tfuq.losses.CRPS`, `tfuq.layers.NormalDense`,
+    `tfuq.metrics.NumberNegativeLogLikelihood`.
     """
 
     def __init__(
@@ -78,6 +81,8 @@ class BetaNLL(FamilyLoss):
 
     References:
         - Seitzer et al.: "On the Pitfalls of Heteroscedastic Uncertainty Estimation", ICLR 2022.
+
+    See also: `tfuq.losses.NegativeLogLikelihood`, `tfuq.layers.NormalDense`.
     """
 
     def __init__(
@@ -123,6 +128,8 @@ class Pinball(FamilyLoss):
     >>> from tfuq.losses import Pinball
     >>> print(f"{Pinball([0.1, 0.9])([[1.0]], [[0.0, 1.5]]).numpy():.3f}")
     0.075
+
+    See also: `tfuq.layers.QuantileDense`.
     """
 
     def __init__(self, levels, reduction="sum_over_batch_size", name="pinball", dtype=None):
@@ -163,6 +170,8 @@ class CRPS(FamilyLoss):
     References:
         - Gneiting and Raftery: "Strictly Proper Scoring Rules, Prediction, and Estimation", 2007.
         - Grimit et al. 2006 (mixtures of normals); Jordan et al. 2019 (Laplace, Student's t).
+
+    See also: `tfuq.losses.NegativeLogLikelihood`, `tfuq.metrics.crps`.
     """
 
     def __init__(self, family="normal", reduction="sum_over_batch_size", name="crps", dtype=None):

@@ -106,6 +106,10 @@ def expected_calibration_error(
     References:
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
         Kumar, Liang, Ma: Verified Uncertainty Calibration, NeurIPS 2019.
+
+    See also: `tfuq.metrics.ExpectedCalibrationError`,
+    `tfuq.metrics.expected_calibration_error_interval`, `tfuq.metrics.reliability_curve`,
+    `tfuq.selective.TemperatureScaling`.
     """
     y_true = numbered(y_true, class_names, "y_true")
     check_integer("n_bins", n_bins, 1)
@@ -159,6 +163,8 @@ def adaptive_calibration_error(
     References:
         Nixon et al., Measuring Calibration in Deep Learning, CVPR workshops 2019 (bins of equal
         mass; theirs are taken per class).
+
+    See also: `tfuq.metrics.AdaptiveCalibrationError`, `tfuq.metrics.expected_calibration_error`.
     """
     y_true = numbered(y_true, class_names, "y_true")
     check_integer("n_bins", n_bins, 1)
@@ -206,6 +212,8 @@ def maximum_calibration_error(
 
     References:
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+
+    See also: `tfuq.metrics.MaximumCalibrationError`, `tfuq.metrics.expected_calibration_error`.
     """
     y_true = numbered(y_true, class_names, "y_true")
     check_integer("n_bins", n_bins, 1)
@@ -252,6 +260,8 @@ def reliability_curve(
     array([nan, nan, 0.5, 1. ])
     >>> curve["count"]
     array([0., 0., 2., 2.])
+
+    See also: `tfuq.plots.reliability_diagram`, `tfuq.metrics.expected_calibration_error`.
     """
     y_true = numbered(y_true, class_names, "y_true")
     check_integer("n_bins", n_bins, 1)
@@ -288,6 +298,9 @@ class ExpectedCalibrationError(BinnedMetric):
     >>> metric.update_state([0, 0], [[0.8, 0.2], [0.3, 0.7]])
     >>> round(float(metric.result()), 6)
     0.35
+
+    See also: `tfuq.metrics.expected_calibration_error`, `tfuq.metrics.AdaptiveCalibrationError`,
+    `tfuq.selective.TemperatureScaling`.
     """
 
     name = "expected_calibration_error"
@@ -323,6 +336,8 @@ class AdaptiveCalibrationError(BinnedMetric):
     >>> metric.update_state([0, 1, 0, 1], [[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.4, 0.6]])
     >>> round(float(metric.result()), 6)
     0.15
+
+    See also: `tfuq.metrics.adaptive_calibration_error`, `tfuq.metrics.ExpectedCalibrationError`.
     """
 
     name = "adaptive_calibration_error"
@@ -351,6 +366,8 @@ class MaximumCalibrationError(BinnedMetric):
     >>> metric.update_state([0, 0], [[0.9, 0.1], [0.4, 0.6]])
     >>> round(float(metric.result()), 6)
     0.6
+
+    See also: `tfuq.metrics.maximum_calibration_error`, `tfuq.metrics.ExpectedCalibrationError`.
     """
 
     name = "maximum_calibration_error"

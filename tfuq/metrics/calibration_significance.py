@@ -30,6 +30,8 @@ class SpiegelhalterTest(NamedTuple):
     >>> import tfuq
     >>> tfuq.metrics.spiegelhalter_test([1, 0], [0.75, 0.25]).p_value > 0.05
     True
+
+    See also: `tfuq.metrics.spiegelhalter_test`.
     """
 
     statistic: float
@@ -47,6 +49,8 @@ class CalibrationErrorInterval(NamedTuple):
     >>> found = tfuq.metrics.expected_calibration_error_interval([1, 0, 1], [0.75, 0.25, 0.5])
     >>> found.lower <= found.error <= found.upper
     True
+
+    See also: `tfuq.metrics.expected_calibration_error_interval`.
     """
 
     error: float
@@ -98,6 +102,8 @@ def spiegelhalter_test(
 
     References:
         Spiegelhalter, Probabilistic prediction in patient management and clinical trials, 1986.
+
+    See also: `tfuq.metrics.expected_calibration_error_interval`, `tfuq.metrics.brier_score`.
     """
     y_true = numbered(y_true, class_names, "y_true")
     flags = {"from_logits": from_logits, "multi_label": multi_label}
@@ -182,6 +188,8 @@ def expected_calibration_error_interval(
     References:
         Kumar, Liang, Ma: Verified Uncertainty Calibration, NeurIPS 2019.
         Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 5.2.
+
+    See also: `tfuq.metrics.expected_calibration_error`, `tfuq.metrics.spiegelhalter_test`.
     """
     y_true = numbered(y_true, class_names, "y_true")
     check_integer("n_bins", n_bins, 1)

@@ -65,6 +65,8 @@ def classwise_calibration_error(
 
     References:
         Kull et al., Beyond temperature scaling, NeurIPS 2019.
+
+    See also: `tfuq.metrics.ClasswiseCalibrationError`, `tfuq.metrics.expected_calibration_error`.
     """
     y_true = numbered(y_true, class_names, "y_true")
     check_integer("n_bins", n_bins, 1)
@@ -96,6 +98,8 @@ class ClasswiseCalibrationError(BinnedMetric):
     >>> metric.update_state([0, 1, 2], [[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.1, 0.1, 0.8]])
     >>> round(float(metric.result()), 6)
     0.111111
+
+    See also: `tfuq.metrics.classwise_calibration_error`, `tfuq.metrics.ExpectedCalibrationError`.
     """
 
     name = "classwise_calibration_error"

@@ -34,6 +34,8 @@ class OfMean(keras.metrics.Metric):
     mae = tfuq.metrics.OfMean("mae", head.family)
     model.compile("adam", head.negative_log_likelihood(), metrics=[mae])
     ```
+
+    See also: `tfuq.layers.NormalDense`.
     """
 
     def __init__(self, metric="mean_absolute_error", family="normal", name=None, dtype=None):

@@ -143,6 +143,8 @@ def auroc(y_true, y_score, *, sample_weight=None):
     >>> import tfuq
     >>> tfuq.metrics.auroc([0, 0, 1, 1], [0.1, 0.4, 0.4, 0.9])
     0.875
+
+    See also: `tfuq.metrics.AUROC`, `tfuq.metrics.ood_metrics`, `tfuq.metrics.bootstrap_interval`.
     """
     return _measure(roc_area, y_true, y_score, sample_weight)
 
@@ -172,6 +174,8 @@ def aupr_in(y_true, y_score, *, sample_weight=None):
     >>> import tfuq
     >>> round(tfuq.metrics.aupr_in([0, 0, 1, 1], [0.1, 0.4, 0.3, 0.9]), 4)
     0.8333
+
+    See also: `tfuq.metrics.AUPRIn`, `tfuq.metrics.aupr_out`, `tfuq.metrics.ood_metrics`.
     """
     return _measure(average_precision_in, y_true, y_score, sample_weight)
 
@@ -201,6 +205,8 @@ def aupr_out(y_true, y_score, *, sample_weight=None):
     >>> import tfuq
     >>> round(tfuq.metrics.aupr_out([0, 0, 1, 1], [0.1, 0.4, 0.3, 0.9]), 4)
     0.8333
+
+    See also: `tfuq.metrics.AUPROut`, `tfuq.metrics.aupr_in`, `tfuq.metrics.ood_metrics`.
     """
     return _measure(average_precision_out, y_true, y_score, sample_weight)
 
@@ -239,6 +245,8 @@ def fpr_at_tpr(y_true, y_score, tpr=0.95, *, positive="in", sample_weight=None):
     References:
         - Liang, Li and Srikant, "Enhancing the Reliability of Out-of-distribution Image Detection
           in Neural Networks", ICLR 2018.
+
+    See also: `tfuq.metrics.FPRAtTPR`, `tfuq.metrics.ood_metrics`.
     """
     check_rate("tpr", tpr)
     check_choice("positive", positive, POSITIVE)
@@ -272,6 +280,8 @@ def detection_accuracy(y_true, y_score, *, sample_weight=None):
 
     References:
         - Lee and AlRegib, "Gradients as a Measure of Uncertainty in Neural Networks", ICIP 2020.
+
+    See also: `tfuq.metrics.DetectionAccuracy`, `tfuq.metrics.ood_metrics`.
     """
     return _measure(best_accuracy, y_true, y_score, sample_weight)
 
@@ -319,6 +329,8 @@ def bootstrap_interval(
     >>> low, high = tfuq.metrics.bootstrap_interval(tfuq.metrics.auroc, y_true, y_score, seed=1)
     >>> 0.5 < low < tfuq.metrics.auroc(y_true, y_score) < high <= 1
     True
+
+    See also: `tfuq.metrics.ood_metrics`.
     """
     outside, y_score, weight = _read(y_true, y_score, sample_weight)
     y_true = outside.astype("float64")
@@ -402,6 +414,8 @@ def ood_metrics(
     (0.875, 0.75, 0.5)
     >>> found["auroc_interval"]
     (0.5, 1.0)
+
+    See also: `tfuq.metrics.auroc`, `tfuq.plots.detection_histograms`.
     """
     check_rate("tpr", tpr)
     check_integer("num_resamples", num_resamples, 0)

@@ -99,6 +99,8 @@ class AUROC(_OODMetric):
     >>> metric.update_state([0, 0, 1, 1], [1.5, 20.0, 20.0, 300.0])
     >>> float(metric.result())
     0.875
+
+    See also: `tfuq.metrics.auroc`, `tfuq.metrics.AUPRIn`, `tfuq.metrics.FPRAtTPR`.
     """
 
     name = "auroc"
@@ -124,6 +126,8 @@ class AUPRIn(_OODMetric):
     >>> metric.update_state([0, 0, 1, 1], [0.1, 0.4, 0.3, 0.9])
     >>> round(float(metric.result()), 4)
     0.8333
+
+    See also: `tfuq.metrics.aupr_in`, `tfuq.metrics.AUPROut`, `tfuq.metrics.AUROC`.
     """
 
     name = "aupr_in"
@@ -149,6 +153,8 @@ class AUPROut(_OODMetric):
     >>> metric.update_state([0, 0, 1, 1], [0.1, 0.4, 0.3, 0.9])
     >>> round(float(metric.result()), 4)
     0.8333
+
+    See also: `tfuq.metrics.aupr_out`, `tfuq.metrics.AUPRIn`, `tfuq.metrics.AUROC`.
     """
 
     name = "aupr_out"
@@ -182,6 +188,8 @@ class FPRAtTPR(_OODMetric):
     >>> metric.update_state([0, 0, 0, 0, 1, 1], [0.1, 0.2, 0.3, 0.6, 0.6, 0.9])
     >>> float(metric.result())
     0.5
+
+    See also: `tfuq.metrics.fpr_at_tpr`, `tfuq.metrics.AUROC`.
     """
 
     _direction = "down"
@@ -227,6 +235,8 @@ class DetectionAccuracy(_OODMetric):
     >>> metric.update_state([0, 0, 1, 1], [0.1, 0.4, 0.3, 0.9])
     >>> float(metric.result())
     0.75
+
+    See also: `tfuq.metrics.detection_accuracy`, `tfuq.metrics.AUROC`.
     """
 
     name = "detection_accuracy"

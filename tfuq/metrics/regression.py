@@ -52,6 +52,8 @@ def prediction_interval_coverage(y_true, y_pred, level=0.9, *, sample_weight=Non
     >>> import tfuq
     >>> tfuq.metrics.prediction_interval_coverage([1.0, 5.0], ([0.0, 0.0], [2.0, 2.0]))
     0.5
+
+    See also: `tfuq.metrics.PredictionIntervalCoverage`, `tfuq.selective.ConformalRegressor`.
     """
     lower, upper = read_interval(y_pred, checked_level(level))
     y = read_labels(y_true, lower.shape)
@@ -78,6 +80,8 @@ def mean_interval_width(y_pred, level=0.9, *, sample_weight=None):
     >>> import tfuq
     >>> tfuq.metrics.mean_interval_width(([0.0, 0.0], [2.0, 3.0]))
     2.5
+
+    See also: `tfuq.metrics.MeanIntervalWidth`, `tfuq.metrics.prediction_interval_coverage`.
     """
     lower, upper = read_interval(y_pred, checked_level(level))
     return mean_of(read_weights(sample_weight, lower.shape), y_pred=upper - lower)
@@ -109,6 +113,8 @@ def interval_score(y_true, y_pred, level=0.9, *, sample_weight=None):
     References:
         Winkler, A decision-theoretic approach to interval estimation, 1972.
         Gneiting and Raftery, Strictly proper scoring rules, prediction, and estimation, 2007.
+
+    See also: `tfuq.metrics.IntervalScore`, `tfuq.metrics.prediction_interval_coverage`.
     """
     alpha = 1 - checked_level(level)
     lower, upper = read_interval(y_pred, level)
@@ -151,6 +157,8 @@ def crps(y_true, y_pred, *, sample_weight=None):
 
     References:
         Gneiting and Raftery, Strictly proper scoring rules, prediction, and estimation, 2007.
+
+    See also: `tfuq.metrics.CRPS`, `tfuq.losses.CRPS`.
     """
     if isinstance(y_pred, RegressionUncertainty):
         y = read_labels(y_true, y_pred.shape)
@@ -202,6 +210,8 @@ def number_negative_log_likelihood(y_true, y_pred, *, sample_weight=None):
     >>> found = tfuq.predictive.RegressionUncertainty(np.array([[[0.0, 1.0]]]), "normal")
     >>> round(tfuq.metrics.number_negative_log_likelihood([0.0], found), 4)
     0.9189
+
+    See also: `tfuq.metrics.NumberNegativeLogLikelihood`, `tfuq.metrics.crps`.
     """
     check_found(y_pred)
     y = read_labels(y_true, y_pred.shape)
@@ -232,6 +242,8 @@ def quantile_calibration_curve(y_true, y_pred, levels=None, *, sample_weight=Non
     >>> curve = tfuq.metrics.quantile_calibration_curve([-2.0, -1.0, 1.0, 2.0], found, [0.1, 0.5])
     >>> curve["share"].tolist()
     [0.25, 0.5]
+
+    See also: `tfuq.plots.quantile_calibration`, `tfuq.metrics.quantile_calibration_error`.
     """
     check_found(y_pred)
     learned = getattr(y_pred.family, "levels", LEVELS)
@@ -277,6 +289,8 @@ def quantile_calibration_error(y_true, y_pred, levels=None, *, sample_weight=Non
 
     References:
         Kuleshov et al., Accurate uncertainties for deep learning using calibrated regression, 2018.
+
+    See also: `tfuq.metrics.QuantileCalibrationError`, `tfuq.metrics.quantile_calibration_curve`.
     """
     curve = quantile_calibration_curve(y_true, y_pred, levels, sample_weight=sample_weight)
     return float(np.mean(np.abs(curve["share"] - curve["level"])))
@@ -305,6 +319,8 @@ def sharpness(y_pred, *, sample_weight=None):
 
     References:
         Gneiting, Balabdaoui and Raftery, Probabilistic forecasts, calibration and sharpness, 2007.
+
+    See also: `tfuq.metrics.Sharpness`, `tfuq.metrics.mean_interval_width`.
     """
     is_found = isinstance(y_pred, RegressionUncertainty)
     std = y_pred.std if is_found else to_float64("y_pred", y_pred)
@@ -353,6 +369,8 @@ def ause(y_true, y_pred, uncertainty=None, *, error="absolute", sample_weight=No
 
     References:
         Ilg et al., Uncertainty estimates and multi-hypotheses networks for optical flow, 2018.
+
+    See also: `tfuq.metrics.AUSE`, `tfuq.plots.error_against_width`.
     """
     check_choice("error", error, ERRORS)
     is_found = isinstance(y_pred, RegressionUncertainty)

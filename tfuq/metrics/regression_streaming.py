@@ -133,6 +133,8 @@ class PredictionIntervalCoverage(_IntervalMetric):
     >>> metric.update_state([[0.0], [3.0]], [[0.0, 1.0], [0.0, 1.0]])
     >>> float(metric.result())
     0.5
+
+    See also: `tfuq.metrics.prediction_interval_coverage`, `tfuq.selective.ConformalRegressor`.
     """
 
     name = "prediction_interval_coverage"
@@ -157,6 +159,8 @@ class MeanIntervalWidth(_IntervalMetric):
     >>> metric.update_state([[0.0]], [[0.0, 1.0]])
     >>> round(float(metric.result()), 4)
     3.2897
+
+    See also: `tfuq.metrics.mean_interval_width`, `tfuq.metrics.PredictionIntervalCoverage`.
     """
 
     name = "mean_interval_width"
@@ -180,6 +184,8 @@ class IntervalScore(_IntervalMetric):
     >>> metric.update_state([[0.0]], [[0.0, 1.0]])
     >>> round(float(metric.result()), 4)
     3.2897
+
+    See also: `tfuq.metrics.interval_score`, `tfuq.metrics.PredictionIntervalCoverage`.
     """
 
     name = "interval_score"
@@ -208,6 +214,8 @@ class CRPS(NumberMetric):
     >>> metric.update_state([[0.0]], [[0.0, 1.0]])
     >>> round(float(metric.result()), 4)
     0.2337
+
+    See also: `tfuq.metrics.crps`, `tfuq.losses.CRPS`.
     """
 
     name = "crps"
@@ -237,6 +245,8 @@ class NumberNegativeLogLikelihood(NumberMetric):
     >>> metric.update_state([[0.0]], [[0.0, 1.0]])
     >>> round(float(metric.result()), 4)
     0.9189
+
+    See also: `tfuq.metrics.number_negative_log_likelihood`, `tfuq.losses.NegativeLogLikelihood`.
     """
 
     name = "number_negative_log_likelihood"
@@ -266,6 +276,8 @@ class Sharpness(NumberMetric):
     >>> metric.update_state([[0.0]], [[0.0, 3.0]])
     >>> float(metric.result())
     3.0
+
+    See also: `tfuq.metrics.sharpness`, `tfuq.metrics.MeanIntervalWidth`.
     """
 
     name = "sharpness"
@@ -299,6 +311,8 @@ class QuantileCalibrationError(NumberMetric):
     >>> metric.update_state([[0.0], [9.0]], [[0.0, 1.0], [0.0, 1.0]])
     >>> float(metric.result())
     0.25
+
+    See also: `tfuq.metrics.quantile_calibration_error`.
     """
 
     name = "quantile_calibration_error"
@@ -352,6 +366,8 @@ class AUSE(NumberMetric):
     >>> metric.update_state([[0.0], [0.0], [0.0]], [[0.0, 0.1], [1.0, 0.2], [2.0, 0.3]])
     >>> float(metric.result())
     0.0
+
+    See also: `tfuq.metrics.ause`, `tfuq.metrics.AURC`.
     """
 
     name = "ause"

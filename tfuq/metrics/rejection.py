@@ -58,6 +58,8 @@ def rejection_table(
     array([0.6667, 1.    ,    nan])
     >>> table["coverage"].round(4)
     array([1.    , 0.3333, 0.    ])
+
+    See also: `tfuq.callbacks.RejectionEvaluator`, `tfuq.plots.rejection_curve`.
     """
     y_true = numbered(y_true, class_names, "y_true")
     thresholds = _check_thresholds(thresholds)

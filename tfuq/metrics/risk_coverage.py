@@ -66,6 +66,8 @@ class AURC(_RiskCoverageMetric):
     >>> metric.update_state([0, 1, 1], [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
     >>> round(float(metric.result()), 4)
     0.1111
+
+    See also: `tfuq.metrics.AUGRC`, `tfuq.selective.aurc`.
     """
 
     name = "aurc"
@@ -93,6 +95,8 @@ class AUGRC(_RiskCoverageMetric):
     >>> metric.update_state([0, 1, 1], [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
     >>> round(float(metric.result()), 4)
     0.0556
+
+    See also: `tfuq.metrics.AURC`, `tfuq.selective.augrc`.
     """
 
     name = "augrc"
@@ -128,6 +132,8 @@ class CoverageAtRisk(_RiskCoverageMetric):
     >>> metric.update_state([1, 1, 0, 0], [[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.4]])
     >>> float(metric.result())
     1.0
+
+    See also: `tfuq.metrics.RiskAtCoverage`, `tfuq.selective.coverage_at_risk`.
     """
 
     _direction = "up"
@@ -182,6 +188,8 @@ class RiskAtCoverage(_RiskCoverageMetric):
     >>> metric.update_state([0, 1, 0, 0], [[0.9, 0.1], [0.2, 0.8], [0.2, 0.8], [0.6, 0.4]])
     >>> float(metric.result())
     0.25
+
+    See also: `tfuq.metrics.CoverageAtRisk`, `tfuq.selective.risk_at_coverage`.
     """
 
     name = "risk_at_coverage"

@@ -92,6 +92,8 @@ def brier_score(
         Brier, Verification of forecasts expressed in terms of probability, 1950.
         Abboud et al., Sparse Bayesian Networks: Efficient Uncertainty Quantification in Medical
         Image Analysis.
+
+    See also: `tfuq.metrics.BrierScore`, `tfuq.metrics.negative_log_likelihood`.
     """
     y_true = numbered(y_true, class_names, "y_true")
     check_choice("class_reduction", class_reduction, REDUCTIONS)
@@ -133,6 +135,9 @@ def negative_log_likelihood(
     >>> import tfuq
     >>> round(tfuq.metrics.negative_log_likelihood([0, 1], [[0.5, 0.5], [0.75, 0.25]]), 6)
     1.039721
+
+    See also: `tfuq.metrics.NegativeLogLikelihood`, `tfuq.metrics.brier_score`,
+    `tfuq.metrics.number_negative_log_likelihood`.
     """
     y_true = numbered(y_true, class_names, "y_true")
     flags = {"from_logits": from_logits, "multi_label": multi_label}
@@ -186,6 +191,8 @@ def entropy_of_expectation(
     References:
         Abboud et al., Sparse Bayesian Networks: Efficient Uncertainty Quantification in Medical
         Image Analysis.
+
+    See also: `tfuq.metrics.EntropyOfExpectation`, `tfuq.predictive.predictive_entropy`.
     """
     check_choice("binary_terms", binary_terms, BINARY_TERMS)
     flags = {"from_logits": from_logits, "multi_label": multi_label}
@@ -229,6 +236,8 @@ class BrierScore(_WeightedMean):
     >>> metric.update_state([0, 1], [[0.9, 0.1], [0.4, 0.6]])
     >>> round(float(metric.result()), 6)
     0.085
+
+    See also: `tfuq.metrics.brier_score`, `tfuq.metrics.NegativeLogLikelihood`.
     """
 
     name = "brier_score"
@@ -269,6 +278,8 @@ class NegativeLogLikelihood(_WeightedMean):
     >>> metric.update_state([0, 1], [[0.5, 0.5], [0.75, 0.25]])
     >>> round(float(metric.result()), 5)
     1.03972
+
+    See also: `tfuq.metrics.negative_log_likelihood`, `tfuq.metrics.BrierScore`.
     """
 
     name = "negative_log_likelihood"
@@ -303,6 +314,8 @@ class EntropyOfExpectation(_WeightedMean):
     >>> metric.update_state(None, [[0.5, 0.5], [1.0, 0.0]])
     >>> round(float(metric.result()), 6)
     0.346574
+
+    See also: `tfuq.metrics.entropy_of_expectation`, `tfuq.predictive.predictive_entropy`.
     """
 
     name = "entropy_of_expectation"

@@ -287,6 +287,8 @@ def dice_score(
 
     References:
         Dice, Measures of the amount of ecologic association between species, Ecology 26, 1945.
+
+    See also: `tfuq.metrics.DiceScore`, `tfuq.selective.MaskRiskControl`.
     """
     check_flags(from_logits=from_logits, multi_label=multi_label)
     rule = Rule(
@@ -351,6 +353,8 @@ class DiceScore(PredictionMetric):
     >>> metric.update_state([[0, 0, 0, 0]], [[[0.1], [0.2], [0.1], [0.3]]])
     >>> round(float(metric.result()), 6)
     0.833333
+
+    See also: `tfuq.metrics.dice_score`.
     """
 
     _direction = "up"

@@ -83,6 +83,8 @@ def selective_accuracy(
     1.0
     >>> tfuq.metrics.selective_accuracy(y_true, y_pred, 0.95)
     nan
+
+    See also: `tfuq.metrics.SelectiveAccuracy`, `tfuq.metrics.rejection_table`.
     """
     y_true = numbered(y_true, class_names, "y_true")
     data = (y_true, y_pred, threshold, from_logits, multi_label, sample_weight)
@@ -124,6 +126,8 @@ def coverage(
     >>> import tfuq
     >>> tfuq.metrics.coverage([0, 1], [[0.9, 0.1], [0.4, 0.6]], 0.7)
     0.5
+
+    See also: `tfuq.metrics.Coverage`, `tfuq.metrics.rejection_table`.
     """
     y_true = numbered(y_true, class_names, "y_true")
     data = (y_true, y_pred, threshold, from_logits, multi_label, sample_weight)
@@ -165,6 +169,8 @@ def rejection_rate(
     >>> import tfuq
     >>> tfuq.metrics.rejection_rate([0, 1, 0, 1], [0.1, 0.6, 0.0, 0.9], 0.7)
     0.25
+
+    See also: `tfuq.metrics.RejectionRate`, `tfuq.metrics.rejection_table`.
     """
     y_true = numbered(y_true, class_names, "y_true")
     data = (y_true, y_pred, threshold, from_logits, multi_label, sample_weight)
@@ -212,6 +218,8 @@ class SelectiveAccuracy(_SelectiveMetric):
     >>> metric.update_state([0, 1, 1], [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
     >>> float(metric.result())
     1.0
+
+    See also: `tfuq.metrics.selective_accuracy`, `tfuq.metrics.Coverage`.
     """
 
     _direction = "up"
@@ -243,6 +251,8 @@ class Coverage(_SelectiveMetric):
     >>> metric.update_state([0, 1], [[0.9, 0.1], [0.4, 0.6]])
     >>> float(metric.result())
     0.5
+
+    See also: `tfuq.metrics.coverage`, `tfuq.metrics.RejectionRate`.
     """
 
     _direction = "up"
@@ -274,6 +284,8 @@ class RejectionRate(_SelectiveMetric):
     >>> metric.update_state([0, 1], [[0.9, 0.1], [0.4, 0.6]])
     >>> float(metric.result())
     0.5
+
+    See also: `tfuq.metrics.rejection_rate`, `tfuq.metrics.Coverage`.
     """
 
     name = "rejection_rate"

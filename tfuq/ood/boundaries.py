@@ -70,6 +70,8 @@ class FDBD(LastLayerDetector):
 
     References:
         - Liu and Qin, "Fast Decision Boundary based Out-of-Distribution Detector", ICML 2024.
+
+    See also: `tfuq.ood.KNN`, `tfuq.ood.ViM`.
     """
 
     def _shapes(self):

@@ -83,6 +83,8 @@ class GradientDensity(GradientNormDetector):
     References:
         - Ledoit and Wolf, "A Well-Conditioned Estimator for Large-Dimensional Covariance Matrices",
           Journal of Multivariate Analysis 88, 2004.
+
+    See also: `tfuq.ood.GradientFeatures`, `tfuq.ood.GradientDetector`.
     """
 
     def __init__(self):

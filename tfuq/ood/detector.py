@@ -117,6 +117,8 @@ class GradientDetector(GradientNormDetector):
 
     References:
         - Lee and AlRegib, "Gradients as a Measure of Uncertainty in Neural Networks", ICIP 2020.
+
+    See also: `tfuq.ood.GradientFeatures`, `tfuq.ood.GradientDensity`.
     """
 
     def __init__(

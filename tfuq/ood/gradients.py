@@ -144,6 +144,9 @@ class GradientFeatures:
 
     References:
         - Lee and AlRegib, "Gradients as a Measure of Uncertainty in Neural Networks", ICIP 2020.
+
+    See also: `tfuq.ood.GradientDetector`, `tfuq.ood.GradientDensity`,
+    `tfuq.plots.gradient_distributions`.
     """
 
     def __init__(

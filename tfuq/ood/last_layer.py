@@ -199,6 +199,8 @@ class ViM(LastLayerDetector):
     References:
         - Wang, Li, Feng and Zhang, "ViM: Out-Of-Distribution with Virtual-logit Matching", CVPR
           2022.
+
+    See also: `tfuq.ood.Energy`, `tfuq.ood.Mahalanobis`.
     """
 
     def __init__(self, dim=None, *, output=None, from_logits=None):
@@ -285,6 +287,8 @@ class GradNorm(LastLayerDetector):
     References:
         - Huang, Geng and Li, "On the Importance of Gradients for Detecting Distributional Shifts
           in the Wild", NeurIPS 2021.
+
+    See also: `tfuq.ood.ExGrad`, `tfuq.ood.GradientFeatures`.
     """
 
     def __init__(self, temperature=1.0, *, output=None, from_logits=None):
@@ -339,6 +343,8 @@ class ExGrad(LastLayerDetector):
     References:
         - Igoe, Chung, Char and Schneider, "How Useful are Gradients for OOD Detection Really?",
           arXiv 2205.10439, 2022.
+
+    See also: `tfuq.ood.GradNorm`, `tfuq.ood.GAIA`.
     """
 
     def _formula(self, features, state):
@@ -389,6 +395,8 @@ class DICE(LastLayerDetector):
     References:
         - Sun and Li, "DICE: Leveraging Sparsification for Out-of-Distribution Detection", ECCV
           2022.
+
+    See also: `tfuq.ood.ReAct`, `tfuq.ood.ASH`, `tfuq.ood.Energy`.
     """
 
     def __init__(self, percentile=70, base="energy", *, output=None, from_logits=None):

@@ -53,6 +53,8 @@ class DetectorLayer(keras.layers.Layer):
     predictions, score = whole.predict(x, verbose=0)
     print(np.allclose(score, detector.score(x), atol=1e-5))  # True
     ```
+
+    See also: `tfuq.selective.RejectionRule`, `tfuq.export.export`.
     """
 
     def __init__(self, detector, model=None, **kwargs):

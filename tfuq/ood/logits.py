@@ -151,6 +151,8 @@ class MaxSoftmax(_ClasswiseDetector):
     References:
         - Hendrycks and Gimpel, "A Baseline for Detecting Misclassified and Out-of-Distribution
           Examples in Neural Networks", ICLR 2017.
+
+    See also: `tfuq.ood.MaxLogit`, `tfuq.ood.Energy`, `tfuq.ood.Mahalanobis`.
     """
 
     _kind = "max_softmax"
@@ -186,6 +188,8 @@ class MaxLogit(_OwnLogitDetector):
     References:
         - Hendrycks, Basart, Mazeika, Zou, Kwon, Mostajabi, Steinhardt and Song, "Scaling
           Out-of-Distribution Detection for Real-World Settings", ICML 2022.
+
+    See also: `tfuq.ood.MaxSoftmax`, `tfuq.ood.Energy`.
     """
 
     _kind = "max_logit"
@@ -224,6 +228,8 @@ class Energy(_OwnLogitDetector):
         - Liu, Wang, Owens and Li, "Energy-based Out-of-distribution Detection", NeurIPS 2020.
         - Wang, Liu, Bocchieri and Li, "Can multi-label classification networks know what they
           don't know?", NeurIPS 2021.
+
+    See also: `tfuq.ood.MaxLogit`, `tfuq.ood.ReAct`, `tfuq.losses.EnergyMargin`.
     """
 
     _kind = "energy"
@@ -264,6 +270,8 @@ class Entropy(_ClasswiseDetector):
     >>> from tfuq.ood import Entropy
     >>> print(Entropy().score_features([[3.0, 1.0], [0.0, 0.0]]).round(3))
     [0.365 0.693]
+
+    See also: `tfuq.ood.MaxSoftmax`, `tfuq.ood.GEN`, `tfuq.ood.MutualInformation`.
     """
 
     _kind = "entropy"
@@ -315,6 +323,8 @@ class ODIN(LogitDetector):
     References:
         - Liang, Li and Srikant, "Enhancing The Reliability of Out-of-distribution Image Detection
           in Neural Networks", ICLR 2018.
+
+    See also: `tfuq.ood.MaxSoftmax`, `tfuq.ood.Mahalanobis`.
     """
 
     def __init__(self, temperature=1000.0, epsilon=0.0014, *, output=None, from_logits=None):

@@ -82,8 +82,8 @@ class Mahalanobis(FeatureDetector):
         from_logits: Whether that holds logits, as for `MaxSoftmax`.
 
     Raises:
-        ValueError: If an argument is not as described; in `fit`, if labels are missing, or not more
-            examples than classes, or the model has no layer of this name.
+        ValueError: If an argument is not as described; in `fit`, without labels, with no more
+            examples than classes, or without a layer of this name.
 
     Example:
 
@@ -97,10 +97,8 @@ class Mahalanobis(FeatureDetector):
     model = keras.Sequential([keras.Input((8,)), hidden, keras.layers.Dense(3, "softmax")])
     detector = Mahalanobis().fit(model, x, y)
     print(detector.score(x + 5) > detector.score(x))
-
     ensemble = Mahalanobis(layers=["hidden", None], epsilon=0.001).fit(model, x, y)
     ensemble.fit_weights(x, 3 * x)  # better: data that it was not fitted on
-    print(ensemble.score(x).mean())
     ```
 
     References:
@@ -108,6 +106,8 @@ class Mahalanobis(FeatureDetector):
           Samples and Adversarial Attacks", NeurIPS 2018.
         - Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance
           matrices", Journal of Multivariate Analysis 2004.
+
+    See also: `tfuq.ood.RelativeMahalanobis`, `tfuq.ood.KNN`, `tfuq.ood.tune`.
     """
 
     def __init__(
@@ -389,13 +389,13 @@ class RelativeMahalanobis(FeatureDetector):
     from tfuq.ood import RelativeMahalanobis
 
     features, labels = np.random.normal(size=(99, 4)), np.arange(99) % 3
-    detector = RelativeMahalanobis().fit_features(features, labels)
-    print(detector.score_features(5 * features).mean())
+    print(RelativeMahalanobis().fit_features(features, labels).score_features(features).mean())
     ```
 
     References:
-        - Ren, Fort, Liu, Roy, Padhy and Lakshminarayanan, "A Simple Fix to Mahalanobis Distance
-          for Improving Near-OOD Detection", arXiv 2106.09022, 2021.
+        - Ren et al., "A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection", 2021.
+
+    See also: `tfuq.ood.Mahalanobis`, `tfuq.ood.KNN`.
     """
 
     def __init__(self, layer=None, *, shrinkage=None, output=None, from_logits=None):

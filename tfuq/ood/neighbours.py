@@ -70,6 +70,8 @@ class KNN(FeatureDetector):
     References:
         - Sun, Ming, Zhu and Li, "Out-of-Distribution Detection with Deep Nearest Neighbors",
           ICML 2022.
+
+    See also: `tfuq.ood.Mahalanobis`, `tfuq.ood.NNGuide`, `tfuq.ood.SHE`.
     """
 
     def __init__(self, k=50, layer=None, *, output=None, from_logits=None):

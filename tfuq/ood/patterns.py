@@ -118,6 +118,8 @@ class SHE(_PairDetector):
     References:
         - Zhang, Fu, Chen, Du, Li, Wang, Liu, Han and Zhang, "Out-of-Distribution Detection based on
           In-Distribution Data Patterns Memorization with Modern Hopfield Energy", ICLR 2023.
+
+    See also: `tfuq.ood.KNN`, `tfuq.ood.NNGuide`.
     """
 
     def _shapes(self):
@@ -199,6 +201,8 @@ class NNGuide(_PairDetector):
     References:
         - Park, Jung and Teoh, "Nearest Neighbor Guidance for Out-of-Distribution Detection", ICCV
           2023.
+
+    See also: `tfuq.ood.KNN`, `tfuq.ood.Energy`.
     """
 
     def __init__(self, k=10, layer=None, *, output=None, from_logits=None):

@@ -64,6 +64,8 @@ class GEN(LogitDetector):
     References:
         - Liu, Lochman and Zach, "GEN: Pushing the Limits of Softmax-Based Out-of-Distribution
           Detection", CVPR 2023.
+
+    See also: `tfuq.ood.Entropy`, `tfuq.ood.KLMatching`.
     """
 
     def __init__(self, gamma=0.1, top=100, *, output=None, from_logits=None):
@@ -120,6 +122,8 @@ class KLMatching(LogitDetector):
     References:
         - Hendrycks, Basart, Mazeika, Zou, Kwon, Mostajabi, Steinhardt and Song, "Scaling
           Out-of-Distribution Detection for Real-World Settings", ICML 2022.
+
+    See also: `tfuq.ood.GEN`, `tfuq.ood.MaxSoftmax`.
     """
 
     def _shapes(self):

@@ -188,6 +188,8 @@ class GAIA(_RecordingDetector):
     References:
         - Chen, Li, Qu, Wang, Wan and Xiao, "GAIA: Delving into Gradient-based Attribution
           Abnormality for Out-of-distribution Detection", NeurIPS 2023.
+
+    See also: `tfuq.ood.ExGrad`, `tfuq.ood.Gram`.
     """
 
     def __init__(self, variant="z", layers=None, *, output=None, from_logits=None):
@@ -313,6 +315,8 @@ class Gram(_RecordingDetector):
 
     References:
         - Sastry and Oore, "Detecting Out-of-Distribution Examples with Gram Matrices", ICML 2020.
+
+    See also: `tfuq.ood.GAIA`, `tfuq.ood.Mahalanobis`.
     """
 
     def __init__(

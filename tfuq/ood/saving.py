@@ -122,6 +122,8 @@ def load_detector(path, model=None, *, check_model=True):
     detector.save("energy.npz")
     print(load_detector("energy.npz").threshold.value)
     ```
+
+    See also: `tfuq.ood.DetectorLayer`.
     """
     try:
         header, arrays = read_arrays(path)

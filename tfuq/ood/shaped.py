@@ -233,6 +233,8 @@ class ReAct(_ShapingDetector):
     References:
         - Sun, Guo and Li, "ReAct: Out-of-distribution Detection With Rectified Activations",
           NeurIPS 2021.
+
+    See also: `tfuq.ood.ASH`, `tfuq.ood.SCALE`, `tfuq.ood.Energy`.
     """
 
     _fitted_names = ("limit",)
@@ -316,6 +318,8 @@ class ASH(_ShapingDetector):
     References:
         - Djurisic, Bozanic, Ashok and Liu, "Extremely Simple Activation Shaping for
           Out-of-Distribution Detection", ICLR 2023.
+
+    See also: `tfuq.ood.SCALE`, `tfuq.ood.ReAct`, `tfuq.ood.DICE`.
     """
 
     def __init__(
@@ -388,6 +392,8 @@ class SCALE(_ShapingDetector):
     References:
         - Xu, Chen, Franchi and Yao, "Scaling for Training Time and Post-hoc Out-of-distribution
           Detection Enhancement", ICLR 2024.
+
+    See also: `tfuq.ood.ASH`, `tfuq.ood.ReAct`.
     """
 
     def __init__(self, percentile=85, base="energy", layer=None, *, output=None, from_logits=None):

@@ -72,6 +72,8 @@ class SIRC(Detector):
     References:
         - Xia and Bouganis, "Augmenting Softmax Information for Selective Classification with
           Out-of-Distribution Data", ACCV 2022.
+
+    See also: `tfuq.selective.sirc_score`, `tfuq.selective.CombinedScore`.
     """
 
     def __init__(self, detector):

@@ -59,6 +59,9 @@ class MutualInformation(Detector):
     References:
         - Houlsby, Huszar, Ghahramani and Lengyel, "Bayesian Active Learning for Classification and
           Preference Learning", arXiv 1112.5745, 2011.
+
+    See also: `tfuq.predictive.mutual_information`, `tfuq.ensembles.DeepEnsemble`,
+    `tfuq.ood.Entropy`.
     """
 
     def __init__(self, num_samples=30, seed=0, *, output=None, from_logits=None):

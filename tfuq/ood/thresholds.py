@@ -19,6 +19,8 @@ class Threshold(NamedTuple):
     >>> threshold = MaxSoftmax().threshold_at(0.9, scores=np.arange(1000))
     >>> print(threshold.value, threshold.lower, threshold.upper)
     899.0 880.0 918.0
+
+    See also: `tfuq.ood.MaxSoftmax`, `tfuq.metrics.fpr_at_tpr`.
     """
 
     value: float

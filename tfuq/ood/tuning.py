@@ -41,6 +41,8 @@ class Tuned(NamedTuple):
     >>> found = Tuned(KNN(k=5), {"k": 5}, 0.91, 0.9, 0.87, ())
     >>> print(found.judged - found.default_judged)  # what tuning has gained
     0.030000000000000027
+
+    See also: `tfuq.ood.tune`.
     """
 
     detector: Detector
@@ -126,6 +128,8 @@ def tune(
     References:
         - Zhang et al., "OpenOOD v1.5: Enhanced Benchmark for Out-of-Distribution Detection",
           arXiv 2306.09301, 2023.
+
+    See also: `tfuq.ood.Tuned`, `tfuq.corruptions.corrupt`.
     """
     _check_detector(detector)
     check_integer("seed", seed, 0)

@@ -204,6 +204,8 @@ class DiscriminativeLearningRate(keras.optimizers.Optimizer):
     model.fit(x, y, verbose=0)
     print(optimizer.factors)  # 0.01, 0.1 and 1
     ```
+
+    See also: `tfuq.callbacks.GradualUnfreezing`, `tfuq.training.rapid_fit`.
     """
 
     def __init__(self, optimizer, scheme="log", min_factor=0.01, groups=None, name=None):

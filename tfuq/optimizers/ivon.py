@@ -132,6 +132,9 @@ class IVON(TakesDraws, keras.optimizers.Optimizer):
 
     References:
         - Shen et al.: "Variational Learning is Effective for Large Deep Networks", ICML 2024.
+
+    See also: `tfuq.callbacks.PosteriorMean`, `tfuq.callbacks.SWAG`,
+    `tfuq.predictive.predict_uncertainty`.
     """
 
     kept_by = "IVON"

@@ -47,6 +47,8 @@ def reliability_diagram(
     >>> ax = tfuq.plots.reliability_diagram([0, 1, 1], probs, n_bins=5)
     >>> ax.get_ylabel()
     'accuracy (fraction correct)'
+
+    See also: `tfuq.metrics.reliability_curve`, `tfuq.selective.TemperatureScaling`.
     """
     options = {"n_bins": n_bins, "from_logits": from_logits, "multi_label": multi_label}
     options["sample_weight"] = sample_weight

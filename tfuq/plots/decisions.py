@@ -59,6 +59,8 @@ def risk_coverage(
     >>> ax = tfuq.plots.risk_coverage(probs, [0, 1, 1], rule=rule)
     >>> ax.get_xlabel(), ax.get_ylabel()
     ('coverage (fraction accepted)', 'risk (fraction wrong of the accepted)')
+
+    See also: `tfuq.selective.risk_coverage_curve`, `tfuq.plots.rejection_curve`.
     """
     models = probs if isinstance(probs, dict) else {None: probs}
     if not models or (rule is not None and len(models) > 1):
@@ -173,6 +175,8 @@ def detection_histograms(scores, *, threshold=None, n_bins=40, xlabel="score", a
     >>> ax = tfuq.plots.detection_histograms(sets, threshold=8.5)
     >>> [text.get_text() for text in ax.get_legend().get_texts()][:2]
     ['known: 10.0 % detected', 'unknown: 60.0 % detected']
+
+    See also: `tfuq.metrics.ood_metrics`, `tfuq.plots.roc_curves`.
     """
     sets = _sets_of(scores)
     check_integer("n_bins", n_bins, 1)

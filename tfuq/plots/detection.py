@@ -35,6 +35,8 @@ def corruption_heat_map(report, figure="accuracy", *, ax=None):
     >>> ax = tfuq.plots.corruption_heat_map(report)
     >>> [label.get_text() for label in ax.get_yticklabels()]
     ['fog', 'snow']
+
+    See also: `tfuq.corruptions.corruption_report`.
     """
     if not all(hasattr(report, name) for name in ("corruptions", "severities", "clean")):
         raise ValueError(
@@ -100,6 +102,8 @@ def gradient_distributions(
 
     References:
         Lee and AlRegib, Gradients as a Measure of Uncertainty in Neural Networks.
+
+    See also: `tfuq.ood.GradientFeatures`.
     """
     sets = _sets_of(features_by_set)
     width = next(iter(sets.values())).shape[1]

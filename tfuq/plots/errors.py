@@ -42,6 +42,8 @@ def confusion_matrix(
     >>> ax = tfuq.plots.confusion_matrix([0, 1, 1], probs, names=["well", "ill"])
     >>> [text.get_text() for text in ax.texts]
     ['1.00', '0.00', '0.50', '0.50']
+
+    See also: `tfuq.plots.confusion_difference`, `tfuq.interpret.confused_pairs`.
     """
     check_choice("normalize", normalize, SHARES_OF)
     counts = _counts(y_true, y_pred, from_logits, sample_weight)
@@ -98,6 +100,8 @@ def confusion_difference(
     >>> ax = tfuq.plots.confusion_difference([0, 1], probs, other)
     >>> [text.get_text() for text in ax.texts]
     ['+0.00', '+0.00', '-1.00', '+1.00']
+
+    See also: `tfuq.plots.confusion_matrix`.
     """
     check_choice("normalize", normalize, SHARES_OF)
     first, second = (_counts(y_true, y, from_logits, sample_weight) for y in (y_pred, other))
@@ -160,6 +164,8 @@ def roc_curves(
     >>> ax = tfuq.plots.roc_curves([0, 1, 0, 1], [0.1, 0.8, 0.3, 0.6])
     >>> ax.get_legend().get_texts()[0].get_text()
     '1: AUROC 1.000'
+
+    See also: `tfuq.metrics.auroc`, `tfuq.plots.detection_histograms`.
     """
     flags = {"from_logits": from_logits, "multi_label": multi_label}
     examples = from_arrays(y_true, y_pred, sample_weight, **flags)

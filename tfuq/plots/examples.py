@@ -56,6 +56,8 @@ def accept_reject_grid(
     >>> figure = tfuq.plots.accept_reject_grid(images, [0, 0, 1], probs, threshold=0.7, count=2)
     >>> [ax.get_title() for ax in figure.axes if ax.get_title()]
     ['1, 0.80', '0, 0.90', '1 (true: 0), 0.60']
+
+    See also: `tfuq.plots.rejection_curve`, `tfuq.selective.RejectionRule`.
     """
     check_fraction("threshold", threshold)
     check_integer("count", count, 1)
@@ -108,6 +110,8 @@ def uncertainty_against_error(uncertainty, errors, *, n_bins=N_BINS, xlabel="unc
     >>> ax = tfuq.plots.uncertainty_against_error([0.1, 0.2, 0.6, 0.7], [0, 0, 1, 1], n_bins=2)
     >>> ax.lines[0].get_ydata()
     array([0., 1.])
+
+    See also: `tfuq.plots.confidence_histogram`, `tfuq.selective.aurc`.
     """
     values = to_float64("uncertainty", uncertainty).ravel()
     wrong = to_float64("errors", errors).ravel()

@@ -44,6 +44,8 @@ def explanation_maps(images, maps, *, titles=None, alpha=0.55, same_scale=False,
     >>> figure = tfuq.plots.explanation_maps(images, {"Grad-CAM": maps}, titles=["a", "b"])
     >>> [ax.get_title() for ax in figure.axes[:2]]
     ['image', 'Grad-CAM']
+
+    See also: `tfuq.interpret.grad_cam`, `tfuq.interpret.occlusion`.
     """
     check_fraction("alpha", alpha)
     check_flags(same_scale=same_scale)
@@ -141,6 +143,8 @@ def confused_pairs(found, *, top=10, ax=None):
     >>> found = tfuq.interpret.confused_pairs([0, 1, 1], [[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]])
     >>> [text.get_text() for text in tfuq.plots.confused_pairs(found).get_yticklabels()]
     ['0 and 1']
+
+    See also: `tfuq.interpret.confused_pairs`, `tfuq.plots.confusion_matrix`.
     """
     check_top(top)
     if not hasattr(found, "counts") or not hasattr(found, "directed"):
@@ -187,6 +191,8 @@ def label_noise_pairs(found, *, names=None, ax=None):
     >>> ax = tfuq.plots.label_noise_pairs(found, names=["castle", "palace"])
     >>> [text.get_text() for text in ax.texts]
     ['+1.00', '+0.00', '+0.00', '+1.00']
+
+    See also: `tfuq.interpret.label_noise_pairs`.
     """
     correlation = np.asarray(getattr(found, "correlation", None))
     if correlation.ndim != 2:

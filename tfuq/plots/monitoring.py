@@ -39,6 +39,8 @@ def monitor_process(monitor, probs, labels=None, groups=None, *, score=None, ax=
     >>> ax = tfuq.plots.monitor_process(rule.monitor(), probs[:200], rng.random(200) < 0.3)
     >>> ax.get_xlabel(), ax.get_yscale()
     ('cases', 'log')
+
+    See also: `tfuq.selective.Monitor`.
     """
     if not isinstance(monitor, Monitor):
         raise ValueError(

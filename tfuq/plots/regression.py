@@ -71,6 +71,8 @@ def intervals_over(
     >>> ax = tfuq.plots.intervals_over(np.arange(5), found, [0, 1, 2, 3, 9], xlabel="day")
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['90 % interval', 'predicted', 'true, inside: 4 of 5', 'true, outside: 1']
+
+    See also: `tfuq.plots.predicted_against_true`, `tfuq.predictive.RegressionUncertainty`.
     """
     if bars is not None:
         check_flags(bars=bars)
@@ -151,6 +153,8 @@ def predicted_against_true(
     >>> ax = tfuq.plots.predicted_against_true([0, 1, 2, 3, 9], found, quantity="weight (kg)")
     >>> ax.get_xlabel(), ax.get_ylabel()
     ('true weight (kg)', 'predicted weight (kg)')
+
+    See also: `tfuq.plots.intervals_over`, `tfuq.plots.error_against_width`.
     """
     found = read_numbers(y_pred, level, intervals, unit)
     true = found.of("y_true", y_true)
@@ -206,6 +210,8 @@ def quantile_calibration(y_true, y_pred, *, levels=None, unit=None, ax=None):
     >>> ax = tfuq.plots.quantile_calibration(np.linspace(-2, 2, 99), found)
     >>> ax.get_xlabel()
     'level of the quantile'
+
+    See also: `tfuq.metrics.quantile_calibration_curve`.
     """
     models = y_pred if isinstance(y_pred, dict) else {None: y_pred}
     if not models:
@@ -284,6 +290,8 @@ def error_against_width(
     >>> ax = tfuq.plots.error_against_width([0.5, 1, 1, 2, 4, 7], found, n_bins=2)
     >>> ax.get_xlabel()
     'width of the 90 % interval'
+
+    See also: `tfuq.plots.intervals_over`, `tfuq.metrics.ause`.
     """
     check_integer("n_bins", n_bins, 1)
     found = read_numbers(y_pred, level, intervals, unit)

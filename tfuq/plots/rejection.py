@@ -43,6 +43,8 @@ def rejection_curve(
     >>> ax = tfuq.plots.rejection_curve([0, 1, 1], {"Dense": probs})
     >>> ax.get_xlabel()
     'confidence threshold'
+
+    See also: `tfuq.metrics.rejection_table`, `tfuq.plots.risk_coverage`.
     """
     models = y_pred if isinstance(y_pred, dict) else {None: y_pred}
     if not models:
@@ -108,6 +110,8 @@ def confidence_histogram(
     >>> ax = tfuq.plots.confidence_histogram(probs, y_true=[0, 1, 1], threshold=0.7)
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['threshold 0.7: 33.3 % rejected', 'wrong', 'correct']
+
+    See also: `tfuq.plots.reliability_diagram`, `tfuq.plots.rejection_curve`.
     """
     if threshold is not None:
         check_fraction("threshold", threshold)

@@ -69,6 +69,8 @@ def uncertainty_maps(
     References:
         Abboud et al., Sparse Bayesian Networks: Efficient Uncertainty Quantification in Medical
         Image Analysis.
+
+    See also: `tfuq.plots.error_map`, `tfuq.predictive.predict_uncertainty`.
     """
     check_choice("palette", palette, tuple(PALETTES))
     if max_entropy is not None:

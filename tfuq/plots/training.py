@@ -32,6 +32,8 @@ def lr_range_test(result, ax=None):
     >>> ax = tfuq.plots.lr_range_test(found)
     >>> ax.get_xlabel(), ax.get_xscale()
     ('learning rate', 'log')
+
+    See also: `tfuq.lr_range_test`, `tfuq.callbacks.LRRangeTest`.
     """
     rates, losses, smoothed = _sweep_of(result)
     ax = axes_of(ax)
@@ -95,6 +97,8 @@ def learning_rate_curve(rates, ax=None):
     >>> ax = tfuq.plots.learning_rate_curve(np.linspace(0.1, 0, 20))
     >>> ax.get_xlabel()
     'step'
+
+    See also: `tfuq.callbacks.SGDR`.
     """
     rates, steps, ends = _curve_of(rates)
     if rates.ndim != 1 or not rates.size or not np.isfinite(rates).all():

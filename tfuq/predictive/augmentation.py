@@ -101,6 +101,8 @@ def test_time_augmentation(
         - Wang, Li, Aertsen, Deprest, Ourselin, Vercauteren: Aleatoric uncertainty estimation with
           test-time augmentation for medical image segmentation with convolutional neural networks,
           Neurocomputing 2019.
+
+    See also: `tfuq.predictive.decompose`, `tfuq.predictive.sample_predictions`.
     """
     check_model(model)
     check_integer("seed", seed, 0)

@@ -18,6 +18,8 @@ class Declared(NamedTuple):
     >>> from tfuq.predictive import Declared
     >>> Declared(["cat", "dog"]).class_names
     ['cat', 'dog']
+
+    See also: `tfuq.predictive.declare`, `tfuq.predictive.declared`.
     """
 
     class_names: list | None = None
@@ -65,6 +67,8 @@ def declare(
     model.save("model.keras")
     print(declared("model.keras").class_names)  # ['cat', 'dog', 'emu']
     ```
+
+    See also: `tfuq.predictive.declared`, `tfuq.export.export`.
     """
     if not isinstance(model, keras.Model):
         raise ValueError(f"Argument `model` must be a Keras model. Received: model={shown(model)}")
@@ -101,6 +105,8 @@ def declared(model):
     >>> _ = declare(model, class_names=["well", "ill"])
     >>> declared(model).class_names
     ['well', 'ill']
+
+    See also: `tfuq.predictive.declare`.
     """
     if isinstance(model, str) or hasattr(model, "__fspath__"):
         from tfuq._files.reading import load_keras

@@ -71,6 +71,8 @@ def sample_predictions(
     model = keras.Sequential([keras.Input((8,)), VBLLDense(3, kl_weight=0.01)])
     print(sample_predictions(model, np.random.rand(5, 8), num_samples=4).shape)  # (4, 5, 3)
     ```
+
+    See also: `tfuq.predictive.predict_uncertainty`, `tfuq.predictive.decompose`.
     """
     options = (output, from_logits, multi_label, seed, family)
     sampler = sampler_of(model, num_samples, *options, takes_numbers=True)
@@ -120,6 +122,9 @@ def predict_uncertainty(
     found = predict_uncertainty(model, np.random.rand(5, 8))
     print(found.label, found.mutual_information)
     ```
+
+    See also: `tfuq.predictive.sample_predictions`, `tfuq.predictive.decompose`,
+    `tfuq.selective.RejectionRule`.
     """
     options = (output, from_logits, multi_label, seed, family)
     sampler = sampler_of(model, num_samples, *options, takes_one=True, takes_numbers=True)

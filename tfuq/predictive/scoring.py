@@ -24,6 +24,8 @@ class ScoredDataset(NamedTuple):
     >>> from tfuq.predictive import ScoredDataset
     >>> ScoredDataset("scores", ["scores/part-00000.parquet"], 70, 70).examples
     70
+
+    See also: `tfuq.predictive.score_dataset`, `tfuq.predictive.read_scores`.
     """
 
     path: object
@@ -155,6 +157,8 @@ def score_dataset(
     scores = read_scores("scores")
     print(scores["label"].shape, scores["mutual_information"].max())
     ```
+
+    See also: `tfuq.predictive.read_scores`, `tfuq.predictive.predict_uncertainty`.
     """
     check_integer("shard_size", shard_size, 1)
     form = chosen_format(path, format)
@@ -282,6 +286,8 @@ def read_scores(path, columns=None, *, as_frame=False):
     score_dataset(model, np.random.rand(20, 8).astype("float32"), "scores", verbose=0)
     print(read_scores("scores", ["label", "confidence"])["confidence"].shape)  # (20,)
     ```
+
+    See also: `tfuq.predictive.score_dataset`.
     """
     check_flags(as_frame=as_frame)
     folder = ShardFolder.open(pathlib.Path(path))

@@ -90,6 +90,8 @@ def remove_confounders(
 
     References:
         Mishra, "Rapid and Robust Learning for Homogeneous Image Data", 2020.
+
+    See also: `tfuq.preprocessing.ConfounderRemoval`, `tfuq.preprocessing.confounder_mask`.
     """
     marks = Marks(
         marker_colors, tolerance, num_colors, min_share, keep_shades, margin, keep_middle, max_share
@@ -162,6 +164,8 @@ def confounder_mask(
            [0, 0, 1, 0, 0],
            [0, 0, 0, 0, 0],
            [0, 0, 0, 0, 0]])
+
+    See also: `tfuq.preprocessing.remove_confounders`.
     """
     marks = Marks(
         marker_colors, tolerance, num_colors, min_share, keep_shades, margin, keep_middle, max_share
@@ -213,6 +217,8 @@ class ConfounderRemoval(ImageLayer):
     data = tf.data.Dataset.from_tensor_slices(images).batch(2).map(without_ink)
     print([int(batch[..., 0].numpy().min()) for batch in data])
     ```
+
+    See also: `tfuq.preprocessing.remove_confounders`.
     """
 
     def __init__(

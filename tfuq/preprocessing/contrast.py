@@ -51,6 +51,8 @@ def clahe(images, kernel_size=None, clip_limit=0.01, n_bins=256):
 
     References:
         Zuiderveld, Contrast Limited Adaptive Histogram Equalization, Graphics Gems IV, 1994.
+
+    See also: `tfuq.preprocessing.CLAHE`, `tfuq.preprocessing.adjust_gamma`.
     """
     kernel_size = _checked_kernel_size(kernel_size, clip_limit, n_bins)
 
@@ -96,6 +98,8 @@ class CLAHE(ImageLayer):
     model = keras.Sequential([keras.Input((32, 32, 3)), CLAHE(8, 0.02), keras.layers.Flatten()])
     print(model(255 * np.random.rand(2, 32, 32, 3)).shape)
     ```
+
+    See also: `tfuq.preprocessing.clahe`, `tfuq.preprocessing.IlluminationCorrection`.
     """
 
     def __init__(

@@ -43,6 +43,8 @@ def center_field_of_view(images, fraction, size=None):
 
     References:
         Mishra, "Rapid and Robust Learning for Homogeneous Image Data", 2020.
+
+    See also: `tfuq.preprocessing.CenterFieldOfView`, `tfuq.preprocessing.crop_fundus`.
     """
     size = _checked_view(fraction, size)
 
@@ -87,6 +89,8 @@ class CenterFieldOfView(ImageLayer):
     >>> from tfuq.preprocessing import CenterFieldOfView
     >>> CenterFieldOfView(0.7, size=224)(keras.Input((300, 400, 3))).shape
     (None, 224, 224, 3)
+
+    See also: `tfuq.preprocessing.center_field_of_view`.
     """
 
     def __init__(self, fraction, size=None, value_range=(0.0, 255.0), **kwargs):
@@ -142,6 +146,8 @@ def crop_fundus(images, size, threshold=0.05, pad_to_aspect_ratio=True):
     >>> cropped = crop_fundus(disc[..., None].astype("float32"), 32)
     >>> cropped.shape, round(float(np.mean(cropped)), 1)  # a disc fills pi / 4 of its square
     (TensorShape([32, 32, 1]), 0.8)
+
+    See also: `tfuq.preprocessing.FundusCrop`, `tfuq.preprocessing.center_field_of_view`.
     """
     size = _checked_fundus(size, threshold, pad_to_aspect_ratio)
 
@@ -209,6 +215,8 @@ class FundusCrop(ImageLayer):
     >>> from tfuq.preprocessing import FundusCrop
     >>> FundusCrop(256)(keras.Input((None, None, 3), dtype="uint8")).shape
     (None, 256, 256, 3)
+
+    See also: `tfuq.preprocessing.crop_fundus`.
     """
 
     def __init__(

@@ -48,6 +48,8 @@ def adjust_gamma(images, gamma=1.0, gain=1.0):
 
     References:
         Mishra, "Rapid and Robust Learning for Homogeneous Image Data", 2020.
+
+    See also: `tfuq.preprocessing.Gamma`, `tfuq.preprocessing.clahe`.
     """
     check_positive("gamma", gamma)
     check_positive("gain", gain)
@@ -80,6 +82,8 @@ class Gamma(ImageLayer):
     >>> from tfuq.preprocessing import Gamma
     >>> Gamma(2.0, value_range=(0, 10))(np.float32([0, 5, 10]).reshape(1, 1, 3, 1)).numpy().ravel()
     array([ 0. ,  2.5, 10. ], dtype=float32)
+
+    See also: `tfuq.preprocessing.adjust_gamma`, `tfuq.preprocessing.CLAHE`.
     """
 
     def __init__(self, gamma=1.0, gain=1.0, value_range=(0.0, 255.0), **kwargs):
@@ -148,6 +152,8 @@ def correct_illumination(ambient, flash, sigma=16.0, gamma=2.2, threshold=0.02):
     References:
         DiCarlo, Xiao and Wandell, Illuminating Illumination, Color Imaging Conference, 2001.
         Mishra, "Rapid and Robust Learning for Homogeneous Image Data", 2020, section 4.5.3.
+
+    See also: `tfuq.preprocessing.IlluminationCorrection`, `tfuq.preprocessing.clahe`.
     """
     _check_light(sigma, gamma, threshold)
 
@@ -202,6 +208,8 @@ class IlluminationCorrection(ImageLayer):
     pair = np.random.randint(256, size=(2, 1, 32, 32, 3), dtype="uint8")
     print(model(list(pair)).dtype)
     ```
+
+    See also: `tfuq.preprocessing.correct_illumination`, `tfuq.preprocessing.CLAHE`.
     """
 
     def __init__(self, sigma=16.0, gamma=2.2, threshold=0.02, value_range=(0.0, 255.0), **kwargs):

@@ -41,6 +41,8 @@ class SyntheticEvaluation(NamedTuple):
     print(found.estimates, found.counts[1], found.bin_estimates[0, 1])  # ... [5 6] [0.2 0.75]
     print(found.to_markdown())
     ```
+
+    See also: `tfuq.preprocessing.evaluate_synthetic`.
     """
 
     mixing: np.ndarray
@@ -145,6 +147,8 @@ def evaluate_synthetic(
 
     References:
         Mishra, "Rapid and Robust Learning for Homogeneous Image Data", 2020.
+
+    See also: `tfuq.preprocessing.SyntheticEvaluation`, `tfuq.datasets.smote`.
     """
     check_integer("n_bins", n_bins, 1)
     models = model if isinstance(model, (list, tuple)) else [model]

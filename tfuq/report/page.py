@@ -118,6 +118,8 @@ def html(
     >>> page = tfuq.report.html((probs, labels), "report.html", names=["healthy", "ill"])
     >>> page.name
     'report.html'
+
+    See also: `tfuq.report.to_markdown`, `tfuq.selective.subgroup_report`.
     """
     path = _checked_path(path)
     check_integer("num_examples", num_examples, 0)

@@ -40,6 +40,8 @@ def to_markdown(source, *, threshold=None, title="Report", **options):
     >>> text = tfuq.report.to_markdown((probs, labels), threshold=0.7, names=["no", "yes"])
     >>> print(text[text.index("**What is accepted**"):].splitlines()[4])
     | 66.7 % | 100.0 % | 2 | 1 | 2 | 0 |
+
+    See also: `tfuq.report.html`.
     """
     if are_numbers(source, options.get("output"), options.get("from_logits")):
         check_numbers(gap=options.pop("gap", None), sets=options.pop("sets", None))

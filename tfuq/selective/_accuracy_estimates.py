@@ -24,6 +24,9 @@ class AccuracyEstimate(NamedTuple):
     >>> found = difference_of_confidences(probs, [0] * 9 + [1], np.tile([[0.7, 0.3]], (5, 1)))
     >>> round(found.accuracy, 6), found.source_accuracy
     (0.7, 0.9)
+
+    See also: `tfuq.selective.average_thresholded_confidence`,
+    `tfuq.selective.difference_of_confidences`.
     """
 
     accuracy: float
@@ -86,6 +89,8 @@ def average_thresholded_confidence(
     >>> labels = np.arange(100) < 20  # the least sure are wrong
     >>> average_thresholded_confidence(source, labels, target).accuracy
     0.66
+
+    See also: `tfuq.selective.difference_of_confidences`, `tfuq.selective.shift_report`.
     """
     score = score_name(score, tuple(_SCORES))
     return _estimated(
@@ -136,6 +141,8 @@ def difference_of_confidences(
     >>> found = difference_of_confidences(probs, [0, 1], [[0.6, 0.4], [0.6, 0.4]])
     >>> round(found.accuracy, 6)
     0.75
+
+    See also: `tfuq.selective.average_thresholded_confidence`, `tfuq.selective.shift_report`.
     """
 
     def estimate(*given):

@@ -18,6 +18,8 @@ class IntervalEvaluation(NamedTuple):
     >>> found = ConformalRegressor("split", 1.0).evaluate([0.0, 5.0], [0.5, 7.0])
     >>> found.coverage, round(found.mean_width, 6)
     (0.5, 2.0)
+
+    See also: `tfuq.selective.ConformalRegressor`.
     """
 
     examples: int

@@ -63,6 +63,8 @@ class LabelShift(NamedTuple):
     >>> probs = np.eye(2)[[0] * 60 + [1] * 40]
     >>> black_box_shift_estimation(probs, [0] * 60 + [1] * 40, np.eye(2)[[0] * 9 + [1]]).reliable
     True
+
+    See also: `tfuq.selective.black_box_shift_estimation`, `tfuq.selective.correct_label_shift`.
     """
 
     source_prior: np.ndarray
@@ -130,6 +132,8 @@ def black_box_shift_estimation(
     >>> new = np.eye(2)[[0] * 34 + [1] * 66]  # as 20 % and 80 % of the classes would give
     >>> black_box_shift_estimation(right, [0] * 100 + [1] * 100, new).target_prior.round(6)
     array([0.2, 0.8])
+
+    See also: `tfuq.selective.correct_label_shift`, `tfuq.selective.shift_report`.
     """
     check_draws(confidence, n_bootstrap, seed)
     source, labels, target = read_source_and_target(probs_source, labels, probs_target, from_logits)
@@ -183,6 +187,8 @@ def correct_label_shift(probs, source_prior, target_prior, *, from_logits=False)
     >>> from tfuq.selective import correct_label_shift
     >>> correct_label_shift([[0.6, 0.4]], [0.5, 0.5], [0.2, 0.8]).round(4)
     array([[0.2727, 0.7273]])
+
+    See also: `tfuq.selective.black_box_shift_estimation`.
     """
     probs = read_unlabelled("probs", probs, from_logits)
     priors = {"source_prior": source_prior, "target_prior": target_prior}

@@ -18,6 +18,8 @@ class Evaluation(NamedTuple):
     >>> rule = RejectionRule("confidence", 0.7)
     >>> print(rule.evaluate([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], [0, 0, 1]).risk)
     0.5
+
+    See also: `tfuq.selective.RejectionRule`.
     """
 
     examples: int

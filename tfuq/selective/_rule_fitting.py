@@ -44,6 +44,8 @@ class UnattainableRisk(ValueError):
     ... except UnattainableRisk as refusal:
     ...     print(refusal.examples_needed, round(refusal.best_risk, 2))
     59 0.1
+
+    See also: `tfuq.selective.RejectionRule`, `tfuq.selective.gap`.
     """
 
     def __init__(self, message, best_risk, coverage, examples_needed, examples_expected=None):

@@ -20,6 +20,8 @@ class SetCoverage(NamedTuple):
     >>> sets = ConformalPredictor("lac", 0.4)
     >>> sets.coverage([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]], [0, 1, 0]).coverage
     0.6666666666666666
+
+    See also: `tfuq.selective.ConformalPredictor`.
     """
 
     coverage: float
@@ -40,6 +42,8 @@ class SetEvaluation(NamedTuple):
     >>> found = sets.evaluate([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]], [0, 1, 0])
     >>> found.coverage, found.mean_size, found.class_coverage
     (1.0, 1.3333333333333333, array([1., 1.]))
+
+    See also: `tfuq.selective.ConformalPredictor`.
     """
 
     examples: int

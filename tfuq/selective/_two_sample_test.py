@@ -21,6 +21,8 @@ class TwoSampleTest(NamedTuple):
     >>> found = classifier_two_sample_test(rng.normal(size=(80, 2)), rng.normal(3, 1, (80, 2)))
     >>> bool(found.accuracy > 0.9), bool(found.p_value < 1e-6), found.examples
     (True, True, 80)
+
+    See also: `tfuq.selective.classifier_two_sample_test`.
     """
 
     accuracy: float
@@ -69,6 +71,8 @@ def classifier_two_sample_test(
     >>> same = classifier_two_sample_test(rng.normal(size=(500, 4)), rng.normal(size=(300, 4)))
     >>> bool(same.p_value > 0.01)
     True
+
+    See also: `tfuq.selective.shift_report`, `tfuq.selective.CovariateShift`.
     """
     check_fraction("test_share", test_share)
     check_positive("l2", l2)

@@ -76,6 +76,8 @@ class AdaptiveConformal(Fitted):
 
     References:
         - Gibbs and Candes, "Adaptive conformal inference under distribution shift", 2021.
+
+    See also: `tfuq.selective.ConformalRegressor`.
     """
 
     def __init__(

@@ -62,6 +62,8 @@ class BetaCalibration(OneAgainstRest):
     References:
         - Kull, Silva Filho and Flach, "Beta calibration: a well-founded and easily implemented
           improvement on logistic calibration for binary classifiers", 2017.
+
+    See also: `tfuq.selective.TemperatureScaling`, `tfuq.selective.IsotonicCalibration`.
     """
 
     _parameters = ("a", "b", "c")

@@ -80,6 +80,9 @@ class TemperatureScaling(Calibration):
     References:
         - Guo et al., "On Calibration of Modern Neural Networks", 2017.
         - Rahaman and Thiery, "Uncertainty Quantification and Deep Ensembles", 2021.
+
+    See also: `tfuq.selective.VectorScaling`, `tfuq.selective.IsotonicCalibration`,
+    `tfuq.metrics.expected_calibration_error`.
     """
 
     _parameters = ("temperature",)
@@ -174,6 +177,8 @@ class VectorScaling(Calibration):
     References:
         - Guo et al., "On Calibration of Modern Neural Networks", 2017.
         - Platt, "Probabilistic Outputs for Support Vector Machines", 1999.
+
+    See also: `tfuq.selective.TemperatureScaling`, `tfuq.selective.DirichletCalibration`.
     """
 
     _parameters = ("scale", "bias")
@@ -270,6 +275,9 @@ class IsotonicCalibration(OneAgainstRest):
     References:
         - Zadrozny and Elkan, "Transforming Classifier Scores into Accurate Multiclass Probability
           Estimates", 2002.
+
+    See also: `tfuq.selective.TemperatureScaling`, `tfuq.selective.BetaCalibration`,
+    `tfuq.selective.VennAbersCalibration`.
     """
 
     _parameters = ("knots", "heights")

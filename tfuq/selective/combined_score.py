@@ -95,6 +95,8 @@ class CombinedScore(Detector):
     whole = rule.append_to(model, detector=score)
     print(whole.predict(x[:5], verbose=0)["accept"])
     ```
+
+    See also: `tfuq.selective.best_score`, `tfuq.selective.ErrorPredictor`, `tfuq.ood.SIRC`.
     """
 
     def __init__(self, scores, weights=None, scale="std", *, output=None, from_logits=None):

@@ -109,6 +109,9 @@ class ConformalPredictor(SetsInModels, JudgedSets, Fitted):
     >>> ConformalPredictor("lac", 0.7).predict_set([[0.9, 0.06, 0.04], [0.5, 0.4, 0.1]])
     array([[ True, False, False],
            [ True,  True, False]])
+
+    See also: `tfuq.selective.ConformalRegressor`, `tfuq.selective.CovariateShift`,
+    `tfuq.selective.RejectionRule`.
     """
 
     def __init__(

@@ -76,6 +76,9 @@ class ConformalRegressor(Fitted):
     >>> lower, upper = ConformalRegressor("split", 1.5).interval([0.0, 10.0])
     >>> lower.round(6).tolist(), upper.round(6).tolist()
     ([[-1.5], [8.5]], [[1.5], [11.5]])
+
+    See also: `tfuq.selective.ConformalPredictor`, `tfuq.selective.AdaptiveConformal`,
+    `tfuq.layers.QuantileDense`.
     """
 
     def __init__(

@@ -55,6 +55,8 @@ class CovariateShift(Fitted):
     References:
         - Bickel, Brueckner and Scheffer, "Discriminative learning under covariate shift", 2009.
         - Tibshirani et al., "Conformal prediction under covariate shift", 2019.
+
+    See also: `tfuq.selective.ConformalPredictor`, `tfuq.selective.shift_report`.
     """
 
     def __init__(self, mean, deviation, coefficients, bias, fitted_to=None):

@@ -2,8 +2,7 @@
 
 Predictions are accepted from the most trusted down. Where several have the same score no threshold
 comes between them, and each figure is what is expected over their random orders, so none depends
-on the order of the data. The Keras metrics of the same names (`tfuq.metrics.AURC` and kin) count in
-bins instead.
+on the order of the data. The Keras metrics (`tfuq.metrics.AURC` and kin) count in bins instead.
 """
 
 from typing import NamedTuple
@@ -29,10 +28,11 @@ class RiskCoverageCurve(NamedTuple):
     Example:
 
     >>> import tfuq
-    >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]
-    >>> curve = tfuq.selective.risk_coverage_curve(probs, [0, 1, 1])
-    >>> curve.risk.round(4)
-    array([0.    , 0.    , 0.3333])
+    >>> curve = tfuq.selective.risk_coverage_curve([[0.9, 0.1], [0.2, 0.8]], [0, 0])
+    >>> curve.risk
+    array([0. , 0.5])
+
+    See also: `tfuq.selective.risk_coverage_curve`.
     """
 
     coverage: np.ndarray
@@ -54,10 +54,11 @@ class GeneralizedCurve(NamedTuple):
     Example:
 
     >>> import tfuq
-    >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]
-    >>> curve = tfuq.selective.generalized_risk_coverage_curve(probs, [0, 1, 1])
-    >>> curve.coverage.round(4)
-    array([0.    , 0.3333, 0.6667, 1.    ])
+    >>> curve = tfuq.selective.generalized_risk_coverage_curve([[0.9, 0.1], [0.2, 0.8]], [0, 1])
+    >>> curve.coverage
+    array([0. , 0.5, 1. ])
+
+    See also: `tfuq.selective.generalized_risk_coverage_curve`.
     """
 
     coverage: np.ndarray
@@ -128,6 +129,8 @@ def risk_coverage_curve(
 
     References:
         - Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks", NeurIPS 2017.
+
+    See also: `tfuq.selective.aurc`, `tfuq.plots.risk_coverage`.
     """
     ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label, ignore_class)
     coverage, generalized, attainable = curve_points(ranked)
@@ -180,6 +183,8 @@ def generalized_risk_coverage_curve(
     References:
         - Traub et al., "Overcoming Common Flaws in the Evaluation of Selective Classification
           Systems", NeurIPS 2024.
+
+    See also: `tfuq.selective.augrc`, `tfuq.selective.risk_coverage_curve`.
     """
     ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label, ignore_class)
     coverage, generalized, attainable = curve_points(ranked)
@@ -220,8 +225,7 @@ def aurc(
         A float, less is better; with errors for losses in [0, 1], their rate for a random score.
 
     Raises:
-        ValueError: As `risk_coverage_curve`; if the weights are far below 1 on average, so that
-            they cannot count examples.
+        ValueError: As `risk_coverage_curve`; if weights are far below 1 and so count nothing.
 
     Example:
 
@@ -233,6 +237,8 @@ def aurc(
     References:
         - Geifman, Uziel and El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural
           Classifiers", ICLR 2019.
+
+    See also: `tfuq.selective.augrc`, `tfuq.selective.eaurc`, `tfuq.metrics.AURC`.
     """
     ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label, ignore_class)
     check_counts(ranked.weight)
@@ -256,7 +262,7 @@ def augrc(
         int_0^1 generalized_risk(c) dc = (1 - auroc) acc (1 - acc) + (1 - acc)^2 / 2
     the left side for any loss, by trapezoids, which is exact; the right side for errors, with the
     area `auroc` of the score that tells errors from right answers, ties counted half (Traub et al.
-    2024).
+    2024, "Overcoming Common Flaws in the Evaluation of Selective Classification").
 
     Args:
         probs: Predictions. All arguments are as for `risk_coverage_curve`.
@@ -269,8 +275,7 @@ def augrc(
         multi_label: Whether each entry of `probs` is a binary prediction of its own.
 
     Returns:
-        A float, less is better; with errors for losses in [0, 0.5], half their rate for a random
-        score.
+        A float, lower is better; with errors for losses, half their rate for a random score.
 
     Raises:
         ValueError: As `risk_coverage_curve`.
@@ -282,9 +287,7 @@ def augrc(
     >>> round(tfuq.selective.augrc(probs, [0, 1, 1]), 4)
     0.0556
 
-    References:
-        - Traub et al., "Overcoming Common Flaws in the Evaluation of Selective Classification
-          Systems", NeurIPS 2024.
+    See also: `tfuq.selective.aurc`, `tfuq.metrics.AUGRC`.
     """
     ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label, ignore_class)
     return float(generalized_area(ranked.table))
@@ -332,9 +335,7 @@ def eaurc(
     >>> round(tfuq.selective.eaurc([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], [1, 1, 0]), 4)
     0.5
 
-    References:
-        - Geifman, Uziel and El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural
-          Classifiers", ICLR 2019.
+    See also: `tfuq.selective.aurc`, `tfuq.selective.augrc`.
     """
     ranked = rank(probs, labels, score, loss, sample_weight, from_logits, multi_label, ignore_class)
     check_counts(ranked.weight)
@@ -389,6 +390,8 @@ def coverage_at_risk(
     1.0
     >>> tfuq.selective.coverage_at_risk(probs, [1, 1, 0, 0], risk=0.2)
     0.0
+
+    See also: `tfuq.selective.risk_at_coverage`, `tfuq.metrics.CoverageAtRisk`.
     """
     check_risk(risk)
     check_flags(attainable=attainable)
@@ -438,6 +441,8 @@ def risk_at_coverage(
     0.25
     >>> round(tfuq.selective.risk_at_coverage(probs, [0, 1, 0, 0], 0.5, attainable=True), 4)
     0.3333
+
+    See also: `tfuq.selective.coverage_at_risk`, `tfuq.metrics.RiskAtCoverage`.
     """
     check_rate("coverage", coverage)
     check_flags(attainable=attainable)

@@ -30,6 +30,8 @@ class DeferralPoint(NamedTuple):
     >>> probs, labels = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], [0, 1, 1]
     >>> tfuq.selective.simulate_deferral(0.7, probs, labels, expert=0.9).own.team_accuracy
     0.9666666666666667
+
+    See also: `tfuq.selective.simulate_deferral`.
     """
 
     threshold: float
@@ -65,6 +67,8 @@ class Deferral(NamedTuple):
     array([0.    , 0.3333, 0.6667, 1.    ])
     >>> team.team_accuracy.round(4)
     array([0.9   , 0.9333, 0.9667, 0.6667])
+
+    See also: `tfuq.selective.simulate_deferral`.
     """
 
     threshold: np.ndarray
@@ -106,6 +110,8 @@ class CascadeStage(NamedTuple):
     >>> probs, labels = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], [0, 1, 1]
     >>> tfuq.selective.cascade([(probs, 0.7)], labels, expert=0.9).stages[0].accuracy
     1.0
+
+    See also: `tfuq.selective.cascade`.
     """
 
     reached: float
@@ -129,6 +135,8 @@ class Cascade(NamedTuple):
     >>> found = tfuq.selective.cascade([(probs, 0.85), (probs, 0.7)], labels, expert=1.0)
     >>> [round(stage.answered, 4) for stage in found.stages], found.accuracy
     ([0.3333, 0.3333, 0.3333], 1.0)
+
+    See also: `tfuq.selective.cascade`.
     """
 
     stages: tuple
@@ -241,6 +249,8 @@ def simulate_deferral(
     | expert alone | inf | 0.0 % |  | 90.0 % | 90.0 % | 3 |
     | the rule | 0.85 | 33.3 % | 100.0 % | 90.0 % | 93.3 % | 2 |
     | least cost | 0.8 | 66.7 % | 100.0 % | 90.0 % | 96.7 % | 1 |
+
+    See also: `tfuq.selective.cascade`, `tfuq.selective.expected_cost`.
     """
     flags = {"from_logits": from_logits, "multi_label": multi_label}
     check_rule(rule, score, groups, flags)
@@ -322,6 +332,8 @@ def cascade(
     | model 2 | 75.0 % | 50.0 % | 100.0 % | 0.75 |
     | expert | 25.0 % | 25.0 % | 90.0 % | 1.5 |
     | all | 100.0 % | 100.0 % | 97.5 % | 2.35 |
+
+    See also: `tfuq.selective.simulate_deferral`.
     """
     flags = {"from_logits": from_logits, "multi_label": multi_label}
     stages, costs, prices = read_stages(stages, costs)

@@ -56,6 +56,8 @@ class DirichletCalibration(Calibration):
     References:
         - Kull et al., "Beyond temperature scaling: Obtaining well-calibrated multiclass
           probabilities with Dirichlet calibration", 2019.
+
+    See also: `tfuq.selective.TemperatureScaling`, `tfuq.selective.VectorScaling`.
     """
 
     _parameters = ("weights", "bias")

@@ -93,6 +93,8 @@ class ErrorPredictor(FeatureDetector):
           2019 (a network fitted to the training rows' true-class probability).
         - Fisch, Jaakkola and Barzilay, "Calibrated Selective Classification", TMLR 2022 (small
           selectors fitted to held-out rows).
+
+    See also: `tfuq.selective.CombinedScore`, `tfuq.selective.best_score`.
     """
 
     def __init__(self, layer=None, components=32, *, output=None, from_logits=None):

@@ -33,6 +33,8 @@ class SelectiveGap(NamedTuple):
     >>> found = gap(probs, labels, votes=probs)  # a model that knows all there is to know
     >>> bool(np.abs(found.ranking).max() < 1e-9), bool(found.bayes_noise.min() > 0.1)
     (True, True)
+
+    See also: `tfuq.selective.gap`.
     """
 
     coverage: np.ndarray
@@ -186,6 +188,8 @@ def gap(
     References:
         - Rabanser and Papernot, "What Does It Take to Build a Performant Selective Classifier?",
           NeurIPS 2025.
+
+    See also: `tfuq.selective.SelectiveGap`, `tfuq.selective.augrc`.
     """
     check_fraction("confidence", confidence)
     check_integer("folds", folds, 2)

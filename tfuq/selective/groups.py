@@ -35,6 +35,8 @@ class GroupRow(NamedTuple):
     >>> report = subgroup_report(None, probs, labels, ["A", "B", "B"], target_risk=0.3)
     >>> [(row.group, row.n, row.accuracy, row.verdict) for row in report.rows[1:]]
     [('A', 1, 1.0, 'not shown'), ('B', 2, 0.5, 'not shown')]
+
+    See also: `tfuq.selective.subgroup_report`.
     """
 
     column: str
@@ -56,8 +58,7 @@ class GroupRow(NamedTuple):
     risk_lower: float
     risk_upper: float
     ece: float
-    """Expected calibration error of all decisions; of numbers that of their quantiles, NaN where
-    the network says no distribution."""
+    """Expected calibration error of all decisions; of numbers, that of their quantiles, or NaN."""
     verdict: str
     """Of the target risk: `"holds"`, `"fails"`, `"not shown"` where there are too few examples to
     tell, `"nothing accepted"`, or `"no target"`."""
@@ -84,6 +85,8 @@ class SubgroupReport:
     >>> report = subgroup_report(None, probs, labels, ["A", "B", "B"], target_risk=0.3)
     >>> [row.group for row in report], report.failing
     (['all', 'A', 'B'], [])
+
+    See also: `tfuq.selective.subgroup_report`.
     """
 
     rows: tuple
@@ -187,20 +190,17 @@ def subgroup_report(
             default `groups`, if that is one column. What the rule does not know is rejected.
         n_bins: Bins of the calibration error of classes.
         from_logits: Whether `probs` are logits; by default as the rule says, else not.
-        multi_label: Whether each entry of `probs` is a binary prediction of its own; by default as
-            the rule says, else not.
+        multi_label: Whether labels do not exclude one another; by default as the rule says.
         tolerance: Of a regression, how far from its label a number is wrong; by default the rule's.
         score: For a rule of scores that are given: those of these predictions, `(n,)`.
-        sample_weight: A mask or weights of 0 and 1, `(n,)` or with more axes of the labels: what
-            has 0 counts nowhere.
-        ignore_class: Label of what counts nowhere, such as of void pixels, or None.
+        sample_weight: Weights of 0 (counts nowhere) and 1, `(n,)` or with more axes of the labels.
+        ignore_class: Label of what counts nowhere, such as void pixels, or None.
 
     Returns:
         `SubgroupReport`.
 
     Raises:
-        ValueError: If arrays do not fit together, are empty, hold NaN, or labels that are no class;
-            if an argument is out of its range.
+        ValueError: If arrays do not fit together, are empty or hold NaN; if an argument is wrong.
 
     Example:
 
@@ -213,6 +213,8 @@ def subgroup_report(
     >>> report = subgroup_report(rule, probs, labels, hospital, target_risk=0.1)
     >>> [(row.group, row.coverage, row.verdict) for row in report]
     [('all', 0.5, 'fails'), ('other', 0.5, 'fails'), ('own', 0.5, 'holds')]
+
+    See also: `tfuq.selective.SubgroupReport`, `tfuq.selective.shift_report`.
     """
     _check(rule, confidence, correction, n_bins)
     known = None

@@ -32,6 +32,8 @@ class MaskEvaluation(NamedTuple):
     >>> found = MaskRiskControl(0.4).evaluate([[[0.9, 0.5, 0.1]]], [[[1, 1, 1]]])
     >>> round(found.recall, 4), found.precision
     (0.6667, 1.0)
+
+    See also: `tfuq.selective.MaskRiskControl`.
     """
 
     examples: int
@@ -76,6 +78,8 @@ class MaskRiskControl(Fitted):
 
     References:
         - Angelopoulos et al., "Conformal risk control", 2022.
+
+    See also: `tfuq.selective.MaskEvaluation`, `tfuq.metrics.dice_score`.
     """
 
     def __init__(

@@ -138,6 +138,9 @@ class Monitor(Fitted):
         - Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", 2024.
         - Vovk et al., "Retrain or not retrain: conformal test martingales for change-point
           detection", 2021.
+
+    See also: `tfuq.selective.RejectionRule`, `tfuq.selective.shift_report`,
+    `tfuq.plots.monitor_process`.
     """
 
     def __init__(self, rule, alpha=0.05, *, state=None):

@@ -23,6 +23,8 @@ class KappaCurve(NamedTuple):
     >>> curve = tfuq.selective.kappa_referral_curve(probs, [0, 1, 2, 2])
     >>> curve.coverage
     array([0.25, 0.5 , 0.75, 1.  ])
+
+    See also: `tfuq.selective.kappa_referral_curve`.
     """
 
     coverage: np.ndarray
@@ -73,6 +75,8 @@ def quadratic_weighted_kappa(
 
     References:
         - Cohen, "Weighted kappa", Psychological Bulletin 70, 1968.
+
+    See also: `tfuq.selective.kappa_referral_curve`.
     """
     check_choice("weights", weights, _WEIGHTS)
     grades = _read_grades(probs, labels, sample_weight, from_logits, ignore_class)
@@ -118,6 +122,8 @@ def kappa_referral_curve(
     >>> probs = [[0.8, 0.1, 0.1], [0.1, 0.6, 0.3], [0.1, 0.2, 0.7], [0.5, 0.3, 0.2]]
     >>> tfuq.selective.kappa_referral_curve(probs, [0, 1, 2, 2]).kappa.round(4)
     array([   nan, 1.    , 1.    , 0.3846])
+
+    See also: `tfuq.selective.quadratic_weighted_kappa`, `tfuq.selective.KappaCurve`.
     """
     check_choice("weights", weights, _WEIGHTS)
     sample_weight = void_weight(probs, labels, sample_weight, ignore_class)
@@ -156,6 +162,8 @@ def expected_cost(probs, cost_matrix, *, from_logits=False):
     >>> tfuq.selective.expected_cost([[0.9, 0.1], [0.99, 0.01]], costs).round(4)
     array([[1.  , 0.9 , 0.3 ],
            [0.1 , 0.99, 0.3 ]])
+
+    See also: `tfuq.selective.minimum_cost_decision`, `tfuq.selective.simulate_deferral`.
     """
     return _read_probs(probs, from_logits) @ _read_costs(cost_matrix, np.shape(probs))
 
@@ -181,6 +189,8 @@ def minimum_cost_decision(probs, cost_matrix, *, from_logits=False):
     >>> costs = [[0, 1, 0.3], [10, 0, 0.3]]  # healthy or ill; send home, treat, ask a doctor
     >>> tfuq.selective.minimum_cost_decision([[0.9, 0.1], [0.99, 0.01], [0.1, 0.9]], costs)
     array([2, 0, 1])
+
+    See also: `tfuq.selective.expected_cost`.
     """
     return expected_cost(probs, cost_matrix, from_logits=from_logits).argmin(axis=-1)
 

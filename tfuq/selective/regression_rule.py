@@ -87,6 +87,9 @@ class RegressionRule(Watched, Fitted):
     >>> found = RegressionUncertainty(np.array([[[0.0, 1.0], [2.0, 0.1]]]), "normal")
     >>> print(RegressionRule("std", 0.5).accept(found).ravel())
     [False  True]
+
+    See also: `tfuq.selective.RejectionRule`, `tfuq.selective.ConformalRegressor`,
+    `tfuq.predictive.RegressionUncertainty`.
     """
 
     grows_with_trust = False

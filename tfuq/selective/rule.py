@@ -97,8 +97,7 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
         fitted_to: What the rule was fitted to, a dict.
         class_names: Names of the classes, in the order of the last axis. Labels may be names then,
             and predictions of another number of classes are refused.
-        calibration: A scaling that was fitted to other rows, applied to predictions before all
-            else, as `fit` makes it of its argument; not for scores of stacks.
+        calibration: A scaling fitted to other rows, applied to predictions first; not for stacks.
 
     Raises:
         ValueError: If an argument is none of those said.
@@ -108,6 +107,8 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
     >>> from tfuq.selective import RejectionRule
     >>> RejectionRule("confidence", 0.7).accept([[0.9, 0.1], [0.4, 0.6]])
     array([ True, False])
+
+    See also: `tfuq.selective.RegressionRule`, `tfuq.predictive.predict_uncertainty`.
     """
 
     def __init__(
@@ -138,9 +139,8 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
         self.calibration = checked_calibration(calibration, rank, from_logits, multi_label)
         if self.calibration is not None and self.score in OF_STACKS:
             raise ValueError(
-                f"Argument `calibration` must be None for the score {shown(self.score)} "
-                "of stacks, of "
-                f"which it makes one prediction. Received: a {type(self.calibration).__name__}"
+                f"Argument `calibration` must be None for the score {shown(self.score)} of stacks, "
+                f"which it averages. Received: a {type(self.calibration).__name__}"
             )
 
     _cases = cases_of_classes

@@ -29,6 +29,8 @@ class ScoreRow(NamedTuple):
     >>> row = best_score(probs, labels, resamples=50).rows[0]
     >>> row.lower <= row.augrc <= row.upper, row.behind
     (True, 0.0)
+
+    See also: `tfuq.selective.best_score`.
     """
 
     name: str
@@ -59,6 +61,8 @@ class ScoreComparison(NamedTuple):
     >>> found = best_score(probs, labels, resamples=50)
     >>> found.best == found.rows[0].name
     True
+
+    See also: `tfuq.selective.best_score`.
     """
 
     best: str
@@ -127,6 +131,9 @@ def best_score(
     References:
         - Traub et al., "Overcoming Common Flaws in the Evaluation of Selective Classification
           Systems", NeurIPS 2024.
+
+    See also: `tfuq.selective.ScoreComparison`, `tfuq.selective.CombinedScore`,
+    `tfuq.selective.RejectionRule`.
     """
     check_fraction("confidence", confidence)
     check_integer("resamples", resamples, 10)
@@ -233,6 +240,8 @@ def choose_p(logits, labels, powers=tuple(range(1, 11))):
 
     References:
         - Cattelan and Silva, "How to Fix a Broken Confidence Estimator", UAI 2024.
+
+    See also: `tfuq.selective.pnorm_score`, `tfuq.selective.best_score`.
     """
     powers = list(np.atleast_1d(np.asarray(powers)).tolist()) if len(powers) else []
     if not powers:
@@ -279,6 +288,8 @@ def pnorm_score(logits, p=2):
     References:
         - Cattelan and Silva, "How to Fix a Broken Confidence Estimator: Evaluating Post-hoc Methods
           for Selective Classification with Deep Neural Networks", UAI 2024.
+
+    See also: `tfuq.selective.choose_p`, `tfuq.selective.best_score`.
     """
     values = to_float64("logits", logits)
     if values.ndim != 2 or values.shape[1] < 3:
@@ -326,6 +337,8 @@ def sirc_score(confidence, detector_score, a, b):
     References:
         - Xia and Bouganis, "Augmenting Softmax Information for Selective Classification with
           Out-of-Distribution Data", ACCV 2022.
+
+    See also: `tfuq.ood.SIRC`, `tfuq.selective.CombinedScore`.
     """
     confidence = to_float64("confidence", confidence)
     scores = to_float64("detector_score", detector_score)

@@ -48,6 +48,8 @@ class ShiftReport(NamedTuple):
     x = np.random.default_rng(0).normal(size=(100, 2))
     print(shift_report(model, (x, x[:, 0] > 0), x + 3).to_markdown())
     ```
+
+    See also: `tfuq.selective.shift_report`.
     """
 
     groups: tuple
@@ -171,6 +173,9 @@ def shift_report(
         - Guillory et al., "Predicting with confidence on unseen distributions", 2021.
         - Saerens et al., "Adjusting the outputs of a classifier to new a priori probabilities",
           2002.
+
+    See also: `tfuq.selective.ShiftReport`, `tfuq.selective.classifier_two_sample_test`,
+    `tfuq.selective.black_box_shift_estimation`, `tfuq.selective.Monitor`.
     """
     check_draws(confidence, n_bootstrap, seed)
     tap = Tap(model, (layer,), output=output, from_logits=from_logits)

@@ -63,6 +63,8 @@ class VennAbersCalibration(OneAgainstRest):
         - Vovk and Petej, "Venn-Abers predictors", 2014.
         - Vovk, Petej and Fedorova, "Large-scale probabilistic predictors with and without
           guarantees of validity", 2015.
+
+    See also: `tfuq.selective.IsotonicCalibration`, `tfuq.selective.TemperatureScaling`.
     """
 
     _parameters = ("knots", "zeros", "ones")

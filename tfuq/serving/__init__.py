@@ -49,6 +49,8 @@ def make_app(folder, **options):
     app = make_app("served", max_bytes=2**16)
     print(sorted(app.openapi()["paths"])[:2])  # ['/health', '/labels']
     ```
+
+    See also: `tfuq.serving.serve`, `tfuq.export.export`.
     """
     try:
         from tfuq.serving import application, command
@@ -90,6 +92,8 @@ def serve(folder, host="127.0.0.1", port=8000, say=print, **options):
     def main():
         print(serve("served", port=8501))  # answers until SIGTERM or SIGINT
     ```
+
+    See also: `tfuq.serving.make_app`, `tfuq.export.export`, `tfuq.selective.Monitor`.
     """
     try:
         from tfuq.serving import command
