@@ -5,10 +5,12 @@
 
 Twelve sets of labelled images. EfficientNet-Lite0, which knows ImageNet and none of them, gives
 1,280 features of images of 96 pixels; a small head is trained on them, the same way for all. Rows
-that it has not seen are in three parts. From the first, scores learn: the p of the p-norm, and
-`ErrorPredictor`. On the second the score of the least AUGRC is chosen. The third says what that is
-worth: AUGRC of every score, and whether the chosen one differs from the largest probability, by a
-bootstrap of the same rows for both. Each of three seeds draws rows and weights anew.
+that it has not seen are in three parts. From the first, scores learn: the p of the p-norm,
+`ErrorPredictor`, and what is usual of the parts of `CombinedScore`, which are the largest
+probability, KNN and `ErrorPredictor`, with equal weights. On the second the score of the least
+AUGRC is chosen. The third says what that is worth: AUGRC of every score, and whether the chosen one
+differs from the largest probability, by a bootstrap of the same rows for both. Each of three seeds
+draws rows and weights anew.
 
 The same network then goes abroad: a rule of HAM10000, fitted on the hospitals it was trained on,
 meets the external one in 200 random orders; after how many cases does `rule.monitor()` say so?
@@ -123,9 +125,11 @@ def scorers(model, train, learn):
     if logits.shape[1] > 2:
         p = selective.choose_p(logits, learn[1], POWERS)
         found["pnorm"] = lambda x, z: selective.pnorm_score(z, p)
+    distance = ood.KNN()
+    reasons = [BASE, distance]  # an unsure answer, an input far away and, below, a likely error
     for name, detector in (
         ("Energy", ood.Energy()),
-        ("KNN", ood.KNN()),
+        ("KNN", distance),
         ("Mahalanobis", ood.Mahalanobis()),
         ("SIRC", ood.SIRC(ood.KNN())),
     ):
@@ -135,6 +139,9 @@ def scorers(model, train, learn):
     if min(wrong, len(learn[1]) - wrong) >= 10:
         predictor = selective.ErrorPredictor().fit(model, learn)
         found["ErrorPredictor"] = lambda x, z: predictor.score(x)
+        reasons.append(predictor)
+    joined = selective.CombinedScore(reasons).fit(model, learn[0])
+    found["CombinedScore"] = lambda x, z: joined.score(x)
     return found
 
 

@@ -1,5 +1,7 @@
 """Rules of a detector's score: fitted where inputs are, and wherever the detector goes."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from tfuq.export import export, export_litert, export_onnx
 from tfuq.ood import KNN, DetectorLayer, Energy, Mahalanobis
 from tfuq.predictive import read_scores, score_dataset
 from tfuq.selective import Monitor, RejectionRule
+from tfuq.serving.answers import Decision, answers
+from tfuq.serving.served_model import ServedModel
 
 RNG = np.random.default_rng(0)
 MODEL = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "softmax")])
@@ -80,6 +84,27 @@ def test_in_a_model_and_its_file(kind, tmp_path):
     assert not found["accept"][1] and np.isnan(found["probabilities"][1]).all()
 
 
+@pytest.mark.parametrize("by", [None, "class"])
+def test_served(by, tmp_path):
+    """The server decides as the rule does, and says by which score."""
+    rule = RejectionRule.fit_model(MODEL, (X, Y), score=DETECTOR, target_coverage=0.6, by=by)
+    export(MODEL, tmp_path / "served", rule=rule, ood=DETECTOR)
+    served = ServedModel(tmp_path / "served")
+    decision = Decision.of(served.metadata)
+    strange, probs = DETECTOR.score(NEW), MODEL.predict(NEW, verbose=0)
+    broken = np.concatenate([NEW[:60], np.full((1, 4), np.nan, "float32")])
+    told = answers(served.predict(list(broken)), decision)
+    accept = rule.accept(probs, score=strange)[:60]
+    assert [row["accept"] for row in told[:-1]] == accept.tolist() and 10 < accept.sum() < 50
+    for row, score, label in zip(told, strange[:60], probs.argmax(-1), strict=False):
+        np.testing.assert_allclose(row["ood_score"], score, rtol=1e-3)
+        threshold = rule.threshold if by is None else rule.threshold[rule.keys.index(label)]
+        side = "at most" if row["accept"] else "above"
+        (reason,) = row["reasons"]
+        assert re.fullmatch(rf"ood score \S+ {side} the threshold {threshold:.6g}", reason)
+    assert told[-1]["accept"] is False and told[-1]["label"] is None
+
+
 def test_what_is_fitted_is_not_trained():
     layer = DetectorLayer(DETECTOR)
     assert len(layer.trainable_weights) == len(MODEL.weights) == 2
@@ -130,6 +155,16 @@ ARRAY = RejectionRule.fit(MODEL.predict(X, verbose=0), Y, score=OTHER.score(X), 
         ("`detector` must be the fitted", lambda: RULE.append_to(MODEL, detector=OTHER)),
         ("fit_model", lambda: ARRAY.append_to(MODEL)),
         ("fit_model", lambda: export(MODEL, "s", rule=ARRAY, ood=OTHER)),
+        (
+            "`append_to` took: give that with `rule=`, so",
+            lambda: export(
+                RejectionRule("confidence", 0.5).append_to(MODEL), "s", output="probabilities"
+            ),
+        ),
+        (
+            "`append_to` took: give that with `rule=`, and `ood=`, the detector",
+            lambda: export_onnx(RULE.append_to(MODEL, detector=DETECTOR), "s.onnx"),
+        ),
         ("`output`", lambda: RULE.append_to(MODEL, 1, detector=DETECTOR)),
         (
             "`detector` must be None",

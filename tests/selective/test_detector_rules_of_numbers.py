@@ -2,6 +2,8 @@
 
 import csv
 import json
+import pathlib
+import re
 
 import keras
 import numpy as np
@@ -12,9 +14,12 @@ from tfuq import report
 from tfuq.cli import main
 from tfuq.export import export, export_litert, export_onnx
 from tfuq.layers import NormalDense
+from tfuq.metrics import ause
 from tfuq.ood import KNN, Mahalanobis
 from tfuq.predictive import predict_uncertainty, read_scores, score_dataset
 from tfuq.selective import Monitor, RegressionRule, RejectionRule
+from tfuq.serving.answers import Decision, answers
+from tfuq.serving.served_model import ServedModel
 
 RNG = np.random.default_rng(0)
 MODEL = keras.Sequential([keras.Input((4,)), NormalDense(1)])
@@ -110,6 +115,51 @@ def test_in_onnx(tmp_path):
     assert np.mean(found[names.index("accept")] == ACCEPT) > 0.99
 
 
+def test_on_a_page(tmp_path):
+    """The figures of scores, of the detector in one pass, and of shuffled batches are the same."""
+    rows = tf.data.Dataset.from_tensor_slices((NEW, NEW_Y[:, None])).shuffle(500, seed=3).batch(64)
+    scores = DETECTOR.score(NEW)
+    texts = [
+        report.to_markdown((FOUND, NEW_Y), rule=RULE, score=scores),
+        report.to_markdown(MODEL, data=(NEW, NEW_Y), rule=RULE, score=DETECTOR),
+        report.to_markdown(MODEL, data=rows, rule=RULE, score=DETECTOR),
+    ]
+    wrong = np.abs(FOUND.mean[:, 0] - NEW_Y) > 1
+    judged = RULE.evaluate(FOUND, NEW_Y, score=scores)
+    told = f"the rule accepts {judged.accepted} ({100 * ACCEPT.mean():.1f} %), of which "
+    told += f"{(wrong & ACCEPT[:, 0]).sum()} are off by more than 1"
+    for text in texts:
+        assert told in text and f"## Mahalanobis score of at most {RULE.threshold:g}" in text
+    area = f"{ause(NEW_Y, FOUND.mean[:, 0], scores):.4g}"
+    assert f"(AUSE) | {area} |" in texts[0]
+    below = np.log(scores)  # some of them below 0
+    page = report.html((FOUND, NEW_Y), tmp_path / "page.html", score=below, tolerance=1.0)
+    text = page.read_text(encoding="utf-8")
+    assert "Accept an answer if its given score is at most" in text
+    content = json.loads(re.search(r'id="content">(.*?)</script>', text, re.DOTALL)[1])
+    assert below.min() - 0.1 < content["smallest"] <= below.min() < 0 and content["marks"] == []
+    below[[4, 9]] = np.nan, np.inf
+    assert "2 of 500 predictions or their scores" in report.to_markdown((FOUND, NEW_Y), score=below)
+
+
+def test_served(tmp_path):
+    """The server decides as the rule does, and says by which score."""
+    export(MODEL, tmp_path / "served", rule=RULE, ood=DETECTOR)
+    served = ServedModel(tmp_path / "served")
+    decision = Decision.of(served.metadata)
+    strange = DETECTOR.score(NEW)
+    broken = np.concatenate([NEW[:60], np.full((1, 4), np.nan, "float32")])
+    told = answers(served.predict(list(broken)), decision)
+    assert [row["accept"] for row in told[:-1]] == ACCEPT[:60, 0].tolist()
+    for row, score in zip(told[:-1], strange[:60], strict=True):
+        np.testing.assert_allclose(row["ood_score"], score, rtol=1e-3)
+        side = "at most" if row["accept"] else "above"
+        (reason,) = row["reasons"]
+        assert re.fullmatch(rf"ood score \S+ {side} the threshold {RULE.threshold:.6g}", reason)
+        assert row["decision"] == ("accepted" if row["accept"] else "refer to an expert")
+    assert told[-1]["accept"] is False and told[-1]["mean"] is None
+
+
 def test_on_the_command_line(tmp_path, capsys):
     MODEL.save(tmp_path / "m.keras")
     DETECTOR.save(tmp_path / "d.npz")
@@ -129,6 +179,10 @@ def test_on_the_command_line(tmp_path, capsys):
     assert main(["monitor", model, new, state, "--rule", rule, *ood]) == 0
     out = str(tmp_path / "out.csv")
     assert main(["predict", model, new, out, "--rule", rule, *ood]) == 0
+    page = str(tmp_path / "page.html")
+    assert main(["report", model, new, page, "--rule", rule, *ood]) == 0
+    assert f"the rule accepts {ACCEPT.sum()} (" in pathlib.Path(page).read_text(encoding="utf-8")
+    assert main(["report", model, new, page, "--rule", rule, "--quiet"]) == 2
     table = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
     assert [row["accept"] == "True" for row in table] == ACCEPT[:, 0].tolist()
 
@@ -161,7 +215,48 @@ ARRAY = RejectionRule.fit(FOUND, NEW_Y, score=OTHER.score(NEW), target_coverage=
                 MODEL, tf.data.Dataset.from_tensors((X, Y)), score=DETECTOR.score(X), **GOAL
             ),
         ),
-        ("a page of numbers", lambda: report.html((FOUND, NEW_Y), "page.html", rule=RULE)),
+        (
+            "`score` must be the scores of these",
+            lambda: report.html((FOUND, NEW_Y), "page.html", rule=RULE),
+        ),
+        (
+            "`score` must be an array where `source` is no model",
+            lambda: report.html((FOUND, NEW_Y), "page.html", rule=RULE, score=DETECTOR),
+        ),
+        (
+            "`score` must hold a number for each of 500",
+            lambda: report.html((FOUND, NEW_Y), "page.html", score=DETECTOR.score(X)),
+        ),
+        (
+            "`score` must hold a number for each example",
+            lambda: report.html((FOUND, NEW_Y), "page.html", score=FOUND.std),
+        ),
+        (
+            "`score` must be None for a rule of the score 'std'",
+            lambda: report.html(
+                (FOUND, NEW_Y),
+                "page.html",
+                rule=RegressionRule("std", 0.5),
+                score=DETECTOR.score(NEW),
+            ),
+        ),
+        (
+            "`score` must be the fitted Mahalanobis.*Received: a KNN",
+            lambda: report.html(MODEL, "page.html", data=(NEW, NEW_Y), rule=RULE, score=OTHER),
+        ),
+        (
+            "`score` must be a detector where `data` are no arrays",
+            lambda: report.html(
+                MODEL,
+                "page.html",
+                data=tf.data.Dataset.from_tensors((NEW, NEW_Y)),
+                score=DETECTOR.score(NEW),
+            ),
+        ),
+        (
+            "`rule=`, and `ood=`, the detector",
+            lambda: export(RULE.append_to(MODEL, detector=DETECTOR), "s", output="mean"),
+        ),
     ],
 )
 def test_what_is_refused(message, call):

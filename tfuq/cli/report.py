@@ -35,14 +35,12 @@ def run(arguments):
     found = predict(model, data, arguments, rule, ood=ood)
     of_numbers = {name: getattr(arguments, name) for name in OF_NUMBERS}
     if isinstance(found, Numbers):
-        if ood is not None:
-            raise ValueError(f"--ood must be left out for numbers. Received: --ood {arguments.ood}")
         if found.found is None:
             raise ValueError(
                 "MODEL must be a Keras model or an ensemble, no SavedModel, for a page of numbers. "
                 f"Received: {arguments.model}"
             )
-        source, options = (found.found, found.labels), of_numbers
+        source, options = (found.found, found.labels), {**of_numbers, "score": found.strange}
     else:
         for name, value in of_numbers.items():
             if value is not None:

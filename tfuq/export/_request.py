@@ -11,6 +11,7 @@ from tfuq._models.meaning import reading_of, readings_of
 from tfuq._models.numbers import is_closed_form, number_readings
 from tfuq._predictions.families import family_named
 from tfuq._predictions.numbers import interval_level
+from tfuq._predictions.scores import GIVEN
 from tfuq._random.draws import num_draws, random_layers
 from tfuq.ensembles import DeepEnsemble
 from tfuq.export._calibration import with_one_calibration
@@ -109,6 +110,8 @@ def checked_request(arguments, runtime=None):
         _check_is_fixed(given["predictive"], runtime)
     members, is_ensemble, is_stacked = _members_of(arguments["model"])
     given["rule"] = _loaded_rule(given["rule"])
+    if given["rule"] is None:
+        _check_has_no_rule(members)
     given["card"], given["monitor"] = checked_card(given["card"]), loaded_monitor(given["monitor"])
     given |= with_one_calibration(given["calibration"], given["rule"], given["conformal"])
     request = Request(members, is_ensemble, **given)._replace(
@@ -184,6 +187,20 @@ def _members_of(model):
                 f"Received: {member} without weights"
             )
     return members, several, is_stacked
+
+
+def _check_has_no_rule(members):
+    """Raises ValueError for a rule inside a model: the files would not say what it decides by."""
+    layers = [layer for member in members for layer in member._flatten_layers()]
+    rules = [getattr(layer, "method", None) for layer in layers]
+    rules = [rule for rule in rules if isinstance(rule, (RejectionRule, RegressionRule))]
+    if rules:
+        ood = ", and `ood=`, the detector of its score" if rules[0].score == GIVEN else ""
+        raise ValueError(
+            "Argument `model` must be the one that the rule's `append_to` took: give that with "
+            f"`rule=`{ood}, so that the files decide and say why. Received: a model that ends in a "
+            f"{type(rules[0]).__name__}"
+        )
 
 
 def _checked_num_samples(request):

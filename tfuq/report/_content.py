@@ -16,6 +16,7 @@ from tfuq.report._accepted import class_counts, own_risks_text
 from tfuq.report._inputs import given, pictures
 from tfuq.report._own_losses import own_losses
 from tfuq.report._sets import checked_sets, set_tables
+from tfuq.report._slider import slider_of, smallest_of
 from tfuq.report._tables import Table, given_sections, number, percent, with_interval
 from tfuq.selective import RejectionRule, subgroup_report
 from tfuq.selective.own_loss import LOSSES, own_values, title
@@ -127,13 +128,7 @@ class Content(NamedTuple):
 
     @property
     def smallest(self):
-        """The smallest threshold to choose: 0, or below the scores if some are."""
-        known = np.append([mark for _, mark in self.marks], self.ranked.score)
-        least = float(np.min(known, initial=0.0, where=np.isfinite(known)))
-        if least >= 0:
-            return 0.0
-        digits = self.slider()[1]
-        return float(np.floor(least * 10.0**digits) / 10.0**digits)
+        return smallest_of(self.marks, self.ranked.score, self.slider()[1])
 
     def level_table(self):
         """`Table` of what some thresholds accept."""
@@ -165,19 +160,6 @@ class Content(NamedTuple):
     def score(self):
         """Name of the score in words."""
         return self.ranked.name.replace("_", " ")
-
-
-def slider_of(threshold, marks, score):
-    """The largest threshold to choose, and the digits after the point of a step."""
-    known = np.append([threshold, *(mark for _, mark in marks)], score)
-    known = known[np.isfinite(known)]
-    largest, least = float(np.max(known, initial=0.0)), float(np.min(known, initial=0.0))
-    if largest <= 0 and least < 0:
-        largest = float(known.max())  # of scores that are all below 0
-    if largest == 0 == least:
-        return 1.0, 3
-    digits = int(2 - np.floor(np.log10(max(largest - least, abs(least) * 1e-3) / 2)))
-    return float(np.ceil(largest * 10.0**digits) / 10.0**digits), digits
 
 
 def read(

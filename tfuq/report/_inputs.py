@@ -17,7 +17,7 @@ from tfuq._predictions.scores import GIVEN, OF_STACKS
 from tfuq._random.draws import num_draws, random_layers
 from tfuq.predictive import sample_predictions
 from tfuq.predictive.detector_marks import check_detector_of
-from tfuq.selective.detector_scores import is_detector
+from tfuq.selective.detector_scores import is_detector, predicted_and_scored
 
 DRAWS = 30  # of a random model, for the score of a rule that needs a stack
 
@@ -56,7 +56,7 @@ class Given(NamedTuple):
 
 def given(source, data, output, batch_size, from_logits, rule, num_samples=None, score=None):
     """`Given` of the arguments of a report, or a ValueError that says what is wrong."""
-    beside, name = _scores_beside(score, rule, source, data)
+    beside, name = scores_beside(score, rule, source, data)
     is_random = isinstance(source, keras.Model) and any(
         layer.is_random() for layer in random_layers(source)
     )
@@ -76,13 +76,15 @@ def given(source, data, output, batch_size, from_logits, rule, num_samples=None,
             else f"Predictions are the mean of {num_samples} networks, drawn from the model."
         )
     if num_samples is not None:
-        source, data, from_logits = _drawn(source, data, output, num_samples, rule), None, None
+        drawn = _drawn(source, data, output, num_samples, rule)
+        beside = numbers_beside(beside.score(data[0])) if is_detector(beside) else beside
+        source, data, from_logits = drawn, None, None
     found = _given(source, data, output, batch_size, from_logits, rule, beside)
-    return found._replace(said=said, beside=beside, beside_name=name)
+    return found._replace(said=said, beside_name=name)
 
 
-def _scores_beside(score, rule, source, data):
-    """Scores from beside the predictions, float32, or None, and what they are called."""
+def scores_beside(score, rule, source, data):
+    """Scores from beside the predictions, float32, the detector or None, and their name."""
     is_of_such = getattr(rule, "score", None) == GIVEN
     if score is None and not is_of_such:
         return None, ""
@@ -94,20 +96,40 @@ def _scores_beside(score, rule, source, data):
         )
     name = rule.fitted_to.get("detector", {}).get("class") if is_of_such else None
     if is_detector(score):
-        if not isinstance(source, keras.Model) or not isinstance(data, (tuple, list)):
+        if not isinstance(source, keras.Model):
             raise ValueError(
-                "Argument `score` must be an array where `source` is no model, or `data` no arrays "
-                f"(x, y): what `score(x)` of the detector gives. Received: score={shown(score)}"
+                "Argument `score` must be an array where `source` is no model: what `score(x)` of "
+                f"the detector gives. Received: score={shown(score)}"
             )
         check_detector_of(rule, score, "score")
-        name, score = type(score).__name__, score.score(data[0])
+        return score, f"{type(score).__name__} score"
+    if isinstance(source, keras.Model) and not isinstance(data, (tuple, list)):
+        raise ValueError(
+            "Argument `score` must be a detector where `data` are no arrays (x, y), as nobody "
+            "knows whether an array is in their order. "
+            f"Received: score={shown(score)} with data={shown(data)}"
+        )
+    return numbers_beside(score), f"{name} score" if name else "given score"
+
+
+def numbers_beside(score):
+    """Scores `(n,)`, float32."""
     values = to_float64("score", score)
     if values.ndim != 1:
         raise ValueError(
             f"Argument `score` must hold a number for each example, (n,). Received: scores of "
             f"shape {values.shape}"
         )
-    return values.astype("float32"), f"{name} score" if name else "given score"
+    return values.astype("float32")
+
+
+def check_count(beside, count):
+    """Raises ValueError unless there are so many scores."""
+    if len(beside) != count:
+        raise ValueError(
+            f"Argument `score` must hold a number for each of {count} examples. "
+            f"Received: {len(beside)}"
+        )
 
 
 def _drawn(model, data, output, num_samples, rule):
@@ -129,7 +151,13 @@ def _drawn(model, data, output, num_samples, rule):
 def _given(source, data, output, batch_size, from_logits, rule, beside=None):
     if isinstance(source, keras.Model):
         told = True if getattr(rule, "from_logits", False) and from_logits is None else from_logits
-        read = predicted(source, data, output, batch_size, given={"from_logits": told})
+        given = {"from_logits": told}
+        if is_detector(beside):
+            asked = source, data, beside, output, batch_size or 32, 0, given
+            read, values = predicted_and_scored(*asked)
+            beside = numbers_beside(values)
+        else:
+            read = predicted(source, data, output, batch_size, given=given)
         probs, labels, said = read.probs, read.labels, read.from_logits
         if said and rule is not None and not rule.from_logits:  # fitted to an `Uncertainty`, say
             binary = is_binary(np.shape(probs), read.multi_label)
@@ -142,11 +170,7 @@ def _given(source, data, output, batch_size, from_logits, rule, beside=None):
     probs, labels = to_float64("probs", probs, False), to_float64("labels", labels, False)
     usable = _usable(probs, len(labels), from_logits)
     if beside is not None:
-        if len(beside) != len(usable):
-            raise ValueError(
-                f"Argument `score` must hold a number for each of {len(usable)} examples. "
-                f"Received: {len(beside)}"
-            )
+        check_count(beside, len(usable))
         usable &= ~np.isnan(beside)
     elif rule is not None:  # it computes in float32, where large logits are infinite
         usable &= ~np.isnan(rule.score_of(probs))
@@ -165,10 +189,10 @@ def _given(source, data, output, batch_size, from_logits, rule, beside=None):
         )
     known = np.asarray(labelled.examples.labels)
     if labelled.stack is None:
-        return Given(probs, usable, labelled, rows, known, rows, from_logits)
+        return Given(probs, usable, labelled, rows, known, rows, from_logits, beside=beside)
     mean = np.asarray(labelled.examples.probs())
     mean = mean[:, 1] if labelled.examples.columns else mean
-    return Given(probs, usable, labelled, rows, known, mean, False)
+    return Given(probs, usable, labelled, rows, known, mean, False, beside=beside)
 
 
 def pictures(source, data):

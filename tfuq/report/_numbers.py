@@ -1,27 +1,18 @@
-"""Content of a report of predicted numbers, and the effect of a threshold of their width on it.
+"""Content of a report of predicted numbers, and the effect of a threshold on it.
 
-Examples are kept in the order of trust: the narrowest first.
+Examples are kept in the order of trust: the narrowest first, or those of the smallest score.
 """
 
 from typing import NamedTuple
 
-import keras
 import numpy as np
 from scipy import stats
 
 from tfuq import metrics
-from tfuq._arguments import check_integer, check_positive, shown
 from tfuq._files.tables import group_columns
 from tfuq._math.intervals import is_inside
-from tfuq._models.numbers import declared_family
-from tfuq._predictions.numbers import (
-    RegressionUncertainty,
-    numbers_like,
-    usual_level,
-    warn_of_unit,
-)
+from tfuq._predictions.numbers import usual_level
 from tfuq._predictions.scores import GIVEN
-from tfuq.predictive import uncertainty_with_labels
 from tfuq.report._content import (
     check_title,
     checked_threshold,
@@ -29,11 +20,18 @@ from tfuq.report._content import (
     marks_of,
     promises_risk,
     rule_groups,
-    slider_of,
 )
-from tfuq.report._inputs import DRAWS, pictures
+from tfuq.report._inputs import pictures
+from tfuq.report._number_inputs import (
+    check_arguments,
+    checked_unit,
+    given_numbers,
+    read_tolerance,
+)
+from tfuq.report._slider import slider_of, smallest_of
 from tfuq.report._tables import Table, given_sections, number, percent
 from tfuq.selective import RegressionRule
+from tfuq.selective.regression_rule import SCORES
 
 FIRST = 0.8  # share that is accepted where no rule says otherwise
 SURE = 0.95
@@ -148,11 +146,14 @@ class NumbersContent(NamedTuple):
         counts = count, total - count, int(inside.sum()), int(wrong.sum())
         return Decision(*counts, count / total, float(error.mean()) if count else np.nan)
 
-    smallest = 0.0  # of thresholds: widths are not below it
-
     def slider(self):
         """The largest threshold to choose, and the digits after the point of a step."""
         return slider_of(self.threshold, self.marks, self.ranked.score)
+
+    @property
+    def smallest(self):
+        """The smallest threshold to choose: 0 of widths, below the scores if some are below 0."""
+        return smallest_of(self.marks, self.ranked.score, self.slider()[1])
 
     def level_table(self):
         """`Table` of what some thresholds accept."""
@@ -192,34 +193,6 @@ class NumbersContent(NamedTuple):
         return np.argsort(-self.ranked.error[:accepted], kind="stable")[:count]
 
 
-def are_numbers(source, output=None, from_logits=None):
-    """Whether a source of a report says numbers, not classes."""
-    if isinstance(source, keras.Model):
-        family = None if from_logits is not None else declared_family(source, output)
-        return family is not None and family.has_noise  # a squared error may train classes
-    is_pair = isinstance(source, (tuple, list)) and len(source) == 2
-    return is_pair and isinstance(source[0], RegressionUncertainty)
-
-
-def check_classes(**of_numbers):
-    """Raises ValueError of an argument that only a report of numbers has."""
-    for name, value in of_numbers.items():
-        if value is not None:
-            raise ValueError(
-                f"Argument `{name}` must be None unless `source` is a regression, such as "
-                f"`(predict_uncertainty(model, x), y)`. Received: {name}={shown(value)}"
-            )
-
-
-def check_numbers(**of_classes):
-    """Raises ValueError of an argument that only a report of classes has."""
-    for name, value in of_classes.items():
-        if value is not None:
-            raise ValueError(
-                f"Argument `{name}` must be None of a regression. Received: {name}={shown(value)}"
-            )
-
-
 def read_numbers(
     source,
     *,
@@ -237,16 +210,18 @@ def read_numbers(
     tolerance=None,
     quantity=None,
     unit=None,
+    score=None,
     **of_classes,
 ):
     """`NumbersContent` of the arguments that `tfuq.report.html` and `to_markdown` share."""
-    _check_arguments(rule, quantity, of_classes)
+    check_arguments(rule, quantity, of_classes)
     check_title(title)
-    threshold, tolerance = checked_threshold(threshold), _read_tolerance(tolerance, rule)
-    found, y = _given(source, data, output, batch_size, num_samples)
-    unit = _checked_unit(unit, found)
-    ranking = _width_rule(found) if rule is None else rule
-    usable, ranked = _rank(found, y, unit, ranking)
+    threshold, tolerance = checked_threshold(threshold), read_tolerance(tolerance, rule)
+    given = given_numbers(source, data, output, batch_size, num_samples, rule, score)
+    found, y = given.found, given.y
+    unit = checked_unit(unit, found)
+    ranking = _ranking(given) if rule is None else rule
+    usable, ranked = _rank(given, unit, ranking)
     columns = {} if groups is None else group_columns(groups, len(found))
     columns = {name: column.astype(str) for name, column in columns.items()}
     images = pictures(source, data) if images is None else images
@@ -277,101 +252,20 @@ def read_numbers(
         images,
     )
     summary = _summary(content, known, labels, only)
-    return content._replace(summary=summary, rule=_rule_text(content, rule, found, unit, columns))
+    return content._replace(summary=summary, rule=_rule_text(content, rule, given, unit, columns))
 
 
-def _check_arguments(rule, quantity, of_classes):
-    if rule is not None and not isinstance(rule, RegressionRule):
-        raise ValueError(
-            "Argument `rule` must be a RegressionRule, as `RejectionRule.fit` makes of a "
-            f"regression, or None. Received: rule={shown(rule)}"
-        )
-    if rule is not None and rule.score == GIVEN:
-        raise ValueError(
-            "Argument `rule` must be of a score of predictions for a page of numbers: of others "
-            f"`rule.evaluate(found, y, score=...)` tells. Received: rule={shown(rule)}"
-        )
-    if quantity is not None and (not isinstance(quantity, str) or not quantity.strip()):
-        raise ValueError(
-            f"Argument `quantity` must be a text or None. Received: quantity={shown(quantity)}"
-        )
-    for name, value in of_classes.items():
-        if value is not None:
-            raise ValueError(
-                f"Argument `{name}` must be None of numbers, which are no classes. "
-                f"Received: {name}={shown(value)}"
-            )
-
-
-def _read_tolerance(tolerance, rule):
-    if tolerance is None:
-        return None if rule is None else rule.tolerance
-    check_positive("tolerance", tolerance)
-    return float(tolerance)
-
-
-def _width_rule(found):
-    """What ranks predictions where no rule does: the width of their intervals."""
-    level = usual_level(found.family)
+def _ranking(given):
+    """What ranks predictions where no rule does: scores beside, or the width of their intervals."""
+    found, score = given.found, "interval_width" if given.beside is None else GIVEN
     kind = {"family": found.family, "units": found.units, "rank": found.params.ndim - 1}
-    return RegressionRule("interval_width", np.inf, level=level, **kind)
+    return RegressionRule(score, np.inf, level=usual_level(found.family), **kind)
 
 
-def _given(source, data, output, batch_size, num_samples):
-    """`RegressionUncertainty` of all examples, and their labels, `(n, units)`."""
-    if isinstance(source, keras.Model):
-        options = {"output": output, "takes_numbers": True}
-        found, y, weight = uncertainty_with_labels(
-            source, data, num_samples or DRAWS, batch_size or 32, **options
-        )
-        if y is None or weight is not None:
-            raise ValueError(
-                "Argument `data` must hold labels and no sample weights. Received: data "
-                + ("without labels" if y is None else "with weights")
-            )
-    else:
-        found, y = source
-        for name, value in (("data", data), ("output", output), ("num_samples", num_samples)):
-            if value is not None:
-                raise ValueError(
-                    f"Argument `{name}` must be None unless `source` is a Keras model. "
-                    f"Received: {name}={shown(value)}"
-                )
-    if len(found.shape) != 2 or not found.family.has_noise:
-        raise ValueError(
-            "Argument `source` must say one distribution for each example: a report needs its "
-            "intervals. Received: numbers of shape "
-            f"{found.shape} of the family {found.family.name!r}"
-        )
-    labels = numbers_like("labels", y, found.shape)
-    if not np.isfinite(labels).all():
-        raise ValueError(
-            "Argument `labels` must hold finite numbers. "
-            f"Received: {np.count_nonzero(~np.isfinite(labels))} that are not"
-        )
-    warn_of_unit(found, labels, "labels")
-    return found, labels
-
-
-def _checked_unit(unit, found):
-    if unit is None and found.units == 1:
-        return 0
-    if unit is None or (found.units == 1 and unit != 0):
-        raise ValueError(
-            f"Argument `unit` must say which of the {found.units} numbers is reported. "
-            f"Received: unit={shown(unit)}"
-        )
-    check_integer("unit", unit, 0)
-    if unit >= found.units:
-        raise ValueError(
-            f"Argument `unit` must be below {found.units}. Received: unit={shown(unit)}"
-        )
-    return int(unit)
-
-
-def _rank(found, y, unit, rule):
+def _rank(given, unit, rule):
     """Which examples are usable, and these, `Ranked`."""
-    score = rule.score_of(found)[:, unit]
+    found, y, beside, name = given
+    score = rule.score_of(found, beside)[:, unit]
     lower, upper = (end[:, unit] for end in found.interval(rule.level))
     usable = np.isfinite(score) & np.isfinite(found.mean).all(-1) & np.isfinite(upper - lower)
     if not usable.any():
@@ -382,7 +276,7 @@ def _rank(found, y, unit, rule):
     index = np.flatnonzero(usable)
     index = index[np.argsort(score[index], kind="stable")]
     parts = (part[index] for part in (score, found.mean[:, unit], lower, upper, y[:, unit]))
-    return usable, Ranked(rule.score, *parts, index)
+    return usable, Ranked(name or rule.score, *parts, index)
 
 
 def _first_threshold(marks, ranked):
@@ -397,10 +291,11 @@ def _calibration(known, labels, only):
     return {**curve, "low": low / len(labels), "high": high / len(labels)}
 
 
-def _rule_text(content, rule, found, unit, columns):
+def _rule_text(content, rule, given, unit, columns):
     if rule is None:
         return ""
-    accepted = rule.accept(found, rule_groups(rule, columns), unknown_group="reject")
+    options = {"unknown_group": "reject", "score": given.beside}
+    accepted = rule.accept(given.found, rule_groups(rule, columns), **options)
     accepted = accepted[content.ranked.index, unit]
     count = int(accepted.sum())
     off = ""
@@ -437,8 +332,9 @@ def _summary(content, known, labels, only):
         wrong = content.is_wrong().mean()
         rows.append([f"Off by more than {content.tolerance:g}", percent(wrong)])
     missing = content.total - len(ranked.score)
+    what = "predictions" if ranked.name in SCORES else "predictions or their scores"
     note = (
-        f"{missing:,} of {content.total:,} predictions hold NaN or infinity. Any threshold rejects "
+        f"{missing:,} of {content.total:,} {what} hold NaN or infinity. Any threshold rejects "
         f"them; the figures are of the other {len(ranked.score):,}."
     )
     notes = [known.note, note if missing else ""]

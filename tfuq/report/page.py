@@ -15,7 +15,8 @@ from tfuq.report._filling import (
     integers,
     payload_of,
 )
-from tfuq.report._numbers import are_numbers, check_classes, check_numbers, read_numbers
+from tfuq.report._number_inputs import are_numbers, check_classes, check_numbers
+from tfuq.report._numbers import read_numbers
 from tfuq.report._numbers_page import numbers_page
 from tfuq.report._thumbnails import PICTURES, picture_of
 
@@ -56,9 +57,9 @@ def html(
     load nothing from anywhere. Its counts are exact, compared in float32 as in
     `tfuq.metrics.rejection_table`; of the examples it keeps a sample, spread over the scores.
 
-    Of a regression the slider moves the width of the intervals. The page shows what share is
-    accepted and how far off that is, the predicted numbers over the true ones, the largest errors,
-    and the calibration of quantiles.
+    Of a regression the slider moves the width of the intervals, or scores that are given. The page
+    shows what share is accepted and how far off that is, the predicted numbers over the true ones,
+    the largest errors, and the calibration of quantiles.
 
     Args:
         source: `(probs, labels)`: predictions `(n, classes)`, binary `(n,)` or `(n, 1)`, or a stack
@@ -96,9 +97,9 @@ def html(
         gap: `SelectiveGap` of `tfuq.selective.gap`, of classes.
         sets: `ConformalPredictor`, of classes: how often its sets hold the truth, of all, of each
             class and of each group, and how large they are.
-        score: Of classes: scores `(n,)` from beside the predictions, larger for the less certain,
-            such as a detector's `score(x)`, or the detector, for a model and arrays. The slider
-            moves them. A rule that was fitted to such scores needs them.
+        score: Scores `(n,)` from beside the predictions, larger for the less certain, such as a
+            detector's `score(x)`, or the detector, for a model and its data. The slider moves them.
+            A rule that was fitted to such scores needs them.
         seed: Of the choice of examples.
         tolerance: Of a regression: how far off an answer is called wrong; by default the rule's.
         quantity: Of a regression: what the number is, with its unit, such as "age (years)".
@@ -141,8 +142,9 @@ def html(
     }
     of_numbers = {"tolerance": tolerance, "quantity": quantity, "unit": unit}
     if are_numbers(source, output, from_logits):
-        check_numbers(gap=gap, sets=sets, score=score)
-        text = numbers_page(read_numbers(source, **options, **of_numbers), num_examples, seed)
+        check_numbers(gap=gap, sets=sets)
+        content = read_numbers(source, **options, **of_numbers, score=score)
+        text = numbers_page(content, num_examples, seed)
     else:
         check_classes(**of_numbers)
         content = read(source, **options, gap=gap, sets=sets, score=score)

@@ -5,7 +5,8 @@ import re
 from tfuq._files.tables import markdown_table
 from tfuq.report._accepted import class_table, only_text, promise_text
 from tfuq.report._content import COUNTED, read
-from tfuq.report._numbers import are_numbers, check_classes, check_numbers, read_numbers
+from tfuq.report._number_inputs import are_numbers, check_classes, check_numbers
+from tfuq.report._numbers import read_numbers
 from tfuq.report._tables import Table, number
 
 MOST_CLASSES = 20
@@ -22,7 +23,7 @@ def to_markdown(source, *, threshold=None, title="Report", **options):
         title: Title of the report.
         **options: `data`, `output`, `batch_size`, `names`, `groups`, `rule`, `from_logits`,
             `num_samples`, `ood`, `shift`, `gap`, `sets` and `score`, as for `html`; of a regression
-            `tolerance`, `quantity` and `unit`.
+            `tolerance`, `quantity` and `unit`, and no `gap` or `sets`.
 
     Returns:
         A text of tables: figures of all examples, what the threshold and others accept, the

@@ -97,7 +97,7 @@ def _number_answer(row, decision):
 
 def _of_score(row, rule):
     side = "at most" if row["accept"] else "above"
-    name = rule["score"].replace("_", " ")
+    name = OUTPUT_OF.get(rule["score"], rule["score"]).replace("_", " ")
     return f"{name} {row['score']:.6g} {side} the threshold {rule['threshold']:.6g}"
 
 
@@ -125,7 +125,7 @@ def _of_rule(row, probs, rule):
             return f"class {row['label']} has no threshold: it is never accepted"
         threshold = known[row["label"]]
     value = score_of(row, probs, name)
-    name = OUTPUT_OF.get(name, name) if name == "given" else name
+    name = OUTPUT_OF["given"] if name == "given" else name
     sides = ("below", "at least") if name in GROW_WITH_TRUST else ("above", "at most")
     said = name.replace("_", " ") if value is None else f"{name.replace('_', ' ')} {value:.6g}"
     return f"{said} {sides[row['accept']]} the threshold {threshold:.6g}"
