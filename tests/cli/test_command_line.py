@@ -87,11 +87,13 @@ def test_monitor_goes_on_from_its_file_and_raises_an_alarm(here, model):
     here("calibrate", "m.keras", *VAL, "--target-risk", "0.15", *RULE)
     watch = ("m.keras", "d.npz", "state.json", "--rule", "rule.json", *TEST[1:])
     first = here("monitor", *watch, "--json")
-    again = here("monitor", *watch, "--json")
+    here.refused("monitor", *watch, says="must hold new cases")  # the same file once more
+    np.savez("next.npz", x_test=X[:299:-1], y_test=Y[:299:-1])
+    again = here("monitor", "m.keras", "next.npz", *watch[2:], "--json")
     assert (first["cases"], again["cases"]) == (300, 600)
     assert again["alarms"] == [] and again["accepted"] == 2 * first["accepted"]
     here.refused("monitor", *watch, "--alpha", "0.1", says="STATE must be of the same")
-    np.savez("wrong.npz", x_test=X[300:], y_test=(Y[300:] + 1) % 3)
+    np.savez("wrong.npz", x_test=X[301:], y_test=(Y[301:] + 1) % 3)
     text = here("monitor", "m.keras", "wrong.npz", *watch[2:], code=1)
     assert "alarms     risk" in text and "raised an alarm" in here.err
     (here.path / "state.json").write_text("{}")

@@ -320,6 +320,15 @@ def test_a_monitor_refuses_other_labels_and_counts_no_case(mistake, counts):
     counts("misuse rows, refused")
 
 
+@pytest.mark.parametrize("labels", [TRUE, None], ids=["the same labels", "without labels"])
+def test_a_monitor_refuses_cases_that_it_has_taken(labels, counts):
+    watching = monitor().update(PROBS, TRUE)
+    with pytest.raises(ValueError, match="`probs` must hold new cases"):
+        watching.update(PROBS, labels)
+    assert watching.fitted_to["cases"] == 40
+    counts("misuse rows, refused")
+
+
 # --- One example or a stack ---------------------------------------------------------------------
 
 

@@ -102,10 +102,73 @@ def test_a_text_goes_on_where_it_ended_and_is_small():
     for start in range(0, 400, 7):
         part.update(probs[start : start + 7], labels[start : start + 7])
         part = Monitor.from_json(part.to_json())
-    assert part == whole
+    states = [each.get_config()["state"] for each in (part, whole)]
+    assert [len(state.pop("batches")) for state in states] == [0, 1]  # few scores tell no batch
+    assert states[0] == states[1]
     assert part.wealth == whole.wealth
-    state = json.loads(whole.to_json())["config"]["state"]
-    assert len(json.dumps(state)) < 1024
+
+
+def test_a_text_is_small_at_all_times():
+    """1,024 bytes, the rule in it: of two classes, of seven with names, and of numbers."""
+    rng = np.random.default_rng(5)
+    names = ["nevus", "melanoma", "keratosis", "carcinoma", "angioma", "fibroma", "Bowen"]
+    probs = rng.dirichlet(np.ones(7), size=4000)
+    labels = np.array(names)[np.where(rng.random(4000) < 0.05, 0, probs.argmax(-1))]
+    options = {"target_risk": 0.1, "class_names": names}
+    found, y = numbers(4000, rng)
+    for rule, rows, known in (
+        (fitted(), *cases(4000, rng)),
+        (RejectionRule.fit(probs, labels, **options), probs, labels),
+        (RejectionRule.fit(found, y, tolerance=1.0, target_risk=0.1), found, y),
+    ):
+        monitor = rule.monitor()
+        for first, end in ((0, 1), (1, 31), (31, 32), (32, 1000), (1000, 4000)):
+            monitor.update(rows[first:end], known[first:end])
+            assert len(monitor.to_json().encode()) <= 1024
+            assert Monitor.from_json(monitor.to_json()) == monitor
+    longest = {**monitor.get_config()["state"], "cases": 10**8, "accepted": 10**8}
+    longest |= {"labelled": 10**4, "loss": 1234.56789, "bins": [10**7] * 8}
+    assert len(Monitor(rule, 0.05, state=longest).to_json().encode()) <= 1024
+
+
+def test_a_text_of_the_first_format_is_read():
+    """Wealths in digits, bounds and numbers of cases again and again."""
+    monitor = fitted().monitor().update(*cases(300, np.random.default_rng(5)))
+    content = json.loads(monitor.to_json())
+    state = content["config"]["state"]
+    del state["wealth"], state["batches"]
+    state |= {"most": monitor._most, "scores": monitor._scores.tolist(), "first": []}
+    state |= {k: [bets.bound, bets.count, bets.spent, bets.sums.tolist()]
+              for k, bets in monitor._bets.items()}  # fmt: skip
+    content["config"]["rule"] = json.loads(fitted().to_json())
+    again = Monitor.from_json(json.dumps(content))
+    assert again.wealth == monitor.wealth and again.fitted_to == monitor.fitted_to
+    assert again.rule == monitor.rule
+
+
+def test_a_batch_that_comes_twice_is_refused():
+    monitor, rng = fitted().monitor(), np.random.default_rng(5)
+    first, *later = (cases(40, rng) for _ in range(5))
+    monitor.update(*first)
+    before = monitor.to_json()
+    for again in (monitor, Monitor.from_json(before)):  # also after the process ended
+        for given in (first, (first[0], None)):
+            with pytest.raises(ValueError, match=r"`probs` must hold new cases: 40 .*Received: "):
+                again.update(*given)
+        accepted = again.rule.accept(first[0])
+        with pytest.raises(ValueError, match="`update_losses`"):
+            again.update_decisions(accepted, again.rule.score_of(first[0]))
+        assert again.to_json() == before
+    for batch in later:
+        monitor.update(*batch)
+    for known in (first, *later[-2:]):
+        with pytest.raises(ValueError, match="must hold new cases"):
+            monitor.update(*known)
+    assert monitor.fitted_to["cases"] == 200
+    monitor.update(later[-1][0][::-1])  # in another order they are others
+    few = [0.9, 0.8, 0.9, 0.7] * 20  # equal scores come again by chance
+    monitor.update(few).update(few).update([0.95]).update([0.95])
+    assert monitor.fitted_to["cases"] == 402
 
 
 def test_labels_of_some_are_enough_and_those_of_the_refused_count_for_nothing():

@@ -25,6 +25,17 @@ from tfuq._arguments import check_fraction, register, shown, to_float64
 from tfuq._files.reading import json_text
 from tfuq._math.bounds import clopper_pearson_interval
 from tfuq.selective._losses import SEVERAL, titles
+from tfuq.selective._monitor_state import (
+    BATCHES,
+    BINS,
+    NUMBERS,
+    checked_state,
+    encoded,
+    mark_of,
+    rounded,
+    short,
+    whole,
+)
 from tfuq.selective.base import Fitted, numbers, plain
 
 __all__ = ["Monitor"]
@@ -33,7 +44,7 @@ BLOCK = 64  # cases between two starts
 RATIOS = np.array([1.3, 1.6, 2.0, 3.0])  # q / r, as far as q is below 1
 WEIGHTS = np.array([0.2, 0.2, 0.5, 0.1])
 SHARES = {"risk": 0.5, "coverage": 0.25, "scores": 0.25}  # of alpha
-BINS, TO_BIN = 8, 32  # of scores, and how many scores set the bins
+TO_BIN = 32  # scores that set the bins
 SLOPES, JUMP = np.array([-1.6, 0.0, 1.6]), 0.01
 LEAST = 1e-6  # a rate is between this and 1 less this
 SURE = 0.999  # of the interval of the coverage
@@ -50,11 +61,12 @@ def start_weight(block):
 class Bets:
     """Wealth of bets that the mean of losses is above `bound`, of one stream or several.
 
-    `sums` are those of the starts so far, `(..., bets)`.
+    `sums` are those of the starts so far, `(..., bets)`, after `count` cases.
     """
 
-    def __init__(self, bound, count=0, spent=0.0, sums=None):
-        self.bound, self.count, self.spent = bound, count, spent
+    def __init__(self, bound, count=0, sums=None):
+        self.bound, self.count = bound, count
+        self.spent = sum(map(start_weight, range(-(-count // BLOCK))), 0.0)
         means = np.minimum(RATIOS * bound, (1 + bound) / 2)
         self.slopes = (means - bound) / (bound * (1 - bound))
         self.sums = np.zeros(len(RATIOS)) if sums is None else np.asarray(sums, "float64")
@@ -70,9 +82,6 @@ class Bets:
     @property
     def wealth(self):
         return np.sum(self.sums, axis=-1) + 1 - self.spent
-
-    def state(self):
-        return [self.bound, self.count, self.spent, self.sums.tolist()]
 
 
 def jumped(sums, p_value):
@@ -131,7 +140,7 @@ class Monitor(Fitted):
     >>> monitor = RejectionRule.fit(probs, labels, target_risk=0.2).monitor()
     >>> monitor.update(probs, labels).alarm
     False
-    >>> monitor.update(probs, rng.random(2000) < 0.5).alarms
+    >>> monitor.update(probs[::-1], rng.random(2000) < 0.5).alarms
     ['risk']
 
     References:
@@ -153,30 +162,39 @@ class Monitor(Fitted):
         low, high = clopper_pearson_interval(fitted["accepted"], fitted["decisions"], SURE)
         rates = {"more": min(high, 1 - LEAST), "less": min(max(1 - low, LEAST), 1 - LEAST)}
         bounds = {"risk": fitted["target_risk"], **{k: float(rate) for k, rate in rates.items()}}
-        state = checked_state(state, bounds)
-        self._bets = {name: Bets(*state[name]) for name in ("risk", "more", "less")}
-        self._seen = {name: state[name] for name in ("cases", "accepted", "labelled", "loss")}
-        self._most = {name: float(state["most"][name]) for name in SHARES}
-        self._first = [float(score) for score in state["first"]]
+        state = checked_state(state)
+        counts = {"risk": state["labelled"], "more": state["cases"], "less": state["cases"]}
+        self._bets = {name: Bets(bounds[name], n, state[name]) for name, n in counts.items()}
+        self._seen = {name: state[name] for name in NUMBERS}
+        self._most = dict(zip(SHARES, state["most"].tolist(), strict=True))
+        self._first, self._batches = list(state["first"]), list(state["batches"])
         self._edges, self._bins = numbers("state", state["edges"]), numbers("state", state["bins"])
-        self._scores = numbers("state", state["scores"])
+        self._scores = state["scores"]
 
     def get_config(self):
-        arrays = {"edges": self._edges, "bins": self._bins, "scores": self._scores}
-        state = {**self._seen, "most": self._most, "first": self._first, **arrays}
-        state |= {name: bets.state() for name, bets in self._bets.items()}
-        return plain({"rule": self.rule._content(), "alpha": self.alpha, "state": state})
+        of_scores = {"edges": self._edges, "bins": self._bins.astype(int)}
+        of_scores = {"first": encoded(self._first, "<f4")} if self._first else of_scores
+        wealth = [*self._most.values(), *self._scores]
+        wealth += [wealth for bets in self._bets.values() for wealth in bets.sums]
+        wealth = {"wealth": encoded(wealth), "batches": self._batches}
+        state = {**self._seen, **of_scores, **wealth}
+        return plain({"rule": short(self.rule._content()), "alpha": self.alpha, "state": state})
 
     @classmethod
     def from_config(cls, config):
         content = config["rule"]
         if content.get("class") not in _NAMES:
             raise ValueError(f"it watches {shown(content.get('class'))}")
-        rule = keras.saving.get_registered_object(f"tfuq>{content['class']}")._from_content(content)
+        kind = keras.saving.get_registered_object(f"tfuq>{content['class']}")
+        rule = kind._from_content(whole(content, kind().get_config()))
         return cls(rule, config["alpha"], state=config["state"])
 
     def to_json(self):
-        """What has been seen, and the rule, as a text of about 1 KB for `from_json`."""
+        """What has been seen, and the rule, as a text for `from_json`.
+
+        At most 1,024 bytes, however much was seen, of a rule without groups and of few classes, or
+        some with short names.
+        """
         return json_text(self._content(), allow_nan=False, separators=(",", ":"))
 
     @property
@@ -185,7 +203,7 @@ class Monitor(Fitted):
         return dict(self._seen)
 
     def update(self, probs, labels=None, groups=None, *, stacked=None, score=None):
-        """Takes cases in the order in which they came.
+        """Takes cases in the order in which they came, each once.
 
         Args:
             probs: Predictions of the kind that the rule was fitted to, `(n, classes)`; of a
@@ -199,7 +217,9 @@ class Monitor(Fitted):
             The monitor itself.
 
         Raises:
-            ValueError: As `rule.accept`, before any case counts; if labels are not one for each.
+            ValueError: As `rule.accept`, before any case counts; if labels are not one for each; if
+                the batch has the scores of the one before, of the one before that or of the first,
+                eight different ones or more: labels that come late go to `update_losses`.
         """
         self.follow(probs, labels, groups, stacked=stacked, score=score)
         return self
@@ -226,7 +246,8 @@ class Monitor(Fitted):
             The monitor itself.
 
         Raises:
-            ValueError: If these are not one for each case, or of other values.
+            ValueError: If these are not one for each case, or of other values; as `update`, if they
+                are those of a batch before.
 
         Example:
 
@@ -284,6 +305,13 @@ class Monitor(Fitted):
         return self
 
     def _take(self, scores, accepted, losses):
+        mark = mark_of(scores)
+        if mark is not None and mark in self._batches:
+            raise ValueError(
+                f"Argument `probs` must hold new cases: {len(scores)} with these scores, in this "
+                "order, were taken before. A case counts once; labels that come late go to "
+                f"`update_losses`. Received: scores={shown(scores)}"
+            )
         followed = {name: np.empty(len(accepted)) for name in SHARES}
         cases = zip(scores, accepted, losses, strict=True)
         for place, (one_score, is_accepted, one_loss) in enumerate(cases):
@@ -296,6 +324,9 @@ class Monitor(Fitted):
                 self._take_loss(float(one_loss))
             for name, wealth in self._remember().items():
                 followed[name][place] = wealth
+        if mark is not None:
+            first, *later = [*self._batches, mark]
+            self._batches = [first, *later[1 - BATCHES :]]
         return followed
 
     def _take_loss(self, loss):
@@ -314,9 +345,10 @@ class Monitor(Fitted):
         if np.isnan(score):
             return
         if len(self._first) < TO_BIN and not len(self._edges):
-            self._first.append(score)
+            self._first.append(float(np.float32(score)))
             if len(self._first) == TO_BIN:
-                self._edges = np.quantile(self._first, np.arange(1, BINS) / BINS)
+                edges = np.quantile(self._first, np.arange(1, BINS) / BINS)
+                self._edges = np.array([rounded(edge) for edge in edges])
                 self._first = []
             return
         place = int(np.searchsorted(self._edges, score, side="right"))
@@ -359,21 +391,6 @@ def _read_losses(losses):
         raise ValueError(
             f"Argument `losses` must hold numbers in [0, 1]. Received: losses={shown(losses)}"
         )
-    return found
-
-
-def checked_state(state, bounds):
-    """The argument `state` with what is missing in it, or a ValueError."""
-    fresh = {"cases": 0, "accepted": 0, "labelled": 0, "loss": 0.0}
-    fresh |= {"most": dict.fromkeys(SHARES, 1.0), "first": [], "edges": [], "bins": [0] * BINS}
-    fresh |= {"scores": [1 / len(SLOPES)] * len(SLOPES)}
-    fresh |= {name: [bound] for name, bound in bounds.items()}
-    found = {**fresh, **(state or {})}
-    lengths = (len(found["scores"]), len(found["bins"]), len(found["edges"]) in (0, BINS - 1))
-    wealths = np.concatenate([np.ravel(found[name][3:]) for name in bounds])
-    is_sound = set(found) == set(fresh) and lengths == (len(SLOPES), BINS, True)
-    if not is_sound or set(found["most"]) != set(SHARES) or np.any(wealths < 0):
-        raise ValueError(f"Argument `state` must be of a monitor. Received: state={shown(state)}")
     return found
 
 
