@@ -75,7 +75,7 @@ def known_entries(probs, labels, sample_weight, ignore_class, multi_label=False)
     labels = np.array(labels)
     one_hot = not multi_label and is_one_hot(labels.shape, np.shape(probs))
     shape = labels.shape[:-1] if one_hot or labels.shape[-1:] == (1,) else labels.shape
-    weight = weight[..., 0] if weight.ndim > max(1, len(shape)) else weight
+    weight = weight[..., 0] if weight.shape == (*shape, 1) else weight
     if (
         weight.ndim == 0
         or weight.shape != shape[: weight.ndim]
