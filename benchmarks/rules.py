@@ -2,6 +2,7 @@
 
     python benchmarks/rules.py --json rules.json            # runs what is not there yet
     python benchmarks/rules.py --json rules.json --report   # the tables, in markdown
+    python benchmarks/rules.py --json more.json --sets 1000 --seed 1 --below rules.json
     .venv-mapie/bin/python benchmarks/rules.py --check      # fixed sequence as MAPIE 1.6 has it
 
 Twelve worlds, seven of them made against one method or another, whose risk by score is known:
@@ -83,11 +84,12 @@ def fixed_sequence(values, accepted, errors, risk):
     return passed[-1] if len(passed) else None
 
 
-def run_cell(count, target, world):
+def run_cell(count, target, world, sets=None, seed=0):
     from tfuq.selective._guarantees import METHODS, Sums
 
-    rng = np.random.default_rng([count, round(1000 * target), list(BY_HAND).index(world)])
-    risk_of, sets = true_risk(world, target), SETS.get(count, DEFAULT_SETS)
+    entropy = [count, round(1000 * target), list(BY_HAND).index(world)]
+    rng = np.random.default_rng(entropy + [seed] * (seed > 0))
+    risk_of, sets = true_risk(world, target), sets or SETS.get(count, DEFAULT_SETS)
     found = {name: [0.0, 0, 0] for name in (*METHODS, "mapie")}
     for _ in range(sets):
         values, accepted, errors = draw(rng, world, count, target)
@@ -174,6 +176,9 @@ def main(argv=None):
     add = parser.add_argument
     add("--json", type=pathlib.Path, default="rules.json", help="what is done")
     add("--report", action="store_true", help="print the tables of the file and run nothing")
+    add("--sets", type=int, help="in each cell, in place of 300, or 100 of n = 5,000")
+    add("--seed", type=int, default=0, help="of other sets than those of the file")
+    add("--below", type=pathlib.Path, help="only the cells in which this file has less than 95 %%")
     add("--check", action="store_true", help="compare the fixed sequence with MAPIE's")
     arguments = parser.parse_args(argv)
     if arguments.check:
@@ -182,10 +187,13 @@ def main(argv=None):
         rows = read_rows(arguments.json)
         done = {(row["n"], row["target"], row["world"]) for row in rows}
         cells = [(n, r, w) for n in SIZES for r in TARGETS if n >= fewest(r) for w in BY_HAND]
+        if arguments.below:
+            below = [row for row in read_rows(arguments.below) if ratio(row) < 0.95]
+            cells = [(row["n"], row["target"], row["world"]) for row in below]
         start = time.time()
         for cell in cells:
             if cell not in done:
-                rows.append(run_cell(*cell))
+                rows.append(run_cell(*cell, arguments.sets, arguments.seed))
                 text = ",\n".join(json.dumps(row) for row in rows)
                 arguments.json.write_text(f"[\n{text}\n]\n", encoding="utf-8")
         print(f"{time.time() - start:.0f} seconds")
