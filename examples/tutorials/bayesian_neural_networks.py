@@ -103,7 +103,8 @@ def main(argv=None):
     parser.add_argument("--quick", action="store_true", help="another set, few epochs")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("tutorial_output"))
     arguments = parser.parse_args(argv)
-    x, y = load("diabetes" if arguments.quick else arguments.source, arguments.data)
+    source = "diabetes" if arguments.quick else arguments.source
+    x, y = load(source, arguments.data)
     size = int(len(x) * TRAIN_SHARE)
     train, test = (x[:size], y[:size]), (x[size:], y[size:])
     few = tuple(part[: int(size * SMALL_SHARE)] for part in train)
@@ -123,7 +124,8 @@ def main(argv=None):
         )
     covered = tfuq.metrics.prediction_interval_coverage(test[1], found, 0.95)
     print(f"  These intervals hold {covered:.1%} of the test labels.")
-    ax = tfuq.plots.predicted_against_true(test[1], found, level=0.95, quantity="label")
+    quantity = "progress" if source == "diabetes" else "quality"
+    ax = tfuq.plots.predicted_against_true(test[1], found, level=0.95, quantity=quantity)
     arguments.output.mkdir(parents=True, exist_ok=True)
     ax.figure.savefig(arguments.output / "bayesian_neural_networks.png", dpi=110)
 

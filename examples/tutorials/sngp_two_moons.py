@@ -85,8 +85,9 @@ def main(argv=None):
         ax.scatter(*elsewhere.T, c="white", s=2)
         accuracy = model.evaluate(x, y, verbose=0)[1]
         near, far = (uncertainty(model, each).mean() for each in (x, elsewhere))
-        ax.set(title=name, xlim=X_RANGE, ylim=Y_RANGE)
+        ax.set(title=name, xlim=X_RANGE, ylim=Y_RANGE, xlabel="first input")
         print(f"{name}: accuracy {accuracy:.3f}, p (1 - p) {near:.3f} near, {far:.3f} elsewhere")
+    axes[0].set_ylabel("second input")
     figure.colorbar(image, ax=axes, label="p (1 - p)")
     arguments.output.mkdir(parents=True, exist_ok=True)
     figure.savefig(arguments.output / "two_moons.png", dpi=110)

@@ -152,6 +152,11 @@ def test_risk_coverage_shows_curve_and_rule():
     assert 0.5 < ax.get_ylim()[1] < 1.03
     sure = plots.risk_coverage(np.eye(3)[Y], Y, ax=free_axes())  # the band of few reaches 1
     assert sure.get_ylim()[1] < 0.1
+    many = np.random.default_rng(3).dirichlet(np.ones(3), size=300)
+    first_wrong = many.argmax(-1)
+    first_wrong[many.max(-1).argmax()] = many[many.max(-1).argmax()].argmin()
+    early = plots.risk_coverage(many, first_wrong, ax=free_axes())
+    assert early.lines[0].get_ydata()[0] == 1 and early.get_ylim()[1] < 0.3
     ax = plots.risk_coverage({"a": PROBS, "b": OTHER}, Y, ax=free_axes())
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
     for probs, given in (({}, None), ({"a": PROBS, "b": OTHER}, rule)):

@@ -11,6 +11,7 @@ from tfuq.selective.own_loss import losses_of, own_loss, risk_in_words
 
 CONFIDENCE = 0.95  # of the band around a curve
 MARKED = 10  # markers along a curve
+FIRST = 0.02  # coverage from which on all of a curve is seen: before it a risk is of few answers
 
 
 def risk_coverage(
@@ -98,7 +99,7 @@ def risk_coverage(
     ax.set(xlabel="coverage (fraction accepted)", xlim=(0, 1.01))
     words = risk_in_words(own, getattr(rule, "class_names", None))
     ax.set_ylabel(f"risk ({words})")
-    # The band reaches 1 where few are accepted: what is read is the curve.
+    # The band reaches 1 where few are accepted, and a curve may begin there, with one error.
     ax.set_ylim(0, min(1.02, 1.25 * max(*tops, 0.01)))
     ax.grid(alpha=0.3)
     ax.legend(fontsize="small")
@@ -125,7 +126,7 @@ def _curve_of(probs, labels, loss, options):
 
 
 def _draw_curve(ax, coverage, risk, count, label, i):
-    style, top = line_style(i), risk.max()
+    style, top = line_style(i), risk[coverage >= FIRST].max()
     if count is not None:
         lower, upper = clopper_pearson_interval(risk * count, count, CONFIDENCE)
         ax.fill_between(coverage, lower, upper, color=style["color"], alpha=0.15, linewidth=0)
