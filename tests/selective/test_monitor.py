@@ -103,7 +103,7 @@ def test_a_text_goes_on_where_it_ended_and_is_small():
         part.update(probs[start : start + 7], labels[start : start + 7])
         part = Monitor.from_json(part.to_json())
     states = [each.get_config()["state"] for each in (part, whole)]
-    assert [len(state.pop("batches")) for state in states] == [0, 1]  # few scores tell no batch
+    assert [len(state.pop("batches")) for state in states] == [0, 8]  # few scores tell no batch
     assert states[0] == states[1]
     assert part.wealth == whole.wealth
 

@@ -155,7 +155,7 @@
     const exact = byId("exact");
     const choose = (threshold, from) => {
       if (from !== slider) slider.value = threshold;
-      if (from !== exact) exact.value = Number.isFinite(threshold) ? threshold : "";
+      if (from !== exact) exact.value = Number.isFinite(threshold) ? Number(threshold.toPrecision(9)) : "";
       const decision = decide(threshold);
       slider.setAttribute("aria-valuetext", short(threshold));
       parts.forEach((show) => show(decision));

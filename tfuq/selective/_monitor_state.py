@@ -79,8 +79,9 @@ def checked_state(state):
             wealth = list(found.pop("most").values()), found.pop("scores")
             wealth += tuple(found.pop(name)[-1] for name in WEALTHS[2:])
         wealth = [np.array(part, "float64") for part in wealth]
-        if isinstance(found["first"], str):
-            found["first"] = _decoded(found["first"], "<f4").tolist()
+        for name, kind in (("first", "<f4"), ("batches", "<u4")):
+            if isinstance(found[name], str):
+                found[name] = _decoded(found[name], kind).tolist()
         sizes = [len(found["bins"]), len(found["edges"]) in (0, BINS - 1), *map(len, wealth)]
         is_sound = set(found) == {*fresh, "first", "batches"}
         is_sound &= sizes == [BINS, True, TESTS, SLOPES, BETS, BETS, BETS]

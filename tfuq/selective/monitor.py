@@ -176,7 +176,7 @@ class Monitor(Fitted):
         of_scores = {"first": encoded(self._first, "<f4")} if self._first else of_scores
         wealth = [*self._most.values(), *self._scores]
         wealth += [wealth for bets in self._bets.values() for wealth in bets.sums]
-        wealth = {"wealth": encoded(wealth), "batches": self._batches}
+        wealth = {"wealth": encoded(wealth), "batches": encoded(self._batches, "<u4")}
         state = {**self._seen, **of_scores, **wealth}
         return plain({"rule": short(self.rule._content()), "alpha": self.alpha, "state": state})
 
