@@ -63,6 +63,7 @@ CASES = {
     "auroc": (detection, 1.0, {}),
     "RejectionRule, target reached": (rule, 0.1, {"target": 0.2}),
     "RejectionRule, target out of reach": (rule, 0.1, {"target": 0.0001}),
+    "RejectionRule, target reached, all rows": (rule, 1.0, {"target": 0.2}),
     "RejectionRule, out of reach, all rows": (rule, 1.0, {"target": 0.0001}),
     "report.html, 10 classes": (report, 0.1, {}),
 }
