@@ -7,7 +7,7 @@ from tfuq._predictions.probabilities import check_probabilities, is_binary
 
 
 def error_map(mask, prediction):
-    """What is right and wrong in a predicted mask, pixel by pixel; class 0 is the background.
+    """Marks each pixel of a predicted mask as right or wrong; class 0 is the background.
 
     Args:
         mask: True classes, integers `(..., height, width)`; 0 or 1 if binary.

@@ -72,7 +72,7 @@ def mixture_quantile(family, stack, level):
 
 
 class RegressionUncertainty:
-    """What a network says of the numbers of each example: `(n, ..., units)` arrays of float64.
+    """Predicted numbers and their uncertainty: float64 arrays `(n, ..., units)`.
 
     With several draws of the network a number has the mixture of their distributions, each with
     the same weight, and its variance is the sum of two parts (law of total variance):

@@ -40,7 +40,7 @@ class _Measures(NamedTuple):
 
 @told
 class Uncertainty(_Measures):
-    """What predictions say of each example, as arrays `(batch, ...)`.
+    """Label, confidence and uncertainty of each example, as arrays `(batch, ...)`.
 
     With `multi_label` or one class, the arrays per example are `(batch, ..., labels)`. Rejection
     rules and conformal predictors take it as it is.
@@ -218,7 +218,7 @@ def variation_ratio(stack, multi_label=False):
 
 
 def decompose(stack, multi_label=False):
-    """All that `Uncertainty` holds, from a stack of predictions.
+    """Splits the uncertainty of a stack of predictions into its aleatoric and epistemic parts.
 
     Args:
         stack: Probabilities `(samples, batch, ..., classes)`.

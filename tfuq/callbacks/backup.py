@@ -175,7 +175,7 @@ def _num_bytes(variable):
 
 @told
 class BackupAndRestore(keras.callbacks.Callback):
-    """Goes on with a training that was killed, as if it had not been.
+    """Resumes a killed training exactly where it was.
 
     After each epoch, all that training has changed goes into one file, `backup_dir/backup.npz`: the
     weights, what the optimizer knows, and the states of random numbers of the layers. The file is

@@ -59,7 +59,7 @@ def _batches_per_step(optimizer):
 
 @told
 class LRRangeTest(keras.callbacks.Callback):
-    """Trains with a learning rate that grows from batch to batch, and then takes it all back.
+    """Learning rate range test: trains with a growing rate, then restores the model.
 
     The loss over the rate says which rates are worth trying. The test takes the first `num_steps`
     batches of `fit`, over several epochs if need be, and then stops the training. Everything is put

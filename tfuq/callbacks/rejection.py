@@ -85,7 +85,7 @@ def _has_diverged(logs):
 
 @told
 class RejectionEvaluator(keras.callbacks.Callback):
-    """Tells after each epoch what a classifier answers, and how well, if it may refuse.
+    """Reports accuracy and coverage of a classifier with rejection after each epoch.
 
     A prediction is accepted at a threshold when its confidence reaches it. For each threshold the
     evaluator finds five numbers, all fractions in [0, 1]: `val_accuracy_at_0.7`,

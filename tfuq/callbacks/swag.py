@@ -28,7 +28,7 @@ def first_epoch(start, epochs):
 
 @told
 class SWAG(keras.callbacks.Callback):
-    """Makes a posterior of the weights that a training goes through in its last epochs.
+    """Builds a posterior from the weights that the last epochs of a training pass through.
 
     The mean of the weights, their variances and their last `rank` deviations from the mean are a
     Gaussian over all trainable weights. When `fit` ends the model has the mean, which is stochastic

@@ -10,7 +10,7 @@ _REPORTS = weakref.WeakKeyDictionary()
 
 
 class ConversionReport(NamedTuple):
-    """What a conversion has changed, and what it has left as it was.
+    """The layers that a conversion changed, and those that it left, with the reasons.
 
     Args:
         converted: Dict from the names of layers to `(old class, new class)`.
@@ -45,7 +45,7 @@ def _listed(counts):
 
 
 def report(model):
-    """What a conversion of this package has changed in a model, and what it has left.
+    """Reports which layers a conversion changed and which it left.
 
     A conversion prints one line of it, the `summary()`.
 

@@ -48,7 +48,7 @@ def sparse_bayesian(
     seed=0,
     verbose=0,
 ):
-    """A copy of a trained model of whose weights only the most salient are Gaussian.
+    """A copy of a trained model in which only the most salient weights are Gaussian.
 
     `Dense`, `Conv1D`, `Conv2D`, `Conv3D`, `Conv2DTranspose` and `DepthwiseConv2D` become
     `SparseBayesDense` and so on; all other layers are copied as they are. Nested models and shared

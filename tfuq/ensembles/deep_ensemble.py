@@ -29,7 +29,7 @@ __all__ = ["DeepEnsemble"]
 
 @told
 class DeepEnsemble(EnsembleFiles, Stackable):
-    """Networks of one kind that start and train from different random numbers.
+    """Deep ensemble: networks of one architecture, trained from different random starts.
 
     Where they agree they know, where they disagree they do not: their predictions are a stack as
     `tfuq.predictive.decompose` takes it, and their mean is the prediction of the ensemble. The

@@ -19,7 +19,7 @@ TOLERANCES = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
 
 
 class ExportCheck(NamedTuple):
-    """What `verify_export` found.
+    """The result of `verify_export`.
 
     Example:
 
@@ -37,7 +37,7 @@ class ExportCheck(NamedTuple):
 
 
 def verify_export(path, x, expected, *, tolerance=None, runtime=None):
-    """Checks an exported model: its files, by their hashes, and what it says of some inputs.
+    """Checks an exported model: the hashes of its files, and its predictions on some inputs.
 
     Args:
         path: Folder that `export` wrote, or file that `export_litert` or `export_onnx` wrote.

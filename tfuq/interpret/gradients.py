@@ -31,7 +31,7 @@ def grad_cam(
     batch_size=32,
     seed=0,
 ):
-    """Where in images a model sees what speaks for a class, or what makes it unsure (Grad-CAM).
+    """Grad-CAM: maps of the image regions that support a class, or that make the model unsure.
 
     The model may be of any style, with the layer at any depth, and predicts as it does in
     `predict`; it is not changed. It is traced at each call, so give many images at once.
@@ -255,7 +255,7 @@ def guided_grad_cam(
     batch_size=32,
     seed=0,
 ):
-    """The detail of guided backpropagation, where Grad-CAM says that it matters.
+    """Guided backpropagation, weighted by Grad-CAM.
 
     The product of `guided_backpropagation` and of the `grad_cam` map at the size of the image
     (Selvaraju et al. 2017, section 3.2), from one pass over the images.

@@ -231,7 +231,7 @@ class LabelNoiseRanks(NamedTuple):
 def label_noise_ranks(
     model, data, other, layer=None, *, output=None, from_logits=False, batch_size=32
 ):
-    """Whether the noise that a model has learned tells the errors of a model without it.
+    """Tests whether learned label noise predicts the errors of a model without it.
 
     Of the examples that `model` gets right and the other model, without label noise, does not: the
     covariance of the true class's logit with that of the class which the other model predicts, and

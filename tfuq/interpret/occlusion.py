@@ -187,7 +187,7 @@ def _pixel(value, image):
 
 @told
 class CenterOcclusion(NamedTuple):
-    """What a model makes of images without their centre, and of the centre alone.
+    """Accuracy of a model on images without their centre, and on the centre alone.
 
     Arrays have an entry for each size; what has no unit is a fraction.
 

@@ -234,7 +234,7 @@ def sparse_bayes_layers(model):
 
 @register
 class SparseBayesDense(_SparseBayesLayer, DenseOperation, layers.Dense):
-    """`keras.layers.Dense` of whose weights only the most salient are random.
+    """`keras.layers.Dense` with random weights only where they are most salient.
 
     It holds a mean for each weight of the kernel, and an index and a standard deviation for the
     fraction `r_bayes` of them. Until `select` says which these are, it is `Dense`, to the bit.
@@ -309,7 +309,7 @@ class SparseBayesDense(_SparseBayesLayer, DenseOperation, layers.Dense):
 
 @register
 class SparseBayesConv1D(_SparseBayesLayer, Conv1DOperation, layers.Conv1D):
-    """`keras.layers.Conv1D` of whose weights only the most salient are random.
+    """`keras.layers.Conv1D` with random weights only where they are most salient.
 
     The arguments of `keras.layers.Conv1D`, then those of `SparseBayesDense`, where they are
     described. With `estimator="local_reparameterization"` the noise of each place is its own.
@@ -331,7 +331,7 @@ class SparseBayesConv1D(_SparseBayesLayer, Conv1DOperation, layers.Conv1D):
 
 @register
 class SparseBayesConv2D(_SparseBayesLayer, ConvOperation, layers.Conv2D):
-    """`keras.layers.Conv2D` of whose weights only the most salient are random.
+    """`keras.layers.Conv2D` with random weights only where they are most salient.
 
     The arguments of `keras.layers.Conv2D`, then those of `SparseBayesDense`, where they are
     described. With `estimator="local_reparameterization"` the noise of each place is its own.
@@ -353,7 +353,7 @@ class SparseBayesConv2D(_SparseBayesLayer, ConvOperation, layers.Conv2D):
 
 @register
 class SparseBayesConv3D(_SparseBayesLayer, ConvOperation, layers.Conv3D):
-    """`keras.layers.Conv3D` of whose weights only the most salient are random.
+    """`keras.layers.Conv3D` with random weights only where they are most salient.
 
     The arguments of `keras.layers.Conv3D`, then those of `SparseBayesDense`, where they are
     described. With `estimator="local_reparameterization"` the noise of each place is its own.
@@ -375,7 +375,7 @@ class SparseBayesConv3D(_SparseBayesLayer, ConvOperation, layers.Conv3D):
 
 @register
 class SparseBayesConv2DTranspose(_SparseBayesLayer, ConvTransposeOperation, layers.Conv2DTranspose):
-    """`keras.layers.Conv2DTranspose` of whose weights only the most salient are random.
+    """`keras.layers.Conv2DTranspose` with random weights only where they are most salient.
 
     The arguments of `keras.layers.Conv2DTranspose`, then those of `SparseBayesDense`, where they
     are described. With `estimator="local_reparameterization"` the noise of each place is its own.
@@ -397,7 +397,7 @@ class SparseBayesConv2DTranspose(_SparseBayesLayer, ConvTransposeOperation, laye
 
 @register
 class SparseBayesDepthwiseConv2D(_SparseBayesLayer, DepthwiseConvOperation, layers.DepthwiseConv2D):
-    """`keras.layers.DepthwiseConv2D` of whose weights only the most salient are random.
+    """`keras.layers.DepthwiseConv2D` with random weights only where they are most salient.
 
     The arguments of `keras.layers.DepthwiseConv2D`, then those of `SparseBayesDense`, where they
     are described. With `estimator="local_reparameterization"` the noise of each place is its own.

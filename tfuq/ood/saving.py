@@ -95,7 +95,7 @@ class Saved:
 
 
 def load_detector(path, model=None, *, check_model=True):
-    """A detector of `tfuq.ood` of whatever class, from the file that its `save` wrote.
+    """Loads a detector of any class from the file that its `save` wrote.
 
     Args:
         path: Name of the file.

@@ -33,7 +33,7 @@ FEWEST = 10  # rows of each half
 
 
 class Tuned(NamedTuple):
-    """A detector with the options that told held-out inputs from unknown ones best.
+    """The detector with the best options that `tune` found.
 
     Example:
 
@@ -73,7 +73,7 @@ def tune(
     batch_size=32,
     verbose=0,
 ):
-    """The best options of a detector, by how well they tell held-out inputs from unknown ones.
+    """Finds the options of a detector that best tell held-out inputs from unknown ones.
 
     Defaults need no tuning: they are among what is tried, and stay unless others are better.
     What is unknown is a choice: by default the four validation corruptions of the held-out images

@@ -13,7 +13,7 @@ LARGEST_LABELLED = 12  # classes; more of them have no number in each cell
 
 
 def explanation_maps(images, maps, *, titles=None, alpha=0.55, same_scale=False, figure=None):
-    """Draws images, and beside each what speaks for a class there, or makes the model unsure.
+    """Draws images beside maps of what supports a class or makes the model unsure.
 
     A map that is never below 0 goes from dark to light, with a line at half of its maximum; a map
     with signs from red, below 0, to blue, with lines at half of the largest size, dashed below 0. A

@@ -26,7 +26,7 @@ def test_time_augmentation(
     seed=0,
     verbose=0,
 ):
-    """Probabilities that a model gives to the same images, augmented in several ways.
+    """Test-time augmentation: a stack of predictions of the same images, augmented.
 
     Where they differ, the prediction hangs on what should not matter. In a `decompose` of the
     stack, the mutual information is then what augmentation brings in, not what weights do: a model

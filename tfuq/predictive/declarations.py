@@ -11,7 +11,7 @@ from tfuq._predictions.class_names import check_count, checked_names
 
 
 class Declared(NamedTuple):
-    """What is declared of a model; None for what is not.
+    """The declarations of a model; None where nothing is declared.
 
     Example:
 
@@ -31,7 +31,7 @@ class Declared(NamedTuple):
 def declare(
     model, *, class_names=None, value_range=None, size=None, channels=None, resize="bilinear"
 ):
-    """Says what the numbers of a model mean, once: with the model it is saved, and looked at.
+    """Declares class names, range and size of images of a model; saved with the model.
 
     `model.save` writes it into the `.keras` file of a functional or `Sequential` model, which any
     Keras loads. The command line, `tfuq.ensembles` and `declared` read it there; exports and score

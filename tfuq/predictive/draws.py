@@ -93,7 +93,7 @@ def predict_uncertainty(
     verbose=0,
     family=None,
 ):
-    """Mean prediction of a model, and what its uncertainty is made of.
+    """Predicts with a model: mean prediction, and its aleatoric and epistemic uncertainty.
 
     As `decompose(sample_predictions(...))`, without keeping the samples: memory does not grow with
     their number. Arguments and errors are those of `sample_predictions`, but that any classifier

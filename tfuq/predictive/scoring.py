@@ -17,7 +17,7 @@ from tfuq.predictive.rows import as_model, members_of
 
 
 class ScoredDataset(NamedTuple):
-    """What `score_dataset` has written.
+    """The files that `score_dataset` wrote.
 
     Example:
 

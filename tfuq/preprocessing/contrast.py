@@ -10,7 +10,7 @@ LEVELS = 2**14  # of brightness, as in scikit-image
 
 
 def clahe(images, kernel_size=None, clip_limit=0.01, n_bins=256):
-    """Images of which each region uses the whole range of brightness, with a limit to the contrast.
+    """CLAHE: contrast-limited adaptive histogram equalization of images.
 
     Each tile of the image has a mapping of brightness, the running sum of its histogram, whose
     counts are cut off at a limit and the rest shared out; a pixel is mapped by the four tiles

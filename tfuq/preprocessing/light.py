@@ -104,7 +104,7 @@ class Gamma(ImageLayer):
 
 
 def correct_illumination(ambient, flash, sigma=16.0, gamma=2.2, threshold=0.02):
-    """Pictures in ambient light, as if that light were white and even.
+    """Corrects the ambient light of pictures to white and even.
 
     A second picture of the same scene, with flash, tells light from surface: the flash alone lit
     what it adds, and its light is known, so that its ratio to the ambient picture is a map of the

@@ -102,7 +102,7 @@ def evaluate_synthetic(
     from_logits=None,
     verbose=0,
 ):
-    """Whether a model's posteriors of generated images follow the ratios they were mixed in.
+    """Tests whether a model's posteriors follow the mixing ratios of generated images.
 
     Mishra (2020, section 5.7) tests that before generated images augment training data: images that
     a generative model mixed from several classes in a known ratio should, on average, get that

@@ -50,7 +50,7 @@ def html(
     quantity=None,
     unit=None,
 ):
-    """Writes a page on which a person can try where to refuse a model's answers.
+    """Writes an HTML page on which a person can try thresholds of rejection.
 
     A slider of the threshold shows coverage, accuracy, counts, the confusion matrix, each group and
     the examples just accepted and just rejected. The page is one file, opens from a disk, and can

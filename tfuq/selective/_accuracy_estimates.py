@@ -49,7 +49,7 @@ def average_thresholded_confidence(
     seed=0,
     from_logits=False,
 ):
-    """Accuracy on new data without labels: how many are trusted more than a threshold.
+    """Accuracy on new data without labels: the share of confidences above a threshold.
 
     Formula:
 
@@ -111,7 +111,7 @@ def difference_of_confidences(
     seed=0,
     from_logits=False,
 ):
-    """Accuracy on new data without labels: that on the source, less the fall in confidence.
+    """Accuracy on new data without labels: source accuracy minus the drop in confidence.
 
     Formula:
 

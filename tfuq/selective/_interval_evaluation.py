@@ -10,7 +10,7 @@ from tfuq.selective._set_evaluation import set_coverage
 
 
 class IntervalEvaluation(NamedTuple):
-    """What intervals achieve on labelled data.
+    """Coverage and width of intervals on labelled data.
 
     Example:
 

@@ -10,7 +10,7 @@ from tfuq.selective._losses import SEVERAL, classes_of, title
 
 
 class Evaluation(NamedTuple):
-    """What a rule accepts of labelled data, and how much of that is wrong.
+    """Coverage and risk of a rule on labelled data.
 
     Example:
 

@@ -33,7 +33,7 @@ class SetCoverage(NamedTuple):
 
 @told
 class SetEvaluation(NamedTuple):
-    """What prediction sets achieve on labelled data.
+    """Coverage and size of prediction sets on labelled data.
 
     Example:
 

@@ -36,7 +36,7 @@ class TwoSampleTest(NamedTuple):
 def classifier_two_sample_test(
     features_a, features_b, *, test_share=0.5, l2=1.0, max_examples=5000, seed=0
 ):
-    """Whether two samples come from one distribution: whether a classifier tells them apart.
+    """Tests whether two samples have one distribution: can a classifier tell them apart?
 
     A logistic regression learns from one part of both samples, as many of each, and is tested on
     the rest. If the samples are alike it is right in half of the cases:

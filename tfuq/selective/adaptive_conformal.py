@@ -27,7 +27,7 @@ EPSILON = np.finfo("float64").eps
 
 @register
 class AdaptiveConformal(Fitted):
-    """Intervals of a series, one step ahead, that are wrong as seldom as was asked in the long run.
+    """Intervals for a series, one step ahead, with the coverage you ask for in the long run.
 
     A series need not be exchangeable: it drifts. After each step the level of the next interval
     goes down if the last one missed, and up if it did not (adaptive conformal inference, Gibbs and

@@ -22,7 +22,7 @@ __all__ = ["BetaCalibration"]
 
 @register
 class BetaCalibration(OneAgainstRest):
-    """Maps the probability of each class by a beta curve, and brings their sum back to 1.
+    """Beta calibration: maps each class probability by a beta curve and renormalizes.
 
     Formula: logit q = a log p - b log(1 - p) + c with a, b >= 0, the least negative log-likelihood
     of each class against the rest; then divided by the sum over the classes (Kull et al. 2017).

@@ -24,7 +24,7 @@ __all__ = ["IsotonicCalibration", "TemperatureScaling", "VectorScaling"]
 
 @register
 class TemperatureScaling(Calibration):
-    """Divides logits by a temperature: the class that is predicted stays, its confidence changes.
+    """Temperature scaling: divides the logits; labels stay, confidences change.
 
     Formula: softmax(z / T), sigmoid(z / T) of binary and multi-label predictions, with the T of the
     least negative log-likelihood (Guo et al. 2017). Of probabilities, z is their logarithm or log
@@ -142,7 +142,7 @@ class TemperatureScaling(Calibration):
 
 @register
 class VectorScaling(Calibration):
-    """Gives the logit of each class a weight and a bias; Platt scaling where there is one logit.
+    """Vector scaling: a weight and a bias for each logit; Platt scaling for a single logit.
 
     Formula: softmax(w_k z_k + b_k), sigmoid(w z + b) of a binary prediction and of each label of a
     multi-label one, with the w and b of the least negative log-likelihood (Guo et al. 2017; Platt
@@ -241,7 +241,7 @@ class VectorScaling(Calibration):
 
 @register
 class IsotonicCalibration(OneAgainstRest):
-    """Maps the probability of each class by a rising curve, and brings their sum back to 1.
+    """Isotonic calibration: maps each class probability by a rising curve and renormalizes.
 
     Formula: of each class against the rest, the non-decreasing function of its probability of the
     least squared error (pool adjacent violators; equal probabilities count as one example of their

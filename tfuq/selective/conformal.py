@@ -59,7 +59,7 @@ _PENALTY, _K_REG = 0.1, 2  # of "raps", where nothing is said
 
 @register
 class ConformalPredictor(SetsInModels, JudgedSets, Fitted):
-    """Predicts a set of labels that holds the true one with a probability that is promised.
+    """Conformal prediction: sets of labels that hold the true one with a promised probability.
 
     Made by `ConformalPredictor.fit` from labelled examples that the model was not trained on. The
     set of a prediction holds all labels whose score of strangeness is at most a threshold:

@@ -44,7 +44,7 @@ __all__ = ["ConformalRegressor", "IntervalEvaluation"]
 
 @register
 class ConformalRegressor(Fitted):
-    """Intervals that hold the true number with a probability that is promised.
+    """Conformal intervals: they hold the true number with a promised probability.
 
     Made by `ConformalRegressor.fit` from labelled examples that the model was not trained on.
 

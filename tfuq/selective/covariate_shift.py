@@ -19,7 +19,7 @@ OVERLAP, LEAST_MEAN = 0.01, 0.3
 
 @register
 class CovariateShift(Fitted):
-    """How many times as frequent the like of an example is in new data as in the old.
+    """Density ratio: how much more frequent inputs like an example are in new data.
 
     Made by `CovariateShift.fit` from features of both, no labels. `ConformalPredictor.fit` and
     `predict_set` take its weights.

@@ -22,7 +22,7 @@ _ROUNDING = 1e-12  # costs that are equal in exact arithmetic are equal here
 
 
 class DeferralPoint(NamedTuple):
-    """What becomes of predictions if some are accepted and the others go to an expert.
+    """Accuracy and cost at one threshold, if an expert decides what the model refuses.
 
     Example:
 
@@ -126,7 +126,7 @@ class CascadeStage(NamedTuple):
 
 @told
 class Cascade(NamedTuple):
-    """What several models and an expert achieve, each answering what those before it refuse.
+    """Accuracy and cost of a cascade: each stage answers what the stages before it refuse.
 
     Example:
 

@@ -26,7 +26,7 @@ _CORRECTIONS = ("holm", "bonferroni", None)
 
 
 class GroupRow(NamedTuple):
-    """What a model and its rule achieve in one group; intervals are Wilson's.
+    """Accuracy, coverage and risk in one group; intervals are Wilson's.
 
     Example:
 

@@ -24,7 +24,7 @@ _CONFIDENCE = 0.95  # of intervals
 
 
 class MaskEvaluation(NamedTuple):
-    """What masks find on labelled images.
+    """Recall of masks on labelled images.
 
     Example:
 

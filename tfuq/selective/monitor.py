@@ -112,7 +112,7 @@ def mean_upper_bound(total, count, alpha):
 
 @register
 class Monitor(Fitted):
-    """Watches the promise of a rule, of classes or numbers, while cases come, some with labels.
+    """Monitors a rule in use and raises an alarm when its promise breaks; labels may be partial.
 
     Made by `rule.monitor()`. Three tests: that the risk of what is accepted is at most the promised
     one (of the labelled cases: they must be a fair sample of the accepted, not those that somebody

@@ -93,7 +93,7 @@ def kappa_referral_curve(
     ignore_class=None,
     from_logits=False,
 ):
-    """Weighted kappa of what is kept if the least trusted predictions are referred.
+    """Weighted kappa of the kept predictions as the least trusted ones are referred.
 
     The formula is that of `quadratic_weighted_kappa`, of the accepted predictions alone, with a
     point for each threshold: what has the same score is kept or referred together. Kappa compares

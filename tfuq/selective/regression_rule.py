@@ -56,7 +56,7 @@ KNOWN = (*SCORES, GIVEN)
 
 @register
 class RegressionRule(Watched, Fitted):
-    """Accepts a predicted number where its distribution is narrow enough.
+    """Rejection rule for numbers: accepts a prediction if its distribution is narrow enough.
 
     Made by `RejectionRule.fit` of what `predict_uncertainty` gave for a regression, or by hand from
     a threshold that is known. A prediction that holds NaN or infinity is never accepted.

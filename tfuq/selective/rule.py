@@ -71,7 +71,7 @@ __all__ = ["Evaluation", "RejectionRule", "UnattainableRisk"]
 
 @register
 class RejectionRule(InModels, JudgedRules, Watched, Fitted):
-    """Accepts a prediction where its score says that it can be trusted.
+    """Rejection rule: accepts a prediction if its score passes a threshold.
 
     Made by `RejectionRule.fit`, or by hand from a threshold that is known. Equal scores have equal
     fates. A prediction that holds NaN or infinity is never accepted.

@@ -263,7 +263,7 @@ def _remember(labelled, score, name):
 
 
 def pnorm_score(logits, p=2):
-    """Less the largest logit over the p-norm of all, of centred logits; grows with uncertainty.
+    """p-norm score: minus the largest centred logit over their p-norm; grows with uncertainty.
 
     Formula: -max_c z_c / (sum_c |z_c|^p)^(1 / p), z the logits less their mean (Cattelan and Silva
     2023, MaxLogit-pNorm; they choose p of 0 to 10 on validation rows: `choose_p` does). That of p =

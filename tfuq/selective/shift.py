@@ -36,7 +36,7 @@ __all__ = [
 
 @told
 class ShiftReport(NamedTuple):
-    """How new data differ from those a model was tested on, and what that does to its accuracy.
+    """Shift of new data against test data, and the estimated accuracy on them.
 
     Example:
 
@@ -110,7 +110,7 @@ def shift_report(
     seed=0,
     verbose=0,
 ):
-    """How new data differ from labelled ones, and how accurate a model is on them.
+    """Tests new data without labels for a shift and estimates the accuracy on them.
 
     Label shift is estimated by `black_box_shift_estimation`, covariate shift by
     `classifier_two_sample_test` on features, the accuracy by `average_thresholded_confidence` and

@@ -17,7 +17,7 @@ __all__ = ["VennAbersCalibration"]
 
 @register
 class VennAbersCalibration(OneAgainstRest):
-    """Maps the probability of each class to two, of which one is calibrated, and to one of both.
+    """Venn-Abers calibration: two probabilities per class, one of them calibrated, merged to one.
 
     Formula: of each class against the rest, p0 and p1 are what isotonic regression gives the new
     example if it joins the labelled ones as one without the class and as one with it; the
