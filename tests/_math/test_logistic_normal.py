@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfuq._math import logistic_normal
+from tfuq._math import point_blocks
 from tfuq._math.logistic_normal import log_mean_sigmoid, log_mean_softmax
 from tfuq._random.points import NormalPoints
 
@@ -67,7 +67,7 @@ def outputs_and_gradients(function, params):
         outputs = function(params)
         loss = 0.0
         for index, output in enumerate(outputs):
-            weights = np.random.default_rng(index).normal(size=output.shape)
+            weights = np.random.default_rng(index).normal(size=(ROWS, *output.shape[1:]))
             loss += tf.reduce_sum(output * tf.constant(weights, output.dtype))
     return outputs, tape.gradient(loss, params)
 
@@ -133,12 +133,36 @@ def test_result_does_not_depend_on_the_size_of_blocks(link, deviation, monkeypat
         return ours(link, p, points(), points.mirrored)
 
     whole, whole_gradients = outputs_and_gradients(run, params)
-    monkeypatch.setattr(logistic_normal, "POINTS", 1)
+    monkeypatch.setattr(point_blocks, "POINTS", 1)
     for points_in_block in (1, 5, 36):
-        monkeypatch.setattr(logistic_normal, "BLOCK", points_in_block * ROWS * 5)
+        monkeypatch.setattr(point_blocks, "BLOCK", points_in_block * ROWS * 5)
         parts, gradients = outputs_and_gradients(run, params)
         for got, want in zip((*parts, *gradients), (*whole, *whole_gradients), strict=True):
             np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("deviation", [1.0, 60.0])
+@pytest.mark.parametrize(("efficient", "rows"), [(True, ROWS), (True, None), (False, None)])
+def test_rows_of_many_classes_may_come_a_few_at_once(link, deviation, efficient, rows, monkeypatch):
+    points = NormalPoints("sobol", 74, 7)
+    params = parameters(5, 2, efficient=efficient, deviation=deviation)
+
+    def run(p):
+        return ours(link, p, points(), points.mirrored)
+
+    whole, whole_gradients = outputs_and_gradients(run, params)
+    monkeypatch.setattr(point_blocks, "MANY", 5)
+    monkeypatch.setattr(point_blocks, "BLOCK", 3 * 5 * point_blocks.POINTS)
+    # Three rows, and one that is filled up to three.
+    assert point_blocks.Blocks(points(), params[0]).of_rows.points.shape == (4, 7, 10)
+    spec = [tf.TensorSpec((rows if len(p) == ROWS else len(p), *p.shape[1:])) for p in params]
+    traced = tf.function(
+        lambda *p: outputs_and_gradients(run, p), input_signature=spec, autograph=False
+    )
+    parts, gradients = traced(*params)
+    for got, want in zip((*parts, *gradients), (*whole, *whole_gradients), strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
 
 
 def test_gradient_lives_where_probability_underflows():
@@ -185,6 +209,6 @@ def test_no_tensor_holds_all_samples(monkeypatch):
         return tape.gradient(log_probs, [loc, scale, loadings])
 
     shapes = (64, 100), (64, 100), (64, 100, 10)
-    assert largest_tensor(step, *shapes) <= logistic_normal.BLOCK
-    monkeypatch.setattr(logistic_normal, "BLOCK", 2**30)  # that the measure sees such a tensor
+    assert largest_tensor(step, *shapes) <= point_blocks.BLOCK
+    monkeypatch.setattr(point_blocks, "BLOCK", 2**30)  # that the measure sees such a tensor
     assert largest_tensor(step, *shapes) == 2000 * 64 * 100

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfuq._math import logistic_normal
+from tfuq._math import point_blocks
 from tfuq.layers import MCSigmoidDenseXL, MCSoftmaxDenseFA, MCSoftmaxDenseXL
 
 X = np.random.default_rng(0).normal(size=(6, 5)).astype("float32")
@@ -97,11 +97,11 @@ def test_blocks_and_slices_change_nothing(link, deviation, compiled, monkeypatch
         return run()
 
     whole, whole_gradients = found()
-    monkeypatch.setattr(logistic_normal, "BLOCK", 1)
-    monkeypatch.setattr(logistic_normal, "LARGEST_PRODUCT", 7)
-    monkeypatch.setattr(logistic_normal._ProjectedBlocks, "largest", 5 * 30)
-    monkeypatch.setattr(logistic_normal._ProjectedBlocks, "small", 0)
-    assert len(logistic_normal._slices(layer.loc_kernel)) == 3
+    monkeypatch.setattr(point_blocks, "BLOCK", 1)
+    monkeypatch.setattr(point_blocks, "LARGEST_PRODUCT", 7)
+    monkeypatch.setattr(point_blocks.ProjectedBlocks, "largest", 5 * 30)
+    monkeypatch.setattr(point_blocks.ProjectedBlocks, "small", 0)
+    assert len(point_blocks.parts(*layer.loc_kernel.shape)) == 3
     parts, gradients = found()
     np.testing.assert_allclose(parts, whole, rtol=1e-6, atol=1e-9)
     for got, want in zip(gradients, whole_gradients, strict=True):

@@ -19,20 +19,13 @@ the range of float32; the sums show it, and the blocks are then computed again i
 
 import contextlib
 import contextvars
-import itertools
 import math
 
 import tensorflow as tf
 
-from tfuq._math.logistic_links import Sigmoid, SigmoidByRows, Softmax, SoftmaxByRows
+from tfuq._math.logistic_links import Sigmoid, Softmax
+from tfuq._math.point_blocks import Blocks, ProjectedBlocks, added
 
-# Elements in a block. Three times as many are faster, but then memory still grows between 100 and
-# 1,000 samples of 64 x 100 logits; from 2^20 on, blocks fall out of the cache.
-BLOCK = 21 * 2**14
-# Blocks of fewer points than this are slow for their size: many classes get larger blocks.
-POINTS, LARGEST_BLOCK = 10, 2**21
-LARGEST_PRODUCT = 2**23  # elements in a block of noise that is a product with a kernel
-SMALL = 2**17  # elements in all, up to which a loop costs more than it saves
 SAFE = 1e26  # the quick road is left when a sum is not within [1 / SAFE, SAFE]
 
 
@@ -122,14 +115,14 @@ def _mean_log_partition(partition, probs, loc, scale, points, mirrored):
 
     @tf.custom_gradient
     def mean(loc, scale):
-        blocks = _Blocks(points, loc)
+        blocks = Blocks(points, loc)
 
         def add(state, points, mask):
             for e in (points, -points) if mirrored else (points,):
                 u = loc[..., None] + scale[..., None] * e
                 p = probs(u, axis=1) * mask
                 value = tf.reduce_sum(partition(u) * mask[0], axis=-1)
-                state = _add(state, (value, tf.reduce_sum(p, -1), tf.reduce_sum(p * e, -1)))
+                state = added(state, (value, tf.reduce_sum(p, -1), tf.reduce_sum(p * e, -1)))
             return state
 
         zeros = tf.zeros_like(loc)
@@ -171,12 +164,9 @@ def _log_means(link, loc, scale, factors, points, mirrored, power, kernel=None, 
     def log_means(*params):
         loc = params[0]
         if kernels:
-            place = 2 + len(factors)
-            slices = _slices(params[place])
-            params = (*params[:place], *slices, *params[place + 1 :])
-            blocks = _ProjectedBlocks(points, loc, params[1], len(slices), len(turns))
+            blocks = ProjectedBlocks(points, loc, params[1], 2 + len(factors))
         else:
-            blocks = _Blocks(points, loc)
+            blocks = Blocks(points, loc)
 
         def careful_outputs():
             return _careful_outputs(link, params, blocks, mirrored, power, count)
@@ -186,152 +176,24 @@ def _log_means(link, loc, scale, factors, points, mirrored, power, kernel=None, 
                 link, params, blocks, mirrored, power, count, outputs, upstream
             )
 
-        def of_arguments(gradients):
-            return _with_whole(gradients, place, len(slices)) if kernels else gradients
-
         if power != 1:
             outputs = careful_outputs()
-            return outputs, lambda *upstream: of_arguments(careful_gradients(*upstream))
+            return outputs, careful_gradients
 
         quick = blocks.links[link]
         sums, in_range = _quick_sums(quick, params, blocks, mirrored)
         outputs = tf.cond(in_range, lambda: link.outputs(loc, sums, count), careful_outputs)
 
         def gradients(*upstream):
-            found = tf.cond(
+            return tf.cond(
                 in_range,
                 lambda: _quick_gradients(quick, params, blocks, mirrored, sums, upstream),
                 lambda: careful_gradients(*upstream),
             )
-            return of_arguments(found)
 
         return tuple(outputs), gradients
 
     return log_means(loc, scale, *factors, *kernels, *turns)
-
-
-class _Blocks:
-    """The points cut into equal blocks, the last one filled up; `mask` is 0 for the filling."""
-
-    largest = LARGEST_BLOCK
-    small = SMALL
-    links = {Softmax: Softmax, Sigmoid: Sigmoid}
-
-    def __init__(self, points, loc):
-        count, dimensions = points.shape
-        elements = loc.shape.num_elements()
-        least, most = (min, max) if elements is not None else (tf.minimum, tf.maximum)
-        elements = most(tf.size(loc) if elements is None else elements, 1)
-        several = least(POINTS, self.largest // elements)
-        largest = least(most(most(BLOCK // elements, several), 1), count)
-        self.number = -(-count // largest)
-        one = isinstance(self.number, int) and self.number == 1
-        self.one_small_block = one and elements * count <= self.small
-        size = -(-count // self.number)
-        filled = self.number * size
-        points = tf.pad(points, [[0, filled - count], [0, 0]])
-        points = tf.reshape(points, (self.number, size, dimensions))
-        self.points = tf.transpose(points, (0, 2, 1))
-        mask = tf.cast(tf.range(filled) < count, points.dtype)
-        self.mask = tf.reshape(mask, (self.number, 1, size))
-
-    def noise(self, params, points):
-        """What the logits of a block add to their means, as the quick road takes it."""
-        return _noise(params, points)
-
-    def noise_by_class(self, params, points):
-        """The same, `(rows, classes, points)`."""
-        return self.noise(params, points)
-
-    def reduce(self, function, initial):
-        """function(state, points (dimensions, size), mask (1, size)) over the blocks."""
-
-        def body(index, *state):
-            return (index + 1, *function(state, self.points[index], self.mask[index]))
-
-        if self.one_small_block:
-            return body(0, *initial)[1:]
-        loop = tf.while_loop(
-            lambda index, *_: index < self.number, body, (0, *initial), parallel_iterations=1
-        )
-        return loop[1:]
-
-    def total(self, function, like):
-        """Sums over the blocks of what function(points, mask) returns, in the shapes of `like`."""
-        if self.one_small_block:
-            return function(self.points[0], self.mask[0])
-
-        def add(state, points, mask):
-            return _add(state, function(points, mask))
-
-        return self.reduce(add, tuple(tf.zeros_like(each) for each in like))
-
-
-class _ProjectedBlocks(_Blocks):
-    """Blocks of the noise of features, projected: few and large, for each reads the kernel."""
-
-    largest = small = LARGEST_PRODUCT
-    links = {Softmax: SoftmaxByRows, Sigmoid: SigmoidByRows}
-
-    def __init__(self, points, loc, scale, kernels, turns):
-        super().__init__(points, max(loc, scale, key=lambda each: each.shape[-1]))
-        self._turns, self._last = turns, -turns - kernels
-
-    def noise(self, params, points):
-        """W^T (scale * e + F z), times what turns it: `(rows, points, classes)`."""
-        end = len(params) - self._turns
-        kernels, turns = params[self._last : end], params[end:]
-        noise = tf.transpose(_noise(params[: self._last], points), (0, 2, 1))
-        sizes = [kernel.shape[0] for kernel in kernels]
-        parts = tf.split(tf.reshape(noise, (-1, sum(sizes))), sizes, axis=1)
-        flat = sum(_project(*each) for each in zip(parts, kernels, strict=True))
-        noise = tf.reshape(flat, (-1, tf.shape(points)[1], kernels[0].shape[1]))
-        return noise * turns[0][:, None] if turns else noise
-
-    def noise_by_class(self, params, points):
-        return tf.transpose(self.noise(params, points), (0, 2, 1))
-
-
-def _noise(params, points):
-    """scale * e + F z for a block of points: `(rows, classes, points)`."""
-    scale, *factors = params[1:]
-    num_factors = points.shape[0] - scale.shape[-1]
-    noise = scale[..., None] * points[num_factors:]
-    if len(factors) == 1:
-        flat = tf.matmul(tf.reshape(factors[0], (-1, num_factors)), points[:num_factors])
-        noise += tf.reshape(flat, tf.shape(noise))
-    elif factors:
-        gain, loadings = factors
-        noise += gain[..., None] * tf.matmul(loadings, points[:num_factors], transpose_a=True)
-    return noise
-
-
-def _slices(kernel):
-    """W cut by features: its gradient is then summed over blocks a slice at a time."""
-    features, classes = kernel.shape
-    number = min(-(-features * classes // LARGEST_PRODUCT), features)
-    ends = [features * part // number for part in range(number + 1)]
-    return tuple(tf.split(kernel, [b - a for a, b in itertools.pairwise(ends)], axis=0))
-
-
-def _with_whole(gradients, place, number):
-    """Gradients with those of slices of the kernel in one piece."""
-    whole = tf.concat(gradients[place : place + number], axis=0)
-    # What follows from that of the means is as large as the kernel: not beside the slices, too.
-    with tf.control_dependencies([whole]):
-        of_means = tf.identity(gradients[0])
-    return of_means, *gradients[1:place], whole, *gradients[place + number :]
-
-
-@tf.custom_gradient
-def _project(rows, kernel):
-    """rows W. For wide kernels, its gradient (W g^T)^T is faster than g W^T."""
-
-    def gradients(upstream):
-        drows = tf.transpose(tf.matmul(kernel, upstream, transpose_b=True))
-        return drows, tf.matmul(rows, upstream, transpose_a=True)
-
-    return tf.matmul(rows, kernel), gradients
 
 
 def _odds(noise, mirrored):
@@ -341,6 +203,20 @@ def _odds(noise, mirrored):
 
 
 def _quick_sums(link, params, blocks, mirrored):
+    """The sums of a link, and whether all are in range."""
+    own, shared = blocks.apart(params)
+    dtype = params[0].dtype
+
+    def of_rows(*own):
+        sums, in_range = _sums_of_rows(link, (*own, *shared), blocks.of_rows, mirrored)
+        return sums, (tf.cast(~in_range, dtype),)
+
+    likes = (params[0],) * link.num_outputs
+    sums, (beyond,) = blocks.in_row_blocks(of_rows, own, likes, (tf.zeros((), dtype),))
+    return sums, tf.equal(beyond, 0)
+
+
+def _sums_of_rows(link, params, blocks, mirrored):
     loc = params[0]
     base = link.base(loc)
 
@@ -348,7 +224,7 @@ def _quick_sums(link, params, blocks, mirrored):
         sums, in_range = state
         for odds in _odds(blocks.noise(params, points), mirrored):
             more, witness = link.sums(base, odds, mask)
-            sums, in_range = _add(sums, more), in_range & _within_range(witness)
+            sums, in_range = added(sums, more), in_range & _within_range(witness)
         return sums, in_range
 
     zeros = tuple(tf.zeros_like(loc) for _ in range(link.num_outputs))
@@ -364,28 +240,40 @@ def _within_range(values):
 
 
 def _quick_gradients(link, params, blocks, mirrored, sums, upstream):
-    loc, *noise_params = params
-    base = link.base(loc)
+    own, shared = blocks.apart(params)
+    number = link.num_outputs
+
+    def of_rows(*arrays):
+        own, sums, upstream = arrays[: -2 * number], arrays[-2 * number : -number], arrays[-number:]
+        params = (*own, *shared)
+        sums = tuple(tf.where(each > 0, each, 1) for each in sums)  # 0 where a block is filled up
+        found = _gradients_of_rows(link, params, blocks.of_rows, mirrored, sums, upstream)
+        return found[: len(own)], found[len(own) :]
+
+    by_rows, totals = blocks.in_row_blocks(of_rows, (*own, *sums, *upstream), own, shared)
+    return *by_rows, *totals
+
+
+def _gradients_of_rows(link, params, blocks, mirrored, sums, upstream):
+    base = link.base(params[0])
 
     def of_block(points, mask):
-        with tf.GradientTape() as tape:
-            tape.watch(noise_params)
-            noise = blocks.noise(params, points)
+        noise, of_params = blocks.recorded(params, points)
         odds, *mirrored_odds = _odds(noise, mirrored)
         dloc, dnoise = link.gradients(base, odds, mask, sums, upstream)
         for odds in mirrored_odds:
             more, dlogits = link.gradients(base, odds, mask, sums, upstream)
             dloc, dnoise = dloc + more, dnoise - dlogits
-        return (dloc, *tape.gradient(noise, noise_params, dnoise))
+        return (dloc, *of_params(dnoise))
 
     return blocks.total(of_block, params)
 
 
-def _careful_log_probs(link, params, points, mirrored, blocks):
-    noise = blocks.noise_by_class(params, points)
+def _careful_log_probs(link, loc, noise, mirrored):
+    """Of noise by class."""
     if mirrored:
         noise = tf.concat([noise, -noise], axis=-1)
-    return link.log_probs(params[0][..., None] + noise)
+    return link.log_probs(loc[..., None] + noise)
 
 
 def _careful_outputs(link, params, blocks, mirrored, power, count):
@@ -394,10 +282,11 @@ def _careful_outputs(link, params, blocks, mirrored, power, count):
 
     def add(state, points, mask):
         log_mask = tf.math.log(tf.concat([mask, mask], -1) if mirrored else mask)
+        noise = blocks.by_class(blocks.noise(params, points))
         return tuple(
             _add_exp(*running, power * values + log_mask)
             for running, values in zip(
-                state, _careful_log_probs(link, params, points, mirrored, blocks), strict=True
+                state, _careful_log_probs(link, loc, noise, mirrored), strict=True
             )
         )
 
@@ -420,17 +309,16 @@ def _careful_gradients(link, params, blocks, mirrored, power, count, outputs, up
     def of_block(points, mask):
         # In the exponent: what fills a block may be infinitely more likely than the mean.
         log_mask = tf.math.log(tf.concat([mask, mask], -1) if mirrored else mask)
+        noise, of_params = blocks.recorded(params, points)
+        loc = params[0]
         with tf.GradientTape() as tape:
-            tape.watch(params)
-            log_probs = _careful_log_probs(link, params, points, mirrored, blocks)
+            tape.watch([loc, noise])
+            log_probs = _careful_log_probs(link, loc, blocks.by_class(noise), mirrored)
         weights = [
             power * g[..., None] * tf.exp(power * values - out[..., None] + log_mask) / count
             for g, out, values in zip(upstream, outputs, log_probs, strict=True)
         ]
-        return tape.gradient(log_probs, params, weights)
+        dloc, dnoise = tape.gradient(log_probs, [loc, noise], weights)
+        return (dloc, *of_params(dnoise))
 
     return blocks.total(of_block, params)
-
-
-def _add(state, more):
-    return tuple(a + b for a, b in zip(state, more, strict=True))
