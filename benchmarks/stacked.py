@@ -1,9 +1,11 @@
 """What an ensemble costs beside one of its members: one after another, and stacked.
 
     python benchmarks/stacked.py --json stacked.json            # the table, in markdown, too
+    python benchmarks/stacked.py --json stacked.json --part draws   # these rows of it alone
 
 Calls of one compiled graph, in turns within a process, so that each round sees one machine; a ratio
-is the median of the rounds' ratios to one network. Operations are those that TensorFlow's profiler
+is the median of the rounds' ratios to one network, of the clock and, of draws, of the processor's
+time, which other work on the same cores lengthens less. Operations are those that the profiler
 counts. Networks: a small one (two convolutions of 16 and 32 filters, images of 16 x 16), where
 overhead bounds the time, and a wide one (convolutions of 64 and 128, images of 32 x 32), where
 arithmetic does. SavedModels are those of `tfuq.export.export`. Fully Bayesian networks, of which 30
@@ -101,21 +103,27 @@ def ratios(contestants, x):
         start = time.perf_counter()
         call(x)
         counts[key] = max(1, int(SECONDS / (time.perf_counter() - start)))
-    spent = {key: [] for key in contestants}
+    clocks = {"": time.perf_counter, "_processor": time.process_time}
+    spent = {key + name: [] for key in contestants for name in clocks}
     for _ in range(ROUNDS):
         for key, call in contestants.items():
-            start = time.perf_counter()
+            starts = {name: clock() for name, clock in clocks.items()}
             for _ in range(counts[key]):
                 call(x)
-            spent[key].append((time.perf_counter() - start) / counts[key])
+            for name, clock in clocks.items():
+                spent[key + name].append((clock() - starts[name]) / counts[key])
     found = {
-        key: statistics.median(a / b for a, b in zip(times, spent["one"], strict=True))
-        for key, times in spent.items()
+        key + name: statistics.median(
+            a / b for a, b in zip(spent[key + name], spent["one" + name], strict=True)
+        )
+        for key in contestants
+        for name in clocks
     }
     return {**found, "one_ms": 1e3 * statistics.median(spent["one"])}
 
 
 def measured(folder):
+    """Rows of ensembles."""
     rows = []
     for name, (shape, _) in SHAPES.items():
         contestants, functions, _ = graphs(name)
@@ -132,12 +140,19 @@ def measured(folder):
             rows.append(found | {key: round(value, 3) for key, value in served.items()})
             print(*rows[-2:], sep="\n", flush=True)
         del kept
+    return rows
+
+
+def measured_draws(folder):
+    rows = []
     for name in BAYESIAN:
         files, kept, shape = drawn(name, folder)
         for batch in BATCHES:
             x = tf.constant(np.random.default_rng(0).normal(size=(batch, *shape)), "float32")
             found = {key: round(value, 3) for key, value in ratios(files, x).items()}
             rows.append({"network": name, "batch": batch, "draws": DRAWS, **found})
+            rows[-1]["load"] = round(os.getloadavg()[0], 1)
+            print(rows[-1], flush=True)
         del kept
     return rows
 
@@ -152,10 +167,11 @@ def report(rows):
             f"| {name} | {row['batch']} | {row['members']} | {row['one_ms']:.2f} | "
             f"{row['loop']:.2f} | {row['stacked']:.2f} | {operations} |"
         )
-    print("\n| fully Bayesian | examples | draws | one, ms | all draws / one |")
-    print("| --- | --: | --: | --: | --: |")
+    print("\n| fully Bayesian | examples | draws | one, ms | all draws / one | of the processor |")
+    print("| --- | --: | --: | --: | --: | --: |")
     for row in (row for row in rows if "draws" in row):
-        cells = (row["network"], row["batch"], DRAWS, f"{row['one_ms']:.2f}", f"{row['drawn']:.2f}")
+        cells = [row["network"], row["batch"], DRAWS, f"{row['one_ms']:.2f}", f"{row['drawn']:.2f}"]
+        cells.append(f"{row['drawn_processor']:.2f}")
         print("| " + " | ".join(map(str, cells)) + " |")
 
 
@@ -164,9 +180,15 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=pathlib.Path)
+    parser.add_argument("--part", choices=("all", "draws"), default="all")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        rows = measured(pathlib.Path(folder))
+        if arguments.part == "all":
+            rows = measured(pathlib.Path(folder))
+        else:
+            known = json.loads(arguments.json.read_text(encoding="utf-8"))
+            rows = [row for row in known if "draws" not in row]
+        rows += measured_draws(pathlib.Path(folder))
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     report(rows)

@@ -12,7 +12,13 @@ from tfuq.export._networks import network
 from tfuq.export._operations import operations
 from tfuq.export._request import Request
 from tfuq.export._samples import AT_ONCE
-from tfuq.layers import DenseVariational, MCDropout, MCSoftmaxDenseFA, VBLLDense
+from tfuq.layers import (
+    Conv2DVariational,
+    DenseVariational,
+    MCDropout,
+    MCSoftmaxDenseFA,
+    VBLLDense,
+)
 from tfuq.predictive import predict_uncertainty
 
 KL = {"kl_weight": 0.01, "posterior_scale": 0.5}
@@ -61,6 +67,31 @@ def test_every_way_to_draw_gives_the_same_samples(at_once, baked_bytes, monkeypa
     probs = tf.reduce_mean(tf.nn.softmax(logits), 0)
     expected = predict_uncertainty(model, X, 5, from_logits=True, seed=3).probs
     np.testing.assert_allclose(probs, expected, rtol=0, atol=1e-6)
+
+
+def test_convolutions_of_all_draws_of_few_examples_are_at_once(monkeypatch):
+    body = [Conv2DVariational(4, 3, activation="relu", **KL), keras.layers.MaxPooling2D()]
+    body += [Conv2DVariational(5, 2, padding="same", **KL), keras.layers.GlobalAveragePooling2D()]
+    model = keras.Sequential([keras.Input((8, 8, 2)), *body, DenseVariational(3, **KL)])
+
+    def whole(examples):
+        spec = tf.TensorSpec((examples, 8, 8, 2), "float32")
+        request = Request([model], num_samples=4, seed=3, inputs=Inputs(spec=spec, inner=spec))
+        predict = network(request, model, tf.Variable)
+        traced = tf.function(predict, input_signature=[spec], autograph=False)
+        return traced.get_concrete_function()
+
+    few, many, any_number = whole(16), whole(17), whole(None)
+    kinds = {kind for kind, _ in operations(few)}
+    assert not kinds & {"While", "StatelessWhile", "If", "StatelessIf", "Conv2D"}
+    assert "Conv2D" in {kind for kind, _ in operations(many)}
+    x = tf.constant(np.random.default_rng(0).normal(size=(17, 8, 8, 2)), "float32")
+    expected = many(x)[0]
+    np.testing.assert_allclose(few(x[1:])[0], expected[:, 1:], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(any_number(x)[0], expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(any_number(x[:3])[0], expected[:, :3], rtol=0, atol=2e-6)
+    monkeypatch.setattr("tfuq.export._samples.AT_ONCE", 0)
+    assert "Conv2D" in {kind for kind, _ in operations(whole(16))}
 
 
 def test_cut_parts_make_the_whole():

@@ -92,10 +92,14 @@ def num_draws(model, wanted, default):
 
 
 class Draw:
-    """Gives each layer a seed of its own: the same one each time the layer is called."""
+    """Gives each layer a seed of its own: the same one each time the layer is called.
 
-    def __init__(self, seed):
-        self.seed = seed
+    With `at_once`, a layer with random weights computes in operations that TensorFlow can do for
+    the weights of many draws at once, if it can.
+    """
+
+    def __init__(self, seed, at_once=False):
+        self.seed, self.at_once = seed, at_once
         self.layers = {}
 
     def seed_of(self, layer):
@@ -110,13 +114,14 @@ class Draw:
 
 
 @contextlib.contextmanager
-def one_draw(seed, model=None):
+def one_draw(seed, model=None, at_once=False):
     """While it is open, layers with random weights take one draw from `seed`, int32 `(2,)`.
 
-    With `model`, its weights are drawn from the posterior that its optimizer has, if it has one.
-    Yields the `Draw`; its `layers` are those that took part.
+    With `model`, its weights are drawn from the posterior that its optimizer has, if it has one;
+    `at_once` is for `tf.vectorized_map` over seeds. Yields the `Draw`; its `layers` are those that
+    took part.
     """
-    draw = Draw(seed)
+    draw = Draw(seed, at_once)
     token = _CURRENT.set(draw)
     posterior = None if model is None else weight_posterior(model)
     try:

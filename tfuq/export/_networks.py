@@ -1,6 +1,7 @@
 """Networks of an export: one, draws of one, or several, as a stack of outputs."""
 
 import contextlib
+import functools
 
 import keras
 import numpy as np
@@ -11,11 +12,13 @@ from tfuq._models.stacked import StackedForward
 from tfuq._predictions.probabilities import is_binary, probabilities
 from tfuq._random.cut import cut
 from tfuq._random.draws import one_draw
-from tfuq.export._samples import EXACT, FreshSeeds, samples, unrolled_samples
+from tfuq.export._samples import EXACT, FreshSeeds, are_at_once, samples, unrolled_samples
 from tfuq.export._tracing import tracing
 from tfuq.layers.ways import knows, predicting
 from tfuq.ood import MutualInformation
 from tfuq.ood.graph_scores import GraphScore
+
+FEW = 16  # examples, up to which convolutions of many draws are faster as products of matrices
 
 
 class Networks:
@@ -103,14 +106,14 @@ def network(request, model, hold, score=None):
         with passes():
             return tf.cast(read(batch), "float32"), beside(batch)
 
-    def drawn(batch, seed):
+    def drawn(batch, seed, at_once=False):
         with passes():
-            with one_draw(seed, model):
+            with one_draw(seed, model, at_once):
                 outputs = read(batch)
             return tf.cast(outputs, "float32"), beside(batch)
 
     if request.draws_of(model) is not None:
-        return _stacked(request, cut(drawn, request.inner), hold)
+        return _by_size(request, drawn, hold)
     if score is None or not score.reads(request.output) or _changes(model, request.predictive):
         return predict
 
@@ -132,6 +135,32 @@ def _all_at_once(request, score):
         axis = len(outputs.shape) - 2
         stack = tf.transpose(tf.cast(outputs, "float32"), [axis, *range(axis), axis + 1])
         return stack, [] if score is None else [_exact(score, batch, score.read(batch))]
+
+    return predict
+
+
+def _by_size(request, drawn, hold):
+    """A function of a batch that gives `(samples, batch, ...)`, of `drawn(batch, seed, at_once)`.
+
+    Convolutions that cannot be done for all draws at once can as products of matrices. That saves
+    the operations' overhead, and so is faster for few examples; of many, it is slower.
+    """
+    parts, count = cut(drawn, request.inner), request.num_samples
+    size = tf.nest.flatten(request.inner)[0].shape[0]
+    is_plain = are_at_once(parts, count) if size is None else size > FEW
+    if request.is_unrolled or is_plain:
+        return _stacked(request, parts, hold)
+    products = cut(functools.partial(drawn, at_once=True), request.inner)
+    if not are_at_once(products, count):
+        return _stacked(request, parts, hold)
+    of_few = _stacked(request, products, hold)
+    if size is not None:
+        return of_few
+    of_many = _stacked(request, parts, hold)
+
+    def predict(batch):
+        is_small = tf.shape(tf.nest.flatten(batch)[0])[0] <= FEW
+        return tf.cond(is_small, lambda: of_few(batch), lambda: of_many(batch))
 
     return predict
 

@@ -19,6 +19,11 @@ BAKED_BYTES = 2**28
 EXACT = "exact"
 
 
+def are_at_once(parts, count):
+    """Whether `count` samples of a `Cut` are small enough to be computed at once."""
+    return parts.size * count <= AT_ONCE and _noise_of(parts)[1] * count <= BAKED_BYTES
+
+
 def samples(parts, seeds, hold):
     """A function of a frontier that gives the results of all `seeds` `(samples, 2)`, stacked.
 
@@ -29,7 +34,7 @@ def samples(parts, seeds, hold):
     count = len(seeds) if is_fixed else seeds.count
     specs, numbers = _noise_of(parts)
     is_baked = is_fixed and numbers * count <= BAKED_BYTES
-    at_once = parts.size * count <= AT_ONCE and numbers * count <= BAKED_BYTES
+    at_once = are_at_once(parts, count)
     held = None
     if is_baked:
         held = [hold(np.stack(column)) for column in zip(*_draws(parts, seeds), strict=True)]

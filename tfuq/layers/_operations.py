@@ -4,8 +4,13 @@
 kernel of one dtype. A class here stands before the Keras layer among the bases of ours.
 """
 
+import itertools
+import math
+
 import tensorflow as tf
 from keras import ops
+
+from tfuq._random.draws import current_draw
 
 
 class DenseOperation:
@@ -19,7 +24,17 @@ class ConvOperation:
     """That of `keras.layers.Conv2D`, `Conv3D` and what a subclass calls `_convolution`."""
 
     def op(self, inputs, kernel):
+        draw = current_draw()
+        if draw is not None and draw.at_once and self._is_product_of(inputs):
+            return as_product(
+                inputs, kernel, self.strides, self.padding.upper(), self.dilation_rate
+            )
         return of_any_batch(self._convolution, inputs, kernel)
+
+    def _is_product_of(self, inputs):
+        """Whether it is, of `inputs`, what `as_product` computes."""
+        is_plain = self.data_format == "channels_last" and self.groups == 1
+        return is_plain and None not in inputs.shape[1:]
 
     def _convolution(self, inputs, kernel):
         return self.convolution_op(inputs, kernel)
@@ -46,6 +61,9 @@ class Conv1DOperation(ConvOperation):
 
 class ConvTransposeOperation(ConvOperation):
     """That of `keras.layers.Conv2DTranspose`."""
+
+    def _is_product_of(self, inputs):
+        return False
 
     def _convolution(self, inputs, kernel):
         return ops.conv_transpose(
@@ -75,6 +93,9 @@ class EinsumOperation:
 
 class DepthwiseConvOperation(ConvOperation):
     """That of `keras.layers.DepthwiseConv1D` and `DepthwiseConv2D`."""
+
+    def _is_product_of(self, inputs):
+        return False
 
     def _convolution(self, inputs, kernel):
         return ops.depthwise_conv(
@@ -110,6 +131,48 @@ class SeparableConvOperation:
             lambda inputs, kernel, of=of: of_any_batch(of, inputs, kernel)
             for of in (depthwise, pointwise)
         ]
+
+
+def as_product(inputs, kernel, strides, padding, dilations):
+    """A convolution as a product of matrices, which one operation does for many kernels.
+
+    What each place of the kernel sees is cut out once and serves all of its filters.
+
+    Args:
+        inputs: `(batch, *lengths, channels)`; all but the batch is known.
+        kernel: `(*size, channels, filters)`.
+        strides, dilations: Integers, one for each length.
+        padding: `"VALID"`, `"SAME"` or `"CAUSAL"`, as Keras pads.
+    """
+    *size, channels, filters = kernel.shape
+    spans = [dilation * (places - 1) + 1 for places, dilation in zip(size, dilations, strict=True)]
+    of_axes = list(zip(inputs.shape[1:-1], spans, strides, strict=True))
+    pads = [_padding(*axis, padding) for axis in of_axes]
+    if any(map(sum, pads)):
+        inputs = tf.pad(inputs, [[0, 0], *pads, [0, 0]])
+    lengths = [
+        (length + sum(pad) - span) // stride + 1
+        for (length, span, stride), pad in zip(of_axes, pads, strict=True)
+    ]
+    seen = []
+    for place in itertools.product(*map(range, size)):
+        along = [
+            slice(at * dilation, at * dilation + (length - 1) * stride + 1, stride)
+            for at, dilation, length, stride in zip(place, dilations, lengths, strides, strict=True)
+        ]
+        seen.append(inputs[(slice(None), *along)])
+    rows = tf.reshape(tf.concat(seen, -1), (-1, math.prod(size) * channels))
+    found = tf.matmul(rows, tf.reshape(kernel, (-1, filters)))
+    return tf.reshape(found, (-1, *lengths, filters))
+
+
+def _padding(length, span, stride, padding):
+    """Zeros before and after an axis."""
+    if padding == "CAUSAL":
+        return span - 1, 0
+    missing = (-(-length // stride) - 1) * stride + span - length
+    missing = max(missing, 0) if padding == "SAME" else 0
+    return missing // 2, missing - missing // 2
 
 
 def of_any_batch(convolution, inputs, kernel):
