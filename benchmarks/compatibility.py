@@ -28,7 +28,8 @@ RESULTS = HERE / "compatibility"
 PAGE = HERE.parent / "docs" / "compatibility.md"
 DETECTORS = (
     *("MaxSoftmax", "MaxLogit", "Energy", "Entropy", "ODIN", "GradNorm", "ReAct", "ViM"),
-    *("Mahalanobis", "RelativeMahalanobis", "KNN", "MutualInformation"),
+    *("Mahalanobis", "RelativeMahalanobis", "KNN", "MutualInformation", "GEN", "KLMatching"),
+    *("SHE", "NNGuide", "FDBD", "ASH", "SCALE", "DICE", "ExGrad", "GAIA", "Gram", "SIRC"),
 )
 FORMATS = {"export": "", "export_litert": ".tflite", "export_onnx": ".onnx"}
 CLASSES, EXAMPLES = 3, 24
@@ -202,9 +203,24 @@ class Trial:
             self.written_anew()
         model = self.random if name == "MutualInformation" else self.model
         options = {"MutualInformation": {"num_samples": 2}, "KNN": {"k": 5}, "ViM": {"dim": 2}}
+        options |= {"NNGuide": {"k": 5}, "SIRC": {"detector": ood.MaxLogit()}}
         detector = getattr(ood, name)(**options.get(name, {}))
         scores = detector.fit(model, self.x, self.y).score(self.x[:4])
         assert np.isfinite(scores).all() and len(scores) == 4, f"scores {scores}"
+
+    def laplace_head(self):
+        import keras
+
+        from tfuq import convert
+
+        narrow = convert.laplace_head(self.model, (self.x, self.y), prior=1e-4)
+        self.agree(keras.ops.softmax(narrow(self.x[:4])), self.expected[:4])
+
+    def spectral_normalize(self):
+        from tfuq import convert
+
+        copy = convert.spectral_normalize(self.model, norm_bound=1e6)
+        self.agree(copy(self.x[:4]), self.expected[:4])
 
     def grad_cam(self):
         import numpy as np
@@ -250,6 +266,8 @@ class Trial:
 CELLS = {
     **{name: getattr(Trial, name) for name in ("replace_head", "mc_dropout", "variational")},
     "sparse_bayesian": Trial.sparse_bayesian,
+    "laplace_head": Trial.laplace_head,
+    "spectral_normalize": Trial.spectral_normalize,
     **{name: lambda trial, name=name: trial.detector(name) for name in DETECTORS},
     "grad_cam": Trial.grad_cam,
     "gradient_features": Trial.gradient_features,

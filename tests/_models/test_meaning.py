@@ -6,7 +6,9 @@ import pytest
 from keras import layers as kl
 
 from tfuq._models.meaning import Meaning, Reading, declared
+from tfuq.convert import mc_dropout, replace_head, spectral_normalize
 from tfuq.layers import MCSigmoidDenseFA, MCSoftmaxDenseFA, VBLLDense
+from tfuq.selective import IsotonicCalibration, TemperatureScaling
 
 LOGITS, PROBS, LABELS = Meaning(True, False), Meaning(False, False), Meaning(False, True)
 LABEL_LOGITS = Meaning(True, True)
@@ -40,6 +42,12 @@ class Subclassed(keras.Model):
 
 def vbll(units=3, **kwargs):
     return VBLLDense(units, kl_weight=0.1, **kwargs)
+
+
+def isotonic():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(40, 2)), rng.integers(2, size=40)
+    return IsotonicCalibration(from_logits=True).fit(logits, labels)
 
 
 SAID = {
@@ -98,6 +106,31 @@ SAID = {
         {},
         PROBS,
     ),
+    "calibrated logits": (
+        lambda: TemperatureScaling(2.0, from_logits=True).append_to(network(kl.Dense(3))),
+        {},
+        LOGITS,
+    ),
+    "calibrated labels": (
+        lambda: TemperatureScaling(2.0, from_logits=True, multi_label=True).append_to(
+            network(kl.Dense(3), loss=BCE(from_logits=True))
+        ),
+        {},
+        LABEL_LOGITS,
+    ),
+    "calibrated by steps": (lambda: isotonic().append_to(network(kl.Dense(2))), {}, PROBS),
+    "a copy": (
+        lambda: mc_dropout(network(kl.Dropout(0.5), kl.Dense(3), loss=CE(from_logits=True))),
+        {},
+        LOGITS,
+    ),
+    "a copy of a copy": (
+        lambda: spectral_normalize(
+            mc_dropout(network(kl.Dense(4), kl.Dropout(0.5), kl.Dense(3), loss=BCE()))
+        ),
+        {},
+        LABELS,
+    ),
     "subclassed": (lambda: Subclassed(kl.Dense(3, "softmax")), {}, PROBS),
     "subclassed, our head": (lambda: Subclassed(vbll(likelihood="bernoulli")), {}, LABEL_LOGITS),
 }
@@ -107,6 +140,15 @@ SAID = {
 def test_who_says_it(make, given, expected):
     found = declared(make(), **given, batch=np.zeros((2, 4), "float32"))
     assert (found.is_logits, found.multi_label) == (expected.is_logits, expected.multi_label)
+
+
+def test_what_a_copy_is_compiled_with_comes_first_and_a_new_head_knows_nothing():
+    model = network(kl.Dropout(0.5), kl.Dense(3), loss=CE(from_logits=True))
+    copy = mc_dropout(model)
+    copy.compile("sgd", CE(from_logits=False))
+    assert not declared(copy).is_logits
+    with pytest.raises(ValueError, match="from_logits"):
+        declared(replace_head(model, kl.Dense(3, name="new")))
 
 
 REFUSED = {

@@ -13,6 +13,8 @@ import tfuq.export
 from tfuq import ood
 from tfuq._models.fingerprint import fingerprint, quick_mark
 from tfuq.ensembles import DeepEnsemble
+from tfuq.optimizers import IVON
+from tfuq.predictive.rows import _models_digest
 
 KINDS = ("MaxSoftmax", "Mahalanobis", "KNN", "ViM", "GradNorm", "ODIN")
 
@@ -104,3 +106,18 @@ def test_an_export_with_a_detector_of_other_weights(tmp_path):
     model.set_weights([weight + 0.01 for weight in model.get_weights()])
     refused("model", tfuq.export.export, model, tmp_path / "m", ood=detector)
     assert not (tmp_path / "m").exists()
+
+
+def test_the_posterior_of_an_optimizer_belongs_to_a_model_that_is_drawn_from():
+    model = make_model()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(IVON(0.1, num_data=len(X)), loss, run_eagerly=True)
+    model.optimizer.build(model.trainable_variables)
+    draws, mean = ood.MutualInformation(num_samples=2).fit(model, X), ood.Energy().fit(model, X)
+    expected, digest = draws.score(OTHER), _models_digest([model])
+    np.testing.assert_array_equal(draws.score(OTHER), expected)
+    wider = model.optimizer.hessians()[0].numpy() / 4
+    model.optimizer._hessians[0].assign(wider)  # and no weight changes
+    refused("model", draws.score, OTHER)
+    assert np.isfinite(mean.score(OTHER)).all()
+    assert _models_digest([model]) != digest

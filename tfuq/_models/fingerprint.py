@@ -1,4 +1,7 @@
-"""Fingerprint of a model: every byte of its weights, and the shape of its outputs."""
+"""Fingerprint of a model: every byte of its weights, and the shape of its outputs.
+
+Where draws of the network count, the posterior that its optimizer keeps belongs to it.
+"""
 
 import hashlib
 import json
@@ -8,6 +11,7 @@ import numpy as np
 
 from tfuq._arguments import shown
 from tfuq._models.logit_layer import is_head
+from tfuq._random.draws import posterior_state
 
 _PLAIN = (bool, int, float, str, type(None))
 _BESIDE = ("name", "trainable", "seed")  # of a layer's config: nothing that a prediction shows
@@ -21,25 +25,32 @@ def networks_of(model):
     return list(members) if all(isinstance(each, keras.Model) for each in members) else None
 
 
-def fingerprint(model):
-    """`{"weights": digest, "outputs": shapes}`, or None where there is nothing to know it by."""
+def fingerprint(model, draws=False):
+    """`{"weights": digest, "outputs": shapes}`, or None where there is nothing to know it by.
+
+    With `draws` the weights are those of all networks that may be drawn from the model.
+    """
     networks = networks_of(model)
     if networks is None:
         return None
     return {
-        "weights": weights_digest(weight for each in networks for weight in each.weights),
+        "weights": weights_digest(_arrays_of(model, networks, draws)),
         "outputs": [_output_shape(each) for each in networks],
     }
 
 
-def quick_mark(model):
+def _arrays_of(model, networks, draws):
+    found = [weight for each in networks for weight in each.weights]
+    return [*found, *posterior_state(model)] if draws else found
+
+
+def quick_mark(model, draws=False):
     """A number that changes when a weight does, found many times faster than a digest."""
     total = 0
-    for network in networks_of(model) or ():
-        for number, weight in enumerate(network.weights):
-            array = np.ascontiguousarray(weight)
-            words = array.reshape(-1).view("uint8" if array.nbytes % 4 else "uint32")
-            total += (number + 1) * int(words.sum(dtype="uint64"))
+    for number, weight in enumerate(_arrays_of(model, networks_of(model) or (), draws)):
+        array = np.ascontiguousarray(weight)
+        words = array.reshape(-1).view("uint8" if array.nbytes % 4 else "uint32")
+        total += (number + 1) * int(words.sum(dtype="uint64"))
     return total
 
 
@@ -81,9 +92,9 @@ def _output_shape(model):
     return json.loads(json.dumps(shape, default=str))
 
 
-def check_known(known, model):
+def check_known(known, model, draws=False):
     """Raises ValueError unless `known` is the fingerprint of the model."""
-    found = fingerprint(model)
+    found = fingerprint(model, draws)
     if found != known:
         same = found is not None and found["weights"] == known["weights"]
         differs = "another output" if same else "other weights"

@@ -6,6 +6,7 @@ loss. Never from values, so that one model gives one answer whatever it is shown
 
 import contextlib
 import functools
+import weakref
 from typing import NamedTuple
 
 import keras
@@ -35,6 +36,7 @@ _EXCLUSIVE = (
     "kl_divergence",
     "sparse_categorical_crossentropy",
 )
+_LOSSES = weakref.WeakKeyDictionary()  # of copies that are not compiled: that of their original
 _INDEPENDENT = ("binary_crossentropy", "binary_focal_crossentropy")
 _OF_NUMBERS = (
     "cosine_similarity",
@@ -274,6 +276,8 @@ def _said_by(layer, index=0):
         return _said_by_protocol(layer, index)
     if isinstance(layer, keras.Model):
         return said_by_head(layer)
+    if hasattr(layer, "says_of_output"):  # what applies a calibration
+        return layer.says_of_output() or NOTHING
     says = f"the last layer, {layer.name!r},"
     activation = getattr(layer, "activation", None)
     name = getattr(activation, "__name__", type(layer).__name__.lower())
@@ -367,8 +371,23 @@ def smoothing_of_loss(model, output=None):
     return float(said) if isinstance(said, (int, float)) else 0.0
 
 
-def _compiled_loss(model, output):
+def mean_alike(copy, model):
+    """Lets outputs of `copy` mean what those of `model` do, until it is compiled itself.
+
+    For copies whose last layers are of the same kinds, which a loss alone may have told. A file of
+    the copy does not hold it: once loaded, it asks for `from_logits` where only the loss had said.
+    """
+    if (loss := _loss_of(model)) is not None:
+        _LOSSES[copy] = loss
+
+
+def _loss_of(model):
     loss = getattr(model, "loss", None)
+    return _LOSSES.get(model) if loss is None and isinstance(model, keras.Model) else loss
+
+
+def _compiled_loss(model, output):
+    loss = _loss_of(model)
     return _chosen(loss, output) if isinstance(loss, (dict, list, tuple)) else loss
 
 

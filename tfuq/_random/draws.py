@@ -59,6 +59,12 @@ def posterior_optimizer(model):
     return optimizer
 
 
+def posterior_state(model):
+    """Arrays that draws of `model` follow from beside its weights; none without a posterior."""
+    posterior = weight_posterior(model)
+    return [] if posterior is None else posterior.posterior_state()
+
+
 def warn_of_lost_posterior(models, what):
     """Warns if the optimizer of one of `models` keeps a posterior, which `what` has not."""
     found = [each for each in map(weight_posterior, models) if each is not None]

@@ -7,6 +7,7 @@ import keras
 
 from tfuq._arguments import shown
 from tfuq._models.changes import clone_uncompiled
+from tfuq._models.meaning import mean_alike
 from tfuq._random.draws import warn_of_lost_posterior
 from tfuq.convert._twins import WEIGHTS, why_no_twin
 
@@ -90,6 +91,7 @@ def cloned(model, make):
     pairs = []
     for layer, new in copied:
         _transfer(layer, new, pairs)
+    mean_alike(new_model, model)
     return new_model, pairs
 
 

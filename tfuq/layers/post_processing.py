@@ -3,6 +3,7 @@
 import keras
 
 from tfuq._arguments import register, shown
+from tfuq._models.meaning import Meaning
 
 
 @register
@@ -58,6 +59,13 @@ class PostProcessing(keras.layers.Layer):
 
     def call(self, inputs):
         return self.method.transform(inputs)
+
+    def says_of_output(self):
+        """What the numbers are that a calibration gives; None of methods with other outputs."""
+        is_logits = getattr(self.method, "gives_logits", None)
+        if is_logits is None:
+            return None
+        return Meaning(is_logits, self.method.multi_label, f"the layer {self.name!r}")
 
     def compute_output_spec(self, inputs):
         # That of a layer asks `compute_output_shape`, which asks this.

@@ -74,6 +74,8 @@ class Detector(Saved):
 
     # What a child names.
 
+    _draws = False  # whether it scores draws of the network, and not its prediction
+
     def _tapped(self):
         """What `Tap` is to read beside the logits, as its arguments."""
         return {}
@@ -301,16 +303,17 @@ class Detector(Saved):
 
     def _know_model(self):
         """Remembers the model as it is; of a function nothing is known."""
-        self._known, self._mark = fingerprint(self._model), quick_mark(self._model)
+        self._known = fingerprint(self._model, self._draws)
+        self._mark = quick_mark(self._model, self._draws)
         return self
 
     def _check_model(self):
         """Raises ValueError if the model is another than `fit` was given, or was trained since."""
         if self._known is None or not self.check_model:
             return
-        mark = quick_mark(self._model)
+        mark = quick_mark(self._model, self._draws)
         if mark != self._mark:
-            check_known(self._known, self._model)
+            check_known(self._known, self._model, self._draws)
             self._mark = mark
 
     def _bind(self, model):

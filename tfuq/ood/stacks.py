@@ -144,6 +144,7 @@ class MutualInformation(Detector):
         rows = check_rows("features", features, ndim=max(3, np.ndim(features)))
         return (np.moveaxis(rows, 0, 1),)
 
+    _draws = True
     _graph_score = None  # an export that holds the networks has their mutual information
 
     def _score(self, arrays):

@@ -285,6 +285,10 @@ class IVON(TakesDraws, keras.optimizers.Optimizer):
             found.append((variable, mean + self._noise(index, tf.convert_to_tensor(hessian), seed)))
         return found
 
+    def posterior_state(self):
+        """Arrays that `drawn` follows from, beside the weights."""
+        return [*self.hessians(), tf.constant([self.num_data, self.prior_precision], "float64")]
+
     def standard_deviations(self):
         """Standard deviations of the posterior, tensors in the order of the trainable variables.
 

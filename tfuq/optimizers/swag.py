@@ -212,6 +212,10 @@ class SWAGMoments(TakesDraws, keras.optimizers.Optimizer):
             found.append((variable, tf.cast(mean + noise, variable.dtype)))
         return found
 
+    def posterior_state(self):
+        """Arrays that `drawn` follows from, beside the weights."""
+        return [*self._moments, tf.constant([self.scale], "float64")]
+
     def _scales(self):
         """sqrt(scale / 2 * var) of each variable, or sqrt(scale * var) for a rank of 0."""
         half = 2.0 if self.rank else 1.0

@@ -17,7 +17,7 @@ from tfuq._predictions.class_names import agreed_names, check_count, checked_nam
 from tfuq._predictions.families import Point
 from tfuq._predictions.scores import GIVEN, OF_STACKS, new_word
 from tfuq._predictions.uncertainty import decompose
-from tfuq._random.draws import num_draws, random_layers
+from tfuq._random.draws import num_draws, posterior_state, random_layers
 from tfuq.predictive.declarations import declared
 from tfuq.predictive.detector_marks import check_detector_of, digest_of_detector
 from tfuq.predictive.sampler import NUM_SAMPLES, sampler_of
@@ -418,7 +418,10 @@ def _models_digest(members):
     marks = []
     for member in members:
         is_keras = isinstance(member, keras.Model)
-        weights = weights_digest(member.weights if is_keras else member.variables)
+        weights = member.weights if is_keras else member.variables
+        if is_keras and len(members) == 1:  # whose posterior is drawn from
+            weights = [*weights, *posterior_state(member)]
+        weights = weights_digest(weights)
         marks.append([weights, layers_digest(member) if is_keras else None])
     return _text_digest(json_text(marks))
 

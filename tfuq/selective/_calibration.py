@@ -62,6 +62,11 @@ class Calibration(Fitted):
     __hash__ = None
 
     @property
+    def gives_logits(self):
+        """Whether `transform` gives logits, and not probabilities."""
+        return self.from_logits and self._on_logits
+
+    @property
     def is_fitted(self):
         """Whether it has its parameters."""
         return all(getattr(self, name) is not None for name in self._parameters)
