@@ -116,7 +116,10 @@ def auroc_of(inside, outside, scores_in, scores_out):
     order = np.argsort(scores, kind="stable")
     is_in = (order < len(scores_in))[None]
     w = np.concatenate([inside, outside], axis=1)[:, order]
-    below = np.cumsum(w * is_in, axis=1)
+    ordered = scores[order]
+    until = np.pad(np.cumsum(w * is_in, axis=1), ((0, 0), (1, 0)))
+    first, last = (np.searchsorted(ordered, ordered, side) for side in ("left", "right"))
+    below = (until[:, first] + until[:, last]) / 2  # with half of those that are equal
     return (below * w * ~is_in).sum(axis=1) / inside.shape[1] / outside.shape[1]
 
 

@@ -11,13 +11,14 @@ from test_examples import load_script
 TUTORIALS = pathlib.Path(__file__).parents[2] / "examples" / "tutorials"
 # Lines of code of the originals, without comments, texts and empty lines: the first counted by
 # hand, of the second, a notebook, a low estimate; of the third up to its comparison with others; of
-# the fourth a low estimate; the fifth counted by hand.
+# the fourth a low estimate; the fifth counted by hand, the last a low count of a notebook.
 ORIGINALS = {
     "bayesian_neural_networks": 178,
     "regression_five_cases": 200,
     "sngp_two_moons": 179,
     "mixture_of_answers": 160,
     "variational_lenet": 214,
+    "sngp_intents": 124,
 }
 
 
@@ -83,6 +84,21 @@ def test_two_moons(tmp_path, capsys):
         assert accuracy > 0.8 and 0 <= near <= 0.25
     assert found["SNGP"][2] > 0.2 > 2 * found["plain"][2]
     assert (tmp_path / "two_moons.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_intents(tmp_path, capsys):
+    """A few epochs know the intents of templates that are new, better than what is none."""
+    load_script("examples/tutorials/sngp_intents.py").main(["--quick", "--output", str(tmp_path)])
+    told = r"^(.*): accuracy (.*), ECE (.*), AUPR (.*), AUROC (.*) of no intent$"
+    found = {
+        name: [float(each) for each in rest]
+        for name, *rest in re.findall(told, capsys.readouterr().out, re.MULTILINE)
+    }
+    assert found.keys() == {"plain", "SNGP"}
+    for accuracy, error, _, auroc in found.values():
+        assert accuracy > 0.6 and 0 <= error < 0.5 and auroc > 0.6
+    assert (tmp_path / "intents.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow  # its layer and loss have faster tests

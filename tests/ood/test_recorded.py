@@ -223,3 +223,14 @@ def test_layers_without_a_gradient():
         for names in (["last"], ["conv_0", "last"]):
             with pytest.raises(ValueError, match="`layers` must name layers before the last"):
                 ood.GAIA(variant, layers=names).fit(convolutional(), IMAGES)
+
+
+def test_one_score_for_all_is_told():
+    """Behind the ReLU that a layer ends in no gradient is 0: the default counts nothing there."""
+    dense = [layers.Dense(6, "relu"), layers.Dense(3, "softmax")]
+    model = keras.Sequential([keras.Input((5,)), *dense])
+    model.run_eagerly = True
+    x = RNG.normal(size=(12, 5)).astype("float32")
+    with pytest.warns(UserWarning, match=r"(?s)scores all 12 examples 1: .*variant=\"a\""):
+        ood.GAIA().fit(model, x)
+    assert np.ptp(ood.GAIA("a").fit(model, x).score(x)) > 0

@@ -166,6 +166,9 @@ class GAIA(_RecordingDetector):
         output: Which output of the model is the classification, as for `MaxSoftmax`.
         from_logits: Whether that holds logits, as for `MaxLogit`.
 
+    Warns:
+        UserWarning: In `fit`, if variant "z" gives all examples one score.
+
     Raises:
         ValueError: If an argument is not as described; in `fit`, if the model has no such layers or
             no logits, or the prediction has no gradient at a layer.
@@ -255,6 +258,17 @@ class GAIA(_RecordingDetector):
 
     def _score(self, arrays):
         return tf.reduce_mean(tf.cast(arrays[0], "float64") ** 2, 1)
+
+    def _scores_of_fit(self, arrays):
+        scores = super()._scores_of_fit(arrays)
+        if self.variant == "z" and len(scores) > 1 and np.ptp(scores) == 0:
+            warnings.warn(
+                f"GAIA scores all {len(scores)} examples {scores[0]:.3g}: as many gradients are 0 "
+                'in each of them. Take variant="a", or name layers with a ReLU behind them: the '
+                "outputs of a layer that ends in its own ReLU have none.",
+                stacklevel=4,
+            )
+        return scores
 
     def _graph_score(self, state, found, batch):
         arrays = self._arrays_of(batch)
