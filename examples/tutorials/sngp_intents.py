@@ -11,9 +11,9 @@ one that is trained here, with one block of attention, in the place of BERT; the
 of templates (`intents.json`), in the place of CLINC150, which has to be fetched: the test has
 templates that the training has not. So the figures say how the parts are put together, and nothing
 about people's requests: here the process tells what is no intent no better than the plain layer
-(AUROC 0.70 and 0.72 in a run of 20 epochs), and is less certain of all. With a Gaussian process in the place of the last `Dense` and bounded hidden
-kernels (SNGP), the head, its callback and the loop over batches of the original are not needed. It
-needs the extra `plots`.
+(AUROC 0.70 and 0.72 in a run of 20 epochs), and is less certain of all. With a Gaussian process in
+the place of the last `Dense` and bounded hidden kernels (SNGP), the head, its callback and the loop
+over batches of the original are not needed. It needs the extra `plots`.
 """
 
 import argparse
