@@ -21,9 +21,8 @@ import tempfile
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-import methods
 import numpy as np
-from evidence import detection, images, measures, rows
+from evidence import detection, images, measures, rows, tasks
 from evidence.features import Features, pixels
 from keras.ops import convert_to_numpy, log_softmax
 
@@ -139,17 +138,19 @@ def main(argv=None):
         return detection.write_all(json.loads(given.json.read_text(encoding="utf-8")))
     folder = images.default_folder()
     if given.quick:
-        tasks, given.seeds = methods.quick_tasks(), 1
+        makers, given.seeds = tasks.quick_tasks(), 1
     else:
-        tasks = {name: lambda name=name: images.TASKS[name](folder) for name in given.tasks}
+        if unknown := sorted(set(given.tasks) - set(images.TASKS)):
+            raise ValueError(f"--tasks must be among {list(images.TASKS)}. Received: {unknown}")
+        makers = {name: lambda name=name: images.TASKS[name](folder) for name in given.tasks}
     with tempfile.TemporaryDirectory() as temporary:
         cache = given.cache or pathlib.Path(temporary)
         path = cache / "detectors.json" if given.quick else given.json
         settings = {"steps": rows.STEPS, "hidden": rows.HIDDEN, "seeds": given.seeds}
-        store = methods.Store(path, cache, settings)
+        store = tasks.Store(path, cache, settings)
         features = pixels if given.quick else Features(folder, cache)
-        for name, make in tasks.items():
-            task = methods.Task(name, make(), features, None)
+        for name, make in makers.items():
+            task = tasks.Task(name, make(), features, None)
             Runs(store, task, given.detectors or list(detection.DETECTORS), given.seeds).run()
         return store.found
 

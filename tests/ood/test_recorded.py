@@ -194,9 +194,9 @@ def test_expected_gradient_of_certain_predictions():
 
 def test_layers_behind_which_a_head_stands():
     """A head makes the logits, and so all other layers are inside."""
-    dense = layers.Dense(6, "relu", name="hidden")
-    head = VBLLDense(3, kl_weight=0.1)
-    model = keras.Sequential([keras.Input((6, 6, 2)), layers.Flatten(), dense, head])
+    dense = layers.Dense(6, name="hidden")
+    parts = [layers.Flatten(), dense, layers.ReLU(), VBLLDense(3, kl_weight=0.1)]
+    model = keras.Sequential([keras.Input((6, 6, 2)), *parts])
     for kind in (ood.GAIA, ood.Gram):
         detector = kind().fit(model, IMAGES, LABELS)
         assert detector._names == ["hidden"] and np.isfinite(detector.score(IMAGES)).all()
@@ -225,6 +225,7 @@ def test_layers_without_a_gradient():
                 ood.GAIA(variant, layers=names).fit(convolutional(), IMAGES)
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own
 def test_one_score_for_all_is_told():
     """Behind the ReLU that a layer ends in no gradient is 0: the default counts nothing there."""
     dense = [layers.Dense(6, "relu"), layers.Dense(3, "softmax")]
