@@ -18,11 +18,8 @@ over batches of the original are not needed. It needs the extra `plots`.
 
 import argparse
 import json
-import os
 import pathlib
 import re
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import matplotlib.pyplot as plt
@@ -30,22 +27,17 @@ import numpy as np
 
 import tfuq
 
-CORPUS = pathlib.Path(__file__).resolve().parent / "intents.json"
-WIDTH, WORDS, HELD_OUT, PER_TEMPLATE = 64, 14, 2, 12
+WIDTH, WORDS, HELD_OUT, COPIES, SLOT = 64, 14, 2, 12, r"\{(\w+)\}"
 
 
-def requests(templates, slots, rng):
-    """Templates with words in their slots, each `PER_TEMPLATE` times."""
-    return [
-        re.sub(r"\{(\w+)\}", lambda match: rng.choice(slots[match[1]]), template)
-        for template in templates
-        for _ in range(PER_TEMPLATE)
-    ]
+def requests(lines, slots, rng):
+    """Templates with words in their slots, each `COPIES` times."""
+    return [re.sub(SLOT, lambda m: rng.choice(slots[m[1]]), t) for t in np.repeat(lines, COPIES)]
 
 
-def load(rng, path=CORPUS):
+def load(rng):
     """Requests and intents that train, those of other templates, and requests of no intent."""
-    corpus = json.loads(path.read_text(encoding="utf-8"))
+    corpus = json.loads(pathlib.Path(__file__).with_name("intents.json").read_text("utf-8"))
     known, slots = list(corpus["known"].values()), corpus["slots"]
     parts = []
     for chosen in (slice(None, -HELD_OUT), slice(-HELD_OUT, None)):
@@ -76,29 +68,23 @@ def main(argv=None):
     x, x_test, x_unknown = (np.asarray(numbers(each)) for each in (texts, test, unknown))
 
     words, classes = numbers.vocabulary_size(), int(y.max()) + 1
-    process = network(tfuq.layers.SNGPDense(classes, seed=0), words)
     models = {
         "plain": network(keras.layers.Dense(classes), words),
-        "SNGP": tfuq.convert.spectral_normalize(process, norm_bound=0.95),
+        "SNGP": tfuq.convert.spectral_normalize(network(tfuq.layers.SNGPDense(classes), words)),
     }
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for ax, (name, model) in zip(axes, models.items(), strict=True):
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(1e-3), loss, jit_compile=False)
         model.fit(x, y, epochs=4 if arguments.quick else 20, verbose=0)
-        detector = tfuq.ood.MaxSoftmax().fit(model, x)
-        near, far = detector.score(x_test), detector.score(x_unknown)
-        found = tfuq.metrics.ood_metrics(
-            np.repeat([0, 1], [len(near), len(far)]), np.concatenate([near, far])
-        )
-        said = tfuq.predictive.predict_uncertainty(model, x_test, 1)
-        accuracy = np.mean(np.argmax(said.probs, -1) == y_test)
-        error = tfuq.metrics.expected_calibration_error(y_test, said.probs)
+        near, far = map(tfuq.ood.MaxSoftmax().fit(model, x).score, (x_test, x_unknown))
+        truth = np.repeat([0, 1], [len(near), len(far)])
+        found = tfuq.metrics.ood_metrics(truth, np.concatenate([near, far]))
+        probs = tfuq.predictive.predict_uncertainty(model, x_test, 1).probs
+        error = tfuq.metrics.expected_calibration_error(y_test, probs)
         told = f"AUPR {found['aupr_out']:.3f}, AUROC {found['auroc']:.3f} of no intent"
-        print(f"{name}: accuracy {accuracy:.3f}, ECE {error:.3f}, {told}")
-        sets = {"an intent": near, "none": far}
-        tfuq.plots.detection_histograms(sets, xlabel="1 - max p", ax=ax)
-        ax.set(title=name)
+        print(f"{name}: accuracy {np.mean(probs.argmax(1) == y_test):.3f}, ECE {error:.3f}, {told}")
+        tfuq.plots.detection_histograms({"an intent": near, "none": far}, ax=ax).set(title=name)
     arguments.output.mkdir(parents=True, exist_ok=True)
     figure.savefig(arguments.output / "intents.png", dpi=110)
 

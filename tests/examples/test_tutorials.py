@@ -18,7 +18,7 @@ ORIGINALS = {
     "sngp_two_moons": 179,
     "mixture_of_answers": 160,
     "variational_lenet": 214,
-    "sngp_intents": 124,
+    "sngp_intents": 120,
 }
 
 
