@@ -18,7 +18,7 @@ WORKERS ?= 3  # one more than cores, as tests wait for processes and disks
 	bench-report-page bench-scaling bench-export bench-large-data bench-uci-regression \
 	bench-serving-load \
 	bench-rules bench-monitor bench-scores bench-stacked bench-quantization bench-methods \
-	bench-batch-ensemble clean
+	bench-batch-ensemble bench-runtimes clean
 
 demo: $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py --output demo_output
@@ -30,7 +30,8 @@ test: $(VENV)/.test
 test-docs: $(VENV)/.test
 	$(BIN)/python tests/run.py -n $(WORKERS) -q -m slow tests/test_docs.py tests/test_tasks.py \
 		tests/examples/test_tutorials.py tests/examples/test_tutorial_scripts.py tests/test_site.py \
-		tests/examples/test_last_layers_example.py tests/examples/test_notebooks.py
+		tests/examples/test_last_layers_example.py tests/examples/test_notebooks.py \
+		tests/examples/test_ship_it.py
 
 test-quick: $(VENV)/.test
 	$(BIN)/python tests/run.py -n $(WORKERS) -q --quick
@@ -114,6 +115,11 @@ bench-quantization: $(VENV)/.examples
 bench-methods: $(VENV)/.examples
 	$(BIN)/python benchmarks/methods.py --cache $(HOME)/.cache/tfuq-methods
 	$(BIN)/python benchmarks/methods.py --report
+
+# OpenVINO, and npm and Chromium for the browser.
+bench-runtimes: $(VENV)/.test
+	$(BIN)/python benchmarks/runtimes.py --json benchmarks/runtimes.json
+	$(BIN)/python benchmarks/runtimes.py --json benchmarks/runtimes.json --report
 
 bench-serving-load: $(VENV)/.test
 	$(BIN)/python benchmarks/serving_load.py --json benchmarks/serving_load.json

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import urllib.request
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
@@ -182,8 +182,10 @@ def main(argv=None):
     print(f"\n{answer['decision']}: {answer['class']}")
     for reason in answer["reasons"]:
         print(f"  {reason}")
-    counted = [line for line in metrics.splitlines() if line.startswith("tfuq_")]
-    print("\n".join(["", "of /metrics:", *counted[:8]]))
+    counted = [
+        line for line in metrics.splitlines() if line.startswith("tfuq_") and "_total" in line
+    ]
+    print("\n".join(["", "of /metrics:", *counted]))
     return answer, metrics
 
 

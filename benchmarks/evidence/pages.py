@@ -14,6 +14,7 @@ import numpy as np
 
 from evidence import measures
 from evidence.images import TARGETS
+from evidence.marked import markdown
 from evidence.rows import ROWS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -33,11 +34,6 @@ def compact(value, indent=0):
         for k, v in value.items()
     )
     return "{\n" + ",\n".join(items) + "\n" + " " * indent + "}"
-
-
-def markdown(titles, rows):
-    lines = [titles, ["---", *["--:"] * (len(titles) - 1)], *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def mean_of(runs, column):

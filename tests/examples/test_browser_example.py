@@ -99,3 +99,51 @@ def test_the_page_decides_as_python_does(site):
         page.wait_for_selector("body[data-ready]", state="attached")
         assert "not as it was written" in page.text_content("#decision")
         model.write_bytes(whole)
+
+
+# What a person gives the page, as numbers, and how many examples they say that it is.
+MISTAKES = {
+    "0 to 255 for 0 to 1": (255 * X[:3], 3, "unknown"),
+    "from -1 to 1": (2 * X[:3] - 1, 3, "unknown"),
+    "half of a picture": (X[:3, :4], 3, "refused"),
+    "one channel": (X[:3, ..., :1], 3, "refused"),
+    "four channels": (np.concatenate([X[:3], X[:3, ..., :1]], -1), 3, "refused"),
+    "fewer pictures than are said": (X[:2], 3, "refused"),
+}
+ASK = """async ([values, count]) => {
+    try { return await outputsOf(values, count); } catch (error) { return error.message; }
+}"""
+
+
+def test_what_is_no_picture_of_the_model_is_refused_or_unknown(site, counts):
+    address, *_ = site
+    with launched() as browser:
+        page = browser.new_page()
+        page.goto(address)
+        page.wait_for_selector("body[data-ready]", state="attached")
+        for mistake, (values, count, expected) in MISTAKES.items():
+            told = page.evaluate(ASK, [values.ravel().tolist(), count])
+            if expected == "refused":
+                assert isinstance(told, str) and told, mistake
+            else:
+                assert told["accept"] == [0] * count, mistake
+                assert all(p is None or np.isnan(p) for p in told["probabilities"]), mistake
+            counts("misuse rows, refused")
+        # JSON has no NaN: the page makes it.
+        call = "() => outputsOf(new Array(192).fill(NaN), 1)"
+        assert page.evaluate(call)["accept"] == [0]
+        counts("misuse rows, refused")
+        # Blue and red change places where the model is declared so, of one pixel here.
+        script = """async () => {
+            const { fromRGBA } = await import("./decide.js");
+            const of = (channels) => Array.from(fromRGBA(
+                new Uint8ClampedArray([255, 51, 0, 255]),
+                { inputs: { value_range: [0, 1], channels } },
+            ));
+            return [of("rgb"), of("bgr"), of("gray")];
+        }"""
+        rgb, bgr, gray = page.evaluate(script)
+        np.testing.assert_allclose(rgb, [1, 0.2, 0], atol=1e-6)
+        assert bgr == rgb[::-1]
+        np.testing.assert_allclose(gray, [0.299 + 0.2 * 0.587], atol=1e-6)
+        counts("misuse rows, right")

@@ -2,9 +2,33 @@
 
 import csv
 import json
+import os
+import pathlib
 
 import pytest
 from test_examples import load_script
+
+
+def lesions():
+    """The folder of HAM10000, or None."""
+    folder = pathlib.Path(os.environ.get("TFUQ_DATA", "../shared/data"))
+    return folder if (folder / "ham10000_64_jpeg.npz").is_file() else None
+
+
+@pytest.mark.slow  # a training of minutes
+@pytest.mark.skipif(lesions() is None, reason="needs HAM10000 in the folder TFUQ_DATA")
+def test_lesions_from_a_jpeg_to_a_reason(tmp_path, capfd):
+    pytest.importorskip("fastapi")
+    script = load_script("examples/ship_it.py")
+    given = ["--data", str(lesions()), "--output", str(tmp_path / "out"), "--epochs", "2"]
+    answer, metrics = script.main([*given, "--target-risk", "0.4"])
+    assert answer["class"] in script.read_lesions(lesions() / script.FILE)[1]
+    assert any("confidence" in reason for reason in answer["reasons"])
+    accepted = 'tfuq_answers_total{decision="accepted"} ' + str(float(answer["accept"]))
+    assert accepted in metrics.splitlines() and "HAM10000" in (
+        (tmp_path / "out" / "served" / "MODEL_CARD.md").read_text()
+    )
+    assert "is whole" in capfd.readouterr().out
 
 
 @pytest.mark.slow  # a training, and a server in a process of its own

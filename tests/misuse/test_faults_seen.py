@@ -173,6 +173,75 @@ FAULTS = {
     "25 columns in the progress bar": (
         "callbacks/test_rejection.py::test_few_figures_go_into_logs_and_all_into_the_history"
     ),
+    # Shipping: sample inputs that are made up
+    "encoded images cannot be exported": (
+        "export/test_encoded_inputs.py::test_encoded_images_are_decoded_in_the_file"
+    ),
+    "tables end in an AssertionError": (
+        "export/test_encoded_inputs.py::test_tables_of_a_preprocessing_are_in_the_file"
+    ),
+    "inputs in a list lose their names": (
+        "export/test_encoded_inputs.py::test_inputs_in_a_list_keep_their_names"
+    ),
+    "float64 models fail": "export/test_encoded_inputs.py::test_models_in_float64_become_float32",
+    "LSTM is refused by LiteRT": (
+        "export/test_encoded_inputs.py::test_recurrent_layers_run_in_litert"
+    ),
+    "LiteRT answers images of any channels": (
+        "misuse/test_misuse_runtimes.py::test_right_or_refused_by_each_runtime"
+    ),
+    # Shipping: whom one trusts
+    "a SavedModel that writes files is run": (
+        "cli/test_folders_and_trust.py::test_a_saved_model_is_run_by_those_who_trust_it"
+    ),
+    "changed variables end in a DataLossError": (
+        "cli/test_folders_and_trust.py::test_what_was_changed_is_refused_before_it_is_loaded"
+    ),
+    "hashes show damage, not forgery": (
+        "cli/test_folders_and_trust.py::test_a_signature_tells_who_wrote_an_export"
+    ),
+    "damage of cards, signatures and keys": (
+        "faults/test_cards_and_signatures.py::test_is_named_in_one_sentence"
+    ),
+    # Shipping: the command line
+    "one image that cannot be read ends everything": (
+        "cli/test_folders_and_trust.py::test_what_cannot_be_read_is_left_out_named_and_counted"
+    ),
+    "deeper folders are left out": (
+        "cli/test_folders_and_trust.py::test_sub_folders_are_classes_whatever_they_hold"
+    ),
+    "out.jsonl becomes a folder and calibrate overwrites": (
+        "cli/test_folders_and_trust.py::test_the_out_of_a_command_is_what_its_name_says"
+    ),
+    "files of tfuq export cannot be read": (
+        "cli/test_folders_and_trust.py::test_every_export_is_read_and_says_the_same"
+    ),
+    "start-up lines and bars in a pipe": "cli/test_command_line.py::test_a_real_process",
+    "help takes seconds": "cli/test_folders_and_trust.py::test_help_imports_nothing_heavy",
+    # Shipping: the server
+    "a body of brackets holds a reader": (
+        "serving/test_limits.py::test_brackets_are_counted_before_they_are_parsed"
+    ),
+    "a header (8, 8, True) gives 500": "serving/test_limits.py::test_headers_that_are_none",
+    "a PNG that becomes 201 MB": "serving/test_limits.py::test_a_png_that_becomes_201_mb",
+    "64 waiting places allow 12.9 GB": (
+        "serving/test_limits.py::test_decoded_inputs_that_wait_are_bounded"
+    ),
+    "slow clients take all places": (
+        "serving/test_limits.py::test_slow_clients_take_nobodys_place"
+    ),
+    "half-sent headers stay open": "serving/test_limits.py::test_half_of_a_request_is_not_kept",
+    # Shipping: the package
+    "no py.typed": "test_package.py::test_the_built_wheel_has_types_and_nothing_else",
+    "no serving extra": "test_package.py::test_extras_have_what_is_imported",
+    "no author and addresses": "test_package.py::test_metadata",
+    "pictures that an index does not show": (
+        "test_package.py::test_the_description_has_no_relative_links"
+    ),
+    "a source distribution whose tests cannot run": (
+        "test_package.py::test_the_source_distribution_takes_what_tests_need"
+    ),
+    "one version of Python is tested": "test_package.py::test_versions_script",
 }
 
 

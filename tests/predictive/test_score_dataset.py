@@ -12,6 +12,8 @@ import tensorflow as tf
 
 import tfuq.export
 from tfuq._files.reading import sealed
+from tfuq._files.shards import ShardFolder
+from tfuq.cli import predict
 from tfuq.ensembles import DeepEnsemble
 from tfuq.layers import MCDropout
 from tfuq.ood import MaxSoftmax
@@ -581,6 +583,26 @@ def test_a_parquet_folder_is_read_as_a_whole(plain, tmp_path):
     assert set(table.column_names) == set(expected)
     np.testing.assert_array_equal(table["label"].to_numpy(), expected["label"])
     assert all(path.name.startswith(("part-", "_")) for path in found.path.iterdir())
+
+
+def test_parquet_says_units_and_names_of_classes(random, tmp_path):
+    """In the metadata of each shard, and of the one file that the command line makes of them."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    found = score(random, X, tmp_path / "s.parquet", class_names=["a", "b", "c"], num_samples=2)
+    for file in found.files:
+        schema = parquet.read_schema(file)
+        told = json.loads(schema.metadata[b"tfuq"])
+        assert told["class_names"] == ["a", "b", "c"]
+        assert told["units"]["mutual_information"] == "nat"
+        assert set(told["units"]) <= set(schema.names)
+        assert schema.field("predictive_entropy").metadata == {b"unit": b"nat"}
+        assert schema.field("index").metadata is None
+    joined = tmp_path / "one.parquet"
+    predict._write_parquet(joined, ShardFolder.open(found.path))
+    one = parquet.read_schema(joined)
+    assert (
+        one.metadata[b"tfuq"] == schema.metadata[b"tfuq"] and len(parquet.read_table(joined)) == 53
+    )
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])

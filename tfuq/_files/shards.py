@@ -26,6 +26,7 @@ from tfuq._files.writing import prepare_folder, written_whole
 
 MANIFEST, EARLIER_MANIFEST = "_manifest.json", "manifest.json"
 FORMATS = ("parquet", "tfrecord")
+NOTES = "tfuq"  # the key of the metadata of Parquet files
 _VERSION = 2
 _READABLE = (1, 2)  # the first knows its data by their first batch alone: it is not gone on with
 _MAX_BYTES = 2**26  # of a manifest: some 300,000 shards
@@ -114,15 +115,16 @@ class ShardFolder:
     def files(self):
         return [self.path / shard["file"] for shard in self.shards]
 
-    def add(self, columns, data=None):
+    def add(self, columns, data=None, notes=None):
         """Writes the next shard: a dict of arrays, or lists of texts, one row per example.
 
-        `data` is a digest of what its rows were made of, where only that tells.
+        `data` is a digest of what its rows were made of, where only that tells; `notes`, as JSON
+        can hold them, go into the metadata of a Parquet file: `units` by column, and the rest.
         """
         form = self.manifest["run"]["format"]
         name = f"part-{len(self.shards):05d}.{form}"
         with written_whole(self.path / name) as unfinished:
-            _WRITERS[form](unfinished, columns)
+            _WRITERS[form](unfinished, columns, notes or {})
             written = fingerprint(unfinished)
         rows = len(next(iter(columns.values())))
         schema = {name: _schema(values) for name, values in columns.items()}
@@ -271,12 +273,18 @@ def _schema(values):
 # --- Parquet ----------------------------------------------------------------------------------
 
 
-def _write_parquet(path, columns):
+def _write_parquet(path, columns, notes):
     import pyarrow as pa
     import pyarrow.parquet
 
-    table = pa.table({name: _arrow(values) for name, values in columns.items()})
-    pa.parquet.write_table(table, path)
+    arrays, units = [_arrow(values) for values in columns.values()], notes.get("units", {})
+    fields = [
+        pa.field(name, array.type, metadata={"unit": units[name]} if name in units else None)
+        for name, array in zip(columns, arrays, strict=True)
+    ]
+    told = {"units": {name: units[name] for name in columns if name in units}}
+    metadata = {NOTES: json_text({**notes, **told})} if notes else None
+    pa.parquet.write_table(pa.table(arrays, pa.schema(fields, metadata)), path)
 
 
 def _arrow(values):
@@ -309,7 +317,7 @@ def _read_parquet(path, schema):
 # --- TFRecord ---------------------------------------------------------------------------------
 
 
-def _write_tfrecord(path, columns):
+def _write_tfrecord(path, columns, _):
     with tf.io.TFRecordWriter(str(path)) as writer:
         for row in range(len(next(iter(columns.values())))):
             features = {name: _feature(values[row]) for name, values in columns.items()}

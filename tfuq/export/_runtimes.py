@@ -14,10 +14,23 @@ class LiteRT:
             warnings.simplefilter("ignore")  # that the interpreter will move to another package
             interpreter = tf.lite.Interpreter(str(path), num_threads=1)
         self._run = interpreter.get_signature_runner("serving_default")
-        self.inputs = list(self._run.get_input_details())
+        self._shapes = {
+            name: tf.TensorShape([None if size < 0 else size for size in each["shape_signature"]])
+            for name, each in self._run.get_input_details().items()
+        }
+        self.inputs = list(self._shapes)
         self.interpreter = interpreter  # whose memory the runner uses
 
     def __call__(self, inputs):
+        """LiteRT resizes a tensor to what it is given; batches of none may end the process."""
+        for name, shape in self._shapes.items():
+            found = np.shape(inputs.get(name))
+            fits = not shape.rank or shape.is_compatible_with(found)  # of any rank: said as none
+            if not fits or 0 in found:
+                raise ValueError(
+                    "Argument `x` must be a batch as the LiteRT file takes it, of one example or "
+                    f"more: {name!r} of shape {shape}. Received: shape {found}"
+                )
         return self._run(**inputs)
 
 

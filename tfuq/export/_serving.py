@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfuq._arguments import shown
 from tfuq._models.finite import finite_rows, where_known
 from tfuq.export._decisions import MEANINGS, make_decisions, unbounded
+from tfuq.export._inputs import as_traced
 from tfuq.export._number_decisions import make_number_decisions
 from tfuq.export._operations import named, of_python, unrepeatable
 from tfuq.export._request import Request
@@ -63,11 +64,13 @@ def _served(request, networks, inputs):
     """The dict that `serve` returns.
 
     Of inputs that are not finite nothing is known, even if the preparation or the network hides it,
-    nor of what lies outside of the range that is declared of the models.
+    nor of what has another size than was exported or lies outside of the range that is declared of
+    the models.
     """
     batch = request.prepare(inputs)
     values, scores = networks(batch)
     known = finite_rows([inputs] if batch is inputs else [inputs, batch])
+    known &= as_traced(inputs, request.spec)
     if request.declared.inputs is not None:
         known &= request.declared.inputs.rows_inside(batch)
     values = where_known(known, values, axis=int(networks.is_stack))

@@ -10,6 +10,7 @@ from tfuq._arguments import check_flags, check_integer
 from tfuq._files.shards import ShardFolder, chosen_format
 from tfuq._models.torch_data import keras_data
 from tfuq._predictions.scores import new_word
+from tfuq.predictive.column_notes import notes_of
 from tfuq.predictive.identity import ANOTHER, Marks, batch_digest
 from tfuq.predictive.inputs import is_files, source_of
 from tfuq.predictive.number_rows import rows_of
@@ -131,6 +132,9 @@ def score_dataset(
         far as the model knows them: `mean`, `std`, `aleatoric_std`, `epistemic_std`, `lower` and
         `upper`, float32, and with `rule` its `score`; lists where an example has several numbers.
 
+        Parquet files say in their metadata, under the key `tfuq`, the units of the columns and the
+        names of the classes, as JSON; the field of a column its `unit`.
+
         With `multi_label`, those from `label` to `accept` are lists, one entry per label. A
         prediction that is not finite has the label -1, measures of NaN, and is not accepted.
 
@@ -226,7 +230,8 @@ def _write(folder, scorer, source, shard_size):
 
 
 def _add(folder, columns, marks):
-    folder.add(columns, None if marks is None else marks.found[len(folder.shards)])
+    data = None if marks is None else marks.found[len(folder.shards)]
+    folder.add(columns, data, notes_of(folder.manifest["run"]))
 
 
 def _check_end(folder, source, done, marks):
