@@ -1,4 +1,4 @@
-"""What a table of scores says of its columns: their units, and the names of the classes."""
+"""Units of the columns of a table of scores, and names of classes, for its metadata."""
 
 UNITS = {
     "probabilities": "probability",
