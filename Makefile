@@ -50,7 +50,7 @@ check-package: $(VENV)/.dev
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/check-wheel-contents dist/*.whl
 
-# Types as users see them, by the examples.
+# Types as users see them, by the examples; what the package does inside is not looked into.
 types: $(VENV)/.dev
 	$(BIN)/mypy examples/*.py
 

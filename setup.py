@@ -105,6 +105,7 @@ setup(
         "scipy>=1.15",
         "tensorflow>=2.18",
         "tensorflow-probability[tf]>=0.25",
+        "typing_extensions>=4.4; python_version < '3.11'",
     ],
     extras_require={
         "datasets": DATASETS,

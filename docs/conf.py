@@ -39,6 +39,7 @@ suppress_warnings = ["misc.highlighting_failure", "config.cache"]
 myst_heading_anchors = 3
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
+python_maximum_signature_line_length = 88  # of longer ones each parameter has a line
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_custom_sections = [

@@ -1,6 +1,7 @@
 """What a new user does, with what is installed: train, choose a threshold, export, serve, ask.
 
-    python smoke.py
+    python smoke.py            # with the extra `serving`
+    python smoke.py --readme   # the snippets of README, with the extra `examples`
 
 Run by `tests/versions.py` in clean environments; prints versions and one line at the end.
 """
@@ -9,9 +10,12 @@ import io
 import json
 import os
 import pathlib
+import re
+import resource
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -60,11 +64,37 @@ def asked(url, path, body=None, kind=""):
         return answer.read().decode()
 
 
+def answered(*words):
+    """What a command prints, once nothing is on stderr; and seconds of it, by clock and of CPU."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.stderr:
+        raise RuntimeError(f"{words} wrote to stderr: {done.stderr}")
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return done.stdout, f"{seconds:.2f} s, CPU {cpu:.2f} s"
+
+
+def read_me():
+    """Runs the Python of README, each block in a namespace and a folder of its own."""
+    text = (pathlib.Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    if not blocks:
+        raise RuntimeError("README has no Python")
+    for block in blocks:
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            exec(compile(block, "README.md", "exec"), {"__name__": "snippet"})
+            os.chdir("/")
+    print(f"README: {len(blocks)} snippets run")
+
+
 def main():
     tool = pathlib.Path(sys.executable).with_name("tfuq")
-    told = subprocess.run([tool, "--help"], check=True, capture_output=True, text=True).stdout
-    if "serve" not in told:
-        raise RuntimeError("tfuq --help names no `serve`")
+    (told, of_help), (version, of_version) = answered(tool, "--help"), answered(tool, "--version")
+    if "serve" not in told or tfuq.__version__ not in version:
+        raise RuntimeError("tfuq --help names no `serve`, or --version another version")
+    print(f"tfuq --help: {of_help}; --version: {of_version}")
     with tempfile.TemporaryDirectory() as folder:
         model = exported(pathlib.Path(folder))
         command = [tool, "serve", model, "--port", "0"]
@@ -88,4 +118,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    read_me() if sys.argv[1:] == ["--readme"] else main()

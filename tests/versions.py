@@ -1,9 +1,10 @@
 """A wheel in clean environments: other versions of Python, and the lowest versions of packages.
 
-    python tests/versions.py [--folder DIR] [3.10 3.12 3.13 lowest]
+    python tests/versions.py [--folder DIR] [--wheel FILE] [3.10 3.12 3.13 lowest]
 
-Of each the wheel with its extra `serving` is installed, and no more; `tests/smoke.py` runs, and
-then, with pytest, a slice of the tests from a folder without the source. A Python that is not there
+Of each the wheel with its extra `serving` is installed, and no more; `tests/smoke.py` runs; with
+the extra `examples` README; and then, with pytest, a slice of the tests from a folder
+without the source. A Python that is not there
 is skipped by name. Ends with an error if one of them failed.
 """
 
@@ -26,7 +27,7 @@ SLICE = (
     "selective/test_rule.py",
     "serving/test_limits.py",
 )
-NEEDED = ("pytest>=8,<9", "scikit-learn>=1.4", "hypothesis>=6.100", "matplotlib>=3.8")
+NEEDED = ("pytest>=8,<9", "hypothesis>=6.100")
 
 
 def interpreter(version):
@@ -74,12 +75,15 @@ def tried(name, wheel, folder):
     copied.mkdir(parents=True)
     for each in ("tests", "examples"):  # without the package, so that the wheel is what runs
         shutil.copytree(ROOT / each, copied / each)
-    shutil.copy(ROOT / "pyproject.toml", copied)
+    for each in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / each, copied)
     tests = [f"tests/{each}" for each in SLICE]
     steps = {
         "venv": [python, "-m", "venv", str(home / "venv")],
         "install": [*install, f"{wheel}[serving]"],
         "smoke": [tool, "tests/smoke.py"],
+        "install examples": [*install, f"{wheel}[serving,examples]"],
+        "README": [tool, "tests/smoke.py", "--readme"],
         "install pytest": [*install, *NEEDED],
         "tests": [tool, "-m", "pytest", "-q", "-m", "not slow", "-W", "default", *tests],
     }
@@ -89,22 +93,29 @@ def tried(name, wheel, folder):
     said = log.read_text(encoding="utf-8")
     smoke = re.findall(r"^smoke: right\. (.*);", said, re.MULTILINE)
     passed = re.findall(r"^.*\d+ passed.*$", said, re.MULTILINE)
-    return f"right: {smoke[-1]}; {passed[-1].strip('= ')}"
+    told = re.findall(r"^tfuq --help: .*$", said, re.MULTILINE)
+    return f"right: {smoke[-1]}; {told[-1]}; {passed[-1].strip('= ')}"
+
+
+def built(folder):
+    """A wheel of the source, in `folder`."""
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(folder)]
+    subprocess.run([*build, str(ROOT)], check=True)
+    return max(folder.glob("tfuq-*.whl"), key=os.path.getmtime)
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="VERSION", help=", ".join(NAMES))
     parser.add_argument("--folder", type=pathlib.Path, help="kept afterwards")
+    parser.add_argument("--wheel", type=pathlib.Path, help="a wheel that is there, not a new one")
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - set(NAMES):
         parser.error(f"VERSION must be among {', '.join(NAMES)}: {', '.join(unknown)}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = (options.folder or pathlib.Path(scratch)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(folder)]
-        subprocess.run([*build, str(ROOT)], check=True)
-        wheel = max(folder.glob("tfuq-*.whl"), key=os.path.getmtime)
+        wheel = options.wheel.resolve() if options.wheel else built(folder)
         failed = False
         for name in options.names or NAMES:
             start = time.time()

@@ -72,6 +72,7 @@ __all__ = [
     "preprocessing",
     "report",
     "selective",
+    "serving",
     "training",
 ]
 
@@ -81,6 +82,11 @@ def __dir__():
 
 
 def __getattr__(name):
-    if name == "plots":  # on first use, because matplotlib is optional
+    # On first use: what they are made of is optional, or of no use to most programs.
+    if name == "cli":
+        return importlib.import_module("tfuq.cli")
+    if name == "plots":
         return importlib.import_module("tfuq.plots")
+    if name == "serving":
+        return importlib.import_module("tfuq.serving")
     raise AttributeError(f"module 'tfuq' has no attribute {name!r}")

@@ -1,17 +1,52 @@
-"""Registration with Keras, public names, checks of arguments, and how objects are shown."""
+"""Registration with Keras, public names, types, checks of arguments, and how objects are shown."""
+
+from __future__ import annotations
 
 import html
 import inspect
+import os
 import re
+import sys
 import textwrap
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
 
 import keras
 import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+if sys.version_info >= (3, 11):
+    from typing import Self as Self
+else:
+    from typing_extensions import Self as Self
 
 register = keras.saving.register_keras_serializable(package="tfuq")
 
 MOST_SHOWN, LONGEST_SHOWN = 6, 200  # values of an array, characters of anything
 MOST_LOOKED_AT = 1000  # objects of an array
+
+# --- Types in public signatures ------------------------------------------------------------------
+
+
+class EnsembleLike(Protocol):
+    """Several models that predict together, such as a `tfuq.ensembles.DeepEnsemble`."""
+
+    @property
+    def members(self) -> tuple[keras.Model, ...]: ...
+
+
+Tensor: TypeAlias = tf.Tensor | keras.KerasTensor
+ArrayLike: TypeAlias = npt.ArrayLike | tf.Tensor | keras.KerasTensor
+# Arrays, or tuples, lists and dicts of them, or batches of these.
+Arrays: TypeAlias = ArrayLike | tuple[Any, ...] | list[Any] | dict[str, Any]
+Data: TypeAlias = Arrays | tf.data.Dataset | keras.utils.PyDataset
+ModelLike: TypeAlias = keras.Model | EnsembleLike
+Output: TypeAlias = int | str | Callable[[Any], Any]  # which of several: index, key or function
+PathLike: TypeAlias = str | os.PathLike[str]
+
+
+# --- Names and checks ----------------------------------------------------------------------------
 
 
 def public_dir(names):

@@ -1,10 +1,14 @@
 """Training on several machines, which Keras 3 alone cannot do, and ensembles trained by Ray."""
 
+from __future__ import annotations
+
 import concurrent.futures
 import contextlib
 import functools
 import threading
 import types
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -151,9 +155,6 @@ def corrected_build(original):
     return _maybe_symbolic_build
 
 
-# --- Who writes -------------------------------------------------------------------------------
-
-
 class _Restores(keras.callbacks.Callback):
     """Reads the backup when training begins, and leaves the writing to the chief."""
 
@@ -252,7 +253,7 @@ def _strategy_of_this_process():
 
 
 @contextlib.contextmanager
-def multi_worker(strategy=None):
+def multi_worker(strategy: tf.distribute.Strategy | None = None) -> Iterator[None]:
     """Lets `fit`, `evaluate` and `predict` of Keras 3 run on several machines.
 
     Keras 3 fails under `tf.distribute.MultiWorkerMirroredStrategy` at two places
@@ -331,7 +332,7 @@ def multi_worker(strategy=None):
         _CORRECTIONS.leave()
 
 
-def is_chief(strategy=None):
+def is_chief(strategy: tf.distribute.Strategy | None = None) -> bool:
     """Whether this process is the one that writes files.
 
     Of several machines that is the chief, or the first worker if `TF_CONFIG` names no chief;
@@ -400,7 +401,7 @@ class RayExecutor(concurrent.futures.Executor):
     See also: `tfuq.ensembles.DeepEnsemble`, `tfuq.distribute.multi_worker`.
     """
 
-    def __init__(self, **options):
+    def __init__(self, **options: Any) -> None:
         try:
             import ray
         except ImportError as error:
@@ -414,7 +415,9 @@ class RayExecutor(concurrent.futures.Executor):
         if not ray.is_initialized():
             ray.init(include_dashboard=False)
 
-    def submit(self, function, /, *args, **kwargs):
+    def submit(
+        self, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> concurrent.futures.Future:
         """Starts `function(*args, **kwargs)` in a worker.
 
         Returns:
@@ -432,7 +435,7 @@ class RayExecutor(concurrent.futures.Executor):
         found.add_done_callback(functools.partial(_pass_on, answer))
         return answer
 
-    def shutdown(self, wait=True, *, cancel_futures=False):
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Takes nothing more; waits for what runs, unless `wait` is False. Ray goes on."""
         self._is_open = False
         if wait:

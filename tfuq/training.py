@@ -1,12 +1,16 @@
 """Rapid and robust training in one call: range test, warm restarts, rates by layer, snapshots."""
 
+from __future__ import annotations
+
 import contextlib
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_integer, public_dir, shown
+from tfuq._arguments import Data, PathLike, check_choice, check_integer, public_dir, shown
 from tfuq._models.batches import repeated
 from tfuq._models.optimizers import exchange_optimizer, renewed
 from tfuq._models.torch_data import keras_data
@@ -36,33 +40,33 @@ def epochs_of(num_cycles, cycle_length, cycle_mult, warmup=0.0):
 
 
 def rapid_fit(
-    model,
-    train,
-    validation=None,
+    model: keras.Model,
+    train: Data,
+    validation: Data | None = None,
     *,
-    num_cycles=3,
-    cycle_length=1,
-    cycle_mult=2,
-    cycle_decay=1,
-    warmup=0,
-    max_learning_rate=None,
-    min_learning_rate=0.0,
-    layer_rates="log",
-    min_factor=0.01,
-    groups=None,
-    snapshots=None,
-    keep=None,
-    monitor="val_loss",
-    patience=None,
-    mixed_precision=None,
-    batch_size=32,
-    steps_per_epoch=None,
-    range_test=None,
-    callbacks=None,
-    seed=0,
-    verbose=1,
-    **fit_kwargs,
-):
+    num_cycles: int = 3,
+    cycle_length: float = 1,
+    cycle_mult: float = 2,
+    cycle_decay: float = 1,
+    warmup: float = 0,
+    max_learning_rate: float | None = None,
+    min_learning_rate: float = 0.0,
+    layer_rates: str | None = "log",
+    min_factor: float = 0.01,
+    groups: Mapping[str, float] | None = None,
+    snapshots: PathLike | None = None,
+    keep: int | None = None,
+    monitor: str = "val_loss",
+    patience: int | None = None,
+    mixed_precision: str | None = None,
+    batch_size: int = 32,
+    steps_per_epoch: int | None = None,
+    range_test: dict[str, Any] | None = None,
+    callbacks: list[keras.callbacks.Callback] | None = None,
+    seed: int = 0,
+    verbose: int | str = 1,
+    **fit_kwargs: Any,
+) -> keras.callbacks.History:
     """Trains a compiled model by the recipe of Mishra (2020, chapter 3), and says what it chose.
 
     Only public parts are put together here: `tfuq.lr_range_test` finds the learning rate (on the

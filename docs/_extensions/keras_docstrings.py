@@ -100,7 +100,10 @@ def signature(app, what, name, thing, options, given, returned):
     if what == "class" and inspect.isfunction(thing.__init__):
         found = inspect.signature(thing.__init__)
         own = list(found.parameters.values())[1:]
-        return str(found.replace(parameters=own, return_annotation=found.empty)), returned
+        found = found.replace(parameters=own, return_annotation=found.empty)
+        from sphinx.util.inspect import stringify_signature  # tests read this file without Sphinx
+
+        return stringify_signature(found), returned
     return None
 
 

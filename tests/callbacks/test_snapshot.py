@@ -13,8 +13,7 @@ from contract import two_devices
 
 from tfuq._models.train_step import announce_cycles
 from tfuq.callbacks import SGDR, SnapshotEnsemble
-from tfuq.callbacks._snapshot_files import MAX_BYTES, Snapshot, snapshot_name
-from tfuq.callbacks.snapshot import best
+from tfuq.callbacks._snapshot_files import MAX_BYTES, Snapshot, best, snapshot_name
 from tfuq.ensembles import DeepEnsemble
 from tfuq.layers import MCDropout
 

@@ -115,7 +115,7 @@ def test_evaluate_says_what_the_library_says(here, probs):
     assert found["aurc"] == pytest.approx(float(selective.aurc(judged, labels)), rel=1e-4)
     text = here("evaluate", "m.keras", *TEST)
     assert f"accuracy   {found['accuracy']:.4f}" in text and "batch" not in text
-    assert "predicting d.npz" in here.err
+    assert here.err == ""  # nobody watches
 
 
 def test_a_rule_is_fitted_judged_and_applied(here, probs):
@@ -616,12 +616,42 @@ def test_bad_input_is_one_line(here):
         main([*judge, "nowhere.npz", "--debug"])
 
 
+def test_progress_is_for_a_terminal(here, monkeypatch):
+    """Commands that go well write nothing to stderr, unless a person watches it."""
+    commands = (
+        ("calibrate", "m.keras", *VAL, "--target-risk", "0.2", *RULE),
+        ("evaluate", "m.keras", *TEST, "--rule", "rule.json"),
+        ("predict", "m.keras", *TEST, "o.csv", "--rule", "rule.json"),
+        ("monitor", "m.keras", "d.npz", "s.json", "--rule", "rule.json", *TEST[1:]),
+        ("report", "m.keras", *TEST, "page.html"),
+    )
+    for command in commands:
+        here(*command)
+        assert here.err == "", command
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    here("evaluate", "m.keras", *TEST)
+    assert "predicting d.npz" in here.err
+
+
+@pytest.mark.slow
+def test_export_and_what_reads_it_are_quiet_in_processes_of_their_own(here):
+    RejectionRule("confidence", 0.5).save(here.path / "rule.json")
+    for words in (
+        ("export", "m.keras", "served", "--rule", "rule.json"),
+        ("verify", "served"),
+        ("predict", "served", *TEST, "o.csv", "--trust"),
+    ):
+        command = [sys.executable, "-m", "tfuq", *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert (done.returncode, done.stderr) == (0, ""), (words, done.stdout)
+
+
 @pytest.mark.slow
 def test_a_real_process(here, probs):
     command = [sys.executable, "-m", "tfuq", "evaluate", "m.keras", *TEST, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines() == ["predicting d.npz"]  # no bars, nothing of TensorFlow's
+    assert done.stderr == ""  # no bars, nothing of TensorFlow's
     found = json.loads(done.stdout)
     assert found["accuracy"] == pytest.approx(np.mean(probs[300:].argmax(-1) == Y[300:]))
 

@@ -1,12 +1,14 @@
 """Images, masks and predictions of segmentation, read from the shapes that users hold."""
 
+from __future__ import annotations
+
 import numpy as np
 
-from tfuq._arguments import check_fraction, check_integer, shown, to_float64
+from tfuq._arguments import ArrayLike, check_fraction, check_integer, shown, to_float64
 from tfuq._predictions.probabilities import check_probabilities, is_binary
 
 
-def error_map(mask, prediction):
+def error_map(mask: ArrayLike, prediction: ArrayLike) -> np.ndarray:
     """Marks each pixel of a predicted mask as right or wrong; class 0 is the background.
 
     Args:

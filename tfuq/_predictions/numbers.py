@@ -1,15 +1,18 @@
 """Uncertainty of predicted numbers: means, the parts of their variance, intervals, quantiles."""
 
+from __future__ import annotations
+
 import functools
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer, is_finite, shown, to_float64
+from tfuq._arguments import ArrayLike, check_integer, is_finite, shown, to_float64
 from tfuq._predictions.families import family_named
-from tfuq._predictions.family import bisected, labels_like
+from tfuq._predictions.family import Family, bisected, labels_like
 
 BLOCK = 2**18  # parameters at a time
 LEVEL = 0.9  # of intervals where nobody says another
@@ -105,7 +108,9 @@ class RegressionUncertainty:
     `tfuq.selective.ConformalRegressor`.
     """
 
-    def __init__(self, params, family, note=""):
+    def __init__(
+        self, params: ArrayLike, family: str | Mapping[str, Any] | Family, note: str = ""
+    ) -> None:
         self.family = family_named(family)
         self.params = np.asarray(params)
         if self.params.ndim < 2 or not self.params.size or self.params.dtype.kind not in "fV":
@@ -121,12 +126,12 @@ class RegressionUncertainty:
         return self.params.shape[1]
 
     @property
-    def num_samples(self):
+    def num_samples(self) -> int:
         """How many draws of the network there are."""
         return len(self.params)
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         """Of the numbers, `(n, ..., units)`."""
         return (*self.params.shape[1:-1], self.units)
 
@@ -159,28 +164,28 @@ class RegressionUncertainty:
         return np.concatenate(parts)
 
     @property
-    def mean(self):
+    def mean(self) -> np.ndarray:
         """E[y], `(n, ..., units)`; the median of quantiles."""
         return self._moments[0]
 
     @property
-    def aleatoric_std(self):
+    def aleatoric_std(self) -> np.ndarray:
         """Standard deviation of the noise in the labels; 0 where the network says none (`note`)."""
         return np.sqrt(self._moments[1])
 
     @property
-    def epistemic_std(self):
+    def epistemic_std(self) -> np.ndarray:
         """Standard deviation of the mean over networks; 0 of a single network (`note`)."""
         return np.sqrt(self._moments[2])
 
     @property
-    def std(self):
+    def std(self) -> np.ndarray:
         """Standard deviation of y: both parts, added as variances."""
         return np.sqrt(self._moments[1] + self._moments[2])
 
     # --- The distribution -------------------------------------------------------------------------
 
-    def quantile(self, level):
+    def quantile(self, level: float) -> np.ndarray:
         """The number that y does not exceed with the probability `level`, `(n, ..., units)`.
 
         Of several draws that of their mixture, to 1e-12 of the distance of their quantiles; of
@@ -194,7 +199,7 @@ class RegressionUncertainty:
 
         return self._blocks(lambda params: mixture_quantile(self.family, params, level))
 
-    def interval(self, level=0.9):
+    def interval(self, level: float = 0.9) -> Interval:
         """Central intervals that hold y with the probability `level`, if the model is right.
 
         `tfuq.selective.ConformalRegressor` makes intervals of a promise that does not depend on
@@ -212,11 +217,11 @@ class RegressionUncertainty:
         tail = (1 - _checked_level(level)) / 2
         return Interval(self.quantile(tail), self.quantile(1 - tail))
 
-    def cdf(self, y):
+    def cdf(self, y: ArrayLike) -> np.ndarray:
         """P(number <= y), `(n, ..., units)`: of labels uniform in [0, 1] if the model is right."""
         return self._of_labels(lambda params, y: mixture_cdf(self.family, params, y), y)
 
-    def log_prob(self, y):
+    def log_prob(self, y: ArrayLike) -> np.ndarray:
         """log p(y), nats, `(n, ..., units)`; of `MultivariateNormalDense` that of all numbers
         together, `(n, ..., 1)`.
         """
@@ -228,14 +233,14 @@ class RegressionUncertainty:
 
         return self._of_labels(log_prob, y)
 
-    def scored(self, function, y):
+    def scored(self, function: Callable[..., Any], y: ArrayLike) -> Any:
         """`function(family, stack, y)` of all examples, some at a time, as arrays of float64."""
         return self._of_labels(lambda params, y: function(self.family, params, y), y)
 
     def _of_labels(self, function, y):
         return self._blocks(function, self.labels(y))
 
-    def labels(self, y, name="y"):
+    def labels(self, y: ArrayLike, name: str = "y") -> Any:
         """Labels in the shape of the numbers, float64; a missing last axis of one is added.
 
         Raises:
@@ -250,7 +255,7 @@ class RegressionUncertainty:
         like = tf.constant(self.params[0].astype("float64"))
         return labels_like(tf.constant(y), like, self.family, name).numpy()
 
-    def samples(self, num_samples=100, seed=0):
+    def samples(self, num_samples: int = 100, seed: int = 0) -> np.ndarray:
         """Draws of y, noise included: `(num_samples, n, ..., units)`.
 
         Args:

@@ -8,11 +8,13 @@ Binary predictions have one class in the last axis, several labels have `multi_l
 then a distribution over two classes, and the last axis stays in what is per example.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import numpy as np
 
-from tfuq._arguments import to_float64, told
+from tfuq._arguments import ArrayLike, Self, to_float64, told
 from tfuq._predictions import probabilities as home
 from tfuq._predictions.probabilities import is_binary
 
@@ -63,19 +65,19 @@ class Uncertainty(_Measures):
     note = ""
 
     @property
-    def probabilities(self):
+    def probabilities(self) -> np.ndarray:
         """Another name of `probs`: that of exports and of `score_dataset`."""
         return self.probs
 
     @property
-    def margin(self):
+    def margin(self) -> np.ndarray:
         """The largest of `probs` less the second largest (of binary ones, |2 p - 1|), in [0, 1]."""
         if self.confidence.shape == self.probs.shape:
             return np.abs(2 * self.probs - 1)
         top = np.sort(self.probs, axis=-1)
         return top[..., -1] - top[..., -2]
 
-    def told(self, multi_label=False, note=""):
+    def told(self, multi_label: bool = False, note: str = "") -> Self:
         """The same arrays, with what is known of them all."""
         found = type(self)(*self)
         found.multi_label, found.note = bool(multi_label), note
@@ -112,7 +114,7 @@ def _mean_of(values):
     return known.mean() if known.size else np.nan
 
 
-def entropy(probs, multi_label=False):
+def entropy(probs: ArrayLike, multi_label: bool = False) -> np.ndarray:
     """H[p] = -sum_c p_c log p_c in nats, with 0 log 0 = 0, over the last axis.
 
     Args:
@@ -138,7 +140,7 @@ def entropy(probs, multi_label=False):
     return np.asarray(home.entropy(probs, is_binary(probs.shape, multi_label)))
 
 
-def predictive_entropy(stack, multi_label=False):
+def predictive_entropy(stack: ArrayLike, multi_label: bool = False) -> np.ndarray:
     """H[E_w p(y | x, w)] in nats: the total uncertainty of a stack of predictions.
 
     Args:
@@ -160,7 +162,7 @@ def predictive_entropy(stack, multi_label=False):
     return entropy(_checked("stack", stack, 2, multi_label).mean(0), multi_label)
 
 
-def expected_entropy(stack, multi_label=False):
+def expected_entropy(stack: ArrayLike, multi_label: bool = False) -> np.ndarray:
     """E_w H[p(y | x, w)] in nats: the aleatoric part.
 
     Arguments as for `predictive_entropy`.
@@ -177,7 +179,7 @@ def expected_entropy(stack, multi_label=False):
     return entropy(_checked("stack", stack, 2, multi_label), multi_label).mean(0)
 
 
-def mutual_information(stack, multi_label=False):
+def mutual_information(stack: ArrayLike, multi_label: bool = False) -> np.ndarray:
     """I[y, w | x] = H[E_w p(y | x, w)] - E_w H[p(y | x, w)] in nats: the epistemic part.
 
     (BALD, Houlsby et al. 2011.) Arguments as for `predictive_entropy`.
@@ -195,7 +197,7 @@ def mutual_information(stack, multi_label=False):
     return np.maximum(difference, 0)
 
 
-def variation_ratio(stack, multi_label=False):
+def variation_ratio(stack: ArrayLike, multi_label: bool = False) -> np.ndarray:
     """1 - (votes of the most frequent label) / samples (Freeman 1965).
 
     Each sample votes for its most probable class. Arguments as for `predictive_entropy`.
@@ -217,7 +219,7 @@ def variation_ratio(stack, multi_label=False):
     return 1 - votes.mean(0).max(-1)
 
 
-def decompose(stack, multi_label=False):
+def decompose(stack: ArrayLike, multi_label: bool = False) -> Uncertainty:
     """Splits the uncertainty of a stack of predictions into its aleatoric and epistemic parts.
 
     Args:

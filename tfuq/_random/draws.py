@@ -4,6 +4,8 @@ A layer with random weights looks here, while it is called, whether somebody wan
 whole network and not its prediction. Who wants one calls the model inside `one_draw(seed)`.
 """
 
+from __future__ import annotations
+
 import contextlib
 import contextvars
 import math
@@ -27,7 +29,7 @@ class TakesDraws:
     closed_form = False
     """Whether its output says how draws of it would differ, so that nobody has to draw."""
 
-    def is_random(self):
+    def is_random(self) -> bool:
         """Whether draws of the layer differ."""
         return True
 

@@ -1,4 +1,4 @@
-"""Files of a training's snapshots: their names, and the list of them."""
+"""Files of a training's snapshots: their names, the list of them, and which of them stay."""
 
 import math
 import re
@@ -34,6 +34,24 @@ class Snapshot(NamedTuple):
     step: int
     epoch: int
     value: float | None = None
+
+
+def latest(snapshots, keep):
+    """The last `keep` of them in the order of their steps (Huang et al. 2017)."""
+    return sorted(snapshots, key=lambda snapshot: snapshot.step)[-keep:]
+
+
+def best(snapshots, keep, direction):
+    """The `keep` of them with the highest `direction * value`, in the order of their steps.
+
+    Of equals the later one stays; those without a value go first.
+    """
+
+    def merit(snapshot):
+        value = -math.inf if snapshot.value is None else direction * snapshot.value
+        return value, snapshot.step
+
+    return latest(sorted(snapshots, key=merit)[-keep:], keep)
 
 
 def snapshot_name(cycle, step):

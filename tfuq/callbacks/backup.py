@@ -1,15 +1,18 @@
 """Backup of a training that was killed, and its restoration to the bit."""
 
+from __future__ import annotations
+
 import contextlib
 import io
 import math
 import pathlib
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
 
-from tfuq._arguments import check_choice, check_integer, shown, told
+from tfuq._arguments import PathLike, check_choice, check_integer, shown, told
 from tfuq._files.reading import DAMAGE, check_fields, json_text, open_arrays, parsed
 from tfuq._files.writing import prepare_folder, written_whole
 from tfuq._models.train_step import build_optimizer, forget_functions, rebuild_optimizer
@@ -227,7 +230,14 @@ class BackupAndRestore(keras.callbacks.Callback):
     See also: `tfuq.callbacks.SnapshotEnsemble`.
     """
 
-    def __init__(self, backup_dir, every=1, *, delete_checkpoint=True, verbose=0):
+    def __init__(
+        self,
+        backup_dir: PathLike,
+        every: int = 1,
+        *,
+        delete_checkpoint: bool = True,
+        verbose: int = 0,
+    ) -> None:
         super().__init__()
         check_integer("every", every, 1)
         check_choice("verbose", verbose, (0, 1))
@@ -241,7 +251,7 @@ class BackupAndRestore(keras.callbacks.Callback):
     def _path(self):
         return pathlib.Path(self.backup_dir) / FILE
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         if not self.model.built:
             raise ValueError(
                 "Argument `model` must be built before `fit`, for BackupAndRestore: call it on a "
@@ -268,16 +278,16 @@ class BackupAndRestore(keras.callbacks.Callback):
         if self.verbose:
             print(f"\nBackupAndRestore: goes on with epoch {epoch + 1}, from {self._path}")
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._recall()  # all callbacks have begun, and forgotten
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self._writes and (epoch + 1) % self.every == 0:
             random = random_counts(sparse_bayes_layers(self.model))
             remembering = others_of(self, REMEMBERING)
             write_backup(self._path, self._variables(), epoch + 1, random, remembering)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self._recall():  # no epoch was left
             for stopping in others_of(self, keras.callbacks.EarlyStopping):
                 stopping.on_train_end(logs)  # brings back the best weights

@@ -1,5 +1,9 @@
 """Annealing of the weight of the KL divergence, by epoch or by step."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -124,15 +128,15 @@ class KLAnnealing(keras.callbacks.Callback):
 
     def __init__(
         self,
-        initial=0.0,
-        target=1.0,
-        duration=10,
-        unit="epoch",
-        schedule="linear",
+        initial: float = 0.0,
+        target: float = 1.0,
+        duration: float = 10,
+        unit: str = "epoch",
+        schedule: str = "linear",
         *,
-        cycles=None,
-        ramp=None,
-    ):
+        cycles: int | None = None,
+        ramp: float | None = None,
+    ) -> None:
         super().__init__()
         check_beta("initial", initial)
         check_beta("target", target)
@@ -150,7 +154,7 @@ class KLAnnealing(keras.callbacks.Callback):
         self._layers = []
         self._beta = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         check_alone(self, "the KL divergence has one weight")
         self._layers = variational_layers(self.model)
         if not self._layers:
@@ -164,15 +168,15 @@ class KLAnnealing(keras.callbacks.Callback):
                 f"or give it an `Input`. Received: model={shown(self.model)}"
             )
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self.unit == "epoch":
             self._move(epoch)
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if self.unit == "step":
             self._move(int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)))
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is not None:
             logs["kl_beta"] = self._beta
 
@@ -184,6 +188,6 @@ class KLAnnealing(keras.callbacks.Callback):
         for layer in self._layers:
             layer.move_beta(self._beta, self.target)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         for layer in self._layers:
             layer.move_beta(self._beta, None)

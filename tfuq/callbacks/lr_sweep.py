@@ -1,12 +1,15 @@
 """The learning rate range test: a short training with rates that grow, and nothing left of it."""
 
+from __future__ import annotations
+
 import math
 import warnings
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_integer, shown, told
+from tfuq._arguments import Data, check_choice, check_integer, shown, told
 from tfuq._models.predicting import check_validation_data
 from tfuq._models.train_step import (
     build_optimizer,
@@ -19,6 +22,7 @@ from tfuq.callbacks._kept_state import Copies, copy_of, kept_attributes
 from tfuq.callbacks._neighbours import check_alone, names_of
 from tfuq.callbacks._sweep_curve import (
     MIN_STEPS,
+    RangeTestResult,
     check_curve,
     check_sweep,
     exponential_sweep,
@@ -138,16 +142,16 @@ class LRRangeTest(keras.callbacks.Callback):
 
     def __init__(
         self,
-        start=1e-7,
-        stop=10.0,
-        num_steps=100,
+        start: float = 1e-7,
+        stop: float = 10.0,
+        num_steps: int = 100,
         *,
-        smoothing=0.9,
-        stop_factor=4.0,
-        validation_data=None,
-        validation_batch_size=32,
-        verbose=0,
-    ):
+        smoothing: float = 0.9,
+        stop_factor: float | None = 4.0,
+        validation_data: Data | None = None,
+        validation_batch_size: int = 32,
+        verbose: int = 0,
+    ) -> None:
         super().__init__()
         check_sweep(start, stop, num_steps)
         check_curve(smoothing, stop_factor)
@@ -167,7 +171,7 @@ class LRRangeTest(keras.callbacks.Callback):
 
     # --- The training around the test ---------------------------------------------------------
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self.result = None
         check_alone(self, "each takes the batches of the other")
         check_trainable(self.model)
@@ -181,15 +185,15 @@ class LRRangeTest(keras.callbacks.Callback):
             self.num_steps, verbose=self.verbose, stateful_metrics=["learning_rate", "loss"]
         )
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._left = self.params["steps"] or math.inf
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if self.result is None:  # here, because other callbacks make train functions before
             self._original = self.model.train_function
             self.model.train_function = self._take_epoch
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if not self._batches:
             raise ValueError(
                 "Argument `data` (`x` of `fit`) must hold at least one batch. Received: none"
@@ -197,7 +201,7 @@ class LRRangeTest(keras.callbacks.Callback):
         if logs is not None:
             logs["loss"] = float(self._logs["loss"])  # the metrics are those from before
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._put_back()  # `fit` has since moved weights to their average, if there is one
         self._forget()
         if self.result is None and self.model.stop_training:
@@ -350,21 +354,21 @@ class LRRangeTest(keras.callbacks.Callback):
 
 
 def lr_range_test(
-    model,
-    data,
-    start=1e-7,
-    stop=10.0,
-    num_steps=100,
+    model: keras.Model,
+    data: Data,
+    start: float = 1e-7,
+    stop: float = 10.0,
+    num_steps: int = 100,
     *,
-    batch_size=32,
-    smoothing=0.9,
-    stop_factor=4.0,
-    validation_data=None,
-    class_weight=None,
-    shuffle=True,
-    seed=0,
-    verbose=0,
-):
+    batch_size: int = 32,
+    smoothing: float = 0.9,
+    stop_factor: float | None = 4.0,
+    validation_data: Data | None = None,
+    class_weight: dict[str, Any] | None = None,
+    shuffle: bool = True,
+    seed: int = 0,
+    verbose: int = 0,
+) -> RangeTestResult:
     """Finds learning rates worth trying: the callback `LRRangeTest` in one call, on any data.
 
     The model is trained for `num_steps` steps, with rates that grow from `start` to `stop`, and put

@@ -1,5 +1,9 @@
 """Weights at the mean of a posterior that an optimizer keeps, while nobody trains."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 
 from tfuq._arguments import shown, told
@@ -37,7 +41,7 @@ class PosteriorMean(keras.callbacks.Callback):
 
     _optimizer = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         found = optimizer_chain(self.model.optimizer)[-1]
         if not isinstance(found, IVON):
             raise ValueError(
@@ -47,16 +51,16 @@ class PosteriorMean(keras.callbacks.Callback):
         build_optimizer(self.model)
         self._optimizer = found
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._optimizer.to_sample()
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         if self._optimizer is not None:
             self._optimizer.to_mean()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._optimizer.to_mean()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._optimizer.to_mean()
         self._optimizer = None

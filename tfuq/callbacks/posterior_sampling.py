@@ -1,6 +1,9 @@
 """Training steps that average over several draws of the random weights."""
 
+from __future__ import annotations
+
 import threading
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -54,13 +57,13 @@ class PosteriorSampling(keras.callbacks.Callback):
     See also: `tfuq.layers.DenseVariational`, `tfuq.convert.sparse_bayesian`.
     """
 
-    def __init__(self, num_samples=5):
+    def __init__(self, num_samples: int = 5) -> None:
         super().__init__()
         check_integer("num_samples", num_samples, 1)
         self.num_samples = num_samples
         self._caught = {}
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         layers = [x for x in random_layers(self.model) if isinstance(x, keras.layers.Layer)]
         if not self.model.built or not layers:
             raise ValueError(
@@ -71,7 +74,7 @@ class PosteriorSampling(keras.callbacks.Callback):
         build_optimizer(self.model)
         wrap_step(self.model, self, self._wrap)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         unwrap_step(self.model, self)
 
     def _wrap(self, step):

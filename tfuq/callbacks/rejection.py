@@ -1,12 +1,16 @@
 """Evaluation after each epoch of a classifier that may reject: accuracy, coverage, calibration."""
 
+from __future__ import annotations
+
 import csv
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
-from tfuq._arguments import check_choice, check_integer, listed, shown, told
+from tfuq._arguments import Data, Output, PathLike, check_choice, check_integer, listed, shown, told
 from tfuq._files.writing import written_whole
 from tfuq._models.meaning import reading_of, said
 from tfuq._models.predicting import (
@@ -180,21 +184,21 @@ class RejectionEvaluator(keras.callbacks.Callback):
 
     def __init__(
         self,
-        validation_data,
-        thresholds=(0.5, 0.6, 0.7, 0.8, 0.9),
-        score="confidence",
-        every=1,
+        validation_data: Data,
+        thresholds: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9),
+        score: str = "confidence",
+        every: int = 1,
         *,
-        output=None,
-        from_logits=None,
-        multi_label=None,
-        num_samples=NUM_SAMPLES,
-        n_bins=15,
-        batch_size=None,
-        prefix="val_",
-        log="few",
-        verbose=1,
-    ):
+        output: Output | None = None,
+        from_logits: bool | None = None,
+        multi_label: bool | None = None,
+        num_samples: int = NUM_SAMPLES,
+        n_bins: int = 15,
+        batch_size: int | None = None,
+        prefix: str = "val_",
+        log: str | Sequence[str] = "few",
+        verbose: int = 1,
+    ) -> None:
         super().__init__()
         validation_data = check_validation_data(validation_data)
         check_thresholds(thresholds)
@@ -244,12 +248,12 @@ class RejectionEvaluator(keras.callbacks.Callback):
         columns = self.thresholds, *(self._table[field] for field in FIELDS)
         return ("threshold", *(title.strip() for title in TITLES)), zip(*columns, strict=True)
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         """Takes the model of a new training, compiled perhaps otherwise than before."""
         super().set_model(model)
         self._labelled = None
 
-    def evaluate(self, model=None, verbose=0):
+    def evaluate(self, model: keras.Model | None = None, verbose: int = 0) -> dict[str, np.ndarray]:
         """Evaluates `model` (default: the one in training) in one pass over the validation data.
 
         Args:
@@ -330,13 +334,13 @@ class RejectionEvaluator(keras.callbacks.Callback):
             confidence = confidence[..., 0]
         return found | ({} if weight is None else {"weight": weight}), confidence
 
-    def table(self):
+    def table(self) -> str:
         """The latest evaluation as text, one line per threshold."""
         if self._table is None:
             raise ValueError("Nothing to show yet: call `evaluate(model)` or train first.")
         return format_table(self.thresholds, self._table)
 
-    def to_csv(self, path):
+    def to_csv(self, path: PathLike) -> None:
         """Writes `history` to the file `path`: a header, then one line per evaluated epoch.
 
         The file is written whole, or the old one stays.
@@ -350,7 +354,7 @@ class RejectionEvaluator(keras.callbacks.Callback):
             writer.writerow(self.history)
             writer.writerows(zip(*self.history.values(), strict=True))
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._first_epoch = self._last_epoch = None
         self._check()
 
@@ -366,7 +370,7 @@ class RejectionEvaluator(keras.callbacks.Callback):
             before.put_back()
         self._table_of(found, reading, confidence)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self._first_epoch is None:
             self._first_epoch = epoch
         self._last_epoch = epoch
@@ -374,7 +378,7 @@ class RejectionEvaluator(keras.callbacks.Callback):
             self._record(epoch, logs)
         self._tell(logs)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self._last_epoch is None:  # not one epoch was trained
             return
         if self.history["epoch"][-1] != self._last_epoch:  # somebody after us stopped training

@@ -1,13 +1,16 @@
 """Selection of the random weights of a network in the middle of its training."""
 
+from __future__ import annotations
+
 import functools
 import warnings
 import weakref
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_integer, shown, told
+from tfuq._arguments import Data, check_choice, check_integer, shown, told
 from tfuq._models.gradients import METHODS, squared_gradients
 from tfuq._models.train_step import (
     adapt,
@@ -117,17 +120,17 @@ class SaliencySelection(keras.callbacks.Callback):
 
     def __init__(
         self,
-        data=None,
-        after_epoch=1,
-        scope="layer",
-        method="gradient",
+        data: Data | None = None,
+        after_epoch: int = 1,
+        scope: str = "layer",
+        method: str = "gradient",
         *,
-        which="saliency",
-        saliency="gradient",
-        seed=0,
-        batch_size=32,
-        verbose=0,
-    ):
+        which: str = "saliency",
+        saliency: str = "gradient",
+        seed: int = 0,
+        batch_size: int = 32,
+        verbose: int = 0,
+    ) -> None:
         super().__init__()
         check_which(which, saliency, method, seed)
         self._has_gradients = needs_gradients(which, saliency)
@@ -155,12 +158,12 @@ class SaliencySelection(keras.callbacks.Callback):
         self._recorded = []  # the layers whose they are
         self._comparing = []  # callbacks that keep the best epoch, and what they began with
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         for layer in sparse_bayes_layers(model):  # before another callback restores weights
             layer.when_resized = functools.partial(_adapted, weakref.ref(model))
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         layers = sparse_bayes_layers(self.model)
         if not layers:
             raise ValueError(
@@ -189,7 +192,7 @@ class SaliencySelection(keras.callbacks.Callback):
             or (isinstance(each, keras.callbacks.ModelCheckpoint) and each.save_best_only)
         ]
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if not self._waiting():
             return
         is_recording = self._has_gradients and self.data is None
@@ -198,7 +201,7 @@ class SaliencySelection(keras.callbacks.Callback):
         elif not is_recording and epoch >= self.after_epoch:
             self._select(self._waiting(), self._saliencies(), epoch)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self._sums is not None:
             recorded = [variable.numpy() for variable in self._sums]
             self._stop_recording()
@@ -208,7 +211,7 @@ class SaliencySelection(keras.callbacks.Callback):
         if logs is not None:
             logs["bayesian_weights"] = self._count()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self._sums is not None:
             self._stop_recording()
         waiting = self._waiting()

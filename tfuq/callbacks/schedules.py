@@ -1,13 +1,24 @@
 """Cosine cycles of the learning rate with warm restarts, at every step of the optimizer."""
 
+from __future__ import annotations
+
 import functools
 import math
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer, check_positive, is_finite, shown, to_float64, told
+from tfuq._arguments import (
+    ArrayLike,
+    check_integer,
+    check_positive,
+    is_finite,
+    shown,
+    to_float64,
+    told,
+)
 from tfuq._models.train_step import announce_cycles, optimizer_chain, unwrap_step, wrap_step
 from tfuq.callbacks._neighbours import check_alone
 
@@ -166,16 +177,16 @@ class SGDR(keras.callbacks.Callback):
 
     def __init__(
         self,
-        max_learning_rate,
-        min_learning_rate=0.0,
-        cycle_length=1,
-        cycle_mult=1,
-        cycle_decay=1,
-        warmup=0,
+        max_learning_rate: float,
+        min_learning_rate: float = 0.0,
+        cycle_length: float = 1,
+        cycle_mult: float = 1,
+        cycle_decay: float = 1,
+        warmup: float = 0,
         *,
-        steps_per_epoch=None,
-        verbose=0,
-    ):
+        steps_per_epoch: int | None = None,
+        verbose: int = 0,
+    ) -> None:
         super().__init__()
         check_positive("max_learning_rate", max_learning_rate)
         check_range("min_learning_rate", min_learning_rate, 0, max_learning_rate)
@@ -199,7 +210,7 @@ class SGDR(keras.callbacks.Callback):
 
     # --- Questions ----------------------------------------------------------------------------
 
-    def learning_rate_at(self, step):
+    def learning_rate_at(self, step: int | ArrayLike) -> np.ndarray:
         """The learning rate of the step that the optimizer takes after `step` others.
 
         Args:
@@ -220,7 +231,7 @@ class SGDR(keras.callbacks.Callback):
         height = (self.max_learning_rate, self.min_learning_rate)
         return sgdr(step, *height, cycle_decay=self.cycle_decay, **self._lengths())
 
-    def completed_cycles(self, step):
+    def completed_cycles(self, step: int | ArrayLike) -> Any:
         """How many cycles have ended once the optimizer has taken `step` steps.
 
         Args:
@@ -235,7 +246,7 @@ class SGDR(keras.callbacks.Callback):
         return completed_cycles(step, **self._lengths())
 
     @property
-    def steps(self):
+    def steps(self) -> np.ndarray:
         """The steps of the latest training, up to now: their numbers, from 0 in all of training.
 
         Optimizer's steps count: not the batches that are accumulated, nor those whose gradients
@@ -244,13 +255,13 @@ class SGDR(keras.callbacks.Callback):
         return np.arange(0) if self._begun is None else np.arange(self._begun, self._step())
 
     @property
-    def learning_rates(self):
+    def learning_rates(self) -> np.ndarray:
         """The rates of `steps`, an array."""
         return self.learning_rate_at(self.steps) if len(self.steps) else np.zeros(0)
 
     # --- In training --------------------------------------------------------------------------
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         check_alone(self, "a step has one learning rate")
         optimizer = self.model.optimizer
         if not isinstance(getattr(optimizer, "learning_rate", None), keras.Variable):
@@ -271,23 +282,23 @@ class SGDR(keras.callbacks.Callback):
         wrap_step(self.model, self, self._wrap)
         announce_cycles(self.model, self, functools.partial(completed_cycles, **self._lengths()))
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._epoch = epoch
         self._left = 0
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if self._left < self.model.steps_per_execution:
             self._fill()
         self._left -= self.model.steps_per_execution
         if self.verbose:
             self._print()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is not None:
             rate = self.model.optimizer.learning_rate
             logs["learning_rate"] = float(keras.ops.convert_to_numpy(rate))
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._ended = self._step()
         announce_cycles(self.model, self, None)
         unwrap_step(self.model, self)

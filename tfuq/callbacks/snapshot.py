@@ -1,5 +1,7 @@
 """Snapshots of the weights where cycles of the learning rate end, as an ensemble."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import io
@@ -7,11 +9,13 @@ import math
 import os
 import pathlib
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 
-from tfuq._arguments import check_choice, check_integer, shown, told
+from tfuq._arguments import PathLike, check_choice, check_integer, shown, told
 from tfuq._files.reading import DAMAGE, check_fingerprint, check_weights, fingerprint
 from tfuq._files.writing import prepare_folder, written_whole
 from tfuq._models.changes import clone_uncompiled
@@ -23,31 +27,15 @@ from tfuq.callbacks._neighbours import check_alone, others_of
 from tfuq.callbacks._snapshot_files import (
     MANIFEST,
     Snapshot,
+    best,
     delete_unlisted,
+    latest,
     read_fingerprints,
     read_manifest,
     snapshot_name,
     write_manifest,
 )
 from tfuq.ensembles import DeepEnsemble
-
-
-def latest(snapshots, keep):
-    """The last `keep` of them in the order of their steps (Huang et al. 2017)."""
-    return sorted(snapshots, key=lambda snapshot: snapshot.step)[-keep:]
-
-
-def best(snapshots, keep, direction):
-    """The `keep` of them with the highest `direction * value`, in the order of their steps.
-
-    Of equals the later one stays; those without a value go first.
-    """
-
-    def merit(snapshot):
-        value = -math.inf if snapshot.value is None else direction * snapshot.value
-        return value, snapshot.step
-
-    return latest(sorted(snapshots, key=merit)[-keep:], keep)
 
 
 def direction_of(model, monitor, mode):
@@ -226,7 +214,16 @@ class SnapshotEnsemble(keras.callbacks.Callback):
     See also: `tfuq.callbacks.SGDR`, `tfuq.ensembles.DeepEnsemble`, `tfuq.training.rapid_fit`.
     """
 
-    def __init__(self, directory, keep=None, monitor=None, *, mode="auto", every=None, verbose=0):
+    def __init__(
+        self,
+        directory: PathLike,
+        keep: int | None = None,
+        monitor: str | None = None,
+        *,
+        mode: str = "auto",
+        every: int | None = None,
+        verbose: int = 0,
+    ) -> None:
         super().__init__()
         _check_path(directory)
         if keep is not None:
@@ -252,14 +249,14 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         self._epoch = None
 
     @property
-    def snapshots(self):
+    def snapshots(self) -> list[Snapshot]:
         return list(self._snapshots)
 
     @property
-    def paths(self):
+    def paths(self) -> list[pathlib.Path]:
         return [self._folder / snapshot.file for snapshot in self._snapshots]
 
-    def ensemble(self, build_model=None):
+    def ensemble(self, build_model: Callable[[], keras.Model] | None = None) -> DeepEnsemble:
         """The models at the snapshots.
 
         Args:
@@ -280,7 +277,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         return ensemble
 
     @classmethod
-    def load(cls, directory, build_model):
+    def load(cls, directory: PathLike, build_model: Callable[[], keras.Model]) -> DeepEnsemble:
         """The models at the snapshots that `directory` lists, without the training.
 
         Args:
@@ -298,7 +295,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         directory = pathlib.Path(directory)
         return read_ensemble(directory, read_manifest(directory)[0], build_model)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._epoch = None
         check_alone(self, "each deletes the files of the other", "directory")
         if not self._writes:
@@ -306,13 +303,13 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         prepare_folder("directory", self._folder)
         read_manifest(self._folder)  # which may be broken
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self._epoch is None:  # all callbacks have begun: SGDR counts, weights are restored
             self._begin()
         self._epoch = epoch
         self._batch = -1
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._most += batch - self._batch
         self._batch = batch
         if self._completed is not None and self._completed(self._most) > self._cycles:
@@ -322,7 +319,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
                 self._cycles = cycles
                 self._save(cycles, self._most)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self.every is not None and (epoch + 1) % self.every == 0:
             self._save((epoch + 1) // self.every, self._step())
         if self.monitor is not None:

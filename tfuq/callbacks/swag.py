@@ -1,11 +1,15 @@
 """SWAG: a Gaussian over the weights from the last part of a training (Maddox et al. 2019)."""
 
+from __future__ import annotations
+
 import math
 import warnings
+from typing import Any
 
 import keras
 
 from tfuq._arguments import (
+    Data,
     check_choice,
     check_flags,
     check_fraction,
@@ -95,16 +99,16 @@ class SWAG(keras.callbacks.Callback):
 
     def __init__(
         self,
-        data=None,
-        start=0.75,
-        frequency="epoch",
-        rank=20,
-        scale=1.0,
+        data: Data | None = None,
+        start: float = 0.75,
+        frequency: str | int = "epoch",
+        rank: int = 20,
+        scale: float = 1.0,
         *,
-        set_mean=True,
-        batch_size=32,
-        verbose=0,
-    ):
+        set_mean: bool = True,
+        batch_size: int = 32,
+        verbose: int = 0,
+    ) -> None:
         super().__init__()
         if isinstance(start, int) and not isinstance(start, bool):
             check_integer("start", start, 0)
@@ -130,7 +134,7 @@ class SWAG(keras.callbacks.Callback):
         self._moments = None
         self._is_counting = False
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         if getattr(model, "optimizer", None) is None or not model.built:
             return  # `on_train_begin` says so
@@ -168,7 +172,7 @@ class SWAG(keras.callbacks.Callback):
             found.append(found[-1].inner_optimizer)
         return found
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         if not self.model.built:
             raise ValueError(
                 "Argument `model` must be built before `fit`, for SWAG: call it on a batch, or "
@@ -217,11 +221,11 @@ class SWAG(keras.callbacks.Callback):
                 f"epochs={epochs} of {shown(steps)} batches"
             )
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._is_counting = epoch >= first_epoch(self.start, self.params["epochs"])
         self._batches = 0
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if self.frequency == "epoch" or not self._is_counting:
             return
         before, self._batches = self._batches, batch + 1
@@ -232,13 +236,13 @@ class SWAG(keras.callbacks.Callback):
         with self.model.distribute_strategy.scope():
             self._moments.collect()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self._is_counting and self.frequency == "epoch":
             self._collect()
         if logs is not None:
             logs["swag_networks"] = self._moments.num_networks()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         count = self._moments.num_networks()
         if not self._moments.end():
             warnings.warn(

@@ -1,10 +1,13 @@
 """Gradual unfreezing of a pretrained backbone, from the top, stage by stage, in one `fit`."""
 
+from __future__ import annotations
+
 import contextlib
 import fnmatch
 import glob
 import itertools
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import keras
 
@@ -250,8 +253,14 @@ class GradualUnfreezing(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, backbone=None, num_stages=None, epochs_per_stage=1, *, stages=None, verbose=0
-    ):
+        self,
+        backbone: Any = None,
+        num_stages: int | None = None,
+        epochs_per_stage: int | Sequence[int] = 1,
+        *,
+        stages: Sequence[Any] | None = None,
+        verbose: int = 0,
+    ) -> None:
         super().__init__()
         if backbone is not None and not isinstance(backbone, (str, keras.layers.Layer)):
             raise ValueError(
@@ -278,7 +287,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
         self.groups = []
         self._parts, self._groups = [], []
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         if not self.model.built:
             raise ValueError(
                 "Argument `model` must be built before `fit`, for GradualUnfreezing: call it on a "
@@ -291,7 +300,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
         build_optimizer(self.model)  # moments outlast the stages
         check_optimizer(self.model)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         stage = stage_at(epoch, self._waits())
         if stage != self.stage:
             self.stage = stage
@@ -300,11 +309,11 @@ class GradualUnfreezing(keras.callbacks.Callback):
             if self.verbose:
                 self._print(epoch)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is not None:
             logs["unfreezing_stage"] = self.stage
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         unwrap_step(self.model, self)
 
     def _num_groups(self):

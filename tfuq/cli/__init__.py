@@ -1,11 +1,14 @@
 """tfuq on the command line: `python -m tfuq evaluate MODEL DATA`, and so on."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import math
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 
 from tfuq.cli.parser import OPTIONS, make_parser
 
@@ -16,7 +19,7 @@ _MOST_NAMED = 20
 COMMANDS = tuple(OPTIONS)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Args:

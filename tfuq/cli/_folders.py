@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tfuq._images.files import IMAGES, UNREAD, UnreadableImage, read_image
-from tfuq.cli._stderr import progress
+from tfuq.cli._stderr import notice
 
 _READERS = 8  # threads that decode images
 _NOT_OURS = ("__MACOSX",)  # what macOS packs beside files
@@ -111,4 +111,4 @@ def _tell_others(others):
     if others:
         counts = collections.Counter(file.suffix.lower() or "no suffix" for file in others)
         kinds = ", ".join(f"{kind} {count}" for kind, count in counts.most_common(6))
-        progress(f"no images: {len(others)} ({kinds}), such as {others[0]}")
+        notice(f"no images: {len(others)} ({kinds}), such as {others[0]}")

@@ -1,9 +1,16 @@
-"""Words and bars of progress, on stderr."""
+"""Words and bars of progress, and notices, on stderr."""
 
 import sys
 
 
 def progress(text):
+    """Tells a person at a terminal what goes on; in pipes and logs nobody waits for it."""
+    if bars():
+        print(text, file=sys.stderr, flush=True)
+
+
+def notice(text):
+    """Tells what the answer leaves out, wherever stderr goes."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -14,7 +14,7 @@ from tfuq.cli._inputs import (
     predict,
     scores_for,
 )
-from tfuq.cli._stderr import progress
+from tfuq.cli._stderr import notice, progress
 from tfuq.selective import aurc
 from tfuq.selective.own_loss import is_known
 
@@ -126,7 +126,7 @@ def _promises(rule, probs, labels, given, failures):
     if report.get("goal") != "risk" or names == ["error"]:
         return []
     if not is_known(rule):
-        progress(f"nothing is told of {names}: the file of the rule holds no functions")
+        notice(f"nothing is told of {names}: the file of the rule holds no functions")
         return []
     found = list(rule.evaluate(probs, labels, **given).losses)
     for each in found:

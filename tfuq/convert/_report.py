@@ -1,8 +1,12 @@
 """Reports of conversions: layers that were changed, and those that were left, and why."""
 
+from __future__ import annotations
+
 import collections
 import weakref
 from typing import NamedTuple
+
+import keras
 
 from tfuq._arguments import shown
 
@@ -30,7 +34,7 @@ class ConversionReport(NamedTuple):
     converted: dict
     left: dict
 
-    def summary(self):
+    def summary(self) -> str:
         """One line: how many layers of which classes, and why others were left."""
         done = collections.Counter(old for old, _ in self.converted.values())
         lines = [f"{len(self.converted)} converted ({_listed(done)})"]
@@ -44,7 +48,7 @@ def _listed(counts):
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
-def report(model):
+def report(model: keras.Model) -> ConversionReport:
     """Reports which layers a conversion changed and which it left.
 
     A conversion prints one line of it, the `summary()`.

@@ -1,5 +1,7 @@
 """Deterministic copies of models with random weights."""
 
+from __future__ import annotations
+
 import warnings
 
 import keras
@@ -10,7 +12,7 @@ from tfuq.convert._twins import TWINS
 from tfuq.layers import MCDropout
 
 
-def to_deterministic(model):
+def to_deterministic(model: keras.Model) -> keras.Model:
     """A copy of a model with random weights as plain Keras layers, with their means.
 
     Sparse Bayesian and variational layers become the Keras layers that they stand in for,

@@ -1,5 +1,7 @@
 """Copies of models whose dropout takes part in draws of the network."""
 
+from __future__ import annotations
+
 import inspect
 
 import keras
@@ -26,7 +28,7 @@ _OWN_KIND = "its noise in training is of its own kind"
 _KNOWN = ("keras", "tfuq")  # packages of which it is known which layers are random
 
 
-def mc_dropout(model):
+def mc_dropout(model: keras.Model) -> keras.Model:
     """A copy of a model whose dropout takes part in draws of the network.
 
     `Dropout`, `SpatialDropout1D/2D/3D` and subclasses that drop as they do (their `call` is that of

@@ -1,5 +1,11 @@
 """Variational copies of trained models: Gaussian weights around the trained ones."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+
 from tfuq._arguments import check_flags, check_positive
 from tfuq.convert._copies import (
     check_all_changed,
@@ -20,17 +26,17 @@ _ONE_DRAW = (GRUVariational, LSTMVariational, SimpleRNNVariational)
 
 
 def variational(
-    model,
-    kl_weight=None,
+    model: keras.Model,
+    kl_weight: float | None = None,
     *,
-    estimator="flipout",
-    prior_scale=1.0,
-    posterior_scale=0.05,
-    trainable_prior=False,
-    moped=False,
-    moped_delta=0.1,
-    layers=None,
-):
+    estimator: str = "flipout",
+    prior_scale: float = 1.0,
+    posterior_scale: float = 0.05,
+    trainable_prior: bool = False,
+    moped: bool = False,
+    moped_delta: float = 0.1,
+    layers: Sequence[str] | None = None,
+) -> keras.Model:
     """A copy of a trained model whose weights are Gaussian around the trained ones.
 
     `Dense`, `EinsumDense`, convolutions (depthwise, separable and transposed ones too, but

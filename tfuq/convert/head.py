@@ -1,8 +1,10 @@
 """Replacement of a model's last layer."""
 
+from __future__ import annotations
+
 import keras
 
-from tfuq._arguments import check_flags, shown
+from tfuq._arguments import Output, check_flags, shown
 from tfuq._random.draws import warn_of_lost_posterior
 from tfuq.convert._copies import check_graph, cloned
 from tfuq.convert._twins import is_quantized
@@ -19,7 +21,14 @@ _POOLING = (
 )
 
 
-def replace_head(model, head, *, initialize=True, copy=False, output=None):
+def replace_head(
+    model: keras.Model,
+    head: keras.layers.Layer,
+    *,
+    initialize: bool = True,
+    copy: bool = False,
+    output: Output | None = None,
+) -> keras.Model:
     """The model with `head` in place of its last layer.
 
     The last layer is the last one with weights, a `Dense` or a convolution as a rule, even inside a

@@ -1,9 +1,12 @@
 """Laplace approximation of the last layer of a trained model."""
 
+from __future__ import annotations
+
+import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_positive, shown
+from tfuq._arguments import Data, check_choice, check_positive, shown
 from tfuq._models.batches import batches
 from tfuq._models.changes import watched
 from tfuq._random.draws import TakesDraws
@@ -24,17 +27,17 @@ SAME = 1e-3  # how far the head may be from the layer whose place it took; of ha
 
 
 def laplace_head(
-    model,
-    data,
-    structure="kfac",
-    prior="marginal likelihood",
+    model: keras.Model,
+    data: Data,
+    structure: str = "kfac",
+    prior: str = "marginal likelihood",
     *,
-    validation_data=None,
-    from_logits=None,
-    multi_label=None,
-    batch_size=32,
-    verbose=0,
-):
+    validation_data: Data | None = None,
+    from_logits: bool | None = None,
+    multi_label: bool | None = None,
+    batch_size: int = 32,
+    verbose: int = 0,
+) -> keras.Model:
     """A copy of a trained model whose last layer has the posterior of a Laplace approximation.
 
     Nothing is trained: the weights stay as they are, and become the means of a Gaussian whose

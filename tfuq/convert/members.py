@@ -1,5 +1,11 @@
 """Copies of trained models with many members, which share the trained kernels."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+
 from tfuq.convert._copies import (
     check_all_changed,
     chosen_layers,
@@ -13,7 +19,14 @@ from tfuq.convert._twins import MEMBERS, configuration, is_quantized
 from tfuq.layers import BatchEnsembleDense
 
 
-def batch_ensemble(model, num_members, *, factor_scale=0.1, layers=None, seed=None):
+def batch_ensemble(
+    model: keras.Model,
+    num_members: int,
+    *,
+    factor_scale: float = 0.1,
+    layers: Sequence[str] | None = None,
+    seed: int | None = None,
+) -> keras.Model:
     """A copy of a trained model with `num_members` members, all near the trained one.
 
     `Dense` and `Conv2D` become `tfuq.layers.BatchEnsembleDense` and `BatchEnsembleConv2D`: the

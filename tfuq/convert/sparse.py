@@ -1,8 +1,14 @@
 """Sparse Bayesian copies of trained models, and the saliency of weights."""
 
-import keras
+from __future__ import annotations
 
-from tfuq._arguments import check_choice, shown
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfuq._arguments import Data, check_choice, shown
 from tfuq._models.gradients import METHODS, squared_gradients
 from tfuq.convert._copies import (
     check_all_changed,
@@ -29,25 +35,25 @@ from tfuq.optimizers.ivon import hessians_of
 
 
 def sparse_bayesian(
-    model,
-    data,
-    loss=None,
-    r_bayes=None,
-    kl_weight=None,
-    scope="layer",
-    layers=None,
+    model: keras.Model,
+    data: Data,
+    loss: Any = None,
+    r_bayes: float | None = None,
+    kl_weight: float | None = None,
+    scope: str = "layer",
+    layers: Sequence[str] | None = None,
     *,
-    which="saliency",
-    saliency="gradient",
-    bias_r_bayes=0.0,
-    method="gradient",
-    estimator="reparameterization",
-    prior_scale=1.0,
-    posterior_scale=0.05,
-    batch_size=32,
-    seed=0,
-    verbose=0,
-):
+    which: str = "saliency",
+    saliency: str = "gradient",
+    bias_r_bayes: float = 0.0,
+    method: str = "gradient",
+    estimator: str = "reparameterization",
+    prior_scale: float = 1.0,
+    posterior_scale: float = 0.05,
+    batch_size: int = 32,
+    seed: int = 0,
+    verbose: int = 0,
+) -> keras.Model:
     """A copy of a trained model in which only the most salient weights are Gaussian.
 
     `Dense`, `Conv1D`, `Conv2D`, `Conv3D`, `Conv2DTranspose` and `DepthwiseConv2D` become
@@ -212,7 +218,15 @@ def _has_lora(layer):
     return getattr(layer, "lora_enabled", False)
 
 
-def saliency(model, data, loss=None, *, method="gradient", batch_size=32, verbose=0):
+def saliency(
+    model: keras.Model,
+    data: Data,
+    loss: Any = None,
+    *,
+    method: str = "gradient",
+    batch_size: int = 32,
+    verbose: int = 0,
+) -> dict[str, np.ndarray]:
     """How much each weight of a model matters to its loss: the squared gradients, in one pass.
 
     The model runs as when it predicts: no dropout, batch statistics frozen.

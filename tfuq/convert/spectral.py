@@ -1,9 +1,14 @@
 """Hidden layers that keep distances: bounds on the spectral norm of their kernels."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_integer, check_positive, register, shown
+from tfuq._arguments import Tensor, check_choice, check_integer, check_positive, register, shown
 from tfuq.convert._copies import (
     by_name,
     check_graph,
@@ -57,14 +62,14 @@ class SpectralBound(keras.constraints.Constraint):
 
     def __init__(
         self,
-        norm_bound=0.95,
-        iterations=1,
-        input_shape=None,
-        strides=1,
-        padding="valid",
-        data_format=None,
-        dilation_rate=1,
-    ):
+        norm_bound: float = 0.95,
+        iterations: int = 1,
+        input_shape: Sequence[int] | None = None,
+        strides: int | Sequence[int] = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = 1,
+    ) -> None:
         check_positive("norm_bound", norm_bound)
         check_integer("iterations", iterations, minimum=1)
         check_choice("padding", padding, PADDINGS)
@@ -74,14 +79,14 @@ class SpectralBound(keras.constraints.Constraint):
         self.data_format, self.dilation_rate = data_format, dilation_rate
         self._vectors = {}
 
-    def __call__(self, w):
+    def __call__(self, w: Tensor) -> Tensor:
         """The kernel, within the bound."""
         kernel = tf.convert_to_tensor(w)
         sigma = self.norm(w, self.iterations)
         bound = tf.cast(self.norm_bound, kernel.dtype)
         return kernel * tf.minimum(tf.ones_like(sigma), bound / sigma)
 
-    def norm(self, kernel, iterations=WARM_UP):
+    def norm(self, kernel: Tensor, iterations: int = WARM_UP) -> Tensor:
         """The largest singular value, after so many more steps of the power method.
 
         Args:
@@ -152,7 +157,7 @@ class SpectralBound(keras.constraints.Constraint):
             found = self._map(vector, kernel)
         return tape.gradient(found, vector, output)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"norm_bound": self.norm_bound, "iterations": self.iterations} | {
             name: getattr(self, name) for name in _OF_CONVOLUTION
         }
@@ -162,7 +167,13 @@ def _unit(vector):
     return vector / tf.maximum(tf.norm(vector), keras.config.epsilon())
 
 
-def spectral_normalize(model, norm_bound=0.95, *, iterations=1, layers=None):
+def spectral_normalize(
+    model: keras.Model,
+    norm_bound: float = 0.95,
+    *,
+    iterations: int = 1,
+    layers: Sequence[str] | None = None,
+) -> keras.Model:
     """A copy of a model whose hidden kernels stretch no distance by more than `norm_bound`.
 
     `Dense` and `Conv1D/2D/3D` (without groups) get the constraint `SpectralBound`: their kernels

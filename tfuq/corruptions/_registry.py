@@ -1,12 +1,14 @@
 """Registry of image corruptions: their list, argument checks and random numbers."""
 
+from __future__ import annotations
+
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, shown
+from tfuq._arguments import ArrayLike, Tensor, check_choice, shown
 from tfuq._images.pieces import checked_images, tensor_of
 
 CORRUPTIONS = {}
@@ -36,7 +38,7 @@ def listed(function):
     return function
 
 
-def names(which=None):
+def names(which: str | None = None) -> tuple[str, ...]:
     """Names of corruptions.
 
     Args:
@@ -65,7 +67,14 @@ def names(which=None):
     return chosen[which]
 
 
-def corrupt(images, name, severity=None, *, seed=0, **options):
+def corrupt(
+    images: ArrayLike,
+    name: str,
+    severity: int | None = None,
+    *,
+    seed: int | Tensor = 0,
+    **options: Any,
+) -> Tensor:
     """Images with a corruption, by its name.
 
     Args:

@@ -1,12 +1,14 @@
 """Blur of optics and movement: Gaussian, defocus, motion and zoom."""
 
+from __future__ import annotations
+
 import math
 import numbers
 
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer, check_positive, shown
+from tfuq._arguments import ArrayLike, Tensor, check_integer, check_positive, shown
 from tfuq._images.arithmetic import disk, filtered, magnified, smoothed, streaked, trailed
 from tfuq._images.pieces import applied
 from tfuq.corruptions._registry import Suites, constant, listed, size_of, strength
@@ -32,7 +34,15 @@ DOUBLINGS = 8  # of how far a chain of pixels is followed: none has 256
 
 
 @listed
-def gaussian_blur(images, severity=None, *, sigma=None, kernel_size=None, severity_of=None, seed=0):
+def gaussian_blur(
+    images: ArrayLike,
+    severity: int | None = None,
+    *,
+    sigma: float | None = None,
+    kernel_size: int | None = None,
+    severity_of: str | None = None,
+    seed: int | Tensor = 0,
+) -> Tensor:
     """Soft focus: a Gaussian filter, the same in all directions.
 
     At severities 1 to 5 sigma is 0.4, 0.6, 0.7, 0.8 and 1 pixels (ImageNet-C: 1, 2, 3, 4 and 6),
@@ -86,7 +96,14 @@ def gaussian_blur(images, severity=None, *, sigma=None, kernel_size=None, severi
 
 
 @listed
-def defocus_blur(images, severity=None, *, radius=None, severity_of=None, seed=0):
+def defocus_blur(
+    images: ArrayLike,
+    severity: int | None = None,
+    *,
+    radius: float | None = None,
+    severity_of: str | None = None,
+    seed: int | Tensor = 0,
+) -> Tensor:
     """Blur of a lens out of focus: the mean over a disk.
 
     At severities 1 to 5 the radius is 0.3, 0.4, 0.5, 1 and 1.5 pixels, and the disk is smoothed by
@@ -134,7 +151,15 @@ def defocus_blur(images, severity=None, *, radius=None, severity_of=None, seed=0
 
 
 @listed
-def motion_blur(images, severity=None, *, kernel_size=None, angle=None, severity_of=None, seed=0):
+def motion_blur(
+    images: ArrayLike,
+    severity: int | None = None,
+    *,
+    kernel_size: int | None = None,
+    angle: float | None = None,
+    severity_of: str | None = None,
+    seed: int | Tensor = 0,
+) -> Tensor:
     """Blur of a camera that moves: the mean along a line.
 
     Severities 1 to 5 trail off like half a Gaussian of sigma 1, 1.5, 2, 2 and 2.5 pixels, cut off
@@ -206,7 +231,14 @@ def line(distances, angle):
 
 
 @listed
-def zoom_blur(images, severity=None, *, max_factor=None, severity_of=None, seed=0):
+def zoom_blur(
+    images: ArrayLike,
+    severity: int | None = None,
+    *,
+    max_factor: float | None = None,
+    severity_of: str | None = None,
+    seed: int | Tensor = 0,
+) -> Tensor:
     """Blur of a lens that zooms in: the mean over enlarged images, and the image itself.
 
     Formula:
@@ -262,7 +294,9 @@ def zoom_blur(images, severity=None, *, max_factor=None, severity_of=None, seed=
 
 
 @listed
-def glass_blur(images, severity, *, severity_of=None, seed=0):
+def glass_blur(
+    images: ArrayLike, severity: int, *, severity_of: str | None = None, seed: int | Tensor = 0
+) -> Tensor:
     """A pane of frosted glass: pixels change places with near ones, between two soft filters.
 
     A Gaussian filter, a shuffle, and the filter again, with sigma 0.05, 0.25, 0.4, 0.25 and 0.4

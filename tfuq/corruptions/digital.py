@@ -1,5 +1,7 @@
 """Digital corruptions: brightness, contrast, colour, warps, blocks, JPEG."""
 
+from __future__ import annotations
+
 import functools
 import numbers
 
@@ -7,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from scipy import ndimage
 
-from tfuq._arguments import check_fraction, check_integer, shown
+from tfuq._arguments import ArrayLike, Tensor, check_fraction, check_integer, shown
 from tfuq._images.arithmetic import box_average, grey, sides, warped
 from tfuq._images.pieces import applied
 from tfuq.corruptions._registry import Suites, constant, listed, strength
@@ -35,7 +37,14 @@ QUALITIES = Suites((80, 65, 58, 50, 40), (25, 18, 15, 10, 7))
 
 
 @listed
-def brightness(images, severity=None, *, amount=None, severity_of=None, seed=0):
+def brightness(
+    images: ArrayLike,
+    severity: int | None = None,
+    *,
+    amount: float | None = None,
+    severity_of: str | None = None,
+    seed: int | Tensor = 0,
+) -> Tensor:
     """Exposure: too bright, or with a negative `amount` too dark.
 
     Formula:
@@ -87,7 +96,14 @@ def brightness(images, severity=None, *, amount=None, severity_of=None, seed=0):
 
 
 @listed
-def contrast(images, severity=None, *, factor=None, severity_of=None, seed=0):
+def contrast(
+    images: ArrayLike,
+    severity: int | None = None,
+    *,
+    factor: float | None = None,
+    severity_of: str | None = None,
+    seed: int | Tensor = 0,
+) -> Tensor:
     """Less contrast: values move towards the image's mean of their channel.
 
     Formula:
@@ -134,7 +150,14 @@ def contrast(images, severity=None, *, factor=None, severity_of=None, seed=0):
 
 
 @listed
-def decolor(images, severity=None, *, amount=None, severity_of=None, seed=0):
+def decolor(
+    images: ArrayLike,
+    severity: int | None = None,
+    *,
+    amount: float | None = None,
+    severity_of: str | None = None,
+    seed: int | Tensor = 0,
+) -> Tensor:
     """Less colour, down to none; grey images stay as they are.
 
     Formula:
@@ -178,7 +201,9 @@ def decolor(images, severity=None, *, amount=None, severity_of=None, seed=0):
 
 
 @listed
-def saturate(images, severity, *, severity_of=None, seed=0):
+def saturate(
+    images: ArrayLike, severity: int, *, severity_of: str | None = None, seed: int | Tensor = 0
+) -> Tensor:
     """Another saturation: colours too weak or too strong; grey images stay as they are.
 
     Formula:
@@ -235,7 +260,9 @@ def saturate(images, severity, *, severity_of=None, seed=0):
 
 
 @listed
-def elastic_transform(images, severity, *, severity_of=None, seed=0):
+def elastic_transform(
+    images: ArrayLike, severity: int, *, severity_of: str | None = None, seed: int | Tensor = 0
+) -> Tensor:
     """Pulls the image about like rubber, each image its own way.
 
     A random affine map moves three points by up to r, and a smooth random field, uniform noise
@@ -316,7 +343,14 @@ def smoothing(size, sigma):
 
 
 @listed
-def pixelate(images, severity=None, *, scale=None, severity_of=None, seed=0):
+def pixelate(
+    images: ArrayLike,
+    severity: int | None = None,
+    *,
+    scale: float | None = None,
+    severity_of: str | None = None,
+    seed: int | Tensor = 0,
+) -> Tensor:
     """Shrinks the images and enlarges them again, both with a box filter.
 
     The smaller side is 0.95, 0.9, 0.85, 0.75, 0.65 of the original at severities 1 to 5 of
@@ -375,7 +409,14 @@ def blocks(size, new_size):
 
 
 @listed
-def jpeg_compression(images, severity=None, *, quality=None, severity_of=None, seed=0):
+def jpeg_compression(
+    images: ArrayLike,
+    severity: int | None = None,
+    *,
+    quality: int | None = None,
+    severity_of: str | None = None,
+    seed: int | Tensor = 0,
+) -> Tensor:
     """JPEG and back, image by image, with colour at half the resolution.
 
     The quality is 80, 65, 58, 50, 40 at severities 1 to 5 of CIFAR-10-C and 25, 18, 15, 10, 7 of

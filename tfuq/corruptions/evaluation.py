@@ -1,11 +1,25 @@
 """Evaluation of a model on corrupted images, by corruption and severity."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
-from tfuq._arguments import check_choice, check_integer, shown, told
+from tfuq._arguments import (
+    ArrayLike,
+    Data,
+    ModelLike,
+    Output,
+    PathLike,
+    Tensor,
+    check_choice,
+    check_integer,
+    shown,
+    told,
+)
 from tfuq._files.tables import write_csv
 from tfuq._models.batches import batches
 from tfuq._models.meaning import reading_of
@@ -72,7 +86,9 @@ class CorruptionReport(NamedTuple):
     threshold: float
     severity_of: str | None = None
 
-    def mean_corruption_error(self, baseline=None, *, relative=False):
+    def mean_corruption_error(
+        self, baseline: CorruptionReport | str | None = None, *, relative: bool = False
+    ) -> float:
         """The mean error over corruptions, relative to that of a baseline model if there is one.
 
         Formula:
@@ -136,7 +152,7 @@ class CorruptionReport(NamedTuple):
     def _errors(self, relative):
         return (self.clean["accuracy"] if relative else 1.0) - self.accuracy
 
-    def to_markdown(self, figure=None):
+    def to_markdown(self, figure: str | None = None) -> str:
         """A Markdown table with a line for each corruption.
 
         Args:
@@ -160,7 +176,7 @@ class CorruptionReport(NamedTuple):
             rows.append([name, *row, row.mean()])
         return figure_table([figure, *map(str, self.severities), "mean"], rows)
 
-    def to_csv(self, path):
+    def to_csv(self, path: PathLike) -> None:
         """Writes a line for clean images, of severity 0, and one for each corruption and severity.
 
         Args:
@@ -174,24 +190,24 @@ class CorruptionReport(NamedTuple):
 
 
 def corruption_report(
-    model,
-    x,
-    y=None,
-    corruptions=None,
-    severities=SEVERITIES,
+    model: ModelLike | Callable[..., Any],
+    x: Data,
+    y: ArrayLike | None = None,
+    corruptions: Sequence[str] | None = None,
+    severities: Sequence[int] = SEVERITIES,
     *,
-    threshold=0.5,
-    n_bins=15,
-    batch_size=128,
-    preprocess=None,
-    output=None,
-    from_logits=None,
-    multi_label=None,
-    sample_weight=None,
-    severity_of=None,
-    seed=0,
-    verbose=1,
-):
+    threshold: float = 0.5,
+    n_bins: int = 15,
+    batch_size: int = 128,
+    preprocess: Callable[[Any], Any] | None = None,
+    output: Output | None = None,
+    from_logits: bool | None = None,
+    multi_label: bool | None = None,
+    sample_weight: ArrayLike | None = None,
+    severity_of: str | None = None,
+    seed: int | Tensor = 0,
+    verbose: int = 1,
+) -> CorruptionReport:
     """Accuracy, likelihood, calibration and coverage of a model on corrupted images.
 
     One pass over the data for clean images, and one for each corruption and severity.

@@ -1,9 +1,15 @@
 """A corruption as a Keras layer, for pipelines and models."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfuq._arguments import (
+    Self,
+    Tensor,
     check_choice,
     check_flags,
     check_fraction,
@@ -76,17 +82,17 @@ class CorruptionLayer(keras.layers.Layer):
 
     def __init__(
         self,
-        corruption,
-        severity=None,
-        options=None,
-        rate=1.0,
-        training_only=False,
-        resample=False,
-        value_range=(0.0, 255.0),
-        seed=None,
-        severity_of=None,
-        **kwargs,
-    ):
+        corruption: str,
+        severity: int | None = None,
+        options: dict[str, Any] | None = None,
+        rate: float = 1.0,
+        training_only: bool = False,
+        resample: bool = False,
+        value_range: tuple[float, float] = (0.0, 255.0),
+        seed: int | Tensor | None = None,
+        severity_of: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_choice("corruption", corruption, names())
         check_fraction("rate", rate)
@@ -117,7 +123,7 @@ class CorruptionLayer(keras.layers.Layer):
             options["severity_of"] = self.severity_of
         return function(images, self.severity, seed=seed, **options)
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Tensor, training: bool = False) -> Any:
         if self.training_only and not training:
             return inputs
         if not (training or resamples(self)):
@@ -137,10 +143,10 @@ class CorruptionLayer(keras.layers.Layer):
         images = self._corrupt(as_unit(inputs, self.value_range), seed)
         return from_unit(images, self.value_range, inputs.dtype)
 
-    def compute_output_spec(self, inputs, training=False):
+    def compute_output_spec(self, inputs: Tensor, training: bool = False) -> Any:
         return keras.KerasTensor(inputs.shape, inputs.dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "corruption": self.corruption,
@@ -155,7 +161,7 @@ class CorruptionLayer(keras.layers.Layer):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         if "severity_of" not in config and config.get("severity") is not None:
             # A file of a time when there were no others, whatever the size of images.
             config = {**config, "severity_of": CIFAR}

@@ -1,8 +1,10 @@
 """Noise of sensors: Gaussian, shot, impulse and speckle."""
 
+from __future__ import annotations
+
 import tensorflow as tf
 
-from tfuq._arguments import check_flags, check_fraction, check_positive
+from tfuq._arguments import ArrayLike, Tensor, check_flags, check_fraction, check_positive
 from tfuq._images.pieces import applied
 from tfuq.corruptions._registry import Suites, listed, size_of, strength
 
@@ -13,7 +15,14 @@ SPECKLES = Suites((0.06, 0.1, 0.12, 0.16, 0.2), (0.15, 0.2, 0.35, 0.45, 0.6))
 
 
 @listed
-def gaussian_noise(images, severity=None, *, stddev=None, severity_of=None, seed=0):
+def gaussian_noise(
+    images: ArrayLike,
+    severity: int | None = None,
+    *,
+    stddev: float | None = None,
+    severity_of: str | None = None,
+    seed: int | Tensor = 0,
+) -> Tensor:
     """Adds independent Gaussian noise to every value.
 
     Formula:
@@ -58,7 +67,14 @@ def gaussian_noise(images, severity=None, *, stddev=None, severity_of=None, seed
 
 
 @listed
-def shot_noise(images, severity=None, *, photons=None, severity_of=None, seed=0):
+def shot_noise(
+    images: ArrayLike,
+    severity: int | None = None,
+    *,
+    photons: float | None = None,
+    severity_of: str | None = None,
+    seed: int | Tensor = 0,
+) -> Tensor:
     """Poisson noise of light that comes in few photons.
 
     Formula:
@@ -101,15 +117,15 @@ def shot_noise(images, severity=None, *, photons=None, severity_of=None, seed=0)
 
 @listed
 def impulse_noise(
-    images,
-    severity=None,
+    images: ArrayLike,
+    severity: int | None = None,
     *,
-    amount=None,
-    salt=0.5,
-    whole_pixels=False,
-    severity_of=None,
-    seed=0,
-):
+    amount: float | None = None,
+    salt: float = 0.5,
+    whole_pixels: bool = False,
+    severity_of: str | None = None,
+    seed: int | Tensor = 0,
+) -> Tensor:
     """Salt and pepper: some values become 1 (salt) or 0 (pepper).
 
     Severities 1 to 5 of CIFAR-10-C hit 1, 2, 3, 5 and 7 % of the values, each channel by itself,
@@ -165,7 +181,14 @@ def impulse_noise(
 
 
 @listed
-def speckle_noise(images, severity=None, *, stddev=None, severity_of=None, seed=0):
+def speckle_noise(
+    images: ArrayLike,
+    severity: int | None = None,
+    *,
+    stddev: float | None = None,
+    severity_of: str | None = None,
+    seed: int | Tensor = 0,
+) -> Tensor:
     """Gaussian noise in proportion to the brightness, as of radar and ultrasound.
 
     Formula:

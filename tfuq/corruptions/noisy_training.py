@@ -1,12 +1,15 @@
 """Comparison of training on clean and on corrupted images."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_integer, shown, told
+from tfuq._arguments import Data, Output, PathLike, Tensor, check_choice, check_integer, shown, told
 from tfuq._files.tables import write_csv
 from tfuq._models.batches import repeated
 from tfuq._models.meaning import reading_of
@@ -52,7 +55,7 @@ class NoiseSettings(NamedTuple):
     train_corrupted: dict
     both_corrupted: dict
 
-    def rows(self):
+    def rows(self) -> list[list[Any]]:
         """The table's lines: what was trained on, what was tested on, and the five figures.
 
         Returns:
@@ -69,7 +72,7 @@ class NoiseSettings(NamedTuple):
                 rows.append([*sets, *(figures[name][number] for name in FIGURES)])
         return rows
 
-    def to_markdown(self):
+    def to_markdown(self) -> str:
         """The table in Markdown, as table 5.4 of Mishra (2020).
 
         Returns:
@@ -77,7 +80,7 @@ class NoiseSettings(NamedTuple):
         """
         return figure_table(["train", "test", *FIGURES], self.rows())
 
-    def to_csv(self, path):
+    def to_csv(self, path: PathLike) -> None:
         """Writes the table.
 
         Args:
@@ -87,23 +90,23 @@ class NoiseSettings(NamedTuple):
 
 
 def noise_settings(
-    build_model,
-    train,
-    test,
-    corruption,
-    levels=SEVERITIES,
+    build_model: Callable[[], keras.Model],
+    train: Data,
+    test: Data,
+    corruption: str,
+    levels: Sequence[Any] = SEVERITIES,
     *,
-    threshold=0.5,
-    n_bins=15,
-    batch_size=32,
-    preprocess=None,
-    output=None,
-    from_logits=None,
-    multi_label=None,
-    seed=0,
-    verbose=1,
-    **fit_kwargs,
-):
+    threshold: float = 0.5,
+    n_bins: int = 15,
+    batch_size: int = 32,
+    preprocess: Callable[[Any], Any] | None = None,
+    output: Output | None = None,
+    from_logits: bool | None = None,
+    multi_label: bool | None = None,
+    seed: int | Tensor = 0,
+    verbose: int = 1,
+    **fit_kwargs: Any,
+) -> NoiseSettings:
     """Trains and tests on clean and on corrupted images, to see whether training on noise helps.
 
     The three settings of Mishra (2020, chapter 5), and the clean reference: trained clean and

@@ -1,11 +1,13 @@
 """Corruptions between camera and scene: snow, frost, fog, water, mud and dirt on the lens."""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_fraction
+from tfuq._arguments import ArrayLike, Tensor, check_fraction
 from tfuq._images.arithmetic import (
     distances,
     equalized,
@@ -71,7 +73,9 @@ DIRT = (0.34, 0.29, 0.22)
 
 
 @listed
-def snow(images, severity, *, severity_of=None, seed=0):
+def snow(
+    images: ArrayLike, severity: int, *, severity_of: str | None = None, seed: int | Tensor = 0
+) -> Tensor:
     """Falling flakes, each image its own, on a scene that grows paler.
 
     Formula:
@@ -124,7 +128,9 @@ def snow(images, severity, *, severity_of=None, seed=0):
 
 
 @listed
-def frost(images, severity, *, severity_of=None, seed=0):
+def frost(
+    images: ArrayLike, severity: int, *, severity_of: str | None = None, seed: int | Tensor = 0
+) -> Tensor:
     """Ice on the lens, each image its own.
 
     Formula:
@@ -176,7 +182,9 @@ def frost(images, severity, *, severity_of=None, seed=0):
 
 
 @listed
-def fog(images, severity, *, severity_of=None, seed=0):
+def fog(
+    images: ArrayLike, severity: int, *, severity_of: str | None = None, seed: int | Tensor = 0
+) -> Tensor:
     """Fog or haze: clouds, each image its own, that take contrast away.
 
     Formula:
@@ -223,7 +231,9 @@ def fog(images, severity, *, severity_of=None, seed=0):
 
 
 @listed
-def spatter(images, severity, *, severity_of=None, seed=0):
+def spatter(
+    images: ArrayLike, severity: int, *, severity_of: str | None = None, seed: int | Tensor = 0
+) -> Tensor:
     """Drops on the lens, each image its own: of water at severities 1 to 3, of mud at 4 and 5.
 
     Formula:
@@ -290,7 +300,14 @@ def _relief(liquid):
 
 
 @listed
-def dirty_lens(images, severity=None, *, amount=None, severity_of=None, seed=0):
+def dirty_lens(
+    images: ArrayLike,
+    severity: int | None = None,
+    *,
+    amount: float | None = None,
+    severity_of: str | None = None,
+    seed: int | Tensor = 0,
+) -> Tensor:
     """Smears of dirt on the lens, each image its own, which hide what is behind them.
 
     Formula:

@@ -1,10 +1,14 @@
 """Classes in balance: the examples of rare ones come more often, those of frequent ones less."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer, shown
+from tfuq._arguments import Data, check_integer, shown
 from tfuq._models.torch_data import keras_data
 from tfuq._predictions.probabilities import TOLERANCE
 from tfuq._random.points import ALGORITHM
@@ -17,17 +21,17 @@ _SEVERAL = (
 
 
 def balanced(
-    data,
+    data: Data,
     *,
-    num_classes=None,
-    weights=None,
-    batch_size=32,
-    steps=None,
-    seed=0,
-    batched=None,
-    counts=None,
-    buffer_size=None,
-):
+    num_classes: int | None = None,
+    weights: Sequence[float] | None = None,
+    batch_size: int | None = 32,
+    steps: int | None = None,
+    seed: int = 0,
+    batched: bool | None = None,
+    counts: Sequence[int] | None = None,
+    buffer_size: int | None = None,
+) -> tf.data.Dataset:
     """Examples in batches whose classes come as often as `weights` says, by default equally often.
 
     Weighted sampling with replacement, in its form of least variance: in each pass over the data

@@ -1,28 +1,33 @@
 """Local `.npz` files in the form of the public sets."""
 
+from __future__ import annotations
+
 import contextlib
 import pathlib
 import zipfile
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tfuq._arguments import PathLike
 from tfuq._files.reading import DAMAGE, open_arrays
 from tfuq.datasets._pipelines import Form
 
 
 def from_npz(
-    path,
-    split="train",
+    path: PathLike,
+    split: str | Sequence[str] | None = "train",
     *,
-    label=None,
-    batch_size=None,
-    image_size=None,
-    crop_to_aspect_ratio=False,
-    shuffle=False,
-    seed=0,
-    cache=False,
-):
+    label: str | None = None,
+    batch_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    crop_to_aspect_ratio: bool = False,
+    shuffle: bool | int = False,
+    seed: int = 0,
+    cache: bool = False,
+) -> Any:
     """A `tf.data.Dataset` of pairs `(image, label)` from an `.npz` file, or a folder of such files.
 
     For `split="train"` a file holds, as Keras' `mnist.npz`, MedMNIST's files and others do:

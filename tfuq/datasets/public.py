@@ -1,11 +1,14 @@
 """Public sets of images, by tensorflow-datasets (extra `datasets`), in one form."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, shown
+from tfuq._arguments import PathLike, check_choice, shown
 from tfuq.datasets._pipelines import Form
 
 SHUFFLED = 10_000  # examples among which `shuffle=True` mixes, beside tensorflow-datasets' files
@@ -138,7 +141,7 @@ _SETS = {
 }
 
 
-def names():
+def names() -> list[str]:
     """Names of the sets whose labels `load` knows, sorted; `describe` tells more of each.
 
     Returns:
@@ -155,7 +158,7 @@ def names():
     return sorted(_SETS)
 
 
-def describe(name):
+def describe(name: str) -> PublicSet:
     """What there is to know of a set before it is loaded.
 
     Args:
@@ -180,21 +183,21 @@ def describe(name):
 
 
 def load(
-    name,
-    split="train",
+    name: str,
+    split: str | Sequence[str] | None = "train",
     *,
-    batch_size=None,
-    image_size=None,
-    crop_to_aspect_ratio=False,
-    label=None,
-    corruption=None,
-    severity=None,
-    shuffle=False,
-    seed=0,
-    cache=False,
-    data_dir=None,
-    download=True,
-):
+    batch_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    crop_to_aspect_ratio: bool = False,
+    label: str | None = None,
+    corruption: str | None = None,
+    severity: int | None = None,
+    shuffle: bool | int = False,
+    seed: int = 0,
+    cache: bool = False,
+    data_dir: PathLike | None = None,
+    download: bool = True,
+) -> Any:
     """A public set of images as a `tf.data.Dataset` of pairs `(image, label)`.
 
     Any name of `names()`, or any other of tensorflow-datasets whose examples are pairs of an image

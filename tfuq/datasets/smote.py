@@ -1,16 +1,25 @@
 """New examples of rare classes, made of those there are (extra `smote`)."""
 
+from __future__ import annotations
+
 import collections
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import as_array, check_integer
+from tfuq._arguments import ArrayLike, as_array, check_integer
 from tfuq._models.torch_data import is_loader
 
 
-def smote(x, y=None, *, seed=0, k_neighbors=5, sampling_strategy="auto"):
+def smote(
+    x: ArrayLike,
+    y: ArrayLike | None = None,
+    *,
+    seed: int = 0,
+    k_neighbors: int = 5,
+    sampling_strategy: str | dict[int, int] = "auto",
+) -> tuple[np.ndarray, np.ndarray]:
     """SMOTE, as imbalanced-learn does it, for images and labels as Keras takes them.
 
     New examples of a class are put between neighbours of that class. Give it training data alone:

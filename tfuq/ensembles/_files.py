@@ -1,12 +1,15 @@
 """Files of an ensemble: its folder, checkpoints, a SavedModel of all members."""
 
+from __future__ import annotations
+
 import pathlib
 import re
 import warnings
+from typing import Any
 
 import keras
 
-from tfuq._arguments import check_integer, shown
+from tfuq._arguments import Output, PathLike, Self, check_integer, shown
 from tfuq._files.reading import (
     DAMAGE,
     check_fields,
@@ -185,7 +188,7 @@ def write_graph(path, members, reading, input_signature, verbose, forward=None):
 class EnsembleFiles:
     """Ensembles that are saved, loaded and exported."""
 
-    def save(self, folder):
+    def save(self, folder: PathLike) -> None:
         """Writes the ensemble as one folder: `ensemble.json` and a `.keras` file per member.
 
         The folder gets its name when it is complete: nobody reads half an ensemble. An ensemble
@@ -204,7 +207,7 @@ class EnsembleFiles:
             write_members(new, self._members, self.seed, self._fits)
 
     @classmethod
-    def load(cls, folder):
+    def load(cls, folder: PathLike) -> Self:
         """Reads what `save` wrote, in Keras' safe mode.
 
         Own classes have to be registered with Keras, or stand in a
@@ -227,14 +230,14 @@ class EnsembleFiles:
 
     def export(
         self,
-        path,
+        path: PathLike,
         *,
-        input_signature=None,
-        output=None,
-        from_logits=None,
-        multi_label=None,
-        verbose=False,
-    ):
+        input_signature: Any = None,
+        output: Output | None = None,
+        from_logits: bool | None = None,
+        multi_label: bool | None = None,
+        verbose: int | str = False,
+    ) -> None:
         """Writes the ensemble as one SavedModel, which plain TensorFlow loads.
 
         Its `serve` takes a batch of any size and returns a dict: `"members"`, probabilities

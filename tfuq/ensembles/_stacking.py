@@ -1,8 +1,14 @@
 """Ensembles whose members are computed at once."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
+from tfuq._arguments import Self
 from tfuq._models.outputs import input_spec, sample_inputs
 from tfuq._models.stacked import StackedForward
 from tfuq.ensembles._checks import check_built
@@ -14,7 +20,7 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-5}  # of other compute dtypes 2e-2
 class Stackable:
     """Ensembles that can be stacked."""
 
-    def stacked(self):
+    def stacked(self) -> Self:
         """The same ensemble, computed as one network over stacked weights.
 
         Where overhead counts, as with a few examples and small layers, all members take little
@@ -61,7 +67,7 @@ class Stackable:
         return ensemble
 
     @property
-    def forward(self):
+    def forward(self) -> Callable[..., Any] | None:
         """What computes all members at once, a function of a batch; None unless it is stacked.
 
         Raises:

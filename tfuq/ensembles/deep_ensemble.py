@@ -1,11 +1,17 @@
 """`DeepEnsemble`: several networks trained apart, and the mixture of their predictions."""
 
+from __future__ import annotations
+
 import os
 import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any
 
+import keras
 import numpy as np
 
-from tfuq._arguments import check_integer, shown, told
+from tfuq._arguments import ArrayLike, Data, Output, PathLike, Self, check_integer, shown, told
 from tfuq._models.meaning import reading_of
 from tfuq._models.member_graphs import mean_of_members
 from tfuq._predictions.stacks import samples
@@ -86,7 +92,9 @@ class DeepEnsemble(EnsembleFiles, Stackable):
     `tfuq.predictive.decompose`, `tfuq.distribute.RayExecutor`.
     """
 
-    def __init__(self, build_model, num_members=5, *, seed=0):
+    def __init__(
+        self, build_model: Callable[[], keras.Model], num_members: int = 5, *, seed: int = 0
+    ) -> None:
         check_integer("num_members", num_members, 1)
         check_integer("seed", seed, 0)
         check_function("build_model", build_model)
@@ -121,7 +129,7 @@ class DeepEnsemble(EnsembleFiles, Stackable):
         return ("member", "name", "weights", "compiled"), rows
 
     @classmethod
-    def from_models(cls, models, *, seed=0):
+    def from_models(cls, models: Sequence[keras.Model], *, seed: int = 0) -> Self:
         """An ensemble of models from elsewhere, whatever trained them.
 
         Args:
@@ -146,7 +154,13 @@ class DeepEnsemble(EnsembleFiles, Stackable):
         return ensemble
 
     @classmethod
-    def from_checkpoints(cls, paths, build_model=None, *, seed=0):
+    def from_checkpoints(
+        cls,
+        paths: Sequence[PathLike],
+        build_model: Callable[[], keras.Model] | None = None,
+        *,
+        seed: int = 0,
+    ) -> Self:
         """An ensemble of saved models or weights, such as the snapshots of one training.
 
         Args:
@@ -173,7 +187,7 @@ class DeepEnsemble(EnsembleFiles, Stackable):
         return ensemble
 
     @property
-    def members(self):
+    def members(self) -> tuple[keras.Model, ...]:
         """The models, as a tuple."""
         return tuple(self._members)
 
@@ -187,15 +201,17 @@ class DeepEnsemble(EnsembleFiles, Stackable):
 
     def fit(
         self,
-        x,
-        y=None,
+        x: Data,
+        y: ArrayLike | None = None,
         *,
-        workers=1,
-        executor=None,
-        callbacks=None,
-        verbose="auto",
-        **fit_kwargs,
-    ):
+        workers: int = 1,
+        executor: Executor | None = None,
+        callbacks: Callable[[int], list[keras.callbacks.Callback]]
+        | list[keras.callbacks.Callback]
+        | None = None,
+        verbose: int | str = "auto",
+        **fit_kwargs: Any,
+    ) -> list[keras.callbacks.History]:
         """Trains every member on the data, each from a seed and with an order of its own.
 
         With `workers` or `executor`, the members are trained in other processes, to which models
@@ -267,8 +283,15 @@ class DeepEnsemble(EnsembleFiles, Stackable):
     # --- Prediction -----------------------------------------------------------------------
 
     def predict(
-        self, x, batch_size=32, output=None, *, from_logits=None, multi_label=None, verbose=0
-    ):
+        self,
+        x: Data,
+        batch_size: int = 32,
+        output: Output | None = None,
+        *,
+        from_logits: bool | None = None,
+        multi_label: bool | None = None,
+        verbose: int | str = 0,
+    ) -> np.ndarray:
         """Probabilities of every member.
 
         All members see the same rows, even of data that shuffle.
@@ -296,8 +319,15 @@ class DeepEnsemble(EnsembleFiles, Stackable):
         return samples(np.concatenate([stack for stack, *_ in parts], axis=1))
 
     def predict_mixture(
-        self, x, batch_size=32, output=None, *, from_logits=None, multi_label=None, verbose=0
-    ):
+        self,
+        x: Data,
+        batch_size: int = 32,
+        output: Output | None = None,
+        *,
+        from_logits: bool | None = None,
+        multi_label: bool | None = None,
+        verbose: int | str = 0,
+    ) -> np.ndarray:
         """Mean of the members' probabilities, without keeping those.
 
         Arguments and errors are those of `predict`.
@@ -311,18 +341,18 @@ class DeepEnsemble(EnsembleFiles, Stackable):
 
     def evaluate(
         self,
-        x,
-        y=None,
-        metrics=None,
-        batch_size=32,
-        output=None,
+        x: Data,
+        y: ArrayLike | None = None,
+        metrics: Mapping[str, Callable[..., float]] | None = None,
+        batch_size: int = 32,
+        output: Output | None = None,
         *,
-        sample_weight=None,
-        from_logits=None,
-        multi_label=None,
-        per_member=False,
-        verbose=0,
-    ):
+        sample_weight: ArrayLike | None = None,
+        from_logits: bool | None = None,
+        multi_label: bool | None = None,
+        per_member: bool = False,
+        verbose: int | str = 0,
+    ) -> dict[str, Any]:
         """How good the mixture is, and, if asked, each member.
 
         Args:

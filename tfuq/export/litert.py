@@ -1,12 +1,17 @@
 """Export as one LiteRT (TensorFlow Lite) file of operations that every interpreter has built in."""
 
+from __future__ import annotations
+
 import re
 import tempfile
+from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_flags
+from tfuq._arguments import ModelLike, Output, PathLike, check_choice, check_flags
 from tfuq._files.writing import disk_errors
+from tfuq._predictions.family import Family
 from tfuq.export._files import check_file, file_written_whole
 from tfuq.export._frozen import frozen, with_exact_constants
 from tfuq.export._metadata import metadata, signature_of
@@ -22,30 +27,30 @@ WEIGHTS = ("float32", "float16", "int8")
 
 
 def export_litert(
-    model,
-    path,
-    rule=None,
-    num_samples=None,
-    ood=None,
-    predictive="fixed_samples",
-    batch_size=None,
-    preprocessing=None,
+    model: ModelLike,
+    path: PathLike,
+    rule: Any = None,
+    num_samples: int | None = None,
+    ood: Any = None,
+    predictive: str = "fixed_samples",
+    batch_size: int | None = None,
+    preprocessing: Any = None,
     *,
-    weights="float32",
-    calibration=None,
-    conformal=None,
-    output=None,
-    from_logits=None,
-    multi_label=None,
-    family=None,
-    level=None,
-    seed=0,
-    input_signature=None,
-    example=None,
-    monitor=None,
-    card=None,
-    overwrite=False,
-):
+    weights: str = "float32",
+    calibration: Any = None,
+    conformal: Any = None,
+    output: Output | None = None,
+    from_logits: bool | None = None,
+    multi_label: bool | None = None,
+    family: str | Mapping[str, Any] | Family | None = None,
+    level: float | None = None,
+    seed: int = 0,
+    input_signature: Any = None,
+    example: Any = None,
+    monitor: Any = None,
+    card: dict[str, Any] | None = None,
+    overwrite: bool = False,
+) -> None:
     """Writes a model, its uncertainty and its decision as one LiteRT file, for small devices.
 
     The interpreter of LiteRT (TensorFlow Lite) runs it as it is, without the "Flex" delegate. Its

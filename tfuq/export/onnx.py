@@ -1,12 +1,17 @@
 """Export as one ONNX file, by tf2onnx."""
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import os
 import re
+from collections.abc import Mapping
+from typing import Any
 
-from tfuq._arguments import check_flags, check_integer
+from tfuq._arguments import ModelLike, Output, PathLike, check_flags, check_integer
 from tfuq._files.writing import disk_errors
+from tfuq._predictions.family import Family
 from tfuq.export._files import check_file, file_written_whole
 from tfuq.export._frozen import frozen
 from tfuq.export._metadata import metadata, signature_of
@@ -20,30 +25,30 @@ __all__ = ["export_onnx"]
 
 
 def export_onnx(
-    model,
-    path,
-    rule=None,
-    num_samples=None,
-    ood=None,
-    predictive="fixed_samples",
-    batch_size=None,
-    preprocessing=None,
+    model: ModelLike,
+    path: PathLike,
+    rule: Any = None,
+    num_samples: int | None = None,
+    ood: Any = None,
+    predictive: str = "fixed_samples",
+    batch_size: int | None = None,
+    preprocessing: Any = None,
     *,
-    opset=18,
-    calibration=None,
-    conformal=None,
-    output=None,
-    from_logits=None,
-    multi_label=None,
-    family=None,
-    level=None,
-    seed=0,
-    input_signature=None,
-    example=None,
-    monitor=None,
-    card=None,
-    overwrite=False,
-):
+    opset: int = 18,
+    calibration: Any = None,
+    conformal: Any = None,
+    output: Output | None = None,
+    from_logits: bool | None = None,
+    multi_label: bool | None = None,
+    family: str | Mapping[str, Any] | Family | None = None,
+    level: float | None = None,
+    seed: int = 0,
+    input_signature: Any = None,
+    example: Any = None,
+    monitor: Any = None,
+    card: dict[str, Any] | None = None,
+    overwrite: bool = False,
+) -> None:
     """Writes a model, its uncertainty and its decision as one ONNX file, by tf2onnx.
 
     This needs `pip install "tfuq[onnx]"`: tf2onnx 1.17, onnx and onnxruntime, which run beside

@@ -1,9 +1,15 @@
 """Export as one SavedModel, which TensorFlow alone loads."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
 import tensorflow as tf
 
-from tfuq._arguments import check_flags
+from tfuq._arguments import ModelLike, Output, PathLike, check_flags
 from tfuq._files.writing import folder_written_whole
+from tfuq._predictions.family import Family
 from tfuq.export._files import check_path, write_metadata
 from tfuq.export._metadata import metadata, signature_of_folder
 from tfuq.export._networks import networks
@@ -16,31 +22,31 @@ __all__ = ["export"]
 
 
 def export(
-    model,
-    path,
-    rule=None,
-    num_samples=None,
-    ood=None,
-    predictive="fixed_samples",
-    batch_size=None,
-    preprocessing=None,
+    model: ModelLike,
+    path: PathLike,
+    rule: Any = None,
+    num_samples: int | None = None,
+    ood: Any = None,
+    predictive: str = "fixed_samples",
+    batch_size: int | None = None,
+    preprocessing: Any = None,
     *,
-    calibration=None,
-    conformal=None,
-    output=None,
-    from_logits=None,
-    multi_label=None,
-    family=None,
-    level=None,
-    seed=0,
-    input_signature=None,
-    example=None,
-    serving=None,
-    monitor=None,
-    card=None,
-    overwrite=False,
-    verbose=False,
-):
+    calibration: Any = None,
+    conformal: Any = None,
+    output: Output | None = None,
+    from_logits: bool | None = None,
+    multi_label: bool | None = None,
+    family: str | Mapping[str, Any] | Family | None = None,
+    level: float | None = None,
+    seed: int = 0,
+    input_signature: Any = None,
+    example: Any = None,
+    serving: str | None = None,
+    monitor: Any = None,
+    card: dict[str, Any] | None = None,
+    overwrite: bool = False,
+    verbose: int = False,
+) -> None:
     """Writes a model, its uncertainty and its decision as one SavedModel.
 
     TensorFlow alone loads it, `tf.saved_model.load(path)`: neither tfuq nor Keras has to be there.

@@ -1,12 +1,16 @@
 """Check of an exported model: whether it is whole, and says what it should."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_positive
+from tfuq._arguments import ArrayLike, PathLike, check_positive
 from tfuq._predictions.numbers import RegressionUncertainty
+from tfuq._predictions.uncertainty import Uncertainty
 from tfuq.export._files import read_metadata
 from tfuq.export._runtimes import runtime_of
 
@@ -36,7 +40,14 @@ class ExportCheck(NamedTuple):
     fraction that differs, which is 0."""
 
 
-def verify_export(path, x, expected, *, tolerance=None, runtime=None):
+def verify_export(
+    path: PathLike,
+    x: Any,
+    expected: ArrayLike | Mapping[str, ArrayLike] | Uncertainty | RegressionUncertainty,
+    *,
+    tolerance: float | None = None,
+    runtime: str | None = None,
+) -> ExportCheck:
     """Checks an exported model: the hashes of its files, and its predictions on some inputs.
 
     Args:

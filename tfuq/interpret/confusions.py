@@ -1,10 +1,13 @@
 """Confused pairs of classes, over one or several runs."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from tfuq._arguments import check_flags, to_float64, told
+from tfuq._arguments import ArrayLike, check_flags, to_float64, told
 from tfuq._files.tables import check_top, markdown_table, names_of
 from tfuq._predictions.examples import from_arrays
 
@@ -58,7 +61,7 @@ class ConfusedPairs(NamedTuple):
     directed: bool
     """Whether the first class of a pair is the true one, and the second the predicted one."""
 
-    def to_markdown(self):
+    def to_markdown(self) -> str:
         """A table with a line for each pair, after tables 4.1 and 4.2 of Mishra (2020).
 
         Returns:
@@ -79,15 +82,15 @@ def _errors(pair):
 
 
 def confused_pairs(
-    y_true,
-    y_pred,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
     *,
-    names=None,
-    top=10,
-    directed=False,
-    from_logits=False,
-    sample_weight=None,
-):
+    names: Sequence[str] | None = None,
+    top: int | None = 10,
+    directed: bool = False,
+    from_logits: bool = False,
+    sample_weight: ArrayLike | None = None,
+) -> ConfusedPairs:
     """The pairs of classes that are confused most, on average over runs, and how that varies.
 
     Mishra (2020, sections 4.1 and 4.2) trains a model several times and counts how often "the first

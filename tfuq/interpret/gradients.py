@@ -1,12 +1,15 @@
 """Maps of the relevant places of an image, from gradients: Grad-CAM, guided backpropagation."""
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_flags, shown
+from tfuq._arguments import Data, ModelLike, Output, check_flags, shown
 from tfuq._models.finite import known_only
 from tfuq._models.meaning import reading_of
 from tfuq.interpret._explainer import Explainer, image_of
@@ -16,21 +19,21 @@ GUIDED = {"Relu": "TfuqGuidedRelu", "Relu6": "TfuqGuidedRelu6"}
 
 
 def grad_cam(
-    model,
-    images,
-    class_index=None,
-    layer=None,
+    model: ModelLike,
+    images: Data,
+    class_index: int | Sequence[int] | np.ndarray | None = None,
+    layer: str | keras.layers.Layer | None = None,
     *,
-    target="class",
-    num_samples=None,
-    relu=True,
-    upsample=True,
-    output=None,
-    from_logits=None,
-    multi_label=None,
-    batch_size=32,
-    seed=0,
-):
+    target: str = "class",
+    num_samples: int | None = None,
+    relu: bool = True,
+    upsample: bool = True,
+    output: Output | None = None,
+    from_logits: bool | None = None,
+    multi_label: bool | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> np.ndarray:
     """Grad-CAM: maps of the image regions that support a class, or that make the model unsure.
 
     The model may be of any style, with the layer at any depth, and predicts as it does in
@@ -171,18 +174,18 @@ def _predicted_together(members, images, reading, batch_size, options):
 
 
 def guided_backpropagation(
-    model,
-    images,
-    class_index=None,
+    model: ModelLike,
+    images: Data,
+    class_index: int | Sequence[int] | np.ndarray | None = None,
     *,
-    target="class",
-    num_samples=None,
-    output=None,
-    from_logits=None,
-    multi_label=None,
-    batch_size=32,
-    seed=0,
-):
+    target: str = "class",
+    num_samples: int | None = None,
+    output: Output | None = None,
+    from_logits: bool | None = None,
+    multi_label: bool | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> np.ndarray:
     """Which values of an image's pixels raise a score, in fine detail.
 
     A gradient of the score with respect to the image, except that each ReLU passes back only what
@@ -242,19 +245,19 @@ def guided_backpropagation(
 
 
 def guided_grad_cam(
-    model,
-    images,
-    class_index=None,
-    layer=None,
+    model: ModelLike,
+    images: Data,
+    class_index: int | Sequence[int] | np.ndarray | None = None,
+    layer: str | keras.layers.Layer | None = None,
     *,
-    target="class",
-    num_samples=None,
-    output=None,
-    from_logits=None,
-    multi_label=None,
-    batch_size=32,
-    seed=0,
-):
+    target: str = "class",
+    num_samples: int | None = None,
+    output: Output | None = None,
+    from_logits: bool | None = None,
+    multi_label: bool | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> np.ndarray:
     """Guided backpropagation, weighted by Grad-CAM.
 
     The product of `guided_backpropagation` and of the `grad_cam` map at the size of the image

@@ -1,12 +1,26 @@
 """Pairs of classes with common label noise, from the covariance a heteroscedastic head learned."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_flags, check_model, shown, to_float64, told
+from tfuq._arguments import (
+    ArrayLike,
+    Data,
+    ModelLike,
+    Output,
+    check_choice,
+    check_flags,
+    check_model,
+    shown,
+    to_float64,
+    told,
+)
 from tfuq._files.tables import check_top, markdown_table, names_of
 from tfuq._models.batches import batches
 from tfuq._models.changes import watched
@@ -63,7 +77,7 @@ class LabelNoisePairs(NamedTuple):
     n: int
     """Examples (or pixels) over which it is averaged."""
 
-    def to_markdown(self):
+    def to_markdown(self) -> str:
         """A table with a line for each pair, as table 4 of Collier et al. (2021).
 
         Returns:
@@ -74,8 +88,15 @@ class LabelNoisePairs(NamedTuple):
 
 
 def label_noise_pairs(
-    model, data, layer=None, *, names=None, top=10, by="covariance", batch_size=32
-):
+    model: ModelLike,
+    data: Data,
+    layer: str | keras.layers.Layer | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    top: int | None = 10,
+    by: str = "covariance",
+    batch_size: int = 32,
+) -> LabelNoisePairs:
     """The pairs of classes whose label noise is related most, in a heteroscedastic model.
 
     Formula (Collier et al. 2021, section 4.1 and table 4), over examples x:
@@ -198,7 +219,7 @@ class LabelNoiseRanks(NamedTuple):
     classes: int
     """Number of classes."""
 
-    def histogram(self):
+    def histogram(self) -> np.ndarray:
         """How many examples have each rank, from 1 to classes - 1 (figure 2 of the paper).
 
         Returns:
@@ -206,7 +227,7 @@ class LabelNoiseRanks(NamedTuple):
         """
         return np.bincount(self.rank, minlength=self.classes)[1:]
 
-    def to_markdown(self, names=None, top=10):
+    def to_markdown(self, names: Sequence[str] | None = None, top: int | None = 10) -> str:
         """A table of the examples with rank 1 (table 5 of the paper), the most related first.
 
         Args:
@@ -229,8 +250,15 @@ class LabelNoiseRanks(NamedTuple):
 
 
 def label_noise_ranks(
-    model, data, other, layer=None, *, output=None, from_logits=False, batch_size=32
-):
+    model: ModelLike,
+    data: Data,
+    other: ArrayLike,
+    layer: str | keras.layers.Layer | None = None,
+    *,
+    output: Output | None = None,
+    from_logits: bool = False,
+    batch_size: int = 32,
+) -> LabelNoiseRanks:
     """Tests whether learned label noise predicts the errors of a model without it.
 
     Of the examples that `model` gets right and the other model, without label noise, does not: the

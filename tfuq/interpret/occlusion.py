@@ -1,12 +1,25 @@
 """Occlusion: predictions of a model for images of which a part is hidden."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_flags, check_fraction, check_integer, shown, to_float64, told
+from tfuq._arguments import (
+    Data,
+    ModelLike,
+    Output,
+    check_flags,
+    check_fraction,
+    check_integer,
+    shown,
+    to_float64,
+    told,
+)
 from tfuq._files.tables import markdown_table
 from tfuq._models.meaning import reading_of
 from tfuq._models.outputs import select_output
@@ -15,22 +28,22 @@ from tfuq.interpret._explainer import Explainer, image_of, with_image
 
 
 def occlusion(
-    model,
-    images,
-    patch,
-    stride=None,
-    value=0.0,
+    model: ModelLike,
+    images: Data,
+    patch: int | tuple[int, int],
+    stride: int | tuple[int, int] | None = None,
+    value: float | Sequence[float] = 0.0,
     *,
-    class_index=None,
-    target="probability",
-    num_samples=None,
-    upsample=True,
-    output=None,
-    from_logits=None,
-    multi_label=None,
-    batch_size=32,
-    seed=0,
-):
+    class_index: int | Sequence[int] | np.ndarray | None = None,
+    target: str = "probability",
+    num_samples: int | None = None,
+    upsample: bool = True,
+    output: Output | None = None,
+    from_logits: bool | None = None,
+    multi_label: bool | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> np.ndarray:
     """How much a score falls when a patch hides a part of the image, for patches all over it.
 
     Formula (Zeiler and Fergus 2014, section 4.2), for a score y:
@@ -215,7 +228,7 @@ class CenterOcclusion(NamedTuple):
     n: int
     """Decisions that were counted: images, or labels or pixels of them."""
 
-    def to_markdown(self):
+    def to_markdown(self) -> str:
         """A table with a line for each size.
 
         Returns:
@@ -230,18 +243,18 @@ class CenterOcclusion(NamedTuple):
 
 
 def center_occlusion(
-    model,
-    data,
-    sizes=(0, 1 / 4, 1 / 3, 1 / 2, 3 / 4, 1),
-    value=0.0,
+    model: ModelLike,
+    data: Data,
+    sizes: Sequence[float] = (0, 1 / 4, 1 / 3, 1 / 2, 3 / 4, 1),
+    value: float | Sequence[float] = 0.0,
     *,
-    num_samples=None,
-    output=None,
-    from_logits=None,
-    multi_label=None,
-    batch_size=32,
-    seed=0,
-):
+    num_samples: int | None = None,
+    output: Output | None = None,
+    from_logits: bool | None = None,
+    multi_label: bool | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> CenterOcclusion:
     """How accurate a model is when the centre of the images is hidden, or all but the centre.
 
     Does the background alone tell the class? Mishra (2020, section 4.3) hides the lesion, in the

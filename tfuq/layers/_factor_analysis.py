@@ -1,13 +1,19 @@
 """Gaussian logits whose covariance depends on the input: the base of the heteroscedastic heads."""
 
+from __future__ import annotations
+
 import abc
 import collections
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfuq._arguments import (
+    ArrayLike,
+    Self,
+    Tensor,
     check_choice,
     check_flags,
     check_fraction,
@@ -49,33 +55,33 @@ class MCDenseFA(Head, keras.layers.Layer):
 
     def __init__(
         self,
-        num_outputs,
-        num_factors=0,
-        temperature=1.0,
-        parameter_efficient=False,
-        train_mc_samples=512,
-        test_mc_samples=640,
-        compute_pred_variance=False,
-        share_samples_across_batch=False,
-        logits_only=False,
-        eps=0.0,
-        dtype=None,
-        tune_temperature=False,
-        temperature_lower_bound=0.3,
-        temperature_upper_bound=3.0,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        sampling="sobol",
-        resample=False,
-        seed=None,
-        last_layer=None,
-        kl_weight=None,
-        **kwargs,
-    ):
+        num_outputs: int,
+        num_factors: int = 0,
+        temperature: float = 1.0,
+        parameter_efficient: bool = False,
+        train_mc_samples: int = 512,
+        test_mc_samples: int = 640,
+        compute_pred_variance: bool = False,
+        share_samples_across_batch: bool = False,
+        logits_only: bool = False,
+        eps: float = 0.0,
+        dtype: Any = None,
+        tune_temperature: bool = False,
+        temperature_lower_bound: float = 0.3,
+        temperature_upper_bound: float = 3.0,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        sampling: str = "sobol",
+        resample: bool = False,
+        seed: int | None = None,
+        last_layer: str | None = None,
+        kl_weight: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         if isinstance(dtype, bool):
             raise ValueError(
                 "Argument `dtype` must be a dtype or a policy; it is the 11th, as edward2 has it. "
@@ -141,7 +147,7 @@ class MCDenseFA(Head, keras.layers.Layer):
     def _logits(log_prob, *log_complement):
         """What the loss takes, from the logs of the mean probabilities."""
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         features = checked_features(self, input_shape)
         width = self._noise_width(features)
         if self.mean_layer is None:
@@ -210,7 +216,13 @@ class MCDenseFA(Head, keras.layers.Layer):
             self.sampling, num_samples, dimensions, seed=self.seed or 0, fresh=fresh
         )
 
-    def call(self, inputs, training=False, seed=None, mask=None):
+    def call(
+        self,
+        inputs: Tensor,
+        training: bool = False,
+        seed: int | None = None,
+        mask: Tensor | None = None,
+    ) -> Any:
         self._check_loss(training)
         if seed is not None and not tf.is_tensor(seed):
             check_integer("seed", seed, minimum=0)
@@ -283,14 +295,14 @@ class MCDenseFA(Head, keras.layers.Layer):
             "predictive_variance": OutputMeaning("variance", self.multi_label),
         }
 
-    def mean_logits(self, inputs):
+    def mean_logits(self, inputs: Tensor) -> Tensor:
         inputs = tf.convert_to_tensor(inputs)
         if not self.built:
             self.build(inputs.shape)
         loc, _, _ = self._at_temperature(*self._parameters(inputs))
         return with_leading(loc, inputs)
 
-    def linear_map(self):
+    def linear_map(self) -> Any:
         if self.mean_layer is None:
             weights = self.loc_kernel, self.loc_bias
         else:
@@ -363,7 +375,7 @@ class MCDenseFA(Head, keras.layers.Layer):
         factors = (factors[0] * inverse, *factors[1:]) if factors else ()
         return loc * inverse, scale * inverse, factors
 
-    def current_temperature(self):
+    def current_temperature(self) -> Any:
         """The temperature in use: the constant, or the tuned one as a scalar tensor."""
         if not self.tune_temperature:
             return tf.constant(self.temperature, self._sampling_dtype())
@@ -371,7 +383,7 @@ class MCDenseFA(Head, keras.layers.Layer):
         fraction = tf.sigmoid(tf.convert_to_tensor(self.temperature_logit))
         return low + (high - low) * tf.cast(fraction, self._sampling_dtype())
 
-    def logit_distribution(self, features):
+    def logit_distribution(self, features: ArrayLike) -> Any:
         """The distribution of the logits u(x), before the temperature.
 
         With a `last_layer`: about the mean of its weights, whose own uncertainty is not in it.
@@ -390,7 +402,7 @@ class MCDenseFA(Head, keras.layers.Layer):
             return tfd.MultivariateNormalDiag(loc, scale)
         return tfd.MultivariateNormalDiagPlusLowRankCovariance(loc, tf.square(scale), loadings)
 
-    def covariance(self, features):
+    def covariance(self, features: ArrayLike) -> Tensor:
         """Sigma(x) = diag(d(x)^2) + V(x) V(x)^T of the logits, before the temperature.
 
         It is that of the label noise, also with a `last_layer`.
@@ -420,7 +432,7 @@ class MCDenseFA(Head, keras.layers.Layer):
         loc, scale, *factors = (with_leading(t, features) for t in moments)
         return loc, scale, factors[0] if factors else None
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update({name: getattr(self, name) for name in _ARGUMENTS})
         config["last_layer"] = _mean_layers.serialized(self.last_layer)
@@ -431,7 +443,7 @@ class MCDenseFA(Head, keras.layers.Layer):
         return config
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         given = _mean_layers.deserialized(config.get("last_layer"))
         return cls(**config if given is None else {**config, "last_layer": given})
 

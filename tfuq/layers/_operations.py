@@ -4,26 +4,31 @@
 kernel of one dtype. A class here stands before the Keras layer among the bases of ours.
 """
 
+from __future__ import annotations
+
 import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 from keras import ops
 
+from tfuq._arguments import Tensor
 from tfuq._random.draws import current_draw
 
 
 class DenseOperation:
     """That of `keras.layers.Dense`."""
 
-    def op(self, inputs, kernel):
+    def op(self, inputs: Tensor, kernel: Tensor) -> Any:
         return ops.matmul(inputs, kernel)
 
 
 class ConvOperation:
     """That of `keras.layers.Conv2D`, `Conv3D` and what a subclass calls `_convolution`."""
 
-    def op(self, inputs, kernel):
+    def op(self, inputs: Tensor, kernel: Tensor) -> Any:
         draw = current_draw()
         if draw is not None and draw.at_once and self._is_product_of(inputs):
             return as_product(
@@ -81,10 +86,10 @@ class EinsumOperation:
     """That of `keras.layers.EinsumDense`, whose bias may have several axes."""
 
     @property
-    def use_bias(self):
+    def use_bias(self) -> bool:
         return self.bias is not None
 
-    def op(self, inputs, kernel):
+    def op(self, inputs: Tensor, kernel: Tensor) -> Any:
         return ops.einsum(self.equation, inputs, kernel)
 
     def _along_channels(self, vector, outputs):
@@ -111,7 +116,7 @@ class DepthwiseConvOperation(ConvOperation):
 class SeparableConvOperation:
     """Those of `keras.layers.SeparableConv1D` and `SeparableConv2D`: two, one after the other."""
 
-    def operations(self):
+    def operations(self) -> list[Callable[..., Any]]:
         """Functions of inputs and a kernel: the depthwise convolution, and the pointwise one."""
 
         def depthwise(inputs, kernel):

@@ -1,8 +1,12 @@
 """Gaussian features whose covariance depends on the input: the base of the heads of HET-XL."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import tensorflow as tf
 
-from tfuq._arguments import check_integer, shown
+from tfuq._arguments import ArrayLike, Tensor, check_integer, shown
 from tfuq.layers._factor_analysis import MCDenseFA
 from tfuq.layers.base import distributions
 
@@ -15,15 +19,15 @@ class MCDenseXL(MCDenseFA):
 
     def __init__(
         self,
-        units,
-        num_factors,
-        temperature=1.0,
-        parameter_efficient=True,
-        train_mc_samples=256,
-        test_mc_samples=1024,
-        tune_temperature=True,
-        **kwargs,
-    ):
+        units: int,
+        num_factors: int,
+        temperature: float = 1.0,
+        parameter_efficient: bool = True,
+        train_mc_samples: int = 256,
+        test_mc_samples: int = 1024,
+        tune_temperature: bool = True,
+        **kwargs: Any,
+    ) -> None:
         check_integer("units", units, minimum=1)
         for name in ("last_layer", "kl_weight"):
             if kwargs.get(name) is not None:
@@ -44,7 +48,7 @@ class MCDenseXL(MCDenseFA):
         )
 
     @property
-    def units(self):
+    def units(self) -> int:
         return self.num_outputs
 
     def _noise_width(self, features):
@@ -74,7 +78,7 @@ class MCDenseXL(MCDenseFA):
 
         return tf.foldl(add, each, initializer=variance)
 
-    def feature_distribution(self, features):
+    def feature_distribution(self, features: ArrayLike) -> Any:
         """The distribution of the noisy features x + d(x) e + V(x) z.
 
         Args:
@@ -91,7 +95,7 @@ class MCDenseXL(MCDenseFA):
             return tfd.MultivariateNormalDiag(loc, scale)
         return tfd.MultivariateNormalDiagPlusLowRankCovariance(loc, tf.square(scale), loadings)
 
-    def logit_distribution(self, features):
+    def logit_distribution(self, features: ArrayLike) -> Any:
         """The distribution of the logits u(x), before the temperature.
 
         Args:
@@ -116,7 +120,7 @@ class MCDenseXL(MCDenseFA):
         root = tf.linalg.cholesky(self.covariance(features))
         return distributions().MultivariateNormalTriL(loc, root)
 
-    def covariance(self, features):
+    def covariance(self, features: ArrayLike) -> Tensor:
         """W^T (diag(d(x)^2) + V(x) V(x)^T) W of the logits, before the temperature.
 
         Args:
@@ -134,7 +138,7 @@ class MCDenseXL(MCDenseFA):
         projected = tf.einsum("dk,...dr->...kr", kernel, loadings)
         return covariance + tf.matmul(projected, projected, transpose_b=True)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         for name in ("last_layer", "kl_weight"):
             del config[name]

@@ -1,5 +1,9 @@
 """Multi-head attention whose projections, or whose dropout, take part in draws of the network."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from keras import layers
 
 from tfuq._arguments import register
@@ -57,16 +61,16 @@ class MultiHeadAttentionVariational(_OtherParts):
 
     def __init__(
         self,
-        *args,
-        kl_weight=None,
-        estimator="flipout",
-        prior_scale=1.0,
-        posterior_scale=0.05,
-        trainable_prior=False,
-        prior_mean="zero",
-        resample=False,
-        **kwargs,
-    ):
+        *args: Any,
+        kl_weight: float | None = None,
+        estimator: str = "flipout",
+        prior_scale: float = 1.0,
+        posterior_scale: float = 0.05,
+        trainable_prior: bool = False,
+        prior_mean: str = "zero",
+        resample: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         check_kl_weight(kl_weight)
         self.kl_weight = kl_weight
@@ -78,7 +82,7 @@ class MultiHeadAttentionVariational(_OtherParts):
         self.resample = resample
         EinsumDenseVariational("ab,bc->ac", 1, **self._options())  # says what is wrong with them
 
-    def build(self, query_shape, value_shape, key_shape=None):
+    def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
         super().build(query_shape, value_shape, key_shape)
         for number, name in enumerate(_PROJECTIONS):
             old = getattr(self, name, None)
@@ -94,7 +98,7 @@ class MultiHeadAttentionVariational(_OtherParts):
         """The arguments that every projection gets."""
         return {name: getattr(self, name) for name in _OPTIONS}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self._options()}
 
 
@@ -121,7 +125,7 @@ class MCMultiHeadAttention(_OtherParts):
     See also: `tfuq.layers.MCDropout`, `tfuq.convert.mc_dropout`.
     """
 
-    def build(self, query_shape, value_shape, key_shape=None):
+    def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
         super().build(query_shape, value_shape, key_shape)
         old = getattr(self, "_dropout_layer", None)
         if old is not None and self.dropout:

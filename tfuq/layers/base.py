@@ -1,13 +1,17 @@
 """Layers whose weights are Gaussian: the terms of the evidence lower bound that they share."""
 
+from __future__ import annotations
+
 import math
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfuq._arguments import (
+    Tensor,
     check_choice,
     check_flags,
     check_integer,
@@ -91,7 +95,7 @@ class VariationalLayer(TakesDraws, keras.layers.Layer):
     beta = None  # until it is built
     _annealed = None  # the weight that annealing has come to, and the one that it leads to
 
-    def move_beta(self, value, target):
+    def move_beta(self, value: Any, target: float) -> None:
         """Sets `beta` on its way to `target`, which is what files of the layer hold meanwhile.
 
         With `target=None` it has arrived.
@@ -100,13 +104,13 @@ class VariationalLayer(TakesDraws, keras.layers.Layer):
             self.beta.assign(value)
         self._annealed = None if target is None else (value, target)
 
-    def beta_to_save(self):
+    def beta_to_save(self) -> Any:
         """What a file of the layer holds as `beta`: what annealing leads to, else what it is."""
         beta = keras.ops.convert_to_numpy(self.beta)
         is_moving = self._annealed is not None and np.isclose(beta, self._annealed[0])
         return np.asarray(self._annealed[1], beta.dtype) if is_moving else beta
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         # Stores take a name once. Dense and Conv of Keras would save the kernel and the bias alone.
         for number, each in enumerate([*self._trainable_variables, *self._non_trainable_variables]):
             store[str(number)] = self.beta_to_save() if each is self.beta else each
@@ -155,15 +159,15 @@ class GaussianKernelLayer(VariationalLayer):
 
     def __init__(
         self,
-        *args,
-        kl_weight=None,
-        estimator="flipout",
-        prior_scale=1.0,
-        posterior_scale=0.05,
-        resample=False,
-        seed=None,
-        **kwargs,
-    ):
+        *args: Any,
+        kl_weight: float | None = None,
+        estimator: str = "flipout",
+        prior_scale: float = 1.0,
+        posterior_scale: float = 0.05,
+        resample: bool = False,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         check_kl_weight(kl_weight)
         check_choice("estimator", estimator, tuple(ESTIMATORS))
@@ -180,7 +184,7 @@ class GaussianKernelLayer(VariationalLayer):
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
-    def add_weight(self, *args, autocast=False, **kwargs):
+    def add_weight(self, *args: Any, autocast: bool = False, **kwargs: Any) -> Any:
         """As Keras', but read in the variable dtype: noise and KL stay in float32."""
         return super().add_weight(*args, autocast=autocast, **kwargs)
 
@@ -188,11 +192,11 @@ class GaussianKernelLayer(VariationalLayer):
         """The kernel as `Gaussian` or `SparseGaussian`."""
         raise NotImplementedError
 
-    def kl_divergence(self):
+    def kl_divergence(self) -> Tensor:
         """The KL divergence of the posterior from the prior in nats, a scalar tensor."""
         raise NotImplementedError
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Tensor, training: bool = False) -> Any:
         inputs = floating(inputs, self.compute_dtype)
         self._add_kl(self.kl_divergence, training)
         seed = self._noise_seed(training)
@@ -232,10 +236,10 @@ class GaussianKernelLayer(VariationalLayer):
     def _rho_initializer(self):
         return constant_rho(self.posterior_scale)
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         keras.layers.Layer.load_own_variables(self, store)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = ("kl_weight", "estimator", "prior_scale", "posterior_scale", "resample", "seed")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 

@@ -1,11 +1,14 @@
 """Many members with one kernel: each has a rank-one factor of it and a bias of its own."""
 
+from __future__ import annotations
+
 import warnings
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_integer, check_positive, register
+from tfuq._arguments import Tensor, check_choice, check_integer, check_positive, register
 from tfuq._random.draws import TakesDraws, current_draw
 from tfuq.layers._operations import ConvOperation, DenseOperation
 from tfuq.layers._training import calling_model, exempt_from_decay, steps_taken
@@ -27,8 +30,14 @@ class BatchEnsembleLayer(TakesDraws):
     """Stands before a Keras layer among the bases, and an operation `op(inputs, kernel)`."""
 
     def __init__(
-        self, *args, num_members=None, factors="signs", factor_scale=0.5, seed=None, **kwargs
-    ):
+        self,
+        *args: Any,
+        num_members: int | None = None,
+        factors: str = "signs",
+        factor_scale: float = 0.5,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         if num_members is None:
             raise ValueError(
                 "Argument `num_members` is required: how many networks share the kernel, 4 for "
@@ -45,7 +54,7 @@ class BatchEnsembleLayer(TakesDraws):
         self.factor_scale = factor_scale
         self.seed = seed
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         super().build(input_shape)
         channels = (input_shape[self._channel_axis()], self._width())
         for number, (name, size) in enumerate(zip(("input", "output"), channels, strict=True)):
@@ -56,12 +65,14 @@ class BatchEnsembleLayer(TakesDraws):
             )
             setattr(self, f"{name}_factor", factor)
 
-    def add_weight(self, *args, name=None, shape=None, **kwargs):
+    def add_weight(
+        self, *args: Any, name: str | None = None, shape: Any = None, **kwargs: Any
+    ) -> Any:
         """As Keras', but that each member has a bias of its own."""
         shape = (self.num_members, *shape) if name == "bias" else shape
         return super().add_weight(*args, name=name, shape=shape, **kwargs)
 
-    def linear_map(self):
+    def linear_map(self) -> Any:
         """Kernel and bias (or None) of member 0, whose prediction is that of the layer.
 
         None of a convolution.
@@ -77,7 +88,7 @@ class BatchEnsembleLayer(TakesDraws):
             return RandomSigns(seed)
         return keras.initializers.RandomNormal(1.0, self.factor_scale, seed=seed)
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Tensor, training: bool = False) -> Any:
         inputs = floating(inputs, self.compute_dtype)
         if training:
             exempt_from_decay([self.input_factor, self.output_factor])
@@ -124,14 +135,14 @@ class BatchEnsembleLayer(TakesDraws):
     def _channel_axis(self):
         return 1 if getattr(self, "data_format", None) == "channels_first" else -1
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         # Dense and Conv of Keras would save the kernel and the bias alone.
         keras.layers.Layer.save_own_variables(self, store)
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         keras.layers.Layer.load_own_variables(self, store)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = ("num_members", "factors", "factor_scale", "seed")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
@@ -206,7 +217,7 @@ class BatchEnsembleDense(BatchEnsembleLayer, DenseOperation, keras.layers.Dense)
     `tfuq.ensembles.DeepEnsemble`.
     """
 
-    def __init__(self, units, num_members=None, **kwargs):
+    def __init__(self, units: int, num_members: int | None = None, **kwargs: Any) -> None:
         super().__init__(units, num_members=num_members, **kwargs)
 
     def _width(self):

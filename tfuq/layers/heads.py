@@ -1,10 +1,12 @@
 """Protocol of heads: what an output means, the logits of the mean network, masks and shapes."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import keras
 
-from tfuq._arguments import check_flags, shown
+from tfuq._arguments import Tensor, check_flags, shown
 from tfuq._models.meaning import said_by_loss
 from tfuq.layers._training import calling_model
 
@@ -45,7 +47,7 @@ class Head:
 
     output_type = None
 
-    def output_meaning(self, field="logits"):
+    def output_meaning(self, field: str = "logits") -> OutputMeaning:
         """What the numbers of one field of the output are: never guessed, always declared.
 
         Args:
@@ -72,7 +74,7 @@ class Head:
         """`OutputMeaning` of each field."""
         raise NotImplementedError
 
-    def mean_logits(self, inputs):
+    def mean_logits(self, inputs: Tensor) -> Tensor:
         """Unnormalized logits of the mean network, without noise and without an average over it.
 
         They have the link of the output (soft-max or sigmoid), and a log-sum-exp that says how
@@ -87,7 +89,7 @@ class Head:
         """
         raise NotImplementedError
 
-    def linear_map(self):
+    def linear_map(self) -> Any:
         """Kernel and bias with `mean_logits(inputs) = inputs @ kernel + bias`.
 
         Returns:
@@ -117,16 +119,22 @@ class Head:
                 f"and {said.says} takes probabilities. Received: loss={shown(loss)}"
             )
 
-    def compute_mask(self, inputs, previous_mask):
+    def compute_mask(self, inputs: Tensor, previous_mask: Tensor) -> Any:
         if previous_mask is None or self.logits_only:
             return previous_mask
         return self.output_type(*[previous_mask] * len(self.output_type._fields))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         shapes = [(*input_shape[:-1], width) for width in self._widths()]
         return shapes[0] if self.logits_only else self.output_type(*shapes)
 
-    def compute_output_spec(self, inputs, training=False, mask=None, seed=None):
+    def compute_output_spec(
+        self,
+        inputs: Tensor,
+        training: bool = False,
+        mask: Tensor | None = None,
+        seed: int | None = None,
+    ) -> Any:
         dtype = self._sampling_dtype()
         specs = [
             keras.KerasTensor((*inputs.shape[:-1], width), dtype=dtype) for width in self._widths()

@@ -1,5 +1,9 @@
 """Heads for label noise that depends on the input (Collier et al., CVPR 2021)."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from tfuq._arguments import check_integer, register
 from tfuq.layers._factor_analysis import HeteroscedasticOutput, MCDenseFA
 from tfuq.layers._links import OfClasses, OfLabels
@@ -149,33 +153,33 @@ class MCSoftmaxDenseFA(OfClasses, MCDenseFA):
 
     def __init__(
         self,
-        num_classes,
-        num_factors,
-        temperature=1.0,
-        parameter_efficient=False,
-        train_mc_samples=512,
-        test_mc_samples=640,
-        compute_pred_variance=False,
-        share_samples_across_batch=False,
-        logits_only=False,
-        eps=0.0,
-        dtype=None,
-        tune_temperature=False,
-        temperature_lower_bound=0.3,
-        temperature_upper_bound=3.0,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        sampling="sobol",
-        resample=False,
-        seed=None,
-        last_layer=None,
-        kl_weight=None,
-        **kwargs,
-    ):
+        num_classes: int,
+        num_factors: int,
+        temperature: float = 1.0,
+        parameter_efficient: bool = False,
+        train_mc_samples: int = 512,
+        test_mc_samples: int = 640,
+        compute_pred_variance: bool = False,
+        share_samples_across_batch: bool = False,
+        logits_only: bool = False,
+        eps: float = 0.0,
+        dtype: Any = None,
+        tune_temperature: bool = False,
+        temperature_lower_bound: float = 0.3,
+        temperature_upper_bound: float = 3.0,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        sampling: str = "sobol",
+        resample: bool = False,
+        seed: int | None = None,
+        last_layer: str | None = None,
+        kl_weight: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         _check_classes(num_classes)
         super().__init__(
             num_classes,
@@ -207,10 +211,10 @@ class MCSoftmaxDenseFA(OfClasses, MCDenseFA):
         )
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         return self.num_outputs
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         return {"num_classes": config.pop("num_outputs"), **config}
 

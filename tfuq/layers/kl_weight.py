@@ -1,9 +1,11 @@
 """Weight of the KL divergence that belongs to training data and a loss."""
 
+from __future__ import annotations
+
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import shown
+from tfuq._arguments import Data, shown
 from tfuq._models.batches import batches
 from tfuq.layers._training import MEANS
 from tfuq.losses.base import FamilyLoss
@@ -22,7 +24,7 @@ ELEMENTWISE = (
 )
 
 
-def kl_weight_for(data, loss):
+def kl_weight_for(data: Data, loss: str | keras.losses.Loss) -> float:
     """`kl_weight` for layers with random weights: 1 / number of terms that the loss is a mean of.
 
     The evidence lower bound has the KL divergence once, and the log-likelihood of every label.

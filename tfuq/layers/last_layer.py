@@ -1,11 +1,14 @@
 """A linear last layer with Gaussian weights: its posterior, its noise, the terms of its bound."""
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_flags, check_integer, check_positive, shown
+from tfuq._arguments import Tensor, check_choice, check_flags, check_integer, check_positive, shown
 from tfuq.layers._posteriors import POSTERIORS, PosteriorName
 from tfuq.layers.base import VariationalLayer, check_kl_weight, softplus_inverse
 from tfuq.layers.shapes import as_matrix, checked_features
@@ -43,23 +46,23 @@ class GaussianLastLayer(VariationalLayer):
     def __init__(
         self,
         *,
-        kl_weight=None,
-        posterior="diagonal",
-        rank=None,
-        prior_scale=1.0,
-        posterior_scale=None,
-        noise_scale=0.1,
-        wishart_scale=1.0,
-        dof=1.0,
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        bias_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        seed=None,
-        **kwargs,
-    ):
+        kl_weight: float | None = None,
+        posterior: str = "diagonal",
+        rank: int | None = None,
+        prior_scale: float = 1.0,
+        posterior_scale: float | None = None,
+        noise_scale: float = 0.1,
+        wishart_scale: float = 1.0,
+        dof: float = 1.0,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.kl_weight = kl_weight
         self.posterior = posterior
@@ -95,7 +98,7 @@ class GaussianLastLayer(VariationalLayer):
         if self.seed is not None:
             check_integer("seed", self.seed, minimum=0)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         features = checked_features(self, input_shape)
         self.kernel = self.add_weight(
             name="kernel",
@@ -129,12 +132,12 @@ class GaussianLastLayer(VariationalLayer):
         return (self.units,)
 
     @property
-    def posterior(self):
+    def posterior(self) -> Any:
         """The form of the posterior, the constructor's argument."""
         return PosteriorName(self._posterior, self)
 
     @posterior.setter
-    def posterior(self, name):
+    def posterior(self, name: str) -> None:
         self._posterior = str(name) if isinstance(name, str) else name
 
     @property
@@ -170,7 +173,7 @@ class GaussianLastLayer(VariationalLayer):
         """`w_k^T x + b_k` of one draw of the weights, given its mean, `(rows, units)`."""
         return mean + tf.matmul(self._rows(inputs), self._form.noise(*spread, seed=seed))
 
-    def kl_divergence(self):
+    def kl_divergence(self) -> Tensor:
         """The KL divergence of the posterior from the prior, in nats; with learned noise, plus
         the negative log-density of its Wishart prior up to a constant, or the divergence of its
         own posterior. A scalar tensor.
@@ -193,7 +196,7 @@ class GaussianLastLayer(VariationalLayer):
     def _noise_penalty(self, sigma):
         return wishart_penalty(sigma, self.wishart_scale, self.dof + self.units + 1)
 
-    def posterior_distribution(self):
+    def posterior_distribution(self) -> Any:
         """q(w_1), ..., q(w_K), the posterior of each output's weights.
 
         Returns:
@@ -210,7 +213,7 @@ class GaussianLastLayer(VariationalLayer):
         spread = self._form.read(self)
         return self._form.distribution(tf.cast(loc, spread[0].dtype), *spread)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update({name: getattr(self, name) for name in _ARGUMENTS})
         for name in ("kernel_initializer", "bias_initializer"):

@@ -1,11 +1,15 @@
 """Last layers with the Gaussian posterior of a Laplace approximation (Daxberger et al. 2021)."""
 
+from __future__ import annotations
+
 import collections
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfuq._arguments import (
+    Tensor,
     check_choice,
     check_flags,
     check_integer,
@@ -43,16 +47,16 @@ class LaplaceLastLayer(TakesDraws, keras.layers.Layer):
 
     def __init__(
         self,
-        *args,
-        structure="kfac",
-        prior_scale=1.0,
-        use_bias=True,
-        examples=0,
-        log_marginal_likelihood=None,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        **kwargs,
-    ):
+        *args: Any,
+        structure: str = "kfac",
+        prior_scale: float = 1.0,
+        use_bias: bool = True,
+        examples: int = 0,
+        log_marginal_likelihood: float | None = None,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         check_choice("structure", structure, tuple(FORMS))
         check_positive("prior_scale", prior_scale)
@@ -73,7 +77,7 @@ class LaplaceLastLayer(TakesDraws, keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
         self.supports_masking = True
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         features = checked_features(self, input_shape)
         self.kernel = self.add_weight(
             name="kernel", shape=(features, self.units), initializer=self.kernel_initializer
@@ -84,7 +88,7 @@ class LaplaceLastLayer(TakesDraws, keras.layers.Layer):
             )
         self._form.add_weights(self, features)
 
-    def add_spread(self, name, shape, kind, scaled=False):
+    def add_spread(self, name: str, shape: Any, kind: str, scaled: bool = False) -> Any:
         """Adds a part of the posterior, which starts as the prior and which no training moves."""
         initializer = keras.initializers.Constant(self.prior_scale)
         if kind == "identity":
@@ -133,7 +137,7 @@ class LaplaceLastLayer(TakesDraws, keras.layers.Layer):
         if not self.built:
             raise ValueError("The layer has no weights before it is built. Received: built=False")
 
-    def output_distribution(self, inputs):
+    def output_distribution(self, inputs: Tensor) -> Any:
         """The joint Gaussian of the outputs, of the weights' making alone.
 
         Args:
@@ -154,7 +158,7 @@ class LaplaceLastLayer(TakesDraws, keras.layers.Layer):
         scale = tf.linalg.LinearOperatorLowerTriangular(tf.linalg.cholesky(covariance))
         return distributions().MultivariateNormalLinearOperator(mean, scale)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update({name: getattr(self, name) for name in _ARGUMENTS})
         for name in ("kernel_initializer", "bias_initializer"):
@@ -239,14 +243,14 @@ class LastLayerLaplace(Head, LaplaceLastLayer):
 
     def __init__(
         self,
-        units,
-        structure="kfac",
-        prior_scale=1.0,
-        likelihood="categorical",
-        predictive="probit",
-        logits_only=True,
-        **kwargs,
-    ):
+        units: int,
+        structure: str = "kfac",
+        prior_scale: float = 1.0,
+        likelihood: str = "categorical",
+        predictive: str = "probit",
+        logits_only: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(structure=structure, prior_scale=prior_scale, **kwargs)
         check_integer("units", units, minimum=1)
         check_choice("likelihood", likelihood, ("categorical", "bernoulli"))
@@ -261,7 +265,7 @@ class LastLayerLaplace(Head, LaplaceLastLayer):
         self.likelihood, self.predictive, self.logits_only = likelihood, predictive, logits_only
         self._check_switches("logits_only")
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Tensor, training: bool = False) -> Any:
         inputs = floating(inputs, self.compute_dtype)
         self._check_loss(training)
         self._check_unfilled(training)
@@ -285,16 +289,16 @@ class LastLayerLaplace(Head, LaplaceLastLayer):
         kinds = zip(LaplaceOutput._fields, ("logits", "logits", "variance"), strict=True)
         return {field: OutputMeaning(kind, several) for field, kind in kinds}
 
-    def mean_logits(self, inputs):
+    def mean_logits(self, inputs: Tensor) -> Tensor:
         inputs = floating(inputs, self.compute_dtype)
         if not self.built:
             self.build(inputs.shape)
         return with_leading(self._mean(inputs), inputs)
 
-    def linear_map(self):
+    def linear_map(self) -> Any:
         return self.kernel, self.bias if self.use_bias else None
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = ("units", "likelihood", "predictive", "logits_only")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
@@ -361,15 +365,15 @@ class LastLayerLaplaceRegression(NumberHead, LaplaceLastLayer):
 
     def __init__(
         self,
-        units,
-        structure="kfac",
-        prior_scale=1.0,
+        units: int,
+        structure: str = "kfac",
+        prior_scale: float = 1.0,
         *,
-        noise="constant",
-        noise_scale=1.0,
-        min_scale=LEAST_SCALE,
-        **kwargs,
-    ):
+        noise: str = "constant",
+        noise_scale: float = 1.0,
+        min_scale: float = LEAST_SCALE,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(units, structure=structure, prior_scale=prior_scale, **kwargs)
         check_choice("noise", noise, _NOISES)
         check_positive("noise_scale", noise_scale)
@@ -377,11 +381,11 @@ class LastLayerLaplaceRegression(NumberHead, LaplaceLastLayer):
         self.noise, self.noise_scale, self.min_scale = noise, noise_scale, min_scale
 
     @property
-    def closed_form(self):
+    def closed_form(self) -> bool:
         """Whether the output says how draws would differ: the means alone do not."""
         return not self.mean_only
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         super().build(input_shape)
         if self.noise == "linear":
             self.noise_kernel = self.add_weight(
@@ -402,7 +406,7 @@ class LastLayerLaplaceRegression(NumberHead, LaplaceLastLayer):
             raw += tf.matmul(rows, tf.cast(self.noise_kernel, rows.dtype))
         return tf.nn.softplus(raw) + self.min_scale
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Tensor, training: bool = False) -> Any:
         inputs = floating(inputs, self.compute_dtype)
         self._check_loss(training)
         self._check_unfilled(training)
@@ -415,6 +419,6 @@ class LastLayerLaplaceRegression(NumberHead, LaplaceLastLayer):
         params = tf.concat([mean, self._sigma(rows), epistemic], axis=-1)
         return self._output(with_leading(params, inputs))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = ("noise", "noise_scale", "min_scale")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}

@@ -1,11 +1,15 @@
 """Dropout whose masks are draws of a network (Gal and Ghahramani, ICML 2016)."""
 
+from __future__ import annotations
+
 import zlib
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfuq._arguments import (
+    Tensor,
     check_choice,
     check_flags,
     check_fraction,
@@ -63,8 +67,14 @@ class MCDropout(TakesDraws, keras.layers.Dropout):
     ways = ("mean",)
 
     def __init__(
-        self, rate, noise_shape=None, resample=False, seed=None, predictive="mean", **kwargs
-    ):
+        self,
+        rate: float,
+        noise_shape: Any = None,
+        resample: bool = False,
+        seed: int | None = None,
+        predictive: str = "mean",
+        **kwargs: Any,
+    ) -> None:
         check_fraction("rate", rate)
         if rate == 1:
             raise ValueError(f"Argument `rate` must be in [0, 1). Received: rate={shown(rate)}")
@@ -76,7 +86,7 @@ class MCDropout(TakesDraws, keras.layers.Dropout):
         self.resample = resample
         self.predictive = predictive
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Tensor, training: bool = False) -> Any:
         if self.rate == 0 or (wanted_way() == "mean" and not training):
             return inputs
         if not inputs.dtype.is_floating:
@@ -107,7 +117,7 @@ class MCDropout(TakesDraws, keras.layers.Dropout):
         shape = [s if g is None else g for s, g in zip(shape, given, strict=True)]
         return tf.stack(shape if per_example else [1, *shape[1:]])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = {"resample": self.resample, "predictive": self.predictive}
         return {**super().get_config(), **own}
 
@@ -147,16 +157,16 @@ class MCGaussianDropout(TakesDraws, keras.layers.GaussianDropout):
     See also: `tfuq.layers.MCDropout`, `tfuq.convert.mc_dropout`.
     """
 
-    def __init__(self, rate, seed=None, **kwargs):
+    def __init__(self, rate: float, seed: int | None = None, **kwargs: Any) -> None:
         check_fraction("rate", rate)
         if rate == 1:
             raise ValueError(f"Argument `rate` must be in [0, 1). Received: rate={shown(rate)}")
         super().__init__(rate, seed=seed, **kwargs)
 
-    def is_random(self):
+    def is_random(self) -> bool:
         return self.rate > 0
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Tensor, training: bool = False) -> Any:
         draw = current_draw()
         if draw is None or self.rate == 0:
             return super().call(inputs, training=training)

@@ -1,10 +1,14 @@
 """Recurrent layers whose dropout takes part in draws of the network."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 from keras import layers
 
-from tfuq._arguments import register
+from tfuq._arguments import Tensor, register
 from tfuq._random import points
 from tfuq._random.draws import TakesDraws, current_draw
 
@@ -12,19 +16,25 @@ from tfuq._random.draws import TakesDraws, current_draw
 class _MCRecurrent(TakesDraws):
     """A recurrent layer of Keras; stands before it among the bases."""
 
-    def is_random(self):
+    def is_random(self) -> bool:
         return self.dropout > 0 or self.recurrent_dropout > 0
 
-    def call(self, sequences, initial_state=None, mask=None, training=False):
+    def call(
+        self,
+        sequences: Tensor,
+        initial_state: Tensor | None = None,
+        mask: Tensor | None = None,
+        training: bool = False,
+    ) -> Any:
         # Of the cell, too: with the masks that `_maybe_config_dropout_masks` gives it.
         is_drawn = current_draw() is not None and self.is_random()
         return super().call(sequences, initial_state, mask, training=is_drawn or training)
 
     @property
-    def seed(self):
+    def seed(self) -> Any:
         return self.cell.seed
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "seed": self.seed}  # which SimpleRNN forgets
 
     def _maybe_config_dropout_masks(self, cell, input_sequence, input_state):

@@ -1,10 +1,14 @@
 """Base of heads that say a number and how far off it may be."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_flags, check_integer, check_positive, shown
-from tfuq._predictions.family import LEAST_SCALE
+from tfuq._arguments import Tensor, check_flags, check_integer, check_positive, shown
+from tfuq._predictions.family import LEAST_SCALE, Family
 from tfuq.layers._training import calling_model, compiled_metrics
 from tfuq.layers.heads import OutputMeaning, is_last
 from tfuq.layers.shapes import checked_features
@@ -18,7 +22,7 @@ class NumberHead(keras.layers.Layer):
     their family. A subclass has the arguments `units` and `mean_only`, and the property `family`.
     """
 
-    def __init__(self, units, mean_only=False, **kwargs):
+    def __init__(self, units: int, mean_only: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_integer("units", units, minimum=1)
         check_flags(mean_only=mean_only)
@@ -28,16 +32,16 @@ class NumberHead(keras.layers.Layer):
         self.supports_masking = True
 
     @property
-    def family(self):
+    def family(self) -> Family:
         """The `Family` of what is returned."""
         raise NotImplementedError
 
-    def output_meaning(self, field=None):
+    def output_meaning(self, field: str | None = None) -> OutputMeaning:
         """The output is no logit and no probability, but parameters of `family`."""
         del field  # there is one output
         return OutputMeaning("mean" if self.mean_only else "parameters", False, family=self.family)
 
-    def negative_log_likelihood(self, **kwargs):
+    def negative_log_likelihood(self, **kwargs: Any) -> keras.losses.Loss:
         """The loss to compile the model with: `tfuq.losses.NegativeLogLikelihood` of this family.
 
         Args:
@@ -49,12 +53,12 @@ class NumberHead(keras.layers.Layer):
         self._check_has_parameters("negative_log_likelihood")
         return NegativeLogLikelihood(self.family, **kwargs)
 
-    def crps(self, **kwargs):
+    def crps(self, **kwargs: Any) -> keras.losses.Loss:
         """The loss `tfuq.losses.CRPS` of this family. Arguments as `negative_log_likelihood`."""
         self._check_has_parameters("crps")
         return CRPS(self.family, **kwargs)
 
-    def distribution(self, params):
+    def distribution(self, params: Tensor) -> Any:
         """TFP distribution with the batch shape `(..., units)`; of `MultivariateNormalDense` with
         the batch shape `(...)` and the event shape `(units,)`.
 
@@ -111,14 +115,16 @@ class NumberHead(keras.layers.Layer):
     def _output(self, params):
         return self.family.mean(params) if self.mean_only else params
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return (*input_shape[:-1], self._width())
 
-    def compute_output_spec(self, inputs, training=False, mask=None):
+    def compute_output_spec(
+        self, inputs: Tensor, training: bool = False, mask: Tensor | None = None
+    ) -> Any:
         shape = self.compute_output_shape(inputs.shape)
         return keras.KerasTensor(shape, dtype=self._sampling_dtype())
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "units": self.units, "mean_only": self.mean_only}
 
 
@@ -133,19 +139,19 @@ class ParameterDense(NumberHead):
 
     def __init__(
         self,
-        units,
+        units: int,
         *,
-        mean_only=False,
-        min_scale=LEAST_SCALE,
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        **kwargs,
-    ):
+        mean_only: bool = False,
+        min_scale: float = LEAST_SCALE,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(units, mean_only, **kwargs)
         check_positive("min_scale", min_scale)
         check_flags(use_bias=use_bias)
@@ -158,7 +164,7 @@ class ParameterDense(NumberHead):
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         features, width = checked_features(self, input_shape), self.units * self.family.size
         self.kernel = self.add_weight(
             name="kernel",
@@ -176,13 +182,13 @@ class ParameterDense(NumberHead):
                 constraint=self.bias_constraint,
             )
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Tensor, training: bool = False) -> Any:
         self._check_loss(training)
         raw = keras.ops.matmul(inputs, self.kernel)
         raw = tf.cast(raw + self.bias if self.use_bias else raw, self._sampling_dtype())
         return self._output(self.family.constrain(raw, self.min_scale))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = {**super().get_config(), "min_scale": self.min_scale, "use_bias": self.use_bias}
         for name in ("kernel_initializer", "bias_initializer"):
             config[name] = keras.initializers.serialize(getattr(self, name))

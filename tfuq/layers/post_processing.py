@@ -1,8 +1,12 @@
 """Calibrations, rejection rules and conformal sets as the last layer of a model."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 
-from tfuq._arguments import register, shown
+from tfuq._arguments import Tensor, register, shown
 from tfuq._models.meaning import Meaning
 
 
@@ -44,7 +48,7 @@ class PostProcessing(keras.layers.Layer):
     See also: `tfuq.selective.TemperatureScaling`, `tfuq.selective.RejectionRule`.
     """
 
-    def __init__(self, method, **kwargs):
+    def __init__(self, method: Any, **kwargs: Any) -> None:
         super().__init__(**{"dtype": "float32", "trainable": False, **kwargs})
         if isinstance(method, dict):
             method = keras.saving.deserialize_keras_object(method)
@@ -57,21 +61,21 @@ class PostProcessing(keras.layers.Layer):
         self.method = method
         self.supports_masking = True
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Any:
         return self.method.transform(inputs)
 
-    def says_of_output(self):
+    def says_of_output(self) -> Meaning | None:
         """What the numbers are that a calibration gives; None of methods with other outputs."""
         is_logits = getattr(self.method, "gives_logits", None)
         if is_logits is None:
             return None
         return Meaning(is_logits, self.method.multi_label, f"the layer {self.name!r}")
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs: Tensor) -> Any:
         # That of a layer asks `compute_output_shape`, which asks this.
         return keras.Operation.compute_output_spec(self, inputs)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         """Shapes of what `call` returns, in its structure."""
         spec = self.compute_output_spec(
             keras.tree.map_shape_structure(
@@ -80,6 +84,6 @@ class PostProcessing(keras.layers.Layer):
         )
         return keras.tree.map_structure(lambda tensor: tuple(tensor.shape), spec)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         method = keras.saving.serialize_keras_object(self.method)
         return {**super().get_config(), "method": method}

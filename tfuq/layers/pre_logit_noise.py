@@ -1,5 +1,9 @@
 """Heads whose label noise is made in the features (HET-XL; Collier et al., ICLR 2023)."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from tfuq._arguments import check_integer, register
 from tfuq.layers._links import OfClasses, OfLabels
 from tfuq.layers._pre_logits import MCDenseXL
@@ -78,7 +82,7 @@ class MCSoftmaxDenseXL(OfClasses, MCDenseXL):
     See also: `tfuq.layers.MCSoftmaxDenseFA`, `tfuq.layers.MCSigmoidDenseXL`.
     """
 
-    def __init__(self, units, num_factors, *args, **kwargs):
+    def __init__(self, units: int, num_factors: int, *args: Any, **kwargs: Any) -> None:
         check_integer("units", units, minimum=1)
         if units == 1:
             raise ValueError(

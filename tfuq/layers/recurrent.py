@@ -1,10 +1,14 @@
 """Mean-field variational recurrent layers: one draw of the kernels for a whole sequence."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 from keras import layers
 
-from tfuq._arguments import check_choice, register
+from tfuq._arguments import Tensor, check_choice, register
 from tfuq._random.points import split_seed
 from tfuq.layers._estimators import Gaussian
 from tfuq.layers.variational import MeanFieldLayer
@@ -15,22 +19,28 @@ class _RecurrentVariational(MeanFieldLayer):
 
     kernels = ("kernel", "recurrent_kernel")
 
-    def __init__(self, *args, estimator="reparameterization", **kwargs):
+    def __init__(self, *args: Any, estimator: str = "reparameterization", **kwargs: Any) -> None:
         check_choice("estimator", estimator, ("reparameterization",))
         super().__init__(*args, estimator=estimator, **kwargs)
 
     @property
-    def kernel(self):
+    def kernel(self) -> Any:
         return self.cell.kernel
 
     @property
-    def recurrent_kernel(self):
+    def recurrent_kernel(self) -> Any:
         return self.cell.recurrent_kernel
 
-    def build(self, sequences_shape, initial_state_shape=None):
+    def build(self, sequences_shape: Any, initial_state_shape: Any = None) -> None:
         super().build(sequences_shape)
 
-    def call(self, sequences, initial_state=None, mask=None, training=False):
+    def call(
+        self,
+        sequences: Tensor,
+        initial_state: Tensor | None = None,
+        mask: Tensor | None = None,
+        training: bool = False,
+    ) -> Any:
         self._add_kl(self.kl_divergence, training)
         seed = self._noise_seed(training)
         arguments = (sequences, initial_state, mask, training)

@@ -1,10 +1,16 @@
 """Heads of regressions: normal, Laplace, Student's t, mixtures, quantiles, evidential, joint."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import register
+from tfuq._arguments import Tensor, register
 from tfuq._predictions import families
+from tfuq._predictions.family import Family
 from tfuq.layers.number_head import ParameterDense
 from tfuq.losses import Evidential, Pinball
 
@@ -159,7 +165,9 @@ class MixtureDense(ParameterDense):
     See also: `tfuq.layers.NormalDense`, `tfuq.losses.NegativeLogLikelihood`.
     """
 
-    def __init__(self, units, num_components=3, *, bias_initializer=None, **kwargs):
+    def __init__(
+        self, units: int, num_components: int = 3, *, bias_initializer: Any = None, **kwargs: Any
+    ) -> None:
         if bias_initializer is None:
             bias_initializer = keras.initializers.RandomNormal(stddev=1.0)
         super().__init__(units, bias_initializer=bias_initializer, **kwargs)
@@ -167,10 +175,10 @@ class MixtureDense(ParameterDense):
         self.num_components = num_components
 
     @property
-    def family(self):
+    def family(self) -> Family:
         return self._family
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_components": self.num_components}
 
 
@@ -210,21 +218,23 @@ class QuantileDense(ParameterDense):
     See also: `tfuq.losses.Pinball`, `tfuq.selective.ConformalRegressor`.
     """
 
-    def __init__(self, units, levels=(0.05, 0.25, 0.5, 0.75, 0.95), **kwargs):
+    def __init__(
+        self, units: int, levels: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95), **kwargs: Any
+    ) -> None:
         super().__init__(units, **kwargs)
         self._family = families.Quantiles(levels)
         self.levels = list(self._family.levels)
 
     @property
-    def family(self):
+    def family(self) -> Family:
         return self._family
 
-    def pinball(self, **kwargs):
+    def pinball(self, **kwargs: Any) -> keras.losses.Loss:
         """The loss to compile the model with: `tfuq.losses.Pinball` of these levels."""
         self._check_has_parameters("pinball")
         return Pinball(self.levels, **kwargs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "levels": self.levels}
 
 
@@ -260,7 +270,7 @@ class EvidentialDense(ParameterDense):
 
     family = families.Evidential()
 
-    def evidential(self, coefficient=0.01, **kwargs):
+    def evidential(self, coefficient: float = 0.01, **kwargs: Any) -> keras.losses.Loss:
         """The loss to compile the model with: `tfuq.losses.Evidential`."""
         self._check_has_parameters("evidential")
         return Evidential(coefficient, **kwargs)
@@ -305,7 +315,9 @@ class MultivariateNormalDense(ParameterDense):
     See also: `tfuq.layers.NormalDense`, `tfuq.losses.NegativeLogLikelihood`.
     """
 
-    def __init__(self, units, num_factors=1, *, bias_initializer=None, **kwargs):
+    def __init__(
+        self, units: int, num_factors: int = 1, *, bias_initializer: Any = None, **kwargs: Any
+    ) -> None:
         if bias_initializer is None:
             bias_initializer = keras.initializers.RandomNormal(stddev=0.3)
         super().__init__(units, bias_initializer=bias_initializer, **kwargs)
@@ -318,10 +330,10 @@ class MultivariateNormalDense(ParameterDense):
         self.num_factors = num_factors
 
     @property
-    def family(self):
+    def family(self) -> Family:
         return self._family
 
-    def covariance(self, params):
+    def covariance(self, params: Tensor) -> Tensor:
         """Covariance matrices of the numbers, `(..., units, units)`.
 
         Args:
@@ -330,5 +342,5 @@ class MultivariateNormalDense(ParameterDense):
         self._check_has_parameters("covariance")
         return self.family.covariance(tf.convert_to_tensor(params))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_factors": self.num_factors}

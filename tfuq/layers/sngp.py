@@ -1,13 +1,17 @@
 """Last layer that is a Gaussian process, by random features (Liu et al., JMLR 2023)."""
 
+from __future__ import annotations
+
 import collections
 import math
 import sys
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfuq._arguments import (
+    Tensor,
     check_choice,
     check_flags,
     check_integer,
@@ -142,21 +146,21 @@ class SNGPDense(Head, TakesDraws, keras.layers.Layer):
 
     def __init__(
         self,
-        units,
-        num_features=1024,
-        length_scale=None,
-        ridge=1.0,
-        momentum=None,
-        mean_field_factor=PROBIT,
-        likelihood="categorical",
-        logits_only=True,
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        kernel_regularizer=None,
-        bias_initializer="zeros",
-        seed=None,
-        **kwargs,
-    ):
+        units: int,
+        num_features: int = 1024,
+        length_scale: float | None = None,
+        ridge: float = 1.0,
+        momentum: float | None = None,
+        mean_field_factor: float = PROBIT,
+        likelihood: str = "categorical",
+        logits_only: bool = True,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        kernel_regularizer: Any = None,
+        bias_initializer: Any = "zeros",
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.units, self.num_features = units, num_features
         self.length_scale, self.ridge, self.momentum = length_scale, ridge, momentum
@@ -198,7 +202,7 @@ class SNGPDense(Head, TakesDraws, keras.layers.Layer):
         if self.seed is not None:
             check_integer("seed", self.seed, minimum=0)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         features, size = checked_features(self, input_shape), self.num_features
         initializers = keras.initializers
         seeds = (None, None) if self.seed is None else (self.seed, self.seed + 1)
@@ -238,7 +242,7 @@ class SNGPDense(Head, TakesDraws, keras.layers.Layer):
             name="is_past", shape=(), initializer="zeros", aggregation="mean", **fixed
         )
 
-    def start_anew(self):
+    def start_anew(self) -> None:
         """The next step of training starts the sum over examples anew; predictions stay.
 
         `fit` does so by itself at each epoch. With a `momentum` there is nothing to start anew.
@@ -249,7 +253,7 @@ class SNGPDense(Head, TakesDraws, keras.layers.Layer):
     def _sampling_dtype(self):
         return "float64" if self.compute_dtype == "float64" else "float32"
 
-    def random_features(self, inputs):
+    def random_features(self, inputs: Tensor) -> Tensor:
         """phi(x), the random features.
 
         Args:
@@ -275,7 +279,7 @@ class SNGPDense(Head, TakesDraws, keras.layers.Layer):
         mean = tf.matmul(phi, tf.cast(tf.convert_to_tensor(self.kernel), phi.dtype))
         return mean + tf.cast(tf.convert_to_tensor(self.bias), phi.dtype) if self.use_bias else mean
 
-    def call(self, inputs, training=False, mask=None):
+    def call(self, inputs: Tensor, training: bool = False, mask: Tensor | None = None) -> Any:
         inputs = floating(inputs, self.compute_dtype)
         self._check_loss(training)
         phi = self._phi(inputs)
@@ -365,13 +369,13 @@ class SNGPDense(Head, TakesDraws, keras.layers.Layer):
             "variance": OutputMeaning("variance", of_labels),
         }
 
-    def mean_logits(self, inputs):
+    def mean_logits(self, inputs: Tensor) -> Tensor:
         inputs = tf.convert_to_tensor(inputs)
         if not self.built:
             self.build(inputs.shape)
         return with_leading(self._mean(self._phi(inputs)), inputs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update({name: getattr(self, name) for name in _ARGUMENTS})
         for name in ("kernel_initializer", "bias_initializer"):

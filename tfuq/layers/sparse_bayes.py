@@ -1,11 +1,15 @@
 """Sparse Bayesian layers: only the most salient weights are random (Abboud et al. 2024)."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from tfuq._arguments import check_fraction, register
+from tfuq._arguments import ArrayLike, Tensor, check_fraction, register
 from tfuq._random.draws import current_draw
 from tfuq._random.points import split_seed
 from tfuq.layers._estimators import SparseGaussian
@@ -28,12 +32,12 @@ class _SparseBayesLayer(GaussianKernelLayer):
 
     def __init__(
         self,
-        *args,
-        r_bayes=0.01,
-        bias_r_bayes=0.0,
-        estimator="local_reparameterization",
-        **kwargs,
-    ):
+        *args: Any,
+        r_bayes: float = 0.01,
+        bias_r_bayes: float = 0.0,
+        estimator: str = "local_reparameterization",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, estimator=estimator, **kwargs)
         check_fraction("r_bayes", r_bayes)
         check_fraction("bias_r_bayes", bias_r_bayes)
@@ -41,10 +45,10 @@ class _SparseBayesLayer(GaussianKernelLayer):
         self.bias_r_bayes = bias_r_bayes
 
     @staticmethod
-    def when_resized():
+    def when_resized() -> Any:
         """Called when loading has changed the variables: whoever trains the layer replaces it."""
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         super().build(input_shape)
         self._add_beta()
         self.selected = self.add_weight(
@@ -79,12 +83,12 @@ class _SparseBayesLayer(GaussianKernelLayer):
         setattr(self, f"{name}_indices", indices)
         setattr(self, f"{name}_rho", rho)
 
-    def num_bayesian(self, name="kernel"):
+    def num_bayesian(self, name: str = "kernel") -> int:
         """Number of weights of the kernel, or of the `"bias"`, that are random once selected."""
         rho = getattr(self, f"{name}_rho", None)
         return 0 if rho is None else rho.shape[0]
 
-    def resize(self, count, name="kernel"):
+    def resize(self, count: int, name: str = "kernel") -> None:
         """Makes room for `count` random weights of the kernel, or of the `"bias"`.
 
         `r_bayes` (or `bias_r_bayes`) becomes their share. The variables are new: whoever trains
@@ -100,15 +104,15 @@ class _SparseBayesLayer(GaussianKernelLayer):
         self._tracker.lock()
         setattr(self, RATES[name], count / int(np.prod(getattr(self, name).shape)))
 
-    def is_selected(self):
+    def is_selected(self) -> bool:
         """Whether `select` has said which weights are random."""
         with tf.init_scope():  # also while a graph is built
             return self.built and bool(self.selected.numpy())
 
-    def is_random(self):
+    def is_random(self) -> bool:
         return self.is_selected() and bool(self._random())
 
-    def select(self, saliency, bias_saliency=None):
+    def select(self, saliency: ArrayLike, bias_saliency: ArrayLike | None = None) -> None:
         """Makes the most salient weights random, from here on: N(kernel, posterior_scale^2).
 
         Args:
@@ -137,7 +141,7 @@ class _SparseBayesLayer(GaussianKernelLayer):
         scale = tf.nn.softplus(tf.convert_to_tensor(rho))
         return SparseGaussian(tf.convert_to_tensor(loc), tf.convert_to_tensor(indices), scale)
 
-    def ranked_weights(self):
+    def ranked_weights(self) -> dict[str, Any]:
         """The weights that `select` ranks by saliency, by name."""
         names = ["kernel"] + ["bias"] * bool(self.num_bayesian("bias"))
         return {name: getattr(self, name) for name in names}
@@ -175,7 +179,7 @@ class _SparseBayesLayer(GaussianKernelLayer):
             self.selected, lambda: bias + self._gaussian("bias").noise(seed=seed), lambda: bias
         )
 
-    def kl_divergence(self):
+    def kl_divergence(self) -> Tensor:
         """The KL divergence of the random weights' posterior from their prior in nats, a scalar.
 
         0 before `select`.
@@ -186,7 +190,7 @@ class _SparseBayesLayer(GaussianKernelLayer):
             kl += kl_normal(gaussian.selected(), gaussian.scale, 0.0, prior_scale)
         return kl * tf.cast(self.selected, kl.dtype)
 
-    def posterior(self, name="kernel"):
+    def posterior(self, name: str = "kernel") -> Any:
         """The posterior of the random weights, `tfp.distributions.Normal` of shape `(k,)`.
 
         They are those at `kernel_indices` of the flat kernel; with `"bias"`, those of the bias.
@@ -208,12 +212,12 @@ class _SparseBayesLayer(GaussianKernelLayer):
         names += [f"{name}_{part}" for name in self._random() for part in ("indices", "rho")]
         return {name: getattr(self, name) for name in names}
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         for name, variable in self._saved().items():
             is_beta = variable is self.beta
             store[name] = self.beta_to_save() if is_beta else keras.ops.convert_to_numpy(variable)
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         for name in self._candidates():  # a selection over the whole network moves the shares
             rho = f"{name}_rho"
             count = store[rho].shape[0] if rho in store.keys() else 0  # noqa: SIM118 (no dict)
@@ -223,7 +227,7 @@ class _SparseBayesLayer(GaussianKernelLayer):
         for name, variable in self._saved().items():
             variable.assign(store[name])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **{rate: getattr(self, rate) for rate in RATES.values()}}
 
 

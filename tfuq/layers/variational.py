@@ -3,12 +3,15 @@
 An estimator says how a noisy operation is computed, a layer says which operation it is.
 """
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import tensorflow as tf
 from keras import layers
 
-from tfuq._arguments import check_choice, check_flags, register
+from tfuq._arguments import Tensor, check_choice, check_flags, register
 from tfuq._random.points import split_seed
 from tfuq.layers._estimators import Gaussian
 from tfuq.layers._operations import (
@@ -36,14 +39,16 @@ class MeanFieldLayer(GaussianKernelLayer):
 
     kernels = ("kernel",)
 
-    def __init__(self, *args, trainable_prior=False, prior_mean="zero", **kwargs):
+    def __init__(
+        self, *args: Any, trainable_prior: bool = False, prior_mean: str = "zero", **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         check_choice("prior_mean", prior_mean, ("zero", "initial"))
         check_flags(trainable_prior=trainable_prior)
         self.trainable_prior = trainable_prior
         self.prior_mean = prior_mean
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         super().build(input_shape)
         for name in self.kernels:
             self._add_spread(name, getattr(self, name))
@@ -83,12 +88,12 @@ class MeanFieldLayer(GaussianKernelLayer):
             return loc, tf.nn.softplus(tf.convert_to_tensor(self.prior_rho))
         return loc, tf.cast(self.prior_scale, self.variable_dtype)
 
-    def kl_divergence(self):
+    def kl_divergence(self) -> Tensor:
         """The KL divergence of the posterior from the prior in nats, a scalar tensor."""
         terms = [kl_normal(*self._gaussian(name), *self._prior(name)) for name in self.kernels]
         return tf.add_n(terms) if len(terms) > 1 else terms[0]
 
-    def posterior(self, name=None):
+    def posterior(self, name: str | None = None) -> Any:
         """The posterior of a kernel, `tfp.distributions.Normal` of the kernel's shape.
 
         Args:
@@ -100,7 +105,7 @@ class MeanFieldLayer(GaussianKernelLayer):
         check_choice("name", name, self.kernels)
         return distributions().Normal(*self._gaussian(name))
 
-    def start_around(self, relative_scale):
+    def start_around(self, relative_scale: float) -> None:
         """Makes the posterior N(w, (relative_scale |w|)^2), and w the prior's means if it has any.
 
         MOPED, Krishnan et al. 2020.
@@ -112,7 +117,7 @@ class MeanFieldLayer(GaussianKernelLayer):
             if self.prior_mean == "initial":
                 getattr(self, _prior_loc(name)).assign(kernel)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = ("trainable_prior", "prior_mean")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 

@@ -1,11 +1,14 @@
 """Variational Bayesian last layers (Harrison, Willes and Snoek, ICLR 2024)."""
 
+from __future__ import annotations
+
 import collections
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_integer, register, shown
+from tfuq._arguments import Tensor, check_choice, check_integer, register, shown
 from tfuq._math.logistic_normal import probit
 from tfuq._random import points
 from tfuq._random.draws import current_draw
@@ -151,33 +154,33 @@ class VBLLDense(Head, GaussianLastLayer):
 
     def __init__(
         self,
-        units,
-        kl_weight=None,
-        posterior="diagonal",
-        rank=None,
-        prior_scale=1.0,
-        posterior_scale=None,
-        objective="closed_form",
-        noise="none",
-        noise_scale=0.1,
-        wishart_scale=1.0,
-        dof=1.0,
-        likelihood="categorical",
-        predictive="monte_carlo",
-        train_mc_samples=10,
-        test_mc_samples=30,
-        use_bias=True,
-        logits_only=True,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        bias_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        sampling="sobol",
-        resample=False,
-        seed=None,
-        **kwargs,
-    ):
+        units: int,
+        kl_weight: float | None = None,
+        posterior: str = "diagonal",
+        rank: int | None = None,
+        prior_scale: float = 1.0,
+        posterior_scale: float | None = None,
+        objective: str = "closed_form",
+        noise: str = "none",
+        noise_scale: float = 0.1,
+        wishart_scale: float = 1.0,
+        dof: float = 1.0,
+        likelihood: str = "categorical",
+        predictive: str = "monte_carlo",
+        train_mc_samples: int = 10,
+        test_mc_samples: int = 30,
+        use_bias: bool = True,
+        logits_only: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        sampling: str = "sobol",
+        resample: bool = False,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             kl_weight=kl_weight,
             posterior=posterior,
@@ -227,7 +230,7 @@ class VBLLDense(Head, GaussianLastLayer):
         check_choice("sampling", self.sampling, points.RULES)
         self._check_switches("logits_only", "resample")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         super().build(input_shape)
         if self._is_student:
             STUDENT.add_weights(self)
@@ -242,14 +245,14 @@ class VBLLDense(Head, GaussianLastLayer):
         )
 
     @property
-    def posterior_form(self):
+    def posterior_form(self) -> str:
         """The former name of `posterior`."""
         return self._posterior
 
     def _sampling_dtype(self):
         return "float64" if self.compute_dtype == "float64" else "float32"
 
-    def call(self, inputs, training=False, mask=None):
+    def call(self, inputs: Tensor, training: bool = False, mask: Tensor | None = None) -> Any:
         inputs = floating(inputs, self.compute_dtype)
         self._check_loss(training)
         spread = self._form.read(self)
@@ -298,13 +301,13 @@ class VBLLDense(Head, GaussianLastLayer):
             "variance": OutputMeaning("variance", is_bernoulli),
         }
 
-    def mean_logits(self, inputs):
+    def mean_logits(self, inputs: Tensor) -> Tensor:
         inputs = tf.convert_to_tensor(inputs)
         if not self.built:
             self.build(inputs.shape)
         return with_leading(self._mean(inputs), inputs)
 
-    def linear_map(self):
+    def linear_map(self) -> Any:
         return self.kernel, self.bias if self.use_bias else None
 
     def _add_gap(self, gap, inputs, mask):
@@ -343,7 +346,7 @@ class VBLLDense(Head, GaussianLastLayer):
         seed = points.split_seed(seed, 3)[2]  # the weights' take up to two
         return mean + (drawn - mean) * self._noise_scale() * roots(self, (self.units,), seed)
 
-    def posterior_distribution(self):
+    def posterior_distribution(self) -> Any:
         found = super().posterior_distribution()
         return STUDENT.posterior(self, found) if self._is_student else found
 
@@ -395,7 +398,7 @@ class VBLLDense(Head, GaussianLastLayer):
         variance = self._logit_variance(tf.zeros_like(logits), self._noise_scale())
         return self._mean_probs_as_logits(logits, variance)
 
-    def logit_distribution(self, inputs):
+    def logit_distribution(self, inputs: Tensor) -> Any:
         """The Gaussian of the logits, noise included; or Student's t.
 
         Args:
@@ -417,7 +420,7 @@ class VBLLDense(Head, GaussianLastLayer):
             return distributions().Independent(of_each, 1)
         return distributions().MultivariateNormalDiag(mean, scale)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update({name: getattr(self, name) for name in _ARGUMENTS})
         return config

@@ -1,10 +1,13 @@
 """Generative variational Bayesian last layer (Harrison, Willes and Snoek, ICLR 2024)."""
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import tensorflow as tf
 
-from tfuq._arguments import check_integer, register
+from tfuq._arguments import Tensor, check_integer, register
 from tfuq._random.draws import current_draw
 from tfuq.layers._likelihoods import Categorical
 from tfuq.layers._training import add_term
@@ -102,7 +105,15 @@ class VBLLGenerativeDense(Head, GaussianLastLayer):
     ways = ("mean",)
     logits_only = True
 
-    def __init__(self, units, kl_weight=None, *, noise_scale=1.0, use_bias=False, **kwargs):
+    def __init__(
+        self,
+        units: int,
+        kl_weight: float | None = None,
+        *,
+        noise_scale: float = 1.0,
+        use_bias: bool = False,
+        **kwargs: Any,
+    ) -> None:
         check_integer("units", units, minimum=2)
         for name in ("posterior", "rank"):  # the base's, of which there is one here
             if name in kwargs:
@@ -119,7 +130,7 @@ class VBLLGenerativeDense(Head, GaussianLastLayer):
     def _sampling_dtype(self):
         return "float64" if self.compute_dtype == "float64" else "float32"
 
-    def call(self, inputs, training=False, mask=None):
+    def call(self, inputs: Tensor, training: bool = False, mask: Tensor | None = None) -> Any:
         inputs = floating(inputs, self.compute_dtype)
         self._check_loss(training)
         spread, sigma = self._form.read(self), self._noise_scale()
@@ -153,14 +164,14 @@ class VBLLGenerativeDense(Head, GaussianLastLayer):
     def _meanings(self):
         return {"logits": OutputMeaning("logits", False)}
 
-    def mean_logits(self, inputs):
+    def mean_logits(self, inputs: Tensor) -> Tensor:
         inputs = tf.convert_to_tensor(inputs)
         if not self.built:
             self.build(inputs.shape)
         noise = self._noise_variance()[:, None]
         return with_leading(self._logits(self._rows(inputs), self._means(), noise), inputs)
 
-    def feature_distribution(self):
+    def feature_distribution(self) -> Any:
         """Gaussians of the features of each class, with the doubt about their means.
 
         Returns:
@@ -174,6 +185,6 @@ class VBLLGenerativeDense(Head, GaussianLastLayer):
         scale = tf.sqrt(of_means.variance() + self._noise_variance())
         return distributions().MultivariateNormalDiag(of_means.mean(), scale)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = {**super().get_config(), "units": self.units}
         return {name: config[name] for name in config if name not in ("posterior", "rank")}

@@ -1,13 +1,16 @@
 """Variational Bayesian last layer of a regression (Harrison, Willes and Snoek, ICLR 2024)."""
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_integer, check_positive, register, shown
+from tfuq._arguments import Tensor, check_choice, check_integer, check_positive, register, shown
 from tfuq._predictions import families
-from tfuq._predictions.family import LEAST_SCALE, distributions
+from tfuq._predictions.family import LEAST_SCALE, Family, distributions
 from tfuq._predictions.location_scale import LEAST_DF
 from tfuq._predictions.multivariate import whitened
 from tfuq._random import points
@@ -248,18 +251,18 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
 
     def __init__(
         self,
-        units,
-        kl_weight=None,
-        posterior="diagonal",
-        rank=None,
+        units: int,
+        kl_weight: float | None = None,
+        posterior: str = "diagonal",
+        rank: int | None = None,
         *,
-        likelihood="normal",
-        num_factors=None,
-        noise_scale=1.0,
-        wishart_scale=0.01,
-        min_scale=LEAST_SCALE,
-        **kwargs,
-    ):
+        likelihood: str = "normal",
+        num_factors: int | None = None,
+        noise_scale: float = 1.0,
+        wishart_scale: float = 0.01,
+        min_scale: float = LEAST_SCALE,
+        **kwargs: Any,
+    ) -> None:
         check_choice("likelihood", likelihood, tuple(NOISES))
         if (num_factors is None) == (likelihood == "multivariate_normal"):
             raise ValueError(
@@ -285,7 +288,7 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
         )
 
     @property
-    def family(self):
+    def family(self) -> Family:
         """The `Family` of what is returned."""
         return self._noise.family(self)
 
@@ -294,15 +297,15 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
         return NOISES[self.likelihood]
 
     @property
-    def closed_form(self):
+    def closed_form(self) -> bool:
         """Whether the output says how draws would differ: the means alone do not."""
         return not self.mean_only
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         super().build(input_shape)
         self._noise.add_weights(self)
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Tensor, training: bool = False) -> Any:
         inputs = floating(inputs, self.compute_dtype)
         self._check_loss(training)
         spread = self._form.read(self)
@@ -323,7 +326,7 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
         drawn = super()._drawn(inputs, mean, spread, seed)
         return mean + (drawn - mean) * self._noise.unit_of_weights(self, seed)
 
-    def posterior_distribution(self):
+    def posterior_distribution(self) -> Any:
         """q(w_1), ..., q(w_K), the posterior of each number's weights.
 
         Returns:
@@ -354,6 +357,6 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
                 f"Received: mean_only=True of {self.name!r}"
             )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = ("likelihood", "num_factors", "min_scale")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}

@@ -1,10 +1,16 @@
 """Base of losses of a number, whose distribution is the prediction."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 import tensorflow as tf
 
+from tfuq._arguments import Tensor
 from tfuq._predictions.families import family_named
-from tfuq._predictions.family import labels_like
+from tfuq._predictions.family import Family, labels_like
 
 
 def register(loss):
@@ -19,11 +25,17 @@ class FamilyLoss(keras.losses.Loss):
     A subclass says the loss of each number, `_values(params, y)`.
     """
 
-    def __init__(self, family, reduction="sum_over_batch_size", name=None, dtype=None):
+    def __init__(
+        self,
+        family: str | Mapping[str, Any] | Family,
+        reduction: str = "sum_over_batch_size",
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.family = family_named(family)
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         # Keras makes numbers of whatever labels there are before `call` sees them.
         kinds = [getattr(part, "dtype", type(part)) for part in keras.tree.flatten(y_true)]
         if any(kind in (bool, tf.bool) for kind in kinds):
@@ -33,7 +45,7 @@ class FamilyLoss(keras.losses.Loss):
             )
         return super().__call__(y_true, y_pred, sample_weight)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Any:
         params = tf.convert_to_tensor(y_pred)
         y = labels_like(tf.convert_to_tensor(y_true), params, self.family)
         # A label that is missing trains a network into NaN. (XLA drops the check, not the NaN.)
@@ -44,5 +56,5 @@ class FamilyLoss(keras.losses.Loss):
         """The loss of each number, `(batch, ..., units)`."""
         raise NotImplementedError
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "family": self.family.get_config()}

@@ -1,12 +1,15 @@
 """Losses of classifiers that are to know what they do not know."""
 
+from __future__ import annotations
+
 import contextvars
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_positive, is_finite, shown
+from tfuq._arguments import Tensor, check_positive, is_finite, shown
 from tfuq.losses.base import register
 
 OUTLIER = -1  # the sparse label of what is no class
@@ -53,7 +56,7 @@ class ClassLoss(keras.losses.Loss):
     exclusive = True
     _takes_outliers = False
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         if getattr(y_pred, "_keras_logits", None) is not None:
             raise ValueError(
                 f"Argument `y_pred` must be logits for {type(self).__name__}: end the model in a "
@@ -65,7 +68,7 @@ class ClassLoss(keras.losses.Loss):
         finally:
             _MASK.reset(token)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Any:
         logits = tf.convert_to_tensor(y_pred)
         labels, is_outlier, is_known = self._labels(tf.convert_to_tensor(y_true), logits)
         losses = self._values(labels, is_outlier, logits)
@@ -153,8 +156,12 @@ class LogitNorm(ClassLoss):
     """
 
     def __init__(
-        self, temperature=0.04, reduction="sum_over_batch_size", name="logit_norm", dtype=None
-    ):
+        self,
+        temperature: float = 0.04,
+        reduction: str = "sum_over_batch_size",
+        name: str = "logit_norm",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         check_positive("temperature", temperature)
         self.temperature = temperature
@@ -162,7 +169,7 @@ class LogitNorm(ClassLoss):
     def _values(self, labels, is_outlier, logits):
         return crossentropy(labels, unit_logits(logits, self.temperature))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "temperature": self.temperature}
 
 
@@ -213,8 +220,12 @@ class OutlierExposure(ClassLoss):
     _takes_outliers = True
 
     def __init__(
-        self, weight=0.5, reduction="sum_over_batch_size", name="outlier_exposure", dtype=None
-    ):
+        self,
+        weight: float = 0.5,
+        reduction: str = "sum_over_batch_size",
+        name: str = "outlier_exposure",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         _check_weight(weight)
         self.weight = weight
@@ -224,7 +235,7 @@ class OutlierExposure(ClassLoss):
         outside = self.weight * uniform_crossentropy(logits)
         return own * crossentropy(labels, logits) + other * outside
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "weight": self.weight}
 
 
@@ -275,13 +286,13 @@ class EnergyMargin(ClassLoss):
 
     def __init__(
         self,
-        margin_in=-25.0,
-        margin_out=-7.0,
-        weight=0.1,
-        reduction="sum_over_batch_size",
-        name="energy_margin",
-        dtype=None,
-    ):
+        margin_in: float = -25.0,
+        margin_out: float = -7.0,
+        weight: float = 0.1,
+        reduction: str = "sum_over_batch_size",
+        name: str = "energy_margin",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         if not (is_finite(margin_in) and is_finite(margin_out) and margin_in < margin_out):
             raise ValueError(
@@ -302,7 +313,7 @@ class EnergyMargin(ClassLoss):
         own, other = (own_mean_weights(rows, _MASK.get()) for rows in (~is_outlier, is_outlier))
         return own * inside + other * outside
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = {"margin_in": self.margin_in, "margin_out": self.margin_out, "weight": self.weight}
         return {**super().get_config(), **own}
 

@@ -1,5 +1,9 @@
 """Evidential regression (Amini et al. 2020)."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import tensorflow as tf
 
 from tfuq._arguments import is_finite, shown
@@ -40,8 +44,12 @@ class Evidential(FamilyLoss):
     """
 
     def __init__(
-        self, coefficient=0.01, reduction="sum_over_batch_size", name="evidential", dtype=None
-    ):
+        self,
+        coefficient: float = 0.01,
+        reduction: str = "sum_over_batch_size",
+        name: str = "evidential",
+        dtype: Any = None,
+    ) -> None:
         super().__init__("evidential", reduction, name, dtype)
         if not is_finite(coefficient) or coefficient < 0:
             raise ValueError(
@@ -55,7 +63,7 @@ class Evidential(FamilyLoss):
         penalty = tf.abs(y - loc) * (2 * evidence + alpha)
         return self.coefficient * penalty - self.family.log_prob(params, y)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["family"]  # which is no choice
         return {**config, "coefficient": self.coefficient}

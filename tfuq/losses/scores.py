@@ -1,9 +1,15 @@
 """Proper scores of a predicted distribution: likelihood, pinball loss, CRPS."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import tensorflow as tf
 
 from tfuq._arguments import check_fraction, shown
 from tfuq._predictions.families import Quantiles
+from tfuq._predictions.family import Family
 from tfuq.losses.base import FamilyLoss, register
 
 
@@ -39,11 +45,11 @@ class NegativeLogLikelihood(FamilyLoss):
 
     def __init__(
         self,
-        family="normal",
-        reduction="sum_over_batch_size",
-        name="negative_log_likelihood",
-        dtype=None,
-    ):
+        family: str | Mapping[str, Any] | Family = "normal",
+        reduction: str = "sum_over_batch_size",
+        name: str = "negative_log_likelihood",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(family, reduction, name, dtype)
         if not self.family.has_density:
             raise ValueError(
@@ -87,12 +93,12 @@ class BetaNLL(FamilyLoss):
 
     def __init__(
         self,
-        beta=0.5,
-        family="normal",
-        reduction="sum_over_batch_size",
-        name="beta_nll",
-        dtype=None,
-    ):
+        beta: float = 0.5,
+        family: str | Mapping[str, Any] | Family = "normal",
+        reduction: str = "sum_over_batch_size",
+        name: str = "beta_nll",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(family, reduction, name, dtype)
         check_fraction("beta", beta)
         if not self.family.has_density:
@@ -105,7 +111,7 @@ class BetaNLL(FamilyLoss):
         weight = tf.stop_gradient(self.family.aleatoric_variance(params)) ** self.beta
         return -weight * self.family.training_log_prob(params, y)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "beta": self.beta}
 
 
@@ -132,14 +138,20 @@ class Pinball(FamilyLoss):
     See also: `tfuq.layers.QuantileDense`.
     """
 
-    def __init__(self, levels, reduction="sum_over_batch_size", name="pinball", dtype=None):
+    def __init__(
+        self,
+        levels: Sequence[float],
+        reduction: str = "sum_over_batch_size",
+        name: str = "pinball",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(Quantiles(levels), reduction, name, dtype)
         self.levels = list(self.family.levels)
 
     def _values(self, params, y):
         return self.family.pinball(params, y)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["family"]  # which the levels are
         return {**config, "levels": self.levels}
@@ -174,7 +186,13 @@ class CRPS(FamilyLoss):
     See also: `tfuq.losses.NegativeLogLikelihood`, `tfuq.metrics.crps`.
     """
 
-    def __init__(self, family="normal", reduction="sum_over_batch_size", name="crps", dtype=None):
+    def __init__(
+        self,
+        family: str | Mapping[str, Any] | Family = "normal",
+        reduction: str = "sum_over_batch_size",
+        name: str = "crps",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(family, reduction, name, dtype)
 
     def _values(self, params, y):

@@ -1,11 +1,15 @@
 """Base classes of the streaming metrics."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from tfuq._arguments import check_flags, check_integer
+from tfuq._arguments import ArrayLike, Tensor, check_flags, check_integer
 from tfuq._predictions.examples import MOST_DEMANDS, from_tensors
 
 
@@ -22,7 +26,13 @@ class PredictionMetric(keras.metrics.Metric):
     _shape = None
     _direction = "down"  # what Keras' monitors read when told mode="auto": less is better
 
-    def __init__(self, from_logits=False, multi_label=False, name=None, dtype=None):
+    def __init__(
+        self,
+        from_logits: bool = False,
+        multi_label: bool = False,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
         """Makes the metric, without any data.
 
         Args:
@@ -49,15 +59,17 @@ class PredictionMetric(keras.metrics.Metric):
     def _add_counts(self, shape, name):
         return self.add_weight(shape=shape, initializer="zeros", dtype="float64", name=name)
 
-    def measure(self, examples):
+    def measure(self, examples: Any) -> Any:
         """Sums over the examples, float64."""
         raise NotImplementedError
 
-    def compute(self, sums):
+    def compute(self, sums: Any) -> Any:
         """The metric, from the sums over all examples."""
         raise NotImplementedError
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: ArrayLike | None = None
+    ) -> None:
         """Adds a batch. A Keras mask on `y_pred` is a weight of 0 or 1.
 
         Args:
@@ -104,7 +116,7 @@ class PredictionMetric(keras.metrics.Metric):
                 f"that is not so, in the metric {self.name!r} since `reset_state`"
             )
 
-    def result(self):
+    def result(self) -> Any:
         """The metric of all batches, a scalar of `dtype`.
 
         NaN before any data; and from one prediction on that is NaN or infinite, or a label or
@@ -120,7 +132,7 @@ class PredictionMetric(keras.metrics.Metric):
         value = ops.where(self.faulty > 0, np.nan, self.compute(ops.convert_to_tensor(self.sums)))
         return ops.cast(value, self.dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         flags = {"from_logits": self.from_logits, "multi_label": self.multi_label}
         return {**super().get_config(), **flags}
 
@@ -130,7 +142,14 @@ class BinnedMetric(PredictionMetric):
 
     _least_bins = 1
 
-    def __init__(self, n_bins=15, from_logits=False, multi_label=False, name=None, dtype=None):
+    def __init__(
+        self,
+        n_bins: int = 15,
+        from_logits: bool = False,
+        multi_label: bool = False,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
         """Makes the metric, without any data.
 
         Args:
@@ -145,5 +164,5 @@ class BinnedMetric(PredictionMetric):
         self.n_bins = int(n_bins)  # before the state, whose shape it may be
         super().__init__(from_logits, multi_label, name, dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"n_bins": self.n_bins, **super().get_config()}

@@ -1,9 +1,14 @@
 """Calibration errors of the top label: how far confidence is from accuracy."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import check_flags, check_integer, register
+from tfuq._arguments import ArrayLike, check_flags, check_integer, register
 from tfuq._math.bins import (
     bin_sums,
     calibration_error,
@@ -51,16 +56,16 @@ def fine_sums(examples):
 
 
 def expected_calibration_error(
-    y_true,
-    y_pred,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
     *,
-    n_bins=15,
-    from_logits=False,
-    multi_label=False,
-    sample_weight=None,
-    class_names=None,
-    debiased=False,
-):
+    n_bins: int = 15,
+    from_logits: bool = False,
+    multi_label: bool = False,
+    sample_weight: ArrayLike | None = None,
+    class_names: Sequence[str] | None = None,
+    debiased: bool = False,
+) -> float:
     """Expected calibration error of the top label, over bins of equal width.
 
     Confidence is the largest probability: max(p, 1 - p) for a binary prediction, and for each
@@ -121,15 +126,15 @@ def expected_calibration_error(
 
 
 def adaptive_calibration_error(
-    y_true,
-    y_pred,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
     *,
-    n_bins=15,
-    from_logits=False,
-    multi_label=False,
-    sample_weight=None,
-    class_names=None,
-):
+    n_bins: int = 15,
+    from_logits: bool = False,
+    multi_label: bool = False,
+    sample_weight: ArrayLike | None = None,
+    class_names: Sequence[str] | None = None,
+) -> float:
     """Calibration error of the top label over bins that hold equal weight.
 
     Formula:
@@ -174,15 +179,15 @@ def adaptive_calibration_error(
 
 
 def maximum_calibration_error(
-    y_true,
-    y_pred,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
     *,
-    n_bins=15,
-    from_logits=False,
-    multi_label=False,
-    sample_weight=None,
-    class_names=None,
-):
+    n_bins: int = 15,
+    from_logits: bool = False,
+    multi_label: bool = False,
+    sample_weight: ArrayLike | None = None,
+    class_names: Sequence[str] | None = None,
+) -> float:
     """Largest calibration error of the top label in any bin of equal width that is not empty.
 
     Formula:
@@ -223,15 +228,15 @@ def maximum_calibration_error(
 
 
 def reliability_curve(
-    y_true,
-    y_pred,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
     *,
-    n_bins=15,
-    from_logits=False,
-    multi_label=False,
-    sample_weight=None,
-    class_names=None,
-):
+    n_bins: int = 15,
+    from_logits: bool = False,
+    multi_label: bool = False,
+    sample_weight: ArrayLike | None = None,
+    class_names: Sequence[str] | None = None,
+) -> dict[str, np.ndarray]:
     """Accuracy against confidence, bin by bin: what a reliability diagram shows.
 
     Args:
@@ -309,10 +314,10 @@ class ExpectedCalibrationError(BinnedMetric):
     def _shape(self):
         return self.n_bins, 3
 
-    def measure(self, examples):
+    def measure(self, examples: Any) -> Any:
         return top_label_sums(examples, self.n_bins)
 
-    def compute(self, sums):
+    def compute(self, sums: Any) -> Any:
         return calibration_error(sums)
 
 
@@ -343,10 +348,10 @@ class AdaptiveCalibrationError(BinnedMetric):
     name = "adaptive_calibration_error"
     _shape = (FINE_BINS, 3)
 
-    def measure(self, examples):
+    def measure(self, examples: Any) -> Any:
         return fine_sums(examples)
 
-    def compute(self, sums):
+    def compute(self, sums: Any) -> Any:
         return calibration_error(equal_mass(sums, self.n_bins))
 
 
@@ -376,8 +381,8 @@ class MaximumCalibrationError(BinnedMetric):
     def _shape(self):
         return self.n_bins, 3
 
-    def measure(self, examples):
+    def measure(self, examples: Any) -> Any:
         return top_label_sums(examples, self.n_bins)
 
-    def compute(self, sums):
+    def compute(self, sums: Any) -> Any:
         return largest_gap(sums)

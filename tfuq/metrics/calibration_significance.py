@@ -1,12 +1,15 @@
 """Spiegelhalter's test of calibration, and an interval of the calibration error."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from keras import ops
 from scipy.stats import norm
 
-from tfuq._arguments import check_fraction, check_integer, shown
+from tfuq._arguments import ArrayLike, check_fraction, check_integer, shown
 from tfuq._math.bins import calibration_error, debiased_calibration_error, width_index
 from tfuq._predictions.class_names import numbered
 from tfuq._predictions.examples import in_blocks, summed
@@ -60,8 +63,14 @@ class CalibrationErrorInterval(NamedTuple):
 
 
 def spiegelhalter_test(
-    y_true, y_pred, *, from_logits=False, multi_label=False, sample_weight=None, class_names=None
-):
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    from_logits: bool = False,
+    multi_label: bool = False,
+    sample_weight: ArrayLike | None = None,
+    class_names: Sequence[str] | None = None,
+) -> SpiegelhalterTest:
     """Tests whether probabilities are those of the labels, by the Brier score that they imply.
 
     It needs no bins. It sees confidence that is too high or too low on average, not errors of both
@@ -133,18 +142,18 @@ def _brier_excess(examples):
 
 
 def expected_calibration_error_interval(
-    y_true,
-    y_pred,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
     *,
-    n_bins=15,
-    num_resamples=1000,
-    confidence=0.95,
-    seed=0,
-    from_logits=False,
-    multi_label=False,
-    sample_weight=None,
-    class_names=None,
-):
+    n_bins: int = 15,
+    num_resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    from_logits: bool = False,
+    multi_label: bool = False,
+    sample_weight: ArrayLike | None = None,
+    class_names: Sequence[str] | None = None,
+) -> CalibrationErrorInterval:
     """The calibration error without its bias, and a bootstrap interval of it.
 
     The plain error of finite data is above 0 though predictions be calibrated. The bias is taken

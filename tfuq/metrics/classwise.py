@@ -1,9 +1,14 @@
 """Classwise calibration error: of the probability of each class, not only of the top one."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import check_flags, check_integer, register
+from tfuq._arguments import ArrayLike, check_flags, check_integer, register
 from tfuq._math.bins import bin_sums, calibration_error, width_index
 from tfuq._predictions.class_names import numbered
 from tfuq._predictions.examples import summed
@@ -21,16 +26,16 @@ def classwise_sums(examples, n_bins):
 
 
 def classwise_calibration_error(
-    y_true,
-    y_pred,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
     *,
-    n_bins=15,
-    from_logits=False,
-    multi_label=False,
-    per_class=False,
-    sample_weight=None,
-    class_names=None,
-):
+    n_bins: int = 15,
+    from_logits: bool = False,
+    multi_label: bool = False,
+    per_class: bool = False,
+    sample_weight: ArrayLike | None = None,
+    class_names: Sequence[str] | None = None,
+) -> float | np.ndarray:
     """Calibration error of the probability of each class, not only of the top one.
 
     Formula:
@@ -104,7 +109,7 @@ class ClasswiseCalibrationError(BinnedMetric):
 
     name = "classwise_calibration_error"
 
-    def measure(self, examples):
+    def measure(self, examples: Any) -> Any:
         sums = classwise_sums(examples, self.n_bins)
         if self.sums is not None and self.sums.shape[0] != sums.shape[0]:
             raise ValueError(
@@ -113,5 +118,5 @@ class ClasswiseCalibrationError(BinnedMetric):
             )
         return sums
 
-    def compute(self, sums):
+    def compute(self, sums: Any) -> Any:
         return ops.mean(calibration_error(sums))

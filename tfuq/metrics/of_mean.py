@@ -1,9 +1,14 @@
 """Metrics of Keras of the mean that a head of numbers says."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import register, shown
+from tfuq._arguments import ArrayLike, Self, Tensor, register, shown
 from tfuq._predictions.families import family_named
 from tfuq._predictions.family import Family, labels_like
 
@@ -38,7 +43,13 @@ class OfMean(keras.metrics.Metric):
     See also: `tfuq.layers.NormalDense`.
     """
 
-    def __init__(self, metric="mean_absolute_error", family="normal", name=None, dtype=None):
+    def __init__(
+        self,
+        metric: Any = "mean_absolute_error",
+        family: str | Mapping[str, Any] | Family = "normal",
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
         self._family = family_named(family)
         inner = _metric_of(metric)
         own = metric if isinstance(metric, str) else inner.name
@@ -48,7 +59,9 @@ class OfMean(keras.metrics.Metric):
         self.family = family.get_config() if isinstance(family, Family) else family
         self._direction = getattr(inner, "_direction", None)
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: ArrayLike | None = None
+    ) -> None:
         """Adds a batch: arguments as at `NumberMetric.update_state`."""
         mask = getattr(y_pred, "_keras_mask", None)
         params = tf.convert_to_tensor(y_pred)
@@ -60,15 +73,15 @@ class OfMean(keras.metrics.Metric):
             mean._keras_mask = mask
         return self.inner.update_state(y, mean, sample_weight)
 
-    def result(self):
+    def result(self) -> Any:
         """What the metric says of the means."""
         return self.inner.result()
 
-    def reset_state(self):
+    def reset_state(self) -> None:
         """Forgets all data."""
         self.inner.reset_state()
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         metric = self.metric
         if not isinstance(metric, str):
             metric = keras.saving.serialize_keras_object(metric)
@@ -76,7 +89,7 @@ class OfMean(keras.metrics.Metric):
         return {**super().get_config(), "metric": metric, "family": family}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         metric = config["metric"]
         if isinstance(metric, dict):
             metric = keras.saving.deserialize_keras_object(metric)

@@ -6,10 +6,22 @@ between them. None of these metrics depends on how many examples either class ha
 areas under precision and recall.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import scipy.stats
 
-from tfuq._arguments import check_choice, check_fraction, check_integer, shown, to_float64
+from tfuq._arguments import (
+    ArrayLike,
+    check_choice,
+    check_fraction,
+    check_integer,
+    shown,
+    to_float64,
+)
 from tfuq._math.level_blocks import class_sums, level_blocks
 from tfuq._math.rankings import (
     POSITIVE,
@@ -118,7 +130,9 @@ def _measured(measures, outside, y_score, weight):
 # --- Functions ----------------------------------------------------------------------------------
 
 
-def auroc(y_true, y_score, *, sample_weight=None):
+def auroc(
+    y_true: ArrayLike, y_score: ArrayLike, *, sample_weight: ArrayLike | None = None
+) -> float:
     """Area under the receiver operating characteristic.
 
     Formula:
@@ -149,7 +163,9 @@ def auroc(y_true, y_score, *, sample_weight=None):
     return _measure(roc_area, y_true, y_score, sample_weight)
 
 
-def aupr_in(y_true, y_score, *, sample_weight=None):
+def aupr_in(
+    y_true: ArrayLike, y_score: ArrayLike, *, sample_weight: ArrayLike | None = None
+) -> float:
     """Average precision with **in** distribution as the positive class, from the lowest score up.
 
     Formula:
@@ -180,7 +196,9 @@ def aupr_in(y_true, y_score, *, sample_weight=None):
     return _measure(average_precision_in, y_true, y_score, sample_weight)
 
 
-def aupr_out(y_true, y_score, *, sample_weight=None):
+def aupr_out(
+    y_true: ArrayLike, y_score: ArrayLike, *, sample_weight: ArrayLike | None = None
+) -> float:
     """Average precision with **out of** distribution as the positive class, from the highest down.
 
     Formula:
@@ -211,7 +229,14 @@ def aupr_out(y_true, y_score, *, sample_weight=None):
     return _measure(average_precision_out, y_true, y_score, sample_weight)
 
 
-def fpr_at_tpr(y_true, y_score, tpr=0.95, *, positive="in", sample_weight=None):
+def fpr_at_tpr(
+    y_true: ArrayLike,
+    y_score: ArrayLike,
+    tpr: float = 0.95,
+    *,
+    positive: str = "in",
+    sample_weight: ArrayLike | None = None,
+) -> float:
     """Rate of false positives at the strictest threshold with at least `tpr` true positives.
 
     In the literature on detection the positive class is **in** distribution (Liang et al. 2018):
@@ -253,7 +278,9 @@ def fpr_at_tpr(y_true, y_score, tpr=0.95, *, positive="in", sample_weight=None):
     return _measure(false_positive_rate(tpr, positive), y_true, y_score, sample_weight)
 
 
-def detection_accuracy(y_true, y_score, *, sample_weight=None):
+def detection_accuracy(
+    y_true: ArrayLike, y_score: ArrayLike, *, sample_weight: ArrayLike | None = None
+) -> float:
     """Accuracy of telling the classes apart at the best threshold, both as probable.
 
     Formula:
@@ -290,15 +317,15 @@ def detection_accuracy(y_true, y_score, *, sample_weight=None):
 
 
 def bootstrap_interval(
-    metric,
-    y_true,
-    y_score,
+    metric: Callable[..., float],
+    y_true: ArrayLike,
+    y_score: ArrayLike,
     *,
-    num_resamples=1000,
-    confidence=0.95,
-    seed=0,
-    sample_weight=None,
-):
+    num_resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    sample_weight: ArrayLike | None = None,
+) -> tuple[float, float]:
     """Confidence interval of a metric, by the percentiles of its values on resampled examples.
 
     Examples are drawn with replacement within each class, so each resample has as many of both as
@@ -377,15 +404,15 @@ def _resample(statistic, y_true, num_resamples, confidence, seed, *, vectorized)
 
 
 def ood_metrics(
-    y_true,
-    y_score,
+    y_true: ArrayLike,
+    y_score: ArrayLike,
     *,
-    tpr=0.95,
-    num_resamples=0,
-    confidence=0.95,
-    seed=0,
-    sample_weight=None,
-):
+    tpr: float = 0.95,
+    num_resamples: int = 0,
+    confidence: float = 0.95,
+    seed: int = 0,
+    sample_weight: ArrayLike | None = None,
+) -> dict[str, Any]:
     """All metrics of detection at once, with their intervals if `num_resamples` is given.
 
     Args:

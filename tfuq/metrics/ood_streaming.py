@@ -3,6 +3,10 @@
 They agree with the functions of `tfuq.metrics.ood` but for scores that share a bin.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 from keras import ops
 
@@ -32,18 +36,25 @@ class _OODMetric(BinnedMetric):
     _direction = "up"
     _least_bins = 2
 
-    def __init__(self, n_bins=N_BINS, from_logits=False, multi_label=False, name=None, dtype=None):
+    def __init__(
+        self,
+        n_bins: int = N_BINS,
+        from_logits: bool = False,
+        multi_label: bool = False,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
         super().__init__(n_bins, from_logits, multi_label, name, dtype)
 
     @property
     def _shape(self):
         return self.n_bins, 2
 
-    def of_table(self, table):
+    def of_table(self, table: Any) -> Any:
         """The metric of a table that holds both classes."""
         raise NotImplementedError
 
-    def measure(self, examples):
+    def measure(self, examples: Any) -> Any:
         if examples.columns is None:
             raise ValueError(
                 "Argument `y_pred` must have shape (n,) or (n, ..., 1), one score for each label, "
@@ -56,7 +67,7 @@ class _OODMetric(BinnedMetric):
         values = ops.stack([weight * (1 - label), weight * label], axis=-1)
         return ops.segment_sum(values, index, num_segments=self.n_bins)
 
-    def compute(self, sums):
+    def compute(self, sums: Any) -> Any:
         both = ops.all(ops.sum(sums, axis=0) > 0)
         return ops.where(both, self.of_table(sums), np.nan)
 
@@ -105,7 +116,7 @@ class AUROC(_OODMetric):
 
     name = "auroc"
 
-    def of_table(self, table):
+    def of_table(self, table: Any) -> Any:
         return roc_area(table)
 
 
@@ -132,7 +143,7 @@ class AUPRIn(_OODMetric):
 
     name = "aupr_in"
 
-    def of_table(self, table):
+    def of_table(self, table: Any) -> Any:
         return average_precision_in(table)
 
 
@@ -159,7 +170,7 @@ class AUPROut(_OODMetric):
 
     name = "aupr_out"
 
-    def of_table(self, table):
+    def of_table(self, table: Any) -> Any:
         return average_precision_out(table)
 
 
@@ -197,24 +208,24 @@ class FPRAtTPR(_OODMetric):
 
     def __init__(
         self,
-        tpr=0.95,
-        positive="in",
-        n_bins=N_BINS,
-        from_logits=False,
-        multi_label=False,
-        name=None,
-        dtype=None,
-    ):
+        tpr: float = 0.95,
+        positive: str = "in",
+        n_bins: int = N_BINS,
+        from_logits: bool = False,
+        multi_label: bool = False,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
         check_rate("tpr", tpr)
         check_choice("positive", positive, POSITIVE)
         super().__init__(n_bins, from_logits, multi_label, name, dtype)
         self.tpr = float(tpr)
         self.positive = positive
 
-    def of_table(self, table):
+    def of_table(self, table: Any) -> Any:
         return false_positive_rate(self.tpr, self.positive)(table)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"tpr": self.tpr, "positive": self.positive, **super().get_config()}
 
 
@@ -241,5 +252,5 @@ class DetectionAccuracy(_OODMetric):
 
     name = "detection_accuracy"
 
-    def of_table(self, table):
+    def of_table(self, table: Any) -> Any:
         return best_accuracy(table)

@@ -5,10 +5,14 @@ the shape `(n, ..., units)`; labels have it too, or lack the last axis if there 
 several numbers a score is the mean, as Keras' mean squared error is.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import check_choice, shown, to_float64
+from tfuq._arguments import ArrayLike, check_choice, shown, to_float64
 from tfuq._math import intervals
 from tfuq._math.risk_coverage import loss_table, selective_area
 from tfuq._predictions.families import checked_levels
@@ -27,7 +31,13 @@ LEVELS = tuple(round(0.05 * k, 2) for k in range(1, 20))
 ERRORS = ("absolute", "squared")
 
 
-def prediction_interval_coverage(y_true, y_pred, level=0.9, *, sample_weight=None):
+def prediction_interval_coverage(
+    y_true: ArrayLike,
+    y_pred: ArrayLike | RegressionUncertainty,
+    level: float = 0.9,
+    *,
+    sample_weight: ArrayLike | None = None,
+) -> float:
     """Share of the labels that are in their interval (PICP): `level` if the model is right.
 
     Formula:
@@ -63,7 +73,12 @@ def prediction_interval_coverage(y_true, y_pred, level=0.9, *, sample_weight=Non
     return mean_of(weight, y_true=y, y_pred=unknown, inside=inside)
 
 
-def mean_interval_width(y_pred, level=0.9, *, sample_weight=None):
+def mean_interval_width(
+    y_pred: ArrayLike | RegressionUncertainty,
+    level: float = 0.9,
+    *,
+    sample_weight: ArrayLike | None = None,
+) -> float:
     """Mean width of intervals, in the unit of the labels; to be read beside their coverage.
 
     Args:
@@ -87,7 +102,13 @@ def mean_interval_width(y_pred, level=0.9, *, sample_weight=None):
     return mean_of(read_weights(sample_weight, lower.shape), y_pred=upper - lower)
 
 
-def interval_score(y_true, y_pred, level=0.9, *, sample_weight=None):
+def interval_score(
+    y_true: ArrayLike,
+    y_pred: ArrayLike | RegressionUncertainty,
+    level: float = 0.9,
+    *,
+    sample_weight: ArrayLike | None = None,
+) -> float:
     """Interval score of Winkler: width, and a penalty for labels outside; proper, less is better.
 
     Formula:
@@ -125,7 +146,12 @@ def interval_score(y_true, y_pred, level=0.9, *, sample_weight=None):
     return mean_of(weight, y_true=y, y_pred=score)
 
 
-def crps(y_true, y_pred, *, sample_weight=None):
+def crps(
+    y_true: ArrayLike,
+    y_pred: ArrayLike | RegressionUncertainty,
+    *,
+    sample_weight: ArrayLike | None = None,
+) -> float:
     """Continuous ranked probability score, in the unit of the labels; proper, less is better.
 
     Formula:
@@ -184,7 +210,12 @@ def _crps_of_samples(draws, y):
     return np.mean(np.abs(draws - y), axis=0) - spread
 
 
-def number_negative_log_likelihood(y_true, y_pred, *, sample_weight=None):
+def number_negative_log_likelihood(
+    y_true: ArrayLike,
+    y_pred: ArrayLike | RegressionUncertainty,
+    *,
+    sample_weight: ArrayLike | None = None,
+) -> float:
     """Mean negative log-likelihood of numbers, in nats; proper, less is better.
 
     Formula:
@@ -219,7 +250,13 @@ def number_negative_log_likelihood(y_true, y_pred, *, sample_weight=None):
     return mean_of(weight, y_true=y, y_pred=-y_pred.log_prob(y))
 
 
-def quantile_calibration_curve(y_true, y_pred, levels=None, *, sample_weight=None):
+def quantile_calibration_curve(
+    y_true: ArrayLike,
+    y_pred: ArrayLike | RegressionUncertainty,
+    levels: Sequence[float] | None = None,
+    *,
+    sample_weight: ArrayLike | None = None,
+) -> dict[str, np.ndarray]:
     """Share of the labels that are below the quantile of each level: the level, if all is right.
 
     Args:
@@ -261,7 +298,13 @@ def quantile_calibration_curve(y_true, y_pred, levels=None, *, sample_weight=Non
     return {"level": np.array(levels, "float64"), "share": np.array(shares)}
 
 
-def quantile_calibration_error(y_true, y_pred, levels=None, *, sample_weight=None):
+def quantile_calibration_error(
+    y_true: ArrayLike,
+    y_pred: ArrayLike | RegressionUncertainty,
+    levels: Sequence[float] | None = None,
+    *,
+    sample_weight: ArrayLike | None = None,
+) -> float:
     """Mean distance of levels and the shares of labels that are below the quantiles of these.
 
     Formula:
@@ -296,7 +339,9 @@ def quantile_calibration_error(y_true, y_pred, levels=None, *, sample_weight=Non
     return float(np.mean(np.abs(curve["share"] - curve["level"])))
 
 
-def sharpness(y_pred, *, sample_weight=None):
+def sharpness(
+    y_pred: ArrayLike | RegressionUncertainty, *, sample_weight: ArrayLike | None = None
+) -> float:
     """Root of the mean predicted variance, in the unit of the labels: how much is left unsaid.
 
     Less is better among predictions that are calibrated alike.
@@ -333,7 +378,14 @@ def sharpness(y_pred, *, sample_weight=None):
     return mean_of(read_weights(sample_weight, std.shape), y_pred=std**2) ** 0.5
 
 
-def ause(y_true, y_pred, uncertainty=None, *, error="absolute", sample_weight=None):
+def ause(
+    y_true: ArrayLike,
+    y_pred: ArrayLike | RegressionUncertainty,
+    uncertainty: ArrayLike | None = None,
+    *,
+    error: str = "absolute",
+    sample_weight: ArrayLike | None = None,
+) -> float:
     """Area under the sparsification error: how well an uncertainty ranks errors, 0 is perfect.
 
     The most uncertain predictions are taken away, one after another; beside that those with the

@@ -1,11 +1,16 @@
 """Streaming metrics of predicted numbers, of the parameters that a head returns."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from tfuq._arguments import check_choice, check_integer, register, shown
+from tfuq._arguments import ArrayLike, Tensor, check_choice, check_integer, register, shown
 from tfuq._math import intervals
 from tfuq._math.rankings import squashed_index
 from tfuq._math.risk_coverage import loss_table, selective_area
@@ -26,7 +31,12 @@ class NumberMetric(keras.metrics.Metric):
     _shape = (2,)
     _direction = "down"
 
-    def __init__(self, family="normal", name=None, dtype=None):
+    def __init__(
+        self,
+        family: str | Mapping[str, Any] | Family = "normal",
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
         """Makes the metric, without any data.
 
         Args:
@@ -42,19 +52,21 @@ class NumberMetric(keras.metrics.Metric):
             shape=self._shape, initializer="zeros", dtype="float64", name="sums"
         )
 
-    def values(self, params, y):
+    def values(self, params: Any, y: Any) -> Any:
         """The measure of each number, `(batch, ..., units)`."""
         raise NotImplementedError
 
-    def measure(self, params, y, weight):
+    def measure(self, params: Any, y: Any, weight: Any) -> Any:
         """Sums over a batch, float64, of the shape `_shape`."""
         return ops.stack([_total(weight, self.values(params, y)), _total(weight, None)])
 
-    def compute(self, sums):
+    def compute(self, sums: Any) -> Any:
         """The metric, from the sums over all batches."""
         return sums[0] / sums[1]
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: ArrayLike | None = None
+    ) -> None:
         """Adds a batch. A Keras mask on `y_pred` is a weight of 0 or 1.
 
         Args:
@@ -72,13 +84,13 @@ class NumberMetric(keras.metrics.Metric):
         weight = weights_like(sample_weight, mask, y)
         self.sums.assign_add(self.measure(params, y, weight))
 
-    def result(self):
+    def result(self) -> Any:
         """The metric of all batches, a scalar of `dtype`; NaN before any data, and after a number
         of weight that is NaN, until `reset_state`.
         """
         return ops.cast(self.compute(ops.convert_to_tensor(self.sums)), self.dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         family = self.family if isinstance(self.family, str) else self._family.get_config()
         return {**super().get_config(), "family": family}
 
@@ -94,7 +106,13 @@ def _total(weight, values):
 class _IntervalMetric(NumberMetric):
     """Base of metrics of the central interval of a level."""
 
-    def __init__(self, family="normal", level=0.9, name=None, dtype=None):
+    def __init__(
+        self,
+        family: str | Mapping[str, Any] | Family = "normal",
+        level: float = 0.9,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
         """Makes the metric, without any data.
 
         Args:
@@ -104,11 +122,11 @@ class _IntervalMetric(NumberMetric):
         self.level = checked_level(level)
         super().__init__(family, name, dtype)
 
-    def ends(self, params):
+    def ends(self, params: Any) -> Any:
         tail = (1 - self.level) / 2
         return tuple(self._family.quantile(params, q) for q in (tail, 1 - tail))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "level": self.level}
 
 
@@ -140,7 +158,7 @@ class PredictionIntervalCoverage(_IntervalMetric):
     name = "prediction_interval_coverage"
     _direction = "up"
 
-    def values(self, params, y):
+    def values(self, params: Any, y: Any) -> Any:
         lower, upper = self.ends(params)
         inside = ops.cast(intervals.is_inside(lower, upper, y), y.dtype)
         return inside + 0 * (lower + y)  # NaN where one of them is
@@ -165,7 +183,7 @@ class MeanIntervalWidth(_IntervalMetric):
 
     name = "mean_interval_width"
 
-    def values(self, params, y):
+    def values(self, params: Any, y: Any) -> Any:
         lower, upper = self.ends(params)
         return upper - lower
 
@@ -190,7 +208,7 @@ class IntervalScore(_IntervalMetric):
 
     name = "interval_score"
 
-    def values(self, params, y):
+    def values(self, params: Any, y: Any) -> Any:
         return intervals.interval_score(*self.ends(params), y, 1 - self.level, ops)
 
 
@@ -220,7 +238,7 @@ class CRPS(NumberMetric):
 
     name = "crps"
 
-    def values(self, params, y):
+    def values(self, params: Any, y: Any) -> Any:
         return self._family.crps(params, y)
 
 
@@ -251,7 +269,12 @@ class NumberNegativeLogLikelihood(NumberMetric):
 
     name = "number_negative_log_likelihood"
 
-    def __init__(self, family="normal", name=None, dtype=None):
+    def __init__(
+        self,
+        family: str | Mapping[str, Any] | Family = "normal",
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
         super().__init__(family, name, dtype)
         if not self._family.has_density:
             raise ValueError(
@@ -259,7 +282,7 @@ class NumberNegativeLogLikelihood(NumberMetric):
                 f"Received: family={shown(family)}"
             )
 
-    def values(self, params, y):
+    def values(self, params: Any, y: Any) -> Any:
         return -self._family.log_prob(params, y)
 
 
@@ -282,10 +305,10 @@ class Sharpness(NumberMetric):
 
     name = "sharpness"
 
-    def values(self, params, y):
+    def values(self, params: Any, y: Any) -> Any:
         return self._family.variance(params)
 
-    def compute(self, sums):
+    def compute(self, sums: Any) -> Any:
         return ops.sqrt(super().compute(sums))
 
 
@@ -317,7 +340,13 @@ class QuantileCalibrationError(NumberMetric):
 
     name = "quantile_calibration_error"
 
-    def __init__(self, family="normal", levels=None, name=None, dtype=None):
+    def __init__(
+        self,
+        family: str | Mapping[str, Any] | Family = "normal",
+        levels: Sequence[float] | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
         self.levels = None if levels is None else list(checked_levels(levels))
         self._asked = self.levels or list(getattr(family_named(family), "levels", LEVELS))
         super().__init__(family, name, dtype)
@@ -326,7 +355,7 @@ class QuantileCalibrationError(NumberMetric):
     def _shape(self):
         return (len(self._asked) + 1,)
 
-    def measure(self, params, y, weight):
+    def measure(self, params: Any, y: Any, weight: Any) -> Any:
         family = self._family
         reached = family.cdf(params, y) if family.has_density else None
         sums = []
@@ -336,10 +365,10 @@ class QuantileCalibrationError(NumberMetric):
             sums.append(_total(weight, ops.cast(below, y.dtype) + known))
         return ops.stack([*sums, _total(weight, None)])
 
-    def compute(self, sums):
+    def compute(self, sums: Any) -> Any:
         return ops.mean(ops.abs(sums[:-1] / sums[-1] - np.array(self._asked)))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "levels": self.levels}
 
 
@@ -372,7 +401,14 @@ class AUSE(NumberMetric):
 
     name = "ause"
 
-    def __init__(self, family="normal", error="absolute", n_bins=8192, name=None, dtype=None):
+    def __init__(
+        self,
+        family: str | Mapping[str, Any] | Family = "normal",
+        error: str = "absolute",
+        n_bins: int = 8192,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
         check_choice("error", error, ERRORS)
         check_integer("n_bins", n_bins, 2)
         self.error = error
@@ -383,7 +419,7 @@ class AUSE(NumberMetric):
     def _shape(self):
         return 2, self.n_bins, 2
 
-    def measure(self, params, y, weight):
+    def measure(self, params: Any, y: Any, weight: Any) -> Any:
         errors = ops.abs(y - self._family.mean(params))
         errors = ops.square(errors) if self.error == "squared" else errors
         doubt = ops.sqrt(self._family.variance(params))
@@ -396,11 +432,11 @@ class AUSE(NumberMetric):
             tables.append(loss_table(index, self.n_bins, flat[2], loss))
         return ops.stack(tables)
 
-    def compute(self, sums):
+    def compute(self, sums: Any) -> Any:
         by_doubt, by_error = (selective_area(sums[i]) for i in (0, 1))
         mean = ops.sum(sums[0, :, 1]) / ops.sum(sums[0, :, 0])
         area = ops.where(mean > 0, (by_doubt - by_error) / ops.where(mean > 0, mean, 1.0), mean)
         return ops.where(ops.isnan(area), area, ops.maximum(area, 0.0))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "error": self.error, "n_bins": self.n_bins}

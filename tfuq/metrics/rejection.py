@@ -1,26 +1,30 @@
 """Rejection table: accuracy, coverage, risk and calibration for many thresholds in one pass."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import check_fraction, check_integer, to_float64
+from tfuq._arguments import ArrayLike, check_fraction, check_integer, to_float64
 from tfuq._math.bins import bin_index, bin_sums, calibration_error, width_index
 from tfuq._predictions.class_names import numbered
 from tfuq._predictions.examples import from_arrays
 
 
 def rejection_table(
-    y_true,
-    y_pred,
-    thresholds,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    thresholds: Sequence[float] | ArrayLike,
     *,
-    confidence=None,
-    n_bins=15,
-    from_logits=False,
-    multi_label=False,
-    sample_weight=None,
-    class_names=None,
-):
+    confidence: ArrayLike | None = None,
+    n_bins: int = 15,
+    from_logits: bool = False,
+    multi_label: bool = False,
+    sample_weight: ArrayLike | None = None,
+    class_names: Sequence[str] | None = None,
+) -> dict[str, np.ndarray]:
     """Accuracy, coverage, risk and calibration of what is accepted, for many thresholds.
 
     One pass over the data serves all thresholds: predictions are counted between neighbouring

@@ -4,6 +4,10 @@ They agree with the functions of `tfuq.selective` but for confidences that share
 as equal.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 from tfuq._arguments import check_flags, check_fraction, register
 from tfuq._math.bins import fine_index
 from tfuq._math.rankings import check_rate
@@ -24,14 +28,21 @@ class _RiskCoverageMetric(BinnedMetric):
 
     _least_bins = 2
 
-    def __init__(self, n_bins=N_BINS, from_logits=False, multi_label=False, name=None, dtype=None):
+    def __init__(
+        self,
+        n_bins: int = N_BINS,
+        from_logits: bool = False,
+        multi_label: bool = False,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
         super().__init__(n_bins, from_logits, multi_label, name, dtype)
 
     @property
     def _shape(self):
         return self.n_bins, 2
 
-    def measure(self, examples):
+    def measure(self, examples: Any) -> Any:
         confidence, correct = examples.top_label()
         level = self.n_bins - 1 - fine_index(confidence, self.n_bins)
         return loss_table(level, self.n_bins, examples.weight, ~correct)
@@ -72,7 +83,7 @@ class AURC(_RiskCoverageMetric):
 
     name = "aurc"
 
-    def compute(self, sums):
+    def compute(self, sums: Any) -> Any:
         return selective_area(sums)
 
 
@@ -101,7 +112,7 @@ class AUGRC(_RiskCoverageMetric):
 
     name = "augrc"
 
-    def compute(self, sums):
+    def compute(self, sums: Any) -> Any:
         return generalized_area(sums)
 
 
@@ -141,24 +152,24 @@ class CoverageAtRisk(_RiskCoverageMetric):
 
     def __init__(
         self,
-        risk=0.05,
-        attainable=False,
-        n_bins=N_BINS,
-        from_logits=False,
-        multi_label=False,
-        name=None,
-        dtype=None,
-    ):
+        risk: float = 0.05,
+        attainable: bool = False,
+        n_bins: int = N_BINS,
+        from_logits: bool = False,
+        multi_label: bool = False,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
         check_fraction("risk", risk)
         check_flags(attainable=attainable)
         super().__init__(n_bins, from_logits, multi_label, name, dtype)
         self.risk = float(risk)
         self.attainable = attainable
 
-    def compute(self, sums):
+    def compute(self, sums: Any) -> Any:
         return largest_coverage(sums, self.risk, self.attainable)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"risk": self.risk, "attainable": self.attainable, **super().get_config()}
 
 
@@ -196,22 +207,22 @@ class RiskAtCoverage(_RiskCoverageMetric):
 
     def __init__(
         self,
-        coverage=0.8,
-        attainable=False,
-        n_bins=N_BINS,
-        from_logits=False,
-        multi_label=False,
-        name=None,
-        dtype=None,
-    ):
+        coverage: float = 0.8,
+        attainable: bool = False,
+        n_bins: int = N_BINS,
+        from_logits: bool = False,
+        multi_label: bool = False,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
         check_rate("coverage", coverage)
         check_flags(attainable=attainable)
         super().__init__(n_bins, from_logits, multi_label, name, dtype)
         self.coverage = float(coverage)
         self.attainable = attainable
 
-    def compute(self, sums):
+    def compute(self, sums: Any) -> Any:
         return risk_at(sums, self.coverage, self.attainable)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"coverage": self.coverage, "attainable": self.attainable, **super().get_config()}

@@ -1,9 +1,14 @@
 """Scores of predicted probabilities: Brier score, negative log-likelihood, and their entropy."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import check_choice, check_flags, register, to_float64
+from tfuq._arguments import ArrayLike, Tensor, check_choice, check_flags, register, to_float64
 from tfuq._predictions.class_names import numbered
 from tfuq._predictions.examples import summed
 from tfuq._predictions.probabilities import entropy_terms
@@ -45,15 +50,15 @@ def any_labels(y_pred, multi_label):
 
 
 def brier_score(
-    y_true,
-    y_pred,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
     *,
-    class_reduction="sum",
-    from_logits=False,
-    multi_label=False,
-    sample_weight=None,
-    class_names=None,
-):
+    class_reduction: str = "sum",
+    from_logits: bool = False,
+    multi_label: bool = False,
+    sample_weight: ArrayLike | None = None,
+    class_names: Sequence[str] | None = None,
+) -> float:
     """Brier score: the squared distance between probabilities and what came true.
 
     Formula:
@@ -104,8 +109,14 @@ def brier_score(
 
 
 def negative_log_likelihood(
-    y_true, y_pred, *, from_logits=False, multi_label=False, sample_weight=None, class_names=None
-):
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    from_logits: bool = False,
+    multi_label: bool = False,
+    sample_weight: ArrayLike | None = None,
+    class_names: Sequence[str] | None = None,
+) -> float:
     """Mean negative log-likelihood of the true class, in nats.
 
     Formula:
@@ -146,8 +157,13 @@ def negative_log_likelihood(
 
 
 def entropy_of_expectation(
-    y_pred, *, binary_terms="both", from_logits=False, multi_label=False, sample_weight=None
-):
+    y_pred: ArrayLike,
+    *,
+    binary_terms: str = "both",
+    from_logits: bool = False,
+    multi_label: bool = False,
+    sample_weight: ArrayLike | None = None,
+) -> float:
     """Mean entropy of predicted probabilities, in nats: the total uncertainty.
 
     Formula:
@@ -209,7 +225,7 @@ class _WeightedMean(PredictionMetric):
 
     _shape = (2,)
 
-    def compute(self, sums):
+    def compute(self, sums: Any) -> Any:
         return sums[0] / sums[1]
 
 
@@ -244,20 +260,20 @@ class BrierScore(_WeightedMean):
 
     def __init__(
         self,
-        class_reduction="sum",
-        from_logits=False,
-        multi_label=False,
-        name=None,
-        dtype=None,
-    ):
+        class_reduction: str = "sum",
+        from_logits: bool = False,
+        multi_label: bool = False,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
         check_choice("class_reduction", class_reduction, REDUCTIONS)
         super().__init__(from_logits, multi_label, name, dtype)
         self.class_reduction = class_reduction
 
-    def measure(self, examples):
+    def measure(self, examples: Any) -> Any:
         return brier_sums(examples, self.class_reduction)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"class_reduction": self.class_reduction, **super().get_config()}
 
 
@@ -284,7 +300,7 @@ class NegativeLogLikelihood(_WeightedMean):
 
     name = "negative_log_likelihood"
 
-    def measure(self, examples):
+    def measure(self, examples: Any) -> Any:
         return likelihood_sums(examples)
 
 
@@ -322,22 +338,24 @@ class EntropyOfExpectation(_WeightedMean):
 
     def __init__(
         self,
-        binary_terms="both",
-        from_logits=False,
-        multi_label=False,
-        name=None,
-        dtype=None,
-    ):
+        binary_terms: str = "both",
+        from_logits: bool = False,
+        multi_label: bool = False,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
         check_choice("binary_terms", binary_terms, BINARY_TERMS)
         super().__init__(from_logits, multi_label, name, dtype)
         self.binary_terms = binary_terms
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: ArrayLike | None = None
+    ) -> None:
         y_pred = y_pred if hasattr(y_pred, "shape") else ops.convert_to_tensor(y_pred)
         super().update_state(any_labels(y_pred, self.multi_label), y_pred, sample_weight)
 
-    def measure(self, examples):
+    def measure(self, examples: Any) -> Any:
         return entropy_sums(examples, self.binary_terms)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"binary_terms": self.binary_terms, **super().get_config()}

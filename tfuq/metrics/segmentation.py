@@ -4,14 +4,26 @@ A table of overlaps has shape `(..., columns, 3)`: for each class the sums of `2
 t)` over the pixels, and their weight w, in float64. Tables of the same shape add up.
 """
 
+from __future__ import annotations
+
 import math
 import numbers
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import check_choice, check_flags, check_fraction, register, shown, to_float64
+from tfuq._arguments import (
+    ArrayLike,
+    Tensor,
+    check_choice,
+    check_flags,
+    check_fraction,
+    register,
+    shown,
+    to_float64,
+)
 from tfuq._predictions.examples import from_arrays
 from tfuq.metrics._base import PredictionMetric
 
@@ -218,21 +230,21 @@ def plain(value):
 
 
 def dice_score(
-    y_true,
-    y_pred,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
     *,
-    aggregate="image",
-    average="macro",
-    soft=False,
-    threshold=None,
-    empty=1.0,
-    target_class_ids=None,
-    ignore_class=None,
-    raters_axis=None,
-    from_logits=False,
-    multi_label=False,
-    sample_weight=None,
-):
+    aggregate: str = "image",
+    average: str | None = "macro",
+    soft: bool = False,
+    threshold: float | None = None,
+    empty: float | None = 1.0,
+    target_class_ids: Sequence[int] | None = None,
+    ignore_class: int | str | None = None,
+    raters_axis: int | None = None,
+    from_logits: bool = False,
+    multi_label: bool = False,
+    sample_weight: ArrayLike | None = None,
+) -> float | np.ndarray:
     """Dice score of predicted masks: the overlap with the true ones, relative to their size.
 
     Formula:
@@ -362,19 +374,19 @@ class DiceScore(PredictionMetric):
 
     def __init__(
         self,
-        aggregate="image",
-        average="macro",
-        soft=False,
-        threshold=None,
-        empty=1.0,
-        target_class_ids=None,
-        ignore_class=None,
-        raters_axis=None,
-        from_logits=False,
-        multi_label=False,
-        name=None,
-        dtype=None,
-    ):
+        aggregate: str = "image",
+        average: str | None = "macro",
+        soft: bool = False,
+        threshold: float | None = None,
+        empty: float | None = 1.0,
+        target_class_ids: Sequence[int] | None = None,
+        ignore_class: int | str | None = None,
+        raters_axis: int | None = None,
+        from_logits: bool = False,
+        multi_label: bool = False,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
         super().__init__(from_logits, multi_label, name, dtype)
         self.aggregate = aggregate
         self.average = average
@@ -389,7 +401,9 @@ class DiceScore(PredictionMetric):
     def _rule(self):
         return Rule(*(getattr(self, name) for name in Rule._fields))
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: ArrayLike | None = None
+    ) -> None:
         dtype = "float64" if self.dtype == "float64" else "float32"
         weights = sample_weight, getattr(y_pred, "_keras_mask", None)
         y_true, y_pred = ops.cast(y_true, dtype), ops.cast(y_pred, dtype)
@@ -406,9 +420,9 @@ class DiceScore(PredictionMetric):
             )
         self.sums.assign_add(sums)
 
-    def compute(self, sums):
+    def compute(self, sums: Any) -> Any:
         return dice_of_sums(sums, self.average, self.empty)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = {name: plain(value) for name, value in self._rule()._asdict().items()}
         return {**own, **super().get_config()}

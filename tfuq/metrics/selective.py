@@ -4,7 +4,12 @@ A prediction is accepted at a threshold if its confidence, the largest probabili
 that. Both are compared in float32, so that 0.7 reaches 0.7 in any precision.
 """
 
-from tfuq._arguments import check_fraction, register
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tfuq._arguments import ArrayLike, check_fraction, register
 from tfuq._math.bins import bin_index, bin_sums
 from tfuq._predictions.class_names import numbered
 from tfuq._predictions.examples import summed
@@ -41,15 +46,15 @@ def _measure(compute, y_true, y_pred, threshold, from_logits, multi_label, sampl
 
 
 def selective_accuracy(
-    y_true,
-    y_pred,
-    threshold=0.5,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    threshold: float = 0.5,
     *,
-    from_logits=False,
-    multi_label=False,
-    sample_weight=None,
-    class_names=None,
-):
+    from_logits: bool = False,
+    multi_label: bool = False,
+    sample_weight: ArrayLike | None = None,
+    class_names: Sequence[str] | None = None,
+) -> float:
     """Accuracy on the predictions whose confidence is at least `threshold`.
 
     Formula:
@@ -92,15 +97,15 @@ def selective_accuracy(
 
 
 def coverage(
-    y_true,
-    y_pred,
-    threshold=0.5,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    threshold: float = 0.5,
     *,
-    from_logits=False,
-    multi_label=False,
-    sample_weight=None,
-    class_names=None,
-):
+    from_logits: bool = False,
+    multi_label: bool = False,
+    sample_weight: ArrayLike | None = None,
+    class_names: Sequence[str] | None = None,
+) -> float:
     """Fraction of predictions whose confidence is at least `threshold`.
 
     Formula:
@@ -135,15 +140,15 @@ def coverage(
 
 
 def rejection_rate(
-    y_true,
-    y_pred,
-    threshold=0.5,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    threshold: float = 0.5,
     *,
-    from_logits=False,
-    multi_label=False,
-    sample_weight=None,
-    class_names=None,
-):
+    from_logits: bool = False,
+    multi_label: bool = False,
+    sample_weight: ArrayLike | None = None,
+    class_names: Sequence[str] | None = None,
+) -> float:
     """Fraction of predictions whose confidence is below `threshold`.
 
     Formula:
@@ -182,15 +187,22 @@ class _SelectiveMetric(PredictionMetric):
 
     _shape = (2, 3)
 
-    def __init__(self, threshold=0.5, from_logits=False, multi_label=False, name=None, dtype=None):
+    def __init__(
+        self,
+        threshold: float = 0.5,
+        from_logits: bool = False,
+        multi_label: bool = False,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
         check_fraction("threshold", threshold)
         super().__init__(from_logits, multi_label, name, dtype)
         self.threshold = float(threshold)
 
-    def measure(self, examples):
+    def measure(self, examples: Any) -> Any:
         return acceptance_sums(examples, self.threshold)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"threshold": self.threshold, **super().get_config()}
 
 
@@ -225,7 +237,7 @@ class SelectiveAccuracy(_SelectiveMetric):
     _direction = "up"
     name = "selective_accuracy"
 
-    def compute(self, sums):
+    def compute(self, sums: Any) -> Any:
         return accuracy_of_accepted(sums)
 
 
@@ -258,7 +270,7 @@ class Coverage(_SelectiveMetric):
     _direction = "up"
     name = "coverage"
 
-    def compute(self, sums):
+    def compute(self, sums: Any) -> Any:
         return share_of_accepted(sums)
 
 
@@ -290,5 +302,5 @@ class RejectionRate(_SelectiveMetric):
 
     name = "rejection_rate"
 
-    def compute(self, sums):
+    def compute(self, sums: Any) -> Any:
         return share_of_rejected(sums)

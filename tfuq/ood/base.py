@@ -4,10 +4,25 @@ A detector holds its constructor's arguments, and what it has fitted: a dict of 
 that is all a file of it holds. A child names a few hooks and writes its mathematics as functions.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_flags, listed, shown, told
+from tfuq._arguments import (
+    ArrayLike,
+    Data,
+    ModelLike,
+    Output,
+    Self,
+    check_flags,
+    listed,
+    shown,
+    told,
+)
 from tfuq._models.batches import batches
 from tfuq._models.feature_arrays import check_rows, dtypes_of, rows_finite
 from tfuq._models.features import Tap
@@ -17,7 +32,7 @@ from tfuq._models.outputs import select_output
 from tfuq.ensembles import DeepEnsemble
 from tfuq.ood._ensemble_tap import EnsembleTap
 from tfuq.ood.saving import Saved
-from tfuq.ood.thresholds import find_threshold
+from tfuq.ood.thresholds import Threshold, find_threshold
 
 CHUNK = 1024  # rows that are scored at a time, which bounds the memory
 
@@ -48,7 +63,7 @@ class Detector(Saved):
             was fitted to it. True at first.
     """
 
-    def __init__(self, *, output=None, from_logits=None):
+    def __init__(self, *, output: Output | None = None, from_logits: bool | None = None) -> None:
         if output is not None and not isinstance(output, (int, str)):
             raise ValueError(
                 "Argument `output` must be None, an index or a name. "
@@ -133,7 +148,15 @@ class Detector(Saved):
 
     # Fit and score.
 
-    def fit(self, model, x, y=None, *, batch_size=32, verbose=0):
+    def fit(
+        self,
+        model: ModelLike | Callable[..., Any],
+        x: Data,
+        y: ArrayLike | None = None,
+        *,
+        batch_size: int = 32,
+        verbose: int = 0,
+    ) -> Self:
         """Fits to in-distribution examples, those that the model was trained on.
 
         The model runs as when it predicts: no dropout, batch statistics frozen.
@@ -181,7 +204,9 @@ class Detector(Saved):
         self._tap = tap
         self._dtypes = tap.dtypes if tap else ()
 
-    def fit_features(self, features, y=None):
+    def fit_features(
+        self, features: ArrayLike | Sequence[ArrayLike], y: ArrayLike | None = None
+    ) -> Self:
         """Fits to arrays instead of a model and its inputs.
 
         Args:
@@ -214,7 +239,7 @@ class Detector(Saved):
         self._fit_scores = self._scores_of_fit(arrays)
         return self
 
-    def score(self, x, *, batch_size=32, verbose=0):
+    def score(self, x: Data, *, batch_size: int = 32, verbose: int = 0) -> np.ndarray:
         """How far out of distribution each example is; the larger, the further.
 
         Args:
@@ -247,7 +272,7 @@ class Detector(Saved):
             )
         self._check_model()
 
-    def score_features(self, features):
+    def score_features(self, features: ArrayLike | Sequence[ArrayLike]) -> np.ndarray:
         """As `score`, of arrays as `fit_features` takes them.
 
         Returns:
@@ -291,12 +316,12 @@ class Detector(Saved):
             )
 
     @property
-    def model(self):
+    def model(self) -> Any:
         """The model whose inputs are scored; None if there is none yet."""
         return self._model
 
     @model.setter
-    def model(self, model):
+    def model(self, model: ModelLike | Callable[..., Any]) -> None:
         self._bind(model)
         self._mark = None
         self._check_model()
@@ -326,8 +351,15 @@ class Detector(Saved):
     # Decide.
 
     def threshold_at(
-        self, tpr=0.95, x=None, *, scores=None, confidence=0.95, batch_size=32, verbose=0
-    ):
+        self,
+        tpr: float = 0.95,
+        x: Data | None = None,
+        *,
+        scores: ArrayLike | None = None,
+        confidence: float = 0.95,
+        batch_size: int = 32,
+        verbose: int = 0,
+    ) -> Threshold:
         """Finds, and keeps for `detect`, the threshold that accepts a fraction of good inputs.
 
         Formula:
@@ -376,7 +408,7 @@ class Detector(Saved):
             )
         return self._fit_scores
 
-    def detect(self, x, *, batch_size=32, verbose=0):
+    def detect(self, x: Data, *, batch_size: int = 32, verbose: int = 0) -> np.ndarray:
         """Whether each example is out of distribution: scores above the threshold.
 
         Args:
@@ -398,7 +430,7 @@ class Detector(Saved):
         scores = self.score(x, batch_size=batch_size, verbose=verbose)
         return (scores > self.threshold.value) | np.isposinf(scores)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {"output": self.output, "from_logits": self.from_logits}
 
@@ -415,12 +447,18 @@ def check_layer(name, layer):
 class FeatureDetector(Detector):
     """Base of the detectors whose features `(n, d)` are those of one layer."""
 
-    def __init__(self, layer=None, *, output=None, from_logits=None):
+    def __init__(
+        self,
+        layer: str | None = None,
+        *,
+        output: Output | None = None,
+        from_logits: bool | None = None,
+    ) -> None:
         super().__init__(output=output, from_logits=from_logits)
         check_layer("layer", layer)
         self.layer = layer
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "layer": self.layer}
 
     def _tapped(self):

@@ -1,8 +1,13 @@
 """Detector on gradients of a trained model, by their density in distribution."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 
-from tfuq._arguments import register
+from tfuq._arguments import ArrayLike, Data, ModelLike, Self, register
 from tfuq.ood._gaussians import MIN_SHRINKAGE, embedded, ledoit_wolf, scatter, whitener
 from tfuq.ood._gradient_base import GradientNormDetector, check_enough, scale_of
 from tfuq.ood.log_features import log_norms
@@ -87,10 +92,17 @@ class GradientDensity(GradientNormDetector):
     See also: `tfuq.ood.GradientFeatures`, `tfuq.ood.GradientDetector`.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
 
-    def fit(self, model, x, *, batch_size=32, verbose=0):
+    def fit(
+        self,
+        model: ModelLike | Callable[..., Any],
+        x: Data,
+        *,
+        batch_size: int = 32,
+        verbose: int = 0,
+    ) -> Self:
         """Fits to in-distribution inputs.
 
         Args:
@@ -109,7 +121,7 @@ class GradientDensity(GradientNormDetector):
         """
         return super().fit(model, x, batch_size=batch_size, verbose=verbose)
 
-    def fit_features(self, features):
+    def fit_features(self, features: ArrayLike | Sequence[ArrayLike]) -> Self:
         """Fits to features of in-distribution examples.
 
         Args:
@@ -144,6 +156,6 @@ class GradientDensity(GradientNormDetector):
         z = self._standardised(arrays[0])
         return np.square(z @ self._state["whitener"]).sum(axis=1)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments: there are none."""
         return {}

@@ -1,9 +1,22 @@
 """Detector on gradients of a trained model, trained with out-of-distribution examples."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import keras
 import numpy as np
 
-from tfuq._arguments import check_integer, check_positive, register
+from tfuq._arguments import (
+    ArrayLike,
+    Data,
+    ModelLike,
+    Self,
+    check_integer,
+    check_positive,
+    register,
+)
 from tfuq._models.batches import batches
 from tfuq._random.global_state import derived_seed, seeded
 from tfuq.metrics import ood_metrics
@@ -123,13 +136,13 @@ class GradientDetector(GradientNormDetector):
 
     def __init__(
         self,
-        hidden_units=64,
-        learning_rate=0.001,
-        batch_size=64,
-        epochs=100,
-        patience=10,
-        seed=0,
-    ):
+        hidden_units: int = 64,
+        learning_rate: float = 0.001,
+        batch_size: int = 64,
+        epochs: int = 100,
+        patience: int = 10,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         check_positive("learning_rate", learning_rate)
         counts = {"hidden_units": hidden_units, "batch_size": batch_size, "epochs": epochs}
@@ -144,7 +157,15 @@ class GradientDetector(GradientNormDetector):
         self.seed = seed
         self.history = None
 
-    def fit(self, model, x, x_out, *, batch_size=32, verbose=0):
+    def fit(
+        self,
+        model: ModelLike | Callable[..., Any],
+        x: Data,
+        x_out: Data,
+        *,
+        batch_size: int = 32,
+        verbose: int = 0,
+    ) -> Self:
         """Fits to in-distribution and to out-of-distribution inputs.
 
         Args:
@@ -169,7 +190,13 @@ class GradientDetector(GradientNormDetector):
         )
         return self.fit_features(inside, outside, verbose=verbose)._know_model()
 
-    def fit_features(self, features, features_out, *, verbose=0):
+    def fit_features(
+        self,
+        features: ArrayLike | Sequence[ArrayLike],
+        features_out: ArrayLike,
+        *,
+        verbose: int = 0,
+    ) -> Self:
         """Fits to features of in-distribution and of out-of-distribution examples.
 
         Args:
@@ -239,7 +266,14 @@ class GradientDetector(GradientNormDetector):
         weights = [self._state[name] for name in names]
         return relu_network(self._standardised(arrays[0]), *weights)
 
-    def evaluate(self, features_out=None, *, tpr=0.95, num_resamples=1000, confidence=0.95):
+    def evaluate(
+        self,
+        features_out: ArrayLike | None = None,
+        *,
+        tpr: float = 0.95,
+        num_resamples: int = 1000,
+        confidence: float = 0.95,
+    ) -> dict[str, Any]:
         """Judges the detector on the 20 % of the data that its training has not seen.
 
         Args:
@@ -266,7 +300,7 @@ class GradientDetector(GradientNormDetector):
         labels = np.repeat([0, 1], [len(inside), len(outside)])
         return ood_metrics(labels, np.concatenate([inside, outside]), seed=self.seed, **options)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         names = ("hidden_units", "learning_rate", "batch_size", "epochs", "patience", "seed")
         return {name: getattr(self, name) for name in names}

@@ -1,12 +1,26 @@
 """Gradients of a trained network as a measure of how little it knows an input."""
 
+from __future__ import annotations
+
 import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_flags, check_integer, shown, told
+from tfuq._arguments import (
+    ArrayLike,
+    Data,
+    ModelLike,
+    Output,
+    check_choice,
+    check_flags,
+    check_integer,
+    shown,
+    told,
+)
 from tfuq._models.batches import batches
 from tfuq._models.gradients import FLOAT16_SCALE
 from tfuq._models.meaning import Reading
@@ -151,19 +165,19 @@ class GradientFeatures:
 
     def __init__(
         self,
-        model,
-        confounding_label="all",
-        loss="binary_crossentropy",
-        layers=None,
+        model: ModelLike | Callable[..., Any],
+        confounding_label: str | ArrayLike = "all",
+        loss: Any = "binary_crossentropy",
+        layers: Sequence[str | keras.layers.Layer] | None = None,
         *,
-        output=None,
-        from_logits=None,
-        norm="squared_l2",
-        per_filter=False,
-        with_loss=False,
-        batch_size=32,
-        verbose=0,
-    ):
+        output: Output | None = None,
+        from_logits: bool | None = None,
+        norm: str = "squared_l2",
+        per_filter: bool = False,
+        with_loss: bool = False,
+        batch_size: int = 32,
+        verbose: int = 0,
+    ) -> None:
         is_ensemble = isinstance(model, DeepEnsemble)
         if not is_ensemble and (not isinstance(model, keras.Model) or not model.built):
             raise ValueError(
@@ -204,7 +218,7 @@ class GradientFeatures:
         return [GradientFeatures(member, **options) for member in self.model.members]
 
     @property
-    def names(self):
+    def names(self) -> list[str]:
         """Paths of the weights that the columns belong to, with the number of the filter."""
         if self._members:
             parts = enumerate(part.names for part in self._members)
@@ -215,7 +229,7 @@ class GradientFeatures:
             names = [f"{path}[{i}]" for path, width in widths for i in range(width)]
         return [*names, "loss"] if self.with_loss else names
 
-    def __call__(self, x):
+    def __call__(self, x: Data) -> np.ndarray:
         if self._members:
             return np.concatenate([part(x) for part in self._members], axis=1)
         norms = [

@@ -1,10 +1,25 @@
 """Detectors by the last layer of a classifier and the features that it takes."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_integer, check_positive, is_finite, register, shown
+from tfuq._arguments import (
+    ArrayLike,
+    Output,
+    Self,
+    check_choice,
+    check_integer,
+    check_positive,
+    is_finite,
+    register,
+    shown,
+)
 from tfuq._math.pseudo_inverse import ULPS, precision, pseudo_inverse
 from tfuq._models.feature_arrays import check_rows, in_blocks
 from tfuq._models.features import linear
@@ -111,7 +126,9 @@ class LastLayerDetector(Detector):
             )
         return {"head": head}
 
-    def fit_features(self, features, y=None, *, head):
+    def fit_features(
+        self, features: ArrayLike | Sequence[ArrayLike], y: ArrayLike | None = None, *, head: Any
+    ) -> Self:
         """Fits to arrays instead of a model and its inputs.
 
         Args:
@@ -203,13 +220,19 @@ class ViM(LastLayerDetector):
     See also: `tfuq.ood.Energy`, `tfuq.ood.Mahalanobis`.
     """
 
-    def __init__(self, dim=None, *, output=None, from_logits=None):
+    def __init__(
+        self,
+        dim: int | None = None,
+        *,
+        output: Output | None = None,
+        from_logits: bool | None = None,
+    ) -> None:
         super().__init__(output=output, from_logits=from_logits)
         if dim is not None:
             check_integer("dim", dim, 1)
         self.dim = dim
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "dim": self.dim}
 
     def _shapes(self):
@@ -291,12 +314,18 @@ class GradNorm(LastLayerDetector):
     See also: `tfuq.ood.ExGrad`, `tfuq.ood.GradientFeatures`.
     """
 
-    def __init__(self, temperature=1.0, *, output=None, from_logits=None):
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        *,
+        output: Output | None = None,
+        from_logits: bool | None = None,
+    ) -> None:
         super().__init__(output=output, from_logits=from_logits)
         check_positive("temperature", temperature)
         self.temperature = temperature
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "temperature": self.temperature}
 
     def _formula(self, features, state):
@@ -399,14 +428,21 @@ class DICE(LastLayerDetector):
     See also: `tfuq.ood.ReAct`, `tfuq.ood.ASH`, `tfuq.ood.Energy`.
     """
 
-    def __init__(self, percentile=70, base="energy", *, output=None, from_logits=None):
+    def __init__(
+        self,
+        percentile: float = 70,
+        base: str = "energy",
+        *,
+        output: Output | None = None,
+        from_logits: bool | None = None,
+    ) -> None:
         super().__init__(output=output, from_logits=from_logits)
         check_percentile(percentile)
         check_choice("base", base, tuple(LOGIT_SCORES))
         self.percentile = percentile
         self.base = base
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "percentile": self.percentile, "base": self.base}
 
     def _fit(self, arrays, y, head):

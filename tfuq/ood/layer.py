@@ -1,10 +1,15 @@
 """Detectors as layers: a model and the score of its inputs, in one file of Keras."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import register, shown
+from tfuq._arguments import ModelLike, Output, Tensor, register, shown
 from tfuq._models.finite import known_only
 from tfuq._models.outputs import input_spec, sample_inputs, select_output
 from tfuq.ood.base import Detector
@@ -57,7 +62,9 @@ class DetectorLayer(keras.layers.Layer):
     See also: `tfuq.selective.RejectionRule`, `tfuq.export.export`.
     """
 
-    def __init__(self, detector, model=None, **kwargs):
+    def __init__(
+        self, detector: Any, model: ModelLike | Callable[..., Any] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**{"dtype": "float32", "autocast": False, **kwargs})
         state = None
         if isinstance(detector, dict):
@@ -82,7 +89,7 @@ class DetectorLayer(keras.layers.Layer):
         weight.assign(array)
         return weight
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Any:
         if self._score is None:
             with tf.init_scope():  # to find the layers takes numbers
                 rows = sample_inputs(input_spec(self.model))
@@ -90,12 +97,12 @@ class DetectorLayer(keras.layers.Layer):
         found = self._score.read(inputs)
         return [known_only(inputs, found.outputs), self._score(inputs, found)]
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs: Tensor) -> Any:
         outputs = self.model.compute_output_spec(inputs)
         shape = select_output(outputs, self._detector.output, self.model).shape
         return [keras.KerasTensor(shape, "float32"), keras.KerasTensor(shape[:1], "float32")]
 
-    def with_outputs(self, layer, output=None):
+    def with_outputs(self, layer: keras.layers.Layer, output: Output | None = None) -> keras.Model:
         """A functional model of the same inputs: `layer` of the predictions and the scores.
 
         Args:
@@ -111,7 +118,7 @@ class DetectorLayer(keras.layers.Layer):
         inputs = self.model.inputs[0] if is_one else self.model.input
         return keras.Model(inputs, layer(self(inputs)))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         detector = {
             "class": keras.saving.get_registered_name(type(self._detector)),
             "config": self._detector.get_config(),

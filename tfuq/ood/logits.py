@@ -1,9 +1,13 @@
 """Detectors by the logits of a classifier, which fit nothing."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_flags, check_kind, check_positive, register, shown
+from tfuq._arguments import Data, Output, check_flags, check_kind, check_positive, register, shown
 from tfuq._models.feature_arrays import check_logits, check_rows, two_classes
 from tfuq.ood._input_processing import check_epsilon, descended
 from tfuq.ood._logit_scores import LOGIT_SCORES, joint_score, label_scores, max_softmax
@@ -32,13 +36,19 @@ class _ClasswiseDetector(LogitDetector):
 
     _kind = None
 
-    def __init__(self, *, output=None, from_logits=None, multi_label=None):
+    def __init__(
+        self,
+        *,
+        output: Output | None = None,
+        from_logits: bool | None = None,
+        multi_label: bool | None = None,
+    ) -> None:
         super().__init__(output=output, from_logits=from_logits)
         if multi_label is not None:
             check_flags(multi_label=multi_label)
         self.multi_label = multi_label
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "multi_label": self.multi_label}
 
     def _tapped(self):
@@ -64,7 +74,7 @@ class _ClasswiseDetector(LogitDetector):
         scores = self._of_each(arrays[0])
         return tf.reduce_mean(scores, tuple(range(1, scores.shape.rank)))
 
-    def score_each(self, x, *, batch_size=32, verbose=0):
+    def score_each(self, x: Data, *, batch_size: int = 32, verbose: int = 0) -> np.ndarray:
         """Scores of each label, or of each pixel, of which `score` has one for each example.
 
         Args:
@@ -234,12 +244,19 @@ class Energy(_OwnLogitDetector):
 
     _kind = "energy"
 
-    def __init__(self, temperature=1.0, *, output=None, from_logits=None, multi_label=None):
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        *,
+        output: Output | None = None,
+        from_logits: bool | None = None,
+        multi_label: bool | None = None,
+    ) -> None:
         super().__init__(output=output, from_logits=from_logits, multi_label=multi_label)
         check_positive("temperature", temperature)
         self.temperature = temperature
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "temperature": self.temperature}
 
     def _options(self):
@@ -327,14 +344,21 @@ class ODIN(LogitDetector):
     See also: `tfuq.ood.MaxSoftmax`, `tfuq.ood.Mahalanobis`.
     """
 
-    def __init__(self, temperature=1000.0, epsilon=0.0014, *, output=None, from_logits=None):
+    def __init__(
+        self,
+        temperature: float = 1000.0,
+        epsilon: float = 0.0014,
+        *,
+        output: Output | None = None,
+        from_logits: bool | None = None,
+    ) -> None:
         super().__init__(output=output, from_logits=from_logits)
         check_positive("temperature", temperature)
         check_epsilon(epsilon)
         self.temperature = temperature
         self.epsilon = epsilon
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = {"temperature": self.temperature, "epsilon": self.epsilon}
         return {**super().get_config(), **config}
 

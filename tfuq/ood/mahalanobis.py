@@ -1,9 +1,14 @@
 """Detectors by Mahalanobis distances of features from Gaussians."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_fraction, register, shown
+from tfuq._arguments import ArrayLike, Data, Output, Self, check_fraction, register, shown
 from tfuq._math.logistic_regression import logistic_regression
 from tfuq._math.pseudo_inverse import precision
 from tfuq._models.batches import batches
@@ -112,14 +117,14 @@ class Mahalanobis(FeatureDetector):
 
     def __init__(
         self,
-        layer=None,
+        layer: str | None = None,
         *,
-        layers=None,
-        epsilon=0.0,
-        shrinkage=None,
-        output=None,
-        from_logits=None,
-    ):
+        layers: Sequence[str | None] | None = None,
+        epsilon: float = 0.0,
+        shrinkage: float | None = None,
+        output: Output | None = None,
+        from_logits: bool | None = None,
+    ) -> None:
         super().__init__(layer, output=output, from_logits=from_logits)
         check_epsilon(epsilon)
         if shrinkage is not None:
@@ -141,7 +146,7 @@ class Mahalanobis(FeatureDetector):
         self.epsilon = epsilon
         self.shrinkage = shrinkage
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = {"layers": self.layers, "epsilon": self.epsilon, "shrinkage": self.shrinkage}
         return {**super().get_config(), **config}
 
@@ -263,7 +268,7 @@ class Mahalanobis(FeatureDetector):
     def _scores_of_fit(self, arrays):
         return super()._scores_of_fit(arrays) if self.epsilon == 0 else None
 
-    def score_features(self, features):
+    def score_features(self, features: ArrayLike | Sequence[ArrayLike]) -> np.ndarray:
         if self.epsilon != 0:
             raise ValueError(
                 "Argument `epsilon` must be 0 to score features: inputs are moved with the model. "
@@ -273,7 +278,9 @@ class Mahalanobis(FeatureDetector):
 
     # Weights of layers.
 
-    def fit_weights(self, x_in, x_ood, *, batch_size=32, verbose=0):
+    def fit_weights(
+        self, x_in: Data, x_ood: Data, *, batch_size: int = 32, verbose: int = 0
+    ) -> Self:
         """Finds the weights of the layers by logistic regression, after `fit`.
 
         Args:
@@ -299,7 +306,7 @@ class Mahalanobis(FeatureDetector):
             distances.append(np.concatenate(parts))
         return self._learn_weights(*distances)
 
-    def fit_weights_features(self, features_in, features_ood):
+    def fit_weights_features(self, features_in: ArrayLike, features_ood: ArrayLike) -> Self:
         """As `fit_weights`, of lists of features.
 
         Args:
@@ -398,13 +405,20 @@ class RelativeMahalanobis(FeatureDetector):
     See also: `tfuq.ood.Mahalanobis`, `tfuq.ood.KNN`.
     """
 
-    def __init__(self, layer=None, *, shrinkage=None, output=None, from_logits=None):
+    def __init__(
+        self,
+        layer: str | None = None,
+        *,
+        shrinkage: float | None = None,
+        output: Output | None = None,
+        from_logits: bool | None = None,
+    ) -> None:
         super().__init__(layer, output=output, from_logits=from_logits)
         if shrinkage is not None:
             check_fraction("shrinkage", shrinkage)
         self.shrinkage = shrinkage
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "shrinkage": self.shrinkage}
 
     def _shapes(self):

@@ -1,9 +1,13 @@
 """Detector by the distance to the nearest training data."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer, register, shown
+from tfuq._arguments import Output, check_integer, register, shown
 from tfuq._models.feature_arrays import BLOCK, in_blocks
 from tfuq.ood._gaussians import graph_squared_distances, unit_array, unit_rows
 from tfuq.ood.base import FeatureDetector
@@ -74,12 +78,19 @@ class KNN(FeatureDetector):
     See also: `tfuq.ood.Mahalanobis`, `tfuq.ood.NNGuide`, `tfuq.ood.SHE`.
     """
 
-    def __init__(self, k=50, layer=None, *, output=None, from_logits=None):
+    def __init__(
+        self,
+        k: int = 50,
+        layer: str | None = None,
+        *,
+        output: Output | None = None,
+        from_logits: bool | None = None,
+    ) -> None:
         super().__init__(layer, output=output, from_logits=from_logits)
         check_integer("k", k, 1)
         self.k = k
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "k": self.k}
 
     def _tapped(self):

@@ -1,11 +1,14 @@
 """Detectors by features and prediction together: what a class looks like, and neighbours."""
 
+from __future__ import annotations
+
 import warnings
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer, register, shown
+from tfuq._arguments import Output, check_integer, register, shown
 from tfuq._models.feature_arrays import BLOCK, check_labels, check_pair, in_blocks
 from tfuq.ood._gaussians import unit_array, unit_rows
 from tfuq.ood._logit_scores import energy
@@ -205,12 +208,19 @@ class NNGuide(_PairDetector):
     See also: `tfuq.ood.KNN`, `tfuq.ood.Energy`.
     """
 
-    def __init__(self, k=10, layer=None, *, output=None, from_logits=None):
+    def __init__(
+        self,
+        k: int = 10,
+        layer: str | None = None,
+        *,
+        output: Output | None = None,
+        from_logits: bool | None = None,
+    ) -> None:
         super().__init__(layer, output=output, from_logits=from_logits)
         check_integer("k", k, 1)
         self.k = k
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "k": self.k}
 
     def _read(self, batch):

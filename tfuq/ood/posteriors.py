@@ -1,9 +1,13 @@
 """Detectors by the whole of the predicted probabilities, not only the largest."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer, check_positive, register
+from tfuq._arguments import Output, check_integer, check_positive, register
 from tfuq.ood._logit_scores import generalized_entropy
 from tfuq.ood.logits import LogitDetector
 
@@ -68,7 +72,14 @@ class GEN(LogitDetector):
     See also: `tfuq.ood.Entropy`, `tfuq.ood.KLMatching`.
     """
 
-    def __init__(self, gamma=0.1, top=100, *, output=None, from_logits=None):
+    def __init__(
+        self,
+        gamma: float = 0.1,
+        top: int = 100,
+        *,
+        output: Output | None = None,
+        from_logits: bool | None = None,
+    ) -> None:
         super().__init__(output=output, from_logits=from_logits)
         check_positive("gamma", gamma)
         if top is not None:
@@ -76,7 +87,7 @@ class GEN(LogitDetector):
         self.gamma = gamma
         self.top = top
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "gamma": self.gamma, "top": self.top}
 
     def _score(self, arrays):

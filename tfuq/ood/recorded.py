@@ -1,13 +1,17 @@
 """Detectors by what several layers do inside a network: gradients at them, and Gram matrices."""
 
+from __future__ import annotations
+
 import contextlib
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_fraction, check_integer, register, shown
+from tfuq._arguments import Output, check_choice, check_fraction, check_integer, register, shown
 from tfuq._models.changes import watched
 from tfuq._models.feature_arrays import check_labels, check_logits, check_rows
 from tfuq._models.finite import finite_rows, where_known
@@ -73,7 +77,13 @@ class _RecordingDetector(Detector):
 
     _takes = ()
 
-    def __init__(self, layers=None, *, output=None, from_logits=None):
+    def __init__(
+        self,
+        layers: Sequence[str] | None = None,
+        *,
+        output: Output | None = None,
+        from_logits: bool | None = None,
+    ) -> None:
         super().__init__(output=output, from_logits=from_logits)
         if layers is not None:
             if isinstance(layers, str) or not np.iterable(layers) or not list(layers):
@@ -90,7 +100,7 @@ class _RecordingDetector(Detector):
         self.layers = None if layers is None else list(layers)
         self._names = self.layers or []
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "layers": self.layers}
 
     def _tapped(self):
@@ -195,12 +205,19 @@ class GAIA(_RecordingDetector):
     See also: `tfuq.ood.ExGrad`, `tfuq.ood.Gram`.
     """
 
-    def __init__(self, variant="z", layers=None, *, output=None, from_logits=None):
+    def __init__(
+        self,
+        variant: str = "z",
+        layers: Sequence[str] | None = None,
+        *,
+        output: Output | None = None,
+        from_logits: bool | None = None,
+    ) -> None:
         super().__init__(layers, output=output, from_logits=from_logits)
         check_choice("variant", variant, ("z", "a"))
         self.variant = variant
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "variant": self.variant}
 
     def _tapped(self):
@@ -335,14 +352,14 @@ class Gram(_RecordingDetector):
 
     def __init__(
         self,
-        layers=None,
-        powers=5,
-        validation=0.1,
-        seed=0,
+        layers: Sequence[str] | None = None,
+        powers: int | Sequence[int] = 5,
+        validation: float = 0.1,
+        seed: int = 0,
         *,
-        output=None,
-        from_logits=None,
-    ):
+        output: Output | None = None,
+        from_logits: bool | None = None,
+    ) -> None:
         super().__init__(layers, output=output, from_logits=from_logits)
         is_list = np.iterable(powers) and not isinstance(powers, str)
         for power in powers if is_list else [powers]:
@@ -357,7 +374,7 @@ class Gram(_RecordingDetector):
         self.validation = validation
         self.seed = seed
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = {"powers": self.powers, "validation": self.validation, "seed": self.seed}
         return {**super().get_config(), **own}
 

@@ -1,9 +1,14 @@
 """Files of detectors: NumPy archives without code in them."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 
-from tfuq._arguments import check_integer, shown
+from tfuq._arguments import ModelLike, PathLike, Self, check_integer, shown
 from tfuq._files.archives import check_shapes, read_arrays, write_arrays
 from tfuq._files.reading import DAMAGE, check_fields
 from tfuq._models.feature_arrays import check_rows
@@ -19,7 +24,7 @@ class Saved:
     A child is registered, and has `get_config`, `_check_fitted` and `_shapes`.
     """
 
-    def save(self, path):
+    def save(self, path: PathLike) -> None:
         """Writes the detector, whole or not at all, to one file without code in it.
 
         That is a NumPy archive: the constructor's arguments as JSON, what was fitted, the
@@ -46,7 +51,13 @@ class Saved:
         write_arrays(path, header, arrays)
 
     @classmethod
-    def load(cls, path, model=None, *, check_model=True):
+    def load(
+        cls,
+        path: PathLike,
+        model: ModelLike | Callable[..., Any] | None = None,
+        *,
+        check_model: bool = True,
+    ) -> Self:
         """The detector that `save` wrote.
 
         Args:
@@ -94,7 +105,9 @@ class Saved:
                 raise ValueError(f"a threshold with NaN: {threshold}")
 
 
-def load_detector(path, model=None, *, check_model=True):
+def load_detector(
+    path: PathLike, model: ModelLike | Callable[..., Any] | None = None, *, check_model: bool = True
+) -> Any:
     """Loads a detector of any class from the file that its `save` wrote.
 
     Args:

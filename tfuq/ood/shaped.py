@@ -1,9 +1,14 @@
 """Detectors by the logits of features that are changed, each input's by itself, to tell more."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, check_positive, register, shown
+from tfuq._arguments import ArrayLike, Output, Self, check_choice, check_positive, register, shown
 from tfuq._models.finite import finite_rows, where_known
 from tfuq.ood._logit_scores import LOGIT_SCORES
 from tfuq.ood.base import check_layer
@@ -77,14 +82,21 @@ class _ShapingDetector(LastLayerDetector):
 
     _fitted_names = ()  # of what `_shaped` takes beside the features
 
-    def __init__(self, base, layer, *, output=None, from_logits=None):
+    def __init__(
+        self,
+        base: str,
+        layer: str | None,
+        *,
+        output: Output | None = None,
+        from_logits: bool | None = None,
+    ) -> None:
         super().__init__(output=output, from_logits=from_logits)
         check_choice("base", base, tuple(LOGIT_SCORES))
         check_layer("layer", layer)
         self.base = base
         self.layer = layer
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "base": self.base, "layer": self.layer}
 
     def _shaped(self, features, *fitted):
@@ -120,7 +132,13 @@ class _ShapingDetector(LastLayerDetector):
         is_whole = self.layer is None and not self._tap.is_spatial
         return {"head": self._tap.last_layer() if is_whole else None}
 
-    def fit_features(self, features, y=None, *, head=None):
+    def fit_features(
+        self,
+        features: ArrayLike | Sequence[ArrayLike],
+        y: ArrayLike | None = None,
+        *,
+        head: Any = None,
+    ) -> Self:
         """Fits to arrays instead of a model and its inputs.
 
         Args:
@@ -239,7 +257,15 @@ class ReAct(_ShapingDetector):
 
     _fitted_names = ("limit",)
 
-    def __init__(self, percentile=90, base="energy", layer=None, *, output=None, from_logits=None):
+    def __init__(
+        self,
+        percentile: float = 90,
+        base: str = "energy",
+        layer: str | None = None,
+        *,
+        output: Output | None = None,
+        from_logits: bool | None = None,
+    ) -> None:
         super().__init__(base, layer, output=output, from_logits=from_logits)
         check_positive("percentile", percentile)
         if percentile > 100:
@@ -250,7 +276,7 @@ class ReAct(_ShapingDetector):
         check_percent(percentile)
         self.percentile = percentile
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "percentile": self.percentile}
 
     def _shaped(self, features, limit):
@@ -324,21 +350,21 @@ class ASH(_ShapingDetector):
 
     def __init__(
         self,
-        percentile=90,
-        variant="s",
-        base="energy",
-        layer=None,
+        percentile: float = 90,
+        variant: str = "s",
+        base: str = "energy",
+        layer: str | None = None,
         *,
-        output=None,
-        from_logits=None,
-    ):
+        output: Output | None = None,
+        from_logits: bool | None = None,
+    ) -> None:
         super().__init__(base, layer, output=output, from_logits=from_logits)
         check_percentile(percentile)
         check_choice("variant", variant, ("s", "p", "b"))
         self.percentile = percentile
         self.variant = variant
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = {"percentile": self.percentile, "variant": self.variant}
         return {**super().get_config(), **config}
 
@@ -396,12 +422,20 @@ class SCALE(_ShapingDetector):
     See also: `tfuq.ood.ASH`, `tfuq.ood.ReAct`.
     """
 
-    def __init__(self, percentile=85, base="energy", layer=None, *, output=None, from_logits=None):
+    def __init__(
+        self,
+        percentile: float = 85,
+        base: str = "energy",
+        layer: str | None = None,
+        *,
+        output: Output | None = None,
+        from_logits: bool | None = None,
+    ) -> None:
         super().__init__(base, layer, output=output, from_logits=from_logits)
         check_percentile(percentile)
         self.percentile = percentile
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "percentile": self.percentile}
 
     def _shaped(self, features):

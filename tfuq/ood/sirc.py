@@ -1,5 +1,9 @@
 """A detector joined with the confidence, so that either can tell that an answer is wrong."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -76,7 +80,7 @@ class SIRC(Detector):
     See also: `tfuq.selective.sirc_score`, `tfuq.selective.CombinedScore`.
     """
 
-    def __init__(self, detector):
+    def __init__(self, detector: Any) -> None:
         detector = _made(detector) if isinstance(detector, dict) else detector
         is_known = isinstance(detector, Detector) and has_graph_form(type(detector))
         if not is_known or isinstance(detector, SIRC) or getattr(detector, "multi_label", None):
@@ -87,17 +91,17 @@ class SIRC(Detector):
         self.detector = detector
         super().__init__(output=detector.output, from_logits=detector.from_logits)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, JSON."""
         name = keras.saving.get_registered_name(type(self.detector))
         return {"detector": {"class": name, "config": self.detector.get_config()}}
 
     @property
-    def a(self):
+    def a(self) -> float | None:
         return float(self._state["a"][0]) if "a" in self._state else None
 
     @property
-    def b(self):
+    def b(self) -> float | None:
         return float(self._state["b"][0]) if "b" in self._state else None
 
     def _bind(self, model):

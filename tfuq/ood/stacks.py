@@ -1,10 +1,25 @@
 """Detector by the disagreement of networks."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer, check_kind, register, shown
+from tfuq._arguments import (
+    ArrayLike,
+    Data,
+    ModelLike,
+    Output,
+    Self,
+    check_integer,
+    check_kind,
+    register,
+    shown,
+)
 from tfuq._models.feature_arrays import check_rows
 from tfuq._models.features import without_nan
 from tfuq._models.meaning import Reading
@@ -64,17 +79,32 @@ class MutualInformation(Detector):
     `tfuq.ood.Entropy`.
     """
 
-    def __init__(self, num_samples=30, seed=0, *, output=None, from_logits=None):
+    def __init__(
+        self,
+        num_samples: int = 30,
+        seed: int = 0,
+        *,
+        output: Output | None = None,
+        from_logits: bool | None = None,
+    ) -> None:
         super().__init__(output=output, from_logits=from_logits)
         check_integer("num_samples", num_samples, 1)
         check_integer("seed", seed, 0)
         self.num_samples = num_samples
         self.seed = seed
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_samples": self.num_samples, "seed": self.seed}
 
-    def fit(self, model, x, y=None, *, batch_size=32, verbose=0):
+    def fit(
+        self,
+        model: ModelLike | Callable[..., Any],
+        x: Data,
+        y: ArrayLike | None = None,
+        *,
+        batch_size: int = 32,
+        verbose: int = 0,
+    ) -> Self:
         """Takes the networks, and the scores of in-distribution examples.
 
         Args:
@@ -155,7 +185,7 @@ class MutualInformation(Detector):
         found = mutual_information(np.moveaxis(rows, 1, 0))
         return found.reshape(rows.shape[:1] + rows.shape[2:-1])
 
-    def score_each(self, x, *, batch_size=32, verbose=0):
+    def score_each(self, x: Data, *, batch_size: int = 32, verbose: int = 0) -> np.ndarray:
         """Scores of each pixel, of which `score` has the mean.
 
         Args:

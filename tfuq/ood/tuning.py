@@ -1,13 +1,16 @@
 """Options of a detector chosen on held-out inputs and corruptions of them."""
 
+from __future__ import annotations
+
 import itertools
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer, check_kind, shown
+from tfuq._arguments import ArrayLike, ModelLike, check_integer, check_kind, shown
 from tfuq._models.batches import batches
 from tfuq.corruptions import corrupt, names
 from tfuq.metrics import auroc
@@ -60,19 +63,19 @@ class Tuned(NamedTuple):
 
 
 def tune(
-    detector,
-    model,
-    x,
-    y=None,
+    detector: Any,
+    model: ModelLike | Callable[..., Any],
+    x: ArrayLike,
+    y: ArrayLike | None = None,
     *,
-    x_val,
-    x_ood=None,
-    grid=None,
-    severity=5,
-    seed=0,
-    batch_size=32,
-    verbose=0,
-):
+    x_val: ArrayLike,
+    x_ood: ArrayLike | None = None,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    severity: int = 5,
+    seed: int = 0,
+    batch_size: int = 32,
+    verbose: int = 0,
+) -> Tuned:
     """Finds the options of a detector that best tell held-out inputs from unknown ones.
 
     Defaults need no tuning: they are among what is tried, and stay unless others are better.

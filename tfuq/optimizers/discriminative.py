@@ -1,11 +1,15 @@
 """Learning rates by depth: the first layers of a pretrained network move least."""
 
+from __future__ import annotations
+
 import fnmatch
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import keras
 
 from tfuq._arguments import (
+    Tensor,
     check_choice,
     check_fraction,
     check_positive,
@@ -208,7 +212,14 @@ class DiscriminativeLearningRate(keras.optimizers.Optimizer):
     See also: `tfuq.callbacks.GradualUnfreezing`, `tfuq.training.rapid_fit`.
     """
 
-    def __init__(self, optimizer, scheme="log", min_factor=0.01, groups=None, name=None):
+    def __init__(
+        self,
+        optimizer: Any,
+        scheme: str | None = "log",
+        min_factor: float = 0.01,
+        groups: Mapping[str, float] | None = None,
+        name: str | None = None,
+    ) -> None:
         inner = inner_optimizer_of(optimizer)
         check_choice("scheme", scheme, (*SCHEMES, None))
         check_fraction("min_factor", min_factor)
@@ -232,7 +243,7 @@ class DiscriminativeLearningRate(keras.optimizers.Optimizer):
         inner._apply_weight_decay = self._apply_weight_decay
         inner._get_current_learning_rate = self._get_current_learning_rate
 
-    def build(self, variables):
+    def build(self, variables: Sequence[Any]) -> Any:
         if self.built:
             return
         factors = self._find_factors(variables)  # before anything is built, as it may raise
@@ -240,7 +251,7 @@ class DiscriminativeLearningRate(keras.optimizers.Optimizer):
         super().build(variables)
         self._assign_factors(factors)
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
         """Updates the variables, each layer at its own rate."""
         if trainable_variables is not None:
             trainable_variables = list(trainable_variables)
@@ -249,7 +260,7 @@ class DiscriminativeLearningRate(keras.optimizers.Optimizer):
             self._assign_factors(self._find_factors(self._trainable_variables))
         self.inner_optimizer.apply(grads, trainable_variables)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Tensor, variable: Any, learning_rate: Any) -> Any:
         """The step of the inner optimizer for one variable, at the rate of its layer."""
         inner = self.inner_optimizer
         step, factor = type(inner).update_step, self._factor_of[self._var_key(variable)]
@@ -287,7 +298,7 @@ class DiscriminativeLearningRate(keras.optimizers.Optimizer):
         self._factor_of = dict(zip(self._trainable_variables_indices, factors, strict=True))
 
     @property
-    def factors(self):
+    def factors(self) -> dict[str, float]:
         if not self.built:
             return {}
         variables, of_layers = self._trainable_variables, {}
@@ -300,54 +311,56 @@ class DiscriminativeLearningRate(keras.optimizers.Optimizer):
         return found
 
     @property
-    def optimizer(self):
+    def optimizer(self) -> Any:
         """The inner optimizer, by the name of the constructor's argument."""
         return self.inner_optimizer
 
     @property
-    def variables(self):
+    def variables(self) -> Any:
         return self.inner_optimizer.variables
 
     @property
-    def iterations(self):
+    def iterations(self) -> Any:
         return self.inner_optimizer.iterations
 
     @property
-    def learning_rate(self):
+    def learning_rate(self) -> Any:
         return self.inner_optimizer.learning_rate
 
     @learning_rate.setter
-    def learning_rate(self, learning_rate):
+    def learning_rate(self, learning_rate: Any) -> None:
         self.inner_optimizer.learning_rate = learning_rate
 
     @property
-    def loss_scale_factor(self):
+    def loss_scale_factor(self) -> Any:
         return self.inner_optimizer.loss_scale_factor
 
     @loss_scale_factor.setter
-    def loss_scale_factor(self, loss_scale_factor):
+    def loss_scale_factor(self, loss_scale_factor: float) -> None:
         if "inner_optimizer" in vars(self):  # the constructor of Keras sets it before there is one
             self.inner_optimizer.loss_scale_factor = loss_scale_factor
 
-    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+    def exclude_from_weight_decay(
+        self, var_list: Any = None, var_names: Sequence[str] | None = None
+    ) -> Any:
         """As that of the inner optimizer."""
         self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
 
-    def finalize_variable_values(self, var_list):
+    def finalize_variable_values(self, var_list: Any) -> Any:
         """As that of the inner optimizer."""
         self.inner_optimizer.finalize_variable_values(var_list)
 
-    def set_weights(self, weights):
+    def set_weights(self, weights: Any) -> None:
         """Sets the state, in the order of `variables`."""
         self.inner_optimizer.set_weights(weights)
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> Any:
         """Saves nothing: all state is that of the inner optimizer, which Keras saves as well."""
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> Any:
         """Loads nothing, as nothing is saved."""
 
-    def get_config(self):
+    def get_config(self) -> Any:
         config = {
             "name": self.name,
             "optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
@@ -360,7 +373,9 @@ class DiscriminativeLearningRate(keras.optimizers.Optimizer):
         return config
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Any:
         config = dict(config)
         saved = config.pop("factors", None)
         inner = keras.saving.deserialize_keras_object(config.pop("optimizer"), custom_objects)

@@ -1,9 +1,22 @@
 """Variational online Newton (IVON): an optimizer whose state is a Gaussian over the weights."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_flags, check_integer, check_positive, is_finite, register, shown
+from tfuq._arguments import (
+    Tensor,
+    check_flags,
+    check_integer,
+    check_positive,
+    is_finite,
+    register,
+    shown,
+)
 from tfuq._random import points
 from tfuq._random.draws import TakesDraws, posterior_optimizer
 
@@ -141,23 +154,23 @@ class IVON(TakesDraws, keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate,
-        num_data=None,
-        beta_1=0.9,
-        beta_2=0.99999,
-        prior_precision=1e-4,
-        hessian_init=1.0,
-        clip_radius=None,
-        rescale_learning_rate=True,
-        seed=0,
+        learning_rate: Any,
+        num_data: int | None = None,
+        beta_1: float = 0.9,
+        beta_2: float = 0.99999,
+        prior_precision: float = 1e-4,
+        hessian_init: float = 1.0,
+        clip_radius: float | None = None,
+        rescale_learning_rate: bool = True,
+        seed: int = 0,
         *,
-        clipnorm=None,
-        clipvalue=None,
-        global_clipnorm=None,
-        gradient_accumulation_steps=None,
-        loss_scale_factor=None,
-        name="ivon",
-    ):
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        loss_scale_factor: float | None = None,
+        name: str = "ivon",
+    ) -> None:
         if num_data is None:
             raise ValueError(
                 "Argument `num_data` is required: how many examples the training data hold, times "
@@ -194,7 +207,7 @@ class IVON(TakesDraws, keras.optimizers.Optimizer):
         self.clip_radius, self.rescale_learning_rate = clip_radius, rescale_learning_rate
         self.seed = seed
 
-    def build(self, variables):
+    def build(self, variables: Sequence[Any]) -> None:
         if self.built:
             return
         super().build(variables)
@@ -207,7 +220,7 @@ class IVON(TakesDraws, keras.optimizers.Optimizer):
             for index in range(len(variables))
         ]
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Tensor, variable: Any, learning_rate: Any) -> None:
         """Moves mean and Hessian by the gradient at the drawn weight, and draws another one."""
         index, dtype = self._get_variable_index(variable), variable.dtype
         momentum, hessian = (
@@ -237,7 +250,7 @@ class IVON(TakesDraws, keras.optimizers.Optimizer):
         self.assign(self._marks[index], mark_of(weight))
         self.assign(variable, weight)
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """Updates the variables."""
         super().apply(grads, trainable_variables)
         for index, variable in enumerate(self._trainable_variables):
@@ -265,11 +278,11 @@ class IVON(TakesDraws, keras.optimizers.Optimizer):
 
     # --- The posterior -----------------------------------------------------------------------
 
-    def is_random(self):
+    def is_random(self) -> bool:
         """Whether there is a posterior: once it is built."""
         return self.built
 
-    def drawn(self, seed):
+    def drawn(self, seed: int) -> list[tuple[Any, Tensor]]:
         """Weights of one network from the posterior.
 
         Args:
@@ -285,11 +298,11 @@ class IVON(TakesDraws, keras.optimizers.Optimizer):
             found.append((variable, mean + self._noise(index, tf.convert_to_tensor(hessian), seed)))
         return found
 
-    def posterior_state(self):
+    def posterior_state(self) -> list[Any]:
         """Arrays that `drawn` follows from, beside the weights."""
         return [*self.hessians(), tf.constant([self.num_data, self.prior_precision], "float64")]
 
-    def standard_deviations(self):
+    def standard_deviations(self) -> list[Tensor]:
         """Standard deviations of the posterior, tensors in the order of the trainable variables.
 
         Raises:
@@ -299,7 +312,7 @@ class IVON(TakesDraws, keras.optimizers.Optimizer):
         precisions = [tf.convert_to_tensor(h) + self.prior_precision for h in self._hessians]
         return [tf.math.rsqrt(self.num_data * each) for each in precisions]
 
-    def hessians(self):
+    def hessians(self) -> list[Tensor]:
         """h of each trainable variable, tensors: how much the loss bends in each weight.
 
         Raises:
@@ -308,14 +321,14 @@ class IVON(TakesDraws, keras.optimizers.Optimizer):
         self._check_built()
         return [tf.convert_to_tensor(each) for each in self._hessians]
 
-    def to_mean(self):
+    def to_mean(self) -> None:
         """Sets the model's weights to the mean of the posterior. Does nothing if they are it."""
         for index, noise in enumerate(self._noises_or_none()):
             variable = self._trainable_variables[index]
             variable.assign(variable - self._noise_in(variable, index))
             noise.assign(keras.ops.zeros_like(noise))
 
-    def to_sample(self):
+    def to_sample(self) -> None:
         """Sets the model's weights to a draw, which the next step takes its gradient at."""
         self.to_mean()
         seed = self._seed(_OF_STARTS)
@@ -335,12 +348,12 @@ class IVON(TakesDraws, keras.optimizers.Optimizer):
                 "Received: built=False"
             )
 
-    def finalize_variable_values(self, var_list):
+    def finalize_variable_values(self, var_list: Any) -> None:
         """Sets the weights to the mean, as Keras asks for at the end of `fit`."""
         super().finalize_variable_values(var_list)
         self.to_mean()
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         for name in ("weight_decay", "use_ema", "ema_momentum", "ema_overwrite_frequency"):
             config.pop(name, None)

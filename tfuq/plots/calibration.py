@@ -1,7 +1,11 @@
 """Pictures of calibration: confidence against accuracy."""
 
-import numpy as np
+from __future__ import annotations
 
+import numpy as np
+from matplotlib.axes import Axes
+
+from tfuq._arguments import ArrayLike
 from tfuq._math.bounds import wilson_interval
 from tfuq.metrics import expected_calibration_error, reliability_curve
 from tfuq.plots._axes import GREY, PALE_BLUE, RED, axes_of
@@ -10,15 +14,15 @@ THIN = 10  # examples of a bin; of fewer little is known
 
 
 def reliability_diagram(
-    y_true,
-    y_pred,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
     *,
-    n_bins=15,
-    from_logits=False,
-    multi_label=False,
-    sample_weight=None,
-    ax=None,
-):
+    n_bins: int = 15,
+    from_logits: bool = False,
+    multi_label: bool = False,
+    sample_weight: ArrayLike | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """Draws the accuracy of the predictions made with each confidence, and how many they are.
 
     A calibrated model's bars end on the diagonal; bars below it are over-confident. The hatched

@@ -1,13 +1,22 @@
 """Pictures of the cost and gain of rejection, and of the guarantee of a rule."""
 
-import numpy as np
+from __future__ import annotations
 
-from tfuq._arguments import check_integer, shown
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from tfuq._arguments import ArrayLike, check_integer, shown
 from tfuq._math.bounds import clopper_pearson_interval
+from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq._predictions.scores import GIVEN
+from tfuq._predictions.uncertainty import Uncertainty
 from tfuq.plots._axes import RED, axes_of, line_style
 from tfuq.selective import risk_coverage_curve
 from tfuq.selective.own_loss import losses_of, own_loss, risk_in_words
+from tfuq.selective.rule import RejectionRule
 
 CONFIDENCE = 0.95  # of the band around a curve
 MARKED = 10  # markers along a curve
@@ -15,16 +24,16 @@ FIRST = 0.02  # coverage from which on all of a curve is seen: before it a risk 
 
 
 def risk_coverage(
-    probs,
-    labels,
+    probs: ArrayLike | Uncertainty | RegressionUncertainty,
+    labels: ArrayLike,
     *,
-    score=None,
-    rule=None,
-    loss=None,
-    from_logits=False,
-    multi_label=False,
-    ax=None,
-):
+    score: Any = None,
+    rule: RejectionRule | None = None,
+    loss: Any = None,
+    from_logits: bool = False,
+    multi_label: bool = False,
+    ax: Axes | None = None,
+) -> Axes:
     """Draws the share of wrong answers among the accepted over the share that is accepted.
 
     The band around the curve is the Clopper-Pearson interval of each point by itself, at 95 %,
@@ -150,7 +159,14 @@ def _draw_rule(ax, rule, found, is_own):
     return max(risk, target or 0.0)
 
 
-def detection_histograms(scores, *, threshold=None, n_bins=40, xlabel="score", ax=None):
+def detection_histograms(
+    scores: Mapping[str, ArrayLike],
+    *,
+    threshold: float | None = None,
+    n_bins: int = 40,
+    xlabel: str = "score",
+    ax: Axes | None = None,
+) -> Axes:
     """Draws how a score is distributed over several sets, such as known and unknown images.
 
     Args:

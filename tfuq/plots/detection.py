@@ -1,15 +1,25 @@
 """Pictures of corruption and of out-of-distribution detection."""
 
-import numpy as np
+from __future__ import annotations
 
-from tfuq._arguments import check_choice, shown
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+
+from tfuq._arguments import ArrayLike, check_choice, shown
+from tfuq.corruptions.evaluation import CorruptionReport
 from tfuq.ood.log_features import squared_norms
 from tfuq.plots._axes import PALE_BLUE, axes_of, figure_of, label_decades, line_style
 
 NORM_BINS = 25
 
 
-def corruption_heat_map(report, figure="accuracy", *, ax=None):
+def corruption_heat_map(
+    report: CorruptionReport, figure: str = "accuracy", *, ax: Axes | None = None
+) -> Axes:
     """Draws one figure of a corruption report: a row per corruption, a column per severity.
 
     Args:
@@ -64,8 +74,13 @@ def corruption_heat_map(report, figure="accuracy", *, ax=None):
 
 
 def gradient_distributions(
-    features_by_set, names=None, *, labels_by_set=None, columns=None, figure=None
-):
+    features_by_set: Mapping[str, ArrayLike],
+    names: Sequence[str] | None = None,
+    *,
+    labels_by_set: Mapping[str, ArrayLike] | None = None,
+    columns: Sequence[int | str] | None = None,
+    figure: Figure | SubFigure | None = None,
+) -> Any:
     """Draws how the squared gradient norms of several sets are distributed, a panel per column.
 
     As figure 3(a) of Lee and AlRegib: where the sets lie apart, this part of the model tells them

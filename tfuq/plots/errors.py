@@ -1,8 +1,13 @@
 """Pictures of errors: confusion matrices and ROC curves."""
 
-import numpy as np
+from __future__ import annotations
 
-from tfuq._arguments import check_choice, shown
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from tfuq._arguments import ArrayLike, check_choice, shown
 from tfuq._files.tables import names_of
 from tfuq._predictions.examples import from_arrays
 from tfuq.plots._axes import GREY, axes_of, line_style, name_classes, write_cells
@@ -12,8 +17,15 @@ LARGEST_LABELLED = 20  # classes; more of them have no number in each cell
 
 
 def confusion_matrix(
-    y_true, y_pred, *, names=None, normalize="true", from_logits=False, sample_weight=None, ax=None
-):
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    names: Sequence[str] | None = None,
+    normalize: str | None = "true",
+    from_logits: bool = False,
+    sample_weight: ArrayLike | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """Draws how often each true class (row) was predicted as each class (column).
 
     Args:
@@ -60,17 +72,17 @@ def confusion_matrix(
 
 
 def confusion_difference(
-    y_true,
-    y_pred,
-    other,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    other: ArrayLike,
     *,
-    models=("first", "second"),
-    names=None,
-    normalize="true",
-    from_logits=False,
-    sample_weight=None,
-    ax=None,
-):
+    models: Sequence[str] = ("first", "second"),
+    names: Sequence[str] | None = None,
+    normalize: str | None = "true",
+    from_logits: bool = False,
+    sample_weight: ArrayLike | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """Draws the confusion matrix of one model minus that of another.
 
     As figure 3-13 of Mishra (2020), "our method vs. SGD". What is better of the first model is
@@ -128,16 +140,16 @@ def confusion_difference(
 
 
 def roc_curves(
-    y_true,
-    y_pred,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
     *,
-    names=None,
-    classes=None,
-    from_logits=False,
-    multi_label=False,
-    sample_weight=None,
-    ax=None,
-):
+    names: Sequence[str] | None = None,
+    classes: Sequence[int] | None = None,
+    from_logits: bool = False,
+    multi_label: bool = False,
+    sample_weight: ArrayLike | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """Draws the ROC of each class against all others, with its area.
 
     Args:

@@ -1,9 +1,16 @@
 """Pictures of single examples, accepted and rejected, and of their uncertainty."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
 from scipy.stats import binomtest
 
-from tfuq._arguments import check_fraction, check_integer, shown, to_float64
+from tfuq._arguments import ArrayLike, check_fraction, check_integer, shown, to_float64
 from tfuq._files.tables import names_of
 from tfuq._predictions.examples import from_arrays
 from tfuq._predictions.masks import stretched
@@ -14,17 +21,17 @@ N_BINS = 10
 
 
 def accept_reject_grid(
-    images,
-    y_true,
-    y_pred,
+    images: ArrayLike,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
     *,
-    threshold=0.5,
-    accepted=None,
-    names=None,
-    count=6,
-    from_logits=False,
-    figure=None,
-):
+    threshold: float = 0.5,
+    accepted: ArrayLike | None = None,
+    names: Sequence[str] | None = None,
+    count: int = 6,
+    from_logits: bool = False,
+    figure: Figure | SubFigure | None = None,
+) -> Any:
     """Draws examples just above and just below the line between accepted and rejected.
 
     The upper row are the accepted of the lowest confidence, nearest to the line first; the lower
@@ -85,7 +92,14 @@ def accept_reject_grid(
     return figure
 
 
-def uncertainty_against_error(uncertainty, errors, *, n_bins=N_BINS, xlabel="uncertainty", ax=None):
+def uncertainty_against_error(
+    uncertainty: ArrayLike,
+    errors: ArrayLike,
+    *,
+    n_bins: int = N_BINS,
+    xlabel: str = "uncertainty",
+    ax: Axes | None = None,
+) -> Axes:
     """Draws how often answers are wrong at each level of an uncertainty.
 
     A useful uncertainty climbs. Bins hold equally many examples; the bar of each is the Wilson

@@ -1,10 +1,19 @@
 """Pictures of explanations: maps over their images, and pairs of confused classes."""
 
-import numpy as np
+from __future__ import annotations
 
-from tfuq._arguments import check_flags, check_fraction, shown, to_float64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+
+from tfuq._arguments import ArrayLike, check_flags, check_fraction, shown, to_float64
 from tfuq._files.tables import check_top, names_of
 from tfuq._predictions.masks import stretched
+from tfuq.interpret.confusions import ConfusedPairs
+from tfuq.interpret.label_noise import LabelNoisePairs
 from tfuq.plots._axes import COLOURS, axes_of, figure_of, name_classes, write_cells
 
 COLOUR_MAPS = {"positive": "magma", "signed": "RdBu"}  # the first grows lighter throughout
@@ -12,7 +21,15 @@ FEWEST_RUNS = 3  # of which a deviation is drawn
 LARGEST_LABELLED = 12  # classes; more of them have no number in each cell
 
 
-def explanation_maps(images, maps, *, titles=None, alpha=0.55, same_scale=False, figure=None):
+def explanation_maps(
+    images: ArrayLike,
+    maps: ArrayLike | Mapping[str, ArrayLike],
+    *,
+    titles: Sequence[str] | None = None,
+    alpha: float = 0.55,
+    same_scale: bool = False,
+    figure: Figure | SubFigure | None = None,
+) -> Any:
     """Draws images beside maps of what supports a class or makes the model unsure.
 
     A map that is never below 0 goes from dark to light, with a line at half of its maximum; a map
@@ -120,7 +137,7 @@ def _draw_column(axes, images, values, alpha, same_scale):
 # --- Pairs of classes -------------------------------------------------------------------------
 
 
-def confused_pairs(found, *, top=10, ax=None):
+def confused_pairs(found: ConfusedPairs, *, top: int | None = 10, ax: Axes | None = None) -> Axes:
     """Draws how often pairs of classes are taken for each other, as Mishra (2020, figure 4-5).
 
     A bar is the mean over the runs; from three runs on, the line on it is one standard deviation to
@@ -169,7 +186,9 @@ def confused_pairs(found, *, top=10, ax=None):
     return ax
 
 
-def label_noise_pairs(found, *, names=None, ax=None):
+def label_noise_pairs(
+    found: LabelNoisePairs, *, names: Sequence[str] | None = None, ax: Axes | None = None
+) -> Axes:
     """Draws how the label noise of classes is related: the mean correlations of their logits.
 
     Args:

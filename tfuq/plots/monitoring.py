@@ -1,8 +1,15 @@
 """Pictures of a monitor: the wealth of its tests while cases come."""
 
-import numpy as np
+from __future__ import annotations
 
-from tfuq._arguments import shown
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from tfuq._arguments import ArrayLike, shown
+from tfuq._predictions.numbers import RegressionUncertainty
+from tfuq._predictions.uncertainty import Uncertainty
 from tfuq.plots._axes import GREY, axes_of, line_style
 from tfuq.selective import Monitor
 from tfuq.selective.monitor import SHARES
@@ -11,7 +18,15 @@ MOST_POINTS = 2000  # cases that are drawn
 LEAST = 1e-3  # wealth; less says no more
 
 
-def monitor_process(monitor, probs, labels=None, groups=None, *, score=None, ax=None):
+def monitor_process(
+    monitor: Monitor,
+    probs: ArrayLike | Uncertainty | RegressionUncertainty,
+    labels: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    *,
+    score: Any = None,
+    ax: Axes | None = None,
+) -> Axes:
     """Draws the wealth of each test of a monitor while cases come, and where it raises an alarm.
 
     A test's wealth stays about 1 or falls while nothing has changed; its alarm is raised where it

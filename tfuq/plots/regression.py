@@ -4,11 +4,16 @@ All take what `tfuq.predictive.predict_uncertainty` gave of a regression. Those 
 others, such as those of a `tfuq.selective.ConformalRegressor`, where they are given.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
+from matplotlib.axes import Axes
 from scipy import stats
 
 from tfuq import metrics
-from tfuq._arguments import check_flags, check_integer
+from tfuq._arguments import ArrayLike, check_flags, check_integer
 from tfuq._math.intervals import is_inside
 from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq.plots._axes import COLOURS, GREY, MARKERS, PALE_BLUE, RED, axes_of, line_style
@@ -20,19 +25,19 @@ MOST_DRAWN = 1000  # points; all of them count
 
 
 def intervals_over(
-    x,
-    y_pred,
-    y_true=None,
+    x: ArrayLike,
+    y_pred: ArrayLike,
+    y_true: ArrayLike | None = None,
     *,
-    feature=None,
-    level=None,
-    intervals=None,
-    unit=None,
-    bars=None,
-    xlabel="input",
-    quantity="number",
-    ax=None,
-):
+    feature: int | None = None,
+    level: float | None = None,
+    intervals: tuple[ArrayLike, ArrayLike] | None = None,
+    unit: int | None = None,
+    bars: bool | None = None,
+    xlabel: str = "input",
+    quantity: str = "number",
+    ax: Axes | None = None,
+) -> Axes:
     """Draws predicted numbers and their intervals over one input.
 
     A line and a band where there is one prediction for each x; points and bars where several
@@ -124,8 +129,15 @@ def _draw_true(ax, x, true, inside):
 
 
 def predicted_against_true(
-    y_true, y_pred, *, level=None, intervals=None, unit=None, quantity="number", ax=None
-):
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    level: float | None = None,
+    intervals: tuple[ArrayLike, ArrayLike] | None = None,
+    unit: int | None = None,
+    quantity: str = "number",
+    ax: Axes | None = None,
+) -> Axes:
     """Draws predicted numbers with their intervals over the true ones.
 
     An interval that crosses the diagonal holds the true number; the others are red, with square
@@ -179,7 +191,14 @@ def predicted_against_true(
     return ax
 
 
-def quantile_calibration(y_true, y_pred, *, levels=None, unit=None, ax=None):
+def quantile_calibration(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    levels: Sequence[float] | None = None,
+    unit: int | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """Draws the share of the labels that are below the predicted quantiles, over their level.
 
     A calibrated network follows the diagonal. A curve that is flat in the middle says that the
@@ -249,16 +268,16 @@ def _curve(y_true, found, levels, unit):
 
 
 def error_against_width(
-    y_true,
-    y_pred,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
     *,
-    level=None,
-    intervals=None,
-    n_bins=N_BINS,
-    unit=None,
-    quantity="number",
-    ax=None,
-):
+    level: float | None = None,
+    intervals: tuple[ArrayLike, ArrayLike] | None = None,
+    n_bins: int = N_BINS,
+    unit: int | None = None,
+    quantity: str = "number",
+    ax: Axes | None = None,
+) -> Axes:
     """Draws how far off predictions are over the width of their intervals.
 
     A useful width has a mean error that climbs with it. Bins hold equally many numbers; the bar of

@@ -1,22 +1,27 @@
 """Pictures of rejection by a threshold of the confidence."""
 
-import numpy as np
+from __future__ import annotations
 
-from tfuq._arguments import check_fraction
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from tfuq._arguments import ArrayLike, check_fraction
 from tfuq.metrics import rejection_rate, rejection_table, reliability_curve
 from tfuq.plots._axes import COLOURS, MARKERS, PALE_BLUE, RED, axes_of
 
 
 def rejection_curve(
-    y_true,
-    y_pred,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
     *,
-    thresholds=None,
-    from_logits=False,
-    multi_label=False,
-    sample_weight=None,
-    ax=None,
-):
+    thresholds: Sequence[float] | None = None,
+    from_logits: bool = False,
+    multi_label: bool = False,
+    sample_weight: ArrayLike | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """Draws accuracy on accepted and coverage against the threshold, for one model or several.
 
     Where nothing is accepted any more there is no accuracy, and its line ends.
@@ -75,15 +80,15 @@ def _draw_curves(ax, thresholds, table, prefix, i):
 
 
 def confidence_histogram(
-    y_pred,
+    y_pred: ArrayLike,
     *,
-    y_true=None,
-    threshold=None,
-    n_bins=20,
-    from_logits=False,
-    multi_label=False,
-    ax=None,
-):
+    y_true: ArrayLike | None = None,
+    threshold: float | None = None,
+    n_bins: int = 20,
+    from_logits: bool = False,
+    multi_label: bool = False,
+    ax: Axes | None = None,
+) -> Axes:
     """Draws how many predictions were made with what confidence, and what a threshold rejects.
 
     With labels, each bar is split into correct (plain) and wrong (hatched) predictions.

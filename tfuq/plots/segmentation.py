@@ -1,11 +1,18 @@
 """Pictures of masks and their uncertainty."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 
-from tfuq._arguments import check_choice, check_positive
+from tfuq._arguments import ArrayLike, check_choice, check_positive
 from tfuq._predictions.masks import error_map, mean_probs, predicted_classes, read_masks, stretched
+from tfuq._predictions.numbers import RegressionUncertainty
+from tfuq._predictions.uncertainty import Uncertainty
 from tfuq.plots._axes import COLOURS, RED, figure_of
 from tfuq.predictive import entropy
 
@@ -18,16 +25,16 @@ PALETTES = {
 
 
 def uncertainty_maps(
-    images,
-    masks,
-    probs,
+    images: ArrayLike,
+    masks: ArrayLike,
+    probs: ArrayLike | Uncertainty | RegressionUncertainty,
     *,
-    raters_axis=None,
-    threshold=None,
-    palette="safe",
-    max_entropy=None,
-    figure=None,
-):
+    raters_axis: int | None = None,
+    threshold: float | None = None,
+    palette: str = "safe",
+    max_entropy: float | None = None,
+    figure: Figure | SubFigure | None = None,
+) -> Any:
     """Draws image, mask, prediction and entropy of each example, a row for each.
 
     The prediction lies over the image in the colours of `error_map`: true positives green, false

@@ -1,12 +1,17 @@
 """Pictures of learning rates."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
+from matplotlib.axes import Axes
 
 from tfuq._arguments import shown, to_float64
 from tfuq.plots._axes import COLOURS, GREY, PALE_BLUE, RED, axes_of
 
 
-def lr_range_test(result, ax=None):
+def lr_range_test(result: Any, ax: Axes | None = None) -> Axes:
     """Draws the losses of a learning rate range test over the rate, and what it suggests.
 
     Points are the losses of single steps, the line is their moving average. The view ends at twice
@@ -26,8 +31,7 @@ def lr_range_test(result, ax=None):
     Example:
 
     >>> import numpy as np, tfuq
-    >>> from tfuq.callbacks.lr_sweep import read_sweep
-    >>> rates = np.geomspace(1e-4, 1, 9)
+    >>>     >>> rates = np.geomspace(1e-4, 1, 9)
     >>> found = read_sweep(rates, [3, 3, 2.9, 2.5, 2, 1.6, 1.4, 1.5, 4], 0.5, diverged=True)
     >>> ax = tfuq.plots.lr_range_test(found)
     >>> ax.get_xlabel(), ax.get_xscale()
@@ -77,7 +81,7 @@ def _view(losses, smoothed):
     return lowest - margin, highest + margin
 
 
-def learning_rate_curve(rates, ax=None):
+def learning_rate_curve(rates: Any, ax: Axes | None = None) -> Axes:
     """Draws the learning rate over the steps of a training.
 
     Args:

@@ -1,9 +1,13 @@
 """Predictions for the same images, augmented in several ways."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer, check_model
+from tfuq._arguments import Data, ModelLike, Output, check_integer, check_model
 from tfuq._models.batches import batches
 from tfuq._models.meaning import reading_of
 from tfuq._predictions.stacks import samples
@@ -12,20 +16,20 @@ from tfuq.predictive._views import expected_inputs, make_views, predictions
 
 
 def test_time_augmentation(
-    model,
-    x,
-    augment,
-    num_samples=None,
-    batch_size=32,
+    model: ModelLike,
+    x: Data,
+    augment: Any,
+    num_samples: int | None = None,
+    batch_size: int = 32,
     *,
-    output=None,
-    from_logits=None,
-    multi_label=None,
-    include_original=True,
-    summary=False,
-    seed=0,
-    verbose=0,
-):
+    output: Output | None = None,
+    from_logits: bool | None = None,
+    multi_label: bool | None = None,
+    include_original: bool = True,
+    summary: bool = False,
+    seed: int = 0,
+    verbose: int = 0,
+) -> np.ndarray | Uncertainty:
     """Test-time augmentation: a stack of predictions of the same images, augmented.
 
     Where they differ, the prediction hangs on what should not matter. In a `decompose` of the

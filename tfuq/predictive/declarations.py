@@ -1,10 +1,13 @@
 """Declarations that travel with a model: names of its classes, and its inputs."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
 
-from tfuq._arguments import shown
+from tfuq._arguments import ModelLike, PathLike, shown
 from tfuq._files.declared import recalled, remember
 from tfuq._images.inputs import InputSpec
 from tfuq._predictions.class_names import check_count, checked_names
@@ -29,8 +32,14 @@ class Declared(NamedTuple):
 
 
 def declare(
-    model, *, class_names=None, value_range=None, size=None, channels=None, resize="bilinear"
-):
+    model: keras.Model,
+    *,
+    class_names: Sequence[str] | None = None,
+    value_range: tuple[float, float] | None = None,
+    size: tuple[int, int] | None = None,
+    channels: str | None = None,
+    resize: str = "bilinear",
+) -> Declared:
     """Declares class names, range and size of images of a model; saved with the model.
 
     `model.save` writes it into the `.keras` file of a functional or `Sequential` model, which any
@@ -88,7 +97,7 @@ def declare(
     return Declared(names, inputs)
 
 
-def declared(model):
+def declared(model: ModelLike | PathLike) -> Declared:
     """What is declared of a model: `Declared`.
 
     Args:

@@ -1,28 +1,35 @@
 """Predictions of networks drawn from a model with random weights."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 import numpy as np
 
+from tfuq._arguments import Data, ModelLike, Output
 from tfuq._models.batches import batches
 from tfuq._models.outputs import select_output
+from tfuq._predictions.family import Family
 from tfuq._predictions.stacks import samples
 from tfuq._predictions.uncertainty import concatenated
 from tfuq.predictive.sampler import NUM_SAMPLES, sampler_of, uncertainty
 
 
 def sample_predictions(
-    model,
-    x,
-    num_samples=NUM_SAMPLES,
-    batch_size=32,
+    model: ModelLike,
+    x: Data,
+    num_samples: int = NUM_SAMPLES,
+    batch_size: int = 32,
     *,
-    output=None,
-    from_logits=None,
-    multi_label=None,
-    seed=0,
-    verbose=0,
-    family=None,
-):
+    output: Output | None = None,
+    from_logits: bool | None = None,
+    multi_label: bool | None = None,
+    seed: int = 0,
+    verbose: int = 0,
+    family: str | Mapping[str, Any] | Family | None = None,
+) -> np.ndarray:
     """Probabilities of `num_samples` networks, drawn from a model with random weights.
 
     Every sample is one network: it has the same weights for all examples, whatever the batches. The
@@ -81,18 +88,18 @@ def sample_predictions(
 
 
 def predict_uncertainty(
-    model,
-    x,
-    num_samples=NUM_SAMPLES,
-    batch_size=32,
+    model: ModelLike,
+    x: Data,
+    num_samples: int = NUM_SAMPLES,
+    batch_size: int = 32,
     *,
-    output=None,
-    from_logits=None,
-    multi_label=None,
-    seed=0,
-    verbose=0,
-    family=None,
-):
+    output: Output | None = None,
+    from_logits: bool | None = None,
+    multi_label: bool | None = None,
+    seed: int = 0,
+    verbose: int = 0,
+    family: str | Mapping[str, Any] | Family | None = None,
+) -> Any:
     """Predicts with a model: mean prediction, and its aleatoric and epistemic uncertainty.
 
     As `decompose(sample_predictions(...))`, without keeping the samples: memory does not grow with

@@ -1,14 +1,18 @@
 """Scores of data that do not fit into memory, in files that survive whatever kills the process."""
 
+from __future__ import annotations
+
 import itertools
 import pathlib
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfuq._arguments import check_flags, check_integer
+from tfuq._arguments import ModelLike, Output, PathLike, check_flags, check_integer
 from tfuq._files.shards import ShardFolder, chosen_format
 from tfuq._models.torch_data import keras_data
+from tfuq._predictions.family import Family
 from tfuq._predictions.scores import new_word
 from tfuq.predictive.column_notes import notes_of
 from tfuq.predictive.identity import ANOTHER, Marks, batch_digest
@@ -40,29 +44,29 @@ class ScoredDataset(NamedTuple):
 
 
 def score_dataset(
-    model,
-    data,
-    path,
+    model: ModelLike,
+    data: Any,
+    path: PathLike,
     *,
-    format=None,
-    num_samples=None,
-    batch_size=32,
-    shard_size=10_000,
-    rule=None,
-    ood=None,
-    output=None,
-    from_logits=None,
-    multi_label=None,
-    family=None,
-    level=None,
-    conformal=None,
-    columns=None,
-    decode=None,
-    class_names=None,
-    seed=0,
-    resume=True,
-    verbose=1,
-):
+    format: str | None = None,
+    num_samples: int | None = None,
+    batch_size: int = 32,
+    shard_size: int = 10_000,
+    rule: Any = None,
+    ood: Any = None,
+    output: Output | None = None,
+    from_logits: bool | None = None,
+    multi_label: bool | None = None,
+    family: str | Mapping[str, Any] | Family | None = None,
+    level: float | None = None,
+    conformal: Any = None,
+    columns: Sequence[str] | None = None,
+    decode: Callable[[str], Any] | None = None,
+    class_names: Sequence[str] | None = None,
+    seed: int = 0,
+    resume: bool = True,
+    verbose: int = 1,
+) -> ScoredDataset:
     """Predictions and uncertainties of any number of examples, in files, a shard at a time.
 
     Memory holds one shard of rows and one batch. A process that was killed goes on where it
@@ -259,7 +263,9 @@ def _joined(parts):
     return joined
 
 
-def read_scores(path, columns=None, *, as_frame=False):
+def read_scores(
+    path: PathLike, columns: Sequence[str] | None = None, *, as_frame: bool = False
+) -> Any:
     """The columns that `score_dataset` wrote, of all examples in their order.
 
     The folder has to be complete, and every shard is checked to be what was written. (A folder of

@@ -1,10 +1,14 @@
 """Base of functions and layers that prepare images: types, ranges of values, resampling."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer, checked_range
+from tfuq._arguments import ArrayLike, Tensor, check_integer, checked_range
 from tfuq._images.pieces import PIECE, as_unit, checked_images, from_unit, tensor_of
 
 # --- Images in, images out --------------------------------------------------------------------
@@ -54,22 +58,22 @@ class ImageLayer(keras.layers.Layer):
         value_range: Black and white of floating-point images.
     """
 
-    def __init__(self, value_range, **kwargs):
+    def __init__(self, value_range: tuple[float, float], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.value_range = checked_range(value_range)
 
-    def prepare(self, images):
+    def prepare(self, images: ArrayLike) -> Tensor:
         """The result for images of uint8, or of floating point in [0, 1]."""
         raise NotImplementedError
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Any:
         dtype = keras.tree.flatten(inputs)[0].dtype
         if not dtype.is_floating:
             return self.prepare(inputs)
         images = keras.tree.map_structure(lambda each: as_unit(each, self.value_range), inputs)
         return from_unit(self.prepare(images), self.value_range, dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "value_range": self.value_range}
 
 

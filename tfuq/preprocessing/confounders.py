@@ -1,12 +1,17 @@
 """Removal of coloured marks, such as pen on skin, by k-means of colours."""
 
+from __future__ import annotations
+
 import warnings
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tfuq._arguments import (
+    ArrayLike,
+    Tensor,
     check_flags,
     check_fraction,
     check_integer,
@@ -23,19 +28,19 @@ ITERATIONS = 10  # of k-means, which here has settled before
 
 
 def remove_confounders(
-    images,
-    marker_colors=None,
-    tolerance=0.2,
-    grid=8,
-    num_colors=4,
-    min_share=0.1,
-    keep_shades=True,
-    margin=1,
+    images: ArrayLike,
+    marker_colors: Sequence[Sequence[float]] | None = None,
+    tolerance: float = 0.2,
+    grid: int = 8,
+    num_colors: int = 4,
+    min_share: float = 0.1,
+    keep_shades: bool = True,
+    margin: int = 1,
     *,
-    keep_middle=True,
-    max_share=0.3,
-    return_mask=False,
-):
+    keep_middle: bool = True,
+    max_share: float = 0.3,
+    return_mask: bool = False,
+) -> Any:
     """Images with marks painted over in the colour that dominates around them.
 
     After Mishra (2020, section 4.4), who sets thresholds by hand: a mask finds the marks (see
@@ -109,17 +114,17 @@ def remove_confounders(
 
 
 def confounder_mask(
-    images,
-    marker_colors=None,
-    tolerance=0.2,
-    num_colors=4,
-    min_share=0.1,
-    keep_shades=True,
-    margin=1,
+    images: ArrayLike,
+    marker_colors: Sequence[Sequence[float]] | None = None,
+    tolerance: float = 0.2,
+    num_colors: int = 4,
+    min_share: float = 0.1,
+    keep_shades: bool = True,
+    margin: int = 1,
     *,
-    keep_middle=True,
-    max_share=0.3,
-):
+    keep_middle: bool = True,
+    max_share: float = 0.3,
+) -> Tensor:
     """Where images hold marks: what `remove_confounders` paints over.
 
     With `marker_colors`: pixels with |x - m| <= tolerance for one of these colours m. Without:
@@ -223,18 +228,18 @@ class ConfounderRemoval(ImageLayer):
 
     def __init__(
         self,
-        marker_colors=None,
-        tolerance=0.2,
-        grid=8,
-        num_colors=4,
-        min_share=0.1,
-        keep_shades=True,
-        margin=1,
-        value_range=(0.0, 255.0),
-        keep_middle=True,
-        max_share=0.3,
-        **kwargs,
-    ):
+        marker_colors: Sequence[Sequence[float]] | None = None,
+        tolerance: float = 0.2,
+        grid: int = 8,
+        num_colors: int = 4,
+        min_share: float = 0.1,
+        keep_shades: bool = True,
+        margin: int = 1,
+        value_range: tuple[float, float] = (0.0, 255.0),
+        keep_middle: bool = True,
+        max_share: float = 0.3,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(value_range, **kwargs)
         marks = Marks(
             *(marker_colors, tolerance, num_colors, min_share, keep_shades, margin),
@@ -251,7 +256,7 @@ class ConfounderRemoval(ImageLayer):
         self.keep_middle = keep_middle
         self.max_share = max_share
 
-    def prepare(self, images):
+    def prepare(self, images: ArrayLike) -> Tensor:
         return remove_confounders(images, **self._options())
 
     def _options(self):
@@ -267,7 +272,7 @@ class ConfounderRemoval(ImageLayer):
             "max_share": self.max_share,
         }
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self._options()}
 
 

@@ -1,15 +1,24 @@
 """Contrast-limited adaptive histogram equalization (CLAHE)."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import tensorflow as tf
 
-from tfuq._arguments import check_fraction, check_integer, register
+from tfuq._arguments import ArrayLike, Tensor, check_fraction, check_integer, register
 from tfuq._images.arithmetic import inside
 from tfuq.preprocessing._layers import ImageLayer, checked_pair, computed
 
 LEVELS = 2**14  # of brightness, as in scikit-image
 
 
-def clahe(images, kernel_size=None, clip_limit=0.01, n_bins=256):
+def clahe(
+    images: ArrayLike,
+    kernel_size: int | tuple[int, int] | None = None,
+    clip_limit: float = 0.01,
+    n_bins: int = 256,
+) -> Tensor:
     """CLAHE: contrast-limited adaptive histogram equalization of images.
 
     Each tile of the image has a mapping of brightness, the running sum of its histogram, whose
@@ -103,17 +112,22 @@ class CLAHE(ImageLayer):
     """
 
     def __init__(
-        self, kernel_size=None, clip_limit=0.01, n_bins=256, value_range=(0.0, 255.0), **kwargs
-    ):
+        self,
+        kernel_size: int | tuple[int, int] | None = None,
+        clip_limit: float = 0.01,
+        n_bins: int = 256,
+        value_range: tuple[float, float] = (0.0, 255.0),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(value_range, **kwargs)
         self.kernel_size = _checked_kernel_size(kernel_size, clip_limit, n_bins)
         self.clip_limit = clip_limit
         self.n_bins = n_bins
 
-    def prepare(self, images):
+    def prepare(self, images: ArrayLike) -> Tensor:
         return clahe(images, self.kernel_size, self.clip_limit, self.n_bins)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "kernel_size": self.kernel_size,

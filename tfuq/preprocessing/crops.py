@@ -1,8 +1,12 @@
 """Crops: the centre of the field of view, and the disc of a picture of the eye's fundus."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import tensorflow as tf
 
-from tfuq._arguments import check_flags, check_fraction, check_positive, register
+from tfuq._arguments import ArrayLike, Tensor, check_flags, check_fraction, check_positive, register
 from tfuq._images.arithmetic import grey
 from tfuq.preprocessing._layers import ImageLayer, checked_pair, computed, resampled
 
@@ -14,7 +18,9 @@ LEAST_SIDE = 0.1  # of the image, or what is bright is no disc
 # --- Field of view ----------------------------------------------------------------------------
 
 
-def center_field_of_view(images, fraction, size=None):
+def center_field_of_view(
+    images: ArrayLike, fraction: float, size: int | tuple[int, int] | str | None = None
+) -> Tensor:
     """The centre of images, as if the camera had been nearer.
 
     Mishra (2020, section 4.5.2) finds predictions of skin lesions to improve when the lesion covers
@@ -93,15 +99,21 @@ class CenterFieldOfView(ImageLayer):
     See also: `tfuq.preprocessing.center_field_of_view`.
     """
 
-    def __init__(self, fraction, size=None, value_range=(0.0, 255.0), **kwargs):
+    def __init__(
+        self,
+        fraction: float,
+        size: int | tuple[int, int] | str | None = None,
+        value_range: tuple[float, float] = (0.0, 255.0),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(value_range, **kwargs)
         self.size = _checked_view(fraction, size)
         self.fraction = fraction
 
-    def prepare(self, images):
+    def prepare(self, images: ArrayLike) -> Tensor:
         return center_field_of_view(images, self.fraction, self.size)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "fraction": self.fraction, "size": self.size}
 
 
@@ -116,7 +128,12 @@ def _checked_view(fraction, size):
 # --- Fundus -----------------------------------------------------------------------------------
 
 
-def crop_fundus(images, size, threshold=0.05, pad_to_aspect_ratio=True):
+def crop_fundus(
+    images: ArrayLike,
+    size: int | tuple[int, int],
+    threshold: float = 0.05,
+    pad_to_aspect_ratio: bool = True,
+) -> Tensor:
     """The disc of pictures of the eye's fundus, without the black around it, at one size.
 
     The crop goes from the first to the last row and column of which at least 2 % is brighter than
@@ -220,17 +237,22 @@ class FundusCrop(ImageLayer):
     """
 
     def __init__(
-        self, size, threshold=0.05, pad_to_aspect_ratio=True, value_range=(0.0, 255.0), **kwargs
-    ):
+        self,
+        size: int | tuple[int, int],
+        threshold: float = 0.05,
+        pad_to_aspect_ratio: bool = True,
+        value_range: tuple[float, float] = (0.0, 255.0),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(value_range, **kwargs)
         self.size = _checked_fundus(size, threshold, pad_to_aspect_ratio)
         self.threshold = threshold
         self.pad_to_aspect_ratio = pad_to_aspect_ratio
 
-    def prepare(self, images):
+    def prepare(self, images: ArrayLike) -> Tensor:
         return crop_fundus(images, self.size, self.threshold, self.pad_to_aspect_ratio)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "size": self.size,

@@ -1,9 +1,13 @@
 """Correction of gamma, and of uneven light from a pair of pictures with and without flash."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
-from tfuq._arguments import check_fraction, check_positive, register
+from tfuq._arguments import ArrayLike, Tensor, check_fraction, check_positive, register
 from tfuq._images.arithmetic import smoothed
 from tfuq.preprocessing._layers import ImageLayer, computed
 
@@ -19,7 +23,7 @@ def _power(values, exponent):
 # --- Gamma ------------------------------------------------------------------------------------
 
 
-def adjust_gamma(images, gamma=1.0, gain=1.0):
+def adjust_gamma(images: ArrayLike, gamma: float = 1.0, gain: float = 1.0) -> Tensor:
     """Images with another gamma: darker in the middle for `gamma` above 1, brighter below.
 
     Formula:
@@ -86,24 +90,36 @@ class Gamma(ImageLayer):
     See also: `tfuq.preprocessing.adjust_gamma`, `tfuq.preprocessing.CLAHE`.
     """
 
-    def __init__(self, gamma=1.0, gain=1.0, value_range=(0.0, 255.0), **kwargs):
+    def __init__(
+        self,
+        gamma: float = 1.0,
+        gain: float = 1.0,
+        value_range: tuple[float, float] = (0.0, 255.0),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(value_range, **kwargs)
         check_positive("gamma", gamma)
         check_positive("gain", gain)
         self.gamma = gamma
         self.gain = gain
 
-    def prepare(self, images):
+    def prepare(self, images: ArrayLike) -> Tensor:
         return adjust_gamma(images, self.gamma, self.gain)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "gamma": self.gamma, "gain": self.gain}
 
 
 # --- Illumination -----------------------------------------------------------------------------
 
 
-def correct_illumination(ambient, flash, sigma=16.0, gamma=2.2, threshold=0.02):
+def correct_illumination(
+    ambient: ArrayLike,
+    flash: ArrayLike,
+    sigma: float = 16.0,
+    gamma: float = 2.2,
+    threshold: float = 0.02,
+) -> Tensor:
     """Corrects the ambient light of pictures to white and even.
 
     A second picture of the same scene, with flash, tells light from surface: the flash alone lit
@@ -212,17 +228,24 @@ class IlluminationCorrection(ImageLayer):
     See also: `tfuq.preprocessing.correct_illumination`, `tfuq.preprocessing.CLAHE`.
     """
 
-    def __init__(self, sigma=16.0, gamma=2.2, threshold=0.02, value_range=(0.0, 255.0), **kwargs):
+    def __init__(
+        self,
+        sigma: float = 16.0,
+        gamma: float = 2.2,
+        threshold: float = 0.02,
+        value_range: tuple[float, float] = (0.0, 255.0),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(value_range, **kwargs)
         _check_light(sigma, gamma, threshold)
         self.sigma = sigma
         self.gamma = gamma
         self.threshold = threshold
 
-    def prepare(self, images):
+    def prepare(self, images: ArrayLike) -> Tensor:
         return correct_illumination(*_pair(images), self.sigma, self.gamma, self.threshold)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "sigma": self.sigma,

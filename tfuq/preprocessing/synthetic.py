@@ -1,11 +1,13 @@
 """Evaluation of a model on generated images whose mixture of classes is known."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
-from tfuq._arguments import check_choice, check_integer, shown, to_float64, told
+from tfuq._arguments import ArrayLike, Output, check_choice, check_integer, shown, to_float64, told
 from tfuq._files.tables import markdown_table
 from tfuq._math.bins import width_index
 from tfuq._models.batches import batches
@@ -54,7 +56,7 @@ class SyntheticEvaluation(NamedTuple):
     bin_mixing: np.ndarray
     bin_estimates: np.ndarray
 
-    def to_markdown(self, table="models"):
+    def to_markdown(self, table: str = "models") -> str:
         """A table in Markdown.
 
         Args:
@@ -92,16 +94,16 @@ class SyntheticEvaluation(NamedTuple):
 
 
 def evaluate_synthetic(
-    model,
-    images,
-    mixing=None,
+    model: Any,
+    images: ArrayLike,
+    mixing: ArrayLike | None = None,
     *,
-    n_bins=10,
-    batch_size=128,
-    output=None,
-    from_logits=None,
-    verbose=0,
-):
+    n_bins: int = 10,
+    batch_size: int = 128,
+    output: Output | None = None,
+    from_logits: bool | None = None,
+    verbose: int = 0,
+) -> SyntheticEvaluation:
     """Tests whether a model's posteriors follow the mixing ratios of generated images.
 
     Mishra (2020, section 5.7) tests that before generated images augment training data: images that

@@ -1,10 +1,14 @@
 """The report as a page: data, style and script in one file."""
 
+from __future__ import annotations
+
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from tfuq._arguments import check_integer, shown
+from tfuq._arguments import Data, Output, PathLike, check_integer, shown
 from tfuq._files.writing import written_whole
 from tfuq.report._accepted import HEADER, MOST_NAMED, NOTE
 from tfuq.report._content import read
@@ -19,37 +23,42 @@ from tfuq.report._number_inputs import are_numbers, check_classes, check_numbers
 from tfuq.report._numbers import read_numbers
 from tfuq.report._numbers_page import numbers_page
 from tfuq.report._thumbnails import PICTURES, picture_of
+from tfuq.selective.conformal import ConformalPredictor
+from tfuq.selective.gap import SelectiveGap
+from tfuq.selective.regression_rule import RegressionRule
+from tfuq.selective.rule import RejectionRule
+from tfuq.selective.shift import ShiftReport
 
 SHOWN = 6  # on each side of the threshold
 UNITS = dict.fromkeys(("predictive_entropy", "expected_entropy", "mutual_information"), " (nats)")
 
 
 def html(
-    source,
-    path,
+    source: Any,
+    path: PathLike,
     *,
-    data=None,
-    output=None,
-    batch_size=None,
-    images=None,
-    names=None,
-    groups=None,
-    rule=None,
-    threshold=None,
-    title="Report",
-    num_examples=80,
-    from_logits=None,
-    num_samples=None,
-    ood=None,
-    shift=None,
-    gap=None,
-    sets=None,
-    score=None,
-    seed=0,
-    tolerance=None,
-    quantity=None,
-    unit=None,
-):
+    data: Data | None = None,
+    output: Output | None = None,
+    batch_size: int | None = None,
+    images: Any = None,
+    names: Sequence[str] | None = None,
+    groups: Any = None,
+    rule: RejectionRule | RegressionRule | None = None,
+    threshold: float | None = None,
+    title: str = "Report",
+    num_examples: int = 80,
+    from_logits: bool | None = None,
+    num_samples: int | None = None,
+    ood: Mapping[str, Any] | None = None,
+    shift: ShiftReport | Mapping[str, Any] | None = None,
+    gap: SelectiveGap | None = None,
+    sets: ConformalPredictor | None = None,
+    score: Any = None,
+    seed: int = 0,
+    tolerance: float | None = None,
+    quantity: str | None = None,
+    unit: int | None = None,
+) -> pathlib.Path:
     """Writes an HTML page on which a person can try thresholds of rejection.
 
     A slider of the threshold shows coverage, accuracy, counts, the confusion matrix, each group and

@@ -1,6 +1,9 @@
 """The report as text, at one threshold."""
 
+from __future__ import annotations
+
 import re
+from typing import Any
 
 from tfuq._files.tables import markdown_table
 from tfuq.report._accepted import class_table, only_text, promise_text
@@ -13,7 +16,9 @@ MOST_CLASSES = 20
 OF_NUMBERS = ("tolerance", "quantity", "unit")
 
 
-def to_markdown(source, *, threshold=None, title="Report", **options):
+def to_markdown(
+    source: Any, *, threshold: float | None = None, title: str = "Report", **options: Any
+) -> str:
     """The figures of `tfuq.report.html` as Markdown, at one threshold.
 
     Args:

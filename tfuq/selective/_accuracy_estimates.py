@@ -1,9 +1,12 @@
 """Estimates of accuracy on new data, without their labels."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import numpy as np
 
+from tfuq._arguments import ArrayLike
 from tfuq._predictions.probabilities import entropy
 from tfuq._predictions.scores import score_name
 from tfuq.selective._shift_inputs import (
@@ -39,16 +42,16 @@ class AccuracyEstimate(NamedTuple):
 
 
 def average_thresholded_confidence(
-    probs_source,
-    labels,
-    probs_target,
+    probs_source: ArrayLike,
+    labels: ArrayLike,
+    probs_target: ArrayLike,
     *,
-    score="confidence",
-    confidence=0.95,
-    n_bootstrap=200,
-    seed=0,
-    from_logits=False,
-):
+    score: str = "confidence",
+    confidence: float = 0.95,
+    n_bootstrap: int = 200,
+    seed: int = 0,
+    from_logits: bool = False,
+) -> AccuracyEstimate:
     """Accuracy on new data without labels: the share of confidences above a threshold.
 
     Formula:
@@ -102,15 +105,15 @@ def average_thresholded_confidence(
 
 
 def difference_of_confidences(
-    probs_source,
-    labels,
-    probs_target,
+    probs_source: ArrayLike,
+    labels: ArrayLike,
+    probs_target: ArrayLike,
     *,
-    confidence=0.95,
-    n_bootstrap=200,
-    seed=0,
-    from_logits=False,
-):
+    confidence: float = 0.95,
+    n_bootstrap: int = 200,
+    seed: int = 0,
+    from_logits: bool = False,
+) -> AccuracyEstimate:
     """Accuracy on new data without labels: source accuracy minus the drop in confidence.
 
     Formula:

@@ -1,14 +1,34 @@
 """Calibration base class."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import check_choice, check_flags, check_integer, is_finite, shown, to_float64
+from tfuq._arguments import (
+    ArrayLike,
+    Data,
+    ModelLike,
+    Output,
+    Self,
+    check_choice,
+    check_flags,
+    check_integer,
+    is_finite,
+    shown,
+    to_float64,
+)
 from tfuq._models.predicting import predicted
 from tfuq._predictions.class_names import checked_names, numbered
 from tfuq._predictions.examples import BLOCK, in_blocks
 from tfuq._predictions.labelled import is_stack, labelled_predictions
+from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq._predictions.probabilities import check_probabilities, is_binary, probabilities
+from tfuq._predictions.uncertainty import Uncertainty
 from tfuq.layers import PostProcessing
 from tfuq.predictive import declared
 from tfuq.selective._calibrated_arrays import hashes_of_raw, tagged
@@ -36,7 +56,14 @@ class Calibration(Fitted):
     _on_logits = True
     _parameters = ()
 
-    def __init__(self, rank, from_logits, multi_label, average, fitted_to=None):
+    def __init__(
+        self,
+        rank: int | None,
+        from_logits: bool,
+        multi_label: bool,
+        average: str,
+        fitted_to: dict[str, Any] | None = None,
+    ) -> None:
         if rank is not None:
             check_integer("rank", rank, 1)
         check_flags(from_logits=from_logits, multi_label=multi_label)
@@ -48,7 +75,7 @@ class Calibration(Fitted):
         self.fitted_to = checked_fitted_to(fitted_to)
         self._remember()
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         names = (*self._parameters, "rank", "from_logits", "multi_label", "average")
         names += () if self.fitted_to is None else ("fitted_to",)
         return plain({name: getattr(self, name) for name in names})
@@ -62,12 +89,12 @@ class Calibration(Fitted):
     __hash__ = None
 
     @property
-    def gives_logits(self):
+    def gives_logits(self) -> bool:
         """Whether `transform` gives logits, and not probabilities."""
         return self.from_logits and self._on_logits
 
     @property
-    def is_fitted(self):
+    def is_fitted(self) -> bool:
         """Whether it has its parameters."""
         return all(getattr(self, name) is not None for name in self._parameters)
 
@@ -91,7 +118,15 @@ class Calibration(Fitted):
 
     # --- Fitting ------------------------------------------------------------------------------
 
-    def fit(self, probs, labels, sample_weight=None, *, class_names=None, ignore_class=None):
+    def fit(
+        self,
+        probs: ArrayLike | Uncertainty | RegressionUncertainty,
+        labels: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        class_names: Sequence[str] | None = None,
+        ignore_class: int | str | None = None,
+    ) -> Self:
         """Fits to labelled predictions, and forgets what was fitted before.
 
         A rule or a conformal predictor needs other rows than these, or its promise does not hold:
@@ -155,7 +190,16 @@ class Calibration(Fitted):
         }
 
     @classmethod
-    def fit_model(cls, model, data, *, output=None, batch_size=32, verbose=0, **options):
+    def fit_model(
+        cls,
+        model: ModelLike,
+        data: Data,
+        *,
+        output: Output | None = None,
+        batch_size: int = 32,
+        verbose: int = 0,
+        **options: Any,
+    ) -> Self:
         """A new object, fitted to what a model predicts for `data`, in one pass over it.
 
         Args:
@@ -231,7 +275,7 @@ class Calibration(Fitted):
 
     # --- Use ----------------------------------------------------------------------------------
 
-    def transform(self, probs):
+    def transform(self, probs: ArrayLike | Uncertainty | RegressionUncertainty) -> np.ndarray:
         """Calibrated predictions, arrays for arrays and tensors for tensors, in float32.
 
         Args:
@@ -266,7 +310,7 @@ class Calibration(Fitted):
 
     __call__ = transform
 
-    def probabilities(self, probs):
+    def probabilities(self, probs: ArrayLike | Uncertainty | RegressionUncertainty) -> Any:
         """As `transform`, but probabilities of logits as well."""
         found = self.transform(probs)
         if not (self.from_logits and self._on_logits):
@@ -275,7 +319,7 @@ class Calibration(Fitted):
         values = probabilities(ops.convert_to_tensor(found), True, binary)
         return values if ops.is_tensor(found) else ops.convert_to_numpy(values)
 
-    def append_to(self, model, output=None):
+    def append_to(self, model: keras.Model, output: Output | None = None) -> keras.Model:
         """A functional model of the same inputs whose output is calibrated; weights are shared.
 
         Args:

@@ -1,11 +1,15 @@
 """Label shift: class frequencies of new data, estimated and corrected for."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import numpy as np
 from scipy import optimize, stats
 
-from tfuq._arguments import to_float64
+from tfuq._arguments import ArrayLike, to_float64
+from tfuq._predictions.numbers import RegressionUncertainty
+from tfuq._predictions.uncertainty import Uncertainty
 from tfuq.selective._shift_inputs import (
     check_draws,
     confusion_of,
@@ -87,15 +91,15 @@ class LabelShift(NamedTuple):
 
 
 def black_box_shift_estimation(
-    probs_source,
-    labels,
-    probs_target,
+    probs_source: ArrayLike,
+    labels: ArrayLike,
+    probs_target: ArrayLike,
     *,
-    confidence=0.95,
-    n_bootstrap=500,
-    seed=0,
-    from_logits=False,
-):
+    confidence: float = 0.95,
+    n_bootstrap: int = 500,
+    seed: int = 0,
+    from_logits: bool = False,
+) -> LabelShift:
     """Frequencies of the classes in new data without labels, if only these frequencies changed.
 
     Formula:
@@ -158,7 +162,13 @@ def black_box_shift_estimation(
     )
 
 
-def correct_label_shift(probs, source_prior, target_prior, *, from_logits=False):
+def correct_label_shift(
+    probs: ArrayLike | Uncertainty | RegressionUncertainty,
+    source_prior: ArrayLike,
+    target_prior: ArrayLike,
+    *,
+    from_logits: bool = False,
+) -> np.ndarray:
     """Probabilities for data whose classes are more or less frequent than where they were learned.
 
     Formula:

@@ -1,5 +1,7 @@
 """Fitting of a rejection rule: targets, losses, and the threshold of each part of the examples."""
 
+from __future__ import annotations
+
 import warnings
 from typing import NamedTuple
 
@@ -48,7 +50,14 @@ class UnattainableRisk(ValueError):
     See also: `tfuq.selective.RejectionRule`, `tfuq.selective.gap`.
     """
 
-    def __init__(self, message, best_risk, coverage, examples_needed, examples_expected=None):
+    def __init__(
+        self,
+        message: str,
+        best_risk: float,
+        coverage: float,
+        examples_needed: int,
+        examples_expected: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.best_risk = best_risk
         """The lowest risk that can be promised from these examples with that confidence."""

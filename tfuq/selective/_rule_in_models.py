@@ -1,9 +1,14 @@
 """Rules as parts of models: decisions as tensors, and models that make them."""
 
+from __future__ import annotations
+
+from typing import Any
+
+import keras
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import shown
+from tfuq._arguments import Output, Tensor, shown
 from tfuq._predictions.scores import GIVEN, OF_STACKS, score_of
 from tfuq._predictions.stacks import is_stack_shape
 from tfuq.layers import PostProcessing
@@ -17,7 +22,7 @@ from tfuq.selective.base import with_outputs
 class InModels:
     """Rules that may be part of a model."""
 
-    def transform(self, predictions):
+    def transform(self, predictions: Tensor) -> dict[str, Tensor]:
         """Tensors `"probabilities"`, `"score"` and `"accept"` for tensors of predictions.
 
         Probabilities are means over the samples of a stack, in the form of the predictions. A rule
@@ -48,7 +53,9 @@ class InModels:
             mean = mean[..., None] if is_column else mean
         return {"probabilities": mean, "score": score, "accept": accepted}
 
-    def append_to(self, model, output=None, *, detector=None):
+    def append_to(
+        self, model: keras.Model, output: Output | None = None, *, detector: Any = None
+    ) -> keras.Model:
         """A functional model of the same inputs whose outputs are those of `transform`.
 
         Args:

@@ -1,10 +1,17 @@
 """Rejection rules on labelled data, and what was promised of them."""
 
-import functools
+from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from tfuq._arguments import ArrayLike
+from tfuq._predictions.numbers import RegressionUncertainty
+from tfuq._predictions.uncertainty import Uncertainty
 from tfuq.selective._joint_fitting import reads_of
 from tfuq.selective._losses import first_of, own_promises
-from tfuq.selective._rule_evaluation import description, evaluation_of
+from tfuq.selective._rule_evaluation import Evaluation, description, evaluation_of
 from tfuq.selective._rule_reading import read_labelled
 from tfuq.selective._void import filled
 
@@ -14,16 +21,16 @@ class JudgedRules:
 
     def evaluate(
         self,
-        probs,
-        labels,
-        groups=None,
+        probs: ArrayLike | Uncertainty | RegressionUncertainty,
+        labels: ArrayLike,
+        groups: ArrayLike | None = None,
         *,
-        loss=None,
-        positive_class=1,
-        score=None,
-        sample_weight=None,
-        ignore_class=None,
-    ):
+        loss: Any = None,
+        positive_class: int | str | Sequence[int | str] = 1,
+        score: str | None = None,
+        sample_weight: ArrayLike | None = None,
+        ignore_class: int | str | None = None,
+    ) -> Evaluation:
         """What is accepted of labelled data, and how much of that is wrong: an `Evaluation`.
 
         Args:
@@ -51,6 +58,6 @@ class JudgedRules:
         reads = reads_of(read, promises, again)
         return evaluation_of(read, accepted, promises, reads, self.class_names)
 
-    def describe(self):
+    def describe(self) -> str:
         """What the rule does and what was promised, in a sentence for who has to rely on it."""
         return description(self)

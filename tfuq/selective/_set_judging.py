@@ -1,9 +1,15 @@
 """Conformal sets on labelled data, and what was promised of them."""
 
+from __future__ import annotations
+
 import numpy as np
 
-from tfuq._arguments import check_choice
+from tfuq._arguments import ArrayLike, check_choice
+from tfuq._predictions.numbers import RegressionUncertainty
+from tfuq._predictions.uncertainty import Uncertainty
 from tfuq.selective._set_evaluation import (
+    SetCoverage,
+    SetEvaluation,
     class_coverage,
     described_sets,
     set_coverage,
@@ -16,12 +22,28 @@ from tfuq.selective.conformal_scores import by_example, true_scores
 class JudgedSets:
     """Conformal predictors that accept, and can be held against labels."""
 
-    def set_size(self, probs, groups=None, *, unknown_group="error", stacked=None, weights=None):
+    def set_size(
+        self,
+        probs: ArrayLike | Uncertainty | RegressionUncertainty,
+        groups: ArrayLike | None = None,
+        *,
+        unknown_group: str = "error",
+        stacked: bool | None = None,
+        weights: ArrayLike | None = None,
+    ) -> np.ndarray:
         """How many labels are in each set of `predict_set`, int `(n, ...)`."""
         options = {"unknown_group": unknown_group, "stacked": stacked, "weights": weights}
         return self.predict_set(probs, groups, **options).sum(axis=-1)
 
-    def accept(self, probs, groups=None, *, unknown_group="error", stacked=None, weights=None):
+    def accept(
+        self,
+        probs: ArrayLike | Uncertainty | RegressionUncertainty,
+        groups: ArrayLike | None = None,
+        *,
+        unknown_group: str = "error",
+        stacked: bool | None = None,
+        weights: ArrayLike | None = None,
+    ) -> np.ndarray:
         """Which predictions are accepted, bool `(n, ...)`: those whose set has one label.
 
         An empty set is rejected as well: no label is likely enough.
@@ -37,8 +59,15 @@ class JudgedSets:
         return (sizes == 1) & np.isfinite(mean).all(axis=-1)
 
     def coverage(
-        self, probs, labels, groups=None, *, weights=None, sample_weight=None, ignore_class=None
-    ):
+        self,
+        probs: ArrayLike | Uncertainty | RegressionUncertainty,
+        labels: ArrayLike,
+        groups: ArrayLike | None = None,
+        *,
+        weights: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        ignore_class: int | str | None = None,
+    ) -> SetCoverage:
         """How often sets hold the true class, a `SetCoverage`.
 
         Args:
@@ -54,8 +83,15 @@ class JudgedSets:
         return set_coverage(covered, known)
 
     def evaluate(
-        self, probs, labels, groups=None, *, weights=None, sample_weight=None, ignore_class=None
-    ):
+        self,
+        probs: ArrayLike | Uncertainty | RegressionUncertainty,
+        labels: ArrayLike,
+        groups: ArrayLike | None = None,
+        *,
+        weights: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        ignore_class: int | str | None = None,
+    ) -> SetEvaluation:
         """Coverage, sizes and singletons of the sets on labelled data, a `SetEvaluation`.
 
         Args:
@@ -84,6 +120,6 @@ class JudgedSets:
         sets = self._sets(mean, groups, weights=weights)
         return mean, labels, sets, true_scores(sets, labels), known
 
-    def describe(self):
+    def describe(self) -> str:
         """What was promised, in a sentence for who has to rely on it."""
         return described_sets(self)

@@ -1,8 +1,11 @@
 """Conformal sets as parts of models."""
 
+from __future__ import annotations
+
+import keras
 from keras import ops
 
-from tfuq._arguments import shown
+from tfuq._arguments import Output, Tensor, shown
 from tfuq.layers import PostProcessing
 from tfuq.selective._reading import graph_stack
 from tfuq.selective.base import with_outputs
@@ -12,7 +15,7 @@ from tfuq.selective.conformal_scores import strangeness
 class SetsInModels:
     """Conformal predictors that may be part of a model."""
 
-    def transform(self, predictions):
+    def transform(self, predictions: Tensor) -> dict[str, Tensor]:
         """Tensors `"probabilities"` and `"prediction_set"` for tensors of predictions.
 
         Probabilities are means over the samples of a stack, in the form of the predictions; sets
@@ -50,7 +53,7 @@ class SetsInModels:
             probs = probs[..., 1:]
         return {"probabilities": probs, "prediction_set": found}
 
-    def append_to(self, model, output=None):
+    def append_to(self, model: keras.Model, output: Output | None = None) -> keras.Model:
         """A functional model of the same inputs whose outputs are those of `transform`.
 
         Args:

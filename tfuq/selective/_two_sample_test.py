@@ -1,11 +1,13 @@
 """Classifier two-sample test."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from tfuq._arguments import check_fraction, check_integer, check_positive
+from tfuq._arguments import ArrayLike, check_fraction, check_integer, check_positive
 from tfuq._math.logistic_regression import logistic_regression
 from tfuq._models.feature_arrays import check_rows, rows_finite
 
@@ -34,8 +36,14 @@ class TwoSampleTest(NamedTuple):
 
 
 def classifier_two_sample_test(
-    features_a, features_b, *, test_share=0.5, l2=1.0, max_examples=5000, seed=0
-):
+    features_a: ArrayLike,
+    features_b: ArrayLike,
+    *,
+    test_share: float = 0.5,
+    l2: float = 1.0,
+    max_examples: int = 5000,
+    seed: int = 0,
+) -> TwoSampleTest:
     """Tests whether two samples have one distribution: can a classifier tell them apart?
 
     A logistic regression learns from one part of both samples, as many of each, and is tested on

@@ -1,12 +1,17 @@
 """Conformal intervals of a series, whose level adapts to how often they were wrong."""
 
+from __future__ import annotations
+
 import bisect
 import collections
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from tfuq._arguments import (
+    ArrayLike,
     check_choice,
     check_integer,
     check_positive,
@@ -82,17 +87,17 @@ class AdaptiveConformal(Fitted):
 
     def __init__(
         self,
-        alpha=0.1,
-        step_size=0.005,
-        window=1000,
+        alpha: float = 0.1,
+        step_size: float = 0.005,
+        window: int = 1000,
         *,
-        method="split",
-        level=None,
-        scores=(),
-        steps=0,
-        misses=0,
-        pending=None,
-    ):
+        method: str = "split",
+        level: float | None = None,
+        scores: Sequence[float] = (),
+        steps: int = 0,
+        misses: int = 0,
+        pending: Any = None,
+    ) -> None:
         self.alpha = checked_alpha(alpha, None)
         if step_size != 0:
             check_positive("step_size", step_size)
@@ -111,28 +116,28 @@ class AdaptiveConformal(Fitted):
         self.pending = None if pending is None else _checked_pending(pending)
 
     @property
-    def scores(self):
+    def scores(self) -> list[float]:
         """The last scores, a list, the oldest first."""
         return list(self._recent)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         names = ("alpha", "step_size", "window", "method", "level", "scores", "steps", "misses")
         return config_of(self, (*names, "pending"))
 
     @property
-    def miscoverage(self):
+    def miscoverage(self) -> float:
         """Share of the labels so far that their intervals missed; NaN before the first."""
         return self.misses / self.steps if self.steps else math.nan
 
     @property
-    def bound(self):
+    def bound(self) -> float:
         """How far `miscoverage` is from `alpha` at most, after so many steps; inf before them."""
         if not self.steps or not self.step_size:
             return math.inf
         reach = max(self.alpha, 1 - self.alpha) + self.step_size
         return reach / (self.step_size * self.steps)
 
-    def interval(self, found):
+    def interval(self, found: ArrayLike | RegressionUncertainty) -> Interval:
         """The interval of the next number, whose label `update` then tells.
 
         Args:
@@ -170,7 +175,7 @@ class AdaptiveConformal(Fitted):
         rank = math.ceil((len(self._sorted) + 1) * (1 - self.level) - 1e-9)
         return self._sorted[max(rank, 1) - 1] if rank <= len(self._sorted) else math.inf
 
-    def update(self, y):
+    def update(self, y: float | ArrayLike) -> None:
         """Tells the label of the last interval.
 
         Args:
@@ -205,7 +210,7 @@ class AdaptiveConformal(Fitted):
         self._recent.append(score)
         bisect.insort(self._sorted, score)
 
-    def run(self, found, y):
+    def run(self, found: ArrayLike | RegressionUncertainty, y: float | ArrayLike) -> Interval:
         """Intervals of a whole series, each from what came before it; the state goes along.
 
         Args:

@@ -4,13 +4,16 @@ A child names its configuration: what its constructor takes, numbers, texts and 
 else follows from it. Reading runs no code, and a text of another kind raises a ValueError.
 """
 
+from __future__ import annotations
+
 import copy
 import pathlib
+from typing import Any
 
 import keras
 import numpy as np
 
-from tfuq._arguments import listed, shown, told
+from tfuq._arguments import PathLike, Self, listed, shown, told
 from tfuq._files.reading import DAMAGE, check_fields, json_text, parsed, read_json, sealed, unsealed
 from tfuq._files.writing import written_whole
 from tfuq._models.outputs import select_output
@@ -58,15 +61,15 @@ def numbers(name, value):
 class Fitted:
     """Base of what is fitted to data and kept: `get_config` is all that it is."""
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, as JSON can hold them."""
         raise NotImplementedError
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         return cls(**config)
 
-    def to_json(self):
+    def to_json(self) -> str:
         """A text from which `from_json` makes an object that is equal in all it does."""
         return json_text(self._content(), allow_nan=False, indent=1)
 
@@ -74,7 +77,7 @@ class Fitted:
         return {"class": type(self).__name__, "format": FORMAT, "config": self.get_config()}
 
     @classmethod
-    def from_json(cls, text):
+    def from_json(cls, text: str) -> Self:
         """The object that `to_json` described.
 
         Raises:
@@ -104,14 +107,14 @@ class Fitted:
             raise ValueError(f"no {missing}")
         return made
 
-    def save(self, path):
+    def save(self, path: PathLike) -> None:
         """Writes `to_json` and its hash to the file `path`, whole or not at all."""
         text = json_text(sealed(self._content()), allow_nan=False, indent=1)
         with written_whole(pathlib.Path(path)) as unfinished:
             unfinished.write_text(text + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: PathLike) -> Self:
         """Reads what `save` wrote.
 
         Raises:

@@ -1,6 +1,9 @@
 """Beta calibration: a curve of three parameters for each class."""
 
+from __future__ import annotations
+
 import warnings
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -71,16 +74,16 @@ class BetaCalibration(OneAgainstRest):
 
     def __init__(
         self,
-        a=None,
-        b=None,
-        c=None,
+        a: Any = None,
+        b: Any = None,
+        c: Any = None,
         *,
-        rank=None,
-        from_logits=False,
-        multi_label=False,
-        average="before",
-        fitted_to=None,
-    ):
+        rank: int | None = None,
+        from_logits: bool = False,
+        multi_label: bool = False,
+        average: str = "before",
+        fitted_to: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(rank, from_logits, multi_label, average, fitted_to)
         if all_or_none(a=a, b=b, c=c):
             found = [numbers_in_a_row(name, v) for name, v in (("a", a), ("b", b), ("c", c))]

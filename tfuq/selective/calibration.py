@@ -1,11 +1,14 @@
 """Calibrations after training: temperature, vector and isotonic scaling."""
 
+from __future__ import annotations
+
 import warnings
+from typing import Any
 
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import check_flags, register, shown
+from tfuq._arguments import ArrayLike, check_flags, register, shown
 from tfuq._predictions.probabilities import TOLERANCE
 from tfuq.selective._calibration import Calibration
 from tfuq.selective._one_against_rest import OneAgainstRest, numbers_in_a_row, warn_of_unseen
@@ -89,15 +92,15 @@ class TemperatureScaling(Calibration):
 
     def __init__(
         self,
-        temperature=None,
+        temperature: float | ArrayLike | None = None,
         *,
-        rank=None,
-        from_logits=False,
-        multi_label=False,
-        average="before",
-        per_label=False,
-        fitted_to=None,
-    ):
+        rank: int | None = None,
+        from_logits: bool = False,
+        multi_label: bool = False,
+        average: str = "before",
+        per_label: bool = False,
+        fitted_to: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(rank, from_logits, multi_label, average, fitted_to)
         check_flags(per_label=per_label)
         if per_label and not multi_label:
@@ -116,7 +119,7 @@ class TemperatureScaling(Calibration):
             temperature = found.tolist()
         self.temperature = temperature
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "per_label": self.per_label}
 
     def _estimate(self, data):
@@ -185,15 +188,15 @@ class VectorScaling(Calibration):
 
     def __init__(
         self,
-        scale=None,
-        bias=None,
+        scale: Any = None,
+        bias: Any = None,
         *,
-        rank=None,
-        from_logits=False,
-        multi_label=False,
-        average="before",
-        fitted_to=None,
-    ):
+        rank: int | None = None,
+        from_logits: bool = False,
+        multi_label: bool = False,
+        average: str = "before",
+        fitted_to: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(rank, from_logits, multi_label, average, fitted_to)
         if (scale is None) != (bias is None):
             raise ValueError(
@@ -285,15 +288,15 @@ class IsotonicCalibration(OneAgainstRest):
 
     def __init__(
         self,
-        knots=None,
-        heights=None,
+        knots: Any = None,
+        heights: Any = None,
         *,
-        rank=None,
-        from_logits=False,
-        multi_label=False,
-        average="before",
-        fitted_to=None,
-    ):
+        rank: int | None = None,
+        from_logits: bool = False,
+        multi_label: bool = False,
+        average: str = "before",
+        fitted_to: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(rank, from_logits, multi_label, average, fitted_to)
         if (knots is None) != (heights is None):
             raise ValueError(

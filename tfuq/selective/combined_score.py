@@ -1,9 +1,14 @@
 """Several scores joined into one, each in its own unit of what is usual, as a detector."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_choice, register, shown
+from tfuq._arguments import ArrayLike, Data, ModelLike, Output, Self, check_choice, register, shown
 from tfuq._models.feature_arrays import check_rows
 from tfuq._predictions.scores import GIVEN
 from tfuq._predictions.stacks import Kind, read_stack
@@ -99,7 +104,15 @@ class CombinedScore(Detector):
     See also: `tfuq.selective.best_score`, `tfuq.selective.ErrorPredictor`, `tfuq.ood.SIRC`.
     """
 
-    def __init__(self, scores, weights=None, scale="std", *, output=None, from_logits=None):
+    def __init__(
+        self,
+        scores: Any,
+        weights: Any = None,
+        scale: str = "std",
+        *,
+        output: Output | None = None,
+        from_logits: bool | None = None,
+    ) -> None:
         check_choice("scale", scale, SCALES)
         self.scores = checked_scores(scores)
         self.weights = checked_weights(weights, self.scores)
@@ -109,7 +122,7 @@ class CombinedScore(Detector):
         options = {"output": output, "from_logits": from_logits}
         super().__init__(**{n: common(n, v, self._detectors) for n, v in options.items()})
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, JSON."""
         config = {"scores": {name: content_of(score) for name, score in self.scores.items()}}
         return {**super().get_config(), **config, "weights": self.weights, "scale": self.scale}
@@ -180,7 +193,15 @@ class CombinedScore(Detector):
 
     # Fit and score.
 
-    def fit(self, model, x, y=None, *, batch_size=32, verbose=0):
+    def fit(
+        self,
+        model: ModelLike,
+        x: Data,
+        y: ArrayLike | None = None,
+        *,
+        batch_size: int = 32,
+        verbose: int = 0,
+    ) -> Self:
         """Finds what is usual of each score; fits the detectors that were not when they were given.
 
         Args:
@@ -203,7 +224,9 @@ class CombinedScore(Detector):
                 detector.fit(model, x, y, batch_size=batch_size, verbose=verbose)
         return super().fit(model, x, y, batch_size=batch_size, verbose=verbose)
 
-    def fit_features(self, features, y=None):
+    def fit_features(
+        self, features: ArrayLike | Sequence[ArrayLike], y: ArrayLike | None = None
+    ) -> Self:
         """Finds what is usual of each score, of arrays.
 
         Args:
@@ -309,7 +332,7 @@ class CombinedScore(Detector):
         columns = tf.stack([tf.cast(column, "float64") for column in columns], axis=1)
         return self._joined(columns, state), [*needed, columns]
 
-    def score(self, x, *, batch_size=32, verbose=0):
+    def score(self, x: Data, *, batch_size: int = 32, verbose: int = 0) -> np.ndarray:
         """The joined score of each example, larger for the less certain.
 
         Args:
@@ -327,13 +350,13 @@ class CombinedScore(Detector):
         self.note_scores(scores)
         return scores
 
-    def score_features(self, features):
+    def score_features(self, features: ArrayLike | Sequence[ArrayLike]) -> np.ndarray:
         """As `score`, of arrays as `fit_features` takes them."""
         scores = super().score_features(features)
         self.note_scores(scores)
         return scores
 
-    def note_scores(self, scores):
+    def note_scores(self, scores: Any) -> None:
         """Lets rules that are fitted to these scores know which rows they must not stand on."""
         known = sketch_of_floats(*(self._state[name] for name in ROWS))
         remember_scores(scores, type(self).__name__, known, of_scores=True)

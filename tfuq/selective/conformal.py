@@ -1,12 +1,30 @@
 """Conformal prediction sets: they hold the true label as often as was asked."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import check_choice, check_flags, check_integer, register, to_float64
+from tfuq._arguments import (
+    ArrayLike,
+    Data,
+    ModelLike,
+    Output,
+    Self,
+    check_choice,
+    check_flags,
+    check_integer,
+    register,
+    to_float64,
+)
 from tfuq._models.predicting import predicted
 from tfuq._predictions.class_names import agreed_names, checked_names, numbered
+from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq._predictions.stacks import is_stacked
+from tfuq._predictions.uncertainty import Uncertainty
 from tfuq.predictive import declared
 from tfuq.selective._conformal_fitting import (
     calibrated,
@@ -116,24 +134,24 @@ class ConformalPredictor(SetsInModels, JudgedSets, Fitted):
 
     def __init__(
         self,
-        score="lac",
-        threshold=0.9,
+        score: str = "lac",
+        threshold: Any = 0.9,
         *,
-        class_conditional=False,
-        randomized=False,
-        penalty=None,
-        k_reg=None,
-        allow_empty=None,
-        seed=0,
-        rank=2,
-        from_logits=False,
-        multi_label=False,
-        fitted_to=None,
-        class_names=None,
-        calibration=None,
-        keys=None,
-        weight_limits=None,
-    ):
+        class_conditional: bool = False,
+        randomized: bool = False,
+        penalty: float | str | None = None,
+        k_reg: int | None = None,
+        allow_empty: bool | None = None,
+        seed: int = 0,
+        rank: int = 2,
+        from_logits: bool = False,
+        multi_label: bool = False,
+        fitted_to: dict[str, Any] | None = None,
+        class_names: Sequence[str] | None = None,
+        calibration: Any = None,
+        keys: Sequence[Any] | None = None,
+        weight_limits: Any = None,
+    ) -> None:
         check_choice("score", score, SCORES)
         check_flags(
             class_conditional=class_conditional,
@@ -164,13 +182,13 @@ class ConformalPredictor(SetsInModels, JudgedSets, Fitted):
         self.class_names = checked_names(class_names)
         self.calibration = checked_calibration(calibration, rank, from_logits, multi_label)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         names = ("score", "threshold", "class_conditional", "randomized", "penalty", "k_reg")
         names += ("allow_empty", "seed", "rank", "from_logits", "multi_label", "fitted_to")
         return config_of(self, names, ("class_names", "calibration", "keys", "weight_limits"))
 
     @property
-    def by(self):
+    def by(self) -> str | None:
         """`"group"` where each group has thresholds of its own, else None."""
         return None if self.keys is None else "group"
 
@@ -179,29 +197,29 @@ class ConformalPredictor(SetsInModels, JudgedSets, Fitted):
     @classmethod
     def fit(
         cls,
-        probs,
-        labels,
-        score="lac",
-        alpha=None,
+        probs: ArrayLike | Uncertainty | RegressionUncertainty,
+        labels: ArrayLike,
+        score: str = "lac",
+        alpha: float | None = None,
         *,
-        target_coverage=None,
-        class_conditional=False,
-        randomized=False,
-        penalty=None,
-        k_reg=None,
-        tuning_share=0.2,
-        allow_empty=None,
-        seed=0,
-        from_logits=False,
-        multi_label=False,
-        class_names=None,
-        calibration=None,
-        calibration_share=0.5,
-        groups=None,
-        weights=None,
-        sample_weight=None,
-        ignore_class=None,
-    ):
+        target_coverage: float | None = None,
+        class_conditional: bool = False,
+        randomized: bool = False,
+        penalty: float | str | None = None,
+        k_reg: int | str | None = None,
+        tuning_share: float = 0.2,
+        allow_empty: bool | None = None,
+        seed: int = 0,
+        from_logits: bool = False,
+        multi_label: bool = False,
+        class_names: Sequence[str] | None = None,
+        calibration: Any = None,
+        calibration_share: float = 0.5,
+        groups: ArrayLike | None = None,
+        weights: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        ignore_class: int | str | None = None,
+    ) -> Self:
         """The predictor whose sets miss the true label with a probability of at most `alpha`.
 
         For n examples and a new one that are exchangeable (independent draws, say), whatever the
@@ -326,7 +344,16 @@ class ConformalPredictor(SetsInModels, JudgedSets, Fitted):
         return draft._calibrated(probs[rows], labels[rows], alpha, *beside)
 
     @classmethod
-    def fit_model(cls, model, data, *, output=None, batch_size=32, verbose=0, **options):
+    def fit_model(
+        cls,
+        model: ModelLike,
+        data: Data,
+        *,
+        output: Output | None = None,
+        batch_size: int = 32,
+        verbose: int = 0,
+        **options: Any,
+    ) -> Self:
         """As `fit`, of the predictions that a model makes for `data`, in one pass over it.
 
         Args:
@@ -420,7 +447,15 @@ class ConformalPredictor(SetsInModels, JudgedSets, Fitted):
             return sets_of(slice(None), None)
         return sets_by_group(sets_of, places, scores)
 
-    def predict_set(self, probs, groups=None, *, unknown_group="error", stacked=None, weights=None):
+    def predict_set(
+        self,
+        probs: ArrayLike | Uncertainty | RegressionUncertainty,
+        groups: ArrayLike | None = None,
+        *,
+        unknown_group: str = "error",
+        stacked: bool | None = None,
+        weights: ArrayLike | None = None,
+    ) -> np.ndarray:
         """Which labels are in each set, bool `(n, ..., classes)`.
 
         Binary predictions have two classes; the last axes of multi-label ones are `(labels, 2)`.

@@ -1,11 +1,31 @@
 """Conformal intervals of numbers: they hold the true number as often as was asked."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
 import numpy as np
 
-from tfuq._arguments import check_choice, check_flags, check_integer, register, shown, to_float64
+from tfuq._arguments import (
+    ArrayLike,
+    Data,
+    ModelLike,
+    Output,
+    Self,
+    Tensor,
+    check_choice,
+    check_flags,
+    check_integer,
+    register,
+    shown,
+    to_float64,
+)
 from tfuq._math.intervals import is_inside, widened
 from tfuq._predictions.families import family_named
-from tfuq._predictions.numbers import Interval, warn_of_unit
+from tfuq._predictions.family import Family
+from tfuq._predictions.numbers import Interval, RegressionUncertainty, warn_of_unit
 from tfuq.layers import PostProcessing
 from tfuq.predictive.draws import uncertainty_with_labels
 from tfuq.predictive.sampler import NUM_SAMPLES
@@ -36,7 +56,7 @@ from tfuq.selective._interval_sources import (
     labels_of,
     levels_of,
 )
-from tfuq.selective._set_evaluation import set_coverage
+from tfuq.selective._set_evaluation import SetCoverage, set_coverage
 from tfuq.selective.base import Fitted, config_of, numbers, with_outputs
 
 __all__ = ["ConformalRegressor", "IntervalEvaluation"]
@@ -83,16 +103,16 @@ class ConformalRegressor(Fitted):
 
     def __init__(
         self,
-        method="split",
-        threshold=1.0,
+        method: str = "split",
+        threshold: Any = 1.0,
         *,
-        levels=None,
-        asymmetric=False,
-        keys=None,
-        family=None,
-        rank=2,
-        fitted_to=None,
-    ):
+        levels: Sequence[float] | None = None,
+        asymmetric: bool = False,
+        keys: Sequence[Any] | None = None,
+        family: str | Mapping[str, Any] | Family | None = None,
+        rank: int = 2,
+        fitted_to: dict[str, Any] | None = None,
+    ) -> None:
         check_choice("method", method, METHODS)
         check_flags(asymmetric=asymmetric)
         check_integer("rank", rank, 2)
@@ -107,11 +127,11 @@ class ConformalRegressor(Fitted):
         self._limits = limits_of(self.threshold, self.keys, self.asymmetric)
 
     @property
-    def units(self):
+    def units(self) -> int:
         """How many numbers there are in the last axis."""
         return self._limits.shape[1]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         names = ("method", "threshold", "levels", "asymmetric", "keys", "family", "rank")
         return config_of(self, (*names, "fitted_to"))
 
@@ -120,15 +140,15 @@ class ConformalRegressor(Fitted):
     @classmethod
     def fit(
         cls,
-        found,
-        y,
-        alpha=None,
-        method="split",
+        found: ArrayLike | RegressionUncertainty,
+        y: ArrayLike,
+        alpha: float | None = None,
+        method: str = "split",
         *,
-        target_coverage=None,
-        groups=None,
-        asymmetric=False,
-    ):
+        target_coverage: float | None = None,
+        groups: ArrayLike | None = None,
+        asymmetric: bool = False,
+    ) -> Self:
         """The regressor whose intervals miss the true number with a probability of at most `alpha`.
 
         For n examples and a new one that are exchangeable (independent draws, say), whatever the
@@ -224,17 +244,17 @@ class ConformalRegressor(Fitted):
     @classmethod
     def fit_model(
         cls,
-        model,
-        data,
+        model: ModelLike,
+        data: Data,
         *,
-        num_samples=NUM_SAMPLES,
-        output=None,
-        batch_size=32,
-        family=None,
-        seed=0,
-        verbose=0,
-        **options,
-    ):
+        num_samples: int = NUM_SAMPLES,
+        output: Output | None = None,
+        batch_size: int = 32,
+        family: str | Mapping[str, Any] | Family | None = None,
+        seed: int = 0,
+        verbose: int = 0,
+        **options: Any,
+    ) -> Self:
         """As `fit`, of the predictions that a model makes for `data`, in one pass over it.
 
         Args:
@@ -280,7 +300,13 @@ class ConformalRegressor(Fitted):
 
     # --- Use ----------------------------------------------------------------------------------
 
-    def interval(self, found, groups=None, *, unknown_group="error"):
+    def interval(
+        self,
+        found: ArrayLike | RegressionUncertainty,
+        groups: ArrayLike | None = None,
+        *,
+        unknown_group: str = "error",
+    ) -> Interval:
         """The interval of each number.
 
         Args:
@@ -314,7 +340,12 @@ class ConformalRegressor(Fitted):
         check_kind(source, self, self.units)
         return source
 
-    def accept(self, found, max_width, groups=None):
+    def accept(
+        self,
+        found: ArrayLike | RegressionUncertainty,
+        max_width: float | ArrayLike,
+        groups: ArrayLike | None = None,
+    ) -> np.ndarray:
         """Which numbers have an interval of at most `max_width`, bool `(n, ..., units)`.
 
         What is not known, and what is of an unknown group, is not accepted. Among the accepted the
@@ -336,7 +367,12 @@ class ConformalRegressor(Fitted):
         lower, upper = self.interval(found, groups, unknown_group="unbounded")
         return (upper - lower <= widths) & np.isfinite(upper - lower)
 
-    def coverage(self, found, y, groups=None):
+    def coverage(
+        self,
+        found: ArrayLike | RegressionUncertainty,
+        y: ArrayLike,
+        groups: ArrayLike | None = None,
+    ) -> SetCoverage:
         """How often intervals hold the true number, a `SetCoverage`.
 
         Args:
@@ -349,7 +385,12 @@ class ConformalRegressor(Fitted):
         lower, upper, y = self._judged(found, y, groups)
         return set_coverage(is_inside(lower, upper, y))
 
-    def evaluate(self, found, y, groups=None):
+    def evaluate(
+        self,
+        found: ArrayLike | RegressionUncertainty,
+        y: ArrayLike,
+        groups: ArrayLike | None = None,
+    ) -> IntervalEvaluation:
         """Coverage, width and score of the intervals on labelled data, an `IntervalEvaluation`.
 
         Args:
@@ -382,13 +423,13 @@ class ConformalRegressor(Fitted):
         check_other_rows(self, source, y, lower, upper)
         return lower, upper, y
 
-    def describe(self):
+    def describe(self) -> str:
         """A sentence for a person: what is promised, and of whom."""
         return described(self, self._limits)
 
     # --- In models ----------------------------------------------------------------------------
 
-    def transform(self, predictions):
+    def transform(self, predictions: Tensor) -> dict[str, Tensor]:
         """Tensors `"mean"`, `"std"`, `"lower"` and `"upper"` for tensors of predictions.
 
         Args:
@@ -405,7 +446,7 @@ class ConformalRegressor(Fitted):
         """
         return interval_tensors(self, self._limits, predictions)
 
-    def append_to(self, model, output=None):
+    def append_to(self, model: keras.Model, output: Output | None = None) -> keras.Model:
         """A functional model of the same inputs whose outputs are those of `transform`.
 
         Args:

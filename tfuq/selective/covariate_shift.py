@@ -1,10 +1,13 @@
 """Covariate shift: how much more often an example's like comes now than it did."""
 
+from __future__ import annotations
+
 import warnings
+from typing import Any
 
 import numpy as np
 
-from tfuq._arguments import check_integer, check_positive, register, shown
+from tfuq._arguments import ArrayLike, Self, check_integer, check_positive, register, shown
 from tfuq._math.logistic_regression import logistic_regression
 from tfuq._models.feature_arrays import check_rows
 from tfuq.selective._two_sample_test import check_samples
@@ -59,7 +62,14 @@ class CovariateShift(Fitted):
     See also: `tfuq.selective.ConformalPredictor`, `tfuq.selective.shift_report`.
     """
 
-    def __init__(self, mean, deviation, coefficients, bias, fitted_to=None):
+    def __init__(
+        self,
+        mean: ArrayLike,
+        deviation: ArrayLike,
+        coefficients: ArrayLike,
+        bias: float,
+        fitted_to: dict[str, Any] | None = None,
+    ) -> None:
         given = {"mean": mean, "deviation": deviation, "coefficients": coefficients}
         found = {name: np.atleast_1d(numbers(name, value)) for name, value in given.items()}
         for name, values in found.items():
@@ -77,11 +87,19 @@ class CovariateShift(Fitted):
         self.bias = float(numbers("bias", bias))
         self.fitted_to = dict(fitted_to or {})
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return config_of(self, ("mean", "deviation", "coefficients", "bias", "fitted_to"))
 
     @classmethod
-    def fit(cls, features, new_features, *, l2=1.0, max_examples=5000, seed=0):
+    def fit(
+        cls,
+        features: ArrayLike,
+        new_features: ArrayLike,
+        *,
+        l2: float = 1.0,
+        max_examples: int = 5000,
+        seed: int = 0,
+    ) -> Self:
         """The weights that tell old and new features apart.
 
         Args:
@@ -135,7 +153,7 @@ class CovariateShift(Fitted):
         report = {"examples": len(old), "new_examples": len(new), "effective_examples": effective}
         return cls(mean, deviation, found[0], bias, report)
 
-    def weights(self, features):
+    def weights(self, features: ArrayLike) -> np.ndarray:
         """Weights `(n,)` of examples with features `(n, d)`.
 
         Raises:

@@ -5,11 +5,13 @@ comes between them, and each figure is what is expected over their random orders
 on the order of the data. The Keras metrics (`tfuq.metrics.AURC` and kin) count in bins instead.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfuq._arguments import check_flags, told
+from tfuq._arguments import ArrayLike, check_flags, told
 from tfuq._math.rankings import check_rate
 from tfuq._math.risk_coverage import (
     generalized_area,
@@ -18,6 +20,8 @@ from tfuq._math.risk_coverage import (
     risk_at,
     selective_area,
 )
+from tfuq._predictions.numbers import RegressionUncertainty
+from tfuq._predictions.uncertainty import Uncertainty
 from tfuq.selective._ranking import check_counts, check_risk, curve_points, rank
 
 
@@ -70,16 +74,16 @@ class GeneralizedCurve(NamedTuple):
 
 
 def risk_coverage_curve(
-    probs,
-    labels,
+    probs: ArrayLike | Uncertainty | RegressionUncertainty,
+    labels: ArrayLike,
     *,
-    score="confidence",
-    loss=None,
-    sample_weight=None,
-    ignore_class=None,
-    from_logits=False,
-    multi_label=False,
-):
+    score: Any = "confidence",
+    loss: Any = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_class: int | str | None = None,
+    from_logits: bool = False,
+    multi_label: bool = False,
+) -> RiskCoverageCurve:
     """Risk against coverage, a point for each number k of the most trusted that are accepted.
 
     Formula:
@@ -139,16 +143,16 @@ def risk_coverage_curve(
 
 
 def generalized_risk_coverage_curve(
-    probs,
-    labels,
+    probs: ArrayLike | Uncertainty | RegressionUncertainty,
+    labels: ArrayLike,
     *,
-    score="confidence",
-    loss=None,
-    sample_weight=None,
-    ignore_class=None,
-    from_logits=False,
-    multi_label=False,
-):
+    score: Any = "confidence",
+    loss: Any = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_class: int | str | None = None,
+    from_logits: bool = False,
+    multi_label: bool = False,
+) -> GeneralizedCurve:
     """Generalized risk against coverage: the loss of what is accepted, per prediction made.
 
     Formula:
@@ -193,16 +197,16 @@ def generalized_risk_coverage_curve(
 
 
 def aurc(
-    probs,
-    labels,
+    probs: ArrayLike | Uncertainty | RegressionUncertainty,
+    labels: ArrayLike,
     *,
-    score="confidence",
-    loss=None,
-    sample_weight=None,
-    ignore_class=None,
-    from_logits=False,
-    multi_label=False,
-):
+    score: Any = "confidence",
+    loss: Any = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_class: int | str | None = None,
+    from_logits: bool = False,
+    multi_label: bool = False,
+) -> float:
     """Area under the risk-coverage curve.
 
     Formula:
@@ -246,16 +250,16 @@ def aurc(
 
 
 def augrc(
-    probs,
-    labels,
+    probs: ArrayLike | Uncertainty | RegressionUncertainty,
+    labels: ArrayLike,
     *,
-    score="confidence",
-    loss=None,
-    sample_weight=None,
-    ignore_class=None,
-    from_logits=False,
-    multi_label=False,
-):
+    score: Any = "confidence",
+    loss: Any = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_class: int | str | None = None,
+    from_logits: bool = False,
+    multi_label: bool = False,
+) -> float:
     """Area under the generalized risk-coverage curve: how many failures go unnoticed on average.
 
     Formula:
@@ -294,16 +298,16 @@ def augrc(
 
 
 def eaurc(
-    probs,
-    labels,
+    probs: ArrayLike | Uncertainty | RegressionUncertainty,
+    labels: ArrayLike,
     *,
-    score="confidence",
-    loss=None,
-    sample_weight=None,
-    ignore_class=None,
-    from_logits=False,
-    multi_label=False,
-):
+    score: Any = "confidence",
+    loss: Any = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_class: int | str | None = None,
+    from_logits: bool = False,
+    multi_label: bool = False,
+) -> float:
     """Excess area under the risk-coverage curve: `aurc` less that of the best order.
 
     Formula:
@@ -345,18 +349,18 @@ def eaurc(
 
 
 def coverage_at_risk(
-    probs,
-    labels,
-    risk=0.05,
+    probs: ArrayLike | Uncertainty | RegressionUncertainty,
+    labels: ArrayLike,
+    risk: float = 0.05,
     *,
-    attainable=False,
-    score="confidence",
-    loss=None,
-    sample_weight=None,
-    ignore_class=None,
-    from_logits=False,
-    multi_label=False,
-):
+    attainable: bool = False,
+    score: Any = "confidence",
+    loss: Any = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_class: int | str | None = None,
+    from_logits: bool = False,
+    multi_label: bool = False,
+) -> float:
     """The largest coverage whose risk is at most `risk`, on these data.
 
     It is the largest, whatever happens at less coverage: one confident error does not end the
@@ -400,18 +404,18 @@ def coverage_at_risk(
 
 
 def risk_at_coverage(
-    probs,
-    labels,
-    coverage=0.8,
+    probs: ArrayLike | Uncertainty | RegressionUncertainty,
+    labels: ArrayLike,
+    coverage: float = 0.8,
     *,
-    attainable=False,
-    score="confidence",
-    loss=None,
-    sample_weight=None,
-    ignore_class=None,
-    from_logits=False,
-    multi_label=False,
-):
+    attainable: bool = False,
+    score: Any = "confidence",
+    loss: Any = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_class: int | str | None = None,
+    from_logits: bool = False,
+    multi_label: bool = False,
+) -> float:
     """The risk if at least a fraction `coverage` is accepted, and no more than needed.
 
     Args:

@@ -1,12 +1,16 @@
 """Deferral: what a model and an expert achieve together."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfuq._arguments import told
+from tfuq._arguments import ArrayLike, told
 from tfuq._files.tables import markdown_table
 from tfuq._predictions.numbers import RegressionUncertainty
+from tfuq._predictions.uncertainty import Uncertainty
 from tfuq.selective import _experts, _number_experts
 from tfuq.selective._deferral_arguments import (
     acceptance,
@@ -88,7 +92,7 @@ class Deferral(NamedTuple):
     expert_alone: DeferralPoint
     """All referred to the expert."""
 
-    def to_markdown(self):
+    def to_markdown(self) -> str:
         """A table of the four points, a row each."""
         points = {
             "model alone": self.model_alone,
@@ -148,7 +152,7 @@ class Cascade(NamedTuple):
     cost: float
     """Expected of an example."""
 
-    def to_markdown(self):
+    def to_markdown(self) -> str:
         """A table with a row for each stage, and one for all."""
         names = [f"model {i + 1}" for i in range(len(self.stages) - 1)] + ["expert"]
         whole = CascadeStage(1.0, 1.0, self.accuracy, self.cost)
@@ -170,21 +174,21 @@ def _percent(share):
 
 
 def simulate_deferral(
-    rule,
-    probs,
-    labels,
+    rule: Any,
+    probs: ArrayLike | Uncertainty | RegressionUncertainty,
+    labels: ArrayLike,
     *,
-    expert,
-    costs=None,
-    thresholds=None,
-    score=None,
-    groups=None,
-    sample_weight=None,
-    ignore_class=None,
-    from_logits=False,
-    multi_label=False,
-    tolerance=None,
-):
+    expert: Any,
+    costs: Mapping[str, Any] | None = None,
+    thresholds: Sequence[float] | None = None,
+    score: Any = None,
+    groups: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_class: int | str | None = None,
+    from_logits: bool = False,
+    multi_label: bool = False,
+    tolerance: float | None = None,
+) -> Deferral:
     """Accuracy and cost of model, expert and both together, over the threshold of rejection.
 
     The model answers what the rule accepts, the expert the rest. Of a regression an answer is right
@@ -277,17 +281,17 @@ def simulate_deferral(
 
 
 def cascade(
-    stages,
-    labels,
+    stages: Sequence[tuple[ArrayLike, Any]],
+    labels: ArrayLike,
     *,
-    expert,
-    costs=None,
-    sample_weight=None,
-    ignore_class=None,
-    from_logits=False,
-    multi_label=False,
-    tolerance=None,
-):
+    expert: Any,
+    costs: Mapping[str, Any] | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_class: int | str | None = None,
+    from_logits: bool = False,
+    multi_label: bool = False,
+    tolerance: float | None = None,
+) -> Cascade:
     """Accuracy, coverage and cost of models that follow each other, with an expert at the end.
 
     Each model answers what its rule accepts; what it rejects goes to the next, a second opinion,

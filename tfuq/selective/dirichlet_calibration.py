@@ -1,12 +1,17 @@
 """Dirichlet calibration: a matrix and biases on the logarithms of the probabilities."""
 
+from __future__ import annotations
+
 import warnings
+from typing import Any
 
 import numpy as np
 from keras import ops
 from scipy.optimize import minimize
 
-from tfuq._arguments import check_positive, register, shown
+from tfuq._arguments import ArrayLike, Self, check_positive, register, shown
+from tfuq._predictions.numbers import RegressionUncertainty
+from tfuq._predictions.uncertainty import Uncertainty
 from tfuq.selective._calibration import Calibration
 from tfuq.selective._one_against_rest import all_or_none, numbers_in_a_row, warn_of_unseen
 from tfuq.selective._scaling import log_probabilities, loss_and_gradient
@@ -64,16 +69,16 @@ class DirichletCalibration(Calibration):
 
     def __init__(
         self,
-        weights=None,
-        bias=None,
+        weights: ArrayLike | None = None,
+        bias: Any = None,
         *,
-        strength="auto",
-        rank=None,
-        from_logits=False,
-        multi_label=False,
-        average="before",
-        fitted_to=None,
-    ):
+        strength: float | str = "auto",
+        rank: int | None = None,
+        from_logits: bool = False,
+        multi_label: bool = False,
+        average: str = "before",
+        fitted_to: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(rank, from_logits, multi_label, average, fitted_to)
         if multi_label:
             raise ValueError(
@@ -95,7 +100,7 @@ class DirichletCalibration(Calibration):
         self.bias = bias
         self.strength = strength
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "strength": self.strength}
 
     def _estimate(self, data):
@@ -118,7 +123,13 @@ class DirichletCalibration(Calibration):
             )
         self.weights, self.bias, self._strength_used = weights.tolist(), bias.tolist(), strength
 
-    def fit(self, probs, labels, sample_weight=None, **options):
+    def fit(
+        self,
+        probs: ArrayLike | Uncertainty | RegressionUncertainty,
+        labels: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        **options: Any,
+    ) -> Self:
         super().fit(probs, labels, sample_weight, **options)
         self.fitted_to["penalty"] = self._strength_used
         return self

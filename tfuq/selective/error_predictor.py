@@ -1,9 +1,13 @@
 """A head that predicts which answers are wrong, fitted to the errors on held-out rows."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
-from tfuq._arguments import check_integer, register
+from tfuq._arguments import Data, Output, check_integer, register
 from tfuq._math.logistic_regression import logistic_regression
 from tfuq._models.feature_arrays import check_labels, check_pair
 from tfuq._predictions.probabilities import entropy_of_logits, probabilities
@@ -97,12 +101,19 @@ class ErrorPredictor(FeatureDetector):
     See also: `tfuq.selective.CombinedScore`, `tfuq.selective.best_score`.
     """
 
-    def __init__(self, layer=None, components=32, *, output=None, from_logits=None):
+    def __init__(
+        self,
+        layer: str | None = None,
+        components: int = 32,
+        *,
+        output: Output | None = None,
+        from_logits: bool | None = None,
+    ) -> None:
         super().__init__(layer, output=output, from_logits=from_logits)
         check_integer("components", components, 0)
         self.components = components
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "components": self.components}
 
     def _read(self, batch):
@@ -169,7 +180,7 @@ class ErrorPredictor(FeatureDetector):
         arrays = *found.features, found.logits
         return _log_odds(*arrays, state), list(arrays)
 
-    def score(self, x, *, batch_size=32, verbose=0):
+    def score(self, x: Data, *, batch_size: int = 32, verbose: int = 0) -> np.ndarray:
         """The log-odds that each answer is wrong; `1 / (1 + exp(-score))` is the probability.
 
         Args:
@@ -188,7 +199,7 @@ class ErrorPredictor(FeatureDetector):
         self.note_scores(scores)
         return scores
 
-    def note_scores(self, scores):
+    def note_scores(self, scores: Any) -> None:
         """Lets rules that are fitted to these scores know which rows they must not stand on."""
         known = sketch_of_floats(*(self._state[name] for name in ROWS))
         remember_scores(scores, type(self).__name__, known)

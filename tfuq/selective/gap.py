@@ -1,15 +1,20 @@
 """Gap between a selective classifier and the oracle, in its parts."""
 
+from __future__ import annotations
+
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from tfuq._arguments import check_fraction, check_integer, shown, to_float64, told
+from tfuq._arguments import ArrayLike, check_fraction, check_integer, shown, to_float64, told
 from tfuq._math.logistic_regression import logistic_regression
 from tfuq._predictions.labelled import labelled_predictions
+from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq._predictions.probabilities import probabilities
+from tfuq._predictions.uncertainty import Uncertainty
 from tfuq.selective._void import void_weight
 
 __all__ = ["SelectiveGap", "gap"]
@@ -67,7 +72,7 @@ class SelectiveGap(NamedTuple):
     """Whether Bayes noise was known from votes."""
     examples: int
 
-    def to_markdown(self):
+    def to_markdown(self) -> str:
         """A table, in percent of the accepted."""
         names = ["coverage", "oracle", "accuracy", "gap", "forced errors", "Bayes noise"]
         names += ["approximation", "ranking", "statistical", "shift"]
@@ -86,7 +91,7 @@ class SelectiveGap(NamedTuple):
             chance = f"{said(self.statistical[k])} (± {said(self.statistical_bound[k])})"
             yield [*row, f"{said(self.ranking[k])} ({ends})", chance, said(self.shift[k])]
 
-    def sentence(self, coverage=0.8):
+    def sentence(self, coverage: float | Sequence[float] = 0.8) -> str:
         """Which part is the largest at a coverage, for a person."""
         k = int(np.argmin(np.abs(self.coverage - coverage)))
         parts = {name: getattr(self, name)[k] for name in PARTS}
@@ -107,22 +112,22 @@ class SelectiveGap(NamedTuple):
 
 
 def gap(
-    probs,
-    labels,
-    scores="confidence",
+    probs: ArrayLike | Uncertainty | RegressionUncertainty,
+    labels: ArrayLike,
+    scores: Any = "confidence",
     *,
-    coverage=COVERAGES,
-    votes=None,
-    correctness=None,
-    features=None,
-    shifted=None,
-    confidence=0.95,
-    folds=5,
-    seed=0,
-    sample_weight=None,
-    ignore_class=None,
-    from_logits=False,
-):
+    coverage: float | Sequence[float] = COVERAGES,
+    votes: ArrayLike | None = None,
+    correctness: ArrayLike | None = None,
+    features: ArrayLike | None = None,
+    shifted: Sequence[ArrayLike] | None = None,
+    confidence: float = 0.95,
+    folds: int = 5,
+    seed: int = 0,
+    sample_weight: ArrayLike | None = None,
+    ignore_class: int | str | None = None,
+    from_logits: bool = False,
+) -> SelectiveGap:
     """Gap between a selective classifier and the oracle, and where it comes from.
 
     Formula: at coverage c, with accuracy a of all, the oracle is right in min(1, a / c) of what it

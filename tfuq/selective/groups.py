@@ -1,18 +1,30 @@
 """Report by group of examples, such as hospital or device, of a model and its rule."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from tfuq._arguments import check_choice, check_fraction, check_integer, shown, told
+from tfuq._arguments import (
+    ArrayLike,
+    PathLike,
+    check_choice,
+    check_fraction,
+    check_integer,
+    shown,
+    told,
+)
 from tfuq._files.tables import group_columns, markdown_table, write_csv
 from tfuq._math.bins import width_index
 from tfuq._math.bounds import binomial_p_value, hoeffding_bentkus_p_value, wilson_interval
 from tfuq._predictions.labelled import labelled_predictions
 from tfuq._predictions.numbers import RegressionUncertainty
+from tfuq._predictions.uncertainty import Uncertainty
 from tfuq.selective._group_losses import losses_in_groups, target_of
 from tfuq.selective._number_groups import table_of_numbers
 from tfuq.selective._void import known_alone
@@ -68,7 +80,7 @@ class GroupRow(NamedTuple):
     """Of all numbers, the share in their intervals, of the rule's level or 0.9."""
 
     @property
-    def fails(self):
+    def fails(self) -> bool:
         """Whether the risk is shown to be above the target."""
         return self.verdict == "fails"
 
@@ -108,11 +120,11 @@ class SubgroupReport:
         return len(self.rows)
 
     @property
-    def failing(self):
+    def failing(self) -> list[GroupRow]:
         """The rows of the groups whose risk is shown to be above the target."""
         return [row for row in self.rows if row.fails]
 
-    def to_markdown(self):
+    def to_markdown(self) -> str:
         """A table with a row for each group, and a line that says what the verdicts mean."""
         names = ["group", "n", "accuracy", "coverage", "risk of accepted", "ECE", "verdict"]
         if self._are_numbers:
@@ -127,7 +139,7 @@ class SubgroupReport:
             lines[-1] += f"{tests} for {len(self.rows) - 1} groups."
         return "\n".join(lines)
 
-    def to_csv(self, path):
+    def to_csv(self, path: PathLike) -> None:
         """Writes a line for each row, and one with their names, to the file `path`.
 
         Args:
@@ -142,25 +154,25 @@ class SubgroupReport:
 
 
 def subgroup_report(
-    rule,
-    probs,
-    labels,
-    groups,
+    rule: Any,
+    probs: ArrayLike | Uncertainty | RegressionUncertainty,
+    labels: ArrayLike,
+    groups: ArrayLike,
     *,
-    target_risk=None,
-    confidence=0.95,
-    correction="holm",
-    loss=None,
-    positive_class=1,
-    rule_groups=None,
-    n_bins=_BINS,
-    from_logits=None,
-    multi_label=None,
-    tolerance=None,
-    score=None,
-    sample_weight=None,
-    ignore_class=None,
-):
+    target_risk: float | None = None,
+    confidence: float = 0.95,
+    correction: str | None = "holm",
+    loss: Any = None,
+    positive_class: int | str | Sequence[int | str] = 1,
+    rule_groups: ArrayLike | None = None,
+    n_bins: int = _BINS,
+    from_logits: bool | None = None,
+    multi_label: bool | None = None,
+    tolerance: float | None = None,
+    score: str | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_class: int | str | None = None,
+) -> SubgroupReport:
     """Accuracy, coverage, risk and calibration of each group, and whether a target risk is kept.
 
     A group fails if a test shows its risk to be above the target, and holds if one shows it to be

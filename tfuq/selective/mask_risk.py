@@ -1,13 +1,29 @@
 """Segmentation masks that find as much of what is there as was asked."""
 
-from typing import NamedTuple
+from __future__ import annotations
 
+from typing import Any, NamedTuple
+
+import keras
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import check_flags, check_fraction, check_integer, register, shown
+from tfuq._arguments import (
+    ArrayLike,
+    Data,
+    ModelLike,
+    Output,
+    Self,
+    Tensor,
+    check_flags,
+    check_fraction,
+    check_integer,
+    register,
+    shown,
+)
 from tfuq._math.bounds import hoeffding_bentkus_p_value
 from tfuq._models.predicting import predicted
+from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq._predictions.stacks import Kind, is_stacked, only_probabilities, read_stack, stack_of
 from tfuq._predictions.uncertainty import Uncertainty
 from tfuq.layers import PostProcessing
@@ -83,8 +99,14 @@ class MaskRiskControl(Fitted):
     """
 
     def __init__(
-        self, threshold=0.5, *, rank=4, from_logits=False, multi_label=False, fitted_to=None
-    ):
+        self,
+        threshold: Any = 0.5,
+        *,
+        rank: int = 4,
+        from_logits: bool = False,
+        multi_label: bool = False,
+        fitted_to: dict[str, Any] | None = None,
+    ) -> None:
         check_integer("rank", rank, 3)
         check_flags(from_logits=from_logits, multi_label=multi_label)
         self.threshold = numbers("threshold", threshold)
@@ -101,7 +123,7 @@ class MaskRiskControl(Fitted):
         self.multi_label = multi_label
         self.fitted_to = dict(fitted_to or {})
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return config_of(self, ("threshold", "rank", "from_logits", "multi_label", "fitted_to"))
 
     # --- Fitting ------------------------------------------------------------------------------
@@ -109,15 +131,15 @@ class MaskRiskControl(Fitted):
     @classmethod
     def fit(
         cls,
-        probs,
-        masks,
-        target_recall=None,
+        probs: ArrayLike | Uncertainty | RegressionUncertainty,
+        masks: ArrayLike,
+        target_recall: float | None = None,
         *,
-        alpha=None,
-        stacked=None,
-        from_logits=False,
-        multi_label=False,
-    ):
+        alpha: float | None = None,
+        stacked: bool | None = None,
+        from_logits: bool = False,
+        multi_label: bool = False,
+    ) -> Self:
         """The largest threshold whose masks miss on average at most `alpha` of what is marked.
 
         For n images and a new one that are exchangeable, whatever the model:
@@ -177,7 +199,16 @@ class MaskRiskControl(Fitted):
         return cls(found, rank=rank, **flags, fitted_to=report)
 
     @classmethod
-    def fit_model(cls, model, data, *, output=None, batch_size=32, verbose=0, **options):
+    def fit_model(
+        cls,
+        model: ModelLike,
+        data: Data,
+        *,
+        output: Output | None = None,
+        batch_size: int = 32,
+        verbose: int = 0,
+        **options: Any,
+    ) -> Self:
         """As `fit`, of the predictions that a model makes for `data`, in one pass over it.
 
         Args:
@@ -245,7 +276,9 @@ class MaskRiskControl(Fitted):
         marked = mean >= (self.threshold - ROUNDING).astype("float32")
         return xp.where(xp.isfinite(mean), marked, True)
 
-    def predict(self, probs, *, stacked=None):
+    def predict(
+        self, probs: ArrayLike | Uncertainty | RegressionUncertainty, *, stacked: bool | None = None
+    ) -> np.ndarray:
         """The masks, bool, in the shape of the predictions `(n, height, width, ...)`.
 
         Args:
@@ -260,7 +293,9 @@ class MaskRiskControl(Fitted):
         has_labels = len(given) == self.rank + (1 if is_stacked(probs, stacked) else 0)
         return found if has_labels or len(given) > self.rank else found[..., 0]
 
-    def evaluate(self, probs, masks):
+    def evaluate(
+        self, probs: ArrayLike | Uncertainty | RegressionUncertainty, masks: ArrayLike
+    ) -> MaskEvaluation:
         """Recall, precision and size of the masks on labelled images, a `MaskEvaluation`.
 
         Args:
@@ -289,7 +324,7 @@ class MaskRiskControl(Fitted):
             float(found.mean()),
         )
 
-    def describe(self):
+    def describe(self) -> str:
         """A sentence for a person: what is promised, and of whom."""
         limits = ", ".join(f"{value:.4g}" for value in self.threshold.ravel())
         how = f"A pixel is in the mask from a probability of {limits} on."
@@ -303,7 +338,7 @@ class MaskRiskControl(Fitted):
             f"({told['empty_masks']}) were left out. {how}"
         )
 
-    def transform(self, predictions):
+    def transform(self, predictions: Tensor) -> dict[str, Tensor]:
         """Tensors `"probabilities"`, means over a stack, and `"mask"`, bool, of predictions."""
         kind = self._kind()
         stack = stack_of(_with_labels(predictions, self, None), kind)
@@ -311,7 +346,7 @@ class MaskRiskControl(Fitted):
         mean = ops.mean(stack, axis=0)[..., 1]
         return {"probabilities": mean, "mask": self._masks(mean, ops)}
 
-    def append_to(self, model, output=None):
+    def append_to(self, model: keras.Model, output: Output | None = None) -> keras.Model:
         """A functional model of the same inputs whose outputs are those of `transform`.
 
         Args:

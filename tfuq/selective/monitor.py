@@ -16,14 +16,20 @@ with a start at every 64th case, so that a change is seen however late it comes 
 Ramdas 2024; mixtures over starts: Shin et al. 2024).
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import betaln
 
-from tfuq._arguments import check_fraction, register, shown, to_float64
+from tfuq._arguments import ArrayLike, Self, check_fraction, register, shown, to_float64
 from tfuq._files.reading import json_text
 from tfuq._math.bounds import clopper_pearson_interval
+from tfuq._predictions.numbers import RegressionUncertainty
+from tfuq._predictions.uncertainty import Uncertainty
 from tfuq.selective._losses import SEVERAL, titles
 from tfuq.selective._monitor_state import (
     BATCHES,
@@ -152,7 +158,9 @@ class Monitor(Fitted):
     `tfuq.plots.monitor_process`.
     """
 
-    def __init__(self, rule, alpha=0.05, *, state=None):
+    def __init__(
+        self, rule: Any, alpha: float = 0.05, *, state: dict[str, Any] | None = None
+    ) -> None:
         check_fraction("alpha", alpha)
         if alpha in (0, 1):
             raise ValueError(f"Argument `alpha` must be in (0, 1). Received: alpha={alpha}")
@@ -171,7 +179,7 @@ class Monitor(Fitted):
         self._edges, self._bins = numbers("state", state["edges"]), numbers("state", state["bins"])
         self._scores = state["scores"]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         of_scores = {"edges": self._edges, "bins": self._bins.astype(int)}
         of_scores = {"first": encoded(self._first, "<f4")} if self._first else of_scores
         wealth = [*self._most.values(), *self._scores]
@@ -181,7 +189,7 @@ class Monitor(Fitted):
         return plain({"rule": short(self.rule._content()), "alpha": self.alpha, "state": state})
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         content = config["rule"]
         if content.get("class") not in _NAMES:
             raise ValueError(f"it watches {shown(content.get('class'))}")
@@ -189,7 +197,7 @@ class Monitor(Fitted):
         rule = kind._from_content(whole(content, kind().get_config()))
         return cls(rule, config["alpha"], state=config["state"])
 
-    def to_json(self):
+    def to_json(self) -> str:
         """What has been seen, and the rule, as a text for `from_json`.
 
         At most 1,024 bytes, however much was seen, of a rule without groups and of few classes, or
@@ -198,11 +206,19 @@ class Monitor(Fitted):
         return json_text(self._content(), allow_nan=False, separators=(",", ":"))
 
     @property
-    def fitted_to(self):
+    def fitted_to(self) -> dict[str, Any]:
         """What has been seen so far: numbers of cases, of accepted, and of those with labels."""
         return dict(self._seen)
 
-    def update(self, probs, labels=None, groups=None, *, stacked=None, score=None):
+    def update(
+        self,
+        probs: ArrayLike | Uncertainty | RegressionUncertainty,
+        labels: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+        *,
+        stacked: bool | None = None,
+        score: str | None = None,
+    ) -> Self:
         """Takes cases in the order in which they came, each once.
 
         Args:
@@ -224,7 +240,15 @@ class Monitor(Fitted):
         self.follow(probs, labels, groups, stacked=stacked, score=score)
         return self
 
-    def follow(self, probs, labels=None, groups=None, *, stacked=None, score=None):
+    def follow(
+        self,
+        probs: ArrayLike | Uncertainty | RegressionUncertainty,
+        labels: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+        *,
+        stacked: bool | None = None,
+        score: str | None = None,
+    ) -> dict[str, np.ndarray]:
         """As `update`, and says how the wealth of each test went.
 
         Returns:
@@ -232,7 +256,9 @@ class Monitor(Fitted):
         """
         return self._take(*self.rule._cases(probs, labels, groups, stacked, score))
 
-    def update_decisions(self, accepted, scores, losses=None):
+    def update_decisions(
+        self, accepted: ArrayLike, scores: Any, losses: ArrayLike | None = None
+    ) -> Self:
         """Takes cases that were decided elsewhere, as by a server of an export.
 
         Args:
@@ -276,7 +302,7 @@ class Monitor(Fitted):
         self._take(scores, decided, losses)
         return self
 
-    def update_losses(self, losses):
+    def update_losses(self, losses: ArrayLike) -> Self:
         """Takes the losses of accepted cases that it took before without a label.
 
         In which order labels come must not depend on whether answers are wrong. Left out are cases
@@ -358,26 +384,26 @@ class Monitor(Fitted):
         self._scores = jumped(self._scores, higher / self._bins.sum())
 
     @property
-    def wealth(self):
+    def wealth(self) -> dict[str, float]:
         """Of the tests of the risk, the coverage and the scores, in which they stand now."""
         more, less = self._bets["more"].wealth, self._bets["less"].wealth
         found = {"risk": self._bets["risk"].wealth, "coverage": (more + less) / 2}
         return {**{k: float(v) for k, v in found.items()}, "scores": float(self._scores.sum())}
 
     @property
-    def alarms(self):
+    def alarms(self) -> list[str]:
         """Names of the tests that have raised one, at any time."""
         return [
             name for name, share in SHARES.items() if self._most[name] >= 1 / (share * self.alpha)
         ]
 
     @property
-    def alarm(self):
+    def alarm(self) -> bool:
         """Whether any test has raised one, at any time."""
         return bool(self.alarms)
 
     @property
-    def risk_bound(self):
+    def risk_bound(self) -> float:
         """A bound above the mean risk of the accepted cases so far, valid at all times together.
 
         It is below the true one ever with a probability of at most `alpha`; 1 without labels.
@@ -413,7 +439,7 @@ def _check_rule(rule):
 class Watched:
     """Rules that a `Monitor` can watch."""
 
-    def monitor(self, alpha=0.05):
+    def monitor(self, alpha: float = 0.05) -> Monitor:
         """A `Monitor` of what was promised: an alarm if the cases that come show it broken.
 
         Args:

@@ -1,12 +1,16 @@
 """Grades that have an order: kappa, what referral does to it, and decisions by their cost."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import numpy as np
 
-from tfuq._arguments import check_choice, check_flags, to_float64
+from tfuq._arguments import ArrayLike, check_choice, check_flags, to_float64
 from tfuq._predictions.labelled import labelled_predictions
+from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq._predictions.probabilities import check_probabilities, probabilities
+from tfuq._predictions.uncertainty import Uncertainty
 from tfuq.selective._void import void_weight
 
 _WEIGHTS = ("quadratic", "linear")
@@ -36,8 +40,14 @@ class KappaCurve(NamedTuple):
 
 
 def quadratic_weighted_kappa(
-    probs, labels, *, weights="quadratic", sample_weight=None, ignore_class=None, from_logits=False
-):
+    probs: ArrayLike | Uncertainty | RegressionUncertainty,
+    labels: ArrayLike,
+    *,
+    weights: str | ArrayLike = "quadratic",
+    sample_weight: ArrayLike | None = None,
+    ignore_class: int | str | None = None,
+    from_logits: bool = False,
+) -> float:
     """Cohen's kappa of grades, in which an error counts by how far off it is.
 
     Formula:
@@ -84,15 +94,15 @@ def quadratic_weighted_kappa(
 
 
 def kappa_referral_curve(
-    probs,
-    labels,
+    probs: ArrayLike | Uncertainty | RegressionUncertainty,
+    labels: ArrayLike,
     *,
-    weights="quadratic",
-    score="confidence",
-    sample_weight=None,
-    ignore_class=None,
-    from_logits=False,
-):
+    weights: str | ArrayLike = "quadratic",
+    score: str = "confidence",
+    sample_weight: ArrayLike | None = None,
+    ignore_class: int | str | None = None,
+    from_logits: bool = False,
+) -> KappaCurve:
     """Weighted kappa of the kept predictions as the least trusted ones are referred.
 
     The formula is that of `quadratic_weighted_kappa`, of the accepted predictions alone, with a
@@ -135,7 +145,12 @@ def kappa_referral_curve(
     return KappaCurve(totals[0] / totals[0][-1], _kappa(*totals, weights), threshold)
 
 
-def expected_cost(probs, cost_matrix, *, from_logits=False):
+def expected_cost(
+    probs: ArrayLike | Uncertainty | RegressionUncertainty,
+    cost_matrix: ArrayLike,
+    *,
+    from_logits: bool = False,
+) -> np.ndarray:
     """The cost that is expected of each decision, if the probabilities are right.
 
     Formula:
@@ -168,7 +183,12 @@ def expected_cost(probs, cost_matrix, *, from_logits=False):
     return _read_probs(probs, from_logits) @ _read_costs(cost_matrix, np.shape(probs))
 
 
-def minimum_cost_decision(probs, cost_matrix, *, from_logits=False):
+def minimum_cost_decision(
+    probs: ArrayLike | Uncertainty | RegressionUncertainty,
+    cost_matrix: ArrayLike,
+    *,
+    from_logits: bool = False,
+) -> np.ndarray:
     """The decision whose expected cost is least: Bayes' rule for this cost.
 
     Args:

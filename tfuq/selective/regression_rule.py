@@ -1,9 +1,19 @@
 """Rejection rules for numbers: a threshold of a width, and what was promised when it was chosen."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
 import numpy as np
 import tensorflow as tf
 
 from tfuq._arguments import (
+    ArrayLike,
+    Output,
+    Self,
+    Tensor,
     check_choice,
     check_flags,
     check_integer,
@@ -12,6 +22,7 @@ from tfuq._arguments import (
     shown,
 )
 from tfuq._predictions.families import family_named
+from tfuq._predictions.family import Family
 from tfuq._predictions.numbers import RegressionUncertainty, mixture_quantile, moments, warn_of_unit
 from tfuq._predictions.scores import GIVEN
 from tfuq.predictive import uncertainty_with_labels
@@ -28,7 +39,7 @@ from tfuq.selective._number_reading import (
 )
 from tfuq.selective._own_rows import check_own_scores
 from tfuq.selective._reading import check_for_models, check_given, name_and_given
-from tfuq.selective._rule_evaluation import description, evaluation_of
+from tfuq.selective._rule_evaluation import Evaluation, description, evaluation_of
 from tfuq.selective._rule_fitting import (
     Goal,
     check_targets,
@@ -99,18 +110,18 @@ class RegressionRule(Watched, Fitted):
 
     def __init__(
         self,
-        score="std",
-        threshold=1.0,
+        score: Any = "std",
+        threshold: Any = 1.0,
         *,
-        level=0.9,
-        by=None,
-        keys=None,
-        family="normal",
-        units=1,
-        rank=2,
-        tolerance=None,
-        fitted_to=None,
-    ):
+        level: float = 0.9,
+        by: str | None = None,
+        keys: Sequence[Any] | None = None,
+        family: str | Mapping[str, Any] | Family = "normal",
+        units: int = 1,
+        rank: int = 2,
+        tolerance: float | ArrayLike | None = None,
+        fitted_to: dict[str, Any] | None = None,
+    ) -> None:
         check_choice("score", score, KNOWN)
         check_choice("by", by, (None, "group"))
         check_integer("units", units, 1)
@@ -137,7 +148,7 @@ class RegressionRule(Watched, Fitted):
         self.tolerance = tolerance
         self.fitted_to = checked_report(fitted_to, by)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         names = ("score", "threshold", "level", "by", "keys", "units", "rank", "tolerance")
         config = config_of(self, (*names, "fitted_to"))
         return {**config, "family": self.family.get_config()}
@@ -147,24 +158,24 @@ class RegressionRule(Watched, Fitted):
     @classmethod
     def fit(
         cls,
-        found,
-        y,
-        score="std",
-        target_risk=None,
-        confidence=0.95,
+        found: ArrayLike | RegressionUncertainty,
+        y: ArrayLike,
+        score: Any = "std",
+        target_risk: float | None = None,
+        confidence: float = 0.95,
         *,
-        tolerance=None,
-        loss="error",
-        level=0.9,
-        target_coverage=None,
-        costs=None,
-        method="auto",
-        thresholds=None,
-        by=None,
-        groups=None,
-        simultaneous=False,
-        seed=0,
-    ):
+        tolerance: float | ArrayLike | None = None,
+        loss: Any = "error",
+        level: float = 0.9,
+        target_coverage: float | None = None,
+        costs: Mapping[str, Any] | None = None,
+        method: str = "auto",
+        thresholds: Sequence[float] | None = None,
+        by: str | None = None,
+        groups: ArrayLike | None = None,
+        simultaneous: bool = False,
+        seed: int = 0,
+    ) -> Self:
         """The rule that accepts the most while it keeps what is asked for; one of three is given.
 
         The promises are those of `RejectionRule.fit`, of the loss of numbers. An answer is wrong,
@@ -249,7 +260,7 @@ class RegressionRule(Watched, Fitted):
 
     # --- Use ----------------------------------------------------------------------------------
 
-    def score_of(self, found, score=None):
+    def score_of(self, found: ArrayLike | RegressionUncertainty, score: Any = None) -> np.ndarray:
         """The score of each number, `(n, ..., units)`, float32, in its unit; NaN for NaN.
 
         Args:
@@ -265,7 +276,7 @@ class RegressionRule(Watched, Fitted):
         lower, upper = found.interval(self.level)
         return (upper - lower).astype("float32")
 
-    def check_kind(self, found):
+    def check_kind(self, found: ArrayLike | RegressionUncertainty) -> None:
         """Raises ValueError unless predictions are of the kind that it was fitted to."""
         _check_found(found)
         kind = (found.family, found.units, found.params.ndim - 1)
@@ -285,7 +296,14 @@ class RegressionRule(Watched, Fitted):
                 f"({fitted}): one network says less of its uncertainty. Received: {draws}"
             )
 
-    def accept(self, found, groups=None, *, unknown_group="error", score=None):
+    def accept(
+        self,
+        found: ArrayLike | RegressionUncertainty,
+        groups: ArrayLike | None = None,
+        *,
+        unknown_group: str = "error",
+        score: Any = None,
+    ) -> np.ndarray:
         """Which numbers are accepted, bool `(n, ..., units)`.
 
         Args:
@@ -305,7 +323,15 @@ class RegressionRule(Watched, Fitted):
         thresholds = of_groups(self, groups, len(score), unknown_group)
         return passes(self, score, thresholds.reshape(-1, *[1] * (score.ndim - 1))) & known
 
-    def evaluate(self, found, y, groups=None, *, loss=None, score=None):
+    def evaluate(
+        self,
+        found: ArrayLike | RegressionUncertainty,
+        y: ArrayLike,
+        groups: ArrayLike | None = None,
+        *,
+        loss: Any = None,
+        score: Any = None,
+    ) -> Evaluation:
         """What is accepted of labelled data, and how much of that is wrong: an `Evaluation`.
 
         Args:
@@ -323,7 +349,7 @@ class RegressionRule(Watched, Fitted):
         accepted = self.accept(found, groups, unknown_group="reject", score=score).ravel()
         return evaluation_of(read, accepted)
 
-    def transform(self, params):
+    def transform(self, params: Tensor) -> dict[str, Tensor]:
         """Tensors of a tensor of parameters, or of a stack of them: `"mean"`, `"std"`, `"score"`,
         `"accept"` and, where the family says a distribution, the ends `"lower"` and `"upper"` of
         the interval of `level`; each `(n, ..., units)`. A rule of a detector's score takes a pair
@@ -354,7 +380,9 @@ class RegressionRule(Watched, Fitted):
         accept = (score <= np.float32(self.threshold)) & is_known
         return {**found, "score": score, "accept": accept}
 
-    def append_to(self, model, output=None, *, detector=None):
+    def append_to(
+        self, model: keras.Model, output: Output | None = None, *, detector: Any = None
+    ) -> keras.Model:
         """A functional model of the same inputs whose outputs are those of `transform`.
 
         Args:
@@ -377,7 +405,7 @@ class RegressionRule(Watched, Fitted):
         """
         return appended(self, model, output, detector)
 
-    def describe(self):
+    def describe(self) -> str:
         """What the rule does and what was promised, in a sentence for who has to rely on it."""
         return description(self)
 

@@ -1,8 +1,25 @@
 """Rejection rules: a threshold of a score, and what was promised when it was chosen."""
 
-import functools
+from __future__ import annotations
 
-from tfuq._arguments import check_choice, check_flags, check_integer, register, shown
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfuq._arguments import (
+    ArrayLike,
+    Data,
+    ModelLike,
+    Output,
+    Self,
+    check_choice,
+    check_flags,
+    check_integer,
+    register,
+    shown,
+)
 from tfuq._files.reading import unsealed
 from tfuq._models.numbers import declared_family
 from tfuq._models.predicting import predicted
@@ -10,6 +27,7 @@ from tfuq._predictions.class_names import agreed_names, checked_names
 from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq._predictions.scores import CONFIDENCES, OF_STACKS
 from tfuq._predictions.stacks import is_stacked
+from tfuq._predictions.uncertainty import Uncertainty
 from tfuq.predictive import declared
 from tfuq.selective._declared_thresholds import check_against_scores, declared_thresholds
 from tfuq.selective._guarantees import METHODS
@@ -113,18 +131,18 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
 
     def __init__(
         self,
-        score="confidence",
-        threshold=0.5,
+        score: Any = "confidence",
+        threshold: Any = 0.5,
         *,
-        by=None,
-        keys=None,
-        rank=2,
-        from_logits=False,
-        multi_label=False,
-        fitted_to=None,
-        class_names=None,
-        calibration=None,
-    ):
+        by: str | None = None,
+        keys: Sequence[Any] | None = None,
+        rank: int = 2,
+        from_logits: bool = False,
+        multi_label: bool = False,
+        fitted_to: dict[str, Any] | None = None,
+        class_names: Sequence[str] | None = None,
+        calibration: Any = None,
+    ) -> None:
         check_by(by, multi_label)
         check_integer("rank", rank, 1)
         check_flags(from_logits=from_logits, multi_label=multi_label)
@@ -152,12 +170,12 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
             return RegressionRule._from_content(content)
         return super()._from_content(content)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         names = ("score", "threshold", "by", "keys", "rank", "from_logits", "multi_label")
         return config_of(self, (*names, "fitted_to"), ("class_names", "calibration"))
 
     @property
-    def grows_with_trust(self):
+    def grows_with_trust(self) -> bool:
         """Whether a larger score is trusted more: of `"confidence"` and `"margin"`."""
         return self.score in CONFIDENCES
 
@@ -166,31 +184,31 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
     @classmethod
     def fit(
         cls,
-        probs,
-        labels,
-        score=None,
-        target_risk=None,
-        confidence=0.95,
+        probs: ArrayLike | Uncertainty | RegressionUncertainty,
+        labels: ArrayLike,
+        score: Any = None,
+        target_risk: float | None = None,
+        confidence: float = 0.95,
         *,
-        target_coverage=None,
-        costs=None,
-        method="auto",
-        thresholds=None,
-        loss="error",
-        positive_class=1,
-        by=None,
-        groups=None,
-        simultaneous=False,
-        from_logits=False,
-        multi_label=False,
-        class_names=None,
-        calibration=None,
-        calibration_share=0.5,
-        seed=0,
-        tolerance=None,
-        sample_weight=None,
-        ignore_class=None,
-    ):
+        target_coverage: float | None = None,
+        costs: Mapping[str, Any] | None = None,
+        method: str = "auto",
+        thresholds: Sequence[float] | None = None,
+        loss: Any = "error",
+        positive_class: int | str | Sequence[int | str] = 1,
+        by: str | None = None,
+        groups: ArrayLike | None = None,
+        simultaneous: bool = False,
+        from_logits: bool = False,
+        multi_label: bool = False,
+        class_names: Sequence[str] | None = None,
+        calibration: Any = None,
+        calibration_share: float = 0.5,
+        seed: int = 0,
+        tolerance: float | None = None,
+        sample_weight: ArrayLike | None = None,
+        ignore_class: int | str | None = None,
+    ) -> Self | RegressionRule:
         """The rule that accepts the most while it keeps what is asked for; one of three is given.
 
         `target_risk`: on new data like these, the mean loss of the accepted is above it with a
@@ -343,7 +361,16 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
         return known_by(self._with_parts(found, report, by, simultaneous), promises)
 
     @classmethod
-    def fit_model(cls, model, data, *, output=None, batch_size=32, verbose=0, **options):
+    def fit_model(
+        cls,
+        model: ModelLike,
+        data: Data,
+        *,
+        output: Output | None = None,
+        batch_size: int = 32,
+        verbose: int = 0,
+        **options: Any,
+    ) -> Self | RegressionRule:
         """As `fit`, of the predictions that a model makes for `data`, in one pass over it.
 
         Args:
@@ -412,7 +439,9 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
 
     # --- Use ----------------------------------------------------------------------------------
 
-    def score_of(self, probs, *, stacked=None):
+    def score_of(
+        self, probs: ArrayLike | Uncertainty | RegressionUncertainty, *, stacked: bool | None = None
+    ) -> np.ndarray:
         """The score of each prediction, `(n, ...)`, in its own direction and unit; NaN for NaN.
 
         Args:
@@ -424,7 +453,15 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
         """
         return scored(self, probs, stacked)[0]
 
-    def accept(self, probs, groups=None, *, unknown_group="error", stacked=None, score=None):
+    def accept(
+        self,
+        probs: ArrayLike | Uncertainty | RegressionUncertainty,
+        groups: ArrayLike | None = None,
+        *,
+        unknown_group: str = "error",
+        stacked: bool | None = None,
+        score: Any = None,
+    ) -> np.ndarray:
         """Which predictions are accepted, bool `(n, ...)`.
 
         Args:

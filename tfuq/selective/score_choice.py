@@ -1,13 +1,18 @@
 """Choice of a score: which ranks errors best, with intervals, and a score of logits to try."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import check_fraction, check_integer, is_finite, shown, to_float64
+from tfuq._arguments import ArrayLike, check_fraction, check_integer, is_finite, shown, to_float64
 from tfuq._predictions.labelled import labelled_predictions
+from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq._predictions.scores import RANKINGS, pnorm, pnorm_name, score_name
+from tfuq._predictions.uncertainty import Uncertainty
 from tfuq.ood.sirc import sirc
 from tfuq.selective._row_hashes import labelled_hashes, remember_scores, sketch
 from tfuq.selective.curves import augrc
@@ -46,7 +51,7 @@ class ScoreRow(NamedTuple):
     behind_upper: float
 
     @property
-    def differs(self):
+    def differs(self) -> bool:
         """Whether the interval of the difference from the best score leaves 0 out."""
         return self.behind_lower > 0
 
@@ -71,7 +76,7 @@ class ScoreComparison(NamedTuple):
     examples: int
     errors: int
 
-    def to_markdown(self):
+    def to_markdown(self) -> str:
         """A table of the scores."""
         lines = ["| score | AUGRC | interval | behind the best | differs |"]
         lines.append("| --- | --: | --- | --- | --- |")
@@ -85,16 +90,16 @@ class ScoreComparison(NamedTuple):
 
 
 def best_score(
-    probs,
-    labels,
-    scores=None,
+    probs: ArrayLike | Uncertainty | RegressionUncertainty,
+    labels: ArrayLike,
+    scores: Any = None,
     *,
-    from_logits=False,
-    multi_label=False,
-    confidence=0.95,
-    resamples=1000,
-    seed=0,
-):
+    from_logits: bool = False,
+    multi_label: bool = False,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> ScoreComparison:
     """Which score ranks the errors best, by AUGRC on held-out rows, and which differ from it.
 
     Rows that chose a score must not promise with it: fit the rule to others. A rule of the score
@@ -207,7 +212,9 @@ def _areas(level, wrong, weights, rows):
     return np.concatenate(found)
 
 
-def choose_p(logits, labels, powers=tuple(range(1, 11))):
+def choose_p(
+    logits: ArrayLike, labels: ArrayLike, powers: Sequence[float] = tuple(range(1, 11))
+) -> float:
     """The p of the p-norm score that ranks errors best on held-out rows, by AUGRC.
 
     A rule with that score, `score=f"pnorm({p})"`, must be fitted to other rows than these: it is
@@ -262,7 +269,7 @@ def _remember(labelled, score, name):
     remember_scores(score, name, sketch(labelled_hashes(probs, true)))
 
 
-def pnorm_score(logits, p=2):
+def pnorm_score(logits: ArrayLike, p: float = 2) -> np.ndarray:
     """p-norm score: minus the largest centred logit over their p-norm; grows with uncertainty.
 
     Formula: -max_c z_c / (sum_c |z_c|^p)^(1 / p), z the logits less their mean (Cattelan and Silva
@@ -307,7 +314,7 @@ def pnorm_score(logits, p=2):
     return np.where(finite, found, np.nan)
 
 
-def sirc_score(confidence, detector_score, a, b):
+def sirc_score(confidence: float, detector_score: ArrayLike, a: float, b: float) -> np.ndarray:
     """The confidence joined with a detector's score; grows with uncertainty (SIRC).
 
     Formula: log(1 - confidence) + log(1 + exp(b (detector_score - a))) (Xia and Bouganis 2022, the

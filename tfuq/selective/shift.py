@@ -1,10 +1,14 @@
 """Shift report: how new data differ from labelled ones, and the accuracy to expect on them."""
 
-from typing import NamedTuple
+from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import keras
 import numpy as np
 
-from tfuq._arguments import shown, to_float64, told
+from tfuq._arguments import Data, Output, shown, to_float64, told
 from tfuq._files.tables import markdown_table
 from tfuq._models.batches import batches
 from tfuq._models.features import Tap
@@ -74,42 +78,42 @@ class ShiftReport(NamedTuple):
     """The same, corrected for the label shift that was estimated."""
 
     @property
-    def source_accuracy(self):
+    def source_accuracy(self) -> float | None:
         """Accuracy on the labelled data."""
         return _accuracy(self.source_confusion)
 
     @property
-    def target_accuracy(self):
+    def target_accuracy(self) -> float | None:
         """Accuracy on the new data; None without labels."""
         return _accuracy(self.target_confusion)
 
     @property
-    def corrected_accuracy(self):
+    def corrected_accuracy(self) -> float | None:
         """Accuracy of the corrected predictions on the new data; None without labels."""
         return _accuracy(self.corrected_confusion)
 
-    def to_markdown(self):
+    def to_markdown(self) -> str:
         """What was found, line by line, and a table with a row for each group."""
         return "\n".join([*_summary(self), "", _group_table(self)])
 
 
 def shift_report(
-    model,
-    source,
-    target,
+    model: keras.Model,
+    source: Data,
+    target: Data,
     *,
-    label_map=None,
-    class_map=None,
-    layer=None,
-    output=None,
-    from_logits=None,
-    confidence=0.95,
-    n_bootstrap=200,
-    max_examples=5000,
-    batch_size=32,
-    seed=0,
-    verbose=0,
-):
+    label_map: Mapping[Any, Any] | None = None,
+    class_map: Mapping[int, Any] | None = None,
+    layer: str | None = None,
+    output: Output | None = None,
+    from_logits: bool | None = None,
+    confidence: float = 0.95,
+    n_bootstrap: int = 200,
+    max_examples: int = 5000,
+    batch_size: int = 32,
+    seed: int = 0,
+    verbose: int = 0,
+) -> ShiftReport:
     """Tests new data without labels for a shift and estimates the accuracy on them.
 
     Label shift is estimated by `black_box_shift_estimation`, covariate shift by

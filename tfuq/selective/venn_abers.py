@@ -1,9 +1,15 @@
 """Venn-Abers prediction: two calibrated probabilities for each class, one of which is right."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 from keras import ops
 
-from tfuq._arguments import register, shown
+from tfuq._arguments import ArrayLike, register, shown
+from tfuq._predictions.numbers import RegressionUncertainty
+from tfuq._predictions.uncertainty import Uncertainty
 from tfuq.selective._one_against_rest import (
     OneAgainstRest,
     all_or_none,
@@ -71,16 +77,16 @@ class VennAbersCalibration(OneAgainstRest):
 
     def __init__(
         self,
-        knots=None,
-        zeros=None,
-        ones=None,
+        knots: Any = None,
+        zeros: Any = None,
+        ones: Any = None,
         *,
-        rank=None,
-        from_logits=False,
-        multi_label=False,
-        average="before",
-        fitted_to=None,
-    ):
+        rank: int | None = None,
+        from_logits: bool = False,
+        multi_label: bool = False,
+        average: str = "before",
+        fitted_to: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(rank, from_logits, multi_label, average, fitted_to)
         if average != "before":
             raise ValueError(
@@ -93,7 +99,9 @@ class VennAbersCalibration(OneAgainstRest):
         self.zeros = zeros
         self.ones = ones
 
-    def interval(self, probs):
+    def interval(
+        self, probs: ArrayLike | Uncertainty | RegressionUncertainty
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The two probabilities of each class against the rest, `(lower, upper)`.
 
         Args:

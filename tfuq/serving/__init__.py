@@ -4,6 +4,12 @@ No file of this package imports another of tfuq but for a monitor: it serves wit
 without Keras, too, as `examples/serving/server.py` shows.
 """
 
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
 __all__ = ["make_app", "serve"]
 
 _MISSING = (
@@ -12,7 +18,7 @@ _MISSING = (
 )
 
 
-def make_app(folder, **options):
+def make_app(folder: str | os.PathLike[str], **options: Any) -> Any:
     """A FastAPI application that answers for one exported model.
 
     For who runs it in a server of their own; `serve` and `tfuq serve` run it in uvicorn, with
@@ -66,7 +72,13 @@ def make_app(folder, **options):
     return application.application(command.service_of(checked))
 
 
-def serve(folder, host="127.0.0.1", port=8000, say=print, **options):
+def serve(
+    folder: str | os.PathLike[str],
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    say: Callable[[str], Any] = print,
+    **options: Any,
+) -> dict[str, int]:
     """Serves one exported model until SIGTERM or SIGINT, as `tfuq serve` does.
 
     Args:
