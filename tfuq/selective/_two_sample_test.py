@@ -44,7 +44,7 @@ def classifier_two_sample_test(
     max_examples: int = 5000,
     seed: int = 0,
 ) -> TwoSampleTest:
-    """Tests whether two samples have one distribution: can a classifier tell them apart?
+    """Tests whether two samples have one distribution: whether a classifier tells them apart.
 
     A logistic regression learns from one part of both samples, as many of each, and is tested on
     the rest. If the samples are alike it is right in half of the cases:
