@@ -60,7 +60,7 @@ def exported(folder):
 
 def asked(url, path, body=None, kind=""):
     request = urllib.request.Request(url + path, body, {"Content-Type": kind} if body else {})
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=600) as answer:
         return answer.read().decode()
 
 
@@ -111,7 +111,7 @@ def main():
                     raise RuntimeError("/metrics does not count the answer")
             finally:
                 server.terminate()
-                server.wait(60)
+                server.wait(600)
     where = pathlib.Path(tfuq.__file__).parent
     versions = f"Keras {keras.__version__}, TensorFlow {tf.__version__}, NumPy {np.__version__}"
     print(f"smoke: right. Python {sys.version.split()[0]}, {versions}; {where}")
