@@ -271,7 +271,7 @@ def counted(found, column):
 def advice(found, column):
     """A recommendation: the row that is most often better than Dense, of all and of the cheap.
 
-    Better and worse are counted against each other; of equal rows the cheaper one is named.
+    Better and worse are counted against each other; of equal rows the cheaper one stands first.
     """
     known, said = counted(found, column), []
     kinds = (
@@ -285,9 +285,12 @@ def advice(found, column):
             continue
         row = max(fit, key=lambda row: (fit[row][0] - fit[row][1], -fit[row][3]))
         better, worse, total, cost = fit[row]
+        equal = [f"{r} ({v[3]:.1f} times)" for r, v in fit.items() if v[:2] == (better, worse)]
+        equal = [name for name in equal if not name.startswith(f"{row} (")]
+        as_often = f" As often: {', '.join(equal)}." if equal else ""
         said.append(
             f"{told}: **{row}**, better than Dense in {better} of {total} sets and worse in "
-            f"{worse}; its training costs {cost:.1f} times Dense's."
+            f"{worse}; its training costs {cost:.1f} times Dense's.{as_often}"
         )
     return "\n".join(f"- {line}" for line in said) + "\n"
 

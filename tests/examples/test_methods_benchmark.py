@@ -69,6 +69,7 @@ def test_a_recommendation_is_what_is_better_and_what_is_cheap(parts):
     found = made_up(parts, {"VBLL": [0.1, 0.05, 0.2], "deep ensemble": [0.3, 0.2, 0.4]})
     said = pages.advice(found, "accuracy")
     assert said.count("**VBLL**, better than Dense in 1 of 2 sets and worse in 0") == 2
+    assert said.count("As often: deep ensemble (5.0 times).") == 1  # of any cost alone
     found = made_up(parts, {"VBLL": [-0.1, -0.2, -0.05], "deep ensemble": [0.3, 0.2, 0.4]})
     any_cost, cheap = pages.advice(found, "accuracy").splitlines()
     assert "**deep ensemble**" in any_cost and "5.0 times" in any_cost
