@@ -116,15 +116,14 @@ def main(argv=None):
         show(found, test[1])
 
     found = run("With the noise", "probabilistic", train, test, epochs["probabilistic"])
-    lower, upper = found.interval(0.95)
+    columns = (found.mean, found.std, *found.interval(0.95))
     for row in range(SHOWN):
-        print(
-            f"  mean {found.mean[row, 0]:.2f}, std {found.std[row, 0]:.2f}, 95 % between "
-            f"{lower[row, 0]:.2f} and {upper[row, 0]:.2f}, actual {test[1][row]:g}"
-        )
+        mean, std, low, high = (each[row, 0] for each in columns)
+        print(f"  mean {mean:.2f}, std {std:.2f}, 95 % between {low:.2f} and {high:.2f}", end="")
+        print(f", actual {test[1][row]:g}")
     covered = tfuq.metrics.prediction_interval_coverage(test[1], found, 0.95)
     print(f"  These intervals hold {covered:.1%} of the test labels.")
-    quantity = "progress" if source == "diabetes" else "quality"
+    quantity = {"diabetes": "progress"}.get(source, "quality")
     ax = tfuq.plots.predicted_against_true(test[1], found, level=0.95, quantity=quantity)
     arguments.output.mkdir(parents=True, exist_ok=True)
     ax.figure.savefig(arguments.output / "bayesian_neural_networks.png", dpi=110)
