@@ -116,11 +116,9 @@ def main(argv=None):
         show(found, test[1])
 
     found = run("With the noise", "probabilistic", train, test, epochs["probabilistic"])
-    columns = (found.mean, found.std, *found.interval(0.95))
-    for row in range(SHOWN):
-        mean, std, low, high = (each[row, 0] for each in columns)
-        print(f"  mean {mean:.2f}, std {std:.2f}, 95 % between {low:.2f} and {high:.2f}", end="")
-        print(f", actual {test[1][row]:g}")
+    columns = (found.mean[:, 0], found.std[:, 0], *np.squeeze(found.interval(0.95), -1), test[1])
+    text = "  mean {:.2f}, std {:.2f}, 95 % between {:.2f} and {:.2f}, actual {:g}"
+    print("\n".join(text.format(*row) for row in list(zip(*columns, strict=True))[:SHOWN]))
     covered = tfuq.metrics.prediction_interval_coverage(test[1], found, 0.95)
     print(f"  These intervals hold {covered:.1%} of the test labels.")
     quantity = {"diabetes": "progress"}.get(source, "quality")
