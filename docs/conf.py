@@ -27,7 +27,8 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
-    "keras_docstrings",  # this and the next three are in _extensions
+    "shared_arguments",  # this and the next four are in _extensions
+    "keras_docstrings",
     "public_names",
     "navigation",
     "links",
