@@ -88,8 +88,7 @@ def written_out(text, owner=None):
         if all(each == said for _, each in one):
             one = [(", ".join(names), said)]
         for name, each in one:
-            joined = re.sub(r"\s*\n\s*", " ", each) if "\n\n" not in each else each
-            lines += textwrap.wrap(f"{name}: {joined}", 96, subsequent_indent="    ")
+            lines.append(f"{name}: " + re.sub(r"\s*\n\s*", " ", each))
     body = "".join(f"    {line}\n" for line in lines)
     blank = "\n" if section[1].endswith("\n\n") else ""
     return text[: section.start(1)] + body + blank + text[section.end(1) :]
