@@ -326,11 +326,11 @@ def test_predict_goes_on_where_it_was_interrupted(here, monkeypatch):
 
     add, calls = shards.ShardFolder.add, []
 
-    def interrupted(folder, columns, data=None):
+    def interrupted(folder, columns, *told):
         calls.append(columns)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        add(folder, columns, data)
+        add(folder, columns, *told)
 
     monkeypatch.setattr(shards.ShardFolder, "add", interrupted)
     command = ("predict", "m.keras", *TEST, "o.csv", "--shard-size", 70)
@@ -484,7 +484,7 @@ def test_names_that_are_declared_of_a_model_order_its_folders(here, model):
 def test_files_that_came_while_predict_was_interrupted(here, monkeypatch):
     from tfuq._files import shards
 
-    def interrupted(folder, columns, data=None):
+    def interrupted(folder, columns, *told):
         raise KeyboardInterrupt
 
     write_images(here.path / "images", ["cat", "dog", "emu"])

@@ -18,7 +18,7 @@ import tensorflow as tf
 from scipy import integrate, optimize, special
 from tensorflow_probability import distributions as tfd
 
-from tfuq._math import logistic_normal
+from tfuq._math import logistic_normal, point_blocks
 from tfuq.layers import VBLLDense
 from tfuq.layers.base import softplus_inverse
 
@@ -353,9 +353,9 @@ def test_sampled_objective_converges_below_the_bound(likelihood):
 def test_means_of_log_partitions_have_plain_gradients(name, mirrored, block, points, monkeypatch):
     """Whatever the size of the blocks."""
     if block is not None:
-        monkeypatch.setattr(logistic_normal, "BLOCK", block)
-        monkeypatch.setattr(logistic_normal, "POINTS", points)
-        monkeypatch.setattr(logistic_normal, "SMALL", 0)
+        monkeypatch.setattr(point_blocks, "BLOCK", block)
+        monkeypatch.setattr(point_blocks, "POINTS", points)
+        monkeypatch.setattr(point_blocks.Blocks, "small", 0)
     rng = np.random.default_rng(3)
     loc, scale = tf.constant(rng.normal(size=(4, 3))), tf.constant(rng.normal(size=(4, 3)))
     e = tf.constant(rng.normal(size=(7, 3)))

@@ -340,10 +340,10 @@ def test_memory_holds_one_shard(plain, tmp_path, monkeypatch):
     add, sizes, read = ShardFolder.add, [], []
     data = tf.data.Dataset.range(400).map(lambda n: tf.fill((5,), tf.cast(n, "float32"))).batch(8)
 
-    def noted(folder, columns, data=None):
+    def noted(folder, columns, *told):
         sizes.append(len(columns["index"]))
         read.append(sum(sizes))
-        add(folder, columns, data)
+        add(folder, columns, *told)
 
     monkeypatch.setattr(ShardFolder, "add", noted)
     score(plain, data, tmp_path / "s", shard_size=30)

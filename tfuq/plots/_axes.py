@@ -10,7 +10,7 @@ from tfuq._arguments import shown
 
 try:
     from matplotlib.axes import Axes
-    from matplotlib.figure import FigureBase
+    from matplotlib.figure import Figure, FigureBase, SubFigure  # noqa: F401 (of signatures)
     from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter
 except ImportError as error:
     raise ImportError(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from tfuq._arguments import ArrayLike
 from tfuq._math.bounds import wilson_interval
 from tfuq.metrics import expected_calibration_error, reliability_curve
-from tfuq.plots._axes import GREY, PALE_BLUE, RED, axes_of
+from tfuq.plots._axes import GREY, PALE_BLUE, RED, Axes, axes_of
 
 THIN = 10  # examples of a bin; of fewer little is known
 

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from tfuq._arguments import ArrayLike, check_integer, shown
 from tfuq._math.bounds import clopper_pearson_interval
 from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq._predictions.scores import GIVEN
 from tfuq._predictions.uncertainty import Uncertainty
-from tfuq.plots._axes import RED, axes_of, line_style
+from tfuq.plots._axes import RED, Axes, axes_of, line_style
 from tfuq.selective import risk_coverage_curve
 from tfuq.selective.own_loss import losses_of, own_loss, risk_in_words
 from tfuq.selective.rule import RejectionRule

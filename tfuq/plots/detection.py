@@ -6,13 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
 
 from tfuq._arguments import ArrayLike, check_choice, shown
 from tfuq.corruptions.evaluation import CorruptionReport
 from tfuq.ood.log_features import squared_norms
-from tfuq.plots._axes import PALE_BLUE, axes_of, figure_of, label_decades, line_style
+from tfuq.plots._axes import (
+    PALE_BLUE,
+    Axes,
+    Figure,
+    SubFigure,
+    axes_of,
+    figure_of,
+    label_decades,
+    line_style,
+)
 
 NORM_BINS = 25
 

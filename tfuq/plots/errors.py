@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from tfuq._arguments import ArrayLike, check_choice, shown
 from tfuq._files.tables import names_of
 from tfuq._predictions.examples import from_arrays
-from tfuq.plots._axes import GREY, axes_of, line_style, name_classes, write_cells
+from tfuq.plots._axes import GREY, Axes, axes_of, line_style, name_classes, write_cells
 
 SHARES_OF = (None, "true", "predicted")
 LARGEST_LABELLED = 20  # classes; more of them have no number in each cell

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
 from scipy.stats import binomtest
 
 from tfuq._arguments import ArrayLike, check_fraction, check_integer, shown, to_float64
 from tfuq._files.tables import names_of
 from tfuq._predictions.examples import from_arrays
 from tfuq._predictions.masks import stretched
-from tfuq.plots._axes import COLOURS, GREY, RED, axes_of, figure_of
+from tfuq.plots._axes import COLOURS, GREY, RED, Axes, Figure, SubFigure, axes_of, figure_of
 
 BORDER = 4  # points
 N_BINS = 10

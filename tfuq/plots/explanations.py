@@ -6,15 +6,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
 
 from tfuq._arguments import ArrayLike, check_flags, check_fraction, shown, to_float64
 from tfuq._files.tables import check_top, names_of
 from tfuq._predictions.masks import stretched
 from tfuq.interpret.confusions import ConfusedPairs
 from tfuq.interpret.label_noise import LabelNoisePairs
-from tfuq.plots._axes import COLOURS, axes_of, figure_of, name_classes, write_cells
+from tfuq.plots._axes import (
+    COLOURS,
+    Axes,
+    Figure,
+    SubFigure,
+    axes_of,
+    figure_of,
+    name_classes,
+    write_cells,
+)
 
 COLOUR_MAPS = {"positive": "magma", "signed": "RdBu"}  # the first grows lighter throughout
 FEWEST_RUNS = 3  # of which a deviation is drawn

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from tfuq._arguments import ArrayLike, shown
 from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq._predictions.uncertainty import Uncertainty
-from tfuq.plots._axes import GREY, axes_of, line_style
+from tfuq.plots._axes import GREY, Axes, axes_of, line_style
 from tfuq.selective import Monitor
 from tfuq.selective.monitor import SHARES
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from scipy import stats
 
 from tfuq import metrics
 from tfuq._arguments import ArrayLike, check_flags, check_integer
 from tfuq._math.intervals import is_inside
 from tfuq._predictions.numbers import RegressionUncertainty
-from tfuq.plots._axes import COLOURS, GREY, MARKERS, PALE_BLUE, RED, axes_of, line_style
+from tfuq.plots._axes import COLOURS, GREY, MARKERS, PALE_BLUE, RED, Axes, axes_of, line_style
 from tfuq.plots._numbers import checked_unit, input_of, read_numbers, refuse_classes
 from tfuq.plots.examples import N_BINS, equal_bins
 

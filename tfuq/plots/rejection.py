@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from tfuq._arguments import ArrayLike, check_fraction
 from tfuq.metrics import rejection_rate, rejection_table, reliability_curve
-from tfuq.plots._axes import COLOURS, MARKERS, PALE_BLUE, RED, axes_of
+from tfuq.plots._axes import COLOURS, MARKERS, PALE_BLUE, RED, Axes, axes_of
 
 
 def rejection_curve(

@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 
 from tfuq._arguments import ArrayLike, check_choice, check_positive
 from tfuq._predictions.masks import error_map, mean_probs, predicted_classes, read_masks, stretched
 from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq._predictions.uncertainty import Uncertainty
-from tfuq.plots._axes import COLOURS, RED, figure_of
+from tfuq.plots._axes import COLOURS, RED, Figure, SubFigure, figure_of
 from tfuq.predictive import entropy
 
 ERRORS = ("true positive", "false positive", "false negative", "other class")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from tfuq._arguments import shown, to_float64
-from tfuq.plots._axes import COLOURS, GREY, PALE_BLUE, RED, axes_of
+from tfuq.plots._axes import COLOURS, GREY, PALE_BLUE, RED, Axes, axes_of
 
 
 def lr_range_test(result: Any, ax: Axes | None = None) -> Axes:
@@ -31,7 +30,8 @@ def lr_range_test(result: Any, ax: Axes | None = None) -> Axes:
     Example:
 
     >>> import numpy as np, tfuq
-    >>>     >>> rates = np.geomspace(1e-4, 1, 9)
+    >>> from tfuq.callbacks.lr_sweep import read_sweep
+    >>> rates = np.geomspace(1e-4, 1, 9)
     >>> found = read_sweep(rates, [3, 3, 2.9, 2.5, 2, 1.6, 1.4, 1.5, 4], 0.5, diverged=True)
     >>> ax = tfuq.plots.lr_range_test(found)
     >>> ax.get_xlabel(), ax.get_xscale()
