@@ -21,11 +21,10 @@ import time
 ROOT = pathlib.Path(__file__).parents[1]
 NAMES = ("3.10", "3.11", "3.12", "3.13", "lowest")
 LOWEST = "3.10"  # with which the lowest versions run
-SLICE = (
+SLICE = (  # not serving/: its servers are those of the source; tests/smoke.py has one of the wheel
     "metrics/test_scoring.py",
     "layers/test_vbll.py",
     "selective/test_rule.py",
-    "serving/test_limits.py",
 )
 NEEDED = ("pytest>=8,<9", "hypothesis>=6.100")
 
