@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 SOURCES := setup.py pyproject.toml
 WORKERS ?= 3  # one more than cores, as tests wait for processes and disks
 
-.PHONY: demo docs test test-docs test-quick test-slow test-versions check-package types lint format \
+.PHONY: demo docs test test-dear test-docs test-quick test-slow test-versions check-package types lint format \
 	bench-heteroscedastic \
 	bench-import-time bench-label-noise bench-vbll bench-sparse-bayes bench-flops \
 	bench-rapid-training bench-gradient-features bench-ood bench-selective \
@@ -32,6 +32,10 @@ test-docs: $(VENV)/.test
 		tests/examples/test_tutorials.py tests/examples/test_tutorial_scripts.py tests/test_site.py \
 		tests/examples/test_last_layers_example.py tests/examples/test_notebooks.py \
 		tests/examples/test_ship_it.py
+
+# Tests of seconds that have no cheaper sibling; `.ci/run` runs them, too.
+test-dear: $(VENV)/.test
+	$(BIN)/python tests/run.py -n $(WORKERS) -q -m dear $$(grep -rl "pytest.mark.dear" tests --include="test_*.py")
 
 test-quick: $(VENV)/.test
 	$(BIN)/python tests/run.py -n $(WORKERS) -q --quick

@@ -49,6 +49,8 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(config, items):
     for item in items:
         case = item.callspec.id if hasattr(item, "callspec") else ""
+        if item.get_closest_marker("dear"):
+            item.add_marker(pytest.mark.slow)
         for mark in item.iter_markers("slow_cases"):
             if any(fnmatch.fnmatchcase(case, pattern) for pattern in mark.args):
                 item.add_marker(pytest.mark.slow)

@@ -155,6 +155,7 @@ def test_rates_by_depth_scale_the_step_of_the_mean():
     np.testing.assert_allclose(steps[1][2], steps[0][2], rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.dear
 def test_accumulated_gradients_are_those_of_the_larger_batch():
     x, y = examples(32)
     whole, parts = network(ivon()), network(ivon(gradient_accumulation_steps=2))
@@ -229,6 +230,7 @@ def test_draws_have_the_deviations_of_the_posterior():
     assert np.all(np.abs(draws.std(axis=0) / deviations - 1) < 6 / 4000**0.5)
 
 
+@pytest.mark.dear
 def test_saves_loads_and_goes_on_to_the_bit(tmp_path):
     x, y = examples()
     model = network(ivon())

@@ -55,6 +55,7 @@ def test_the_table_names_what_the_tasks_call():
         assert name in fences(sections()[title], "python")[0], title
 
 
+@pytest.mark.dear
 def test_what_is_accepted_is_right(ran):
     space = ran["Reject"]
     right = space["model"].predict(space["x_test"], verbose=0).argmax(-1) == space["y_test"]

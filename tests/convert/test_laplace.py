@@ -349,6 +349,7 @@ def test_a_thousand_classes_in_flat_memory():
 # --- The prior -----------------------------------------------------------------------------------
 
 
+@pytest.mark.dear
 def test_cross_validation_takes_the_likeliest_of_rows_left_out():
     model, (x, y) = network(), examples(60)
     model.fit(x, y, epochs=30, verbose=0)
@@ -389,6 +390,7 @@ def test_covariance_times_weights(structure):
     np.testing.assert_allclose(found.applied(weights, PRECISION), expected, atol=1e-5)
 
 
+@pytest.mark.dear
 def test_folds_leave_rows_out():
     model, (x, y) = network(), examples(60)
     model.fit(x, y, epochs=30, verbose=0)

@@ -101,6 +101,7 @@ def test_a_thousandth_is_one_weight_at_least(capsys):
     assert "one random weight" not in capsys.readouterr().out
 
 
+@pytest.mark.dear
 def test_hessians_of_ivon_rank_the_weights():
     model = plain(IVON(0.5, num_data=64, beta_2=0.9))
     model.fit(X, Y, epochs=3, verbose=0)

@@ -82,7 +82,10 @@ def test_ranks_are_shares_of_known_rows():
     assert given[0] == pytest.approx((ranks[0][0] + 3) / 4, abs=2e-3)
 
 
-@pytest.mark.parametrize("scale", ["std", pytest.param("rank", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "scale",
+    [pytest.param("std", marks=pytest.mark.dear), pytest.param("rank", marks=pytest.mark.slow)],
+)
 def test_files_models_and_graphs(scale, tmp_path):
     scores = {"far": Mahalanobis(), "near": KNN(k=5), "cut": ReAct(), "moved": ODIN(epsilon=0.01)}
     scores |= {"sirc": SIRC(ViM(dim=2)), "doubt": "pnorm(3)", "second": second}
@@ -253,6 +256,7 @@ def test_a_damaged_file_is_refused(tmp_path):
             load_detector(path)
 
 
+@pytest.mark.dear
 @pytest.mark.filterwarnings("ignore")  # that LiteRT's interpreter will move elsewhere
 def test_in_exports_tables_and_commands(tmp_path, capsys):
     score = combined(scale="rank")

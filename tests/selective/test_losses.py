@@ -283,7 +283,10 @@ def test_all_promises_hold_in_as_many_sets_as_was_said(world, grid, n, sets):
         assert found > sets / 2  # what promises nothing would hold, too
 
 
-@pytest.mark.parametrize("sets", [30, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "sets",
+    [pytest.param(30, marks=pytest.mark.dear), pytest.param(300, marks=pytest.mark.slow)],
+)
 def test_precision_holds_in_as_many_sets_as_was_said(sets):
     """Through `fit`, where answers of a class are overconfident; fails once in 10,000 runs."""
     rng = np.random.default_rng(6)

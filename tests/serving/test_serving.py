@@ -171,6 +171,7 @@ def loaded(served, server, count, limit, counts):
     return found
 
 
+@pytest.mark.dear
 def test_load(served, server, counts):
     """The quick form: too short for the memory to settle, long enough to see bodies kept."""
     found = loaded(served, server, 600, LIMIT, counts)
