@@ -88,7 +88,7 @@ def test_two_moons(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_intents(tmp_path, capsys):
-    """A few epochs know the intents of templates that are new, better than what is none."""
+    """A few epochs know the intents of templates that are new, though of none for certain."""
     load_script("examples/tutorials/sngp_intents.py").main(["--quick", "--output", str(tmp_path)])
     told = r"^(.*): accuracy (.*), ECE (.*), AUPR (.*), AUROC (.*) of no intent$"
     found = {
@@ -97,7 +97,7 @@ def test_intents(tmp_path, capsys):
     }
     assert found.keys() == {"plain", "SNGP"}
     for accuracy, error, _, auroc in found.values():
-        assert accuracy > 0.6 and 0 <= error < 0.5 and auroc > 0.6
+        assert accuracy > 0.6 and 0 < error < accuracy and auroc > 0.6
     assert (tmp_path / "intents.png").stat().st_size > 10_000
 
 
