@@ -1,0 +1,331 @@
+"""Is it the saliency? Which weights are random, at equal numbers, against five other choices.
+
+    python benchmarks/saliency.py --cache ~/features     # runs what is not there yet
+    python benchmarks/saliency.py --report               # writes the tables into the page
+    python benchmarks/saliency.py --quick                # digits, one share: does it run here?
+
+The sets and features of `benchmarks/methods.py`; the network is its hidden layer and head. A
+deterministic network trains for a third of the steps (Abboud et al. 2024, steps 1 and 2); from each
+seed's all rows go on with the other two thirds, with new moments: weights chosen by squared
+gradients, by size, by chance, from the first or from the last layer on, as many in each row; all
+biases, beside the other choices at that number; and two controls without random weights, "Dense"
+and "MC dropout", with as many passes. One draw a training step, five a prediction. The penalty of
+weights is the one with which Dense has the lowest NLL on the validation rows with seed 0, and all
+rows share it; nothing else is tuned. All can be stopped at any time, and goes on where it was.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from evidence import measures, pages, rows, tasks
+
+from tfuq import convert, layers
+
+RESULTS = pathlib.Path(__file__).with_name("results") / "saliency.json"
+SHARES = (0.01, 0.2, 0.05, 0.8, 0.001, 0.1, 0.005, 0.4)  # in the order in which they run
+WHICH = ("saliency", "random", "magnitude", "first", "last")
+CONTROLS = ("Dense", "MC dropout")
+PASSES, PRIOR, RATE = 5, 0.3, 0.2
+BIASES = "biases"  # the number of all biases, as a share
+COLUMNS = ("accuracy", "nll", "ece", "augrc", "near", "far")
+
+
+def loss():
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def compiled(model):
+    model.compile("adam", loss(), jit_compile=False)
+    model.optimizer.learning_rate = rows.RATE
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+class Traced:
+    """Networks that are traced already, by their shapes: they are given other weights."""
+
+    def __init__(self):
+        self._known = {}
+
+    def of(self, kind, fresh):
+        """A compiled network with the variables of `fresh`, and an optimizer that has no moments.
+
+        Layers keep which weights are random in variables, so that networks with as many random
+        weights in each layer are the same but for those.
+        """
+        key = kind, tuple(tuple(v.shape) for v in fresh.variables)
+        if key not in self._known:
+            model = compiled(fresh)
+            states = [keras.ops.convert_to_numpy(v).copy() for v in model.optimizer.variables]
+            self._known[key] = model, states
+            return model
+        model, states = self._known[key]
+        for old, new in zip(model.layers, fresh.layers, strict=True):
+            for variable, value in zip(old.variables, new.variables, strict=True):
+                variable.assign(value)
+        for variable, value in zip(model.optimizer.variables, states, strict=True):
+            variable.assign(value)
+        for old, new in zip(rows.penalties(model), rows.penalties(fresh), strict=True):
+            old.weight.assign(new.weight)
+        return model
+
+
+def selected(network, data, plan, which, share):
+    """A copy of a trained network with random weights: `share` of all of its kernels."""
+    options = {"kl_weight": plan.kl_weight, "prior_scale": PRIOR, "seed": plan.seed}
+    if which == BIASES:
+        return convert.sparse_bayesian(network, None, loss(), which=BIASES, **options)
+    return convert.sparse_bayesian(
+        network, data, loss(), share, which=which, batch_size=plan.batch, **options
+    )
+
+
+def with_dropout(network):
+    """The network with dropout before its head."""
+    made = keras.models.clone_model(network)
+    made.set_weights(network.get_weights())
+    return keras.Sequential(
+        [
+            keras.Input(network.input_shape[1:]),
+            made.layers[0],
+            layers.MCDropout(RATE),
+            *made.layers[1:],
+        ]
+    )
+
+
+def biases_share(network):
+    """Of the weights of the kernels, as many as there are biases."""
+    sizes = {name: 0 for name in ("kernel", "bias")}
+    for layer in network.layers:
+        for name in sizes:
+            sizes[name] += int(np.prod(getattr(layer, name).shape))
+    return sizes["bias"] / sizes["kernel"]
+
+
+class Runs:
+    """The runs of one set; a row is named by what is chosen and its share."""
+
+    def __init__(self, store, task, shares, seeds, is_quick):
+        self.store, self.task, self.shares, self.seeds = store, task, shares, seeds
+        self.is_quick = is_quick
+        self.entry = store.task(task.name)
+        self.entry |= {"rows": task.counts, "classes": task.classes}
+        self.traced, self.begun = Traced(), {}
+        self.data = task.x["train"], task.y["train"]
+
+    def fit(self, model, plan, epochs):
+        model.fit(*self.data, batch_size=plan.batch, epochs=max(1, round(epochs)), verbose=0)
+        return model
+
+    def plan(self, seed):
+        """As in `methods.py`; the penalty is chosen once, with seed 0."""
+        plan = self.task.plan(seed)
+        if "l2" not in self.entry:
+            found, graphs = {}, {}
+            for l2 in rows.L2:
+                tried = plan._replace(seed=0, l2=l2)
+                model = rows.fitted("Dense", *self.data, tried, graphs=graphs)
+                probs, _ = rows.asked(model, self.task.x["validation"])
+                found[l2] = measures.nll_of(probs, self.task.y["validation"])
+            self.entry["l2"] = min(found, key=found.get)
+        return plan._replace(l2=self.entry["l2"])
+
+    def begin(self, seed):
+        """The deterministic network that all rows of a seed go on from."""
+        if seed not in self.begun:
+            plan = self.plan(seed)
+            keras.utils.set_random_seed(seed)
+            model = self.traced.of("begin", rows.dense(self.data[0].shape[1], plan))
+            self.fit(model, plan, plan.epochs / 3)
+            network = rows.dense(self.data[0].shape[1], plan)
+            network.set_weights(model.get_weights())
+            self.begun[seed] = network, plan
+        return self.begun[seed]
+
+    def made(self, which, share, seed):
+        network, plan = self.begin(seed)
+        if which == "Dense":
+            fresh = keras.models.clone_model(network)
+            fresh.set_weights(network.get_weights())
+        elif which == "MC dropout":
+            fresh = with_dropout(network)
+        else:
+            fresh = selected(network, self.data, plan, which, share)
+        model = self.traced.of(which if which in CONTROLS else "random", fresh)
+        keras.utils.set_random_seed(seed)
+        return self.fit(model, plan, 2 * plan.epochs / 3)
+
+    def run_one(self, which, name, share, seed):
+        row = row_name(which, name)
+        runs = self.entry["runs"].setdefault(row, {})
+        if str(seed) in runs and self.path(row, seed).is_file():
+            return
+        model = self.made(which, share, seed)
+        probs = self.asked(model)
+        found = measures.of_answers(probs, self.task.y)
+        found["random"] = count_random(model)
+        path = self.path(row, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **{part: p.astype("float32") for part, p in probs.items()})
+        runs[str(seed)] = found
+        self.store.write()
+        print(self.task.name, row, seed, found, flush=True)
+
+    def path(self, row, seed):
+        return self.store.predictions(f"saliency-{self.task.name}", row, seed)
+
+    def asked(self, model):
+        parts = [part for part in ("test", "near", "far") if part in self.task.x]
+        x = np.concatenate([self.task.x[part] for part in parts])
+        probs, _ = rows.asked(model, x, draws=PASSES)
+        ends = np.cumsum([len(self.task.x[part]) for part in parts])[:-1]
+        return dict(zip(parts, np.split(probs, ends), strict=True))
+
+    def run(self):
+        named = {label(each): each for each in self.shares}
+        if not self.is_quick:
+            named[BIASES] = biases_share(self.begin(0)[0])
+        rest = {name: each for name, each in named.items() if name not in self.entry["differences"]}
+        for name, each in rest.items():
+            choices = [*WHICH, BIASES] if name == BIASES else WHICH[:2] if self.is_quick else WHICH
+            for which in [*CONTROLS, *choices]:
+                for seed in range(self.seeds):
+                    self.run_one(which, name, each, seed)
+            self.compare(name, choices)
+
+    def compare(self, name, choices):
+        """Saliency less each other choice at that number, and less the controls."""
+        runs = {
+            which: [dict(np.load(self.path(row_name(which, name), s))) for s in range(self.seeds)]
+            for which in [*CONTROLS, *choices]
+        }
+        comparisons = (len(SHARES) + 1) * (len(CONTROLS) + len(WHICH) - 1) + 1
+        mine, found = runs["saliency"], {}
+        for which in [*CONTROLS, *choices]:
+            if which != "saliency":
+                pair = {which: runs[which], "saliency": mine}
+                found[which] = measures.differences(pair, self.task.y, comparisons, base=which)[
+                    "saliency"
+                ]
+        self.entry["differences"][name] = found
+        self.store.write()
+
+
+def label(share):
+    return f"{100 * share:g} %"
+
+
+def row_name(which, name):
+    return which if which in CONTROLS else f"{which}, {name}"
+
+
+def count_random(model):
+    """How many weights are random: those that have a standard deviation."""
+    named = (v for v in model.trainable_variables if v.name.endswith("_rho"))
+    return sum(int(np.prod(v.shape)) for v in named)
+
+
+# --- Tables -------------------------------------------------------------------------------------
+
+
+def run_table(name, task):
+    """Means over seeds, with a + or − where saliency is better or worse than that row."""
+    columns = [
+        c for c in COLUMNS if any(c in r for runs in task["runs"].values() for r in runs.values())
+    ]
+    titles = ["chosen, share", "random weights", *(measures.COLUMNS[c][0] for c in columns)]
+    body = []
+    for row in task["runs"]:
+        if row in CONTROLS or is_compared(task, row):
+            runs = task["runs"][row]
+            cells = (f"{pages.mean_of(runs, c):.{measures.COLUMNS[c][1]}f}" for c in columns)
+            body.append([row, f"{pages.mean_of(runs, 'random'):.0f}", *cells])
+    seeds = len(task["runs"]["Dense"])
+    head = f"**{name}** ({task['classes']} classes; seeds: {seeds}; L2 {task['l2']:g})\n\n"
+    return head + pages.markdown(titles, body)
+
+
+def is_compared(task, row):
+    return row.partition(", ")[2] in task["differences"]
+
+
+def difference_table(found, column):
+    """Saliency less the others, set by set and share by share."""
+    titles, body = ["set, share", *(f"less {w}" for w in (*WHICH[1:], BIASES, *CONTROLS))], []
+    digits = measures.COLUMNS[column][1]
+    for name, task in found["tasks"].items():
+        for share, known in task["differences"].items():
+            cells = []
+            for which in (*WHICH[1:], BIASES, *CONTROLS):
+                each = known.get(which, {}).get(column)
+                cells.append("-" if each is None else shown(each, column, digits))
+            body.append([f"{name}, {share}", *cells])
+    return pages.markdown(titles, body) + "\n" + verdict(found, column)
+
+
+def shown(each, column, digits):
+    mean, low, high = (f"{value:+.{digits}f}" for value in each)
+    return f"{mean} [{low}, {high}]{pages.sign(each, column)}"
+
+
+def verdict(found, column):
+    """How often the interval of a difference leaves out 0, and on which side."""
+    said = []
+    for which in (*WHICH[1:], BIASES, *CONTROLS):
+        signs = [
+            pages.sign(known[which][column], column)
+            for task in found["tasks"].values()
+            for known in task["differences"].values()
+            if column in known.get(which, {})
+        ]
+        if signs:
+            said.append(
+                f"{which}: {signs.count(' +')} better, {signs.count(' −')} worse of {len(signs)}"
+            )
+    title = measures.COLUMNS[column][0]
+    return f"{title} of saliency, against " + "; ".join(said or ["nothing yet"]) + ".\n"
+
+
+TABLES = {
+    "sets": lambda found: "\n".join(
+        run_table(name, task) for name, task in found["tasks"].items() if task["differences"]
+    ),
+    **{c: (lambda found, c=c: difference_table(found, c)) for c in measures.PAIRED},
+}
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = tasks.add_options(parser, RESULTS)
+    add("--shares", nargs="*", type=float, default=SHARES, help="default: %(default)s")
+    add("--quick", action="store_true", help="digits, one seed, one share")
+    given = parser.parse_args(argv)
+    if given.report:
+        return pages.write_all(json.loads(given.json.read_text("utf-8")), "saliency", TABLES)
+    with tempfile.TemporaryDirectory() as temporary:
+        cache = given.cache or pathlib.Path(temporary)
+        each, _ = tasks.asked_for(given, cache)
+        settings = {"steps": rows.STEPS, "hidden": rows.HIDDEN, "passes": PASSES, "prior": PRIOR}
+        path = cache / "saliency.json" if given.quick else given.json
+        store = tasks.Store(path, cache, settings)
+        shares = given.shares[:1] if given.quick else given.shares
+        for task in each:
+            Runs(store, task, shares, given.seeds, given.quick).run()
+        return store.found
+
+
+if __name__ == "__main__":
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    main()

@@ -1,0 +1,107 @@
+"""The benchmarks that stand on the sets and features of `benchmarks/methods.py`."""
+
+import importlib
+import json
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+FOLDER = ROOT / "benchmarks"
+SCRIPTS = ("saliency", "optimizers")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def parts():
+    """The scripts and the files beside them, by name."""
+    sys.path.insert(0, str(FOLDER))
+    try:
+        found = {name: importlib.import_module(f"evidence.{name}") for name in ("pages", "rows")}
+        yield {**found, **{name: importlib.import_module(name) for name in SCRIPTS}}
+    finally:
+        sys.path.remove(str(FOLDER))
+        for name in [n for n in sys.modules if n.split(".")[0] in ("evidence", *SCRIPTS)]:
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_no_table_is_stale(parts, name):
+    """A script that has results has its tables in a page, and none that it does not make now."""
+    script, pages = parts[name], parts["pages"]
+    texts = {page: (ROOT / page).read_text(encoding="utf-8") for page in pages.PAGES}
+    marked = sum(len(pages.marked(name).findall(text)) for text in texts.values())
+    assert (marked > 0) == script.RESULTS.is_file()
+    if marked:
+        found = json.loads(script.RESULTS.read_text(encoding="utf-8"))
+        for page, text in texts.items():
+            again = pages.written(text, found, name, script.TABLES)
+            assert again == text, f"{page}: benchmarks/{name}.py --report"
+
+
+def test_weights_are_as_many_in_each_choice(parts):
+    """But for what rounding up each kernel's share adds."""
+    saliency, rows = parts["saliency"], parts["rows"]
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(64, 20)).astype("float32"), rng.integers(3, size=64)
+    plan = rows.Plan(None, 0.0, 1, 0, 64, 3)
+    network = rows.dense(20, plan)
+    count = 0.1 * (20 * rows.HIDDEN + rows.HIDDEN * 3)
+    for which in saliency.WHICH:
+        made = saliency.selected(network, (x, y), plan, which, 0.1)
+        assert count <= saliency.count_random(made) <= count + 2, which
+    biases = saliency.selected(network, (x, y), plan, saliency.BIASES, None)
+    assert saliency.count_random(biases) == rows.HIDDEN + 3
+    kernels = 20 * rows.HIDDEN + rows.HIDDEN * 3
+    assert saliency.biases_share(network) == pytest.approx((rows.HIDDEN + 3) / kernels)
+
+
+def test_a_traced_network_takes_the_other_weights_and_choice(parts):
+    saliency, rows = parts["saliency"], parts["rows"]
+    x = np.random.default_rng(0).normal(size=(8, 5)).astype("float32")
+    traced, plan = saliency.Traced(), rows.Plan(None, 0.0, 1, 0, 64, 3)
+    first = saliency.selected(rows.dense(5, plan), None, plan, "magnitude", 0.2)
+    kept = traced.of("random", first)
+    fresh = saliency.selected(rows.dense(5, plan), None, plan, "random", 0.2)
+    again = traced.of("random", fresh)
+    assert again is kept and again is not fresh
+    np.testing.assert_array_equal(again.layers[0].kernel_indices, fresh.layers[0].kernel_indices)
+    np.testing.assert_allclose(again(x), fresh(x), atol=1e-6)
+
+
+def test_what_is_read_of_schedule_free_training_is_the_average(parts):
+    """Of one weight's iterates; Keras' own is off by (1 - beta) / beta of each step."""
+    import keras
+
+    optimizers = parts["optimizers"]
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    rate = 0.01
+    model.compile(keras.optimizers.ScheduleFreeAdamW(rate), "mse", jit_compile=False)
+    x, y, iterates = np.ones((1, 1)), np.full((1, 1), 3.0), []
+    for _ in range(5):
+        model.train_on_batch(x, y)
+        iterates.append(float(model.optimizer._momentums[0].numpy().item()))
+    left = model.get_weights()[0].item()
+    optimizers.averaged(model)
+    found = model.get_weights()[0].item()
+    assert 0.9 * found + 0.1 * iterates[-1] == pytest.approx(left, rel=1e-5)
+    assert abs(found - np.mean(iterates)) < 0.3 * rate < abs(left - iterates[-1])
+
+
+def test_the_rate_is_that_of_the_lowest_loss_that_is_finite(parts):
+    task = {"trials": {"SGDR": [[0.01, 0.9], [0.03, 0.4], [0.1, None]]}}
+    assert parts["optimizers"].chosen_rate(task, "SGDR") == 0.03
+    assert parts["optimizers"].chosen_rate(task, "Adam, default") == 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_it_runs_on_digits(parts, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts["rows"], "STEPS", 60)
+    found = parts[name].main(["--quick", "--cache", str(tmp_path)])
+    (task,) = found["tasks"].values()
+    for table in parts[name].TABLES.values():
+        assert table(found).count("\n|") >= 2
+    assert all(runs["0"]["accuracy"] > 0.8 for runs in task["runs"].values())
+    assert task["differences"]
