@@ -41,6 +41,9 @@ myst_heading_anchors = 3
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 88  # of longer ones each parameter has a line
+# Aliases of types stay as signatures have them: what they stand for takes five lines.
+TYPES = ("ArrayLike", "Arrays", "Data", "ModelLike", "Output", "PathLike", "Tensor")
+autodoc_type_aliases = {name: name for name in TYPES}
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_custom_sections = [

@@ -17,6 +17,7 @@ KNOWN = {
     "raises", "references", "returns", "call returns", "warns", "yields", "see also",
 }  # fmt: skip
 CONVERTED = {}  # what napoleon was given, by kind and name
+ALIAS = re.compile(r"TypeAliasForwardRef\('(\w+)'\)")  # as Sphinx writes it
 HEADING = re.compile(r"^([A-Z][^\n`>]{0,90}):$", re.MULTILINE)
 
 
@@ -96,7 +97,10 @@ def convert(app, what, name, thing, options, lines):
 
 
 def signature(app, what, name, thing, options, given, returned):
-    """A class is called as `__init__` says: Keras' layers have a `__new__` that takes anything."""
+    """A class is called as `__init__` says: Keras' layers have a `__new__` that takes anything.
+
+    Of a union with an alias of types the alias alone is shown.
+    """
     if what == "class" and inspect.isfunction(thing.__init__):
         found = inspect.signature(thing.__init__)
         own = list(found.parameters.values())[1:]
@@ -104,7 +108,7 @@ def signature(app, what, name, thing, options, given, returned):
         from sphinx.util.inspect import stringify_signature  # tests read this file without Sphinx
 
         return stringify_signature(found), returned
-    return None
+    return tuple(each and ALIAS.sub(r"\1", each) for each in (given, returned))
 
 
 def keep_properties(app, what, name, thing, options, lines):

@@ -1,6 +1,8 @@
 """A first rejection
 =================
 
+::
+
     python examples/tutorials/01_first_rejection.py            # ten seconds
     python examples/tutorials/01_first_rejection.py --quick    # few epochs
 

@@ -1,6 +1,8 @@
 """Labels that are often wrong
 ===========================
 
+::
+
     python examples/tutorials/02_label_noise.py            # half a minute
     python examples/tutorials/02_label_noise.py --quick    # few epochs
 

@@ -1,6 +1,8 @@
 """A Bayesian last layer on a trained network
 ==========================================
 
+::
+
     python examples/tutorials/03_bayesian_last_layer.py            # ten seconds
     python examples/tutorials/03_bayesian_last_layer.py --quick    # few epochs
 

@@ -1,6 +1,8 @@
 """A threshold, explained to a colleague
 =====================================
 
+::
+
     python examples/tutorials/04_threshold_for_a_colleague.py            # ten seconds
     python examples/tutorials/04_threshold_for_a_colleague.py --quick    # the same
 

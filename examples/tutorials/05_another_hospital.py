@@ -1,6 +1,8 @@
 """Another hospital
 ================
 
+::
+
     python examples/tutorials/05_another_hospital.py            # ten seconds
     python examples/tutorials/05_another_hospital.py --quick    # few epochs
 

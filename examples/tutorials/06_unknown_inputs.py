@@ -1,6 +1,8 @@
 """Inputs that the model does not know
 ===================================
 
+::
+
     python examples/tutorials/06_unknown_inputs.py            # ten seconds
     python examples/tutorials/06_unknown_inputs.py --quick    # few epochs
 

@@ -1,6 +1,8 @@
 """Segmentation with uncertainty
 =============================
 
+::
+
     python examples/tutorials/07_segmentation.py            # half a minute
     python examples/tutorials/07_segmentation.py --quick    # few epochs
 

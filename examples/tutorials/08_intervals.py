@@ -1,6 +1,8 @@
 """Regression with intervals
 =========================
 
+::
+
     python examples/tutorials/08_intervals.py            # ten seconds
     python examples/tutorials/08_intervals.py --quick    # few epochs
 

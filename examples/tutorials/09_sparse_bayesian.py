@@ -1,6 +1,8 @@
 """Sparse Bayesian networks
 ========================
 
+::
+
     python examples/tutorials/09_sparse_bayesian.py            # half a minute
     python examples/tutorials/09_sparse_bayesian.py --quick    # few epochs
 

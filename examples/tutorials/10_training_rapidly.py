@@ -1,6 +1,8 @@
 """Training rapidly
 ================
 
+::
+
     python examples/tutorials/10_training_rapidly.py            # half a minute
     python examples/tutorials/10_training_rapidly.py --quick    # one cycle
 

@@ -1,6 +1,8 @@
 """From the notebook to a server
 =============================
 
+::
+
     python examples/tutorials/11_notebook_to_server.py            # ten seconds
     python examples/tutorials/11_notebook_to_server.py --quick    # few epochs
 

@@ -1,6 +1,8 @@
 """Ensembles and their cost
 ========================
 
+::
+
     python examples/tutorials/12_ensembles_and_their_cost.py            # a minute
     python examples/tutorials/12_ensembles_and_their_cost.py --quick    # two members
 

@@ -3,6 +3,8 @@
 
 Keras' tutorial "Probabilistic Bayesian neural networks" on Keras 3.
 
+::
+
     python examples/tutorials/bayesian_neural_networks.py                 # --data, TFUQ_DATA, ...
     python examples/tutorials/bayesian_neural_networks.py --source tfds   # tensorflow-datasets
     python examples/tutorials/bayesian_neural_networks.py --quick         # does it run here?

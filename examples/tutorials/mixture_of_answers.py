@@ -4,6 +4,8 @@
 keras.io's "Approximating non-function mappings with mixture density networks" with a layer and a
 loss in the place of its own.
 
+::
+
     python examples/tutorials/mixture_of_answers.py            # some minutes
     python examples/tutorials/mixture_of_answers.py --quick    # few epochs, few components
 

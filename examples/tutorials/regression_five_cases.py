@@ -3,6 +3,8 @@
 
 TFP's tutorial "Probabilistic layers regression" on Keras 3.
 
+::
+
     python examples/tutorials/regression_five_cases.py            # some minutes
     python examples/tutorials/regression_five_cases.py --quick    # does it run here?
 

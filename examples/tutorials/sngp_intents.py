@@ -3,6 +3,8 @@
 
 tensorflow.org's tutorial "Uncertainty-aware deep language learning with BERT-SNGP" on Keras 3.
 
+::
+
     python examples/tutorials/sngp_intents.py            # a minute
     python examples/tutorials/sngp_intents.py --quick    # does it run here?
 

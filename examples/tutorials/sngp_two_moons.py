@@ -3,6 +3,8 @@
 
 tensorflow.org's tutorial "Uncertainty-aware deep learning with SNGP" on Keras 3.
 
+::
+
     python examples/tutorials/sngp_two_moons.py            # under a minute
     python examples/tutorials/sngp_two_moons.py --quick    # does it run here?
 

@@ -3,6 +3,8 @@
 
 TFP's example "bayesian_neural_network.py", a LeNet-5 with flipout on MNIST, on Keras 3.
 
+::
+
     python examples/tutorials/variational_lenet.py                   # --data, TFUQ_DATA, ...
     python examples/tutorials/variational_lenet.py --source keras    # downloads MNIST
     python examples/tutorials/variational_lenet.py --quick           # does it run here?
