@@ -90,7 +90,8 @@ def export_litert(
             operations are not built in.
         predictive: `"fixed_samples"`, `"probit"` or `"mean"`, as in `export`. There are no random
             numbers among the operations that are built in, so not `"fresh_samples"`.
-        batch_size: As in `export`.
+        batch_size: As in `export`. With a fixed one LiteRT's compiler leaves out the comparison of
+            sizes: programs other than `verify_export` and `tfuq predict` must look at them.
         preprocessing: As in `export`.
         weights: `"float32"`, `"float16"`, which halves the file, or `"int8"`, which quarters it.
         calibration: As in `export`.
