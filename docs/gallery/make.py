@@ -1,7 +1,6 @@
 """Draws every picture of tfuq, and the page of `tfuq.report`, on scikit-learn's digits.
 
-Those of numbers are drawn on its diabetes set, and on a curve that is known. Pictures of whole
-examples are drawn by these.
+Pictures of numbers use its diabetes set and a known curve; the examples draw their own pictures.
 
     python docs/gallery/make.py                  # into the folder of this script, with its README
     python docs/gallery/make.py --output DIR --width print
@@ -41,8 +40,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 WIDTHS = {"screen": (5.6, 100), "print": (85 / 25.4, 300)}  # inches, dots to the inch
 TITLE = """# Gallery
 
-All drawn by `python docs/gallery/make.py`, on scikit-learn's digits; those of numbers on its
-diabetes set, and on a curve that is known.
+`python docs/gallery/make.py` draws every picture: those of classes on scikit-learn's digits, those
+of numbers on its diabetes set and on a known curve.
 """
 PAGE = "report.png"
 NOISE, EPOCHS, SAMPLES = 0.5, 15, 30
@@ -60,7 +59,7 @@ class Digits(NamedTuple):
 
 
 def read_digits():
-    """To train on, to fit a rule on, and to judge by; a half of all is noisy."""
+    """Digits for training, for the rule and for the test; half of each are noisy."""
     digits = load_digits()
     rng = np.random.default_rng(0)
     x = tf.image.resize(digits.images[..., None] / 16, (16, 16)).numpy()
@@ -154,18 +153,18 @@ def fitted_numbers(x, y, epochs, seed):
 
 
 def rejection_curve(shown, ax):
-    """Accuracy of what is accepted, and its share, as the threshold rises."""
+    """Accuracy and share of the accepted answers as the threshold rises."""
     models = {"VBLLDense": shown.probs, "MCSoftmaxDenseFA": shown.other}
     plots.rejection_curve(shown.test.y, models, ax=ax)
 
 
 def risk_coverage(shown, ax):
-    """What a rule promises, and what it keeps on images that it was not fitted to."""
+    """The risk that a rule promises, and the risk on images that it was not fitted to."""
     plots.risk_coverage(shown.probs, shown.test.y, rule=shown.rule, ax=ax)
 
 
 def confidence_histogram(shown, ax):
-    """Confidences of right and of wrong answers."""
+    """Confidence of right and of wrong answers."""
     plots.confidence_histogram(shown.probs, y_true=shown.test.y, threshold=0.7, ax=ax)
 
 
@@ -175,7 +174,7 @@ def reliability_diagram(shown, ax):
 
 
 def confusion_matrix(shown, ax):
-    """What is taken for what."""
+    """True classes against predicted classes."""
     plots.confusion_matrix(shown.test.y, shown.probs, ax=ax)
 
 
@@ -198,18 +197,18 @@ def confused_pairs(shown, ax):
 
 
 def label_noise_pairs(shown, ax):
-    """Which labels a heteroscedastic head finds to be noisy together (Collier et al. 2021)."""
+    """Pairs of labels whose noise a heteroscedastic head finds correlated (Collier et al. 2021)."""
     plots.label_noise_pairs(interpret.label_noise_pairs(shown.noisy_head, shown.test.x), ax=ax)
 
 
 def uncertainty_against_error(shown, ax):
-    """How often answers are wrong at each level of an uncertainty."""
+    """Share of wrong answers at each level of an uncertainty."""
     score = shown.found.predictive_entropy
     plots.uncertainty_against_error(score, shown.wrong, xlabel="entropy (nats)", ax=ax)
 
 
 def intervals_over(shown, ax):
-    """Numbers over one input, and the part of the interval that is the networks' own doubt."""
+    """Predicted numbers over one input; the darker part of the interval is epistemic."""
     numbers = shown.numbers
     plots.intervals_over(numbers.grid, numbers.curve, xlabel="input", ax=ax)
     ax.plot(numbers.x, numbers.y, ".", color="black", markersize=3, label="training examples")
@@ -218,26 +217,26 @@ def intervals_over(shown, ax):
 
 
 def predicted_against_true(shown, ax):
-    """Predicted numbers with their intervals, over the true ones."""
+    """Predicted numbers with their intervals against the true numbers."""
     numbers = shown.numbers
     found = numbers.found["stopped early"]
     plots.predicted_against_true(numbers.progress, found, quantity="progress", ax=ax)
 
 
 def quantile_calibration(shown, ax):
-    """Shares of the labels below each quantile, beside what chance allows."""
+    """Share of the labels below each predicted quantile, beside the range that chance allows."""
     plots.quantile_calibration(shown.numbers.progress, shown.numbers.found, ax=ax)
 
 
 def error_against_width(shown, ax):
-    """Whether wider intervals are those of larger errors."""
+    """Error against the width of the interval: do wider intervals have larger errors?"""
     numbers = shown.numbers
     found = numbers.found["stopped early"]
     plots.error_against_width(numbers.progress, found, n_bins=6, quantity="progress", ax=ax)
 
 
 def monitor_process(shown, ax):
-    """Evidence against a rule's promise while digits come, upside down from the 300th on."""
+    """Evidence against a rule's promise as digits arrive, upside down from the 300th on."""
     logits = [
         shown.noisy_head.predict(x, verbose=0)
         for x in (shown.fit.x, shown.test.x, shown.upside_down)
@@ -250,7 +249,7 @@ def monitor_process(shown, ax):
 
 
 def detection_histograms(shown, ax):
-    """Scores of known and of unknown inputs, and what a threshold detects."""
+    """Scores of known and of unknown inputs, and the share that a threshold detects."""
     detector = tfuq.ood.Mahalanobis().fit(shown.noisy_head, (shown.train.x, shown.train.y))
     sets = {"digits": shown.test.x, "upside down": shown.upside_down, "noise": shown.strange}
     scores = {name: np.log10(detector.score(x)) for name, x in sets.items()}
@@ -259,7 +258,7 @@ def detection_histograms(shown, ax):
 
 
 def lr_range_test(shown, ax):
-    """Losses as the learning rate grows, and what follows from them."""
+    """Loss as the learning rate grows, and the rate that the range test suggests."""
     model = compiled([keras.layers.Dense(10)], None)
     model.compile(keras.optimizers.SGD(momentum=0.9), model.loss, jit_compile=False)
     plots.lr_range_test(
@@ -268,7 +267,7 @@ def lr_range_test(shown, ax):
 
 
 def learning_rate_curve(shown, ax):
-    """Learning rates of a training with warm restarts."""
+    """Learning rate of a training with warm restarts."""
     plots.learning_rate_curve(shown.rates, ax)
 
 
@@ -291,7 +290,7 @@ def accept_reject_grid(shown, figure):
 
 
 def explanation_maps(shown, figure):
-    """Where a network sees what it says, and what makes it unsure."""
+    """Where a network sees its class, and what makes it unsure."""
     rows = np.flatnonzero(shown.wrong)[:3]
     x, model = shown.test.x[rows], shown.model
     sampled = {"num_samples": SAMPLES, "layer": model.layers[1]}
@@ -306,7 +305,7 @@ def explanation_maps(shown, figure):
 
 
 def uncertainty_maps(shown, figure):
-    """A segmentation, its errors, and where it is unsure."""
+    """A segmentation, its errors and its uncertainty."""
     layers = keras.layers
     model = keras.Sequential([keras.Input((16, 16, 1))])
     for width in (16, 16):
@@ -363,31 +362,32 @@ SEVERAL = {  # height of the figure as a share of its width
 EXAMPLES = {  # by the picture that the script writes: the script, and what is shown
     "regression": (
         "examples/regression.py",
-        "Numbers with intervals of people with diabetes: three heads of one network, conformal "
-        "intervals, and how the error grows with the width.",
+        "Progress of diabetes, predicted with intervals: three heads of one network, conformal "
+        "intervals, and the error against the width.",
     ),
     "nuclei_count": (
         "examples/nuclei_count.py",
-        "The number of nuclei on microscope images, one network with `NormalDense`: conformal "
-        "intervals of images that nothing was fitted to, and how the error grows with the width.",
+        "The number of nuclei on microscope images, predicted by a network with `NormalDense`: "
+        "conformal intervals on images that nothing was fitted to, and the error against the "
+        "width.",
     ),
     "last_layers": (
         "examples/last_layers.py",
-        "Six last layers on the same frozen features of digits, two in five of whose labels are "
-        "confused: how many of the accepted answers are wrong.",
+        "Six last layers on the same frozen features of digits, with two in five labels confused: "
+        "the share of wrong answers among the accepted ones.",
     ),
     "five_cases": (
         "examples/tutorials/regression_five_cases.py",
-        "A line and its uncertainty in five steps, after TFP's tutorial.",
+        "TFP's tutorial: a line, and its uncertainty in five steps.",
     ),
     "two_moons": (
         "examples/tutorials/sngp_two_moons.py",
-        "Where a residual network is certain, with a plain last layer and with a Gaussian process "
-        "(`SNGPDense`), after tensorflow.org's tutorial.",
+        "tensorflow.org's tutorial: where a residual network is certain, with a plain last layer "
+        "and with a Gaussian process (`SNGPDense`).",
     ),
     "bayesian_neural_networks": (
         "examples/tutorials/bayesian_neural_networks.py",
-        "Predicted and true quality of red wines (`uci_regression.npz`), after Keras' tutorial.",
+        "Keras' tutorial: predicted and true quality of red wines (`uci_regression.npz`).",
     ),
 }
 
@@ -452,7 +452,7 @@ def write_list(output):
         parts.append(f"## `plots.{name}`\n\n{function.__doc__}\n\n![{name}]({name}.png)\n")
     for name, (script, text) in EXAMPLES.items():
         parts.append(f"## `{script}`\n\n{text}\n\n![{name}]({name}.png)\n")
-    text = "A page on which a person can try where to refuse: one file, no network."
+    text = "A page with a slider for the threshold: one file that needs no network."
     parts.append(f"## `report.html`\n\n{text}\n\n![The page]({PAGE})\n")
     (output / "README.md").write_text("\n".join(parts), encoding="utf-8")
 
