@@ -77,8 +77,8 @@ def mixture_quantile(family, stack, level):
 class RegressionUncertainty:
     """Predicted numbers and their uncertainty: float64 arrays `(n, ..., units)`.
 
-    With several draws of the network a number has the mixture of their distributions, each with
-    the same weight, and its variance is the sum of two parts (law of total variance):
+    With several draws of the network, a number follows the mixture of their distributions, with
+    equal weights. Its variance has two parts (law of total variance):
 
     ```
     aleatoric_std^2 = mean over the draws of the variance of the noise
@@ -90,7 +90,7 @@ class RegressionUncertainty:
     Args:
         params: Parameters of a stack of predictions, `(samples, n, ..., units * size)`.
         family: Their family: a name, or a configuration.
-        note: What is to be said of a part that is missing.
+        note: Text that says why a part is missing.
 
     Raises:
         ValueError: If the family is unknown, `params` have another shape, or are out of range: a

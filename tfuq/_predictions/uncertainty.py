@@ -44,12 +44,12 @@ class _Measures(NamedTuple):
 class Uncertainty(_Measures):
     """Label, confidence and uncertainty of each example, as arrays `(batch, ...)`.
 
-    With `multi_label` or one class, the arrays per example are `(batch, ..., labels)`. Rejection
-    rules and conformal predictors take it as it is.
+    With `multi_label` or one class, the arrays are `(batch, ..., labels)`. Rejection rules and
+    conformal predictors take this object as it is.
 
     Attributes:
         multi_label: Whether the labels do not exclude one another.
-        note: Where the epistemic part is 0, why.
+        note: Why the epistemic part is 0, if it is.
 
     Example:
 
@@ -230,8 +230,8 @@ def decompose(stack: ArrayLike, multi_label: bool = False) -> Uncertainty:
         `Uncertainty`.
 
     Raises:
-        ValueError: If `stack` is empty, has fewer than two axes, or holds what is not in [0, 1] or
-            does not sum to 1 (to 0.01, the rounding of bfloat16).
+        ValueError: If `stack` is empty or has fewer than two axes, or if its values are outside [0,
+            1] or do not sum to 1 (to 0.01, the rounding of bfloat16).
 
     Example:
 

@@ -37,10 +37,9 @@ __all__ = ["DeepEnsemble"]
 class DeepEnsemble(EnsembleFiles, Stackable):
     """Deep ensemble: networks of one architecture, trained from different random starts.
 
-    Where they agree they know, where they disagree they do not: their predictions are a stack as
-    `tfuq.predictive.decompose` takes it, and their mean is the prediction of the ensemble. The
-    members are ordinary Keras models, in `members`; before `fit` they predict what `build_model`
-    made of them.
+    Disagreement of the members is epistemic uncertainty: their predictions are a stack for
+    `tfuq.predictive.decompose`, and the mean is the prediction of the ensemble. The attribute
+    `members` holds ordinary Keras models; before `fit` they predict as `build_model` made them.
 
     Building and training draw from seeds of their own for each member, and leave the random state
     of Python, NumPy, TensorFlow and Keras as it was found. What cannot be put back: TensorFlow

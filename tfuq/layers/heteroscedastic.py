@@ -15,9 +15,9 @@ __all__ = ["HeteroscedasticOutput", "MCSigmoidDenseFA", "MCSoftmaxDenseFA"]
 class MCSoftmaxDenseFA(OfClasses, MCDenseFA):
     """Dense soft-max head with label noise that depends on the input.
 
-    Stands in for `Dense(num_classes)`. The logits are Gaussian, with a mean, independent noise and
-    correlated noise that are each an affine function of the input; the probabilities are the mean
-    of the soft-max over that noise.
+    It replaces `Dense(num_classes)`. The logits are Gaussian: their mean, independent noise and
+    correlated noise are each an affine function of the input. The probabilities are the mean of the
+    soft-max over that noise.
 
     Formula (Collier et al. 2021, section 2 and algorithm 1):
 
@@ -27,14 +27,14 @@ class MCSoftmaxDenseFA(OfClasses, MCDenseFA):
     d(x) = softplus(W_d x + b_d) + 0.001
     ```
 
-    with V(x) of shape `(K, R)`; `parameter_efficient=True` has V(x) z = v(x) * (V z), where V is
-    a weight, and `num_factors=0` has no correlated noise.
+    with V(x) of shape `(K, R)`. With `parameter_efficient=True`, V(x) z = v(x) * (V z), where V is
+    a weight; with `num_factors=0` there is no correlated noise.
 
-    The constructor is that of edward2's layer of this name, whose users change the import. It
-    differs where edward2's has a fault: log-probabilities are exact however small, predictions
-    repeat, `training` is false unless Keras says otherwise, and the correlated noise has no bias.
-    The default numbers of samples give the error of 1,000 independent draws, or less; up to 100
-    classes, 256 are enough at inference.
+    The constructor is that of edward2's layer of this name: change the import. The layer differs
+    where edward2's has a fault: log-probabilities are exact however small, predictions repeat,
+    `training` is false unless Keras says otherwise, and the correlated noise has no bias. The
+    default numbers of samples give the error of 1,000 independent draws or less; up to 100 classes,
+    256 are enough at inference.
 
     Args:
         num_classes: Integer K, at least 2.
@@ -64,8 +64,8 @@ class MCSoftmaxDenseFA(OfClasses, MCDenseFA):
         bias_constraint: Constraint of all biases.
         sampling: How samples are placed: `"sobol"` (scrambled Sobol points and their mirror
             images), `"antithetic"` (independent draws and their mirror images) or `"iid"`.
-        resample: Whether to draw fresh samples at inference, too. By default they are fixed for the
-            layer, so that predictions repeat, here and in an exported model.
+        resample: Whether to draw fresh samples at inference, too. By default they are fixed, so
+            that predictions repeat, here and in an exported model.
         seed: Integer >= 0 or None. Fixes the samples of training; the fixed samples of inference
             follow from it, too (None counts as 0 there).
         last_layer: What mu(x) is. None: an affine function. `"vbll"`: one whose weights are
@@ -76,13 +76,13 @@ class MCSoftmaxDenseFA(OfClasses, MCDenseFA):
             `VBLLDense`.
         **kwargs: `name`, `trainable` of `keras.layers.Layer`.
 
-    With a `last_layer`, the noise is what labels have, and the uncertainty of the mean what the
-    data have left open. Predictions are the mean over both, in closed form in the weights:
-    independent noise of variance d(x)^2 + var mu(x). Draws of the network draw mu and average over
-    the noise, so that `tfuq.predictive.predict_uncertainty` and `decompose` tell the two apart:
-    expected entropy is that of the noise, mutual information that of the weights. In training
-    `"vbll"` adds the KL divergence and, to your cross-entropy, what makes it a bound on
-    E[-log p(y | x, weights)] (Jensen's inequality, as in closed form of `VBLLDense`):
+    With a `last_layer`, the noise models the labels, and the uncertainty of the mean models what
+    the data leave open. Predictions average over both, in closed form over the weights: independent
+    noise of variance d(x)^2 + var mu(x). Draws of the network draw mu and average over the noise.
+    So `tfuq.predictive.predict_uncertainty` and `decompose` separate the two: the expected entropy
+    belongs to the noise, the mutual information to the weights. In training `"vbll"` adds the KL
+    divergence, and the terms that turn your cross-entropy into a bound on E[-log p(y | x, weights)]
+    (Jensen's inequality, as the closed form of `VBLLDense`):
 
     ```
     L_k  = log mean over samples of softmax_k(u(x) / temperature + v / 2) - v_k / 2
@@ -90,9 +90,10 @@ class MCSoftmaxDenseFA(OfClasses, MCDenseFA):
     loss = CE(L, y) - logsumexp(L) + kl_weight * beta * KL
     ```
 
-    with u(x) about the mean weights; without noise it is the loss of a `VBLLDense`. `"sngp"` trains
-    on its mean, as its authors do. Initializers are those of the mean, too; `kernel_regularizer` is
-    not for `"vbll"`, whose divergence stands for it. `mean_layer` is the layer.
+    with u(x) at the mean weights; without noise it is the loss of a `VBLLDense`. `"sngp"` trains
+    its mean, as its authors do. Initializers apply to the mean, too; `"vbll"` takes no
+    `kernel_regularizer`, as its KL divergence has that role. The attribute `mean_layer` holds the
+    layer.
 
     Call arguments:
         inputs: Tensor of shape `(batch, ..., features)`.
@@ -102,9 +103,9 @@ class MCSoftmaxDenseFA(OfClasses, MCDenseFA):
     Returns:
         Named tuple of tensors, each `(batch, ..., num_classes)`: `logits` (the log-probabilities,
         for a cross-entropy with `from_logits=True`), `log_probs` (nats), `probs`, and
-        `predictive_variance`, the variance over samples of the probabilities, of width 0 unless
-        `compute_pred_variance`. With `logits_only`, the logits. They are float32 under a mixed
-        precision policy, as is all that follows the matrix products.
+        `predictive_variance`, the variance of the probabilities over samples, of width 0 unless
+        `compute_pred_variance`. With `logits_only`, the logits. Under a mixed precision policy they
+        are float32, as is everything after the matrix products.
 
     Raises:
         ValueError: If an argument is out of its range.

@@ -41,9 +41,9 @@ _ARGUMENTS = (
 class VBLLDense(Head, GaussianLastLayer):
     """Variational Bayesian last layer: stands in for the last `Dense` of a classifier.
 
-    The weights of each output are Gaussian, and so, exactly, is each logit, which nothing has to
-    sample weights for. Trained with your own cross-entropy, `from_logits=True`; what the evidence
-    lower bound has beyond it needs no label, and the layer adds it to the loss.
+    The weights of each output are Gaussian, so each logit is exactly Gaussian and no weights need
+    to be sampled. Train it with your own cross-entropy, `from_logits=True`. The other terms of the
+    evidence lower bound need no label: the layer adds them to the loss.
 
     Formula (Harrison et al. 2024, section 2.3, equation 12 and theorem 1):
 
@@ -53,19 +53,19 @@ class VBLLDense(Head, GaussianLastLayer):
     KL   = sum_k KL(N(m_k, S_k) || N(0, prior_scale^2 I))
     ```
 
-    E is the mean over the examples of a batch. `objective="monte_carlo"` has the mean of lse(u)
-    over draws of the logits in place of lse(mean + var / 2): the bound itself, without Jensen's
-    slack, and with noise. Since CE(mean, y) is the exact expectation of all but that term, no
-    label is needed there either. In training the layer returns the mean logits; otherwise logits
-    of the posterior predictive, and only the KL divergence is added to the loss.
+    E is the mean over the examples of a batch. `objective="monte_carlo"` replaces lse(mean + var /
+    2) by the mean of lse(u) over draws of the logits: the bound without Jensen's slack, but with
+    noise. CE(mean, y) is the exact expectation of the other terms, so this needs no label either.
+    In training the layer returns the mean logits. Otherwise it returns logits of the posterior
+    predictive, and adds only the KL divergence to the loss.
 
-    E follows the cross-entropy that a model of one output is compiled with: its reduction,
-    `loss_weights`, masks, `ignore_class`, sample and class weights weigh both alike. With several
-    outputs these are refused; in a training loop of your own E is the mean over what is not
-    masked. A head that is called several times in one call adds the KL divergence once, and E for
-    each output (in a model of one output, its mean over the calls).
+    In a model with one output, E follows the compiled cross-entropy: its reduction, `loss_weights`,
+    masks, `ignore_class`, sample and class weights apply to both. With several outputs these are
+    refused; in your own training loop E is the mean over what is not masked. A head that is called
+    several times in one call adds the KL divergence once, and E for each output (in a model of one
+    output, its mean over the calls).
 
-    With `noise="student_t"` the logits are Student's t, with a closed form of its own:
+    With `noise="student_t"` the logits follow Student's t, with this closed form:
 
     ```
     l_k ~ Gamma(a_k, a_k sigma_k^2),  w_k ~ N(m_k, S_k / l_k),  e_k ~ N(0, 1 / l_k)
@@ -100,9 +100,9 @@ class VBLLDense(Head, GaussianLastLayer):
             shape of the Gamma prior, and training starts from the shape `dof + 1`.
         likelihood: `"categorical"`, or `"bernoulli"` for labels that do not exclude each other
             (and for two classes in one unit), with a binary cross-entropy.
-        predictive: What the logits are outside training. `"monte_carlo"`: log of the mean
-            probability over `test_mc_samples` (for `"bernoulli"`, its log-odds). `"probit"`:
-            mean / sqrt(1 + pi var / 8) (MacKay 1992), free of samples. `"mean"`: the mean logits.
+        predictive: The logits outside training. `"monte_carlo"`: log of the mean probability over
+            `test_mc_samples` (for `"bernoulli"`, its log-odds). `"probit"`: mean / sqrt(1 + pi var
+            / 8) (MacKay 1992), free of samples. `"mean"`: the mean logits.
         train_mc_samples: Draws of the logits for `objective="monte_carlo"`.
         test_mc_samples: Draws of the logits for `predictive="monte_carlo"`. Mirror images come in
             pairs (see `sampling`): an odd number is rounded up.
@@ -117,7 +117,7 @@ class VBLLDense(Head, GaussianLastLayer):
     Call arguments:
         inputs: Tensor of shape `(batch, ..., features)`.
         training: Boolean.
-        mask: Boolean tensor `(batch, ...)`, as Keras passes it on: what is False adds nothing to
+        mask: Boolean tensor `(batch, ...)`, as Keras passes it on: places with False add nothing to
             the loss.
 
     Returns:

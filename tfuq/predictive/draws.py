@@ -33,18 +33,19 @@ def sample_predictions(
     """Probabilities of `num_samples` networks, drawn from a model with random weights.
 
     Every sample is one network: it has the same weights for all examples, whatever the batches. The
-    part of the model that comes before its first random layer is computed once, not per sample.
-    Label noise, as of `MCSoftmaxDenseFA` or a `VBLLDense` with `noise="learned"`, is averaged
-    within each sample: it is not a property of the weights.
+    layers before the first random one run once, not per sample. Label noise, as in
+    `MCSoftmaxDenseFA` or a `VBLLDense` with `noise="learned"`, is averaged within each sample,
+    because it is no property of the weights.
 
     Args:
-        model: Keras model of any style that holds layers with random weights or dropout of
-            `tfuq.layers`. Or a `tfuq.ensembles.DeepEnsemble`: its members are the networks, each by
-            its prediction, and `num_samples` and `seed` are left out.
+        model: Keras model of any style with layers of `tfuq.layers` that have random weights or
+            dropout. Or a `tfuq.ensembles.DeepEnsemble`: its members are the networks; leave out
+            `num_samples` and `seed`.
         x: Inputs: an array (or what the model takes), `(x, y)`, a `tf.data.Dataset` or a
-            `keras.utils.PyDataset` of batches of inputs or of pairs. Labels are not looked at.
-        num_samples: Number of networks. Of a model whose draws are members in turn
-            (`tfuq.layers.BatchEnsembleDense`) a multiple of their number, which it is by default.
+            `keras.utils.PyDataset` of batches of inputs or of pairs. Labels are ignored.
+        num_samples: Number of networks. If the draws are members in turn
+            (`tfuq.layers.BatchEnsembleDense`), a multiple of the number of members, by default that
+            number.
         batch_size: Examples at a time, for arrays; datasets have their own.
         output: Which output, when the model has several: an index, a key, a field of a named
             tuple, or a function of the outputs.
@@ -54,14 +55,14 @@ def sample_predictions(
             default what the last layer declares, else what the compiled loss says, else False.
         seed: Integer from which the networks are drawn.
         verbose: 1 shows a progress bar.
-        family: Of a regression whose outputs nothing declares: the name of the distribution whose
-            parameters they are, such as `"normal"`, or `"point"` for numbers alone. By default what
-            the head declares (`tfuq.layers.NormalDense`), else the compiled loss.
+        family: For a regression, if neither head nor loss declares the outputs: the distribution
+            whose parameters they are, such as `"normal"`, or `"point"` for plain numbers. By
+            default what the head (`tfuq.layers.NormalDense`) declares, else the compiled loss.
 
     Returns:
-        Array `(samples, examples, ..., classes)`, float32; of a regression the parameters
-        `(samples, examples, ..., parameters)`; NaN for inputs that are not finite. It
-        says that it is a stack: rules and sets take it as such, also of binary predictions.
+        Array `(samples, examples, ..., classes)`, float32; for a regression the parameters
+        `(samples, examples, ..., parameters)`; NaN for inputs that are not finite. Its type marks
+        it as a stack: rules and sets recognize it, also for binary predictions.
 
     Raises:
         ValueError: If the model holds no random layer, the data are empty, or an argument is out
@@ -102,20 +103,21 @@ def predict_uncertainty(
 ) -> Any:
     """Predicts with a model: mean prediction, and its aleatoric and epistemic uncertainty.
 
-    As `decompose(sample_predictions(...))`, without keeping the samples: memory does not grow with
-    their number. Arguments and errors are those of `sample_predictions`, but that any classifier
-    will do: one in which nothing is random is a single network, so that its uncertainty is all
-    aleatoric and the epistemic part, `mutual_information`, is 0 (`Uncertainty.note` says so).
+    The result is that of `decompose(sample_predictions(...))`, but the samples are not kept: memory
+    does not grow with their number. Arguments and errors are those of `sample_predictions`, with
+    one difference: any classifier will do. Without random layers it is a single network: all of its
+    uncertainty is aleatoric, the epistemic part, `mutual_information`, is 0, and `Uncertainty.note`
+    says so.
 
-    Of a regression (a head such as `tfuq.layers.NormalDense`, a loss of numbers, `family`) it says
-    means, intervals and quantiles: of draws, those of the mixture of their distributions, whose
-    parameters are kept. Where `VBLLRegression` is all that is random, nothing is drawn: its output
-    has the mixture of all networks in closed form.
+    For a regression (a head such as `tfuq.layers.NormalDense`, a loss of numbers, `family`) it
+    returns means, intervals and quantiles. Those of several draws belong to the mixture of their
+    distributions, whose parameters are kept. If `VBLLRegression` is the only random layer, nothing
+    is drawn: its output is the mixture of all networks in closed form.
 
     Returns:
-        `Uncertainty`, with arrays over all examples; of a regression `RegressionUncertainty`. An
-        input or a prediction that is not finite is unknown: its probabilities and measures are
-        NaN, its label is -1, and no rule accepts it.
+        `Uncertainty`, with arrays over all examples; for a regression `RegressionUncertainty`. An
+        input or a prediction that is not finite counts as unknown: its probabilities and measures
+        are NaN, its label is -1, and no rule accepts it.
 
     Example:
 

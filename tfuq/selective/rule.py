@@ -91,18 +91,19 @@ __all__ = ["Evaluation", "RejectionRule", "UnattainableRisk"]
 class RejectionRule(InModels, JudgedRules, Watched, Fitted):
     """Rejection rule: accepts a prediction if its score passes a threshold.
 
-    Made by `RejectionRule.fit`, or by hand from a threshold that is known. Equal scores have equal
-    fates. A prediction that holds NaN or infinity is never accepted.
+    `RejectionRule.fit` makes one from labelled predictions; with a known threshold, call the
+    constructor. Equal scores are accepted or rejected together. A prediction with NaN or infinity
+    is never accepted.
 
     Args:
         score: `"confidence"`, the largest probability; `"margin"`, its distance from the second;
-            `"predictive_entropy"`, that of the mean prediction in nats (once `"entropy"`, which is
-            still taken); of stacks of predictions alone, `"expected_entropy"`,
-            `"mutual_information"` in nats and `"variation_ratio"`; of three classes or more
-            `"pnorm"` (`pnorm_score` of p = 2) or `"pnorm(3)"` of another p (`choose_p`); `"given"`,
-            which comes beside the predictions.
-        threshold: Accepted is a confidence or margin of at least this, an uncertainty of at most
-            this, compared in float32. With `by`, one for each of `keys`.
+            `"predictive_entropy"` of the mean prediction in nats (formerly `"entropy"`, still
+            accepted); for stacks of predictions only, `"expected_entropy"`, `"mutual_information"`
+            in nats and `"variation_ratio"`; for three classes or more `"pnorm"` (`pnorm_score` with
+            p = 2) or, for another p, `"pnorm(3)"` (`choose_p`); `"given"`: you pass the scores
+            beside the predictions.
+        threshold: The rule accepts a confidence or margin of at least this, or an uncertainty of at
+            most this, compared in float32. With `by`, one for each of `keys`.
         by: None for one threshold; `"class"` for one for each predicted class; `"label"` for one
             for each label, with `multi_label`; `"group"` for one for each group of examples, such
             as a hospital.
@@ -110,15 +111,15 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
         rank: Axes of a single prediction: 2 for `(n, classes)`, 1 for binary `(n,)`, 4 for images
             of pixels. An array with one axis more is a stack.
         from_logits: Whether predictions are logits.
-        multi_label: Whether each entry of the last axis is a binary prediction of its own, decided
-            on by itself.
+        multi_label: Whether each entry of the last axis is a binary prediction of its own, with its
+            own decision.
         fitted_to: What the rule was fitted to, a dict.
         class_names: Names of the classes, in the order of the last axis. Labels may be names then,
             and predictions of another number of classes are refused.
         calibration: A scaling fitted to other rows, applied to predictions first; not for stacks.
 
     Raises:
-        ValueError: If an argument is none of those said.
+        ValueError: If an argument is not as described.
 
     Example:
 
@@ -209,90 +210,93 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
         sample_weight: ArrayLike | None = None,
         ignore_class: int | str | None = None,
     ) -> Self | RegressionRule:
-        """The rule that accepts the most while it keeps what is asked for; one of three is given.
+        """Fits the threshold that accepts most while it keeps one target: risk, coverage or cost.
 
-        `target_risk`: on new data like these, the mean loss of the accepted is above it with a
-        probability of at most 1 - `confidence`, for any number and distribution. Thresholds are
-        tested with binomial p-values, for other losses than 0 and 1 with those of Hoeffding and
-        Bentkus. `method="auto"` joins a chain of tests from strict to lenient and a curve that the
-        errors of no bad threshold fall under, ties or none; `"ltt"` (Learn then Test) tests from
-        eight starts, `"sgr"` (selection with guaranteed risk) at 16 ranks. All count each example
-        as drawn by itself; for other losses and for images `"auto"` is `"ltt"`. Where one example
-        has many entries (pixels, labels) the examples are what is drawn; the promise is of E[loss
-        of accepted entries] / E[accepted entries], tested at 400 thresholds that depend on no data.
+        `target_risk`: on new data like these, the mean loss of accepted answers exceeds it with a
+        probability of at most 1 - `confidence`, for any number of rows and any distribution. The
+        tests of thresholds use binomial p-values, or those of Hoeffding and Bentkus for losses
+        other than 0 and 1. `method="auto"` combines a chain of tests from strict to lenient with a
+        curve that the error counts of a bad threshold seldom fall below, with or without ties;
+        `"ltt"` (Learn then Test) tests from eight starts, `"sgr"` (selection with guaranteed risk)
+        at 16 ranks. All assume independent examples; for other losses and for images `"auto"` is
+        `"ltt"`. If an example has many entries (pixels, labels), the examples are independent, not
+        the entries: the promise is for E[loss of accepted entries] / E[accepted entries], tested at
+        400 thresholds that do not depend on the data.
 
         `target_coverage`: the strictest threshold that accepts at least this fraction of the
-        examples; equal scores are accepted together. Nothing is promised of the risk.
+        examples; equal scores are accepted together. It promises nothing about the risk.
 
-        `costs`: the threshold of the lowest mean cost on these examples (Chow 1970). What is
-        promised needs rows of its own: a calibration of `probs` must be fitted to others, or be
-        given as `calibration`.
+        `costs`: the threshold with the lowest mean cost on these examples (Chow 1970). A promise
+        needs rows of its own: fit a calibration of `probs` to other rows, or pass it as
+        `calibration`.
 
         Args:
             probs: Predictions that the model has not been trained on: `(n, ..., classes)`; binary
                 `(n,)` or `(n, ..., 1)`; multi-label `(n, ..., labels)`; or a stack of them,
-                `(samples, n, ..., classes)`, whose mean is the answer. Of a regression what
-                `predict_uncertainty` gave: the rule is a `RegressionRule` then, fitted with the
+                `(samples, n, ..., classes)`, whose mean is the answer. For a regression the result
+                of `predict_uncertainty`: `fit` then returns a `RegressionRule` and takes the
                 arguments of `RegressionRule.fit`.
-            labels: Labels, sparse `(n, ...)` or one-hot; or names, of `class_names`.
-            score: As in the constructor; by default `"confidence"`, of a regression `"std"`. Or a
-                score of its own for each example, `(n,)`, larger where stranger (of a detector what
-                its `score(x)` gives; better: `fit_model`), or a function of mean probabilities that
-                returns it: it is given to `accept` again, and the rule cannot be part of a model.
-            target_risk: Risk in (0, 1) that is kept.
-            confidence: Probability in (0, 1) with which it is.
+            labels: Labels, sparse `(n, ...)` or one-hot; or names from `class_names`.
+            score: As in the constructor; by default `"confidence"`, for a regression `"std"`. Or
+                your own scores `(n,)`, larger for stranger examples (such as a detector's
+                `score(x)`; `fit_model` is better for that), or a function that computes them from
+                mean probabilities. Then `accept` needs the scores again, and the rule cannot be
+                part of a model.
+            target_risk: Risk in (0, 1) to keep.
+            confidence: Probability in (0, 1) that the rule keeps it.
             target_coverage: Fraction in (0, 1].
-            costs: Dict of what an accepted wrong answer costs, `"error"`, what a rejection costs,
-                `"rejection"`, and what somebody's look at a rejected example costs on top,
-                `"review"`; what is missing costs 0.
+            costs: Dict of costs: `"error"` of an accepted wrong answer, `"rejection"` of a
+                rejection, `"review"` of a person's look at a rejected example, on top. A missing
+                key costs 0.
             method: `"auto"`, `"ltt"` or `"sgr"`.
-            thresholds: With `target_risk`, the only values of the (calibrated) score at which the
-                rule may end, ascending or descending, at most 1000: each is tested with the whole
-                error, from the most trusted to the first that fails, so that it has to accept
-                enough, of each of several losses, of which each then has the whole error too. Known
-                before these examples: round numbers, quantiles of other rows. What was computed
-                from these rows cannot be seen in general, and breaks the promise.
-            loss: `"error"`: the answer is not the true class. `"false_negative"`: of the accepted
-                examples of `positive_class` alone, the answer is another class; `"recall"`: the
-                same, said as the share that is found, 1 - risk. `"precision"`: of the accepted
-                answers `positive_class`, the true class is another. Or costs in [0, 1] of each
-                answer, `(classes, classes)`, a row for each true class. Or a function `loss(probs,
-                labels)` of mean probabilities `(entries, classes)` and labels `(entries,)` that
-                returns numbers in [0, 1]. Or several with a target each, all of which hold together
-                with the confidence, at one threshold: a dict, or a list of pairs,
-                `{"error": .1, "false negatives of melanoma": .05, "precision of 2": .9}`: at most
-                that risk, of precision and recall at least that share; "of A or B" are two classes
-                as one, "of A and B" a promise for each.
+            thresholds: With `target_risk`, the only values of the (calibrated) score that the rule
+                may take as threshold, ascending or descending, at most 1000. The test goes from the
+                most trusted to the first that fails, with the full error probability at each, and
+                for each of several losses; so the most trusted one has to accept enough. Choose
+                them before you see these examples: round numbers, quantiles of other rows.
+                Thresholds computed from these rows break the promise, which `fit` cannot notice in
+                general.
+            loss: `"error"`: the answer is not the true class. `"false_negative"`: among accepted
+                examples of `positive_class`, the answer is another class; `"recall"`: the same as
+                the share that is found, 1 - risk. `"precision"`: among accepted answers
+                `positive_class`, the true class is another. Or costs in [0, 1] of each answer,
+                `(classes, classes)`, a row for each true class. Or a function `loss(probs, labels)`
+                of mean probabilities `(entries, classes)` and labels `(entries,)` that returns
+                numbers in [0, 1]. Or several losses with a target each, as a dict or a list of
+                pairs: `{"error": .1, "false negatives of melanoma": .05, "precision of 2": .9}`.
+                One threshold then keeps all targets together with the confidence: at most that
+                risk, and for precision and recall at least that share. "of A or B" counts two
+                classes as one, "of A and B" promises for each.
             positive_class: The class of `"false_negative"`, `"recall"` and `"precision"`, a number
                 or a name; several count as one class.
-            by: None, `"class"` for a threshold and a promise for each predicted class, `"label"`
-                for those of each label of multi-label predictions, or `"group"`.
+            by: None; or `"class"` for a threshold and a promise for each predicted class, `"label"`
+                for each label of multi-label predictions, `"group"` for each group.
             groups: For `by="group"`, the group of each example `(n,)`, texts or numbers.
-            simultaneous: With `by`: whether all promises hold together with the confidence
-                (Bonferroni), not each by itself.
+            simultaneous: With `by`: whether the confidence is for all promises together
+                (Bonferroni), not for each alone.
             from_logits: Whether `probs` are logits.
             multi_label: Whether each entry of `probs` is a binary prediction of its own.
-            calibration: A scaling that has not been fitted, such as `IsotonicCalibration()`: it is
-                fitted to some of the rows, the rule to the calibrated others, and is part of it:
-                `accept` and all else take raw predictions.
-            calibration_share, seed: Fraction of the rows for that, and seed of their draw.
-            tolerance: Of a regression: how far off an answer is wrong.
-            sample_weight: A mask or weights of 0 and 1, `(n,)` or with more axes of the labels:
-                what has 0 counts nowhere, whatever it holds.
-            ignore_class: The label of what counts nowhere, such as of void pixels, or None.
+            calibration: An unfitted scaling, such as `IsotonicCalibration()`: `fit` fits it to some
+                of the rows and the rule to the others, calibrated. It becomes part of the rule:
+                `accept` and all other methods take raw predictions.
+            calibration_share, seed: Fraction of the rows for the calibration, and seed of their
+                draw.
+            tolerance: For a regression: an answer that is further off than this is wrong.
+            sample_weight: A mask or weights of 0 and 1, `(n,)` or with more axes of the labels.
+                Entries with 0 are ignored, whatever they hold.
+            ignore_class: Entries with this label are ignored, such as void pixels; or None.
 
         Returns:
-            The rule; `rule.fitted_to` says what it was fitted to, also which classes the labels
-            hold and which they lack. A predicted class or group for which nothing can be promised
-            is never accepted, and a warning says so.
+            The rule. `rule.fitted_to` describes the data of the fit, and names the classes that the
+            labels hold and lack. If no promise is possible for a predicted class or group, the rule
+            never accepts it, and a warning says so.
 
         Raises:
-            UnattainableRisk: If no threshold keeps the target: it tells the best attainable risk,
-                the coverage that goes with it and, where there are too few examples, how many are
-                needed.
+            UnattainableRisk: If no threshold keeps the target. It gives the lowest attainable risk
+                with its coverage and, if there are too few examples, the number needed.
             ValueError: If not exactly one target is given, a number is out of its range, arrays are
-                empty or do not fit together, hold NaN or labels that are no class; if `probs` are
-                the calibrated rows that their calibration was fitted to; if no example belongs to a
+                empty, do not match, or hold NaN or labels that are no class; if `probs` are the
+                calibrated rows that their calibration was fitted to; if no example counts for a
                 loss.
 
         Example:
@@ -371,29 +375,28 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
         verbose: int = 0,
         **options: Any,
     ) -> Self | RegressionRule:
-        """As `fit`, of the predictions that a model makes for `data`, in one pass over it.
+        """Predicts `data` with a model in one pass and fits the rule to the predictions, as `fit`.
 
         Args:
             model: A Keras model.
             data: `(x, y)` arrays, a `tf.data.Dataset` of such pairs, or a `PyDataset`; without
-                sample weights, of which nothing could be promised.
+                sample weights, because weighted rows allow no promise.
             output: Which output, if there are several: an index, a key or a function.
             batch_size: Examples in a batch of arrays.
             verbose: As in Keras' `predict`.
             **options: Arguments of `fit`. `from_logits` and `multi_label` are by default what the
                 last layer declares, else what the compiled loss says. `score` may be a fitted
-                detector of `tfuq.ood`, an `ErrorPredictor` or a `CombinedScore` of several scores,
-                fitted on other rows than these: `accept` then takes
-                `score=detector.score(x)`, and the rule goes where the detector goes: in models by
-                `append_to(model, detector=detector)`, in exports and `score_dataset` with
-                `ood=detector`.
+                detector of `tfuq.ood`, an `ErrorPredictor` or a `CombinedScore`, fitted on other
+                rows than these. `accept` then needs `score=detector.score(x)`, and the rule needs
+                the detector wherever it goes: in models by `append_to(model, detector=detector)`,
+                in exports and `score_dataset` with `ood=detector`.
 
         Returns:
             The rule.
 
         Raises:
             ValueError: As `fit`; if the data are of another kind, have no labels or have weights;
-                if a detector is not fitted, or is of a model of other weights.
+                if a detector is not fitted, or belongs to a model with other weights.
 
         Example:
 
@@ -442,14 +445,14 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
     def score_of(
         self, probs: ArrayLike | Uncertainty | RegressionUncertainty, *, stacked: bool | None = None
     ) -> np.ndarray:
-        """The score of each prediction, `(n, ...)`, in its own direction and unit; NaN for NaN.
+        """The score of each prediction, `(n, ...)`, in its direction and unit; NaN for NaN.
 
         Args:
-            probs: Predictions or a stack of them, of the kind that the rule was fitted to, or what
-                `tfuq.predictive.predict_uncertainty` gave.
-            stacked: Whether `probs` are a stack. By default what `sample_predictions` and
-                ensembles give is one, and otherwise the shape tells; binary `(samples, n)` has to
-                be said.
+            probs: Predictions or a stack of them, of the kind that the rule was fitted to, or the
+                result of `tfuq.predictive.predict_uncertainty`.
+            stacked: Whether `probs` are a stack. By default results of `sample_predictions` and
+                ensembles are stacks, and for other arrays the shape decides; for binary `(samples,
+                n)` you must say so.
         """
         return scored(self, probs, stacked)[0]
 
@@ -469,11 +472,11 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
             groups: With `by="group"`: the group of each example, `(n,)`.
             unknown_group: What to do with a group that fitting never saw: `"error"` or `"reject"`.
             stacked: As for `score_of`.
-            score: For a rule that was fitted to an array or a function: that of these predictions.
+            score: For a rule that was fitted to your own scores: the scores of these predictions.
 
         Raises:
-            ValueError: If shapes or classes do not fit, `probs` hold no probabilities (or, with
-                `from_logits`, such), groups are missing, or one is unknown.
+            ValueError: If shapes or classes do not fit, `probs` are no probabilities (with
+                `from_logits`, if they are probabilities), groups are missing, or one is unknown.
         """
         check_choice("unknown_group", unknown_group, ("error", "reject"))
         score, mean = scored(self, probs, stacked, score)
