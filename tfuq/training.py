@@ -118,7 +118,7 @@ def rapid_fit(
         callbacks: List of further callbacks; they run before those of the recipe.
         seed: Integer, for the range test's order of arrays.
         verbose: 0 is silent; 1 prints what was chosen, and Keras' progress bars; 2 its lines.
-        **fit_kwargs: What else `keras.Model.fit` takes, such as `shuffle`, `class_weight` and
+        **fit_kwargs: Further arguments of `keras.Model.fit`, such as `shuffle`, `class_weight` and
             `sample_weight`, which the range test gets as well; not `epochs`, which the cycles give.
 
     Returns:

@@ -33,7 +33,7 @@ def log_mean_softmax(loc, scale, factors, points, *, mirrored, power=1, kernel=N
     """log mean_s softmax(u_s)^power, with u_s = loc + scale * e_s + F z_s.
 
     With a kernel W, u_s = loc + W^T (scale * e_s + F z_s): noise of features, whose number stands
-    in the place of that of classes in `scale`, `factors` and `points`.
+    in place of that of classes in `scale`, `factors` and `points`.
 
     Args:
         loc: Means of the logits, `(rows, classes)`.

@@ -83,7 +83,7 @@ class SaliencySelection(keras.callbacks.Callback):
             `"biases"` no weight of a kernel is, and of each bias `bias_r_bayes`, or all.
         saliency: `"gradient"`, or `"ivon"`: the Hessian of `tfuq.optimizers.IVON`, the model's
             optimizer.
-        seed: Integer from which weights that are chosen by chance follow.
+        seed: Integer that determines which weights chance chooses.
         batch_size: Examples at a time, where `data` are arrays.
         verbose: 1 shows a progress bar and prints a line when it selects.
 

@@ -165,7 +165,7 @@ def _last_layer(tensor):
 
 
 def _placed(head, layer, inputs, between):
-    """What `head` makes in the place of `layer`, with the layers that come after it."""
+    """What `head` makes in place of `layer`, with the layers that come after it."""
     is_dense = not hasattr(head, "kernel_size")
     if is_dense and getattr(layer, "data_format", None) == "channels_first":
         raise ValueError(

@@ -42,7 +42,7 @@ def batch_ensemble(
         num_members: Number of members, at least 2.
         factor_scale: Standard deviation of the factors.
         layers: Names of the layers to convert; by default all that can be.
-        seed: Integer from which the factors follow, others in each layer.
+        seed: Integer that determines the factors, different in each layer.
 
     Returns:
         A model of the same kind and names, not compiled.

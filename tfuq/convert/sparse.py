@@ -91,7 +91,7 @@ def sparse_bayesian(
             variance, for about 2 times the time and 1.5 times the memory.
         prior_scale, posterior_scale: Of the new layers.
         batch_size: Examples at a time, where `data` are arrays.
-        seed: Integer from which weights that are chosen by chance follow.
+        seed: Integer that determines which weights chance chooses.
         verbose: 1 shows a progress bar.
 
     Returns:

@@ -63,7 +63,7 @@ def gaussian_blur(
         Tensor of the shape and dtype of `images`. Edges are repeated beyond the border.
 
     Raises:
-        ValueError: If `images` are none, or an argument is out of its range.
+        ValueError: If `images` are not images, or an argument is out of its range.
 
     Example:
 
@@ -123,7 +123,7 @@ def defocus_blur(
         Tensor of the shape and dtype of `images`. Images are mirrored at the border.
 
     Raises:
-        ValueError: If `images` are none, or an argument is out of its range.
+        ValueError: If `images` are not images, or an argument is out of its range.
 
     Example:
 
@@ -183,7 +183,7 @@ def motion_blur(
         Tensor of the shape and dtype of `images`. Edges are repeated beyond the border.
 
     Raises:
-        ValueError: If `images` are none, or an argument is out of its range.
+        ValueError: If `images` are not images, or an argument is out of its range.
 
     Example:
 
@@ -260,7 +260,7 @@ def zoom_blur(
         Tensor of the shape and dtype of `images`.
 
     Raises:
-        ValueError: If `images` are none, or an argument is out of its range.
+        ValueError: If `images` are not images, or an argument is out of its range.
 
     Example:
 
@@ -316,7 +316,7 @@ def glass_blur(
         Tensor of the shape and dtype of `images`.
 
     Raises:
-        ValueError: If `images` are none, or an argument is out of its range.
+        ValueError: If `images` are not images, or an argument is out of its range.
 
     Example:
 

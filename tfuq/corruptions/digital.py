@@ -64,7 +64,7 @@ def brightness(
         Tensor of the shape and dtype of `images`.
 
     Raises:
-        ValueError: If `images` are none, or an argument is out of its range.
+        ValueError: If `images` are not images, or an argument is out of its range.
 
     Example:
 
@@ -123,7 +123,7 @@ def contrast(
         Tensor of the shape and dtype of `images`.
 
     Raises:
-        ValueError: If `images` are none, or an argument is out of its range.
+        ValueError: If `images` are not images, or an argument is out of its range.
 
     Example:
 
@@ -177,7 +177,7 @@ def decolor(
         Tensor of the shape and dtype of `images`.
 
     Raises:
-        ValueError: If `images` are none, or an argument is out of its range.
+        ValueError: If `images` are not images, or an argument is out of its range.
 
     Example:
 
@@ -223,7 +223,7 @@ def saturate(
         Tensor of the shape and dtype of `images`.
 
     Raises:
-        ValueError: If `images` are none, or an argument is out of its range.
+        ValueError: If `images` are not images, or an argument is out of its range.
 
     Example:
 
@@ -284,7 +284,7 @@ def elastic_transform(
         Tensor of the shape and dtype of `images`. Images are mirrored at the border.
 
     Raises:
-        ValueError: If `images` are none, or an argument is out of its range.
+        ValueError: If `images` are not images, or an argument is out of its range.
 
     Example:
 
@@ -369,7 +369,7 @@ def pixelate(
         Tensor of the shape and dtype of `images`.
 
     Raises:
-        ValueError: If `images` are none, or an argument is out of its range.
+        ValueError: If `images` are not images, or an argument is out of its range.
 
     Example:
 
@@ -435,7 +435,7 @@ def jpeg_compression(
         Tensor of the shape and dtype of `images`.
 
     Raises:
-        ValueError: If `images` are none, or an argument is out of its range.
+        ValueError: If `images` are not images, or an argument is out of its range.
 
     Example:
 

@@ -241,7 +241,8 @@ def corruption_report(
         `CorruptionReport`, of which `tfuq.plots.corruption_heat_map` makes a picture.
 
     Raises:
-        ValueError: If the images are none, labels are missing, or an argument is not as described.
+        ValueError: If the inputs are not images, labels are missing, or an argument is not as
+            described.
 
     Example:
 

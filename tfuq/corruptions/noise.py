@@ -42,7 +42,7 @@ def gaussian_noise(
         Tensor of the shape and dtype of `images`.
 
     Raises:
-        ValueError: If `images` are none, or an argument is out of its range.
+        ValueError: If `images` are not images, or an argument is out of its range.
 
     Example:
 
@@ -94,7 +94,7 @@ def shot_noise(
         Tensor of the shape and dtype of `images`.
 
     Raises:
-        ValueError: If `images` are none, or an argument is out of its range.
+        ValueError: If `images` are not images, or an argument is out of its range.
 
     Example:
 
@@ -147,7 +147,7 @@ def impulse_noise(
         Tensor of the shape and dtype of `images`.
 
     Raises:
-        ValueError: If `images` are none, or an argument is out of its range.
+        ValueError: If `images` are not images, or an argument is out of its range.
 
     Example:
 
@@ -208,7 +208,7 @@ def speckle_noise(
         Tensor of the shape and dtype of `images`.
 
     Raises:
-        ValueError: If `images` are none, or an argument is out of its range.
+        ValueError: If `images` are not images, or an argument is out of its range.
 
     Example:
 

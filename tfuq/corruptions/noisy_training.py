@@ -133,7 +133,7 @@ def noise_settings(
         multi_label: Whether each entry of the last axis is a binary prediction of its own.
         seed: Integer of at least 0, from which weights, orders and noise follow.
         verbose: 1 shows a progress bar, 2 also Keras' lines of each training.
-        **fit_kwargs: What else `keras.Model.fit` takes, such as `epochs`.
+        **fit_kwargs: Further arguments of `keras.Model.fit`, such as `epochs`.
 
     Returns:
         `NoiseSettings`.

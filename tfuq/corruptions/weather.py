@@ -94,7 +94,7 @@ def snow(
         Tensor of the shape and dtype of `images`.
 
     Raises:
-        ValueError: If `images` are none, or an argument is out of its range.
+        ValueError: If `images` are not images, or an argument is out of its range.
 
     Example:
 
@@ -153,7 +153,7 @@ def frost(
         Tensor of the shape and dtype of `images`.
 
     Raises:
-        ValueError: If `images` are none, or an argument is out of its range.
+        ValueError: If `images` are not images, or an argument is out of its range.
 
     Example:
 
@@ -205,7 +205,7 @@ def fog(
         Tensor of the shape and dtype of `images`.
 
     Raises:
-        ValueError: If `images` are none, or an argument is out of its range.
+        ValueError: If `images` are not images, or an argument is out of its range.
 
     Example:
 
@@ -254,7 +254,7 @@ def spatter(
         Tensor of the shape and dtype of `images`.
 
     Raises:
-        ValueError: If `images` are none, or an argument is out of its range.
+        ValueError: If `images` are not images, or an argument is out of its range.
 
     Example:
 
@@ -330,7 +330,7 @@ def dirty_lens(
         Tensor of the shape and dtype of `images`.
 
     Raises:
-        ValueError: If `images` are none, or an argument is out of its range.
+        ValueError: If `images` are not images, or an argument is out of its range.
 
     Example:
 

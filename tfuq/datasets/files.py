@@ -51,7 +51,7 @@ def from_npz(
         crop_to_aspect_ratio: Whether resizing cuts off what is too long, instead of squeezing it.
         shuffle: Whether each epoch has an order of its own; a number shuffles no further than
             this many examples.
-        seed: Integer from which the orders follow.
+        seed: Integer that determines the orders.
         cache: Whether to keep what is decoded and resized in memory, from the first epoch on.
 
     Returns:

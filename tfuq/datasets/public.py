@@ -218,7 +218,7 @@ def load(
         severity: Its severity from 1 to 5, for `"cifar10_c"`.
         shuffle: Whether each epoch has an order of its own: files are shuffled, and examples among
             10,000; a number says among how many.
-        seed: Integer from which the orders follow.
+        seed: Integer that determines the orders.
         cache: Whether to keep what is decoded and resized in memory, from the first epoch on.
         data_dir: Folder of the files. By default that of tensorflow-datasets.
         download: Whether to fetch what is not there yet.
@@ -230,7 +230,7 @@ def load(
     Raises:
         ImportError: If tensorflow-datasets is missing.
         ValueError: If there is no such set, split, label or corruption, images of different sizes
-            shall be batched, or an argument is out of its range.
+            are to be batched, or an argument is out of its range.
 
     Example:
 

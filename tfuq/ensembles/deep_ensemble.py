@@ -240,7 +240,7 @@ class DeepEnsemble(EnsembleFiles, Stackable):
                 this process, a list that serves one member after another.
             verbose: 0 prints nothing; otherwise a line says which member it is, and Keras reports
                 on its training (not from other processes, whose reports would mix).
-            **fit_kwargs: What else `keras.Model.fit` takes: `epochs`, `batch_size`, `shuffle`,
+            **fit_kwargs: Further arguments of `keras.Model.fit`: `epochs`, `batch_size`, `shuffle`,
                 `validation_data`, `class_weight` and so on.
 
         Returns:
@@ -297,7 +297,7 @@ class DeepEnsemble(EnsembleFiles, Stackable):
 
         Args:
             x: Inputs: an array (or what the models take), `(x, y)`, a `tf.data.Dataset` or a
-                `keras.utils.PyDataset` of batches of inputs or of pairs. Labels are not looked at.
+                `keras.utils.PyDataset` of batches of inputs or of pairs. Labels are ignored.
             batch_size: Examples at a time, for arrays; datasets have their own.
             output: Which output, when the models have several: an index, a key, a field of a named
                 tuple, or a function of the outputs.

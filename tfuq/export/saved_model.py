@@ -106,13 +106,13 @@ def export(
             `tfuq.callbacks.SnapshotEnsemble` after training, or a list of models, whose members are
             the samples.
         path: Folder to be, new or empty. It gets its name when it is complete.
-        rule: A `tfuq.selective.RejectionRule`, of a regression a `RegressionRule`, or the path of
+        rule: A `tfuq.selective.RejectionRule`, for a regression a `RegressionRule`, or the path of
             one. A rule on the disagreement of
             samples sees these as the networks give them, every other rule the calibrated
             probabilities. Scores that are within rounding (1e-6) of its threshold are accepted. A
             rule of numbers must be fitted to as many networks as are exported.
         num_samples: Networks that are drawn of a model with random layers, 30 by default. Of the
-            members of an ensemble none are drawn by default; a number draws as many of each. Of a
+            members of an ensemble none are drawn by default; a number draws as many of each. For a
             regression whose one random layer is a `VBLLRegression` none are drawn, as in
             `predict_uncertainty`.
         ood: A fitted detector of `tfuq.ood` of this model. All but the two on gradients run in a
@@ -133,18 +133,18 @@ def export(
             it holds become a part of the file.
         calibration: A fitted calibration of `tfuq.selective`, applied first.
         conformal: A fitted `ConformalPredictor`, applied to the calibrated probabilities. Without a
-            `rule`, predictions with one class in their set are accepted. Of a regression a fitted
+            `rule`, predictions with one class in their set are accepted. For a regression a fitted
             `ConformalRegressor`, which says the intervals; of masks a fitted `MaskRiskControl`.
         output: Which output, when the model has several: an index, a key or a function; by default
             the `logits` of a named tuple that has such.
         from_logits: Whether the output holds logits. By default what the last layer declares, else
             what the compiled loss says.
         multi_label: Whether each entry of the last axis is a binary prediction of its own.
-        family: Of a regression whose outputs nothing declares: the family of their parameters, as
+        family: For a regression whose outputs nothing declares: the family of their parameters, as
             in `predict_uncertainty`; `"point"` for numbers alone.
-        level: Of a regression: probability of the central interval, by default that of the rule,
+        level: For a regression: probability of the central interval, by default that of the rule,
             else 0.9; left out with `conformal`.
-        seed: Integer from which networks are drawn.
+        seed: Integer that determines the drawn networks.
         input_signature: `tf.TensorSpec`, or a structure of these, of the inputs. By default those
             of `preprocessing` or of the model, if that is functional or `Sequential`; several in a
             list are called as the model's inputs. For encoded images, that `preprocessing` decodes,
@@ -191,7 +191,7 @@ def export(
     print(served.serve(x)["accept"])
     ```
 
-    Of a regression:
+    For a regression:
 
     ```python
     import keras

@@ -58,7 +58,7 @@ def verify_export(
             `tfuq.predictive.predict_uncertainty` gave, of which all is compared that the model
             gives, intervals but conformal ones among it.
         tolerance: Largest difference that is allowed of numbers; by default what rounding makes:
-            1e-5, of a network (or file) that computes in float16 5e-3, in bfloat16 4e-2. Of a
+            1e-5, of a network (or file) that computes in float16 5e-3, in bfloat16 4e-2. For a
             regression that default is a share of the largest number of an output, of deviations
             between networks with a tenth of that share of the largest mean; a tolerance that is
             given is in the unit of y. Labels, decisions and sets must be equal. Files of int8

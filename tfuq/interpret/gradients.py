@@ -85,7 +85,7 @@ def grad_cam(
             what the compiled loss says.
         multi_label: Whether each entry of the last axis is a binary prediction of its own.
         batch_size: Images at a time, for arrays; datasets have their own.
-        seed: Integer from which the networks are drawn.
+        seed: Integer that determines the drawn networks.
 
     Returns:
         Array `(n, height, width)`, float32, in units of y (nats for entropies); for several classes
@@ -210,7 +210,7 @@ def guided_backpropagation(
         from_logits: Whether the output holds logits.
         multi_label: Whether each entry of the last axis is a binary prediction of its own.
         batch_size: Images at a time.
-        seed: Integer from which the networks are drawn.
+        seed: Integer that determines the drawn networks.
 
     Returns:
         Array `(n, height, width, channels)`, float32, or `(n, k, height, width, channels)` for
@@ -275,7 +275,7 @@ def guided_grad_cam(
         from_logits: Whether the output holds logits.
         multi_label: Whether each entry of the last axis is a binary prediction of its own.
         batch_size: Images at a time.
-        seed: Integer from which the networks are drawn.
+        seed: Integer that determines the drawn networks.
 
     Returns:
         Array `(n, height, width, channels)`, float32, or `(n, k, height, width, channels)` for

@@ -112,7 +112,7 @@ def label_noise_pairs(
         model: Keras model of any style with a `tfuq.layers.MCSoftmaxDenseFA` or `MCSigmoidDenseFA`,
             or another layer with a method `covariance(features)`.
         data: Inputs: an array (or what the model takes), `(x, y)`, a `tf.data.Dataset` or a
-            `keras.utils.PyDataset` of batches of inputs or of pairs. Labels are not looked at.
+            `keras.utils.PyDataset` of batches of inputs or of pairs. Labels are ignored.
         layer: That layer, its name or path; None if there is but one.
         names: Names of the classes, or None for their numbers.
         top: How many pairs at most; None for all.

@@ -74,7 +74,7 @@ def occlusion(
         from_logits: Whether the output holds logits.
         multi_label: Whether each entry of the last axis is a binary prediction of its own.
         batch_size: Images at a time.
-        seed: Integer from which the networks are drawn.
+        seed: Integer that determines the drawn networks.
 
     Returns:
         Array `(n, height, width)`, float32, in units of the score; without `upsample` `(n, rows,
@@ -273,7 +273,7 @@ def center_occlusion(
         from_logits: Whether the output holds logits.
         multi_label: Whether each entry of the last axis is a binary prediction of its own.
         batch_size: Images at a time.
-        seed: Integer from which the networks are drawn.
+        seed: Integer that determines the drawn networks.
 
     Returns:
         `CenterOcclusion`. Size 0 hides nothing and keeps nothing, size 1 the other way round.

@@ -181,7 +181,7 @@ class BatchEnsembleDense(BatchEnsembleLayer, DenseOperation, keras.layers.Dense)
         factors: What r and s start from: `"signs"`, 1 or -1 at random, for training from scratch;
             `"normal"`, N(1, factor_scale^2), for kernels that are trained already.
         factor_scale: Standard deviation of `"normal"` factors.
-        seed: Integer from which the factors follow.
+        seed: Integer that determines the factors.
 
     Call arguments:
         inputs: Tensor of shape `(batch, ..., features)`.

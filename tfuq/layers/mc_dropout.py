@@ -29,14 +29,14 @@ class MCDropout(TakesDraws, keras.layers.Dropout):
     In training it is `keras.layers.Dropout`. A prediction (`predict`, `evaluate`) is that of the
     mean network, which drops nothing. `tfuq.predictive` draws thinned networks, each with one mask
     for all examples, and averages over them, which approximates a Bayesian posterior (Gal and
-    Ghahramani 2016). Batch normalization and all else predict as ever.
+    Ghahramani 2016). Batch normalization and all else predict as usual.
 
     Args:
         rate: Fraction of the inputs to drop, in [0, 1).
         noise_shape: Shape of the mask, as in `keras.layers.Dropout`; `None` entries are those of
             the input.
         resample: Whether each prediction drops, with a new mask.
-        seed: Integer from which the masks follow.
+        seed: Integer that determines the masks.
         predictive: What a prediction is, unless `resample`: `"mean"`, the network without dropout,
             or `"thinned"`, one thinned network, always the same one.
 
@@ -132,7 +132,7 @@ class MCGaussianDropout(TakesDraws, keras.layers.GaussianDropout):
 
     Args:
         rate: As in `keras.layers.GaussianDropout`, in [0, 1).
-        seed: Integer from which the noise follows.
+        seed: Integer that determines the noise.
 
     Call arguments:
         inputs: Tensor of shape `(batch, ...)`.

@@ -65,7 +65,7 @@ def _masks(cell, values, rate, seed):
 class MCGRU(_MCRecurrent, layers.GRU):
     """`keras.layers.GRU` whose dropout takes part in draws of the network.
 
-    The arguments of `keras.layers.GRU`. `dropout` and `recurrent_dropout` act in training as ever;
+    The arguments of `keras.layers.GRU`. `dropout` and `recurrent_dropout` act in training as usual;
     a prediction drops nothing. A draw has one mask for all examples and steps (Gal and Ghahramani,
     NeurIPS 2016).
 
@@ -87,9 +87,9 @@ class MCGRU(_MCRecurrent, layers.GRU):
 class MCLSTM(_MCRecurrent, layers.LSTM):
     """`keras.layers.LSTM` whose dropout takes part in draws of the network.
 
-    The arguments of `keras.layers.LSTM`. `dropout` and `recurrent_dropout` act in training as ever;
-    a prediction drops nothing. A draw has one mask for all examples and steps (Gal and Ghahramani,
-    NeurIPS 2016).
+    The arguments of `keras.layers.LSTM`. `dropout` and `recurrent_dropout` act in training as
+    usual; a prediction drops nothing. A draw has one mask for all examples and steps (Gal and
+    Ghahramani, NeurIPS 2016).
 
     Example:
 
@@ -110,7 +110,7 @@ class MCSimpleRNN(_MCRecurrent, layers.SimpleRNN):
     """`keras.layers.SimpleRNN` whose dropout takes part in draws of the network.
 
     The arguments of `keras.layers.SimpleRNN`. `dropout` and `recurrent_dropout` act in training as
-    ever; a prediction drops nothing. A draw has one mask for all examples and steps (Gal and
+    usual; a prediction drops nothing. A draw has one mask for all examples and steps (Gal and
     Ghahramani, NeurIPS 2016).
 
     Example:

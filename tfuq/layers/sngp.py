@@ -65,7 +65,7 @@ def _is_evaluated():
 
 @register
 class SNGPDense(Head, TakesDraws, keras.layers.Layer):
-    """Gaussian process in the place of the last `Dense` of a classifier (SNGP).
+    """Gaussian process in place of the last `Dense` of a classifier (SNGP).
 
     Far from what it was trained on its logits have the variance of the prior, and the
     probabilities go towards even odds; the hidden layers keep distances once

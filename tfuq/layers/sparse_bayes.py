@@ -272,7 +272,7 @@ class SparseBayesDense(_SparseBayesLayer, DenseOperation, layers.Dense):
         prior_scale: Standard deviation of the prior.
         posterior_scale: Standard deviation that random weights start from.
         resample: Whether each prediction draws the weights anew.
-        seed: Integer from which the noise follows.
+        seed: Integer that determines the noise.
 
     Call arguments:
         inputs: Tensor of shape `(batch, ..., features)`.

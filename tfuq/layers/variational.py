@@ -158,7 +158,7 @@ class DenseVariational(MeanFieldLayer, DenseOperation, layers.Dense):
             the weights and are those the kernel starts from.
         posterior_scale: Standard deviation that training starts from.
         resample: Whether each prediction draws the weights anew.
-        seed: Integer from which the noise follows.
+        seed: Integer that determines the noise.
 
     Call arguments:
         inputs: Tensor of shape `(batch, ..., features)`.

@@ -112,7 +112,7 @@ class VBLLDense(Head, GaussianLastLayer):
         bias_regularizer: For the means of the weights and for b, as in `keras.layers.Dense`.
         sampling: `"sobol"`, `"antithetic"` or `"iid"`: how draws of the logits are placed.
         resample: Whether each prediction draws anew. By default predictions repeat.
-        seed: Integer from which all noise follows.
+        seed: Integer that determines all noise.
 
     Call arguments:
         inputs: Tensor of shape `(batch, ..., features)`.

@@ -45,8 +45,8 @@ def prediction_interval_coverage(
 
     Args:
         y_true: Labels `(n, ..., units)`, or `(n, ...)` for one unit.
-        y_pred: What `predict_uncertainty` gave, or a pair of arrays `(lower, upper)`.
-        level: Of the interval of what `predict_uncertainty` gave; not looked at for a pair.
+        y_pred: The result of `predict_uncertainty`, or a pair of arrays `(lower, upper)`.
+        level: Of the interval of the result of `predict_uncertainty`; not looked at for a pair.
         sample_weight: Weights `(n,)`, or with more of the leading axes. What has weight 0 is left
             out, whatever it holds.
 
@@ -162,7 +162,7 @@ def crps(
 
     Args:
         y_true: Labels `(n, ..., units)`, or `(n, ...)` for one unit.
-        y_pred: What `predict_uncertainty` gave; or samples of the label, noise included,
+        y_pred: The result of `predict_uncertainty`; or samples of the label, noise included,
             `(samples, n, ..., units)`, such as its `samples()`.
         sample_weight: As in `prediction_interval_coverage`.
 
@@ -226,7 +226,7 @@ def number_negative_log_likelihood(
 
     Args:
         y_true, sample_weight: As in `prediction_interval_coverage`.
-        y_pred: What `predict_uncertainty` gave.
+        y_pred: The result of `predict_uncertainty`.
 
     Returns:
         A float, which may be negative.
@@ -261,7 +261,7 @@ def quantile_calibration_curve(
 
     Args:
         y_true, sample_weight: As in `prediction_interval_coverage`.
-        y_pred: What `predict_uncertainty` gave.
+        y_pred: The result of `predict_uncertainty`.
         levels: Probabilities in (0, 1) that increase; by default those of learned quantiles, else
             0.05, 0.1, ..., 0.95.
 
@@ -347,7 +347,7 @@ def sharpness(
     Less is better among predictions that are calibrated alike.
 
     Args:
-        y_pred: What `predict_uncertainty` gave, or standard deviations `(n, ..., units)`.
+        y_pred: The result of `predict_uncertainty`, or standard deviations `(n, ..., units)`.
         sample_weight: As in `prediction_interval_coverage`.
 
     Returns:
@@ -398,9 +398,9 @@ def ause(
 
     Args:
         y_true, sample_weight: As in `prediction_interval_coverage`. Weights count equal examples.
-        y_pred: What `predict_uncertainty` gave, or means `(n, ..., units)`.
+        y_pred: The result of `predict_uncertainty`, or means `(n, ..., units)`.
         uncertainty: What grows with doubt, of the shape of the predictions; by default the standard
-            deviation of what `predict_uncertainty` gave.
+            deviation of the result of `predict_uncertainty`.
         error: `"absolute"` or `"squared"`, of each prediction.
 
     Returns:

@@ -308,7 +308,7 @@ class NegativeLogLikelihood(_WeightedMean):
 class EntropyOfExpectation(_WeightedMean):
     """Mean entropy of predicted probabilities, in nats; streaming.
 
-    The formulas are those of the function `entropy_of_expectation`. Labels are not looked at.
+    The formulas are those of the function `entropy_of_expectation`. Labels are ignored.
 
     Args:
         binary_terms: `"both"` or `"positive"`: what a binary prediction is made of. The other

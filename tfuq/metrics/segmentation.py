@@ -283,7 +283,7 @@ def dice_score(
         nothing has a score: all is ignored, or empty and left out.
 
     Raises:
-        ValueError: If an argument is none of those said; if arrays are empty or do not fit
+        ValueError: If an argument is not as described; if arrays are empty or do not fit
             together; if they hold NaN, no probabilities, labels that are no class, or negative
             weights.
 
@@ -354,7 +354,7 @@ class DiceScore(PredictionMetric):
         and after a pixel that is NaN or infinite, until `reset_state`.
 
     Raises:
-        ValueError: If an argument is none of those said, or shapes do not fit together; if
+        ValueError: If an argument is not as described, or shapes do not fit together; if
             predictions are no probabilities, or labels no classes (as for all metrics).
 
     Example:

@@ -43,7 +43,7 @@ def leave_one_out(scores, amount):
 class GradientDensity(GradientNormDetector):
     """How unlikely the gradients of an input are among those of in-distribution inputs.
 
-    For who has no out-of-distribution data: a Gaussian of the log squared gradient norms of
+    For use without out-of-distribution data: a Gaussian of the log squared gradient norms of
     in-distribution examples (`tfuq.ood.GradientFeatures`) that the model was not trained on. On a
     log scale norms are close to Gaussian, and the covariance knows which of them rise and fall
     together, so that what many share counts once. The norms of a layer's kernel and bias are nearly
@@ -109,7 +109,7 @@ class GradientDensity(GradientNormDetector):
             model: `tfuq.ood.GradientFeatures(model)`, or another function from a batch of inputs
                 to their features `(batch, columns)`. It is kept, to score with.
             x: In-distribution inputs that the model was not trained on: an array, a
-                `tf.data.Dataset` or a `keras.utils.PyDataset` of batches. Labels are not looked at.
+                `tf.data.Dataset` or a `keras.utils.PyDataset` of batches. Labels are ignored.
             batch_size: Examples whose features are computed at a time, for arrays.
             verbose: 1 shows a progress bar.
 

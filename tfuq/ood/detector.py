@@ -172,7 +172,7 @@ class GradientDetector(GradientNormDetector):
             model: `tfuq.ood.GradientFeatures(model)`, or another function from a batch of inputs
                 to their features `(batch, columns)`. It is kept, to score with.
             x: In-distribution inputs that the model was not trained on: arrays, a
-                `tf.data.Dataset` or a `keras.utils.PyDataset` of batches. Labels are not looked at.
+                `tf.data.Dataset` or a `keras.utils.PyDataset` of batches. Labels are ignored.
             x_out: Out-of-distribution inputs, in the same form.
             batch_size: Examples whose features are computed at a time, for arrays.
             verbose: 1 shows progress bars.

@@ -100,12 +100,12 @@ class GradientFeatures:
             soft-max or sigmoid, before which the logits are taken. A regression needs a
             function as `loss`, and a vector as label.
         confounding_label: `"all"`: ones for all classes; `"none"`: zeros; or a vector of a number
-            in [0, 1] for each class. Of a regression the y that all examples are given,
+            in [0, 1] for each class. For a regression the y that all examples are given,
             `(units,)`, such as one that none of them has.
         loss: `"binary_crossentropy"`, `"categorical_crossentropy"` (-sum_c y_c log p_c of the
             soft-max), or a function of label and logits, both `(batch, ..., C)`, that returns a
-            tensor `(batch, ...)`, of which each example's mean is taken. Of a regression a function
-            of y and the outputs, as `head.negative_log_likelihood(reduction="none")`.
+            tensor `(batch, ...)`, of which each example's mean is taken. For a regression a
+            function of y and the outputs, as `head.negative_log_likelihood(reduction="none")`.
         layers: List of layers, or their names, at any depth, whose weights are wanted; all by
             default. A model inside the model stands for all that it holds.
         output: Which output, when the model has several: an index, a key, a field of a named
@@ -123,7 +123,7 @@ class GradientFeatures:
 
     Call arguments:
         x: Inputs: an array (or what the model takes), `(x, y)`, a `tf.data.Dataset` or a
-            `keras.utils.PyDataset` of batches of inputs or of pairs. Labels are not looked at.
+            `keras.utils.PyDataset` of batches of inputs or of pairs. Labels are ignored.
 
     Returns:
         Array `(examples, features)`, float32, at least 0. A weight that the output does not depend

@@ -70,7 +70,7 @@ class Mahalanobis(FeatureDetector):
     of distribution. Then the score is a log-odds.
 
     `fit_features` and `score_features` take features `(n, d)`, means over axes between; with
-    `layers` a list of them. They need `epsilon=0` to score. Labels are needed to fit; of a
+    `layers` a list of them. They need `epsilon=0` to score. Labels are needed to fit; for a
     regression all examples are one class, and features of it take labels of 0.
 
     Args:

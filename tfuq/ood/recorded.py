@@ -310,7 +310,7 @@ class Gram(_RecordingDetector):
     class, 1.
 
     `fit_features` and `score_features` take a list: maps `(n, ..., channels)` of each layer, and
-    last logits `(n, classes)`. Labels are needed to fit; of a regression all examples are one
+    last logits `(n, classes)`. Labels are needed to fit; for a regression all examples are one
     class.
 
     Args:

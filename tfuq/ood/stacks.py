@@ -47,7 +47,7 @@ class MutualInformation(Detector):
 
     Args:
         num_samples: Number of networks to draw from a model with random layers.
-        seed: Integer from which they are drawn.
+        seed: Integer that determines the draws.
         output: Which output of the model is the classification, as for `MaxSoftmax`.
         from_logits: Whether that holds logits, as for `MaxSoftmax`.
 

@@ -121,7 +121,7 @@ class IVON(TakesDraws, keras.optimizers.Optimizer):
         clip_radius: Largest step of a weight before the rate, or None.
         rescale_learning_rate: Whether the rate is multiplied by h0 + d, so that the first steps are
             those of SGD.
-        seed: Integer from which the noise follows.
+        seed: Integer that determines the noise.
         clipnorm, clipvalue, global_clipnorm, gradient_accumulation_steps, loss_scale_factor, name:
             As in Keras' optimizers.
 

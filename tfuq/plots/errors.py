@@ -44,7 +44,7 @@ def confusion_matrix(
 
     Raises:
         ValueError: If arrays do not fit together or hold no labels or predictions, or an option is
-            none of those said.
+            not as described.
 
     Example:
 

@@ -47,8 +47,8 @@ def intervals_over(
     Args:
         x: The input `(n,)` or `(n, 1)`, numbers or dates; or all inputs `(n, features)`, with
             `feature`.
-        y_pred: What `predict_uncertainty` gave, in the order of `x`, which need not be sorted. Or
-            means `(n, units)`, `(n,)` for one, with `intervals`.
+        y_pred: The result of `predict_uncertainty`, in the order of `x`, which need not be sorted.
+            Or means `(n, units)`, `(n,)` for one, with `intervals`.
         y_true: Labels `(n, units)`, `(n,)` for one, or None. The legend says how many are inside.
         feature: Which column of `x`.
         level: Probability of the central intervals, by default 0.9.
@@ -145,7 +145,7 @@ def predicted_against_true(
 
     Args:
         y_true: Labels `(n, ..., units)`, or without the last axis for one unit.
-        y_pred: What `predict_uncertainty` gave; or means of the shape of the labels, with
+        y_pred: The result of `predict_uncertainty`; or means of the shape of the labels, with
             `intervals`.
         level, intervals, unit, quantity: As in `intervals_over`.
         ax: Axes to draw on, or None for a new figure.
@@ -207,7 +207,7 @@ def quantile_calibration(
 
     Args:
         y_true: Labels `(n, ..., units)`, or without the last axis for one unit.
-        y_pred: What `predict_uncertainty` gave, or a dict from a network's name to its.
+        y_pred: The result of `predict_uncertainty`, or a dict from a network's name to its.
         levels: Probabilities in (0, 1) that increase; by default those of learned quantiles, else
             0.05, 0.1, ..., 0.95.
         unit: Which of the numbers, if a network predicts several.
@@ -286,7 +286,7 @@ def error_against_width(
 
     Args:
         y_true: Labels `(n, ..., units)`, or without the last axis for one unit.
-        y_pred: What `predict_uncertainty` gave; or means of the shape of the labels, with
+        y_pred: The result of `predict_uncertainty`; or means of the shape of the labels, with
             `intervals`.
         n_bins: Number of bins; fewer where many widths are equal.
         level, intervals, unit, quantity: As in `intervals_over`.

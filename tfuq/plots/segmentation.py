@@ -62,7 +62,7 @@ def uncertainty_maps(
 
     Raises:
         ValueError: If arrays are empty, do not fit together, or hold no numbers, no classes or no
-            probabilities; if an option is none of those said.
+            probabilities; if an option is not as described.
 
     Example:
 

@@ -49,7 +49,7 @@ def test_time_augmentation(
     Args:
         model: Keras model of any style.
         x: Images: an array (or what the model takes), `(x, y)`, a `tf.data.Dataset` or a
-            `keras.utils.PyDataset` of batches of images or of pairs. Labels are not looked at.
+            `keras.utils.PyDataset` of batches of images or of pairs. Labels are ignored.
         augment: What makes other images of a batch:
 
             - a Keras layer, such as `keras.layers.RandomFlip()` or a `Sequential` of layers,
@@ -70,7 +70,7 @@ def test_time_augmentation(
         include_original: Whether the images as they are are the first sample.
         summary: Whether to return the `Uncertainty` of the stack, without keeping that: memory
             does not grow with the number of samples times that of examples.
-        seed: Integer from which the augmentations are drawn.
+        seed: Integer that determines the augmentations.
         verbose: 1 shows a progress bar.
 
     Returns:

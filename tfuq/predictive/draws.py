@@ -53,7 +53,7 @@ def sample_predictions(
             head of `tfuq.layers`, a soft-max, a sigmoid), else what the compiled loss says.
         multi_label: Whether each entry of the last axis is a binary prediction of its own. By
             default what the last layer declares, else what the compiled loss says, else False.
-        seed: Integer from which the networks are drawn.
+        seed: Integer that determines the drawn networks.
         verbose: 1 shows a progress bar.
         family: For a regression, if neither head nor loss declares the outputs: the distribution
             whose parameters they are, such as `"normal"`, or `"point"` for plain numbers. By
@@ -160,7 +160,7 @@ def uncertainty_with_labels(
 ):
     """`predict_uncertainty`, and the labels and weights (or None) that stand beside the inputs.
 
-    Of a regression only with `takes_numbers`. With `also`, a function of inputs and their number,
+    For a regression only with `takes_numbers`. With `also`, a function of inputs and their number,
     what that gives, too, `(n,)`.
     """
     options = (output, from_logits, multi_label, seed, family)

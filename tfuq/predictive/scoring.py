@@ -92,7 +92,7 @@ def score_dataset(
         num_samples: Number of networks, for a model with random layers; by default 30.
         batch_size: Examples at a time, for arrays and files; datasets have their own.
         shard_size: Rows of a file.
-        rule: `tfuq.selective.RejectionRule`, for the column `accept`; of a regression a
+        rule: `tfuq.selective.RejectionRule`, for the column `accept`; for a regression a
             `RegressionRule`, for `score` too.
         ood: Fitted detector of `tfuq.ood`, for the column `ood_score`.
         output: Which output, when the model has several: an index, a key, a field of a named
@@ -100,11 +100,11 @@ def score_dataset(
         from_logits: Whether the output holds logits. By default what the last layer declares, else
             what the compiled loss says.
         multi_label: Whether each entry of the last axis is a binary prediction of its own.
-        family: Of a regression whose outputs nothing declares: the family of their parameters, as
+        family: For a regression whose outputs nothing declares: the family of their parameters, as
             in `predict_uncertainty`.
-        level: Of a regression: probability of the central interval, by default that of the rule,
+        level: For a regression: probability of the central interval, by default that of the rule,
             else 0.9.
-        conformal: Of a regression: a `ConformalRegressor`, which says the intervals instead.
+        conformal: For a regression: a `ConformalRegressor`, which says the intervals instead.
         columns: Names of the columns to write; None for all that there are.
         decode: Function from the name of a file to the input that the model takes. By default an
             image is resized to the model's input (bilinear, antialiased) and has float32 pixels
@@ -112,7 +112,7 @@ def score_dataset(
             the model (`tfuq.predictive.declare`).
         class_names: Names of the classes in the order of the model's output, by default those that
             are declared of the model, or that the rule was fitted with. Labels may then be texts.
-        seed: Integer from which the networks are drawn.
+        seed: Integer that determines the drawn networks.
         resume: Whether to go on with what `path` holds; False replaces it. A dataset is read and
             compared even if all of it was scored.
         verbose: 1 shows a progress bar.
@@ -132,7 +132,7 @@ def score_dataset(
         - `accept`, bool, with `rule` (0 or 1 in TFRecords); `ood_score`, float32, with `ood`,
           larger the further out.
 
-        Of a regression a row has, in place of those from `probabilities` to `variation_ratio`, as
+        For a regression a row has, in place of those from `probabilities` to `variation_ratio`, as
         far as the model knows them: `mean`, `std`, `aleatoric_std`, `epistemic_std`, `lower` and
         `upper`, float32, and with `rule` its `score`; lists where an example has several numbers.
 

@@ -78,7 +78,7 @@ def remove_confounders(
         tensor of that shape without the last axis.
 
     Raises:
-        ValueError: If the images are none, or an argument is not as described.
+        ValueError: If the inputs are not images, or an argument is not as described.
 
     Example:
 
@@ -156,7 +156,7 @@ def confounder_mask(
         Boolean tensor, of the shape of `images` without the last axis.
 
     Raises:
-        ValueError: If the images are none, or an argument is not as described.
+        ValueError: If the inputs are not images, or an argument is not as described.
 
     Example:
 

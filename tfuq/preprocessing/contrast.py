@@ -46,7 +46,7 @@ def clahe(
         Tensor of the shape and dtype of `images`.
 
     Raises:
-        ValueError: If the images are none, or an argument is out of its range.
+        ValueError: If the inputs are not images, or an argument is out of its range.
 
     Example:
 

@@ -37,7 +37,7 @@ def center_field_of_view(
         Tensor of the dtype of `images`.
 
     Raises:
-        ValueError: If the images are none, or an argument is out of its range.
+        ValueError: If the inputs are not images, or an argument is out of its range.
 
     Example:
 
@@ -152,7 +152,7 @@ def crop_fundus(
         Tensor `(batch, *size, channels)` or `(*size, channels)` of the dtype of `images`.
 
     Raises:
-        ValueError: If the images are none, or an argument is out of its range.
+        ValueError: If the inputs are not images, or an argument is out of its range.
 
     Example:
 

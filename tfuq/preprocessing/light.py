@@ -41,7 +41,7 @@ def adjust_gamma(images: ArrayLike, gamma: float = 1.0, gain: float = 1.0) -> Te
         Tensor of the shape and dtype of `images`.
 
     Raises:
-        ValueError: If the images are none, or an argument is not a finite number above 0.
+        ValueError: If the inputs are not images, or an argument is not a finite number above 0.
 
     Example:
 
@@ -150,7 +150,8 @@ def correct_illumination(
         Tensor of the shape and dtype of `ambient`.
 
     Raises:
-        ValueError: If the images are none or do not match, or an argument is out of its range.
+        ValueError: If the inputs are not images or do not match, or an argument is out of its
+            range.
 
     Example:
 

@@ -66,16 +66,17 @@ def html(
     load nothing from anywhere. Its counts are exact, compared in float32 as in
     `tfuq.metrics.rejection_table`; of the examples it keeps a sample, spread over the scores.
 
-    Of a regression the slider moves the width of the intervals, or scores that are given. The page
+    For a regression the slider moves the width of the intervals, or scores that are given. The page
     shows what share is accepted and how far off that is, the predicted numbers over the true ones,
     the largest errors, and the calibration of quantiles.
 
     Args:
         source: `(probs, labels)`: predictions `(n, classes)`, binary `(n,)` or `(n, 1)`, or a stack
             of them `(samples, n, ...)` whose mean is the prediction; labels `(n,)` or one-hot. Or a
-            Keras model, with `data`. Of a regression `(found, y)`, what `predict_uncertainty` gave
-            and labels `(n, units)` or `(n,)`; or a model of numbers. A prediction that holds NaN or
-            infinity is rejected by any threshold, and the page tells how many there are.
+            Keras model, with `data`. For a regression `(found, y)`, the result of
+            `predict_uncertainty` and labels `(n, units)` or `(n,)`; or a model of numbers. A
+            prediction that holds NaN or infinity is rejected by any threshold, and the page tells
+            how many there are.
         path: File to write, in a folder that exists; an old one is replaced at once, or kept.
         data: For a model: `(x, y)` arrays, a `tf.data.Dataset` of such batches or a `PyDataset`,
             without sample weights.
@@ -88,7 +89,7 @@ def html(
         groups: The group of each example, such as a hospital, `(n,)`; or a dict or data frame of
             such columns.
         rule: `RejectionRule`: the slider moves its score, its threshold is marked, and a table
-            tells what it does in each group. None for confidence. Of a regression a
+            tells what it does in each group. None for confidence. For a regression a
             `RegressionRule`; None for the width of the 90 % intervals.
         threshold: Where the slider stands at first; by default at the rule's threshold, or at 0.5;
             of a regression where 80 % are accepted.
@@ -98,7 +99,7 @@ def html(
             compiled loss says, else not.
         num_samples: Of a random model and arrays: how many networks to draw, whose mean is
             reported, as in `sample_predictions`. By default 30 for the score of a rule that needs
-            a stack, else none: the model's own prediction is reported, and the page says so. Of a
+            a stack, else none: the model's own prediction is reported, and the page says so. For a
             regression always 30 or so many.
         ood: Figures of detection: a dict as of `tfuq.metrics.ood_metrics`, or a dict of them, one
             for each detector or data set.
@@ -110,8 +111,8 @@ def html(
             detector's `score(x)`, or the detector, for a model and its data. The slider moves them.
             A rule that was fitted to such scores needs them.
         seed: Of the choice of examples.
-        tolerance: Of a regression: how far off an answer is called wrong; by default the rule's.
-        quantity: Of a regression: what the number is, with its unit, such as "age (years)".
+        tolerance: For a regression: how far off an answer is called wrong; by default the rule's.
+        quantity: For a regression: what the number is, with its unit, such as "age (years)".
         unit: Which of the numbers of a regression, if it says several.
 
     Returns:
@@ -119,7 +120,7 @@ def html(
 
     Raises:
         ValueError: If arrays are empty or do not fit together, there are no labels, no prediction
-            is usable, or an argument is none of those said.
+            is usable, or an argument is not as described.
 
     Example:
 

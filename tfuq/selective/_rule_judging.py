@@ -59,5 +59,5 @@ class JudgedRules:
         return evaluation_of(read, accepted, promises, reads, self.class_names)
 
     def describe(self) -> str:
-        """What the rule does and what was promised, in a sentence for who has to rely on it."""
+        """The rule and its promise, in a sentence for the person who relies on it."""
         return description(self)

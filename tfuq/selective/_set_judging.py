@@ -121,5 +121,5 @@ class JudgedSets:
         return mean, labels, sets, true_scores(sets, labels), known
 
     def describe(self) -> str:
-        """What was promised, in a sentence for who has to rely on it."""
+        """The promise, in a sentence for the person who relies on it."""
         return described_sets(self)

@@ -214,8 +214,8 @@ class AdaptiveConformal(Fitted):
         """Intervals of a whole series, each from what came before it; the state goes along.
 
         Args:
-            found: Predictions in the order of time: means `(n,)` or `(n, 1)`, or what
-                `predict_uncertainty` gave.
+            found: Predictions in the order of time: means `(n,)` or `(n, 1)`, or the
+                result of `predict_uncertainty`.
             y: Labels `(n,)` or `(n, 1)`; NaN where there is none.
 
         Returns:

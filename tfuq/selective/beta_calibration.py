@@ -52,7 +52,7 @@ class BetaCalibration(OneAgainstRest):
         fitted_to: As there.
 
     Raises:
-        ValueError: If an argument is none of those said.
+        ValueError: If an argument is not as described.
 
     Example:
 

@@ -57,7 +57,7 @@ class TemperatureScaling(Calibration):
             by which a rule that is fitted to the same rows is refused.
 
     Raises:
-        ValueError: If an argument is none of those said.
+        ValueError: If an argument is not as described.
 
     Example:
 
@@ -167,7 +167,7 @@ class VectorScaling(Calibration):
         fitted_to: As there.
 
     Raises:
-        ValueError: If an argument is none of those said.
+        ValueError: If an argument is not as described.
 
     Example:
 
@@ -266,7 +266,7 @@ class IsotonicCalibration(OneAgainstRest):
         fitted_to: As there.
 
     Raises:
-        ValueError: If an argument is none of those said.
+        ValueError: If an argument is not as described.
 
     Example:
 

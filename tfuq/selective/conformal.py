@@ -119,7 +119,7 @@ class ConformalPredictor(SetsInModels, JudgedSets, Fitted):
             ascending, or None (`fit(weights=)`).
 
     Raises:
-        ValueError: If an argument is none of those said, or is not for this score.
+        ValueError: If an argument is not as described, or is not for this score.
 
     Example:
 

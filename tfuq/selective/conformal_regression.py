@@ -88,7 +88,7 @@ class ConformalRegressor(Fitted):
         fitted_to: What the threshold was fitted to, a dict.
 
     Raises:
-        ValueError: If an argument is none of those said.
+        ValueError: If an argument is not as described.
 
     Example:
 
@@ -424,7 +424,7 @@ class ConformalRegressor(Fitted):
         return lower, upper, y
 
     def describe(self) -> str:
-        """A sentence for a person: what is promised, and of whom."""
+        """The promise, in a sentence for the person who relies on it."""
         return described(self, self._limits)
 
     # --- In models ----------------------------------------------------------------------------

@@ -191,8 +191,8 @@ def simulate_deferral(
 ) -> Deferral:
     """Accuracy and cost of model, expert and both together, over the threshold of rejection.
 
-    The model answers what the rule accepts, the expert the rest. Of a regression an answer is right
-    where it is not further than `tolerance` from the label. Nothing is drawn at random: with
+    The model answers what the rule accepts, the expert the rest. For a regression an answer is
+    right where it is not further than `tolerance` from the label. Nothing is drawn at random: with
     an accuracy or a confusion matrix the figures are what is expected of such an expert.
 
     Formula:
@@ -205,15 +205,15 @@ def simulate_deferral(
         rule: A `RejectionRule`; or a number, the threshold of `score`; or None for no rule of one's
             own.
         probs: Predictions, `(n, ..., classes)`; binary `(n,)` or `(n, ..., 1)`, for class 1;
-            multi-label `(n, ..., labels)`; or a stack `(samples, n, ..., classes)`. Of a regression
-            what `predict_uncertainty` gave.
+            multi-label `(n, ..., labels)`; or a stack `(samples, n, ..., classes)`. For a
+            regression the result of `predict_uncertainty`.
         labels: Labels, sparse `(n, ...)` or one-hot; numbers `(n, ..., units)`, or `(n, ...)` of
             one.
         expert: A number in [0, 1], the accuracy on any example; or a confusion matrix `(classes,
             classes)`, rows for the true class, of counts or probabilities; or the expert's answers
             themselves, classes `(n, ...)` of the shape of sparse labels. (What has both shapes is
-            taken for answers.) Of a regression an accuracy, or answers, numbers of the shape of the
-            labels.
+            taken for answers.) For a regression an accuracy, or answers, numbers of the shape of
+            the labels.
         costs: A dict of `"error"`, what a wrong answer costs (default 1), or a matrix `(classes,
             classes)` of the cost of each answer (column) for each true class (row), or, of a
             regression, a function `cost(answers, y)` of arrays `(k,)`; `"rejection"` and
@@ -228,7 +228,8 @@ def simulate_deferral(
         ignore_class: Label of what is left out, or None.
         from_logits: Whether `probs` are logits.
         multi_label: Whether each entry of `probs` is a binary prediction of its own.
-        tolerance: Of a regression, how far from its label a number is wrong; by default the rule's.
+        tolerance: For a regression, how far from its label a number is wrong; by default the
+            rule's.
 
     Returns:
         A `Deferral`. Its best threshold is chosen on the very data of its figures, which flatters

@@ -45,7 +45,7 @@ class DirichletCalibration(Calibration):
         fitted_to: As there.
 
     Raises:
-        ValueError: If an argument is none of those said. `fit` raises it also for binary and
+        ValueError: If an argument is not as described. `fit` raises it also for binary and
             multi-label predictions, of which it would be `BetaCalibration`.
 
     Example:

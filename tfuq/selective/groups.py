@@ -184,9 +184,9 @@ def subgroup_report(
 
     Args:
         rule: What accepts: a `RejectionRule`, a `ConformalPredictor`, any object with
-            `accept(probs) -> bool (n, ...)`; of a regression a `RegressionRule`. None accepts all.
+            `accept(probs) -> bool (n, ...)`; for a regression a `RegressionRule`. None accepts all.
         probs: Predictions, or a stack of them whose mean is the prediction, as the rule takes them;
-            of a regression what `predict_uncertainty` gave.
+            for a regression the result of `predict_uncertainty`.
         labels: Labels, sparse or one-hot; or numbers.
         groups: The group of each example, `(n,)` texts or numbers; or a dict (or a data frame) of
             such columns. What is missing (None, NaN) is a group of its own.
@@ -203,7 +203,8 @@ def subgroup_report(
         n_bins: Bins of the calibration error of classes.
         from_logits: Whether `probs` are logits; by default as the rule says, else not.
         multi_label: Whether labels do not exclude one another; by default as the rule says.
-        tolerance: Of a regression, how far from its label a number is wrong; by default the rule's.
+        tolerance: For a regression, how far from its label a number is wrong; by default the
+            rule's.
         score: For a rule of scores that are given: those of these predictions, `(n,)`.
         sample_weight: Weights of 0 (counts nowhere) and 1, `(n,)` or with more axes of the labels.
         ignore_class: Label of what counts nowhere, such as void pixels, or None.

@@ -156,8 +156,8 @@ class MaskRiskControl(Fitted):
         Args:
             probs: Probabilities that a pixel is marked, of images that the model has not been
                 trained on: `(n, height, width)`, `(n, height, width, 1)`, with `multi_label` `(n,
-                height, width, labels)`; what `predict_uncertainty` gave; or a stack of them, whose
-                mean is the prediction.
+                height, width, labels)`; the result of `predict_uncertainty`; or a stack of them,
+                whose mean is the prediction.
             masks: What is marked, 0 or 1, of the same shape; a last axis of 1 may be missing.
             target_recall: Share in (0, 1) to find, by default 0.9.
             alpha: 1 - `target_recall`, instead of it.
@@ -325,7 +325,7 @@ class MaskRiskControl(Fitted):
         )
 
     def describe(self) -> str:
-        """A sentence for a person: what is promised, and of whom."""
+        """The promise, in a sentence for the person who relies on it."""
         limits = ", ".join(f"{value:.4g}" for value in self.threshold.ravel())
         how = f"A pixel is in the mask from a probability of {limits} on."
         if "alpha" not in self.fitted_to:

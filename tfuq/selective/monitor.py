@@ -222,8 +222,8 @@ class Monitor(Fitted):
         """Takes cases in the order in which they came, each once.
 
         Args:
-            probs: Predictions of the kind that the rule was fitted to, `(n, classes)`; of a
-                regression what `predict_uncertainty` gave.
+            probs: Predictions of the kind that the rule was fitted to, `(n, classes)`; for a
+                regression the result of `predict_uncertainty`.
             labels: Labels, sparse `(n,)`, or numbers; None or NaN for a case without; None if no
                 case has one.
             groups: As for `rule.accept`, of which a group that is unknown is rejected.

@@ -69,8 +69,8 @@ KNOWN = (*SCORES, GIVEN)
 class RegressionRule(Watched, Fitted):
     """Rejection rule for numbers: accepts a prediction if its distribution is narrow enough.
 
-    Made by `RejectionRule.fit` of what `predict_uncertainty` gave for a regression, or by hand from
-    a threshold that is known. A prediction that holds NaN or infinity is never accepted.
+    Made by `RejectionRule.fit` of the result of `predict_uncertainty` for a regression, or by hand
+    from a threshold that is known. A prediction that holds NaN or infinity is never accepted.
 
     Args:
         score: `"std"`, the standard deviation; `"interval_width"`, of the central interval of
@@ -88,7 +88,7 @@ class RegressionRule(Watched, Fitted):
         fitted_to: What the rule was fitted to, a dict.
 
     Raises:
-        ValueError: If an argument is none of those said.
+        ValueError: If an argument is not as described.
 
     Example:
 
@@ -184,7 +184,8 @@ class RegressionRule(Watched, Fitted):
         the thresholds that are tested on the others.
 
         Args:
-            found: What `predict_uncertainty` gave for examples that the model was not trained on.
+            found: The result of `predict_uncertainty` for examples that the model was not trained
+                on.
             y: Numbers, `(n, ..., units)`, or `(n, ...)` of one.
             score: As in the constructor. Or a score of its own for each example, `(n,)`, larger
                 where stranger: it is given to `accept` again, and the rule cannot be part of a
@@ -264,7 +265,7 @@ class RegressionRule(Watched, Fitted):
         """The score of each number, `(n, ..., units)`, float32, in its unit; NaN for NaN.
 
         Args:
-            found: What `predict_uncertainty` gave, of the family that the rule was fitted to.
+            found: The result of `predict_uncertainty`, of the family that the rule was fitted to.
             score: As for `accept`.
         """
         self.check_kind(found)
@@ -307,7 +308,7 @@ class RegressionRule(Watched, Fitted):
         """Which numbers are accepted, bool `(n, ..., units)`.
 
         Args:
-            found: What `predict_uncertainty` gave, of the family that the rule was fitted to.
+            found: The result of `predict_uncertainty`, of the family that the rule was fitted to.
             groups: With `by="group"`: the group of each example, `(n,)`.
             unknown_group: What to do with a group that fitting never saw: `"error"` or `"reject"`.
             score: For a rule that was fitted to an array: that of these predictions, `(n,)`.
@@ -335,7 +336,7 @@ class RegressionRule(Watched, Fitted):
         """What is accepted of labelled data, and how much of that is wrong: an `Evaluation`.
 
         Args:
-            found: What `predict_uncertainty` gave.
+            found: The result of `predict_uncertainty`.
             y: Numbers.
             groups: With `by="group"`: the group of each example; unknown groups are rejected.
             loss: As in `fit`; by default what the rule was fitted to.
@@ -406,7 +407,7 @@ class RegressionRule(Watched, Fitted):
         return appended(self, model, output, detector)
 
     def describe(self) -> str:
-        """What the rule does and what was promised, in a sentence for who has to rely on it."""
+        """The rule and its promise, in a sentence for the person who relies on it."""
         return description(self)
 
 

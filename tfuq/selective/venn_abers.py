@@ -51,7 +51,7 @@ class VennAbersCalibration(OneAgainstRest):
         fitted_to: As there.
 
     Raises:
-        ValueError: If an argument is none of those said. `fit` raises it also if `sample_weight` is
+        ValueError: If an argument is not as described. `fit` raises it also if `sample_weight` is
             neither 0 nor one number, as weighted examples are not exchangeable.
 
     Example:

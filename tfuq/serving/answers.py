@@ -77,7 +77,7 @@ def _answer(row, decision):
 
 
 def _number_answer(row, decision):
-    """Of a regression: the number, how far off it may be, and whether to rely on it."""
+    """For a regression: the number, how far off it may be, and whether to rely on it."""
     row = {name: value.item() for name, value in row.items()}
     is_known = math.isfinite(row["mean"])
     found = []
