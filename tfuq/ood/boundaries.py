@@ -31,11 +31,11 @@ def boundary_distance(logits, kernel):
 
 @register
 class FDBD(LastLayerDetector):
-    """How near the features are to the decision boundaries, seen from the mean of all features.
+    """Closeness of the features to the decision boundaries, relative to their deviation.
 
-    Features of what the network knows lie far from the boundaries between classes. The distance to
-    a boundary of the last layer has a closed form; divided by the distance to the mean of the
-    training features it is compared at one level of deviation. Nothing is to be tuned.
+    Features of known inputs lie far from the boundaries between classes. The distance to a boundary
+    of the last layer has a closed form. It is divided by the distance to the mean of the training
+    features, so that features with different deviations can be compared. It has nothing to tune.
 
     Formula:
 

@@ -41,7 +41,7 @@ def leave_one_out(scores, amount):
 
 @register
 class GradientDensity(GradientNormDetector):
-    """How unlikely the gradients of an input are among those of in-distribution inputs.
+    """How unlikely an input's gradients are under a Gaussian of in-distribution gradients.
 
     For use without out-of-distribution data: a Gaussian of the log squared gradient norms of
     in-distribution examples (`tfuq.ood.GradientFeatures`) that the model was not trained on. On a
@@ -50,8 +50,7 @@ class GradientDensity(GradientNormDetector):
     collinear, and columns may be more than examples; shrinkage (Ledoit and Wolf 2004) keeps the
     covariance invertible, with no parameter to tune.
 
-    Thresholds come from the same examples, each judged by the Gaussian of all others, unless other
-    scores are given.
+    By default thresholds come from the same examples, each scored by the Gaussian of all others.
 
     Formula:
 

@@ -79,9 +79,9 @@ class GradientDetector(GradientNormDetector):
     The detector of Lee and AlRegib, section 4: a small network on the squared norms of a model's
     gradients, which `tfuq.ood.GradientFeatures` gives, of in-distribution and of
     out-of-distribution examples that the model was not trained on. Of each set 40 % train it, 40 %
-    say when to stop, and `evaluate` judges it on the remaining 20 %. It learns what sets its
-    examples apart, and is as good as they are alike to what will come: judge it on another
-    out-of-distribution set, too (`evaluate(features_out)`). Without such data take
+    say when to stop, and `evaluate` judges it on the remaining 20 %. It learns to separate its own
+    examples, and works as far as future inputs resemble them: evaluate it on another
+    out-of-distribution set, too (`evaluate(features_out)`). Without such data use
     `GradientDensity`.
 
     Thresholds come from the in-distribution examples of the validation part, unless others are

@@ -64,17 +64,16 @@ LOSSES = {
 class GradientFeatures:
     """Squared norms of each example's gradients under a label that confounds the model.
 
-    A label that no training example had (all classes at once, or none) asks for a change of the
-    weights, and at which layers it is large says more than the loss does. Whether norms are larger
-    or smaller for what the model does not know is not known beforehand: larger for digits against
-    other characters in the paper, smaller for most weights on natural images, where a confident
-    prediction contradicts the label most. `GradientDetector` learns from these features to tell
-    one from the other, `GradientDensity` looks at both directions.
+    A label that no training example had (all classes at once, or none) asks the weights to change.
+    The size of that change at each layer says more than the loss. Unknown inputs may have larger or
+    smaller norms: larger for digits against other characters in the paper, smaller for most weights
+    on natural images, where a confident prediction contradicts the label most. `GradientDetector`
+    learns which is which from these features, `GradientDensity` looks in both directions.
 
-    Every weight and every bias is one feature, or with `per_filter` each filter of it. The model
-    runs as when it predicts: no dropout, batch statistics frozen; regularization and what layers
-    add to the loss do not count. It has to treat each example on its own, as models do when they
-    predict. Layers with random weights or `MCDropout` are the one network that they predict with.
+    Each kernel and each bias gives one feature, or with `per_filter` one per filter. The model runs
+    in inference mode: no dropout, batch statistics frozen; regularization and losses that layers
+    add do not count. It has to treat examples independently, as models do in inference. Layers with
+    random weights and `MCDropout` run as in `predict`.
 
     All examples of a batch take one forward and one backward pass. Norms of dense, convolutional,
     normalization and embedding layers, shared ones, too, come from what the layer takes and the

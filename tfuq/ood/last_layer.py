@@ -169,10 +169,10 @@ class LastLayerDetector(Detector):
 
 @register
 class ViM(LastLayerDetector):
-    """Virtual-logit matching: what of the features the classes do not explain, as one more logit.
+    """Virtual-logit matching (ViM): the part of the features outside the main subspace, as a logit.
 
-    The virtual logit is the length of the features outside the subspace of `dim` axes that the
-    training data take up, scaled to be as large as their largest logits.
+    The virtual logit is the length of the features outside the subspace spanned by the `dim`
+    principal axes of the training data, scaled to the size of their largest logits.
 
     Formula:
 
@@ -272,10 +272,10 @@ class ViM(LastLayerDetector):
 
 @register
 class GradNorm(LastLayerDetector):
-    """How large the gradient of the last layer is when it is asked to know nothing.
+    """Norm of the last layer's gradient towards the uniform distribution.
 
-    The gradient of the divergence of the prediction from the uniform distribution is larger for
-    inputs in distribution, so the score is minus its norm. It has a closed form.
+    The divergence between the uniform distribution and the prediction has a larger gradient for
+    in-distribution inputs, so the score is minus its norm. It has a closed form.
 
     Formula:
 
@@ -334,11 +334,11 @@ class GradNorm(LastLayerDetector):
 
 @register
 class ExGrad(LastLayerDetector):
-    """How large the gradient of the last layer is expected to be, for a label of the prediction.
+    """Expected norm of the last layer's gradient, for a label drawn from the prediction.
 
-    An answer that the network is sure of would change little in it. There is a closed form, so that
-    no gradient is taken. It is the gradient of the kernel; the authors' program counts that of the
-    bias, too, which puts ||f(x)||_1 + 1 in place of ||f(x)||_1.
+    If the network is sure of its answer, that label would change its weights little. The norm has a
+    closed form: no gradient is computed. It is the norm for the kernel; the authors' program adds
+    the bias, which makes ||f(x)||_1 + 1 of ||f(x)||_1.
 
     Formula:
 
@@ -383,10 +383,10 @@ class ExGrad(LastLayerDetector):
 
 @register
 class DICE(LastLayerDetector):
-    """A score of the logits that the last layer makes with those of its weights that matter.
+    """A score of the logits of a sparse last layer, which keeps only its important weights.
 
-    Weights that contribute little to the logits of the training data carry noise, of inputs out of
-    distribution most.
+    Weights that contribute little to the logits of the training data carry noise, most of all for
+    inputs out of distribution.
 
     Formula:
 

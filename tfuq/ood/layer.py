@@ -20,11 +20,11 @@ __all__ = ["DetectorLayer"]
 
 @register
 class DetectorLayer(keras.layers.Layer):
-    """A model, and beside its predictions what a detector says of the same inputs.
+    """A model as a layer that returns its predictions and a detector's scores of the same inputs.
 
-    What the detector has fitted becomes weights of the layer, which are not trained, so that it is
-    saved in `.keras` files, loaded and exported with the model. It computes in the dtypes of the
-    detector whatever the policy.
+    The fitted state of the detector becomes weights of the layer, which are not trained. So it is
+    saved in `.keras` files, loaded and exported with the model. The layer computes in the dtypes of
+    the detector, whatever the policy.
 
     Args:
         detector: A fitted detector of `model`, of a class that runs in a graph: all but
@@ -35,9 +35,9 @@ class DetectorLayer(keras.layers.Layer):
         inputs: What the model takes.
 
     Returns:
-        A list of the predictions, of the output that the detector looks at, `(batch, ...)` in
-        float32, NaN for inputs that are not finite, and of the scores `(batch,)` in float32, larger
-        for stranger inputs and inf for these.
+        A list of two float32 tensors: the predictions `(batch, ...)` of the output that the
+        detector looks at, NaN for inputs that are not finite; and the scores `(batch,)`, larger for
+        stranger inputs, inf for inputs that are not finite.
 
     Raises:
         ValueError: If the detector is not fitted, has no graph form or is of other weights; if the

@@ -121,7 +121,7 @@ class _OwnLogitDetector(_ClasswiseDetector):
 
 @register
 class MaxSoftmax(_ClasswiseDetector):
-    """The baseline: how far the largest probability is from 1.
+    """The baseline: 1 minus the largest probability.
 
     Formula:
         score = 1 - max_c p(c | x)                               (Hendrycks and Gimpel 2017)
@@ -137,9 +137,9 @@ class MaxSoftmax(_ClasswiseDetector):
             key or a field of a named tuple.
         from_logits: Whether that holds logits. By default what the last layer declares, else what
             the compiled loss says.
-        multi_label: True for labels that do not exclude one another, of which the logits `(n,
-            labels)` are scored together; `score_each` gives the score of each. Of a model that
-            predicts each pixel `score` is the mean of the pixels' scores.
+        multi_label: True for labels that do not exclude one another: `score` scores the logits `(n,
+            labels)` together, `score_each` each label. If the model predicts each pixel, `score` is
+            the mean of the pixels' scores.
 
     Raises:
         ValueError: If an argument is not as described.
@@ -170,7 +170,7 @@ class MaxSoftmax(_ClasswiseDetector):
 
 @register
 class MaxLogit(_OwnLogitDetector):
-    """The largest logit, which unlike the probability knows how large all of them are.
+    """Minus the largest logit, which unlike the probability keeps the size of the logits.
 
     Formula:
         score = -max_c z_c(x)                                    (Hendrycks et al. 2022)
@@ -296,10 +296,11 @@ class Entropy(_ClasswiseDetector):
 
 @register
 class ODIN(LogitDetector):
-    """The largest probability at a high temperature, once the input is moved to raise it.
+    """1 minus the largest probability at a high temperature, after a step of the input towards it.
 
-    Each input takes a small step towards more confidence in its own prediction, which raises it
-    more for inputs in distribution. A pass forward and backward, and another forward.
+    Each input takes a small step that raises the confidence in its own prediction. The confidence
+    rises more for inputs in distribution. Cost: a forward and a backward pass, then another forward
+    pass.
 
     Formula:
 

@@ -52,9 +52,9 @@ def closest(features, means, whitening):
 class Mahalanobis(FeatureDetector):
     """The distance of features to the closest class, in units of the spread within classes.
 
-    Class-conditional Gaussians with one covariance are fitted to features of the training data, the
-    penultimate ones. The paper adds two things: with `epsilon` each input takes a small step to its
-    closest class before it is scored; with `layers` the distances of several layers are weighed.
+    Class-conditional Gaussians with one covariance are fitted to the penultimate features of the
+    training data. The paper adds two options: with `epsilon` each input takes a small step to its
+    closest class before the score; with `layers` the score weighs the distances of several layers.
 
     Formula:
 
@@ -66,8 +66,8 @@ class Mahalanobis(FeatureDetector):
     ```
 
     m_l and s_l are the mean and the standard deviation of M_l. The weights a_l are equal until
-    `fit_weights` finds them (always, in the paper) by logistic regression, which needs examples out
-    of distribution. Then the score is a log-odds.
+    `fit_weights` finds them by logistic regression, as the paper always does; that needs examples
+    out of distribution. Then the score is a log-odds.
 
     `fit_features` and `score_features` take features `(n, d)`, means over axes between; with
     `layers` a list of them. They need `epsilon=0` to score. Labels are needed to fit; for a
@@ -367,7 +367,7 @@ def _with_whitened_means(state):
 class RelativeMahalanobis(FeatureDetector):
     """The Mahalanobis distance to the closest class, less that to the data as a whole.
 
-    What all classes share says nothing about being in or out of distribution, and drops out.
+    Directions that all classes share say nothing about being in or out of distribution, and cancel.
 
     Formula:
 

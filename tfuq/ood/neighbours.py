@@ -43,12 +43,12 @@ class KNN(FeatureDetector):
 
     Formula:
         score = ||z - z_(k)||_2,   z = f(x) / ||f(x)||_2         (Sun et al. 2022)
-    with z_(k) the k-th nearest of the normalized features that it was fitted on. It keeps all of
-    these, and scores them a block at a time.
+    with z_(k) the k-th nearest of the normalized features of `fit`. The detector keeps all of them
+    and computes distances in blocks.
 
     `fit_features` and `score_features` take features `(n, d)`. Labels are not needed, and the model
-    may be a regression. The data of `fit`, where `threshold_at` is given no other, are scored
-    without each example itself.
+    may be a regression. If `threshold_at` gets no other data, it scores each example of `fit`
+    against the others.
 
     Args:
         k: Which neighbour; 50 is the paper's choice for 50,000 images of 10 classes.

@@ -75,10 +75,10 @@ class _PairDetector(FeatureDetector):
 
 @register
 class SHE(_PairDetector):
-    """How little the features are like the average ones of the class that is predicted.
+    """Dissimilarity of the features to the mean features of the predicted class (Hopfield energy).
 
-    The simplified Hopfield energy: each class is remembered by the mean features of its training
-    examples that are rightly predicted.
+    This is the simplified Hopfield energy: it stores, for each class, the mean features of the
+    training examples that are predicted correctly.
 
     Formula:
 
@@ -96,12 +96,12 @@ class SHE(_PairDetector):
         from_logits: Whether that holds logits, as for `MaxSoftmax`.
 
     Warns:
-        UserWarning: In `fit`, if no example of a class is rightly predicted: what is predicted as
-            that class is unknown, and scores inf.
+        UserWarning: In `fit`, if no example of a class is predicted correctly: inputs predicted as
+            that class are unknown, and score inf.
 
     Raises:
-        ValueError: If an argument is not as described; in `fit`, if labels are missing, are none of
-            the classes, or no example is rightly predicted.
+        ValueError: If an argument is not as described; in `fit`, if labels are missing or are no
+            classes, or no example is predicted correctly.
 
     Example:
 
@@ -159,9 +159,10 @@ class SHE(_PairDetector):
 
 @register
 class NNGuide(_PairDetector):
-    """The energy of the logits, guided by how like the features are to those of confident examples.
+    """Energy of the logits times the similarity of the features to those of confident examples.
 
-    Far from the training data the logits may be large all the same; there the neighbours say so.
+    Logits can be large far from the training data, too; the similarity to neighbours is small
+    there.
 
     Formula:
 
@@ -170,13 +171,13 @@ class NNGuide(_PairDetector):
     score = -s(x) g(x)                                           (Park et al. 2023)
     ```
 
-    over the examples of `fit`, all of which it keeps: fit to some thousands, chosen by chance, if
-    there are many (the paper takes 1 % of ImageNet). Where s and g are both below 0 their product
-    is the score, and not minus it: each of them says that x is strange.
+    over the examples of `fit`. The detector keeps all of them: if there are many, fit it to some
+    thousands at random (the paper takes 1 % of ImageNet). If s and g are both below 0, both say
+    that x is strange, so the score is their product, not minus it.
 
     `fit_features` and `score_features` take a pair: features `(n, d)`, and logits `(n, classes)`.
-    Labels are not needed. The data of `fit`, where `threshold_at` is given no other, are scored
-    without each example itself.
+    Labels are not needed. If `threshold_at` gets no other data, it scores each example of `fit`
+    against the others.
 
     Args:
         k: How many neighbours; 10 in the paper.

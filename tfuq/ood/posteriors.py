@@ -38,7 +38,7 @@ def kl_to_closest(logits, templates):
 
 @register
 class GEN(LogitDetector):
-    """The generalized entropy of the largest probabilities, which looks closely next to 0 and 1.
+    """Generalized entropy of the largest probabilities, sensitive to values near 0 and 1.
 
     Formula:
         score = sum_j p_j(x)^gamma (1 - p_j(x))^gamma            (Liu et al. 2023)
@@ -96,7 +96,7 @@ class GEN(LogitDetector):
 
 @register
 class KLMatching(LogitDetector):
-    """The divergence of the predicted probabilities from the closest of those that are typical.
+    """Divergence of the predicted probabilities from the closest typical prediction.
 
     Formula:
 
@@ -105,12 +105,12 @@ class KLMatching(LogitDetector):
     score = min_k KL[p(. | x) || d_k]                        (Hendrycks et al. 2022)
     ```
 
-    over the classes that are predicted for some example of `fit`. It asks whether a prediction is
-    like others, not whether it is certain: an ordinary confusion of two classes scores low.
+    over the classes predicted for some example of `fit`. It measures whether a prediction is
+    typical, not whether it is certain: a common confusion of two classes scores low.
 
     `fit_features` and `score_features` take logits `(n, classes)`; of one column, those of class 1
-    of two. Labels are not needed. The paper fits to held-out data, whose probabilities are like
-    those of new inputs; on the training data they are more certain.
+    of two. Labels are not needed. Fit it to held-out data, as the paper does: their probabilities
+    resemble those of new inputs, while training data have more certain ones.
 
     Args:
         output: Which output of the model is the classification, as for `MaxSoftmax`.

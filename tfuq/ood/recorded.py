@@ -148,11 +148,11 @@ class _RecordingDetector(Detector):
 
 @register
 class GAIA(_RecordingDetector):
-    """How abnormal the gradients are that would explain the prediction, at layers inside.
+    """Abnormality of the gradients at inner layers that attribute the prediction to features.
 
-    An explanation weighs features by gradients at them. Of what the network does not know fewer of
-    these are 0 (variant "z"), and their means over a channel are larger beside those at the last
-    layer (variant "a"). It fits nothing. A pass forward and one or two backward.
+    Attributions weigh features by their gradients. For unknown inputs fewer gradients are 0
+    (variant "z"), and their channel means are larger relative to those at the last layer (variant
+    "a"). Nothing is fitted. Cost: a forward pass and one or two backward passes.
 
     Formula:
 
@@ -294,7 +294,7 @@ class GAIA(_RecordingDetector):
 
 @register
 class Gram(_RecordingDetector):
-    """How far correlations between channels leave the range that they had for the predicted class.
+    """Deviation of channel correlations from the range that the predicted class had in training.
 
     Formula:
 
@@ -304,10 +304,10 @@ class Gram(_RecordingDetector):
     score = sum_l d_l / mean of d_l                              (Sastry and Oore 2020)
     ```
 
-    with the maps A_lk of layer l and channel k, and the least and the largest g of the training
-    examples of the class c that is predicted. The mean deviation of a layer is that of a tenth of
-    the examples, which the ranges have not seen; where it is 0, or there are fewer than 10 of a
-    class, 1.
+    with the maps A_lk of layer l and channel k; min_c and max_c are the least and the largest g of
+    the training examples of the predicted class c. The mean deviation of a layer comes from a tenth
+    of the examples, which the ranges have not seen; it is 1 if it would be 0, or if a class has
+    fewer than 10 examples.
 
     `fit_features` and `score_features` take a list: maps `(n, ..., channels)` of each layer, and
     last logits `(n, classes)`. Labels are needed to fit; for a regression all examples are one
@@ -323,8 +323,8 @@ class Gram(_RecordingDetector):
         from_logits: Whether that holds logits, as for `MaxSoftmax`.
 
     Warns:
-        UserWarning: In `fit`, if a class has no examples: what is predicted as that class is
-            unknown, and scores inf.
+        UserWarning: In `fit`, if a class has no examples: inputs predicted as that class are
+            unknown, and score inf.
 
     Raises:
         ValueError: If an argument is not as described; in `fit`, if labels are missing or are none

@@ -113,9 +113,9 @@ def load_detector(
     Args:
         path: Name of the file.
         model: The model that it was fitted on, to score inputs; it is not in the file.
-        check_model: Whether that is held to a mark of the weights and outputs, which is in the file
-            (not in one that an earlier version or `fit_features` made, or of a function instead of
-            a model: then nothing is known). With False any model is taken.
+        check_model: Whether to compare the model with the mark of weights and outputs in the file.
+            (A file from an earlier version, from `fit_features`, or for a function instead of a
+            model has no mark, and is not checked.) False accepts any model.
 
     Returns:
         The detector, fitted, with its threshold.

@@ -204,10 +204,10 @@ class _ShapingDetector(LastLayerDetector):
 
 @register
 class ReAct(_ShapingDetector):
-    """A score of the logits, once features are cut off where the training data rarely go.
+    """A score of the logits after features are clipped where training data rarely go.
 
-    Inputs out of distribution make single units fire strongly; cut off, they score further out.
-    The rest of the network runs on the rectified features, whatever it is.
+    Inputs out of distribution make single units fire strongly; clipping them raises the score. The
+    rest of the network, of any kind, runs on the clipped features.
 
     Formula:
 
@@ -289,10 +289,10 @@ class ReAct(_ShapingDetector):
 
 @register
 class ASH(_ShapingDetector):
-    """A score of the logits, once most activations of each input are removed, and the rest changed.
+    """A score of the logits after most activations of each input are removed and the rest rescaled.
 
-    What is in distribution needs few of its activations to be recognized; the more the largest of
-    them stand out, the less they are scaled.
+    An in-distribution input is recognized from few activations. The more the largest ones stand
+    out, the less they are scaled.
 
     Formula:
 
@@ -374,10 +374,10 @@ class ASH(_ShapingDetector):
 
 @register
 class SCALE(_ShapingDetector):
-    """A score of the logits, once all activations are scaled by how much the largest stand out.
+    """A score of the logits after scaling all activations by how much the largest stand out.
 
-    The scaling of `ASH` without its pruning, which the predictions do not suffer from: they are
-    those of a network without a bias in its last layer, and nearly those of one with.
+    It scales as `ASH` does, but does not prune, so the predictions stay: exactly if the last layer
+    has no bias, and nearly otherwise.
 
     Formula:
 

@@ -32,9 +32,9 @@ def sirc(log_doubt, score, a, b):
 class SIRC(Detector):
     """Softmax information retaining combination: the largest probability and another detector.
 
-    Where the other score is as in distribution, answers are ranked by their probability alone,
-    which tells errors best there; where it is stranger than that, the doubt grows with it. For a
-    rule that has to reject wrong answers and strange inputs: `RejectionRule.fit_model(model, data,
+    While the other score looks in distribution, the probability alone ranks answers, which finds
+    errors best there; beyond that, the score grows with strangeness. Use it for a rule that has to
+    reject both wrong answers and strange inputs: `RejectionRule.fit_model(model, data,
     score=SIRC(ViM()).fit(model, x))`.
 
     Formula:
@@ -44,8 +44,8 @@ class SIRC(Detector):
     a = mean of s + 3 standard deviations,   b = 1 / standard deviation
     ```
 
-    with the score s of the other detector, whose mean and deviation are those of the data of `fit`.
-    It is the logarithm of what the paper has, in the same order; the paper's s falls with
+    with the score s of the other detector; its mean and deviation come from the data of `fit`. This
+    is the logarithm of the paper's score and orders inputs the same way; the paper's s falls with
     strangeness, this one grows.
 
     `fit_features` and `score_features` take a pair: what the other detector takes, and logits `(n,
@@ -58,7 +58,7 @@ class SIRC(Detector):
         a, b: Where the other score begins to count, and how fast; None before `fit`.
 
     Raises:
-        ValueError: If `detector` is none that runs in a graph, is of several labels, or a SIRC.
+        ValueError: If `detector` does not run in a graph, is for several labels, or is a SIRC.
 
     Example:
 

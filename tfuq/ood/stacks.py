@@ -35,8 +35,8 @@ from tfuq.predictive.sampler import NUM_SAMPLES
 class MutualInformation(Detector):
     """How much the predictions of several networks differ: the epistemic part of uncertainty.
 
-    The networks are draws of a Bayesian model or of dropout, the members of an ensemble, or
-    whatever makes a stack of predictions.
+    The networks are draws of a Bayesian model or of dropout, members of an ensemble, or any other
+    source of a stack of predictions.
 
     Formula:
         score = I[y, w | x] = H[E_w p(y | x, w)] - E_w H[p(y | x, w)]   (Houlsby et al. 2011)

@@ -10,7 +10,7 @@ from tfuq._math.rounding import rounded_up
 
 
 class Threshold(NamedTuple):
-    """A threshold of an out-of-distribution score, and how well it is known.
+    """A threshold of an out-of-distribution score, with its confidence interval.
 
     Example:
 

@@ -78,13 +78,12 @@ def tune(
 ) -> Tuned:
     """Finds the options of a detector that best tell held-out inputs from unknown ones.
 
-    Defaults need no tuning: they are among what is tried, and stay unless others are better.
-    What is unknown is a choice: by default the four validation corruptions of the held-out images
-    (`tfuq.corruptions.names("validation")`), since unknown inputs to tune on are what one has not
-    got. Half of the held-out rows choose; on the other half, of other corruptions (shot noise,
-    defocus blur, frost, contrast), the choice is judged beside the detector as it was given. It is
-    what OpenOOD does with a validation set of unknown images (Zhang et al. 2023), which are `x_ood`
-    here.
+    The given options are among those tried, and stay unless others are better. As unknown inputs to
+    tune on are rarely at hand, it takes by default the held-out images under the four validation
+    corruptions (`tfuq.corruptions.names("validation")`). Half of the held-out rows choose the
+    options. The other half, with other corruptions (shot noise, defocus blur, frost, contrast),
+    compares the choice with the detector as given. OpenOOD does the same with a validation set of
+    unknown images (Zhang et al. 2023): pass one as `x_ood`.
 
     Args:
         detector: A detector of `tfuq.ood`; it is not changed.
