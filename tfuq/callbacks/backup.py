@@ -180,32 +180,32 @@ def _num_bytes(variable):
 class BackupAndRestore(keras.callbacks.Callback):
     """Resumes a killed training exactly where it was.
 
-    After each epoch, all that training has changed goes into one file, `backup_dir/backup.npz`: the
-    weights, what the optimizer knows, and the states of random numbers of the layers. The file is
-    replaced at once: a process that is killed at any moment, also while it writes, leaves the last
-    backup or the new one, never a part. The same `fit` called again starts at the epoch after it;
-    what was done of that epoch is done again. With data that come in the same order
-    (`shuffle=False`, or shuffled by the number of the epoch), the weights in the end are the same
-    to the bit as without the interruption.
+    After each epoch, one file, `backup_dir/backup.npz`, receives everything that training changes:
+    the weights, the optimizer's state, and the random states of the layers. The file is replaced at
+    once: a process that is killed at any moment, even while it writes, leaves the last backup or
+    the new one, never a part. Call the same `fit` again: it starts at the epoch after the backup
+    and repeats what was done of that epoch. With data that come in the same order (`shuffle=False`,
+    or shuffled by the number of the epoch), the weights in the end are the same to the bit as
+    without the interruption.
 
-    How this differs from `keras.callbacks.BackupAndRestore`: that one writes two files, one after
-    the other, so that a kill between them resumes with one epoch too many, and one inside them not
-    at all; and it does not keep the states of random numbers (dropout starts from its seed again).
+    `keras.callbacks.BackupAndRestore` differs: it writes two files, one after the other, so a kill
+    between them resumes with one epoch too many, and a kill inside one cannot resume; and it does
+    not keep random states (dropout starts from its seed again).
 
-    What `EarlyStopping`, `ModelCheckpoint` and `ReduceLROnPlateau` remember (the best value and its
-    weights, the epochs that they have waited) is in the file as well, and they go on with it; this
-    callback is called after them, whatever the order of the callbacks. Those of `tfuq` (`SGDR`,
-    `KLAnnealing`, `GradualUnfreezing`, `SnapshotEnsemble`) need nothing but the epoch and the
-    optimizer's count of steps. What is not in the file: the history of the epochs before, and what
-    other callbacks remember.
+    The file also holds the memory of `EarlyStopping`, `ModelCheckpoint` and `ReduceLROnPlateau`
+    (the best value and its weights, the epochs that they have waited), and they continue with it;
+    this callback runs after them, whatever the order of the callbacks. Those of `tfuq` (`SGDR`,
+    `KLAnnealing`, `GradualUnfreezing`, `SnapshotEnsemble`) need only the epoch and the optimizer's
+    count of steps. The file does not hold the history of earlier epochs, or the memory of other
+    callbacks.
 
-    On several machines (`tfuq.distribute.multi_worker`) the chief alone has the file, and sends it
-    to the others when training begins. All of them need the callback.
+    On several machines (`tfuq.distribute.multi_worker`) only the chief has the file; it sends the
+    file to the others when training begins. All machines need the callback.
 
     Args:
         backup_dir: Folder for the file, one for each training.
         every: Epochs between backups.
-        delete_checkpoint: Whether the file goes when training has ended. If it stays, the same
+        delete_checkpoint: Whether to delete the file when training has ended. If it stays, the same
             `fit` trains no further.
         verbose: 1 prints a line when a training goes on.
 

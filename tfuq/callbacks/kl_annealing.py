@@ -61,20 +61,19 @@ def check_cycles(schedule, duration, cycles, ramp):
 
 @told
 class KLAnnealing(keras.callbacks.Callback):
-    """Moves the weight of the KL divergence while a Bayesian model trains.
+    """Anneals the weight of the KL divergence while a Bayesian model trains.
 
-    It sets `beta` of every variational layer of the model, at any depth; a layer adds
-    `kl_weight * beta * KL` to the loss. The weight depends on nothing but the number of the epoch,
-    or the optimizer's count of steps, so a training that is resumed (`initial_epoch`,
-    `keras.callbacks.BackupAndRestore`) goes on along the same curve. A training that starts again
-    at epoch 0 starts again at `initial`; steps count on for as long as the optimizer lives.
+    It sets `beta` of every variational layer of the model, at any depth; a layer adds `kl_weight *
+    beta * KL` to the loss. The weight depends only on the number of the epoch, or on the
+    optimizer's count of steps, so a resumed training (`initial_epoch`,
+    `keras.callbacks.BackupAndRestore`) follows the same curve. A training that starts again at
+    epoch 0 starts again at `initial`; steps count on as long as the optimizer exists.
 
-    `logs` get `kl_beta`, the latest weight, for the callbacks behind this one. The layers keep the
-    weight that training ends with. Files that are written on the way (`ModelCheckpoint`,
-    `SnapshotEnsemble`) hold `target`, not the weight of their epoch: what is loaded from them is
-    evaluated, and trained on, with the weight that the curve leads to. As the weight moves, so does
-    what the losses mean: to stop early or keep the best, monitor the accuracy or another metric,
-    not `val_loss`.
+    `logs` get `kl_beta`, the latest weight, for the callbacks after this one. The layers keep the
+    weight at the end of training. Files written during training (`ModelCheckpoint`,
+    `SnapshotEnsemble`) hold `target`, not the weight of their epoch: a model loaded from them is
+    evaluated, and trained further, with the final weight. The losses change their meaning with the
+    weight: to stop early or keep the best, monitor the accuracy or another metric, not `val_loss`.
 
     Formula:
 

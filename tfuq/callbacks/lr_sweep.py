@@ -65,15 +65,16 @@ def _batches_per_step(optimizer):
 class LRRangeTest(keras.callbacks.Callback):
     """Learning rate range test: trains with a growing rate, then restores the model.
 
-    The loss over the rate says which rates are worth trying. The test takes the first `num_steps`
-    batches of `fit`, over several epochs if need be, and then stops the training. Everything is put
-    back, to the bit, also after an error or an interruption: weights and other state of the model,
-    its seeds and metrics, the optimizer's moments, steps, learning rate and loss scale, and the
-    global random state. An optimizer that was not built is built then, with moments as new.
+    The curve of loss over rate shows which rates are worth trying. The test takes the first
+    `num_steps` batches of `fit`, over several epochs if needed, and then stops the training. It
+    restores everything, to the bit, also after an error or an interruption: weights and other state
+    of the model, its seeds and metrics, the optimizer's moments, steps, learning rate and loss
+    scale, and the global random state. An unbuilt optimizer is built afterwards, with fresh
+    moments.
 
-    Other callbacks see the model between the test's epochs only, and find it as it was before. To
-    train on, call `fit` again without this callback. `tfuq.lr_range_test` does the same in one
-    call, and leaves no trace of `fit` either.
+    Other callbacks see the model only between the test's epochs, in its original state. To train,
+    call `fit` again without this callback. `tfuq.lr_range_test` does the same in one call, and
+    leaves no trace of `fit` either.
 
     One point of the curve is one step of the optimizer: where it accumulates gradients, the mean
     over the batches that it accumulates. With `LossScaleOptimizer`, a step that is skipped because
@@ -98,18 +99,18 @@ class LRRangeTest(keras.callbacks.Callback):
         stop: Rate of the last step, above `start`.
         num_steps: Number of steps, at least 5.
         smoothing: Weight of the past in the moving average, in [0, 1). 0 is none.
-        stop_factor: What the loss may grow to, as a multiple of the lowest, above 1. `None`: no
-            limit but finite numbers.
+        stop_factor: Limit of the loss as a multiple of the lowest, above 1. `None`: only losses
+            that are not finite end the test.
         validation_data: Data `(x, y)`, `(x, y, sample_weight)`, a `tf.data.Dataset` or a
-            `keras.utils.PyDataset`: the curve is then that of their loss after each step (Mishra
-            2020, figure 3-2), all of them each time; `None`: of the loss of each step's batch.
+            `keras.utils.PyDataset`: the curve then shows the loss on all of them after each step
+            (Mishra 2020, figure 3-2). `None`: the loss of each step's batch.
         validation_batch_size: Examples at a time, of arrays.
         verbose: 1 shows a progress bar, 2 a line, 0 nothing.
 
     Attributes:
-        result: What was found, a `RangeTestResult`, or `None` before: `learning_rates`, `losses`,
-            `smoothed_losses`, `minimum`, `minimum_over_10`, `steepest`, `bracket`, `suggestion`
-            and `plot()`.
+        result: The result, a `RangeTestResult`, or `None` before: `learning_rates`, `losses`,
+            `smoothed_losses`, `minimum`, `minimum_over_10`, `steepest`, `bracket`, `suggestion` and
+            `plot()`.
 
     Raises:
         ValueError: If an argument is not as described. In training, after everything is put back:
@@ -371,29 +372,29 @@ def lr_range_test(
 ) -> RangeTestResult:
     """Finds learning rates worth trying: the callback `LRRangeTest` in one call, on any data.
 
-    The model is trained for `num_steps` steps, with rates that grow from `start` to `stop`, and put
-    back to where it was: see `tfuq.callbacks.LRRangeTest`. Data that are shorter are read again.
+    It trains the model for `num_steps` steps, with rates that grow from `start` to `stop`, and then
+    restores it: see `tfuq.callbacks.LRRangeTest`. Shorter data are read again.
 
-    What is not as before: an optimizer that was not built is, with moments as new; a dataset's own
-    shuffling (`tf.data.Dataset.shuffle` that reshuffles) is as many readings further on. A
-    `PyDataset` is read by index, and not told of the beginning and end of epochs.
+    Two things change: an unbuilt optimizer is built, with fresh moments; a dataset's own shuffling
+    (`tf.data.Dataset.shuffle` that reshuffles) has advanced. A `PyDataset` is read by index,
+    without its hooks for the beginning and end of epochs.
 
     Args:
         model: A built and compiled Keras model.
         data: `(x, y)` or `(x, y, sample_weight)` of arrays, a `tf.data.Dataset` or a
-            `keras.utils.PyDataset` of batches. Not a generator, which would not be whole after it.
+            `keras.utils.PyDataset` of batches. Not a generator, which the test would use up.
         start: Rate of the first step.
         stop: Rate of the last step, above `start`.
         num_steps: Number of steps, at least 5.
         batch_size: Examples in a batch, of arrays.
         smoothing: Weight of the past in the moving average of losses, in [0, 1). 0 is none.
-        stop_factor: What the smoothed loss may grow to, as a multiple of the lowest, above 1.
-            `None`: no limit but finite numbers.
-        validation_data: Data like `data`, or `None`: whose loss the curve shows, after each step,
-            as of `LRRangeTest`.
+        stop_factor: Limit of the smoothed loss as a multiple of the lowest, above 1. `None`: only
+            losses that are not finite end the test.
+        validation_data: Data like `data`: the curve then shows their loss after each step, as in
+            `LRRangeTest`; or `None`.
         class_weight: Dict from class to weight, as `keras.Model.fit` takes it, or `None`.
         shuffle: Whether arrays are shuffled, and the batches of a `PyDataset` that ends.
-        seed: Integer from which the order and all unseeded random numbers follow.
+        seed: Integer that determines the order and all unseeded random numbers.
         verbose: 1 shows a progress bar, 2 a line, 0 nothing.
 
     Returns:

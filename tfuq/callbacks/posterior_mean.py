@@ -15,13 +15,13 @@ from tfuq.optimizers import IVON
 class PosteriorMean(keras.callbacks.Callback):
     """Lets validation, checkpoints and early stopping see the mean weights of `IVON`.
 
-    While it trains with `tfuq.optimizers.IVON` a model's weights are a draw. This sets them to the
-    mean as validation begins, at the latest at the end of each epoch, and to a new draw as the next
-    epoch begins. Where there is no validation, it has to stand before callbacks that look at the
+    While a model trains with `tfuq.optimizers.IVON`, its weights are a draw. This callback sets
+    them to the mean when validation begins, at the latest at the end of each epoch, and to a new
+    draw when the next epoch begins. Without validation, put it before callbacks that read the
     weights at the end of an epoch.
 
     Raises:
-        ValueError: In `fit`, if the model's optimizer is not `IVON` and has none inside.
+        ValueError: In `fit`, if the model's optimizer is not `IVON` and does not wrap one.
 
     Example:
 

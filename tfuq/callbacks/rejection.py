@@ -105,21 +105,20 @@ class RejectionEvaluator(keras.callbacks.Callback):
         ECE       = expected calibration error of the accepted (`tfuq.metrics.rejection_table`)
     for confidences c_i, weights w_i and the threshold t.
 
-    Place it **first** in the list of callbacks: those before it do not see its numbers; of those,
-    `keras.callbacks.ProgbarLogger()` keeps the bar short with `log="all"`, too. `EarlyStopping` and
-    `ModelCheckpoint` need
-    `mode="max"` or `"min"` to monitor these names; their dot has no place in the file name that
-    `ModelCheckpoint` fills in. Weights that `EarlyStopping` restores at the end of training are
-    not those of the last table: ask `evaluate(model)` for theirs.
+    Place it **first** in the list of callbacks: callbacks before it do not see its numbers. (So
+    `keras.callbacks.ProgbarLogger()` before it keeps the bar short with `log="all"`.) To monitor
+    these names, `EarlyStopping` and `ModelCheckpoint` need `mode="max"` or `"min"`; the file name
+    of `ModelCheckpoint` cannot contain them, because of their dot. The last table is not that of
+    weights that `EarlyStopping` restores at the end of training: call `evaluate(model)` for these.
 
-    Labels and outputs are read once before the first epoch, in a pass over the data whose figures
-    are not kept: what cannot be evaluated stops the training there, not after an epoch.
+    Before the first epoch it reads labels and outputs once, and keeps no figures: data that cannot
+    be evaluated stop the training there, not after an epoch.
 
-    Of an epoch whose loss is NaN or infinite all figures are NaN, and training goes its way:
+    After an epoch with a loss of NaN or infinity all figures are NaN, and training continues;
     `keras.callbacks.TerminateOnNaN` ends it.
 
     Where nothing is accepted, accuracy, risk and ECE are NaN, never 0 or 1, and the table shows
-    "-". `EarlyStopping` and `ModelCheckpoint` never get past a first value that is NaN: monitor a
+    "-". `EarlyStopping` and `ModelCheckpoint` never recover from a first value of NaN: monitor a
     threshold that an untrained model reaches, or give `EarlyStopping` a `start_from_epoch`.
 
     Args:
@@ -127,13 +126,13 @@ class RejectionEvaluator(keras.callbacks.Callback):
             `tf.data.Dataset` of such tuples, shuffled or not; or a `keras.utils.PyDataset`.
         thresholds: Confidences in [0, 1] from which a prediction is accepted.
         score: `"confidence"`, the largest probability; `"margin"`; `"predictive_entropy"`,
-            `"expected_entropy"` or `"mutual_information"`, of which the confidence is
-            1 - score / log(classes); `"variation_ratio"`, 1 - score; or a function
-            from the array of probabilities to an array of confidences in [0, 1], one per label,
-            that grow with confidence. The ECE is that of the largest probability all the same.
+            `"expected_entropy"` or `"mutual_information"`, of which the confidence is 1 - score /
+            log(classes); `"variation_ratio"`, 1 - score; or a function from the array of
+            probabilities to an array of confidences in [0, 1], one per label. The ECE always uses
+            the largest probability.
         every: Evaluate at the first epoch of a training, at each `every`-th after it, and at the
-            last. In between, `logs` repeat the latest values, so that no column of `CSVLogger` is
-            missing and no monitor loses sight; `history` holds only what was measured.
+            last. In between, `logs` repeat the latest values, so that `CSVLogger` and monitors
+            always find them; `history` holds only what was measured.
         output: Which output of the model to evaluate, when it has several: an index, a key, a
             field of a named tuple, or a function (made of `keras.ops`) of the outputs. Labels that
             are nested likewise are chosen from in the same way.
@@ -147,11 +146,11 @@ class RejectionEvaluator(keras.callbacks.Callback):
             margin of its one prediction.
         n_bins: Number of bins of the expected calibration error.
         batch_size: Batch size for arrays; Keras' default if `None`. Datasets have their own.
-        prefix: What the names in `logs` begin with. `TensorBoard` files under validation, and
-            `CSVLogger` leaves alone, what begins with `"val_"`.
+        prefix: Prefix of the names in `logs`. `TensorBoard` files names with `"val_"` under
+            validation, and `CSVLogger` leaves them alone.
         log: Which figures go into `logs`: `"few"`, accuracy and coverage at the middle one of the
-            thresholds; `"all"`; or their names, such as `("val_risk_at_0.7",)`. What another
-            callback is to monitor must be among them.
+            thresholds; `"all"`; or their names, such as `("val_risk_at_0.7",)`. Include every name
+            that another callback monitors.
         verbose: 0 prints nothing, 1 one table at the end of training, 2 one per evaluation.
 
     Attributes:
@@ -160,9 +159,10 @@ class RejectionEvaluator(keras.callbacks.Callback):
 
     Raises:
         ValueError: If an argument is not as described; if the data are empty or endless, differ in
-            length or have no labels; before the first epoch, if nobody says whether the output
-            holds logits (the message names `from_logits`), if the predictions are not probabilities
-            (NaN, outside [0, 1], not summing to 1), or the labels no classes.
+            length or have no labels; before the first epoch, if neither arguments, last layer nor
+            loss say whether the output holds logits (the message names `from_logits`), if the
+            predictions are not probabilities (NaN, outside [0, 1], not summing to 1), or the labels
+            no classes.
 
     Example:
 

@@ -45,30 +45,27 @@ def _adapted(model):
 
 @told
 class SaliencySelection(keras.callbacks.Callback):
-    """Trains a network deterministic first, then makes its most salient weights random.
+    """Trains a deterministic network first, then makes its most salient weights random.
 
-    The three steps of Abboud et al. 2024 in one `fit`: until `after_epoch` epochs are over, layers
-    such as `tfuq.layers.SparseBayesDense` are as their Keras twins; then they are told the squared
-    gradients of their weights, and those with the largest are random from there on. The optimizer
-    keeps what it knows of all weights that were there before.
+    It runs the three steps of Abboud et al. 2024 in one `fit`. For `after_epoch` epochs, layers
+    such as `tfuq.layers.SparseBayesDense` behave as their Keras twins. Then the weights with the
+    largest squared gradients become random. The optimizer keeps its state of all earlier weights.
 
-    Layers that have been selected already, as after `keras.callbacks.BackupAndRestore` restored
-    them, stay as they are. Layers that are frozen (`trainable=False`) stay deterministic; those
-    that are trained again later are selected then. Put this callback before those that save the
-    model, so that they save the selection. `logs` get `bayesian_weights`, the number of random
-    weights in use.
+    Layers with a selection, such as one that `keras.callbacks.BackupAndRestore` restored, keep it.
+    Frozen layers (`trainable=False`) stay deterministic; if they are trained again later, the
+    selection follows then. Put this callback before those that save the model, so that they save
+    the selection. `logs` get `bayesian_weights`, the number of random weights in use.
 
-    What compares epochs begins anew with the selection, for the network is another one then:
-    `EarlyStopping` never brings back weights of an epoch before it, nor does
-    `ModelCheckpoint(save_best_only=True)` measure by one. Weights of before the selection may be
-    loaded after it, and the other way round: layers get the room for random weights that the file
-    has. A training that is stopped before the selection warns that no weight is random.
+    The selection makes another network, so comparisons of epochs start again: `EarlyStopping` never
+    restores weights from before it, and `ModelCheckpoint(save_best_only=True)` does not compare
+    with earlier epochs. Weights from before the selection can be loaded after it, and the reverse:
+    layers adapt their number of random weights to the file. If a training stops before the
+    selection, a warning says that no weight is random.
 
     Args:
-        data: What the gradients are computed on, in one pass, as when the model predicts: `(x, y)`
-            or `(x, y, sample_weight)` arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset`.
-            `None`: those of the training steps of the last epoch before the selection, which are
-            there anyway.
+        data: Data for the gradients, in one pass, with the model in inference mode: `(x, y)` or
+            `(x, y, sample_weight)` arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset`. `None`
+            takes the gradients of the training steps of the last epoch before the selection.
         after_epoch: Number of epochs to train before, at least 1 without `data`, and at most those
             of `fit`.
         scope: `"layer"`: each layer has its fraction `r_bayes`. `"global"`: as many weights in
@@ -78,9 +75,10 @@ class SaliencySelection(keras.callbacks.Callback):
             single examples, the diagonal of the empirical Fisher information. Needs `data`, and
             computes one example at a time.
         which: Which weights become random: `"saliency"`, `"magnitude"`, `"random"`, `"first"`,
-            `"last"` or `"biases"`, as in `tfuq.convert.sparse_bayesian`. By depth as many weights
-            are random as the layers' shares come to, from the first or last layer on. With
-            `"biases"` no weight of a kernel is, and of each bias `bias_r_bayes`, or all.
+            `"last"` or `"biases"`, as in `tfuq.convert.sparse_bayesian`. `"first"` and `"last"`
+            select as many weights as the layers' shares add up to, from the first or last layer on.
+            `"biases"` selects no weight of a kernel, and of each bias the share `bias_r_bayes`, or
+            all.
         saliency: `"gradient"`, or `"ivon"`: the Hessian of `tfuq.optimizers.IVON`, the model's
             optimizer.
         seed: Integer that determines which weights chance chooses.

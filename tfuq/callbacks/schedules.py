@@ -103,18 +103,17 @@ def check_range(name, value, lowest, highest=math.inf):
 
 @told
 class SGDR(keras.callbacks.Callback):
-    """Lets the learning rate fall along a cosine and restart, in cycles (warm restarts).
+    """Learning rate schedule: cosine cycles with warm restarts (SGDR).
 
-    The rate depends on nothing but the optimizer's count of steps, and is set inside the training
-    step. So the curve is the same to the bit for any `steps_per_execution`, compiled or not, and
-    goes on where it was in a training that is resumed (`keras.callbacks.BackupAndRestore`, or
-    `initial_epoch` with a loaded optimizer). A second `fit` of the same optimizer goes on, too:
-    for a curve from its beginning, `compile` with a new one.
+    The rate depends only on the optimizer's count of steps, and is set inside the training step. So
+    the curve is the same to the bit for any `steps_per_execution`, compiled or not, and a resumed
+    training continues it (`keras.callbacks.BackupAndRestore`, or `initial_epoch` with a loaded
+    optimizer). A second `fit` with the same optimizer continues it, too: to start from the
+    beginning, `compile` with a new one.
 
-    Each restart comes at the step where a cycle is over, in the midst of an epoch if that is where
-    it falls. A model is best at the end of a cycle, worse for a while after it: let early stopping
-    wait for a cycle. Callbacks such as `tfuq.callbacks.SnapshotEnsemble` ask this one where cycles
-    end.
+    A restart comes at the step that ends a cycle, even within an epoch. A model is best at the end
+    of a cycle and worse for a while after it: let early stopping wait for a cycle. Callbacks such
+    as `tfuq.callbacks.SnapshotEnsemble` ask this one where cycles end.
 
     `logs` get `learning_rate`, that of the epoch's last step, for the callbacks behind this one.
     After training the optimizer keeps the rate of its last step. A callback that sets the rate as

@@ -136,10 +136,10 @@ def untrained_copy(model):
 class SnapshotEnsemble(keras.callbacks.Callback):
     """Keeps the weights of each cycle of the learning rate: one training, several models.
 
-    Where the learning rate has come down to the end of a cycle the model is in a minimum; then the
-    rate jumps up, and the next cycle leads to another one. The weights are written at the end of
-    each cycle of `tfuq.callbacks.SGDR`, or, with `every`, after every so many epochs. What they
-    predict is averaged: `ensemble()` gives a `tfuq.ensembles.DeepEnsemble`, and so does
+    At the end of a cycle of the learning rate the model is in a minimum; then the rate jumps up,
+    and the next cycle leads to another minimum. The callback writes the weights at the end of each
+    cycle of `tfuq.callbacks.SGDR` or, with `every`, after that many epochs. `ensemble()` returns a
+    `tfuq.ensembles.DeepEnsemble` that averages their predictions, and so does
     `SnapshotEnsemble.load(directory, build_model)` at any later time.
 
     A cycle may end within an epoch. With `steps_per_execution` above 1 the weights are those at the
@@ -153,11 +153,10 @@ class SnapshotEnsemble(keras.callbacks.Callback):
     is killed, at whatever moment, leaves a list of whole snapshots. The directory must be the
     callback's own, and one process at a time writes to it.
 
-    A training that is resumed (`keras.callbacks.BackupAndRestore`) goes on with the snapshots of
-    the steps up to where it goes on from, and writes anew what comes after. Snapshots of later
-    steps, of the killed run or of another training that used the directory, are forgotten when the
-    first new one is written. In the list of callbacks stand in front of `BackupAndRestore`, so that
-    what it backs up has its snapshots already.
+    A resumed training (`keras.callbacks.BackupAndRestore`) keeps the snapshots up to the step where
+    it resumes, and writes the later ones again. Snapshots of later steps, from the killed run or
+    from another training in this directory, are dropped when the first new one is written. Put this
+    callback before `BackupAndRestore`, so that a backup has its snapshots already.
 
     On several machines (`tfuq.distribute.multi_worker`) only the chief writes. To know what it
     wrote before, and to read the files, the others need a disk that all share.

@@ -32,7 +32,7 @@ def first_epoch(start, epochs):
 
 @told
 class SWAG(keras.callbacks.Callback):
-    """Builds a posterior from the weights that the last epochs of a training pass through.
+    """Builds a posterior from the weights of the last epochs of a training (SWAG).
 
     The mean of the weights, their variances and their last `rank` deviations from the mean are a
     Gaussian over all trainable weights. When `fit` ends the model has the mean, which is stochastic
@@ -40,9 +40,9 @@ class SWAG(keras.callbacks.Callback):
     draw networks from the Gaussian. It is saved and loaded with the model, as the state of its
     optimizer. `fit` without this callback drops it, with a warning.
 
-    Let the learning rate be constant and rather high in those epochs, so that the weights move
-    around: where it has decayed to nothing the Gaussian is as good as a point. While it trains, the
-    model has the weights of each step, and validation and checkpoints see these.
+    Keep the learning rate constant and rather high in those epochs, so that the weights move
+    around: if it has decayed to nothing, the Gaussian shrinks to a point. During training the model
+    has the weights of each step; validation and checkpoints see these.
 
     Formula (Maddox et al. 2019, equation 1):
 
@@ -53,20 +53,20 @@ class SWAG(keras.callbacks.Callback):
     Memory and files grow by `rank + 2` copies of the weights.
 
     Args:
-        data: Inputs such as those of the training, over which the statistics of batch
-            normalizations are computed anew for the mean: an array, `(x, y)`, a `tf.data.Dataset`
-            or a `keras.utils.PyDataset`. Needed for models with `BatchNormalization`, whose
-            statistics are otherwise those of the last weights; a warning says so. All networks that
-            are drawn have the statistics of the mean.
-        start: After how much of the training weights count: a number of epochs, or a share of
-            those of `fit` below 1.
+        data: Inputs such as those of the training: an array, `(x, y)`, a `tf.data.Dataset` or a
+            `keras.utils.PyDataset`. The statistics of batch normalizations are recomputed on them
+            for the mean. Models with `BatchNormalization` need them: otherwise the statistics are
+            those of the last weights, and a warning says so. All drawn networks have the statistics
+            of the mean.
+        start: When collecting begins: after a number of epochs, or after a share of the epochs of
+            `fit`, below 1.
         frequency: `"epoch"`: at the end of each epoch. An integer: after each so many batches, in
             each epoch from its first batch on.
         rank: Number of deviations that are kept, at least 2; 0 for a diagonal covariance,
             `scale * diag(var)`.
         scale: Factor of the covariance; 1 is that of the paper.
-        set_mean: Whether the model has the mean of the weights when `fit` ends. Otherwise it keeps
-            the last ones, and the mean is that of the draws alone.
+        set_mean: Whether the model gets the mean of the weights when `fit` ends. Otherwise it keeps
+            the last weights, and only draws use the mean.
         batch_size: Examples at a time, where `data` are arrays.
         verbose: 1 shows a progress bar over `data`, and says how many networks were collected.
 

@@ -186,17 +186,17 @@ def check_optimizer(model):
 class GradualUnfreezing(keras.callbacks.Callback):
     """Trains the head of a model first, then its backbone with it, from the top down.
 
-    In stage 0 the whole backbone is frozen: its weights stand still and its batch normalization
-    runs in inference mode. Stage s trains the head and the s topmost groups of layers. It is all
-    one `fit`: schedules, histories and the state of the optimizer go on from stage to stage. The
-    stage depends on nothing but the number of the epoch, so a training that is resumed
-    (`initial_epoch`, `keras.callbacks.BackupAndRestore`) is in the stage it would have been in.
+    In stage 0 the whole backbone is frozen: its weights stay, and its batch normalization runs in
+    inference mode. Stage s trains the head and the s topmost groups of layers. All stages are one
+    `fit`: schedules, histories and the optimizer's state continue. The stage depends only on the
+    number of the epoch, so a resumed training (`initial_epoch`, `keras.callbacks.BackupAndRestore`)
+    is in the right stage.
 
-    Leave the flags `trainable` of the backbone as they are to be in the end: a layer that is not
-    trainable stays frozen for good. The callback changes the flags only inside the training step.
-    Seen from outside they are always your own: in a model that is saved halfway (with all its
-    optimizer's state), after an interruption, after training. (After an interruption, `compile`
-    again before a `fit` without the callback: the model still has the training step of the stage.)
+    Set the flags `trainable` of the backbone to their final values: a layer that is not trainable
+    stays frozen for good. The callback changes the flags only inside the training step; elsewhere
+    you see your own values: in a model saved halfway (with all its optimizer's state), after an
+    interruption, after training. (After an interruption, `compile` again before a `fit` without the
+    callback: the model still has the training step of the stage.)
 
     Each stage compiles the training step anew. `logs` get `unfreezing_stage`, for the callbacks
     behind this one.
@@ -207,9 +207,9 @@ class GradualUnfreezing(keras.callbacks.Callback):
     join. Choose the learning rate for that, or an optimizer without it, such as SGD.
 
     Args:
-        backbone: What is frozen at first: a layer (or model) that is in the model, or whose layers
-            are; its name, or its path with `/` between the names of nested models. `None`: all
-            but the last layer that has weights.
+        backbone: The part to freeze at first: a layer (or model) inside the model, or a model whose
+            layers are inside it; its name, or its path with `/` between the names of nested models.
+            `None`: all but the last layer that has weights.
         num_stages: Number of groups into which the layers of the backbone that have weights and
             are trainable are split evenly, top first, nested models taken apart. 3 if `None`.
         epochs_per_stage: Number of epochs that stage 0, stage 1 and so on last: an integer for

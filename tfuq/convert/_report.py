@@ -14,7 +14,7 @@ _REPORTS = weakref.WeakKeyDictionary()
 
 
 class ConversionReport(NamedTuple):
-    """The layers that a conversion changed, and those that it left, with the reasons.
+    """The layers that a conversion changed, and those that it left, with reasons.
 
     Args:
         converted: Dict from the names of layers to `(old class, new class)`.
@@ -54,8 +54,8 @@ def report(model: keras.Model) -> ConversionReport:
     A conversion prints one line of it, the `summary()`.
 
     Args:
-        model: What `mc_dropout`, `variational`, `sparse_bayesian`, `batch_ensemble` or
-            `spectral_normalize` returned.
+        model: The result of `mc_dropout`, `variational`, `sparse_bayesian`, `batch_ensemble` or
+            `spectral_normalize`.
 
     Returns:
         `ConversionReport`.

@@ -19,13 +19,12 @@ def to_deterministic(model: keras.Model) -> keras.Model:
     `MCDropout` becomes `Dropout`, `MCLSTM` `LSTM` and so on; all other layers are copied as they
     are. The copy needs tfuq no more, if nothing else of tfuq is in it.
 
-    The copy predicts what `model.predict` does, the outputs of the mean weights. Where it does not,
-    a warning names the layers: those that draw anew for each prediction (`resample=True`), and
+    The copy predicts what `model.predict` does, the outputs of the mean weights. If it does not, a
+    warning names the layers: those that draw anew for each prediction (`resample=True`), and
     `MCDropout(predictive="thinned")`. A warning also names random layers that stay, such as
-    `VBLLDense` heads, layers of your own classes and what layers hold for themselves.
-    `predict_uncertainty` is the average of the predictions of many networks, which no single
-    network gives: it is less certain than the copy, and a rule that was fitted to it does not hold
-    for the copy.
+    `VBLLDense` heads, layers of your own classes and layers inside other layers.
+    `predict_uncertainty` averages the predictions of many networks, as no single network can: it is
+    less certain than the copy, and a rule that was fitted to it does not hold for the copy.
 
     Args:
         model: A functional or `Sequential` Keras model.

@@ -35,9 +35,9 @@ def replace_head(
     nested model; a soft-max or other activation after it goes with it, so that the new model
     returns what `head` returns: logits. The means of the head's weights start from the old layer's.
 
-    In place of a convolution of one pixel, a head that is like `Dense` acts at each place; where
-    the convolution had one place alone, as in MobileNet, its features are made flat first, and
-    where an average over all places came after it, they are averaged first: the same function.
+    If a 1x1 convolution is replaced, a head like `Dense` acts at each place. If the convolution had
+    only one place, as in MobileNet, its features are flattened first; if an average over all places
+    followed, they are averaged first: the function stays the same.
 
     Args:
         model: A functional or `Sequential` Keras model.
@@ -45,8 +45,8 @@ def replace_head(
         initialize: Whether to set the means of the head's weights to those of the old layer.
         copy: Whether the new model gets copies of the other layers. By default the two models
             share them: training one trains the other.
-        output: Of a model with several outputs the one to replace: its name, its key or its index.
-            The others stay as they are.
+        output: The output to replace, if the model has several: its name, its key or its index. The
+            others stay as they are.
 
     Returns:
         A functional `keras.Model`, not compiled.

@@ -40,11 +40,11 @@ def laplace_head(
 ) -> keras.Model:
     """A copy of a trained model whose last layer has the posterior of a Laplace approximation.
 
-    Nothing is trained: the weights stay as they are, and become the means of a Gaussian whose
-    covariance is the inverse of the loss's curvature, summed over the data in one pass, plus the
-    prior's. The copy ends in a `tfuq.layers.LastLayerLaplace`, or of a regression in a
-    `LastLayerLaplaceRegression`, and returns logits, or the parameters of a normal distribution.
-    Memory is that of the curvature, whatever the number of examples.
+    Nothing is trained: the weights stay, and become the means of a Gaussian. Its covariance is the
+    inverse of the loss's curvature, summed over the data in one pass, plus the prior's. The copy
+    ends in a `tfuq.layers.LastLayerLaplace`, for a regression in a `LastLayerLaplaceRegression`,
+    and returns logits, or the parameters of a normal distribution. Memory holds the curvature,
+    whatever the number of examples.
 
     Formula: see `LastLayerLaplace`. With h_i the eigenvalues of the curvature H,
 
@@ -53,28 +53,27 @@ def laplace_head(
                - sum_i log(1 + h_i prior_scale^2) / 2
     ```
 
-    is the marginal likelihood, which the prior's scale, and of a `Dense` of a regression the noise
-    of each number, maximize (MacKay 1992).
+    is the marginal likelihood. The scale of the prior maximizes it and, for a regression's `Dense`,
+    so does the noise of each number (MacKay 1992).
 
     Args:
-        model: A functional or `Sequential` Keras model with one output, that of a `Dense` or a
-            convolution of one pixel and perhaps an activation, or of a `NormalDense`. Who says what
-            the output is: the layer, the loss that the model is compiled with, or the arguments
-            below.
+        model: A functional or `Sequential` Keras model with one output, from a `Dense` or a 1x1
+            convolution, perhaps with an activation, or from a `NormalDense`. The layer, the
+            compiled loss, or the arguments below say what the output is.
         data: `(x, y)` or `(x, y, sample_weight)` arrays, a `tf.data.Dataset` or a
             `keras.utils.PyDataset`: the training data, in the order of the epoch, once. A weight
             counts an example that many times.
-        structure: `"kfac"`: Kronecker factors, `features^2 + units^2` numbers, also of 1,000
-            classes. `"diagonal"`: the variances alone. `"full"`: the exact covariance of all
+        structure: `"kfac"`: Kronecker factors, `features^2 + units^2` numbers, also for 1,000
+            classes. `"diagonal"`: only the variances. `"full"`: the exact covariance of all
             weights, of at most 8,192.
-        prior: `"marginal likelihood"`; `"cross-validation"`, by the mean log-likelihood of rows
-            that were left out, of `validation_data` or of five folds of `data` (a second pass); or
-            a number above 0, the standard deviation of each weight. As the weights have seen the
-            folds, each is predicted by those to which one step of Newton's method on the others
-            leads, with the prior in question; those of the other layers stay.
-        validation_data: Of `"cross-validation"`: data of the kinds of `data` that the network was
-            not trained on, which is the better way.
-        from_logits, multi_label: What the output is, where neither layer nor loss says it.
+        prior: `"marginal likelihood"`; `"cross-validation"`, by the mean log-likelihood of held-out
+            rows, from `validation_data` or from five folds of `data` (a second pass); or a number
+            above 0, the standard deviation of each weight. The weights have seen the folds, so each
+            fold is predicted by weights one Newton step further on the other folds, with the prior
+            in question; the other layers keep theirs.
+        validation_data: For `"cross-validation"`: data like `data` that the network was not trained
+            on. This is better than folds.
+        from_logits, multi_label: What the output is, if neither layer nor loss says it.
         batch_size: Examples at a time, where `data` are arrays.
         verbose: 1 shows a progress bar.
 

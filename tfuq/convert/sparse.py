@@ -63,9 +63,9 @@ def sparse_bayesian(
 
     Args:
         model: A functional or `Sequential` Keras model.
-        data: What the gradients are computed on: `(x, y)` or `(x, y, sample_weight)` arrays, a
-            `tf.data.Dataset` or a `keras.utils.PyDataset`. `None` where none are: with another
-            `which` or `saliency`.
+        data: Data for the gradients: `(x, y)` or `(x, y, sample_weight)` arrays, a
+            `tf.data.Dataset` or a `keras.utils.PyDataset`. `None` if another `which` or `saliency`
+            needs no gradients.
         loss: Keras loss, its name, or a function of y_true and y_pred; of several outputs a dict or
             list of them, which are added. `None`: the loss that `model` is compiled with.
         r_bayes: Fraction of the weights of the kernels that become random, in [0, 1]; of each
@@ -227,9 +227,9 @@ def saliency(
     batch_size: int = 32,
     verbose: int = 0,
 ) -> dict[str, np.ndarray]:
-    """How much each weight of a model matters to its loss: the squared gradients, in one pass.
+    """Saliency of each weight of a model: squared gradients of the loss, in one pass.
 
-    The model runs as when it predicts: no dropout, batch statistics frozen.
+    The model runs in inference mode: no dropout, batch statistics frozen.
 
     Args:
         model: A built Keras model of any style.

@@ -30,7 +30,7 @@ PADDINGS = ("valid", "same")
 
 @register
 class SpectralBound(keras.constraints.Constraint):
-    """Constraint: the linear map of a kernel stretches no input by more than `norm_bound`.
+    """Constraint that bounds the spectral norm of a kernel's linear map by `norm_bound`.
 
     After each step of the optimizer the kernel W becomes W min(1, norm_bound / sigma), with sigma
     the largest singular value of `x -> x W` or, for a convolution, of the convolution itself of
@@ -174,20 +174,20 @@ def spectral_normalize(
     iterations: int = 1,
     layers: Sequence[str] | None = None,
 ) -> keras.Model:
-    """A copy of a model whose hidden kernels stretch no distance by more than `norm_bound`.
+    """A copy of a model whose hidden kernels have a spectral norm of at most `norm_bound`.
 
     `Dense` and `Conv1D/2D/3D` (without groups) get the constraint `SpectralBound`: their kernels
-    are within the bound from the start and after each step of training, and the network is as it
-    was, in files and exports too. With residual connections a bound below 1 keeps distances from
-    both sides (Liu et al. 2023, section 3.2), which `tfuq.layers.SNGPDense` lives on. One line says
-    what was converted and what was left; `tfuq.convert.report(copy)` names each layer.
+    keep the bound from the start and after each training step. The graph of the network is
+    unchanged, in files and exports too. With residual connections a bound below 1 bounds distances
+    from both sides (Liu et al. 2023, section 3.2), which `tfuq.layers.SNGPDense` needs. One line
+    says what was converted and what was left; `tfuq.convert.report(copy)` names each layer.
 
     Args:
         model: A functional or `Sequential` Keras model.
         norm_bound: Number above 0, the bound of the largest singular value.
         iterations: Steps of the power method after each step of the optimizer.
-        layers: Names of the layers to bound; by default all that can be, but those whose outputs
-            are the model's, whose logits would be bounded.
+        layers: Names of the layers to bound; by default all that can be, except those that make the
+            model's outputs, as their logits would be bounded.
 
     Returns:
         A model of the same kind and names, not compiled.
