@@ -23,7 +23,8 @@ import time
 import numpy as np
 from scipy.stats import binom
 
-from tfuq.selective.monitor import SHARES, SLOPES, Bets, jumped
+from tfuq.selective.bets import SLOPES, Bets, jumped
+from tfuq.selective.monitor import SHARES
 
 ALPHA = 0.05
 RISKS = (0.05, 0.1, 0.2)

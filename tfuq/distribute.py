@@ -13,10 +13,9 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.eager import context
 
 from tfuq._arguments import public_dir, shown
-from tfuq._models.workers import is_chief_of, read_cluster, spans_machines, task_is_chief
+from tfuq._models.workers import is_chief_of, joined, read_cluster, spans_machines, task_is_chief
 
 __all__ = ["RayExecutor", "is_chief", "multi_worker"]
 __dir__ = public_dir(__all__)
@@ -236,17 +235,12 @@ def _correct_keras():
         return undo.pop_all()
 
 
-def _joined():
-    """Whether this process belongs to a cluster already, by a strategy that others made."""
-    return getattr(context.context(), "_collective_ops_server_def", None) is not None
-
-
 def _strategy_of_this_process():
     """The strategy in whose scope this is, or that of TF_CONFIG; without one, TensorFlow's."""
     if tf.distribute.has_strategy() or read_cluster() is None:
         return tf.distribute.get_strategy()
     if not _MADE:
-        if _joined():
+        if joined():
             return None
         _MADE.append(tf.distribute.MultiWorkerMirroredStrategy())
     return _MADE[0]

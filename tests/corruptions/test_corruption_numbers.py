@@ -18,8 +18,8 @@ from test_corruptions import IMAGES, as_float
 from tfuq import corruptions
 from tfuq._images import arithmetic, pieces
 from tfuq.corruptions import blur, digital
+from tfuq.corruptions._grids import barycentric, smoothing
 from tfuq.corruptions.blur import line
-from tfuq.corruptions.digital import barycentric, smoothing
 
 RNG = np.random.default_rng(0)
 X = RNG.random((2, 17, 23, 3)).astype("float32")

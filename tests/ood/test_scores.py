@@ -16,8 +16,8 @@ from sklearn.neighbors import NearestNeighbors
 from tfuq import metrics, ood
 from tfuq.ensembles import DeepEnsemble
 from tfuq.layers import VBLLDense
+from tfuq.ood._last_layer_formulas import residual_space
 from tfuq.ood._logit_scores import LOGIT_SCORES
-from tfuq.ood.last_layer import residual_space
 from tfuq.predictive import mutual_information, sample_predictions
 
 RNG = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from test_api import refused
 
 from tfuq.preprocessing import ConfounderRemoval, confounder_mask, remove_confounders
 from tfuq.preprocessing._blobs import joined, window_share
-from tfuq.preprocessing.confounders import _clusters, _quantized
+from tfuq.preprocessing._clusters import clusters, quantized
 
 RNG = np.random.default_rng(1)
 INK = (0.2, 0.2, 0.7)
@@ -44,8 +44,8 @@ MARKED, WHERE = marked(CLEAN)
 
 def test_clusters_are_those_of_scikit_learn():
     """From the same points, weights and start: the same centres, as Lloyd's algorithm has it."""
-    counts, sums = _quantized(tf.constant(MARKED), tf.ones(MARKED.shape[:3]))
-    centres, shares = _clusters(counts, sums, 4)
+    counts, sums = quantized(tf.constant(MARKED), tf.ones(MARKED.shape[:3]))
+    centres, shares = clusters(counts, sums, 4)
     for i in range(len(MARKED)):
         used = counts[i].numpy() > 0
         points, weights = (sums[i] / counts[i][:, None]).numpy()[used], counts[i].numpy()[used]
@@ -59,7 +59,7 @@ def test_clusters_are_those_of_scikit_learn():
 
 
 def test_quantized_colours_are_counted():
-    counts, sums = _quantized(tf.constant(MARKED), tf.ones(MARKED.shape[:3]))
+    counts, sums = quantized(tf.constant(MARKED), tf.ones(MARKED.shape[:3]))
     expected = [
         np.histogramdd(image.reshape(-1, 3)[:, ::-1], bins=8, range=[(0, 1)] * 3)[0].ravel()
         for image in MARKED

@@ -8,7 +8,8 @@ from scipy import stats
 
 from tfuq.predictive import RegressionUncertainty
 from tfuq.selective import Monitor, RegressionRule, RejectionRule
-from tfuq.selective.monitor import SHARES, Bets, jumped, mean_upper_bound, start_weight
+from tfuq.selective.bets import Bets, jumped, mean_upper_bound, start_weight
+from tfuq.selective.monitor import SHARES
 
 RNG = np.random.default_rng(0)
 

@@ -6,6 +6,7 @@ import os
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 TYPES = ("chief", "worker", "evaluator")
 
@@ -126,3 +127,8 @@ def _sum(strategy, array):
         return strategy.reduce("SUM", parts, axis=None)
 
     return keras.ops.convert_to_numpy(summed())
+
+
+def joined():
+    """Whether this process belongs to a cluster already, by a strategy that others made."""
+    return getattr(context.context(), "_collective_ops_server_def", None) is not None

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfuq._models.torch_data import keras_data
+from tfuq._models.train_step import optimizer_chain
 from tfuq.callbacks._kept_state import kept_attributes
 
 
@@ -55,3 +56,8 @@ def range_test_arguments(data, batch_size, shuffle):
         "Argument `data` must be (x, y[, sample_weight]) arrays, a tf.data.Dataset or a PyDataset, "
         f"and not be empty. Received: {type(data).__name__}{once}"
     )
+
+
+def batches_per_step(optimizer):
+    counts = (each.gradient_accumulation_steps for each in optimizer_chain(optimizer))
+    return max(filter(None, counts), default=1)

@@ -11,12 +11,7 @@ import tensorflow as tf
 
 from tfuq._arguments import Data, check_choice, check_integer, shown, told
 from tfuq._models.predicting import check_validation_data
-from tfuq._models.train_step import (
-    build_optimizer,
-    callbacks_of_fit,
-    optimizer_chain,
-    remake_train_function,
-)
+from tfuq._models.train_step import build_optimizer, callbacks_of_fit, remake_train_function
 from tfuq._random.global_state import kept_random_state, seeded
 from tfuq.callbacks._kept_state import Copies, copy_of, kept_attributes
 from tfuq.callbacks._neighbours import check_alone, names_of
@@ -30,7 +25,7 @@ from tfuq.callbacks._sweep_curve import (
     read_sweep,
     smooth,
 )
-from tfuq.callbacks._sweep_data import range_test_arguments, validation_loss
+from tfuq.callbacks._sweep_data import batches_per_step, range_test_arguments, validation_loss
 
 SET_BY_FIT = (
     "train_function",
@@ -54,11 +49,6 @@ def check_trainable(model):
             "Argument `optimizer` of `compile` must have a number as its learning rate, for the "
             f"range test to change, not a schedule. Received: learning_rate={shown(rate)}"
         )
-
-
-def _batches_per_step(optimizer):
-    counts = (each.gradient_accumulation_steps for each in optimizer_chain(optimizer))
-    return max(filter(None, counts), default=1)
 
 
 @told
@@ -176,7 +166,7 @@ class LRRangeTest(keras.callbacks.Callback):
         self.result = None
         check_alone(self, "each takes the batches of the other")
         check_trainable(self.model)
-        self._per_step = _batches_per_step(self.model.optimizer)
+        self._per_step = batches_per_step(self.model.optimizer)
         needed, steps = self.num_steps * self._per_step, self.params["steps"]
         if steps and steps * self.params["epochs"] < needed:
             raise self._too_short(f"{steps} batches in {self.params['epochs']} epochs")
@@ -442,7 +432,7 @@ def lr_range_test(
         try:
             model.fit(
                 **arguments,
-                epochs=num_steps * _batches_per_step(model.optimizer),
+                epochs=num_steps * batches_per_step(model.optimizer),
                 class_weight=class_weight,
                 callbacks=[test],
                 verbose=0,

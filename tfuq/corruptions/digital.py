@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import numbers
 
-import numpy as np
 import tensorflow as tf
-from scipy import ndimage
 
 from tfuq._arguments import ArrayLike, Tensor, check_fraction, check_integer, shown
-from tfuq._images.arithmetic import box_average, grey, sides, warped
+from tfuq._images.arithmetic import grey, sides, warped
 from tfuq._images.pieces import applied
+from tfuq.corruptions._grids import barycentric, blocks, smooth_field
 from tfuq.corruptions._registry import Suites, constant, listed, strength
 
 BRIGHTNESS = Suites((0.05, 0.1, 0.15, 0.2, 0.3), (0.1, 0.2, 0.3, 0.4, 0.5))
@@ -316,32 +314,6 @@ def elastic_transform(
     return applied(body, images, seed)
 
 
-def barycentric(height, width):
-    """Weights `(height, width, 3)` of three points around the middle, in which each pixel lies.
-
-    An affine map that moves the points by u moves a pixel by its weighted sum of u.
-    """
-    middle, arm = np.array([height // 2, width // 2]), max(1, min(height, width) // 3)
-    points = middle + arm * np.array([[1, 1], [-1, 1], [-1, -1]])
-    system = np.concatenate([points.T, np.ones((1, 3))])
-    rows, columns = np.mgrid[:height, :width]
-    pixels = np.stack([rows, columns, np.ones_like(rows)], axis=-1)
-    return (pixels @ np.linalg.inv(system).T).astype("float32")
-
-
-def smooth_field(noise, height, width, sigma):
-    """Uniform noise in [-1, 1) `(batch, height, width, 2)`, smoothed to 3 sigma."""
-    field = noise.uniform(height, width, 2, low=-1.0, high=1.0)
-    return tf.einsum("ih,jw,bhwa->bija", smoothing(height, sigma), smoothing(width, sigma), field)
-
-
-@functools.lru_cache(16)
-def smoothing(size, sigma):
-    """The Gaussian filter of SciPy as a matrix `(size, size)`."""
-    matrix = ndimage.gaussian_filter1d(np.eye(size), sigma, axis=0, mode="reflect", truncate=3)
-    return matrix.astype("float32")
-
-
 @listed
 def pixelate(
     images: ArrayLike,
@@ -397,12 +369,6 @@ def pixelate(
         return tf.einsum("ij,kl,bjlc->bikc", rows, columns, x)
 
     return applied(body, images, seed)
-
-
-def blocks(size, new_size):
-    """Matrix `(size, size)` that shrinks a line of pixels to `new_size` and enlarges it again."""
-    nearest = ((np.arange(size) + 0.5) * new_size / size).astype("int32")
-    return box_average(size, new_size)[nearest]
 
 
 # --- Compression ------------------------------------------------------------------------------

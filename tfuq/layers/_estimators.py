@@ -131,3 +131,16 @@ ESTIMATORS = {
     "reparameterization": reparameterization,
     "local_reparameterization": local_reparameterization,
 }
+
+
+def with_random_signs(scale, factors, *, seed):
+    """The noise of each row mirrored at random: its distribution stays, rows decorrelate."""
+    scale_seed, factor_seed = points.split_seed(seed, 2)
+    shape = tf.shape(scale)
+    scale *= points.random_signs(shape, seed=scale_seed, dtype=scale.dtype)
+    if not factors:
+        return scale, factors
+    # A sign per row and factor for V(x); for v(x), whose factors are shared, one per row.
+    shape = (shape[0], 1, factors[0].shape[-1])[: factors[0].shape.rank]
+    signs = points.random_signs(shape, seed=factor_seed, dtype=scale.dtype)
+    return scale, (factors[0] * signs, *factors[1:])

@@ -24,6 +24,7 @@ from tfuq._arguments import (
 from tfuq._math.logistic_normal import probit
 from tfuq._random import points
 from tfuq.layers import _mean_layers
+from tfuq.layers._estimators import with_random_signs
 from tfuq.layers.base import distributions
 from tfuq.layers.heads import Head, OutputMeaning
 from tfuq.layers.shapes import checked_features, floating, project, with_leading
@@ -239,7 +240,7 @@ class MCDenseFA(Head, keras.layers.Layer):
                 return closed
         normals, mirrored, sign_seed = self._normals(training, seed)
         if sign_seed is not None and not self.share_samples_across_batch:
-            scale, factors = _with_random_signs(scale, factors, seed=sign_seed)
+            scale, factors = with_random_signs(scale, factors, seed=sign_seed)
         noise = (scale, factors, tf.cast(normals, loc.dtype))
         options = {"mirrored": mirrored, **self._projection()}
 
@@ -446,16 +447,3 @@ class MCDenseFA(Head, keras.layers.Layer):
     def from_config(cls, config: dict[str, Any]) -> Self:
         given = _mean_layers.deserialized(config.get("last_layer"))
         return cls(**config if given is None else {**config, "last_layer": given})
-
-
-def _with_random_signs(scale, factors, *, seed):
-    """The noise of each row mirrored at random: its distribution stays, rows decorrelate."""
-    scale_seed, factor_seed = points.split_seed(seed, 2)
-    shape = tf.shape(scale)
-    scale *= points.random_signs(shape, seed=scale_seed, dtype=scale.dtype)
-    if not factors:
-        return scale, factors
-    # A sign per row and factor for V(x); for v(x), whose factors are shared, one per row.
-    shape = (shape[0], 1, factors[0].shape[-1])[: factors[0].shape.rank]
-    signs = points.random_signs(shape, seed=factor_seed, dtype=scale.dtype)
-    return scale, (factors[0] * signs, *factors[1:])

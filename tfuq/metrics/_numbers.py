@@ -4,6 +4,7 @@ import numpy as np
 from keras import ops
 
 from tfuq._arguments import is_finite, shown, to_float64
+from tfuq._math.risk_coverage import loss_table, selective_area
 from tfuq._predictions.numbers import Interval, RegressionUncertainty, numbers_like
 
 
@@ -111,3 +112,18 @@ def _padded(name, weight, shape):
     for _ in range(len(shape) - len(found)):
         weight = weight[..., None]
     return weight
+
+
+def crps_of_samples(draws, y):
+    """mean|x - y| - sum_i (2 i - m - 1) x_(i) / m^2 over m samples in order."""
+    count = len(draws)
+    rank = (2 * np.arange(1, count + 1) - count - 1).reshape(-1, *[1] * y.ndim)
+    spread = np.sum(rank * np.sort(draws, axis=0), axis=0) / count**2
+    return np.mean(np.abs(draws - y), axis=0) - spread
+
+
+def error_area(doubt, errors, weight):
+    """Mean over k of the mean error of the k with the least doubt."""
+    levels, level = np.unique(doubt, return_inverse=True)
+    table = loss_table(ops.convert_to_tensor(level), len(levels), weight, errors)
+    return float(selective_area(table))

@@ -14,14 +14,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from tfuq._arguments import (
-    ArrayLike,
-    check_choice,
-    check_fraction,
-    check_integer,
-    shown,
-    to_float64,
-)
+from tfuq._arguments import ArrayLike, check_choice, check_fraction, check_integer, shown
 from tfuq._math.level_blocks import class_sums, level_blocks
 from tfuq._math.rankings import (
     POSITIVE,
@@ -32,73 +25,12 @@ from tfuq._math.rankings import (
     false_positive_rate,
     roc_area,
 )
-from tfuq._predictions.examples import LARGEST_WEIGHT, LEAST_WEIGHT
+from tfuq.metrics._ood_reading import labels_and_scores
 
 _BLOCK = 2**20  # examples that are resampled at once
 
 
 # --- Reading ------------------------------------------------------------------------------------
-
-
-def _read(y_true, y_score, sample_weight):
-    """Labels, scores and weights `(n,)` of what has weight, both classes among them.
-
-    Labels are Booleans and arrays of float64 are not copied; weights are None where all are 1.
-    """
-    y_true, y_score = _as_given("y_true", y_true), _as_given("y_score", y_score)
-    if y_score.ndim == 0 or y_score.size == 0:
-        raise ValueError(
-            "Argument `y_score` must be an array of at least one score. "
-            f"Received: y_score of shape {y_score.shape}"
-        )
-    weight = None if sample_weight is None else _as_given("sample_weight", sample_weight)
-    for name, array in (("y_true", y_true), ("sample_weight", weight)):
-        if array is not None and array.shape != y_score.shape:
-            raise ValueError(
-                f"Argument `{name}` must have the shape of `y_score`, {y_score.shape}. "
-                f"Received: {name} of shape {array.shape}"
-            )
-    y_true, y_score = y_true.ravel(), y_score.ravel()
-    if weight is not None:
-        weight = weight.ravel()
-        if weight.dtype == "float16":  # in which the limits are infinite and 0
-            weight = weight.astype("float32")
-        expected = f"hold finite numbers of at least 0, and at most {LARGEST_WEIGHT:g}"
-        _refuse("sample_weight", expected, weight, ~((weight >= 0) & (weight <= LARGEST_WEIGHT)))
-        used = weight >= LEAST_WEIGHT
-        y_true, y_score, weight = y_true[used], y_score[used], weight[used]
-    return _checked_classes(y_true, y_score), y_score, weight
-
-
-def _as_given(name, values):
-    """An array of real numbers without a copy, else as `to_float64` makes it or refuses it."""
-    is_plain = isinstance(values, np.ndarray) and values.dtype.kind in "biuf"
-    return values if is_plain and values.dtype.itemsize <= 8 else to_float64(name, values)
-
-
-def _checked_classes(y_true, y_score):
-    """Whether each example is out of distribution."""
-    if y_score.dtype.kind == "f":
-        _refuse("y_score", "hold no NaN", y_score, np.isnan(y_score))
-    outside = y_true == 1
-    expected = "hold only 0 (in distribution) and 1 (out of distribution)"
-    _refuse("y_true", expected, y_true, ~outside & (y_true != 0))
-    count = int(np.count_nonzero(outside))
-    if count in (0, outside.size):
-        found = [1.0] * bool(count) + [0.0] * (count < outside.size)
-        raise ValueError(
-            "Argument `y_true` must hold both 0 (in distribution) and 1 (out of distribution) with "
-            f"weights above 0. Received: only {found}"
-        )
-    return outside
-
-
-def _refuse(name, expected, values, faulty):
-    if np.any(faulty):
-        value = values[faulty].flat[0]
-        raise ValueError(
-            f"Argument `{name}` must {expected}. Received: {name}={value} ({faulty.sum()} such)"
-        )
 
 
 def _cells(y_true, y_score):
@@ -115,7 +47,7 @@ def _tables(rows, cells, weight):
 
 
 def _measure(measure, y_true, y_score, sample_weight):
-    return _measured({"": measure}, *_read(y_true, y_score, sample_weight))[""]
+    return _measured({"": measure}, *labels_and_scores(y_true, y_score, sample_weight))[""]
 
 
 def _measured(measures, outside, y_score, weight):
@@ -359,7 +291,7 @@ def bootstrap_interval(
 
     See also: `tfuq.metrics.ood_metrics`.
     """
-    outside, y_score, weight = _read(y_true, y_score, sample_weight)
+    outside, y_score, weight = labels_and_scores(y_true, y_score, sample_weight)
     y_true = outside.astype("float64")
     if not callable(metric):
         raise ValueError(
@@ -446,7 +378,7 @@ def ood_metrics(
     """
     check_rate("tpr", tpr)
     check_integer("num_resamples", num_resamples, 0)
-    outside, y_score, weight = _read(y_true, y_score, sample_weight)
+    outside, y_score, weight = labels_and_scores(y_true, y_score, sample_weight)
     computes = {
         "detection_accuracy": best_accuracy,
         "auroc": roc_area,

@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from keras import ops
 
 from tfuq._arguments import ArrayLike, check_choice, shown, to_float64
 from tfuq._math import intervals
-from tfuq._math.risk_coverage import loss_table, selective_area
 from tfuq._predictions.families import checked_levels
 from tfuq._predictions.mixture_scores import mixture_crps
 from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq.metrics._numbers import (
     check_found,
     checked_level,
+    crps_of_samples,
+    error_area,
     mean_of,
     read_interval,
     read_labels,
@@ -198,16 +198,8 @@ def crps(
             )
         draws = draws[..., None] if draws.ndim == 2 else draws
         y = read_labels(y_true, draws.shape[1:])
-        scores = _crps_of_samples(draws, y)
+        scores = crps_of_samples(draws, y)
     return mean_of(read_weights(sample_weight, y.shape), y_true=y, y_pred=scores)
-
-
-def _crps_of_samples(draws, y):
-    """mean|x - y| - sum_i (2 i - m - 1) x_(i) / m^2 over m samples in order."""
-    count = len(draws)
-    rank = (2 * np.arange(1, count + 1) - count - 1).reshape(-1, *[1] * y.ndim)
-    spread = np.sum(rank * np.sort(draws, axis=0), axis=0) / count**2
-    return np.mean(np.abs(draws - y), axis=0) - spread
 
 
 def number_negative_log_likelihood(
@@ -448,11 +440,4 @@ def ause(
         return 0.0
     used = weight > 0
     parts = errors[used], weight[used]
-    return max(0.0, (_area(doubt[used], *parts) - _area(errors[used], *parts)) / total)
-
-
-def _area(doubt, errors, weight):
-    """Mean over k of the mean error of the k with the least doubt."""
-    levels, level = np.unique(doubt, return_inverse=True)
-    table = loss_table(ops.convert_to_tensor(level), len(levels), weight, errors)
-    return float(selective_area(table))
+    return max(0.0, (error_area(doubt[used], *parts) - error_area(errors[used], *parts)) / total)

@@ -150,3 +150,28 @@ def graph_closest(features, centers, whitening):
     """Squared Mahalanobis distance to the closest of `centers`, which are whitened, `(n,)`."""
     rows = tf.cast(features, "float64") @ whitening
     return tf.reduce_min(graph_squared_distances(rows, centers), 1)
+
+
+def fit_gaussians(features, labels, shrinkage=None, dtype=None):
+    """Means `(classes, d)` of the classes that occur, and the whitening of their covariance.
+
+    `dtype` names the floating type that the features had, if another than now.
+    """
+    means, index = class_means(features, labels)
+    if len(features) <= len(means):
+        raise ValueError(
+            "Argument `features` must hold more examples than classes. "
+            f"Received: {len(features)} examples of {len(means)} classes"
+        )
+    eps = precision(features, dtype)
+    return means, class_whitener(features, means, index, shrinkage, eps)
+
+
+def fit_background(features, shrinkage=None, dtype=None):
+    """Mean `(1, d)` of all features, and the whitening of their covariance."""
+    return fit_gaussians(features, np.zeros(len(features), "int64"), shrinkage, dtype)
+
+
+def closest(features, means, whitening):
+    """min_c (f - mu_c)^T S^-1 (f - mu_c) of each row, `(n,)`."""
+    return in_blocks(lambda rows: squared_distances(rows, means, whitening).min(1), features)

@@ -24,7 +24,7 @@ from tfuq._arguments import (
     told,
 )
 from tfuq._models.batches import batches
-from tfuq._models.feature_arrays import check_rows, dtypes_of, rows_finite
+from tfuq._models.feature_arrays import dtypes_of, rows_finite
 from tfuq._models.features import Tap
 from tfuq._models.fingerprint import check_known, fingerprint, quick_mark
 from tfuq._models.finite import finite_rows
@@ -433,39 +433,3 @@ class Detector(Saved):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {"output": self.output, "from_logits": self.from_logits}
-
-
-def check_layer(name, layer):
-    """Raises ValueError unless `layer` is None or may be the name of a layer."""
-    if layer is not None and not isinstance(layer, str):
-        raise ValueError(
-            f"Argument `{name}` must be the name of a layer, or None for the penultimate one. "
-            f"Received: {name}={shown(layer)}"
-        )
-
-
-class FeatureDetector(Detector):
-    """Base of the detectors whose features `(n, d)` are those of one layer."""
-
-    def __init__(
-        self,
-        layer: str | None = None,
-        *,
-        output: Output | None = None,
-        from_logits: bool | None = None,
-    ) -> None:
-        super().__init__(output=output, from_logits=from_logits)
-        check_layer("layer", layer)
-        self.layer = layer
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "layer": self.layer}
-
-    def _tapped(self):
-        return {"layers": (self.layer,)}
-
-    def _read(self, batch):
-        return self._tap(batch).features
-
-    def _check(self, features):
-        return (check_rows("features", features, pool=True),)

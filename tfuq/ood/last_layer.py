@@ -16,7 +16,6 @@ from tfuq._arguments import (
     check_choice,
     check_integer,
     check_positive,
-    is_finite,
     register,
     shown,
 )
@@ -24,35 +23,17 @@ from tfuq._math.pseudo_inverse import ULPS, precision, pseudo_inverse
 from tfuq._models.feature_arrays import check_rows, in_blocks
 from tfuq._models.features import linear
 from tfuq._models.logit_layer import linear_map
-from tfuq._predictions.probabilities import probabilities
-from tfuq.ood._gaussians import row_lengths, scatter
+from tfuq.ood._last_layer_formulas import (
+    check_percentile,
+    grad_norm,
+    residual_space,
+    sparse_kernel,
+    virtual_logit,
+)
 from tfuq.ood._logit_scores import LOGIT_SCORES, energy, generalized_entropy
 from tfuq.ood.base import Detector
 
 HEAD_SHAPES = {"kernel": ("features_0", "classes"), "bias": ("classes",)}
-
-
-def residual_space(features, origin, dim):
-    """Orthonormal `(d, d - dim)`: where features less `origin` vary least, but for `dim` axes."""
-    if len(features) < len(origin):  # of few rows without a matrix (d, d), in d^2 n, not d^3
-        rows = np.asarray(features, "float64") - origin
-        return np.linalg.svd(rows, full_matrices=True)[2][dim:].T.copy()  # values descend
-    index = np.zeros(len(features), "int64")
-    total, _ = scatter(features, origin[None], index)
-    return np.linalg.eigh(total)[1][:, : len(origin) - dim]  # eigenvalues ascend
-
-
-def virtual_logit(features, origin, residual):
-    """||R^T (f - o)||_2 of each row."""
-    return row_lengths((tf.cast(features, "float64") - origin) @ residual)[:, 0]
-
-
-def grad_norm(features, logits, temperature=1.0):
-    """||d KL(u || softmax(z / T)) / d W||_1 = ||f||_1 ||softmax(z / T) - u||_1 / T, per row."""
-    features = tf.cast(features, "float64")
-    probs = probabilities(logits / temperature, from_logits=True, is_binary=False)
-    gap = tf.reduce_sum(tf.abs(probs - 1 / logits.shape[1]), 1)
-    return tf.reduce_sum(tf.abs(features), 1) * gap / temperature
 
 
 def head_logits(features, state):
@@ -77,31 +58,6 @@ def check_head(head):
     if bias.shape != kernel.shape[1:] or not np.all(np.isfinite(np.vstack([kernel, bias]))):
         raise error
     return linear(kernel, bias.astype("float64"))
-
-
-def sparse_kernel(kernel, means, percentile):
-    """The weights whose contribution mean(f_j) W_jc is above this percentile; 0 for the others."""
-    contributions = means[:, None] * kernel
-    return np.where(contributions > np.percentile(contributions, percentile), kernel, 0.0)
-
-
-def check_percentile(percentile):
-    """Raises ValueError unless it leaves some activations: a number of at least 0, below 100."""
-    if not is_finite(percentile) or not 0 <= percentile < 100:
-        raise ValueError(
-            "Argument `percentile` must be at least 0 and below 100: what is above it stays. "
-            f"Received: percentile={shown(percentile)}"
-        )
-    check_percent(percentile)
-
-
-def check_percent(percentile):
-    """Raises ValueError for a fraction in place of a percentage."""
-    if 0 < percentile < 1:
-        raise ValueError(
-            "Argument `percentile` must be in percent, as 90, and not a fraction, as 0.9. "
-            f"Received: percentile={shown(percentile)}"
-        )
 
 
 class LastLayerDetector(Detector):

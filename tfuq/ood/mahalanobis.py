@@ -10,42 +10,11 @@ import tensorflow as tf
 
 from tfuq._arguments import ArrayLike, Data, Output, Self, check_fraction, register, shown
 from tfuq._math.logistic_regression import logistic_regression
-from tfuq._math.pseudo_inverse import precision
 from tfuq._models.batches import batches
-from tfuq._models.feature_arrays import check_labels, check_rows, in_blocks
-from tfuq.ood._gaussians import (
-    class_means,
-    class_whitener,
-    graph_closest,
-    squared_distances,
-)
+from tfuq._models.feature_arrays import check_labels, check_rows
+from tfuq.ood._gaussians import closest, fit_background, fit_gaussians, graph_closest
 from tfuq.ood._input_processing import check_epsilon, descended
-from tfuq.ood.base import FeatureDetector, check_layer
-
-
-def fit_gaussians(features, labels, shrinkage=None, dtype=None):
-    """Means `(classes, d)` of the classes that occur, and the whitening of their covariance.
-
-    `dtype` names the floating type that the features had, if another than now.
-    """
-    means, index = class_means(features, labels)
-    if len(features) <= len(means):
-        raise ValueError(
-            "Argument `features` must hold more examples than classes. "
-            f"Received: {len(features)} examples of {len(means)} classes"
-        )
-    eps = precision(features, dtype)
-    return means, class_whitener(features, means, index, shrinkage, eps)
-
-
-def fit_background(features, shrinkage=None, dtype=None):
-    """Mean `(1, d)` of all features, and the whitening of their covariance."""
-    return fit_gaussians(features, np.zeros(len(features), "int64"), shrinkage, dtype)
-
-
-def closest(features, means, whitening):
-    """min_c (f - mu_c)^T S^-1 (f - mu_c) of each row, `(n,)`."""
-    return in_blocks(lambda rows: squared_distances(rows, means, whitening).min(1), features)
+from tfuq.ood.feature_detector import FeatureDetector, check_layer
 
 
 @register

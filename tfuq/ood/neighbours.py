@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfuq._arguments import Output, check_integer, register, shown
 from tfuq._models.feature_arrays import BLOCK, in_blocks
 from tfuq.ood._gaussians import graph_squared_distances, unit_array, unit_rows
-from tfuq.ood.base import FeatureDetector
+from tfuq.ood.feature_detector import FeatureDetector
 
 
 def kth_distance(queries, bank, k):

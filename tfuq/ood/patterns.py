@@ -12,7 +12,7 @@ from tfuq._arguments import Output, check_integer, register, shown
 from tfuq._models.feature_arrays import BLOCK, check_labels, check_pair, in_blocks
 from tfuq.ood._gaussians import unit_array, unit_rows
 from tfuq.ood._logit_scores import energy
-from tfuq.ood.base import FeatureDetector
+from tfuq.ood.feature_detector import FeatureDetector
 
 
 def class_patterns(features, logits, labels):

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfuq._arguments import ArrayLike, Output, Self, check_choice, check_positive, register, shown
 from tfuq._models.finite import finite_rows, where_known
 from tfuq.ood._logit_scores import LOGIT_SCORES
-from tfuq.ood.base import check_layer
+from tfuq.ood.feature_detector import check_layer
 from tfuq.ood.last_layer import (
     HEAD_SHAPES,
     LastLayerDetector,

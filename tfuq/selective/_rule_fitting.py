@@ -20,15 +20,10 @@ from tfuq.selective._declared_thresholds import (
     refusal,
     table_of,
 )
-from tfuq.selective._guarantees import (
-    METHODS,
-    ImageSums,
-    Sums,
-    fewest_examples,
-)
+from tfuq.selective._guarantees import METHODS, Sums, fewest_examples
 from tfuq.selective._losses import SEVERAL, faults_of_losses
 from tfuq.selective._reading import checked_classes
-from tfuq.selective._sorted_sums import sorted_sums
+from tfuq.selective._sorted_sums import image_sums, sorted_sums
 
 REJECT_ALL = {True: np.inf, False: -np.inf}  # by whether the score grows with trust
 
@@ -436,16 +431,3 @@ def what_may_help(expected):
     """More examples, if known how many, and another score, as a sentence or two."""
     more = f" Some {expected} examples like these would show the target." if expected else ""
     return f"{more} Another score may rank the errors better: `best_score`."
-
-
-def image_sums(read, rows, level, count):
-    """`ImageSums` of the images that have any of the entries `rows`."""
-    entries = len(read.score) // read.images
-    images, image = np.unique(rows // entries, return_inverse=True)
-    shape = (len(images), count)
-    cell = image * count + level
-    tables = [
-        np.bincount(cell, values[rows], shape[0] * shape[1]).reshape(shape).cumsum(axis=1) / entries
-        for values in (read.counts.astype("float64"), read.loss * read.counts)
-    ]
-    return ImageSums(*tables)

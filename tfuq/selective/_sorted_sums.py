@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from tfuq.selective._guarantees import ImageSums
+
 BLOCK = 2**18  # entries that are summed together
 # A level in the place of one of the entries, which are no fewer; the value is in the upper half.
 LEVEL = np.dtype([("loss", "<i4"), ("value", "<f4")])
@@ -96,3 +98,16 @@ def _ends(packed, start):
     found = np.flatnonzero(keys[1:] != keys[:-1])
     is_last = start + BLOCK >= len(packed)
     return np.append(found, len(keys) - 1) if is_last else found
+
+
+def image_sums(read, rows, level, count):
+    """`ImageSums` of the images that have any of the entries `rows`."""
+    entries = len(read.score) // read.images
+    images, image = np.unique(rows // entries, return_inverse=True)
+    shape = (len(images), count)
+    cell = image * count + level
+    tables = [
+        np.bincount(cell, values[rows], shape[0] * shape[1]).reshape(shape).cumsum(axis=1) / entries
+        for values in (read.counts.astype("float64"), read.loss * read.counts)
+    ]
+    return ImageSums(*tables)

@@ -18,43 +18,34 @@ from tfuq._arguments import (
     check_flags,
     check_integer,
     register,
-    to_float64,
 )
 from tfuq._models.predicting import predicted
-from tfuq._predictions.class_names import agreed_names, checked_names, numbered
+from tfuq._predictions.class_names import agreed_names, checked_names
 from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq._predictions.stacks import is_stacked
 from tfuq._predictions.uncertainty import Uncertainty
 from tfuq.predictive import declared
 from tfuq.selective._conformal_fitting import (
-    calibrated,
     check_options,
     checked_alpha,
     checked_threshold,
     is_tuned,
     split,
     tune,
-    warn_if_saturated,
 )
 from tfuq.selective._interval_fitting import group_names
 from tfuq.selective._label_shift import LabelShift
 from tfuq.selective._own_rows import check_own_rows, checked_calibration, split_rows
 from tfuq.selective._reading import array_of, checked_classes, flags_of, mean_of
 from tfuq.selective._rule_fitting import rank_of
-from tfuq.selective._rule_reading import read_examples
 from tfuq.selective._set_evaluation import SetCoverage, SetEvaluation
-from tfuq.selective._set_groups import (
-    calibrated_by_group,
-    checked_keys,
-    places_of,
-    sets_by_group,
-)
+from tfuq.selective._set_fitting import FittedSets
+from tfuq.selective._set_groups import checked_keys, places_of, sets_by_group
 from tfuq.selective._set_judging import JudgedSets
 from tfuq.selective._sets_in_models import SetsInModels
 from tfuq.selective._void import check_untuned, filled, rows_known
 from tfuq.selective._weighted_sets import (
     asked_weights,
-    calibrated_by_weight,
     check_alone,
     checked_limits,
     checked_weights,
@@ -62,13 +53,7 @@ from tfuq.selective._weighted_sets import (
     thresholds_at,
 )
 from tfuq.selective.base import Fitted, config_of
-from tfuq.selective.conformal_scores import (
-    SCORES,
-    prediction_sets,
-    strangeness,
-    true_scores,
-    uniform_of,
-)
+from tfuq.selective.conformal_scores import SCORES, prediction_sets, strangeness, uniform_of
 
 __all__ = ["ConformalPredictor", "SetCoverage", "SetEvaluation"]
 
@@ -76,7 +61,7 @@ _PENALTY, _K_REG = 0.1, 2  # of "raps", where nothing is said
 
 
 @register
-class ConformalPredictor(SetsInModels, JudgedSets, Fitted):
+class ConformalPredictor(FittedSets, SetsInModels, JudgedSets, Fitted):
     """Conformal prediction: sets of labels that hold the true one with a promised probability.
 
     Made by `ConformalPredictor.fit` from labelled examples that the model was not trained on. The
@@ -388,36 +373,10 @@ class ConformalPredictor(SetsInModels, JudgedSets, Fitted):
         found = predicted(model, data, output, batch_size, verbose, given=options)
         return cls.fit(found.probs, found.labels, **{**found.flags(), **options})
 
-    def _calibrated(self, probs, labels, alpha, tuned_on, names, weights, known):
-        """The predictor with the thresholds of these examples, and what they promise."""
-        scores = true_scores(self._scores(probs), labels)
-        classes, flags = probs.shape[-1], (self.class_conditional, self.multi_label)
-        config = self.get_config()
-        if weights is not None:
-            given = (scores, labels, weights, alpha, classes)
-            found, config["weight_limits"], report = calibrated_by_weight(*given)
-            config["class_conditional"] = config["weight_limits"] is None
-        elif names is None:
-            found, report = calibrated(scores, labels, classes, alpha, *flags, known)
-        else:
-            given = (scores, labels, names, alpha, classes)
-            found, report, config["keys"] = calibrated_by_group(*given, *flags, known)
-        warn_if_saturated(self.score, found)
-        report |= {"tuned_on": tuned_on} if tuned_on else {}
-        return type(self)(**{**config, "threshold": found, "fitted_to": report})
-
     # --- Use ----------------------------------------------------------------------------------
 
     def _mean(self, probs, stacked=None):
         return mean_of(self, probs, stacked)
-
-    def _read(self, probs, labels, stacked=None):
-        """Mean probabilities `(n, ..., classes)` and labels `(n, ...)`, checked."""
-        mean = self._mean(probs, stacked)
-        examples = read_examples(
-            mean.astype("float64"), to_float64("labels", numbered(labels, self.class_names))
-        )
-        return mean, np.asarray(examples.labels).reshape(mean.shape[:-1])
 
     def _scores(self, probs):
         """Scores of all classes, as an array."""

@@ -22,7 +22,7 @@ from tfuq._arguments import (
     shown,
     to_float64,
 )
-from tfuq._math.intervals import is_inside, widened
+from tfuq._math.intervals import widened
 from tfuq._predictions.families import family_named
 from tfuq._predictions.family import Family
 from tfuq._predictions.numbers import Interval, RegressionUncertainty, warn_of_unit
@@ -30,13 +30,7 @@ from tfuq.layers import PostProcessing
 from tfuq.predictive.draws import uncertainty_with_labels
 from tfuq.predictive.sampler import NUM_SAMPLES
 from tfuq.selective._conformal_fitting import checked_alpha
-from tfuq.selective._interval_evaluation import (
-    IntervalEvaluation,
-    by_group,
-    check_other_rows,
-    described,
-    interval_evaluation,
-)
+from tfuq.selective._interval_evaluation import IntervalEvaluation, described
 from tfuq.selective._interval_fitting import (
     check_counts,
     check_scores,
@@ -48,6 +42,7 @@ from tfuq.selective._interval_fitting import (
     thresholds,
 )
 from tfuq.selective._interval_graphs import check_model_family, interval_tensors
+from tfuq.selective._interval_judging import JudgedIntervals
 from tfuq.selective._interval_sources import (
     METHODS,
     Source,
@@ -56,14 +51,13 @@ from tfuq.selective._interval_sources import (
     labels_of,
     levels_of,
 )
-from tfuq.selective._set_evaluation import SetCoverage, set_coverage
 from tfuq.selective.base import Fitted, config_of, numbers, with_outputs
 
 __all__ = ["ConformalRegressor", "IntervalEvaluation"]
 
 
 @register
-class ConformalRegressor(Fitted):
+class ConformalRegressor(JudgedIntervals, Fitted):
     """Conformal intervals: they hold the true number with a promised probability.
 
     Made by `ConformalRegressor.fit` from labelled examples that the model was not trained on.
@@ -366,62 +360,6 @@ class ConformalRegressor(Fitted):
             )
         lower, upper = self.interval(found, groups, unknown_group="unbounded")
         return (upper - lower <= widths) & np.isfinite(upper - lower)
-
-    def coverage(
-        self,
-        found: ArrayLike | RegressionUncertainty,
-        y: ArrayLike,
-        groups: ArrayLike | None = None,
-    ) -> SetCoverage:
-        """How often intervals hold the true number, a `SetCoverage`.
-
-        Args:
-            found, groups: As in `interval`; unknown groups are unbounded.
-            y: Labels, as in `fit`.
-
-        Raises:
-            ValueError: As `evaluate`.
-        """
-        lower, upper, y = self._judged(found, y, groups)
-        return set_coverage(is_inside(lower, upper, y))
-
-    def evaluate(
-        self,
-        found: ArrayLike | RegressionUncertainty,
-        y: ArrayLike,
-        groups: ArrayLike | None = None,
-    ) -> IntervalEvaluation:
-        """Coverage, width and score of the intervals on labelled data, an `IntervalEvaluation`.
-
-        Args:
-            found: As in `interval`, of other rows than it was fitted to.
-            y: Labels, as in `fit`.
-            groups: The group of each example, also where all have one threshold: the figures are
-                told of each. Groups that fitting never saw are unbounded.
-
-        Raises:
-            ValueError: As `interval`; if labels are NaN or do not fit; if these are the rows that
-                it was fitted to, of which coverage says nothing.
-        """
-        own = groups if self.keys is not None else None
-        lower, upper, y = self._judged(found, y, own)
-        alpha = self.fitted_to.get("alpha", np.nan)
-        parts = {}
-        if groups is not None:
-            parts = by_group(lower, upper, y, alpha, group_names(groups, len(y)))
-        return interval_evaluation(lower, upper, y, alpha, parts)
-
-    def _judged(self, found, y, groups):
-        source = self._source(found)
-        y = labels_of(y, source.shape).astype("float64")
-        if not np.isfinite(y).all():
-            raise ValueError(
-                "Argument `y` must hold finite numbers. "
-                f"Received: {np.count_nonzero(~np.isfinite(y))} that are not"
-            )
-        lower, upper = self.interval(found, groups, unknown_group="unbounded")
-        check_other_rows(self, source, y, lower, upper)
-        return lower, upper, y
 
     def describe(self) -> str:
         """The promise, in a sentence for the person who relies on it."""

@@ -7,11 +7,11 @@ on the order of the data. The Keras metrics (`tfuq.metrics.AURC` and kin) count 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from tfuq._arguments import ArrayLike, check_flags, told
+from tfuq._arguments import ArrayLike, check_flags
 from tfuq._math.rankings import check_rate
 from tfuq._math.risk_coverage import (
     generalized_area,
@@ -22,55 +22,8 @@ from tfuq._math.risk_coverage import (
 )
 from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq._predictions.uncertainty import Uncertainty
+from tfuq.selective._curve_points import GeneralizedCurve, RiskCoverageCurve
 from tfuq.selective._ranking import check_counts, check_risk, curve_points, rank
-
-
-@told
-class RiskCoverageCurve(NamedTuple):
-    """Points of a risk-coverage curve, one for each number of accepted predictions.
-
-    Example:
-
-    >>> import tfuq
-    >>> curve = tfuq.selective.risk_coverage_curve([[0.9, 0.1], [0.2, 0.8]], [0, 0])
-    >>> curve.risk
-    array([0. , 0.5])
-
-    See also: `tfuq.selective.risk_coverage_curve`.
-    """
-
-    coverage: np.ndarray
-    """Accepted fraction, ascending to 1."""
-    risk: np.ndarray
-    """Mean loss of the accepted."""
-    generalized_risk: np.ndarray
-    """Loss of the accepted per prediction, accepted or not: risk times coverage."""
-    threshold: np.ndarray
-    """Score of the last prediction accepted, in the units of the score."""
-    attainable: np.ndarray
-    """Whether a threshold gives this point: False between predictions of the same score."""
-
-
-@told
-class GeneralizedCurve(NamedTuple):
-    """Points of a generalized risk-coverage curve, which begins at coverage 0.
-
-    Example:
-
-    >>> import tfuq
-    >>> curve = tfuq.selective.generalized_risk_coverage_curve([[0.9, 0.1], [0.2, 0.8]], [0, 1])
-    >>> curve.coverage
-    array([0. , 0.5, 1. ])
-
-    See also: `tfuq.selective.generalized_risk_coverage_curve`.
-    """
-
-    coverage: np.ndarray
-    """Accepted fraction, from 0 to 1."""
-    generalized_risk: np.ndarray
-    """Loss of the accepted per prediction, accepted or not."""
-    attainable: np.ndarray
-    """Whether a threshold gives this point: False between predictions of the same score."""
 
 
 def risk_coverage_curve(

@@ -12,7 +12,7 @@ from tfuq._math.logistic_regression import logistic_regression
 from tfuq._models.feature_arrays import check_labels, check_pair
 from tfuq._predictions.probabilities import entropy_of_logits, probabilities
 from tfuq._predictions.scores import LEAST
-from tfuq.ood.base import FeatureDetector
+from tfuq.ood.feature_detector import FeatureDetector
 from tfuq.selective._row_hashes import (
     floats_of_sketch,
     labelled_hashes,

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from tfuq._arguments import (
     ArrayLike,
@@ -21,20 +20,19 @@ from tfuq._arguments import (
 )
 from tfuq._files.tables import group_columns, markdown_table, write_csv
 from tfuq._math.bins import width_index
-from tfuq._math.bounds import binomial_p_value, hoeffding_bentkus_p_value, wilson_interval
+from tfuq._math.bounds import wilson_interval
 from tfuq._predictions.labelled import labelled_predictions
 from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq._predictions.uncertainty import Uncertainty
 from tfuq.selective._group_losses import losses_in_groups, target_of
+from tfuq.selective._group_verdicts import ALL, CORRECTIONS, verdicts_of
 from tfuq.selective._number_groups import table_of_numbers
 from tfuq.selective._void import known_alone
 
 __all__ = ["GroupRow", "SubgroupReport", "subgroup_report"]
 
 _BINS = 15
-ALL, NOTHING = "all", "nothing accepted"
 _OF_NUMBERS = ("mean_error", "interval_coverage")  # the last fields of a row
-_CORRECTIONS = ("holm", "bonferroni", None)
 
 
 class GroupRow(NamedTuple):
@@ -257,7 +255,7 @@ def subgroup_report(
         keys += [(name, str(group)) for group in names.tolist()]
         members += [index == k for k in range(len(names))]
     parts = [table.rows(chosen) for chosen in members]
-    verdicts = _verdicts(parts, target_risk, confidence, correction)
+    verdicts = verdicts_of(parts, target_risk, confidence, correction)
     rows = [
         _row(key, part, verdict, confidence)
         for key, part, verdict in zip(keys, parts, verdicts, strict=True)
@@ -310,7 +308,7 @@ def _check(rule, confidence, correction, n_bins):
     check_fraction("confidence", confidence)
     if confidence in (0, 1):
         raise ValueError(f"Argument `confidence` must be in (0, 1). Received: {confidence}")
-    check_choice("correction", correction, _CORRECTIONS)
+    check_choice("correction", correction, CORRECTIONS)
     check_integer("n_bins", n_bins, 1)
 
 
@@ -404,51 +402,6 @@ def _with_interval(rate, count, confidence):
         return rate, 0.0, 1.0
     lower, upper = wilson_interval(rate * count, count, confidence)
     return rate, float(lower), float(upper)
-
-
-def _verdicts(parts, target_risk, confidence, correction):
-    """A verdict for each part, the first by itself, the others with the correction."""
-    if target_risk is None:
-        return ["no target"] * len(parts)
-    p_values = np.array([_p_values(part, target_risk) for part in parts])
-    tested = np.flatnonzero([part.at_risk.any() for part in parts[1:]]) + 1
-    for column in p_values.T:
-        column[tested] = _adjusted(column[tested], correction)
-    passed = p_values <= 1 - confidence + 1e-12
-    return [
-        "fails" if fails else "holds" if holds else "not shown" if part.at_risk.any() else NOTHING
-        for part, (fails, holds) in zip(parts, passed, strict=True)
-    ]
-
-
-def _p_values(part, risk):
-    """Of the hypotheses that the risk is at most `risk`, and that it is at least that."""
-    if not part.at_risk.any():
-        return 1.0, 1.0
-    losses = part.loss[part.at_risk]
-    if part.loss.shape[1] == 1 and np.isin(losses, (0, 1)).all():
-        errors, count = losses.sum(), len(losses)
-        return stats.binom.sf(errors - 1, count, risk), binomial_p_value(errors, count, risk)
-    used = part.at_risk.any(axis=1)
-    above = np.where(part.at_risk, part.loss - risk, 0)[used].mean()  # at most 0 if within `risk`
-    count = np.count_nonzero(used)
-    return (
-        float(hoeffding_bentkus_p_value(1 - risk - above, count, 1 - risk)),
-        float(hoeffding_bentkus_p_value(above + risk, count, risk)),
-    )
-
-
-def _adjusted(p_values, correction):
-    """p-values that hold for all groups together (Holm 1979, or Bonferroni)."""
-    count = len(p_values)
-    if correction is None or not count:
-        return p_values
-    if correction == "bonferroni":
-        return np.minimum(p_values * count, 1)
-    order = np.argsort(p_values)
-    adjusted = np.empty(count)
-    adjusted[order] = np.maximum.accumulate(p_values[order] * np.arange(count, 0, -1))
-    return np.minimum(adjusted, 1)
 
 
 def _cells(row, is_of_numbers):

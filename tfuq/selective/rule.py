@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,22 +28,14 @@ from tfuq._predictions.scores import CONFIDENCES, OF_STACKS
 from tfuq._predictions.stacks import is_stacked
 from tfuq._predictions.uncertainty import Uncertainty
 from tfuq.predictive import declared
-from tfuq.selective._declared_thresholds import check_against_scores, declared_thresholds
 from tfuq.selective._guarantees import METHODS
-from tfuq.selective._joint_fitting import check_together, fit_of_part
-from tfuq.selective._losses import (
-    first_of,
-    is_chosen,
-    is_several,
-    known_by,
-    promises_of,
-    said_of,
-)
+from tfuq.selective._joint_fitting import check_together
+from tfuq.selective._losses import is_chosen, is_several, promises_of
 from tfuq.selective._monitored_cases import cases_of_classes
+from tfuq.selective._number_fitting import check_left_out, fit_of_numbers
 from tfuq.selective._own_rows import checked_calibration, split_rows
 from tfuq.selective._reading import (
     array_of,
-    columns_of,
     flags_of,
     name_and_given,
     rule_score,
@@ -57,14 +48,11 @@ from tfuq.selective._rule_fitting import (
     UnattainableRisk,
     check_targets,
     checked_report,
-    known_parts,
-    parts_of,
     rank_of,
-    report_of,
 )
 from tfuq.selective._rule_in_models import InModels
 from tfuq.selective._rule_judging import JudgedRules
-from tfuq.selective._rule_reading import read_labelled
+from tfuq.selective._rule_parts import FittedByParts
 from tfuq.selective._rule_thresholds import (
     check_by,
     checked_thresholds,
@@ -82,13 +70,13 @@ from tfuq.selective.detector_scores import (
     with_mark,
 )
 from tfuq.selective.monitor import Watched
-from tfuq.selective.regression_rule import RegressionRule, check_left_out, fit_of_numbers
+from tfuq.selective.regression_rule import RegressionRule
 
 __all__ = ["Evaluation", "RejectionRule", "UnattainableRisk"]
 
 
 @register
-class RejectionRule(InModels, JudgedRules, Watched, Fitted):
+class RejectionRule(FittedByParts, InModels, JudgedRules, Watched, Fitted):
     """Rejection rule: accepts a prediction if its score passes a threshold.
 
     `RejectionRule.fit` makes one from labelled predictions; with a known threshold, call the
@@ -348,22 +336,6 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
         rows = {"probs": probs, "labels": labels, "given": given, "known": known}
         return rule._fit_parts(rows, promises, is_several(loss), goal, by, groups, simultaneous)
 
-    def _fit_parts(self, rows, promises, several, goal, by, groups, simultaneous):
-        """The rule with the threshold of each part of `rows`, arguments of `read_labelled`."""
-        grows = self.grows_with_trust
-        goes_with = goal.wanted, goal.method, grows
-        goal = goal._replace(thresholds=declared_thresholds(goal.thresholds, *goes_with))
-        again = functools.partial(read_labelled, self, **rows, fits=True)
-        read = again(loss=first_of(promises))
-        check_against_scores(goal.thresholds, read.score, grows)
-        parts = parts_of(read, by, groups, columns_of(rows["probs"]))
-        parts = known_parts(read, parts, by)
-        goal = goal._replace(delta=goal.delta / (len(parts) if simultaneous else 1))
-        fit_one = fit_of_part(self, read, promises if several else None, again)
-        found = {key: fit_one(part, goal, by) for key, part in parts.items()}
-        report = report_of(found, read, goal, said_of(promises, several))
-        return known_by(self._with_parts(found, report, by, simultaneous), promises)
-
     @classmethod
     def fit_model(
         cls,
@@ -423,22 +395,6 @@ class RejectionRule(InModels, JudgedRules, Watched, Fitted):
         warn_of_smoothing(model, output)
         found = predicted(model, data, output, batch_size, verbose, given=options)
         return cls.fit(found.probs, found.labels, **{**found.flags(), **options})
-
-    def _with_parts(self, found, report, by, simultaneous):
-        """The same rule with what was found of each part, and all of it in its report."""
-        if by is None:
-            sums = found[None].sums
-            names = [name for name in ("risk", "risk_bound", "losses") if name in sums]
-            return self._with(found[None].threshold, {**report, **{n: sums[n] for n in names}})
-        report["simultaneous"] = bool(simultaneous)
-        report["parts"] = {str(key): part.sums for key, part in found.items()}
-        thresholds = [part.threshold for part in found.values()]
-        return self._with(thresholds, report, by=by, keys=list(found))
-
-    def _with(self, threshold, report, **parts):
-        """The same rule with the thresholds that were found."""
-        config = {**self.get_config(), "threshold": threshold, "fitted_to": report, **parts}
-        return type(self)(**config)
 
     # --- Use ----------------------------------------------------------------------------------
 
