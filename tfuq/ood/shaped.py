@@ -10,16 +10,10 @@ import tensorflow as tf
 
 from tfuq._arguments import ArrayLike, Output, Self, check_choice, check_positive, register, shown
 from tfuq._models.finite import finite_rows, where_known
+from tfuq.ood._last_layer_formulas import check_percent, check_percentile
 from tfuq.ood._logit_scores import LOGIT_SCORES
 from tfuq.ood.feature_detector import check_layer
-from tfuq.ood.last_layer import (
-    HEAD_SHAPES,
-    LastLayerDetector,
-    check_head,
-    check_percent,
-    check_percentile,
-    head_logits,
-)
+from tfuq.ood.last_layer import HEAD_SHAPES, LastLayerDetector, check_head, head_logits
 
 
 def rectified(features, limit):

@@ -1,4 +1,4 @@
-"""Which groups miss a promise, by tests that are corrected for their number."""
+"""Verdicts on a promise in each group, by tests that are corrected for their number."""
 
 from __future__ import annotations
 
