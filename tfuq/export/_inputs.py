@@ -59,6 +59,21 @@ def as_traced(inputs, spec):
     return fits
 
 
+def of_rank(inputs, spec):
+    """In graphs: the batch, refused at run time if a tensor of it has more or fewer axes.
+
+    Signatures of a SavedModel do not ask, and a convolution of an image without a batch may end
+    the process.
+    """
+    return tf.nest.map_structure(
+        lambda leaf, each: (
+            leaf if each.shape.rank is None else tf.ensure_shape(leaf, [None] * each.shape.rank)
+        ),
+        inputs,
+        spec,
+    )
+
+
 def made_up(spec, declared=None):
     """Random inputs of a kind that `spec` describes, in the range that is `declared` of them."""
     inputs = sample_inputs(spec, COUNT)

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfuq._arguments import shown
 from tfuq._models.finite import finite_rows, where_known
 from tfuq.export._decisions import MEANINGS, make_decisions, unbounded
-from tfuq.export._inputs import as_traced
+from tfuq.export._inputs import as_traced, of_rank
 from tfuq.export._number_decisions import make_number_decisions
 from tfuq.export._operations import named, of_python, unrepeatable
 from tfuq.export._request import Request
@@ -67,6 +67,7 @@ def _served(request, networks, inputs):
     nor of what has another size than was exported or lies outside of the range that is declared of
     the models.
     """
+    inputs = of_rank(inputs, request.spec)
     batch = request.prepare(inputs)
     values, scores = networks(batch)
     known = finite_rows([inputs] if batch is inputs else [inputs, batch])

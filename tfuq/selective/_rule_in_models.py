@@ -46,7 +46,10 @@ class InModels:
             threshold = ops.take(table, ops.argmax(mean, axis=-1), axis=0)
         if self.by == "label":
             threshold = ops.convert_to_tensor(of_labels(self, mean.shape[-2]), "float32")
+        # Some runtimes take NaN >= a number for true, or the larger of NaN and a number for it.
+        known = ops.all(ops.isfinite(mean), axis=-1)
         accepted = score >= threshold if self.grows_with_trust else score <= threshold
+        accepted &= known
         if mean.shape[-1] != predictions.shape[-1] or self.multi_label or self.rank == 1:
             mean = mean[..., 1]
             is_column = len(mean.shape) < len(predictions.shape) - is_stack
