@@ -18,7 +18,7 @@ WORKERS ?= 3  # one more than cores, as tests wait for processes and disks
 	bench-report-page bench-scaling bench-export bench-large-data bench-uci-regression \
 	bench-serving-load \
 	bench-rules bench-monitor bench-scores bench-stacked bench-quantization bench-methods \
-	bench-batch-ensemble bench-runtimes clean
+	bench-batch-ensemble bench-runtimes bench-sngp clean
 
 demo: $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py --output demo_output
@@ -89,6 +89,9 @@ bench-label-noise: $(VENV)/.examples
 bench-vbll: $(VENV)/.examples .venv-edward2/.done .venv-vbll/.done
 	$(BIN)/python benchmarks/vbll.py
 
+bench-sngp: $(VENV)/.examples .venv-proba/.done
+	$(BIN)/python benchmarks/sngp.py --json benchmarks/sngp.json
+
 bench-sparse-bayes: $(VENV)/.examples
 	$(BIN)/python benchmarks/sparse_bayes.py
 
@@ -149,7 +152,7 @@ bench-ood: $(VENV)/.examples
 	$(BIN)/python benchmarks/ood.py
 
 clean:
-	rm -rf $(VENV) .venv-docs docs/_build docs/api/names docs/tutorials/scripts .venv-edward2 .venv-vbll .venv-mapie demo_output build dist *.egg-info
+	rm -rf $(VENV) .venv-docs docs/_build docs/api/names docs/tutorials/scripts .venv-edward2 .venv-vbll .venv-proba .venv-mapie demo_output build dist *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -174,6 +177,11 @@ $(VENV)/.examples $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(BIN)/python $(SOURCE
 .venv-vbll/.done:
 	$(PYTHON) -m venv .venv-vbll
 	.venv-vbll/bin/python -m pip install --quiet vbll==0.4.9 torch==2.13.0 numpy
+	touch $@
+
+.venv-proba/.done:
+	$(PYTHON) -m venv .venv-proba
+	.venv-proba/bin/python -m pip install --quiet keras-proba==0.1.0 tensorflow==2.21.0 keras==3.15.1
 	touch $@
 
 .venv-mapie/.done:

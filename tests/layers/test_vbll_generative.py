@@ -3,6 +3,7 @@
 `fixtures/make_vbll_generative.py` wrote what vbll 0.4.9 answers for the same weights.
 """
 
+import contextlib
 import pathlib
 
 import keras
@@ -60,13 +61,22 @@ def test_agrees_with_the_authors_package(dtype, rtol):
     np.testing.assert_allclose(loss, FIXTURE["loss"], rtol=5 * rtol)
 
 
-def test_densities_far_away_keep_their_differences():
-    """At 1,000 the squares are 10^6 of what tells classes apart: float32 by centred rows."""
+@pytest.mark.parametrize("way", [None, "mean"])
+@pytest.mark.parametrize("scale, shift", [(1, 1000), (1000, 0)])
+def test_densities_far_away_keep_their_differences(way, scale, shift):
+    """At 1,000 they are millions, and what tells classes apart is 0 to thousands.
+
+    Of float32 it is as exact as two such numbers can be: half of the last bit of each.
+    """
     layer, exact = head("float32"), head("float64")
-    x = FIXTURE["x"] + 1000
-    for each in (layer, exact):
-        each.kernel.assign(FIXTURE["mean"].T + 1000)
-    np.testing.assert_allclose(layer(x.astype("float32")), exact(x), atol=2e-2)
+    x = scale * FIXTURE["x"] + shift
+    with predicting(way) if way else contextlib.nullcontext():
+        found, expected = np.asarray(layer(x.astype("float32")), "float64"), np.asarray(exact(x))
+    last_bit = np.spacing(np.abs(expected).max().astype("float32"))
+    assert last_bit > 0.03
+    gaps, exact_gaps = (each - each[:, :1] for each in (found, expected))
+    of_rounded_inputs = 1e-6 * np.abs(exact_gaps).max()
+    assert np.abs(gaps - exact_gaps).max() <= last_bit + of_rounded_inputs
 
 
 def test_distribution_of_features():

@@ -23,7 +23,8 @@ MEANINGS = {
         "mean probability of each class, calibrated where a calibration was given; NaN for inputs "
         "that are not finite"
     ),
-    "label": "the most probable class; 0 or 1 for predictions of one column and for multi_label",
+    "label": "the most probable class; 0 or 1 for predictions of one column and for multi_label; "
+    "-1 if the probabilities are no numbers",
     "confidence": "the largest of the probabilities; of binary ones, of p and 1 - p",
     "predictive_entropy": "total uncertainty, H[probabilities], nats",
     "expected_entropy": "aleatoric part, mean of H over the samples, not calibrated, nats",
@@ -62,11 +63,13 @@ class Decisions(NamedTuple):
         probs = mean if self.calibration is None else self._calibrated(outputs, samples, binary)
         said = {"probabilities": probs}
         if binary:
-            said["label"] = tf.cast(probs > 0.5, "int64")
+            known, label = tf.math.is_finite(probs), tf.cast(probs > 0.5, "int64")
             said["confidence"] = tf.maximum(probs, 1 - probs)
         else:
-            said["label"] = tf.argmax(probs, -1, output_type="int64")
+            known = tf.reduce_all(tf.math.is_finite(probs), -1)
+            label = tf.argmax(probs, -1, output_type="int64")
             said["confidence"] = tf.reduce_max(probs, -1)
+        said["label"] = tf.where(known, label, -tf.ones_like(label))
         said["predictive_entropy"] = entropy(probs, binary)
         if is_stack:
             expected = tf.reduce_mean(entropy(samples, binary), 0)

@@ -56,7 +56,7 @@ def export(
     ```
     name                dtype    shape                  what it is
     probabilities       float32  (batch, ..., classes)  mean probabilities, calibrated
-    label               int64    (batch, ...)           the most probable class
+    label               int64    (batch, ...)           the most probable class, -1 if unknown
     confidence          float32  (batch, ...)           the largest probability, in [0, 1]
     predictive_entropy  float32  (batch, ...)           H[probabilities], total, nats
     expected_entropy    float32  (batch, ...)           mean H of the samples, aleatoric, nats
