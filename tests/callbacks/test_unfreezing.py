@@ -503,7 +503,7 @@ def test_arguments_that_do_not_fit_the_model(message, arguments):
 def test_a_backbone_that_is_frozen_already():
     model = compiled(run_eagerly=True)
     model.get_layer("trunk").trainable = False
-    with pytest.raises(ValueError, match=r"leave `trainable` as it is to be in the end.*Received"):
+    with pytest.raises(ValueError, match=r"set `trainable` to its final value.*Received"):
         fit(model, GradualUnfreezing())
 
 

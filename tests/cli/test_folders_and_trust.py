@@ -197,7 +197,7 @@ def test_what_was_changed_is_refused_before_it_is_loaded(name, run, models, tmp_
         (path / "assets").mkdir(exist_ok=True)
         (path / "assets" / "more.txt").write_text("new")
         run("verify", path, code=2)
-        assert "none of its files" in run.err
+        assert "which `export` did not write" in run.err
 
 
 def keys(folder):

@@ -101,7 +101,7 @@ def test_members_and_the_rule_agree(model, tmp_path):
     with pytest.raises(ValueError, match="the same everywhere"):
         export(DeepEnsemble.from_models([model, other]), tmp_path / "m")
     declare(other, class_names=NAMES, value_range=(0, 255))
-    with pytest.raises(ValueError, match="the same inputs are declared"):
+    with pytest.raises(ValueError, match="the same declared inputs"):
         export(DeepEnsemble.from_models([model, other]), tmp_path / "m")
     assert not (tmp_path / "m").exists()
 

@@ -156,7 +156,7 @@ def test_all_members_train_whatever_the_batch(batch_size):
 
 def test_a_loop_without_an_optimizer_that_leaves_members_out_says_so():
     model = network()
-    with pytest.warns(UserWarning, match="a batch of 2 trains the first 2 of 3 members alone"):
+    with pytest.warns(UserWarning, match="a batch of 2 trains only the first 2 of 3 members"):
         model(X[:2], training=True)
     model.compile("sgd", LOSS)
     model(X[:2], training=True)

@@ -76,7 +76,7 @@ def test_rounding_of_uniform_predictions_is_no_evidence():
 
 @pytest.mark.parametrize("function", [spiegelhalter_test, expected_calibration_error_interval])
 def test_weights_are_0_or_1(function):
-    with pytest.raises(ValueError, match="`sample_weight` must hold 0 and 1 alone"):
+    with pytest.raises(ValueError, match="`sample_weight` must hold only 0 and 1"):
         function([1, 0], [0.9, 0.2], sample_weight=[2.0, 1.0])
     with pytest.raises(ValueError, match="probabilities"):
         function([1, 0], [3.0, -2.0])

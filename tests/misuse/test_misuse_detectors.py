@@ -252,10 +252,10 @@ REFUSED = {
         ).monitor(),
         "watch a rule of each",
     ),
-    "the best score's own rows": (lambda: best_on_its_own_rows(), "must stand on other rows"),
+    "the best score's own rows": (lambda: best_on_its_own_rows(), "must come from other rows"),
     "a combination fitted to the rows of the rule": (
         lambda: combined_on_its_own_rows(),
-        "must stand on other rows",
+        "must come from other rows",
     ),
     "a group that no set was fitted to": (
         lambda: grouped().predict_set(PROBS[:1], ["C"]),
@@ -362,11 +362,11 @@ REFUSED = {
     ),
     "sets of weighted examples in a report": (
         lambda: report.to_markdown((PROBS, CLASSES), sets=weighted()),
-        "`sets` must not be of weighted examples",
+        "`sets` must not be weighted by example",
     ),
     "weighted sets in a report by group": (
         lambda: selective.subgroup_report(weighted(), PROBS, CLASSES, CLASSES),
-        "`rule` must not be of weighted examples",
+        "`rule` must not be weighted by example",
     ),
     "several losses and a target beside them": (
         lambda: RejectionRule.fit(PROBS, CLASSES, loss={"error": 0.5}, target_risk=0.1),

@@ -91,7 +91,7 @@ def test_ensembles_agree(tmp_path):
     ensemble = DeepEnsemble(network, 2)
     assert declared(ensemble) == Declared()
     declare(ensemble.members[0], class_names=NAMES)
-    with pytest.raises(ValueError, match="members of which the same is declared"):
+    with pytest.raises(ValueError, match="members with the same declarations"):
         declared(ensemble)
     declare(ensemble.members[1], class_names=NAMES)
     ensemble.save(tmp_path / "e")

@@ -131,10 +131,12 @@ def test_rows_twice_are_refused(tmp_path):
     score = CombinedScore([KNN(k=5).fit(MODEL, X), "confidence"]).fit(MODEL, NEW[:half])
     score.save(tmp_path / "score.npz")
     for each in (score, load_detector(tmp_path / "score.npz", MODEL)):
-        with pytest.raises(ValueError, match=r"`score` must stand on other rows.*CombinedScore"):
+        with pytest.raises(ValueError, match=r"`score` must come from other rows.*CombinedScore"):
             data = NEW[:half], NEW_Y[:half]
             RejectionRule.fit_model(MODEL, data, score=each, target_coverage=0.5)
-    with pytest.raises(ValueError, match=r"`score` must stand on other.*seen about 3\d\d of these"):
+    with pytest.raises(
+        ValueError, match=r"`score` must come from other.*seen about 3\d\d of these"
+    ):
         RejectionRule.fit(PROBS, NEW_Y, score=score.score(NEW), target_risk=0.3)
     rest = NEW[half:], NEW_Y[half:]
     RejectionRule.fit_model(MODEL, rest, score=score, target_coverage=0.5)
@@ -144,7 +146,7 @@ def test_what_a_part_has_seen_is_known():
     half = len(NEW) // 2
     head = ErrorPredictor().fit(MODEL, (NEW[:half], NEW_Y[:half]))
     score = CombinedScore([head, "confidence"]).fit(MODEL, X)
-    with pytest.raises(ValueError, match=r"`score` must stand on other rows.*ErrorPredictor"):
+    with pytest.raises(ValueError, match=r"`score` must come from other rows.*ErrorPredictor"):
         RejectionRule.fit_model(MODEL, (NEW, NEW_Y), score=score, target_coverage=0.5)
 
 
@@ -156,7 +158,7 @@ def test_what_each_of_two_parts_has_seen_is_known():
     }
     score = CombinedScore(heads).fit(MODEL, X)
     for part in parts:
-        with pytest.raises(ValueError, match=r"`score` must stand on other rows.*ErrorPredictor"):
+        with pytest.raises(ValueError, match=r"`score` must come from other rows.*ErrorPredictor"):
             RejectionRule.fit_model(
                 MODEL, (NEW[part], NEW_Y[part]), score=score, target_coverage=0.5
             )

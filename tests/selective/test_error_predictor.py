@@ -91,10 +91,10 @@ def test_files_models_and_rules(tmp_path):
 def test_rows_twice_are_refused(tmp_path):
     PREDICTOR.save(tmp_path / "head.npz")
     for head in (PREDICTOR, load_detector(tmp_path / "head.npz", MODEL)):
-        with pytest.raises(ValueError, match=r"`score` must stand on other rows.*ErrorPredictor"):
+        with pytest.raises(ValueError, match=r"`score` must come from other rows.*ErrorPredictor"):
             RejectionRule.fit_model(MODEL, (X, Y), score=head, target_coverage=0.5)
     probs = MODEL.predict(X, verbose=0)
-    with pytest.raises(ValueError, match="`score` must stand on other rows"):
+    with pytest.raises(ValueError, match="`score` must come from other rows"):
         RejectionRule.fit(probs, Y, score=PREDICTOR.score(X), target_risk=0.1)
     mixed = np.concatenate([X[:300], NEW]), np.concatenate([Y[:300], NEW_Y])
     with pytest.raises(ValueError, match=r"seen about (2\d\d|3\d\d) of these 1800 rows"):
@@ -112,7 +112,7 @@ def test_p_is_chosen_on_other_rows():
     rule = RejectionRule.fit(logits[600:], y[600:], **options)
     np.testing.assert_allclose(rule.score_of(logits), pnorm_score(logits, p), atol=1e-5)
     assert RejectionRule.from_json(rule.to_json()) == rule
-    with pytest.raises(ValueError, match=r"`score` must stand on other rows.*choose_p"):
+    with pytest.raises(ValueError, match=r"`score` must come from other rows.*choose_p"):
         RejectionRule.fit(logits[:600], y[:600], **options)
     assert RejectionRule("pnorm(2.0)").score == "pnorm"
     assert RejectionRule("pnorm(0.5)").score == "pnorm(0.5)"
@@ -135,7 +135,7 @@ def test_the_best_score_is_chosen_on_other_rows():
     names = ["margin", "predictive_entropy"]
     best = best_score(probs[first], y[first], names).best
     RejectionRule.fit(probs[rest], y[rest], score=best, **goal)
-    with pytest.raises(ValueError, match=r"`score` must stand on other rows.*best_score"):
+    with pytest.raises(ValueError, match=r"`score` must come from other rows.*best_score"):
         RejectionRule.fit(probs[first], y[first], score=best, **goal)
     flat = {"confidence": "confidence", "chance": rng.random(500)}
     assert best_score(probs[first], y[first], flat).best == "confidence"

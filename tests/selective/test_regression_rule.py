@@ -242,7 +242,7 @@ def test_a_score_from_beside_the_numbers():
     joined = CombinedScore({"a": "given", "b": "given"})
     own = {"a": scale[half], "b": features[half, 2]}
     scores = joined.fit_features(own).score_features(own)
-    with pytest.raises(ValueError, match=r"`score` must stand on other rows.*CombinedScore"):
+    with pytest.raises(ValueError, match=r"`score` must come from other rows.*CombinedScore"):
         RejectionRule.fit(found[half], y[half], score=scores, **goal)
     for message, call in (
         ("`score` must be the scores", lambda: rule.accept(found)),

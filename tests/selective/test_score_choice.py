@@ -51,7 +51,7 @@ def test_rows_of_an_earlier_choice_are_not_forgotten():
         assert best_score(probs, labels, scores, resamples=10).best == "margin"
         sets.append((probs, labels))
     for rows in sets:
-        with pytest.raises(ValueError, match=r"must stand on other rows.*best_score"):
+        with pytest.raises(ValueError, match=r"must come from other rows.*best_score"):
             RejectionRule.fit(*rows, score="margin", target_coverage=0.5)
 
 

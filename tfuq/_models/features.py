@@ -144,8 +144,8 @@ class Tap:
         call = number_call(calls, outputs)
         if call is None and (reading.output is not None or not calls):
             raise ValueError(
-                "Argument `output` must be what a layer with weights gives, so that the features "
-                f"which it takes are known. Received: output={shown(reading.output)} of model "
+                "Argument `output` must be what a layer with weights gives: the features are that "
+                f"layer's inputs. Received: output={shown(reading.output)} of model "
                 f"{self.model.name!r}"
             )
         layer = (call or calls[-1]).layer
@@ -285,17 +285,16 @@ def _check_outputs(model, reading, outputs, takes):
     has_pixels = "pixels" in takes and outputs.shape.rank > 2
     if outputs.shape.rank != 2 and not has_pixels:
         raise ValueError(
-            "Argument `model` must return one prediction per example, (batch, classes); of one per "
-            "pixel the detectors MaxSoftmax, MaxLogit, Energy, Entropy and MutualInformation have "
-            "scores. "
+            "Argument `model` must return one prediction per example, (batch, classes); for one "
+            "per pixel use MaxSoftmax, MaxLogit, Energy, Entropy or MutualInformation. "
             f"Received: outputs of shape {tuple(outputs.shape)}"
         )
     several = outputs.shape[-1] > 1
     if reading.multi_label and several and "labels" not in takes:
         raise ValueError(
-            "Argument `model` must give classes that exclude one another, or `multi_label=True` be "
-            "said, which MaxSoftmax, MaxLogit, Energy and Entropy take; KNN takes any. Received: "
-            f"model {model.name!r} with {outputs.shape[-1]} labels that do not"
+            "Argument `model` must give classes that exclude one another; for labels that do not, "
+            "say `multi_label=True` to MaxSoftmax, MaxLogit, Energy or Entropy, or use KNN. "
+            f"Received: model {model.name!r} with {outputs.shape[-1]} labels that do not"
         )
     if (
         reading.multi_label

@@ -198,8 +198,8 @@ class Quantiles(Family):
         blocks = self.split(params)
         if not self.levels[0] - 1e-9 <= level <= self.levels[-1] + 1e-9:
             raise ValueError(
-                f"The level must be within the `levels` of the head, {list(self.levels)}: of what "
-                f"is beyond them nothing was learned. Received: {level:g}"
+                f"The level must be within the `levels` of the head, {list(self.levels)}: it has "
+                f"learned nothing beyond them. Received: {level:g}"
             )
         index = min(max(int(np.searchsorted(self.levels, level)), 1), self.size - 1)
         left, right = self.levels[index - 1], self.levels[index]

@@ -111,8 +111,7 @@ def warn_of_sign(doubt, error):
     if area - 0.5 < -FAR * np.sqrt((len(doubt) + 1) / (12 * count)):
         warnings.warn(
             "The scores are smaller where answers are wrong, larger where they are right (AUROC of "
-            f"errors {area:.2f}): a score has to grow with uncertainty. Of confidences give the "
-            "negative.",
+            f"errors {area:.2f}): a score has to grow with uncertainty. Negate confidences.",
             stacklevel=4,
         )
 

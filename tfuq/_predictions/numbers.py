@@ -321,12 +321,12 @@ def warn_of_unit(found, labels, name="y"):
     middle = np.median(error[known] / std[known])
     if middle > FAR:
         warnings.warn(
-            f"A half of the labels `{name}` are more than {middle:.3g} predicted standard "
-            f"deviations from their prediction (labels about {np.median(labels[known]):.3g}, "
-            f"standard deviations about {np.median(std[known]):.3g}): labels of another unit than "
-            "those that the network learned from, or a network that has not learned. Labels far "
-            "from 0 and 1 are learned slowly: standardize them for training, and give predictions "
-            "and labels in one unit.",
+            f"Half of the labels `{name}` are more than {middle:.3g} predicted standard deviations "
+            f"from their prediction (labels about {np.median(labels[known]):.3g}, standard "
+            f"deviations about {np.median(std[known]):.3g}): either the labels are of another unit "
+            "than those of the training, or the network has not learned. It learns labels far from "
+            "0 and 1 slowly: standardize them for training, and pass predictions and labels in one "
+            "unit.",
             stacklevel=3,
         )
 

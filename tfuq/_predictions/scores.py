@@ -74,7 +74,7 @@ def pnorm(logits, p=2):
     """
     if logits.shape[-1] < 3:
         raise ValueError(
-            "The score 'pnorm' needs three classes or more: of two it is the same for all. "
+            "The score 'pnorm' needs three classes or more: with two it is the same for all. "
             f"Received: {logits.shape[-1]} classes"
         )
     centred = logits - ops.mean(logits, axis=-1, keepdims=True)

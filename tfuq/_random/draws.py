@@ -73,8 +73,8 @@ def warn_of_lost_posterior(models, what):
     if found:
         warnings.warn(
             f"{found[0].kept_by} keeps a posterior of the weights, which {what} has not: "
-            "it takes the weights as they are, those of the mean after `fit` or `to_mean()`. "
-            "`tfuq.predictive` draws networks from the model that was trained, alone",
+            "it takes the weights as they are, the mean after `fit` or `to_mean()`. "
+            "`tfuq.predictive` draws networks only from the model that was trained",
             stacklevel=4,
         )
 

@@ -197,9 +197,9 @@ class LRRangeTest(keras.callbacks.Callback):
         self._forget()
         if self.result is None and self.model.stop_training:
             raise ValueError(
-                "Argument `callbacks` of `fit` must hold none beside LRRangeTest that ends the "
-                "training before the test does, such as EarlyStopping: test first, in a `fit` of "
-                "its own. Received: a training that was ended after "
+                "Argument `callbacks` of `fit` must hold no callback that ends the training before "
+                "LRRangeTest does, such as EarlyStopping: run the test first, in a `fit` of its "
+                "own. Received: a training that ended after "
                 f"{self._batches} of {self.num_steps * self._per_step} batches, with "
                 f"{', '.join(names_of(callbacks_of_fit(self)))}"
             )
@@ -301,8 +301,9 @@ class LRRangeTest(keras.callbacks.Callback):
         used = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         if not math.isclose(used, self._rate, rel_tol=1e-2):
             raise ValueError(
-                "Argument `callbacks` of `fit` must hold none that sets the learning rate, such as "
-                f"SGDR, beside LRRangeTest. Received: a rate of {used:g} instead of {self._rate:g}"
+                "Argument `callbacks` of `fit` must hold no other callback that sets the learning "
+                "rate, such as SGDR, with LRRangeTest. "
+                f"Received: a rate of {used:g} instead of {self._rate:g}"
             )
         loss = self._logs["loss"]
         if self.validation_data is not None:
@@ -337,8 +338,8 @@ class LRRangeTest(keras.callbacks.Callback):
         self.result = read_sweep(self._rates, self._losses, self.smoothing, self._diverged)
         if self.result.is_open:
             warnings.warn(
-                f"The range test ended at stop={self.stop:g} before the loss grew: its end has "
-                "decided what `minimum` and `suggestion` are. Raise `stop`.",
+                f"The range test ended at stop={self.stop:g} before the loss grew: `minimum` and "
+                "`suggestion` depend on `stop`, not on the model. Raise `stop`.",
                 stacklevel=2,
             )
         self.model.stop_training = True

@@ -263,8 +263,7 @@ class SWAG(keras.callbacks.Callback):
             renew_batch_statistics(self.model, self.data, self.batch_size, self.verbose)
         elif batch_normalizations(self.model):
             warnings.warn(
-                "The model has batch normalizations, whose statistics are those of the last "
-                "weights, not of the mean that SWAG has set: give it `data`, or predictions are "
-                "worse than they need be",
+                "The model's batch normalizations have the statistics of the last weights, not of "
+                "the mean that SWAG has set, and predictions are worse for it: pass `data` to SWAG",
                 stacklevel=2,
             )

@@ -330,9 +330,9 @@ class GradualUnfreezing(keras.callbacks.Callback):
         weights = {id(weight) for part in parts for weight in part.layer.trainable_weights}
         if not weights:
             raise ValueError(
-                "Argument `backbone` must hold trainable layers: leave `trainable` as it is to be "
-                "in the end, the callback freezes them until their stage. "
-                f"Received: backbone={shown(self.backbone)}, of which nothing is trainable"
+                "Argument `backbone` must hold trainable layers: set `trainable` to its final "
+                "value, the callback freezes layers until their stage. "
+                f"Received: backbone={shown(self.backbone)}, without a trainable layer"
             )
         if all(id(weight) in weights for weight in self.model.trainable_weights):
             raise ValueError(

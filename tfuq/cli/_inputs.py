@@ -214,8 +214,8 @@ def _inputs(arguments, model):
     if scale is None:
         if known is None:
             raise ValueError(
-                "--scale must be given for images, as nothing is declared of MODEL: 1 for pixels "
-                "from 0 to 255, 0.00392156862745098 for 0 to 1; or declare it, once "
+                "--scale must be given for images, as MODEL declares no range: 1 for pixels "
+                "from 0 to 255, 0.00392156862745098 for 0 to 1; or declare the range once "
                 "(`tfuq.predictive.declare(model, value_range=(0, 1))`). Received: no --scale"
             )
         return known

@@ -61,10 +61,9 @@ def to_deterministic(model: keras.Model) -> keras.Model:
     copy, pairs = cloned(model, make)
     if not pairs:
         raise ValueError(
-            "Argument `model` must hold layers with random weights that stand in for layers of "
-            "Keras, such as `tfuq.layers.SparseBayesDense`; heads with a posterior or label noise "
-            "(alone or as `last_layer`), members, and what IVON or SWAG has trained stand in for "
-            "none. "
+            "Argument `model` must hold layers with random weights that have a Keras counterpart, "
+            "such as `tfuq.layers.SparseBayesDense`. Heads with a posterior or label noise (also "
+            "as `last_layer`), layers of members, and weights trained by IVON or SWAG have none. "
             f"Received: a model with {sorted({type(x).__name__ for x in model._flatten_layers()})}"
         )
     _tell_differences(copy, [layer for layer, _ in pairs])

@@ -235,11 +235,11 @@ def _check_rule(rule, columns, is_stack):
         )
     if rule.by == "label" and len(rule.keys) != columns:
         raise ValueError(
-            f"Argument `rule` must know the labels of the model, of which there are {columns}. "
+            f"Argument `rule` must know all {columns} labels of the model. "
             f"Received: keys={shown(rule.keys)}"
         )
     if rule.by == "class" and max(rule.keys) >= max(columns, 2):
         raise ValueError(
-            f"Argument `rule` must know the classes of the model, of which there are {columns}. "
+            f"Argument `rule` must know all {columns} classes of the model. "
             f"Received: keys={shown(rule.keys)}"
         )

@@ -12,7 +12,7 @@ def declared_of(members, rule):
     inputs = {each.inputs for each in found}
     if len(inputs) > 1:
         raise ValueError(
-            "Argument `model` must have members of which the same inputs are declared. Received: "
+            "Argument `model` must have members with the same declared inputs. Received: "
             f"{sorted(map(str, inputs))}"
         )
     return Declared(names, inputs.pop())

@@ -124,10 +124,9 @@ def _check_rule(rule, request, rank, units, draws):
     family = request.family
     if not isinstance(rule, RegressionRule):
         raise ValueError(
-            "Argument `rule` must be of numbers, as `RejectionRule.fit` makes it of what "
-            "`predict_uncertainty` gives for a regression: the model says numbers of "
-            f"{shown(family)}. "
-            f"Received: a {type(rule).__name__}, of classes"
+            f"Argument `rule` must be for numbers: the model returns those of {shown(family)}. "
+            "Fit one with `RejectionRule.fit(predict_uncertainty(model, x), y, tolerance=...)`. "
+            f"Received: a {type(rule).__name__}, for classes"
         )
     if rule.by == "group":
         raise ValueError(

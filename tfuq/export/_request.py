@@ -269,8 +269,8 @@ def _has_noise(model, family):
 def _check_probit(members, family):
     if family is not None:
         raise ValueError(
-            "Argument `predictive` must not be 'probit', of logits, for a regression; take "
-            "'fixed_samples', which is in closed form where a VBLLRegression alone is random. "
+            "Argument `predictive` must not be 'probit' for a regression, which has no logits: use "
+            "'fixed_samples', a closed form if a VBLLRegression is the only random layer. "
             f"Received: predictive='probit' with numbers of the family {shown(family)}"
         )
     for member in members:
@@ -310,8 +310,8 @@ def _check_detector(request):
     detector._check_fitted()
     if isinstance(detector, ood.MutualInformation) and request.family is not None:
         raise ValueError(
-            "Argument `ood` must be a detector of numbers, whose draws have no mutual information; "
-            "`epistemic_std` says how they differ. Received: a MutualInformation"
+            "Argument `ood` must be a detector for numbers: their draws have no mutual "
+            "information, `epistemic_std` says how much they differ. Received: a MutualInformation"
         )
     if isinstance(detector, ood.MutualInformation):
         _check_samples(detector, request)

@@ -161,8 +161,8 @@ def _check_branches(graph, members):
     branches = graph.nodes_of(("If", "StatelessIf", "Case", "StatelessCase"))
     if branches:
         raise ValueError(
-            "Argument `model`, and what goes with it, must not branch by what it computes, of "
-            "which the interpreter may end the process. Received: a branch in "
+            "Argument `model`, and what is exported with it, must not branch on computed values: "
+            "LiteRT's interpreter may end the process there. Received: a branch in "
             f"{named(branches[0], members)}"
         )
 

@@ -64,7 +64,7 @@ def checked_export(path, key=None):
         if there - known:
             raise ValueError(
                 "Argument `path` must hold files as written. Received: "
-                f"path={str(path)!r}, with {sorted(there - known)[0]}, which is none of its files"
+                f"path={str(path)!r}, with {sorted(there - known)[0]}, which `export` did not write"
             )
     if key is not None:
         check_signature(path, key)

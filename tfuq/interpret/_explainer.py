@@ -164,8 +164,8 @@ class Explainer:
         layers = [layer for layer in random_layers(self.model) if id(layer) in draw.layers]
         if not any(layer.is_random() for layer in layers):
             raise ValueError(
-                "Argument `num_samples` must be None for a model without layers of random weights, "
-                f"of which all draws are the same. Received: model={shown(self.model)}"
+                "Argument `num_samples` must be None for a model without random layers: all of "
+                f"its draws are the same. Received: model={shown(self.model)}"
             )
         return outputs
 

@@ -144,8 +144,8 @@ def _of_members(members, images, class_index, reading, options, shape):
     """The mean map of the members of an ensemble, of the same class for all."""
     if options["target"] not in ("class", "probability"):
         raise ValueError(
-            "Argument `target` must be 'class' or 'probability' of an ensemble: what its members "
-            f"disagree on has no maps of its own. Received: target={shown(options['target'])}"
+            "Argument `target` must be 'class' or 'probability' for an ensemble: there are no maps "
+            f"of its members' disagreement. Received: target={shown(options['target'])}"
         )
     options = {**options, "output": reading.output, "from_logits": reading.from_logits}
     options["multi_label"] = reading.multi_label

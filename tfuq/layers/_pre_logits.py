@@ -113,9 +113,9 @@ class MCDenseXL(MCDenseFA):
         if self.units > width:
             raise ValueError(
                 "Argument `units` must not be above the number of features, or the logits have no "
-                "density. Call "
-                "`feature_distribution(features)`, whose sample times the kernel they are, or "
-                f"`covariance(features)`. Received: units={shown(self.units)} with {width} features"
+                "density. Multiply samples of `feature_distribution(features)` by the kernel, or "
+                f"call `covariance(features)`. Received: units={shown(self.units)} with {width} "
+                "features"
             )
         root = tf.linalg.cholesky(self.covariance(features))
         return distributions().MultivariateNormalTriL(loc, root)

@@ -112,10 +112,9 @@ class BatchEnsembleLayer(TakesDraws):
             steps = 0
             if size and size < self.num_members and calling_model() is not None:
                 warnings.warn(
-                    f"{type(self).__name__}: no step changes the member that an example goes "
-                    f"through, as the model is not compiled, and a batch of {size} trains the "
-                    f"first {size} of {self.num_members} members alone; compile the model, with "
-                    "the optimizer of your loop",
+                    f"{type(self).__name__}: the model is not compiled, so the members do not take "
+                    f"turns, and a batch of {size} trains only the first {size} of "
+                    f"{self.num_members} members. Compile it with the optimizer of your loop",
                     stacklevel=2,
                 )
         return tf.math.floormod(tf.range(tf.shape(inputs)[0]) + steps, self.num_members)

@@ -71,8 +71,8 @@ class NumberHead(keras.layers.Layer):
     def _check_has_parameters(self, method):
         if self.mean_only:
             raise ValueError(
-                f"Argument `mean_only` must be False for `{method}`: the mean alone says no "
-                f"distribution. Received: mean_only=True of {self.name!r}"
+                f"Argument `mean_only` must be False for `{method}`, which needs a distribution. "
+                f"Received: mean_only=True of {self.name!r}"
             )
 
     def _check_loss(self, training):

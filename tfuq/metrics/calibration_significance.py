@@ -255,6 +255,6 @@ def _check_zero_or_one(sample_weight):
     weight = np.asarray(sample_weight)
     if not np.all((weight == 0) | (weight == 1)):
         raise ValueError(
-            "Argument `sample_weight` must hold 0 and 1 alone here: what an example counts as is "
-            f"part of the test. Received: sample_weight={shown(sample_weight)}"
+            "Argument `sample_weight` must hold only 0 and 1 here: the test counts examples. "
+            f"Received: sample_weight={shown(sample_weight)}"
         )

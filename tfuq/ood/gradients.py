@@ -333,7 +333,7 @@ class GradientFeatures:
         if scores is None:
             raise ValueError(
                 "Argument `model` must give logits, or the result of a Keras soft-max or sigmoid. "
-                f"Received: model {self.model.name!r}, of which the logits are not known"
+                f"Received: model {self.model.name!r}, whose logits are not known"
             )
         return tf.cast(scores, "float32")
 

@@ -77,7 +77,7 @@ class LastLayerDetector(Detector):
         if head is None:
             raise ValueError(
                 "Argument `model` must end in a Dense layer, and perhaps its activation, or in a "
-                "head of which the mean logits are linear in its inputs, for "
+                "head whose mean logits are linear in its inputs, for "
                 f"{type(self).__name__}. Received: model={shown(self.model)}"
             )
         return {"head": head}

@@ -179,8 +179,8 @@ class _ShapingDetector(LastLayerDetector):
     def _score(self, arrays):
         if not self._has_head:
             raise ValueError(
-                "Argument `head` must be given to `fit_features`, or the model end in a Dense "
-                "layer whose inputs are changed, to score features. Received: none"
+                "Argument `head` must be given to `fit_features` before features can be scored, "
+                "unless the model ends in a Dense layer whose inputs are changed. Received: none"
             )
         return super()._score(arrays)
 

@@ -49,8 +49,8 @@ def hessians_of(model, variables):
     optimizer = posterior_optimizer(model)
     if not isinstance(optimizer, IVON) or not optimizer.built or not int(optimizer.iterations):
         raise ValueError(
-            "Argument `saliency` may be 'ivon' if `tfuq.optimizers.IVON` has trained the model, "
-            "whose Hessian it is. Received: saliency='ivon' for a model with "
+            "Argument `saliency` may be 'ivon' only if `tfuq.optimizers.IVON` has trained the "
+            "model: it is that optimizer's Hessian. Received: saliency='ivon' for a model with "
             f"optimizer={shown(getattr(model, 'optimizer', None))}"
         )
     trained, found = optimizer._trainable_variables, optimizer.hessians()

@@ -27,8 +27,8 @@ def check_moments(rank, scale):
     check_integer("rank", rank, 0)
     if rank == 1:
         raise ValueError(
-            "Argument `rank` must be 0, for the diagonal alone, or at least 2: one deviation has "
-            "no covariance. Received: rank=1"
+            "Argument `rank` must be 0 (only the diagonal) or at least 2: one deviation has no "
+            "covariance. Received: rank=1"
         )
     check_positive("scale", scale)
 

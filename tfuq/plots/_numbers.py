@@ -76,8 +76,8 @@ def read_numbers(y_pred, level, intervals, unit):
 def refuse_classes(y_pred):
     if isinstance(y_pred, Uncertainty):
         raise ValueError(
-            "Argument `y_pred` must be numbers: the model is a classifier, of which "
-            "`reliability_diagram` and `risk_coverage` draw the probabilities. "
+            "Argument `y_pred` must be numbers, but the model is a classifier: "
+            "`reliability_diagram` and `risk_coverage` draw its probabilities. "
             "Received: an Uncertainty of classes"
         )
     if getattr(y_pred, "is_stack", False):
@@ -100,8 +100,8 @@ def _known(name, values):
     unknown = np.isnan(values) if name == "intervals" else ~np.isfinite(values)
     if unknown.any():
         raise ValueError(
-            f"Argument `{name}` must hold finite numbers: leave out the rows of which nothing is "
-            f"known. Received: {np.count_nonzero(unknown)} of {unknown.size} that are not"
+            f"Argument `{name}` must hold finite numbers: leave out the other rows. "
+            f"Received: {np.count_nonzero(unknown)} of {unknown.size} that are not"
         )
     return values
 

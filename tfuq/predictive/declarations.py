@@ -127,8 +127,7 @@ def declared(model: ModelLike | PathLike) -> Declared:
     found = [declared(member) for member in members]
     if any(each != found[0] for each in found):
         raise ValueError(
-            "Argument `model` must have members of which the same is declared. Received: "
-            f"{found[:3]}"
+            f"Argument `model` must have members with the same declarations. Received: {found[:3]}"
         )
     return found[0] if found else Declared()
 

@@ -34,8 +34,8 @@ def check_detector_of(rule, detector, name="ood"):
     known = rule.fitted_to.get("detector")
     if known is None:
         raise ValueError(
-            "Argument `rule` must know whose scores it stands on: fit it with "
-            "`RejectionRule.fit_model(model, data, score=detector)`. Received: a rule of scores "
+            "Argument `rule` must know its detector: fit it with "
+            "`RejectionRule.fit_model(model, data, score=detector)`. Received: a rule for scores "
             "that were given as an array or a function"
         )
     if detector is None or mark_of_detector(detector) != dict(known):

@@ -114,7 +114,7 @@ def source_of(data, batch_size, model, decode, verbose):
     others = sorted(kinds - set(IMAGES))
     if others and decode is None:
         raise ValueError(
-            f"Argument `data` must name images ({', '.join(IMAGES)}) or .npz files alone, unless "
+            f"Argument `data` must name only images ({', '.join(IMAGES)}) or .npz files, unless "
             f"`decode` reads them. Received: files that end in {others}"
         )
     return Files([str(file) for file in files], batch_size, decode or decoder(model), verbose)

@@ -18,8 +18,8 @@ def checked_sets(sets, rule):
         )
     if sets.weight_limits is not None:
         raise ValueError(
-            "Argument `sets` must not be of weighted examples, whose weights a report does not "
-            "know; of a label shift they may be. Received: sets with weight_limits of "
+            "Argument `sets` must not be weighted by example, as the report does not know the "
+            "weights; weighted for a label shift they may be. Received: sets with weight_limits of "
             f"{len(sets.weight_limits)} thresholds"
         )
     if rule is not None and sets.from_logits != rule.from_logits:

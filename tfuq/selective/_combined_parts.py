@@ -141,9 +141,9 @@ def _checked_score(name, score):
         if known is score:
             return score
         raise ValueError(
-            "Argument `scores` must hold functions that are registered, or nobody who loads it can "
-            "tell which it was: put @keras.saving.register_keras_serializable() above it, or let "
-            f"the score be 'given'. Received: {name!r} of {shown(score)}"
+            "Argument `scores` must hold registered functions, so that a saved score finds them: "
+            "put @keras.saving.register_keras_serializable() above the function, or let the score "
+            f"be 'given'. Received: {name!r} of {shown(score)}"
         )
     raise ValueError(
         "Argument `scores` must hold names of scores, detectors, functions or 'given'; arrays are "

@@ -61,7 +61,7 @@ def declared_thresholds(thresholds, wanted, method, grows_with_trust):
     for said, is_fine in goes_with.items():
         if not is_fine:
             raise ValueError(
-                "Argument `thresholds` goes with `target_risk` and method='auto' alone; "
+                "Argument `thresholds` works only with `target_risk` and method='auto'; "
                 f"leave it out. Received: thresholds={shown(thresholds)} with {said}"
             )
     found = numbers("thresholds", thresholds)

@@ -93,8 +93,8 @@ def acceptance(rule, probs, labelled, groups=None):
     accepted = np.asarray(rule)
     if accepted.dtype != bool:
         raise ValueError(
-            "Argument `stages` must have a RejectionRule, of classes a number in [0, 1], or an "
-            "array of True and False beside each model's predictions. "
+            "Argument `stages` must pair each model's predictions with a RejectionRule, an array "
+            "of True and False, or (for classes) a number in [0, 1]. "
             f"Received: rule={shown(rule)}"
         )
     return labelled.spread("rule", accepted)

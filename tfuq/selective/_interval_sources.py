@@ -96,8 +96,8 @@ class Source:
 def _check_found(found, method):
     if isinstance(found, Uncertainty):
         raise ValueError(
-            "Argument `found` must be a `RegressionUncertainty`: the model is a classifier, of "
-            "which `ConformalPredictor` makes sets of classes. Received: an Uncertainty"
+            "Argument `found` must be a `RegressionUncertainty`, but the model is a classifier: "
+            "`ConformalPredictor` makes sets of classes. Received: an Uncertainty"
         )
     if getattr(found, "is_stack", False):
         raise ValueError(
@@ -200,7 +200,6 @@ def _check_finite(name, parts, start):
         faulty = ~np.isfinite(part)
         if np.any(faulty):
             raise ValueError(
-                f"Argument `{name}` must hold finite numbers: leave out the rows of which nothing "
-                f"is known. Received: {np.ravel(part[faulty])[0]} in row "
-                f"{np.argwhere(faulty)[0][0] + start}"
+                f"Argument `{name}` must hold finite numbers: leave out the other rows. Received: "
+                f"{np.ravel(part[faulty])[0]} in row {np.argwhere(faulty)[0][0] + start}"
             )

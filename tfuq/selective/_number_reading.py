@@ -72,9 +72,9 @@ def check_varies(score, name):
     """Raises ValueError if the score `name` is the same for all, of several."""
     if len(score) > 1 and np.ptp(score) == 0:
         raise ValueError(
-            f"Argument `score` must differ between examples: {name!r} is {score[0]:g} for all, so "
-            "that nothing can be told apart (one network has no epistemic part; numbers without "
-            f"noise have no aleatoric one). Received: score={name!r}"
+            f"Argument `score` must differ between examples: {name!r} is {score[0]:g} for all, and "
+            "ranks nothing (one network has no epistemic part; numbers without noise have no "
+            f"aleatoric one). Received: score={name!r}"
         )
 
 

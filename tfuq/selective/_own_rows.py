@@ -210,7 +210,7 @@ class OwnRows:
                 )
             elif shared:
                 raise ValueError(
-                    "Argument `score` must stand on other rows than these, or nothing can be "
+                    "Argument `score` must come from other rows than these, or nothing can be "
                     "promised: fit or choose it on some rows, and fit the rule to others. "
                     f"Received: a score of {scorer}, which has seen about {shared} of these "
                     f"{self._count} rows"

@@ -93,8 +93,8 @@ def check_for_models(rule):
         )
     if rule.score == GIVEN and "detector" not in rule.fitted_to:
         raise ValueError(
-            "A rule of scores from beside the predictions cannot be part of a model, which "
-            "does not know them; of a detector's score it can, if it was fitted with "
+            "A rule for your own scores cannot be part of a model, which does not compute them; a "
+            "rule for a detector's score can, if it was fitted with "
             "`RejectionRule.fit_model(model, data, score=detector)`. Received: score='given'"
         )
 

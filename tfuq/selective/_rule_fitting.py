@@ -137,7 +137,7 @@ def check_targets(target_risk, target_coverage, costs, confidence, several=False
     if several and given:
         raise ValueError(
             "Arguments `target_risk`, `target_coverage` and `costs` must be None for several "
-            "losses, each of which has its target in `loss`. "
+            "losses: each has its target in `loss`. "
             f"Received: target_risk={shown(target_risk)}, "
             f"target_coverage={shown(target_coverage)}, costs={shown(costs)}"
         )

@@ -83,7 +83,7 @@ def known_entries(probs, labels, sample_weight, ignore_class, multi_label=False)
     ):
         raise ValueError(
             "Argument `sample_weight` must be a mask or hold 0 and 1, with one or more leading "
-            f"axes of {shape}: nothing is promised of examples that count otherwise. "
+            f"axes of {shape}: other weights allow no promise. "
             f"Received: sample_weight={shown(weight)}"
         )
     known = weight.reshape(weight.shape + (1,) * (len(shape) - weight.ndim)) > 0
@@ -149,8 +149,8 @@ def check_untuned(known, tuned):
     """Raises ValueError if something is to be tuned on examples with some void labels."""
     if known is not None and known.ndim > 1:
         raise ValueError(
-            f"Argument `{tuned[0]}` must be a number for void labels of pixels, on which nothing "
-            f"is tuned. Received: {tuned[0]}='tuned' with {int((~known).sum())} void labels"
+            f"Argument `{tuned[0]}` must be a number if pixels have void labels, which cannot be "
+            f"tuned on. Received: {tuned[0]}='tuned' with {int((~known).sum())} void labels"
         )
 
 

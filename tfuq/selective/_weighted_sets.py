@@ -152,7 +152,7 @@ def _class_weights(shift, labels, classes):
     if not shift.reliable:
         warnings.warn(
             "The label shift is not estimated reliably (its classes are confused, or some were not "
-            "seen): nothing is promised of sets that are weighted by it.",
+            "seen): sets weighted by it promise nothing.",
             stacklevel=5,
         )
     return found

@@ -82,9 +82,8 @@ class DirichletCalibration(Calibration):
         super().__init__(rank, from_logits, multi_label, average, fitted_to)
         if multi_label:
             raise ValueError(
-                "Argument `multi_label` must be False: each label is a binary prediction, of which "
-                "Dirichlet calibration is BetaCalibration(multi_label=True). Received: "
-                "multi_label=True"
+                "Argument `multi_label` must be False: for labels, which are binary predictions, "
+                "use BetaCalibration(multi_label=True). Received: multi_label=True"
             )
         if strength != "auto":
             check_positive("strength", strength)

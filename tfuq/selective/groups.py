@@ -301,8 +301,8 @@ def _check(rule, confidence, correction, n_bins):
         )
     if getattr(rule, "weight_limits", None) is not None:
         raise ValueError(
-            "Argument `rule` must not be of weighted examples, whose weights the report does not "
-            "know; of a label shift it may be. Received: a rule with weight_limits of "
+            "Argument `rule` must not be weighted by example, as the report does not know the "
+            "weights; weighted for a label shift it may be. Received: a rule with weight_limits of "
             f"{len(rule.weight_limits)} thresholds"
         )
     check_fraction("confidence", confidence)

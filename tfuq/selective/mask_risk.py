@@ -264,8 +264,8 @@ class MaskRiskControl(Fitted):
             )
         if not np.isfinite(mean).all():
             raise ValueError(
-                "Argument `probs` must hold finite numbers: leave out the images of which nothing "
-                f"is known. Received: {np.count_nonzero(~np.isfinite(mean))} that are not"
+                "Argument `probs` must hold finite numbers: leave out the other images. "
+                f"Received: {np.count_nonzero(~np.isfinite(mean))} that are not"
             )
         return mean, marked.astype(bool)
 

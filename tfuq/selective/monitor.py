@@ -247,8 +247,8 @@ class Monitor(Fitted):
         waiting = self._seen["accepted"] - self._seen["labelled"]
         if np.isnan(losses).any() or len(losses) > waiting:
             raise ValueError(
-                f"Argument `losses` must hold those of accepted cases without a label so far, of "
-                f"which there are {waiting}. Received: losses={shown(losses)}"
+                f"Argument `losses` must hold losses of the {waiting} accepted cases that have no "
+                f"label yet. Received: losses={shown(losses)}"
             )
         for loss in losses:
             self._take_loss(float(loss))
