@@ -347,13 +347,13 @@ def page():
     kinds = ", ".join(f"`{kind}` ({side} pixels)" for kind, side, _ in FAMILIES.values())
     return f"""# Which part works with which network
 
-Written by `python benchmarks/compatibility.py --table`. The smallest member of each family of
-`keras.applications`, with `weights=None`, and the smallest images that it takes: {kinds}; a small
-vision transformer, a U-Net with a soft-max for each pixel, and a subclassed model. "works": it was
-done, and what came out is what the network itself says, to 1e-4. "refused": a `ValueError` says
-why. "not run": there was no time for it yet, `python benchmarks/compatibility.py` goes on there.
-`MutualInformation` is that of a converted copy, and `saved` saves it; the subclassed model,
-which nothing can convert, is written with `MCDropout` for that.
+`python benchmarks/compatibility.py --table` writes this page. Networks: the smallest member of each
+family of `keras.applications`, with `weights=None`, on the smallest images that it takes: {kinds};
+a small vision transformer, a U-Net with a soft-max for each pixel, and a subclassed model. "works":
+the result agrees with the network itself to 1e-4. "refused": a `ValueError` says why. "not run":
+not tried yet; `python benchmarks/compatibility.py` continues there. `MutualInformation` and `saved`
+use a converted copy; the subclassed model cannot be converted, so it is written with `MCDropout`
+instead.
 
 {head}
 {chr(10).join(rows)}

@@ -286,8 +286,9 @@ def table(found):
     missing = [name for name in CASES if name not in found["cases"]]
     rest = f" Not run yet: {'; '.join(missing)}." if missing else ""
     said = (
-        f"\nOf {found['inputs']:,} images of MNIST: the largest difference of a probability from "
-        f"Keras; then how many labels / decisions / conformal sets are others.{rest}\n"
+        f"\nA cell, over {found['inputs']:,} images of MNIST: the largest difference of a "
+        "probability from Keras; then how many labels / decisions / conformal sets "
+        f"differ.{rest}\n"
     )
     return markdown(titles, rows) + said
 
