@@ -6,8 +6,8 @@
     python examples/tutorials/01_first_rejection.py            # ten seconds
     python examples/tutorials/01_first_rejection.py --quick    # few epochs
 
-A network reads handwritten digits. We let it refuse what it is not sure of, such that at most 2 in
-100 of the answers that it does give are wrong. It needs the extra `examples`.
+A network reads handwritten digits. It refuses the digits that it is not sure of, so that at most 2
+in 100 of its answers are wrong. This needs the extra `examples`.
 """
 
 import sys
@@ -23,15 +23,15 @@ QUICK = "--quick" in sys.argv
 keras.utils.set_random_seed(0)
 
 # %%
-# The data are 1,797 real digits of 8 x 8 pixels. They are divided three ways: one part for the
-# network, one for the rule, and one to see whether the rule keeps its promise.
+# The data are 1,797 real digits of 8 x 8 pixels, in three parts: one for the network, one for the
+# rule, and one to see whether the rule keeps its promise.
 x, y = load_digits(return_X_y=True)
 x = x / 16
 order = np.random.default_rng(0).permutation(len(x))
 train, fit, test = np.split(order, [500, 1200])
 
 # %%
-# The last layer is the one line that changes: `MCSoftmaxDenseFA` in the place of `Dense`.
+# Only the last layer changes: `MCSoftmaxDenseFA` instead of `Dense`.
 model = keras.Sequential(
     [
         keras.Input((64,)),
@@ -46,7 +46,7 @@ accuracy = model.evaluate(x[test], y[test], verbose=0)[1]
 print(f"accuracy without rejection: {accuracy:.3f}")
 
 # %%
-# The rule is fitted to rows that the network has not learned from. It says what it promises.
+# Fit the rule to rows that the network was not trained on. The rule says what it promises.
 found = tfuq.predictive.predict_uncertainty(model, x[fit])
 rule = tfuq.selective.RejectionRule.fit(found, y[fit], target_risk=0.1 if QUICK else 0.02)
 print(rule.describe())
@@ -60,7 +60,7 @@ print(f"accepts {accepted.mean():.3f}; of the accepted {wrong[accepted].mean():.
 print(f"of the rejected {wrong[~accepted].mean():.3f} would have been wrong")
 
 # %%
-# What it refuses: digits that a person would look at twice, too.
+# It refuses digits that a person would look at twice, too.
 figure, axes = plt.subplots(2, 6, figsize=(8, 3), layout="constrained")
 for row, rows in zip(axes, (np.flatnonzero(accepted), np.flatnonzero(~accepted)), strict=True):
     for ax, index in zip(row, rows[:6], strict=False):
@@ -71,5 +71,5 @@ for ax in axes.ravel():
 figure.suptitle("Accepted (above) and rejected (below): answer and confidence", fontsize=10)
 
 # %%
-# **What was learned.** A threshold is no number to guess: rows with labels give it, with a promise.
-# The next step is :doc:`a threshold that you can explain </how-to/choose-a-threshold>`.
+# **What was learned.** Do not guess a threshold: labelled rows give it, with a promise. The next
+# step is :doc:`a threshold that you can explain </how-to/choose-a-threshold>`.

@@ -6,9 +6,8 @@
     python examples/tutorials/02_label_noise.py            # half a minute
     python examples/tutorials/02_label_noise.py --quick    # few epochs
 
-Three in ten labels of the training digits are wrong, as if a tired person had typed the digit's
-neighbour. A last layer with noise that depends on the input is told of it. It needs the extra
-`examples`.
+Three in ten training labels are wrong, as if a tired person had typed the next digit. A last layer
+with input-dependent noise can model that. This needs the extra `examples`.
 """
 
 import sys
@@ -24,8 +23,8 @@ QUICK = "--quick" in sys.argv
 EPOCHS, SEEDS = (5, 1) if QUICK else (30, 3)
 
 # %%
-# Real digits, and labels of which we know that they are wrong: we made them so. The test labels
-# are the true ones, the validation labels are as noisy as those of the training.
+# Real digits, with labels that we made wrong ourselves. The test labels are the true ones; the
+# validation labels are as noisy as those of the training.
 x, y = load_digits(return_X_y=True)
 x = x / 16
 rng = np.random.default_rng(0)
@@ -35,8 +34,8 @@ noisy = np.where(rng.random(len(y)) < 0.3, (y + 1) % 10, y)
 
 
 # %%
-# Two networks, the same but for the last layer. Its temperature is one that noisy validation
-# labels would choose among 0.5, 1 and 2.
+# Two networks that differ only in the last layer. Noisy validation labels would choose its
+# temperature among 0.5, 1 and 2.
 def network(last):
     model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(128, activation="relu"), last])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -68,7 +67,7 @@ for name, rows in figures.items():
     print(f"{name}: accuracy {accuracy:.3f}, NLL of the true labels {nll:.3f}")
 
 # %%
-# Seed by seed, so that chance can be seen.
+# Seed by seed, to show the role of chance.
 figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
 for ax, column, label in zip(axes, (0, 1), ("accuracy", "NLL (nats)"), strict=True):
     for name, rows in figures.items():
@@ -77,6 +76,6 @@ for ax, column, label in zip(axes, (0, 1), ("accuracy", "NLL (nats)"), strict=Tr
 axes[0].legend()
 
 # %%
-# **What was learned.** Compare the two lines of figures above over the seeds: a difference that is
-# smaller than what lies between seeds is none. On large noisy sets see the table in
-# ``benchmarks/README.md``, where the gain is about one point of accuracy.
+# **What was learned.** Compare the two lines over the seeds: a difference smaller than the spread
+# of the seeds means nothing. For large noisy sets see the table in ``benchmarks/README.md``, where
+# the gain is about one point of accuracy.

@@ -6,8 +6,8 @@
     python examples/tutorials/03_bayesian_last_layer.py            # ten seconds
     python examples/tutorials/03_bayesian_last_layer.py --quick    # few epochs
 
-A trained network learns nothing more. In one pass over its training data it gets an epistemic part,
-which says where more data would help. It needs the extra `examples`.
+A trained network gets epistemic uncertainty in one pass over its training data, without further
+training. It shows where more data would help. This needs the extra `examples`.
 """
 
 import sys
@@ -40,7 +40,7 @@ model.compile(
 model.fit(x[train], y[train], epochs=5 if QUICK else 40, verbose=0)
 
 # %%
-# Laplace: a Gaussian over the weights of the last layer. All else stays as it was.
+# Laplace: a Gaussian over the weights of the last layer. Everything else stays as it was.
 bayesian = tfuq.convert.laplace_head(model, (x[train], y[train]))
 found = tfuq.predictive.predict_uncertainty(bayesian, x[test])
 plain = tfuq.predictive.predict_uncertainty(model, x[test])
@@ -48,7 +48,7 @@ print(f"accuracy: before {np.mean(plain.label == y[test]):.3f}, ", end="")
 print(f"after {np.mean(found.label == y[test]):.3f}")
 
 # %%
-# The epistemic part is larger for the digits of which it has seen little.
+# The epistemic part is larger for the digits that it has rarely seen.
 often, seldom = y[test] < 5, y[test] >= 5
 for name, some in (("often seen", often), ("rarely seen", seldom)):
     print(f"{name}: epistemic {found.mutual_information[some].mean():.4f} nats, ", end="")
@@ -62,5 +62,5 @@ axis.set(xlabel="epistemic uncertainty (nats)", ylabel="density")
 axis.legend()
 
 # %%
-# **What was learned.** The epistemic part finds what the training set lacks, without training
-# again. What it is and is not: :doc:`/explanation/uncertainty`.
+# **What was learned.** The epistemic part shows what the training set lacks, without training
+# again. Its meaning and its limits: :doc:`/explanation/uncertainty`.

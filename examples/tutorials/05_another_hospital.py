@@ -6,8 +6,8 @@
     python examples/tutorials/05_another_hospital.py            # ten seconds
     python examples/tutorials/05_another_hospital.py --quick    # few epochs
 
-A rule keeps its promise at home. Then images come from another scanner, noisier ones. A test
-without labels says so, and a monitor does as soon as labels come in. It needs the extra `examples`.
+A rule keeps its promise at home. Then noisier images come from another scanner. A monitor raises an
+alarm as labels come in. This needs the extra `examples`.
 """
 
 import sys
@@ -23,7 +23,7 @@ QUICK = "--quick" in sys.argv
 keras.utils.set_random_seed(0)
 
 # %%
-# Digits again. "Abroad" are test images with noise as of a worse scanner.
+# Digits again. The images "abroad" are test images with the noise of a worse scanner.
 x, y = load_digits(return_X_y=True)
 x = x / 16
 rng = np.random.default_rng(0)
@@ -42,15 +42,15 @@ rule = tfuq.selective.RejectionRule.fit(found, y[fit], target_risk=0.1 if QUICK 
 print(rule.describe())
 
 # %%
-# At home the promise holds; abroad the rule refuses more, and is still wrong too often.
+# At home the promise holds. Abroad the rule refuses more, and is still wrong too often.
 for name, images in (("home", x[test]), ("abroad", abroad)):
     new = tfuq.predictive.predict_uncertainty(model, images)
     accepted, wrong = rule.accept(new), new.label != y[test]
     print(f"{name}: accepts {accepted.mean():.2f}, of these {wrong[accepted].mean():.3f} are wrong")
 
 # %%
-# The monitor sees one labelled case after the other, and raises an alarm when chance can no longer
-# explain the errors. At home it stays silent.
+# The monitor gets one labelled case after the other, and raises an alarm when chance no longer
+# explains the errors. At home it stays silent.
 figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
 for name, images in (("home", x[test]), ("abroad", abroad)):
     new = tfuq.predictive.predict_uncertainty(model, images)
@@ -64,5 +64,5 @@ axis.set(xlabel="cases", ylabel="wrong among the accepted")
 axis.legend()
 
 # %%
-# **What was learned.** A promise holds for data like those that it was made on, and for no others.
-# Watch it: ``rule.monitor()`` costs a line, and is wrong at most once in 20 streams.
+# **What was learned.** A promise holds only for data like those of the fit. Watch it:
+# ``rule.monitor()`` costs a line, and at most one stream in 20 has a false alarm.

@@ -6,8 +6,8 @@
     python examples/tutorials/06_unknown_inputs.py            # ten seconds
     python examples/tutorials/06_unknown_inputs.py --quick    # few epochs
 
-A network that knows the digits 0 to 7 is shown an 8 or a 9. It must answer with one of its eight
-classes; a detector says that the question is wrong. It needs the extra `examples`.
+A network that knows the digits 0 to 7 gets an 8 or a 9. It must answer with one of its eight
+classes; a detector says that the input is unknown. This needs the extra `examples`.
 """
 
 import sys
@@ -23,7 +23,7 @@ QUICK = "--quick" in sys.argv
 keras.utils.set_random_seed(0)
 
 # %%
-# Eights and nines are in no training set.
+# The training set has no eights and nines.
 x, y = load_digits(return_X_y=True)
 x = x / 16
 known = np.random.default_rng(0).permutation(np.flatnonzero(y < 8))
@@ -39,7 +39,7 @@ model.compile(
 model.fit(x[train], y[train], epochs=5 if QUICK else 30, verbose=0)
 
 # %%
-# Four detectors. Each score grows as an input is stranger; the AUROC is how often a strange input
+# Four detectors. A larger score means a stranger input. The AUROC says how often a strange input
 # scores above a familiar one: 0.5 is chance, 1 is always.
 scores = {}
 is_strange = np.repeat([0, 1], [len(test), len(strange)])
@@ -55,8 +55,7 @@ for detector in (
     print(f"{name}: AUROC {tfuq.metrics.auroc(is_strange, np.concatenate(scores[name])):.3f}")
 
 # %%
-# A threshold for the last of them, the energy, that lets 95 % of familiar inputs pass, from
-# validation images.
+# A threshold for the last one, the energy: 95 % of the familiar validation images pass it.
 threshold = detector.threshold_at(tpr=0.95, x=x[val])
 print(f"familiar inputs stopped: {detector.detect(x[test]).mean():.3f}")
 print(f"strange inputs stopped: {detector.detect(x[strange]).mean():.3f}")
@@ -69,5 +68,5 @@ for ax, name in zip(axes, ("KNN", "Energy"), strict=True):
 axes[0].legend()
 
 # %%
-# **What was learned.** A soft-max must answer, and can be sure of nonsense. Which detector is best
-# depends on the data: compare several on strange inputs that you expect, as above.
+# **What was learned.** A soft-max always answers, and can be sure of nonsense. The best detector
+# depends on the data: compare several on the strange inputs that you expect, as above.

@@ -6,8 +6,8 @@
     python examples/tutorials/07_segmentation.py            # half a minute
     python examples/tutorials/07_segmentation.py --quick    # few epochs
 
-A photograph of coins: which pixels are coin? A network learns from the left half, and says of each
-pixel of the right half how sure it is. It needs the extra `examples`.
+A photograph of coins: which pixels show a coin? A network learns from the left half, and says for
+each pixel of the right half how sure it is. This needs the extra `examples`.
 """
 
 import sys
@@ -25,8 +25,8 @@ keras.utils.set_random_seed(0)
 SIZE = 32
 
 # %%
-# The labels are what Otsu's threshold says of the smoothed picture, with holes filled. They are not
-# perfect at the edges, and that is what the network cannot know.
+# A local threshold of the smoothed picture gives the labels, with holes filled. They are imperfect
+# at the edges, which the network cannot know.
 image = data.coins()[:288, :384].astype("float32") / 255
 smooth = filters.gaussian(image, 2)
 mask = ndimage.binary_fill_holes(smooth > filters.threshold_local(smooth, 151))
@@ -43,7 +43,7 @@ x_train, y_train = pieces(range(0, 257, 8), range(0, 161, 16))
 x_test, y_test = pieces(range(0, 288, SIZE), range(192, 384, SIZE))
 
 # %%
-# Dropout stays on for draws of the network: `MCDropout` in the place of `Dropout`.
+# Dropout takes part in draws of the network: `MCDropout` instead of `Dropout`.
 model = keras.Sequential(
     [
         keras.Input((SIZE, SIZE, 1)),
@@ -82,5 +82,5 @@ for ax, (name, values) in zip(axes, shown.items(), strict=True):
     ax.set(title=name, xticks=[], yticks=[])
 
 # %%
-# **What was learned.** Uncertainty gathers at the edges, where the errors are. A person looks at
-# few pixels, not at all of them.
+# **What was learned.** Uncertainty is largest at the edges, where the errors are. So a person needs
+# to check only a few pixels.

@@ -6,8 +6,8 @@
     python examples/tutorials/08_intervals.py            # ten seconds
     python examples/tutorials/08_intervals.py --quick    # few epochs
 
-How far will the disease go within a year? A number alone helps little; an interval that holds the
-truth 9 times in 10 does. It needs the extra `examples`.
+How far will the disease progress within a year? A number alone helps little; an interval that holds
+the truth 9 times in 10 helps more. This needs the extra `examples`.
 """
 
 import sys
@@ -42,7 +42,7 @@ model.compile(keras.optimizers.Adam(0.01), tfuq.losses.NegativeLogLikelihood())
 model.fit(x[train], y[train] / scale, epochs=5 if QUICK else 40, verbose=0)
 
 # %%
-# Its own interval of 90 % first: is it right?
+# First the network's own 90 % interval: does it hold the truth often enough?
 found = tfuq.predictive.predict_uncertainty(model, x[test])
 lower, upper = found.interval(0.9)
 truth = y[test, None] / scale
@@ -50,7 +50,7 @@ held = (lower <= truth) & (truth <= upper)
 print(f"its own interval holds {held.mean():.3f} of the test patients")
 
 # %%
-# Conformal: made wider or narrower on patients of its own, until it holds what it says.
+# The conformal interval is widened or narrowed on other patients, until it holds 90 % of them.
 known = tfuq.predictive.predict_uncertainty(model, x[fit])
 options = {"alpha": 0.1, "method": "normalized"}
 wide = tfuq.selective.ConformalRegressor.fit(known, y[fit] / scale, **options)
@@ -70,5 +70,5 @@ axis.set(xlabel="patients, by predicted mean", ylabel="progression after a year"
 axis.legend()
 
 # %%
-# **What was learned.** A network that overfits is too sure of its numbers; patients that it has not
-# seen mend that, for any network, without training it again.
+# **What was learned.** A network that overfits is too sure of its numbers. Patients that it has not
+# seen correct that, for any network, without training again.

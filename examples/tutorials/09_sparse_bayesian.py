@@ -6,8 +6,8 @@
     python examples/tutorials/09_sparse_bayesian.py            # half a minute
     python examples/tutorials/09_sparse_bayesian.py --quick    # few epochs
 
-Of a trained network the weights with the largest gradients become random; all others stay as they
-are. How many are needed? It needs the extra `examples`.
+The weights of a trained network with the largest gradients become random; all others stay as they
+are. How many are needed? This needs the extra `examples`.
 """
 
 import sys
@@ -24,7 +24,7 @@ keras.utils.set_random_seed(0)
 SHARES = (0.05,) if QUICK else (0.01, 0.05, 0.2)
 
 # %%
-# A network that is trained the usual way on 300 digits.
+# A network, trained as usual on 300 digits.
 x, y = load_digits(return_X_y=True)
 x = x / 16
 train, test = np.split(np.random.default_rng(0).permutation(len(x)), [300])
@@ -37,8 +37,8 @@ trained.fit(x[train], y[train], epochs=5 if QUICK else 30, verbose=0)
 
 
 # %%
-# NLL judges the probabilities; AURC how well the ranking by confidence finds the errors. For both
-# less is better.
+# NLL measures the probabilities, AURC how well the ranking by confidence finds the errors. Lower is
+# better for both.
 def judge(model):
     found = tfuq.predictive.predict_uncertainty(model, x[test])
     nll = tfuq.metrics.negative_log_likelihood(y[test], found.probs)
@@ -63,5 +63,5 @@ for ax, column, label in zip(axes, range(3), ("accuracy", "NLL (nats)", "AURC"),
 
 # %%
 # **What was learned.** One seed and one data set show how it is done, not which share is best; for
-# that see the tables with three seeds in ``benchmarks/README.md``. The network has also trained on,
-# so that a part of any gain is that.
+# that see the tables with three seeds in ``benchmarks/README.md``. The network also trained longer,
+# which explains a part of any gain.

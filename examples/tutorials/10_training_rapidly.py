@@ -6,8 +6,8 @@
     python examples/tutorials/10_training_rapidly.py            # half a minute
     python examples/tutorials/10_training_rapidly.py --quick    # one cycle
 
-Which learning rate? One call tries them all, trains in cycles, and keeps the network of each
-cycle's end: an ensemble for the price of one training. It needs the extra `examples`.
+Which learning rate? One call tests a range, trains in cycles, and keeps the network at the end of
+each cycle: an ensemble for the price of one training. This needs the extra `examples`.
 """
 
 import sys
@@ -33,14 +33,14 @@ loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 model.compile(keras.optimizers.SGD(momentum=0.9), loss, metrics=["accuracy"])
 
 # %%
-# The range test trains with rates that grow, and puts everything back.
+# The range test trains with growing rates, and then restores everything.
 found = tfuq.lr_range_test(model, (x[train], y[train]), stop=1e4, num_steps=100)
 print(f"suggested learning rate: {found.suggestion:.3g}")
 figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
 axis = found.plot(ax=axis)
 
 # %%
-# All in one call; cycles double in length.
+# Everything in one call; each cycle is twice as long as the one before.
 history = tfuq.training.rapid_fit(
     model,
     (x[train], y[train]),
@@ -56,5 +56,5 @@ several = np.mean(ensemble.predict(x[test]).mean(axis=0).argmax(-1) == y[test])
 print(f"accuracy of the last network {one:.3f}, of the ensemble of cycles {several:.3f}")
 
 # %%
-# **What was learned.** The rate need not be guessed, and the ensemble costs nothing but memory.
-# Where a few epochs are enough for a good network, its snapshots are much alike, and gain little.
+# **What was learned.** You need not guess the rate, and the ensemble costs only memory. If a few
+# epochs are enough for a good network, its snapshots are much alike, and gain little.

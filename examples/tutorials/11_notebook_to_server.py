@@ -6,8 +6,8 @@
     python examples/tutorials/11_notebook_to_server.py            # ten seconds
     python examples/tutorials/11_notebook_to_server.py --quick    # few epochs
 
-A model with its decision in it, written as a SavedModel, checked, and asked as a server asks it:
-with plain TensorFlow, without tfuq or Keras. It needs the extra `examples`.
+Export a model with its decision as a SavedModel, verify it, and call it as a server does: with
+plain TensorFlow, without tfuq or Keras. This needs the extra `examples`.
 """
 
 import pathlib
@@ -44,14 +44,15 @@ found = tfuq.predictive.predict_uncertainty(model, x[fit])
 rule = tfuq.selective.RejectionRule.fit(found, y[fit], target_risk=0.1 if QUICK else 0.03)
 
 # %%
-# The export holds network, uncertainty and decision. `verify_export` compares it with the model.
+# The export holds the network, its uncertainty and the decision. `verify_export` compares it with
+# the model.
 folder = str(pathlib.Path(tempfile.mkdtemp()) / "served")
 tfuq.export.export(model, folder, rule=rule)
 expected = tfuq.predictive.predict_uncertainty(model, x[test])
 tfuq.export.verify_export(folder, x[test], expected)
 
 # %%
-# On the server: nothing but TensorFlow.
+# On the server: only TensorFlow.
 served = tf.saved_model.load(folder)
 answer = served.serve(x[test])
 print("it returns", sorted(answer))
@@ -60,7 +61,7 @@ wrong = answer["label"].numpy() != y[test]
 print(f"accepts {accepted.mean():.3f}; of the accepted {wrong[accepted].mean():.3f} are wrong")
 
 # %%
-# What a client might show.
+# A client might show this.
 figure, axes = plt.subplots(1, 8, figsize=(9, 1.8), layout="constrained")
 order = np.argsort(answer["confidence"].numpy())[:: len(test) // 8][:8]
 for ax, index in zip(axes, order, strict=True):
@@ -70,5 +71,5 @@ for ax, index in zip(axes, order, strict=True):
     ax.set_axis_off()
 
 # %%
-# **What was learned.** The decision travels with the model, and says the same there as here. A
-# whole server, which also watches the promise, is in ``examples/serving``.
+# **What was learned.** The decision travels with the model, and is the same there as here. For a
+# whole server, which also monitors the promise, see ``examples/serving``.

@@ -6,8 +6,8 @@
     python examples/tutorials/12_ensembles_and_their_cost.py            # a minute
     python examples/tutorials/12_ensembles_and_their_cost.py --quick    # two members
 
-Several networks, trained apart, know more than one, and cost as many trainings. What do they gain
-here, and what does a second or a fifth member add? It needs the extra `examples`.
+Several networks, trained independently, know more than one, and cost as many trainings. What do
+they gain here, and what does a second or a fifth member add? This needs the extra `examples`.
 """
 
 import sys
@@ -24,7 +24,7 @@ MEMBERS = 2 if QUICK else 8
 keras.utils.set_random_seed(0)
 
 # %%
-# Few training images, so that something is left to gain.
+# Few training images, so that there is something to gain.
 x, y = load_digits(return_X_y=True)
 x = x / 16
 train, test = np.split(np.random.default_rng(0).permutation(len(x)), [200])
@@ -43,8 +43,8 @@ ensemble = tfuq.ensembles.DeepEnsemble(build, num_members=MEMBERS, seed=0)
 ensemble.fit(x[train], y[train], epochs=5 if QUICK else 30, verbose=0)
 
 # %%
-# The stack of predictions, `(members, examples, classes)`, judged for the first 1, 2, ...
-# members. The cost of training and of an answer grows with the number of members.
+# The stack of predictions is `(members, examples, classes)`. We evaluate the first 1, 2, ...
+# members. The cost of training and of an answer grows with their number.
 stack = ensemble.predict(x[test])
 figures = []
 for count in range(1, MEMBERS + 1):
@@ -59,7 +59,7 @@ for ax, column, label in zip(axes, (0, 1), ("accuracy", "NLL (nats)"), strict=Tr
     ax.set(xlabel="members: cost of training and prediction", ylabel=label)
 
 # %%
-# Where the members disagree, the answer is wrong more often.
+# If the members disagree, the answer is wrong more often.
 found = tfuq.predictive.decompose(stack)
 wrong = found.label != y[test]
 epistemic = found.mutual_information
