@@ -511,7 +511,7 @@ def test_training_that_is_too_short_or_not_its_own():
     weights = made.get_weights()
     with pytest.raises(ValueError, match=r"`epochs` of `fit` must make 10 batches.*Received: 4"):
         made.fit(X, Y, 8, epochs=3, initial_epoch=2, callbacks=[test], verbose=0)
-    with pytest.raises(ValueError, match=r"`callbacks` of `fit` must hold none.*Received"):
+    with pytest.raises(ValueError, match=r"`callbacks` of `fit` must hold no other.*Received"):
         made.fit(X, Y, 8, epochs=3, callbacks=[test, SGDR(0.1)], verbose=0)
     assert_same(made.get_weights(), weights)
     assert test.result is None
@@ -550,7 +550,7 @@ def test_a_training_that_another_callback_ends_is_told():
     for other in (stopping, Ends()):
         made = linear()
         start = state(made)[:2]
-        with pytest.raises(ValueError, match="none beside LRRangeTest that ends the training"):
+        with pytest.raises(ValueError, match="no callback that ends the training before LRRangeTest"):
             test = LRRangeTest(1e-5, 1e-3, num_steps=20)
             made.fit(X, Y, 8, epochs=9, callbacks=[test, other], shuffle=False, verbose=0)
         for one, other_state in zip(start, state(made)[:2], strict=True):

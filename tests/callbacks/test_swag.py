@@ -296,7 +296,7 @@ def test_what_loses_the_posterior_says_so():
 @pytest.mark.slow
 def test_statistics_of_the_last_weights_are_told():
     model = network(normalized=True)
-    with pytest.warns(UserWarning, match="batch normalizations.*give it `data`"):
+    with pytest.warns(UserWarning, match="batch normalizations.*pass `data`"):
         trained(model)
 
 

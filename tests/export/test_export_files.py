@@ -279,7 +279,7 @@ PLAIN, RANDOM = classifier(), classifier(VBLLDense(3, **KL))
         (PLAIN, {"rule": rule(rank=4)}, "Argument `rule` must be fitted to predictions of 2 axes"),
         (PLAIN, {"rule": rule(multi_label=True)}, "with multi_label=False"),
         (PLAIN, {"rule": RejectionRule("margin", [1.0], by="group", keys=["a"])}, "group"),
-        (PLAIN, {"rule": RejectionRule("margin", [1.0], by="class", keys=[3])}, "of which there"),
+        (PLAIN, {"rule": RejectionRule("margin", [1.0], by="class", keys=[3])}, "must know all"),
         (PLAIN, {"calibration": TemperatureScaling(2.0, from_logits=True)}, "fitted to logits"),
         (PLAIN, {"calibration": TemperatureScaling()}, "must be fitted before"),
         (PLAIN, {"conformal": rule}, "Argument `conformal`"),

@@ -434,5 +434,5 @@ def test_the_map_of_an_ensemble_is_the_mean_of_its_members():
     )
     with pytest.raises(ValueError, match="`images` must be arrays of an ensemble"):
         grad_cam(ensemble, data)
-    with pytest.raises(ValueError, match="`target` must be 'class' or 'probability' of an"):
+    with pytest.raises(ValueError, match="`target` must be 'class' or 'probability' for an"):
         grad_cam(ensemble, images, target="predictive_entropy")

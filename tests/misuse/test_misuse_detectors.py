@@ -242,7 +242,7 @@ REFUSED = {
     ),
     "scores of numbers in a model": (
         lambda: selective.RegressionRule("given", 0.5).transform(np.zeros((3, 2), "float32")),
-        "which does not know them",
+        "which does not compute them",
     ),
     "a monitor of several promises": (
         lambda: RejectionRule.fit(
@@ -315,7 +315,7 @@ REFUSED = {
     ),
     "declared thresholds of a coverage": (
         lambda: RejectionRule.fit(PROBS, CLASSES, target_coverage=0.5, thresholds=[0.5]),
-        "goes with `target_risk`.*with target_risk=None",
+        "works only with `target_risk`.*with target_risk=None",
     ),
     "a class beside a loss of errors": (
         lambda: RejectionRule.fit(PROBS, CLASSES, target_risk=0.5, positive_class=2),
@@ -384,7 +384,7 @@ REFUSED = {
         lambda: interpret.grad_cam(
             DeepEnsemble.from_models([made("soft-max")]), IMAGES, target="predictive_entropy"
         ),
-        "'class' or 'probability' of an ensemble",
+        "'class' or 'probability' for an ensemble",
     ),
     "a map of what an ensemble sees while hidden": (
         lambda: interpret.occlusion(DeepEnsemble.from_models([made("soft-max")]), IMAGES, 2),

@@ -71,7 +71,7 @@ def test_misuse(monitor, counts):
     waiting = int(accepted.sum())
     for given, match in (
         ([np.nan], "accepted cases without a label"),
-        (np.zeros(waiting + 1), f"of which there are {waiting}"),  # the same labels twice
+        (np.zeros(waiting + 1), f"losses of the {waiting} accepted"),  # the same labels twice
         ([2.0], r"in \[0, 1\]"),
         (["wrong"], "`losses` must"),
     ):
@@ -80,6 +80,6 @@ def test_misuse(monitor, counts):
         counts("misuse rows, refused")
     assert monitor.fitted_to["labelled"] == 0
     monitor.update_losses(np.zeros(waiting))
-    with pytest.raises(ValueError, match="of which there are 0"):
+    with pytest.raises(ValueError, match="losses of the 0 accepted"):
         monitor.update_losses([0.0])
     counts("misuse rows, refused")

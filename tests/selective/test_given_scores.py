@@ -120,7 +120,7 @@ def test_confidences_for_doubts_are_told():
         lambda score: gap(probs, labels, score),
     )
     for call in calls:
-        with pytest.warns(UserWarning, match="score has to grow with uncertainty. Of confidences"):
+        with pytest.warns(UserWarning, match="score has to grow with uncertainty. Negate"):
             call(confidence)
         for fine in (-confidence, nothing, np.zeros(1000)):
             with warnings.catch_warnings():

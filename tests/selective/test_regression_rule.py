@@ -250,7 +250,7 @@ def test_a_score_from_beside_the_numbers():
         ("`score` must hold a number", lambda: rule.accept(found, score=scale[:9])),
         ("`score` must hold finite", lambda: RejectionRule.fit(found, y, scale / 0, **goal)),
         ("`score` must hold a number", lambda: RejectionRule.fit(found, y, np.abs, **goal)),
-        ("scores from beside", lambda: rule.transform(found.params[0])),
+        ("A rule for your own scores", lambda: rule.transform(found.params[0])),
     ):
         with np.errstate(divide="ignore"), pytest.raises(ValueError, match=message):
             call()

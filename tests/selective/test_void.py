@@ -237,7 +237,7 @@ def test_void_pixels():
     whole = np.where(np.arange(100)[:, None, None] < 40, VOID, y)
     report = selective.subgroup_report(None, probs, whole, GROUPS[:100], **void)
     assert report.rows[0].n == 60
-    with pytest.raises(ValueError, match="must be a number for void labels of pixels"):
+    with pytest.raises(ValueError, match="must be a number if pixels have void labels"):
         ConformalPredictor.fit(probs, labels, "raps", penalty="tuned", **void)
 
 
