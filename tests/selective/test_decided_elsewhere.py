@@ -70,7 +70,7 @@ def test_misuse(monitor, counts):
     monitor.update_decisions(accepted, scores)
     waiting = int(accepted.sum())
     for given, match in (
-        ([np.nan], "accepted cases without a label"),
+        ([np.nan], "accepted cases that have no label"),
         (np.zeros(waiting + 1), f"losses of the {waiting} accepted"),  # the same labels twice
         ([2.0], r"in \[0, 1\]"),
         (["wrong"], "`losses` must"),
