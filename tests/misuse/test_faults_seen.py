@@ -95,6 +95,9 @@ FAULTS = {
         "layers/test_training.py::test_weight_decay_leaves_the_spread_alone"
     ),
     "training on padding": "layers/test_heads.py::test_loss_does_not_train_on_padding",
+    "rows that are there several times": (
+        "selective/test_repeated_rows.py::test_rows_that_are_all_there_several_times_are_told"
+    ),
     # State that pretends
     "dropout layers share a mask": (
         "layers/test_draws.py::test_two_unseeded_dropouts_of_one_width_have_two_masks"

@@ -7,6 +7,7 @@ import numpy as np
 from tfuq._arguments import to_float64
 from tfuq._predictions.class_names import numbered
 from tfuq.selective._conformal_fitting import calibrated, warn_if_saturated
+from tfuq.selective._repeated_rows import warn_of_repeated
 from tfuq.selective._rule_reading import read_examples
 from tfuq.selective._set_groups import calibrated_by_group
 from tfuq.selective._weighted_sets import calibrated_by_weight
@@ -19,6 +20,7 @@ class FittedSets:
     def _calibrated(self, probs, labels, alpha, tuned_on, names, weights, known):
         """The predictor with the thresholds of these examples, and what they promise."""
         scores = true_scores(self._scores(probs), labels)
+        warn_of_repeated(scores, labels)
         classes, flags = probs.shape[-1], (self.class_conditional, self.multi_label)
         config = self.get_config()
         if weights is not None:

@@ -51,6 +51,7 @@ from tfuq.selective._interval_sources import (
     labels_of,
     levels_of,
 )
+from tfuq.selective._repeated_rows import warn_of_repeated
 from tfuq.selective.base import Fitted, config_of, numbers, with_outputs
 
 __all__ = ["ConformalRegressor", "IntervalEvaluation"]
@@ -216,6 +217,7 @@ class ConformalRegressor(JudgedIntervals, Fitted):
         check_counts(counted, alpha, 1 + asymmetric)
         scores, total = read_scores(source, y, asymmetric)
         check_scores(scores, method)
+        warn_of_repeated(scores[0], y)
         if source.is_uncertainty:
             warn_of_unit(found, y)
         parts = [None] if names is None else [names == key for key in keys]

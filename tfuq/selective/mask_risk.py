@@ -31,6 +31,7 @@ from tfuq.selective._conformal_fitting import checked_alpha
 from tfuq.selective._guarantees import smallest_where
 from tfuq.selective._interval_sources import labels_of
 from tfuq.selective._reading import array_of, flags_of
+from tfuq.selective._repeated_rows import warn_of_repeated
 from tfuq.selective.base import Fitted, config_of, numbers, with_outputs
 from tfuq.selective.conformal_scores import ROUNDING, fewest_examples, smallest_threshold
 
@@ -190,6 +191,7 @@ class MaskRiskControl(Fitted):
         rank, labels = _axes_of(np.shape(array_of(probs)), is_stacked(probs, stacked), **flags)
         draft = cls(np.full(labels, 0.5) if flags["multi_label"] else 0.5, rank=rank, **flags)
         mean, marked = draft._read(probs, masks, stacked)
+        warn_of_repeated(mean, marked)
         found, counts = zip(
             *(_threshold(mean[..., k], marked[..., k], alpha) for k in range(labels)), strict=True
         )

@@ -38,6 +38,7 @@ from tfuq.selective._number_reading import (
 )
 from tfuq.selective._own_rows import check_own_scores
 from tfuq.selective._reading import check_for_models, check_given, name_and_given
+from tfuq.selective._repeated_rows import warn_of_repeated
 from tfuq.selective._rule_evaluation import Evaluation, description, evaluation_of
 from tfuq.selective._rule_fitting import (
     Goal,
@@ -226,6 +227,7 @@ class RegressionRule(Watched, Fitted):
         read = read_numbers(rule, found, y, loss, given)
         check_varies(read.score, name)
         check_own_scores(given)
+        warn_of_repeated(read.score, y)
         check_against_scores(thresholds, read.score, False)
         warn_of_unit(found, y)
         fixed = None
