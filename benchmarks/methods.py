@@ -53,10 +53,11 @@ class Runs:
         self.entry |= {"rows": task.counts, "classes": task.classes}
         self.entry |= {"target_risk": task.target_risk}
 
-    def fit_and_ask(self, row, plan, graphs):
+    def fit(self, row, plan, graphs):
+        """A model, and the CPU seconds of its steps."""
         watch, (x, y) = Watch(), (self.task.x["train"], self.task.y["train"])
         model = rows.fitted(row, x, y, plan, watch, graphs)
-        return self.task.asked(model), watch.of_epoch * plan.epochs, model
+        return model, watch.of_epoch * plan.stages
 
     def lacks(self, row, seed):
         """Whether a run is missing, or what it predicted is, while a comparison waits for that."""
@@ -80,22 +81,19 @@ class Runs:
     def chosen(self, row, graphs):
         """The plan of the lowest validation NLL of all trials, which run if they have not."""
         done, start = self.entry["trials"].get(row, []), self.task.plan(0)
-        found, is_new = [], not done
 
         def best():
-            value, l2, epochs, _ = min(done, key=lambda trial: trial[-1])
-            return start._replace(value=value, l2=l2, epochs=epochs)
+            value, l2, stages, _ = min(done, key=lambda trial: trial[-1])
+            return start._replace(value=value, l2=l2, stages=stages)
 
-        if is_new:
+        if not done:
             for plan in rows.trials(row, start, best):
-                probs, seconds, _ = self.fit_and_ask(row, plan, graphs)
-                nll = measures.nll_of(probs["validation"], self.task.y["validation"])
-                nll = round(nll, 5)
-                done.append([plan.value, plan.l2, plan.epochs, nll])
-                found.append((nll, probs, seconds))
+                model, _ = self.fit(row, plan, graphs)
+                probs, _ = rows.asked(model, self.task.x["validation"])
+                nll = measures.nll_of(probs, self.task.y["validation"])
+                done.append([plan.value, plan.l2, plan.stages, round(nll, 5)])
             self.entry["trials"][row] = done
-            if row != "Dense":  # whose networks other rows need, too
-                self.keep(row, 0, *min(found, key=lambda each: each[0])[1:])
+            self.store.write()
         return best()
 
     def run_fit(self, row):
@@ -104,9 +102,9 @@ class Runs:
         if missing:
             graphs = {}
             plan = self.chosen(row, graphs)
-            for seed in filter(lambda seed: self.lacks(row, seed), missing):
-                made = self.fit_and_ask(row, plan._replace(seed=seed), graphs)
-                self.keep(row, seed, *made[:2])
+            for seed in missing:
+                model, seconds = self.fit(row, plan._replace(seed=seed), graphs)
+                self.keep(row, seed, self.task.asked(model), seconds)
 
     def run_dense(self, others):
         """All seeds of "Dense" and of what is made of its networks."""
@@ -116,7 +114,8 @@ class Runs:
             if not any(self.lacks(row, seed) for row in names):
                 continue
             plan = self.chosen("Dense", graphs)
-            probs, seconds, network = self.fit_and_ask("Dense", plan._replace(seed=seed), graphs)
+            network, seconds = self.fit("Dense", plan._replace(seed=seed), graphs)
+            probs = self.task.asked(network)
             self.keep("Dense", seed, probs, seconds)
             validation = self.task.x["validation"], self.task.y["validation"]
             for row in filter(lambda row: row != "deep ensemble", others):
@@ -132,8 +131,8 @@ class Runs:
         stacks, spent = [probs], seconds
         for member in range(1, rows.MEMBERS):
             other = plan._replace(seed=1000 + seed * rows.MEMBERS + member)
-            found, more, _ = self.fit_and_ask("Dense", other, graphs)
-            stacks.append(found)
+            model, more = self.fit("Dense", other, graphs)
+            stacks.append(self.task.asked(model))
             spent += more
         return {part: np.mean([s[part] for s in stacks], axis=0) for part in probs}, spent
 

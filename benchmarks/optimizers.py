@@ -9,9 +9,9 @@ trunk), the same number of steps in each row. Tuned rows try four highest rates 
 three times apart, and keep the one of the lowest NLL on the validation rows; rows named "default"
 have Keras' rate of Adam, and are not tuned. SGD has momentum 0.9. "SGDR" are five cycles of equal
 length, "CLM" four, each twice as long as the one before; "DLR" gives the first layer 0.3 of the
-last one's rate. No row is stopped early. CPU time of the steps is the median epoch's after the
-first, times the epochs; that of the tracing is what the first epoch takes beyond such an epoch. All
-can be stopped at any time, and goes on where it was.
+last one's rate. No row is stopped early. A training is twelve calls of a graph: CPU time of the
+steps is the median call's after the first, times twelve; that of the tracing is what the first one
+takes beyond such a call. All can be stopped at any time, and goes on where it was.
 """
 
 import argparse
@@ -25,7 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from evidence import measures, pages, rows, tasks
+from evidence import answers, cells, measures, pages, rows, tasks
 from evidence.watch import Watch
 
 from tfuq.callbacks import SGDR
@@ -49,23 +49,23 @@ def with_layer_rates(rate):
     return DiscriminativeLearningRate(sgd(rate), min_factor=MIN_FACTOR)
 
 
-def cosine(rate, epochs):
-    return SGDR(rate, cycle_length=epochs)
+def cosine(rate, stages):
+    return SGDR(rate, cycle_length=stages)
 
 
-def one_cycle(rate, epochs):
-    return SGDR(rate, warmup=WARMUP * epochs, cycle_length=(1 - WARMUP) * epochs)
+def one_cycle(rate, stages):
+    return SGDR(rate, warmup=WARMUP * stages, cycle_length=(1 - WARMUP) * stages)
 
 
-def restarts(rate, epochs):
-    return SGDR(rate, cycle_length=epochs / CYCLES)
+def restarts(rate, stages):
+    return SGDR(rate, cycle_length=stages / CYCLES)
 
 
-def growing(rate, epochs):
-    return SGDR(rate, cycle_length=epochs / (2**DOUBLED - 1), cycle_mult=2)
+def growing(rate, stages):
+    return SGDR(rate, cycle_length=stages / (2**DOUBLED - 1), cycle_mult=2)
 
 
-ROWS = {  # optimizer of a rate, schedule of rate and epochs, rates to try
+ROWS = {  # optimizer of a rate, schedule of rate and stages, rates to try
     "Adam, default": (keras.optimizers.Adam, None, (1e-3,)),
     "Adam, tuned": (keras.optimizers.Adam, None, ADAPTIVE),
     "AdamW, default": (keras.optimizers.AdamW, None, (1e-3,)),
@@ -108,13 +108,13 @@ class Runs:
         keras.utils.set_random_seed(seed)
         model = rows.dense(x.shape[1], plan)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(make(rate), loss, jit_compile=False)
+        rows.compiled(model, make(rate), loss)
         watch = Watch()
-        callbacks = [watch] if schedule is None else [watch, schedule(rate, plan.epochs)]
-        model.fit(x, y, batch_size=plan.batch, epochs=plan.epochs, callbacks=callbacks, verbose=0)
+        callbacks = [watch] if schedule is None else [watch, schedule(rate, plan.stages)]
+        rows.train(model, x, y, plan, callbacks)
         if isinstance(model.optimizer, keras.optimizers.ScheduleFreeAdamW):
             averaged(model)
-        return model, watch.of_epoch * plan.epochs, watch.spent[0] - watch.of_epoch
+        return model, watch.of_epoch * plan.stages, watch.spent[0] - watch.of_epoch
 
     def rate(self, row):
         """The rate of the lowest validation NLL with seed 0; training that diverges has none."""
@@ -182,9 +182,9 @@ def set_table(name, task):
     body = []
     for row in filter(task["runs"].get, ROWS):
         runs = task["runs"][row]
-        cells = [pages.cell(task, row, column) for column in COLUMNS]
-        times = [f"{pages.mean_of(runs, key):.1f}" for key in ("seconds", "tracing")]
-        body.append([row, f"{chosen_rate(task, row):g}", *cells, *times])
+        figures = [cells.cell(task, row, column) for column in COLUMNS]
+        times = [f"{cells.mean_of(runs, key):.1f}" for key in ("seconds", "tracing")]
+        body.append([row, f"{chosen_rate(task, row):g}", *figures, *times])
     seeds = len(task["runs"][BASE])
     return f"**{name}** ({seeds} seeds)\n\n" + pages.markdown(titles, body)
 
@@ -203,17 +203,17 @@ def difference_table(found, column):
     known, digits = judged(found), measures.COLUMNS[column][1]
     body = []
     for row in ROWS:
-        cells = []
+        shown = []
         for task in known.values():
             each = task["differences"].get(row, {}).get(column)
             if each is not None:
                 mean, low, high = (f"{value:+.{digits}f}" for value in each)
-                each = f"{mean} [{low}, {high}]{pages.sign(each, column)}"
-            cells.append(each or "-")
-        if any(cell != "-" for cell in cells):
-            body.append([row, *cells])
+                each = f"{mean} [{low}, {high}]{cells.sign(each, column)}"
+            shown.append(each or "-")
+        if any(cell != "-" for cell in shown):
+            body.append([row, *shown])
     title = f"{measures.COLUMNS[column][0]}, row less {BASE}"
-    return pages.markdown([title, *known], body) + "\n" + pages.verdict(known, column, ROWS, BASE)
+    return pages.markdown([title, *known], body) + "\n" + answers.verdict(known, column, ROWS, BASE)
 
 
 TABLES = {

@@ -25,7 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from evidence import measures, pages, rows, tasks
+from evidence import cells, measures, pages, rows, tasks
 
 from tfuq import convert, layers
 
@@ -43,7 +43,7 @@ def loss():
 
 
 def compiled(model):
-    model.compile("adam", loss(), jit_compile=False)
+    rows.compiled(model, "adam", loss())
     model.optimizer.learning_rate = rows.RATE
     model.optimizer.build(model.trainable_variables)
     return model
@@ -122,8 +122,8 @@ class Runs:
         self.traced, self.begun = Traced(), {}
         self.data = task.x["train"], task.y["train"]
 
-    def fit(self, model, plan, epochs):
-        model.fit(*self.data, batch_size=plan.batch, epochs=max(1, round(epochs)), verbose=0)
+    def fit(self, model, plan, stages):
+        rows.train(model, *self.data, plan._replace(stages=stages))
         return model
 
     def plan(self, seed):
@@ -145,7 +145,7 @@ class Runs:
             plan = self.plan(seed)
             keras.utils.set_random_seed(seed)
             model = self.traced.of("begin", rows.dense(self.data[0].shape[1], plan))
-            self.fit(model, plan, plan.epochs / 3)
+            self.fit(model, plan, plan.stages // 3)
             network = rows.dense(self.data[0].shape[1], plan)
             network.set_weights(model.get_weights())
             self.begun[seed] = network, plan
@@ -162,7 +162,7 @@ class Runs:
             fresh = selected(network, self.data, plan, which, share)
         model = self.traced.of(which if which in CONTROLS else "random", fresh)
         keras.utils.set_random_seed(seed)
-        return self.fit(model, plan, 2 * plan.epochs / 3)
+        return self.fit(model, plan, plan.stages - plan.stages // 3)
 
     def run_one(self, which, name, share, seed):
         row = row_name(which, name)
@@ -247,8 +247,8 @@ def run_table(name, task):
     for row in task["runs"]:
         if row in CONTROLS or is_compared(task, row):
             runs = task["runs"][row]
-            cells = (f"{pages.mean_of(runs, c):.{measures.COLUMNS[c][1]}f}" for c in columns)
-            body.append([row, f"{pages.mean_of(runs, 'random'):.0f}", *cells])
+            figures = (f"{cells.mean_of(runs, c):.{measures.COLUMNS[c][1]}f}" for c in columns)
+            body.append([row, f"{cells.mean_of(runs, 'random'):.0f}", *figures])
     seeds = len(task["runs"]["Dense"])
     head = f"**{name}** ({task['classes']} classes; seeds: {seeds}; L2 {task['l2']:g})\n\n"
     return head + pages.markdown(titles, body)
@@ -264,17 +264,15 @@ def difference_table(found, column):
     digits = measures.COLUMNS[column][1]
     for name, task in found["tasks"].items():
         for share, known in task["differences"].items():
-            cells = []
-            for which in (*WHICH[1:], BIASES, *CONTROLS):
-                each = known.get(which, {}).get(column)
-                cells.append("-" if each is None else shown(each, column, digits))
-            body.append([f"{name}, {share}", *cells])
+            differences = (known.get(w, {}).get(column) for w in (*WHICH[1:], BIASES, *CONTROLS))
+            told = ("-" if each is None else shown(each, column, digits) for each in differences)
+            body.append([f"{name}, {share}", *told])
     return pages.markdown(titles, body) + "\n" + verdict(found, column)
 
 
 def shown(each, column, digits):
     mean, low, high = (f"{value:+.{digits}f}" for value in each)
-    return f"{mean} [{low}, {high}]{pages.sign(each, column)}"
+    return f"{mean} [{low}, {high}]{cells.sign(each, column)}"
 
 
 def verdict(found, column):
@@ -282,7 +280,7 @@ def verdict(found, column):
     said = []
     for which in (*WHICH[1:], BIASES, *CONTROLS):
         signs = [
-            pages.sign(known[which][column], column)
+            cells.sign(known[which][column], column)
             for task in found["tasks"].values()
             for known in task["differences"].values()
             if column in known.get(which, {})

@@ -32,7 +32,7 @@ def size_of(folder):
 def network(row, task, plan):
     """A model as the row answers with it, hardly trained, and the options of its export."""
     x, y = task.x["train"], task.y["train"]
-    plan = plan._replace(epochs=4 if row == "snapshots" else 2)
+    plan = plan._replace(stages=4 if row == "snapshots" else 2)
     if rows.ROWS[row].kind == "fit":
         return rows.fitted(row, x, y, plan), {}
     if row == "deep ensemble":

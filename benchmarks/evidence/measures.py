@@ -14,6 +14,7 @@ COLUMNS = {  # of runs: title, digits, whether more is better (None: neither)
     "nll": ("NLL", 3, False),
     "brier": ("Brier", 3, False),
     "ece": ("ECE", 3, False),
+    "confidence": ("confidence", 3, None),
     "aurc": ("AURC", 3, False),
     "augrc": ("AUGRC", 4, False),
     "risk80": ("risk at 80 %", 3, False),
@@ -59,6 +60,7 @@ def of_answers(probs, labels):
         "nll": metrics.negative_log_likelihood(y, p),
         "brier": metrics.brier_score(y, p),
         "ece": metrics.expected_calibration_error(y, p),
+        "confidence": np.mean(p.max(-1)),
         "aurc": selective.aurc(p, y),
         "augrc": selective.augrc(p, y),
         "risk80": selective.risk_at_coverage(p, y, COVERAGE),
@@ -184,11 +186,17 @@ def interval(values, width):
 # --- Ranks over data sets -----------------------------------------------------------------------
 
 
+def ranked(values, more_is_better):
+    """Ranks along the last axis, 1 for the best; equal values share theirs."""
+    values = np.asarray(values, float)
+    return scipy.stats.rankdata(-values if more_is_better else values, axis=-1)
+
+
 def ranks(table, more_is_better):
     """Mean ranks (1 is best) of columns over rows, Friedman's p, Nemenyi's critical difference."""
     table = np.asarray(table, float)
     sets, rows = table.shape
-    each = scipy.stats.rankdata(-table if more_is_better else table, axis=1)
+    each = ranked(table, more_is_better)
     p = scipy.stats.friedmanchisquare(*table.T).pvalue if sets > 1 and rows > 2 else np.nan
     q = scipy.stats.studentized_range.ppf(0.95, rows, np.inf) / np.sqrt(2)
     return each.mean(axis=0), float(p), float(q * np.sqrt(rows * (rows + 1) / (6 * sets)))

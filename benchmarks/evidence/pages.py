@@ -4,7 +4,6 @@ A page has `<!-- methods NAME -->` and `<!-- end -->`; what is between them is w
 tables of other scripts, with the script's name in the marker, are theirs.
 """
 
-import functools
 import json
 import pathlib
 import re
@@ -12,16 +11,16 @@ import statistics
 
 import numpy as np
 
-from evidence import measures
-from evidence.images import TARGETS
+from evidence import answers, measures
+from evidence.answers import SHORT, verdict
+from evidence.cells import cell, complete, judged_sets, known_columns, mean_of
+from evidence.images import family_of
 from evidence.marked import markdown
-from evidence.rows import ROWS
+from evidence.rows import PENALTIES, ROWS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "methods.json"
 PAGES = ("README.md", "benchmarks/README.md", "docs/which-method.md")
-CHEAP = 3.0  # times the training of Dense: what a recommendation may cost that is not the best
-SHORT = ("Dense", "temperature scaling", "VBLL", "HET full", "SNGP", "deep ensemble")
 
 
 def compact(value, indent=0):
@@ -34,42 +33,6 @@ def compact(value, indent=0):
         for k, v in value.items()
     )
     return "{\n" + ",\n".join(items) + "\n" + " " * indent + "}"
-
-
-def mean_of(runs, column):
-    values = [run[column] for run in runs.values() if run.get(column) is not None]
-    return statistics.fmean(values) if values else None
-
-
-def mark(task, row, column):
-    """+ or - where the interval of the difference with Dense has only better or only worse."""
-    found = task["differences"].get(row, {}).get(column)
-    return "" if found is None else sign(found, column)
-
-
-def sign(difference, column):
-    """+ or - of a difference with its interval, "" where that has 0 in it."""
-    _, low, high = difference
-    if low <= 0 <= high:
-        return ""
-    return " +" if (low > 0) == measures.COLUMNS[column][2] else " −"
-
-
-def cell(task, row, column):
-    value = mean_of(task["runs"][row], column)
-    if value is None:
-        return "-"
-    return f"{value:.{measures.COLUMNS[column][1]}f}{mark(task, row, column)}"
-
-
-def complete(task):
-    """The rows of a set that have as many seeds as Dense."""
-    count = len(task["runs"].get("Dense", {}))
-    return [row for row in ROWS if len(task["runs"].get(row, {})) == count > 0]
-
-
-def known_columns(task, columns):
-    return [c for c in columns if any(c in run for run in task["runs"]["Dense"].values())]
 
 
 def heading(name, task):
@@ -104,9 +67,12 @@ def difference_table(name, task):
 
 
 def trial_table(name, task):
+    most = max(trial[2] for trials in task["trials"].values() for trial in trials)
+
     def shown(trial):
-        value, l2, epochs, nll = trial
-        return f"{value:g}, L2 {l2:g}, {epochs} epochs: {nll:.3f}"
+        value, l2, stages, nll = trial
+        few = "" if stages == most else ", a third"
+        return f"{value:g}, L2 {l2:g}{few}: {nll:.3f}"
 
     rows = []
     for row in filter(task["trials"].get, ROWS):
@@ -116,6 +82,23 @@ def trial_table(name, task):
         rows.append([row, *cells])
     count = max(len(row) for row in rows) - 1
     return f"**{name}**\n\n" + markdown(["row", *(f"trial {i + 1}" for i in range(count))], rows)
+
+
+def grid_ends(found):
+    """The rows that chose the largest penalty, or an end of the values that they are tuned by.
+
+    Beyond it something better may lie, which nobody has tried.
+    """
+    ended = {}
+    for name, task in found["tasks"].items():
+        for row, trials in task["trials"].items():
+            value, l2, _, _ = min(trials, key=lambda trial: trial[-1])
+            knob, values = ROWS[row].knob, ROWS[row].values
+            has_penalty = knob == "L2" or len(values) == 2
+            if l2 == max(PENALTIES) if has_penalty else value in (values[0], values[-1]):
+                ended.setdefault(row, []).append(name)
+    said = "; ".join(f"{row} ({', '.join(names)})" for row, names in ended.items())
+    return f"Chosen at an end of its grid: {said or 'none'}.\n"
 
 
 def control_table(found):
@@ -129,57 +112,90 @@ def control_table(found):
     return markdown(titles, rows)
 
 
-def rank_table(found, columns=("nll", "augrc", "near")):
-    """Mean ranks of the rows that all sets have, and what two of them must differ by."""
-    tasks = list(found["tasks"].values())
-    rows = [row for row in complete(tasks[0]) if all(row in complete(task) for task in tasks)]
+def rank_table(found, columns=("accuracy", "nll", "augrc", "near")):
+    """Mean ranks of the rows that all sets have, and what two of them must differ by.
+
+    Sets with the same images are no two witnesses: they count as one family, by their mean rank.
+    """
+    tasks = {name: task for name, task in found["tasks"].items() if complete(task)}
+    rows = [row for row in ROWS if all(row in complete(task) for task in tasks.values())]
     titles, each, notes = ["row"], [], []
     for column in columns:
-        table = [[mean_of(task["runs"][row], column) for row in rows] for task in tasks]
         title, _, more = measures.COLUMNS[column]
-        mean, p, difference = measures.ranks(table, more)
+        table = family_ranks(tasks, rows, column, more)
+        mean, p, difference = measures.ranks(table, more_is_better=False)
         titles.append(title)
         each.append(mean)
         said = f"Friedman p = {p:.3g}, " if np.isfinite(p) else ""
-        notes.append(f"{title}: {said}critical difference {difference:.1f}")
-    order = np.argsort(each[0])
+        beside = far_apart(rows, mean, difference)
+        notes.append(f"- {title}: {said}critical difference {difference:.1f}; {beside}.\n")
+    order = np.argsort(np.mean(each, axis=0))
     body = [[rows[i], *(f"{mean[i]:.1f}" for mean in each)] for i in order]
-    return markdown(titles, body) + f"\nOver {len(tasks)} sets. " + "; ".join(notes) + ".\n"
+    said = f"\n{len(tasks)} sets of {len(table)} families of images.\n\n"
+    return markdown(titles, body) + said + "".join(notes)
 
 
-def training_table(task):
+def family_ranks(tasks, rows, column, more):
+    """(families, rows): the mean rank of each row in the sets of a family; 1 is best."""
+    families = {}
+    for name, task in tasks.items():
+        values = [mean_of(task["runs"][row], column) for row in rows]
+        ranked = measures.ranked(values, more)
+        families.setdefault(family_of(name), []).append(ranked)
+    return np.array([np.mean(each, axis=0) for each in families.values()])
+
+
+def far_apart(rows, mean, difference):
+    """The pairs whose mean ranks differ by more than the critical difference."""
+    pairs = [
+        f"{rows[i]} before {rows[j]}"
+        for i in range(len(rows))
+        for j in range(len(rows))
+        if mean[j] - mean[i] > difference
+    ]
+    return "apart: " + ", ".join(pairs) if pairs else "no two rows are apart"
+
+
+def training_table(found):
     """CPU time of training alone, where answers and exports have not been measured."""
-    base = mean_of(task["runs"]["Dense"], "seconds")
-    rows = [[row, f"{mean_of(task['runs'][row], 'seconds') / base:.1f}"] for row in complete(task)]
-    said = f"CPU time of all steps but the tracing, one thread. Dense: {base:.2f} s"
-    note = f"\n{said}. Answers, memory and exports: not measured yet (`--costs`).\n"
+    known = judged_sets(found)
+    rows = [[row, training_of(known, row)] for row in ROWS if training_of(known, row) != "-"]
+    said = f"\nCPU time of all steps but the tracing, one thread, the median of {len(known)} sets."
+    note = f"{said} Answers, memory and exports: not measured yet (`--costs`).\n"
     return markdown(["row", "training / Dense"], rows) + note
 
 
 def cost_table(found):
-    task = next((t for t in found["tasks"].values() if t["costs"] and "Dense" in t["runs"]), None)
-    if task is None:
-        return training_table(next(iter(found["tasks"].values())))
-    costs, runs = task["costs"], task["runs"]
-    trunk, base = costs["trunk"]["ms"], mean_of(runs["Dense"], "seconds")
+    tasks = [t for t in found["tasks"].values() if t["costs"] and "Dense" in t["runs"]]
+    if not tasks:
+        return training_table(found)
+    task = max(tasks, key=lambda task: len(task["costs"]["rows"]))
+    costs, known = task["costs"], judged_sets(found)
+    trunk, base = costs["trunk"]["ms"], mean_of(task["runs"]["Dense"], "seconds")
     dense = costs["rows"]["Dense"]
     titles = ["row", "training / Dense", "answer / Dense, head alone", "with the trunk"]
     titles += ["weights, MB", "export, MB"]
     rows = []
     for row in filter(costs["rows"].get, ROWS):
         cost = costs["rows"][row]
-        seconds = mean_of(runs[row], "seconds") if row in runs else None
-        trained = "-" if seconds is None else f"{seconds / base:.1f}"
+        trained = training_of(known, row)
         with_trunk = (trunk + cost["ms"]) / (trunk + dense["ms"])
         sizes = f"{cost['weights_mb']:.2f}", f"{cost['export_mb']:.2f}"
         rows.append([row, trained, f"{cost['ms'] / dense['ms']:.1f}", f"{with_trunk:.2f}", *sizes])
     said = f"CPU time of one thread. Dense: {base:.2f} s of training, {dense['ms']:.4f} ms an image"
-    note = f"\n{said}; the trunk, {trunk:.1f} ms an image, is the same for all.\n"
-    return markdown(titles, rows) + note
+    note = f"\n{said}; the trunk, {trunk:.1f} ms an image, is the same for all."
+    return markdown(titles, rows) + f"{note} Training: the median of {len(known)} sets.\n"
+
+
+def training_of(tasks, row):
+    """The median over sets of the CPU time of training, relative to Dense's."""
+    having = [task["runs"] for task in tasks.values() if row in task["runs"]]
+    each = [mean_of(r[row], "seconds") / mean_of(r["Dense"], "seconds") for r in having]
+    return f"{statistics.median(each):.1f}" if each else "-"
 
 
 def first_table(found):
-    """A few rows of the first set, for the page that people see first."""
+    """A few rows of the first set, and of all, for the page that people see first."""
     name, task = next(iter(found["tasks"].items()))
     columns = known_columns(task, ("accuracy", "nll", "augrc", "coverage", "near"))
     titles = ["", *(measures.COLUMNS[column][0] for column in columns)]
@@ -187,124 +203,14 @@ def first_table(found):
     rows = [[row, *(cell(task, row, column) for column in columns)] for row in known]
     said = f"{name}, frozen EfficientNet-Lite0, means of {len(task['runs']['Dense'])} seeds"
     note = "+ and − where the interval of the difference with Dense leaves out 0"
-    return markdown(titles, rows) + f"\n{said}; {note}.\n"
-
-
-# --- Answers to one question: differences with Dense over all sets, and what they say -----------
-
-
-def extent(found):
-    """What has been run, which no page can say by hand and stay true."""
-    lines = []
-    for name, task in found["tasks"].items():
-        rows = complete(task)
-        if rows:
-            l2 = max(trial[1] for trials in task["trials"].values() for trial in trials)
-            left = [row for row in ROWS if row not in rows]
-            missing = f"; not run: {', '.join(left)}" if left else ""
-            lines.append(
-                f"- {name}: {len(rows)} of {len(ROWS)} rows, {len(task['runs']['Dense'])} seeds, "
-                f"{task['budget']} trials a row, L2 up to {l2:g}{missing}.\n"
-            )
-    few = " What is said holds for this set, not for yours." if len(lines) == 1 else ""
-    return f"Run so far: {len(lines)} of {len(TARGETS)} sets.{few}\n\n" + "".join(lines)
-
-
-def judged_sets(found):
-    return {n: t for n, t in found["tasks"].items() if t["differences"]}
-
-
-def by_column(found, column):
-    """Row less Dense, set by set, with the interval: a + is better, a − worse, none undecided."""
-    tasks, digits = judged_sets(found), measures.COLUMNS[column][1]
-    rows = []
-    for row in ROWS:
-        cells = []
-        for task in tasks.values():
-            known = task["differences"].get(row, {}).get(column)
-            if known is None:
-                cells.append("-")
-            else:
-                mean, low, high = (f"{value:+.{digits}f}" for value in known)
-                cells.append(f"{mean} [{low}, {high}]{mark(task, row, column)}")
-        if any(cell != "-" for cell in cells):
-            rows.append([row, *cells])
-    title = f"{measures.COLUMNS[column][0]}, row less Dense"
-    return markdown([title, *tasks], rows) + "\n" + verdict(tasks, column)
-
-
-def listed(counts, total):
-    names = [f"{row} ({count} of {total[row]})" for row, count in counts.items() if count]
-    return ", ".join(names) or "none"
-
-
-def verdict(tasks, column, rows=ROWS, base="Dense"):
-    """Which rows are better than `base`, and which are worse, in how many sets."""
-    better, worse, total = {}, {}, {}
-    for row in rows:
-        marks = [
-            mark(task, row, column)
-            for task in tasks.values()
-            if column in task["differences"].get(row, {})
-        ]
-        total[row] = len(marks)
-        better[row], worse[row] = marks.count(" +"), marks.count(" −")
-    return f"Better than {base}: {listed(better, total)}. Worse: {listed(worse, total)}.\n"
-
-
-def counted(found, column):
-    """{row: (sets where it is better than Dense, where it is worse, all, training / Dense)}."""
-    tasks, known = judged_sets(found), {}
-    for row in ROWS:
-        having = [t for t in tasks.values() if column in t["differences"].get(row, {})]
-        if having:
-            marks = [mark(task, row, column) for task in having]
-            costs = [
-                mean_of(t["runs"][row], "seconds") / mean_of(t["runs"]["Dense"], "seconds")
-                for t in having
-            ]
-            cost = statistics.median(costs)
-            known[row] = marks.count(" +"), marks.count(" −"), len(marks), cost
-    return known
-
-
-def advice(found, column):
-    """A recommendation: the row that is most often better than Dense, of all and of the cheap.
-
-    Better and worse are counted against each other; of equal rows the cheaper one stands first.
-    """
-    known, said = counted(found, column), []
-    kinds = (
-        (np.inf, "At any cost of training"),
-        (CHEAP, f"Up to {CHEAP:g} times Dense's training"),
+    tasks = judged_sets(found)
+    counted = (
+        f"{measures.COLUMNS[column][0]}: {verdict(tasks, column, SHORT[1:])}"
+        for column in ("accuracy", "augrc")
     )
-    for limit, told in kinds:
-        fit = {row: v for row, v in known.items() if v[0] > v[1] and v[3] <= limit}
-        if not fit:
-            said.append(f"{told}: Dense; nothing is better more often than it is worse.")
-            continue
-        row = max(fit, key=lambda row: (fit[row][0] - fit[row][1], -fit[row][3]))
-        better, worse, total, cost = fit[row]
-        equal = [f"{r} ({v[3]:.1f} times)" for r, v in fit.items() if v[:2] == (better, worse)]
-        equal = [name for name in equal if not name.startswith(f"{row} (")]
-        as_often = f" As often: {', '.join(equal)}." if equal else ""
-        said.append(
-            f"{told}: **{row}**, better than Dense in {better} of {total} sets and worse in "
-            f"{worse}; its training costs {cost:.1f} times Dense's.{as_often}"
-        )
-    return "\n".join(f"- {line}" for line in said) + "\n"
-
-
-def no_help(found):
-    """The rows that are better than Dense in no column of no set."""
-    tasks, rows = judged_sets(found), []
-    for row in ROWS:
-        marks = [mark(task, row, column) for task in tasks.values() for column in measures.PAIRED]
-        known = any(row in task["differences"] for task in tasks.values())
-        if known and " +" not in marks:
-            rows.append(row)
-    said = ", ".join(measures.COLUMNS[column][0] for column in measures.PAIRED)
-    return f"Better than Dense in none of {said}, in no set: {', '.join(rows) or 'none'}.\n"
+    more = f"\nIn how many of {len(tasks)} sets these rows differ from Dense so:\n\n"
+    lines = "".join(f"- {line}" for line in counted)
+    return markdown(titles, rows) + f"\n{said}; {note}.\n{more}{lines}"
 
 
 def each_set(table):
@@ -317,14 +223,12 @@ TABLES = {
     "sets": each_set(set_table),
     "differences": each_set(difference_table),
     "trials": each_set(trial_table),
+    "grid ends": grid_ends,
     "controls": control_table,
     "ranks": rank_table,
     "costs": cost_table,
     "first": first_table,
-    "no help": no_help,
-    "extent": extent,
-    **{f"advice {c}": functools.partial(advice, column=c) for c in measures.PAIRED},
-    **{f"by {column}": functools.partial(by_column, column=column) for column in measures.PAIRED},
+    **answers.TABLES,
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
-SCRIPTS = ("saliency", "optimizers")
+SCRIPTS = ("saliency", "optimizers", "gradient_controls")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -96,7 +96,7 @@ def test_the_rate_is_that_of_the_lowest_loss_that_is_finite(parts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", SCRIPTS[:2])
 def test_it_runs_on_digits(parts, name, tmp_path, monkeypatch):
     monkeypatch.setattr(parts["rows"], "STEPS", 60)
     found = parts[name].main(["--quick", "--cache", str(tmp_path)])
@@ -105,3 +105,58 @@ def test_it_runs_on_digits(parts, name, tmp_path, monkeypatch):
         assert table(found).count("\n|") >= 2
     assert all(runs["0"]["accuracy"] > 0.8 for runs in task["runs"].values())
     assert task["differences"]
+
+
+def test_the_detector_is_judged_on_rows_that_it_has_not_seen(parts):
+    """Noise is not told from noise, even where the rows shown could be known by heart."""
+    script, rng = parts["gradient_controls"], np.random.default_rng(0)
+    noise = {kind: rng.normal(size=(60, 40)) for kind in ("test", "near", "far")}
+    noise["far"] = noise["far"] + 1
+    found = {
+        f"gradients|{column}|{end}": scores
+        for column, pair in script.judged(noise, 0).items()
+        for end, scores in zip(("in", "out"), pair, strict=True)
+    }
+    areas = {key.split("|")[1]: None for key in found}
+    areas = {column: script.auroc(found, "gradients", column)[0] for column in areas}
+    assert set(areas) == {"near", "far", "near, taught by the other", "far, taught by the other"}
+    assert abs(areas["near"] - 0.5) < 0.25  # three standard deviations of 30 against 30 rows
+    assert areas["far"] > 0.95
+    assert all(len(scores) == 30 for scores in found.values())
+
+
+def test_corrupted_images_are_of_other_rows_than_the_known(parts):
+    script = parts["gradient_controls"]
+    rows = script.chosen(3000, True)
+    assert rows.min() >= 1500 and len(rows) == len(set(rows)) == script.IMAGES
+    assert sorted(script.chosen(103, True)) == list(range(103))
+
+
+def test_norms_of_activations_are_those_of_keras(parts):
+    import keras
+
+    script, x = parts["gradient_controls"], np.random.default_rng(0).random((3, 4, 4, 3)) * 255
+    trunk = script.pixels_as_features((4, 4, 3))
+    projection = np.ones((48, 5), "float32"), np.zeros(5, "float32")
+    network = parts["rows"].dense(5, parts["rows"].Plan(None, 0.0, 1, 0, 64, 3))
+    model = script.whole(trunk, projection, network)
+    norms = script.in_batches(script.activation_norms(model), x.astype("float32"), 2)
+    projected = np.repeat(x.reshape(3, -1).sum(1, keepdims=True) / 255, 5, axis=1)
+    hidden = keras.ops.relu(projected @ network.layers[0].kernel + network.layers[0].bias)
+    logits = network(projected)
+    expected = [np.sum(np.asarray(each) ** 2, axis=1) for each in (projected, hidden, logits)]
+    np.testing.assert_allclose(norms, np.stack(expected, axis=1), rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_gradients_and_their_controls_run_on_digits(parts, tmp_path, monkeypatch):
+    script = parts["gradient_controls"]
+    monkeypatch.setattr(parts["rows"], "STEPS", 60)
+    monkeypatch.setattr(script, "IMAGES", 100)
+    found = script.main(["--quick", "--cache", str(tmp_path)])
+    task = found["tasks"]["digits"]
+    assert task["accuracies"]["0"] > 0.8
+    assert all(task["runs"][name]["0"]["far"] > 0.9 for name in ("pixels", "features"))
+    assert set(task["differences"]) == set(script.CONTROLS)
+    for table in script.TABLES.values():
+        assert len(table(found).splitlines()) >= 3

@@ -19,7 +19,7 @@ FOLDER = ROOT / "benchmarks"
 def parts():
     """The script and the files beside it, by name."""
     sys.path.insert(0, str(FOLDER))
-    names = ("images", "measures", "pages", "rows")
+    names = ("answers", "cells", "images", "measures", "pages", "rows")
     try:
         found = {name: importlib.import_module(f"evidence.{name}") for name in names}
         yield {**found, "methods": importlib.import_module("methods")}
@@ -43,15 +43,17 @@ def test_no_table_is_stale(parts):
 
 
 def test_what_the_page_says_by_hand_holds(parts):
-    pages = parts["pages"]
-    found = json.loads(pages.RESULTS.read_text(encoding="utf-8"))
+    found = json.loads(parts["pages"].RESULTS.read_text(encoding="utf-8"))
     task = found["tasks"]["CIFAR-10N worst"]
-    assert pages.mark(task, "temperature scaling", "nll") == ""  # does not mend it
-    assert pages.mean_of(task["runs"]["temperature scaling"], "ece") > 0.15
-    for row, trials in task["trials"].items():  # a penalty, or a prior that is one, is chosen
-        spec = parts["rows"].ROWS[row]
-        if spec.knob == "L2" or len(spec.values) == 2:
-            assert min(trials, key=lambda trial: trial[-1])[1] > 0, row
+    for runs in task["runs"].values():
+        accuracy, confidence = (parts["cells"].mean_of(runs, c) for c in ("accuracy", "confidence"))
+        assert confidence < accuracy - 0.1
+    taken = [
+        min(trials, key=lambda trial: trial[-1])[1] > 0
+        for row, trials in task["trials"].items()
+        if parts["rows"].ROWS[row].knob == "L2" or len(parts["rows"].ROWS[row].values) == 2
+    ]
+    assert np.mean(taken) > 0.5  # "most took one"
 
 
 def made_up(parts, accuracy):
@@ -65,22 +67,105 @@ def made_up(parts, accuracy):
 
 
 def test_a_recommendation_is_what_is_better_and_what_is_cheap(parts):
-    pages = parts["pages"]
+    answers = parts["answers"]
     found = made_up(parts, {"VBLL": [0.1, 0.05, 0.2], "deep ensemble": [0.3, 0.2, 0.4]})
-    said = pages.advice(found, "accuracy")
+    said = answers.advice(found, "accuracy")
     assert said.count("**VBLL**, better than Dense in 1 of 2 sets and worse in 0") == 2
     assert said.count("As often: deep ensemble (5.0 times).") == 1  # of any cost alone
     found = made_up(parts, {"VBLL": [-0.1, -0.2, -0.05], "deep ensemble": [0.3, 0.2, 0.4]})
-    any_cost, cheap = pages.advice(found, "accuracy").splitlines()
+    any_cost, cheap = answers.advice(found, "accuracy").splitlines()
     assert "**deep ensemble**" in any_cost and "5.0 times" in any_cost
     assert "Dense; nothing is better" in cheap
 
 
 def test_what_has_been_run_is_said(parts):
     found = made_up(parts, {"VBLL": [0.1, 0.05, 0.2]})
-    said = parts["pages"].extent(found)
-    assert "Run so far: 2 of 7 sets." in said and "- one: 3 of 19 rows, 1 seeds, 6 trials" in said
+    said = parts["answers"].extent(found)
+    assert "Run so far: 2 of 8 sets." in said and "- one: 3 of 19 rows, 1 seeds, 6 trials" in said
     assert "L2 up to 0.1; not run: temperature scaling, " in said
+
+
+def with_ranks(values):
+    """Results of sets by name, of rows with this NLL."""
+    tasks = {
+        name: {"runs": {row: {"0": {"nll": v}} for row, v in each.items()}}
+        for name, each in values.items()
+    }
+    return {"tasks": tasks}
+
+
+def test_sets_of_the_same_images_are_one_witness(parts):
+    """Twice CIFAR-10, in which another row is best each time, against one IDRiD."""
+    first, second = (
+        {"Dense": 1.0, "VBLL": 2.0, "SNGP": 3.0},
+        {"Dense": 2.0, "VBLL": 1.0, "SNGP": 3.0},
+    )
+    values = {"CIFAR-10 clean": first, "CIFAR-10N worst": second, "IDRiD": first}
+    tasks = with_ranks(values)["tasks"]
+    found = parts["pages"].family_ranks(tasks, list(first), "nll", False)
+    np.testing.assert_array_equal(found, [[1.5, 1.5, 3], [1, 2, 3]])
+    said = parts["pages"].rank_table(with_ranks(values), columns=("nll",))
+    assert "3 sets of 2 families of images" in said and "no two rows are apart" in said
+    assert [line.split("|")[1].strip() for line in said.splitlines()[2:5]] == list(first)
+
+
+def test_rows_are_apart_beyond_the_critical_difference(parts):
+    said = parts["pages"].far_apart(["a", "b", "c"], np.array([1.0, 2.0, 3.1]), 2.0)
+    assert said == "apart: a before c"
+
+
+def test_a_choice_at_the_end_of_its_grid_is_said(parts):
+    rows = parts["rows"].ROWS
+    trials = {
+        "Dense": [[0.3, 0.3, 12, 2.0], [1.0, 1.0, 12, 1.0]],
+        "VBLL": [[1.0, 0.3, 12, 1.0], [1.0, 1.0, 12, 2.0]],
+        "IVON": [[rows["IVON"].values[0], 0.0, 12, 1.0]],
+        "fully Bayesian": [[rows["fully Bayesian"].values[1], 0.0, 12, 1.0]],
+    }
+    said = parts["pages"].grid_ends({"tasks": {"one": {"trials": trials}}})
+    assert said == "Chosen at an end of its grid: Dense (one); IVON (one).\n"
+
+
+def test_each_row_has_as_many_trials(parts):
+    rows = parts["rows"]
+    plan = rows.Plan(None, 0.0, rows.STAGES, 0, 64, 3)
+    for row, spec in rows.ROWS.items():
+        if spec.kind == "fit":
+            assert len(list(rows.trials(row, plan, lambda: plan))) == rows.TRIALS, row
+
+
+def test_a_training_sees_all_rows_equally_often_in_the_order_of_its_seed(parts, monkeypatch):
+    rows = parts["rows"]
+    monkeypatch.setattr(rows, "STEPS", 12)
+    seen = {}
+
+    class Model:
+        def fit(self, data, epochs, steps_per_epoch, **_):
+            assert (epochs, steps_per_epoch) == (rows.STAGES, 1)
+            self.seen = np.concatenate([np.asarray(x)[:, 0] for x, _ in data])
+
+    x = np.arange(64, dtype="float32")[:, None]
+    for seed in (0, 0, 1):
+        plan = rows.Plan(None, 0.0, rows.STAGES, seed, 64, 3)
+        model = Model()
+        rows.train(model, x, np.arange(64), plan)
+        np.testing.assert_array_equal(seen.setdefault(seed, model.seen), model.seen)
+    counts = np.bincount(seen[0].astype(int), minlength=64)
+    assert counts.sum() == 12 * 16 and set(counts) == {3}
+    assert (seen[0] != seen[1]).any()
+
+
+def test_a_promise_is_contradicted_beyond_chance_alone(parts):
+    """100 accepted at a promised risk of .1: 12 errors are chance (p = .30), 18 are not (.01)."""
+    runs = [{"coverage": 0.5, "realized": risk} for risk in (0.08, 0.12, 0.18)]
+    runs.append({"coverage": 0.0, "realized": None})
+    task = {"runs": {"Dense": dict(enumerate(runs))}, "rows": {"test": 200}, "target_risk": 0.1}
+    said = parts["answers"].kept({"tasks": {"one": {**task, "differences": {"VBLL": {}}}}})
+    assert said == (
+        "- one: risk at most the promised in 1 of 3 runs, above it by more than chance in 1; "
+        "nothing to promise in 1.\n"
+    )
+    assert parts["answers"].chance_of(runs[1], 0.1, 200) == pytest.approx(0.2970, abs=1e-4)
 
 
 def predictions(rng, rows, classes=4):
