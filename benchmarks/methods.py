@@ -14,8 +14,9 @@ nothing else has seen. All can be stopped at any time, and goes on where it was.
 
 A file of FOLDER is a set, an `.npz` with `images` (uint8; rows, height, width[, channels]) and
 `labels` (integers from 0), and, where there are, `groups` (patients or hospitals: no group is in
-two parts), `near`, `far` (images of none of the classes), `shift` with `shift_labels`. Without
-`far` the other sets of the folder are far, without `shift` it is corrupted test images.
+two parts; where they are too few for that, the smallest is the part that is shifted), `near`, `far`
+(images of none of the classes), `shift` with `shift_labels`. Without `far` the other sets of the
+folder are far, without `shift` and few groups it is corrupted test images.
 """
 
 import argparse

@@ -89,6 +89,18 @@ def split_groups(groups, seed=0):
     return {name: np.flatnonzero(piece[members] == i) for i, name in enumerate(SHARES)}
 
 
+def split_hospitals(groups, seed=0):
+    """Rows by `SHARES` of all groups but the smallest, and the rows of that one.
+
+    For groups that are too few to be kept apart: one of them can at least be unseen.
+    """
+    names, members, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    away = members == np.argmin(sizes)
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero(~away))
+    ends = np.round(np.cumsum(list(SHARES.values())) * len(rows)).astype(int)
+    return dict(zip(SHARES, np.split(rows, ends[:-1]), strict=True)), np.flatnonzero(away)
+
+
 def same_heads(images):
     """A group for each row: slices whose thumbnails correlate, in chains."""
     small = np.stack([np.asarray(Image.fromarray(i).resize((16, 16))) for i in images[..., 0]])
@@ -295,7 +307,15 @@ def own_task(arrays, others, name="the file"):
         raise ValueError(
             f"`groups` of {name} must have a row for each label. Received: {len(groups)}"
         )
-    parts = {n: Part(x[r], y[r], groups[r]) for n, r in split_groups(groups).items()}
+    pieces, away = split_groups(groups), None
+    if min(map(len, pieces.values())) == 0 and len(np.unique(groups)) > 1:
+        pieces, away = split_hospitals(groups)
+        print(
+            f"{name}: {len(np.unique(groups))} groups are too few to keep apart. Group "
+            f"{groups[away][0]} is the part that is shifted, rows of the others are drawn.",
+            flush=True,
+        )
+    parts = {n: Part(x[r], y[r], groups[r]) for n, r in pieces.items()}
     for part, each in parts.items():
         if len(each.labels) == 0:
             raise ValueError(f"{name} has too few groups: the part {part!r} would be empty")
@@ -306,6 +326,8 @@ def own_task(arrays, others, name="the file"):
         )
     if "shift" in arrays:
         parts["shift"] = shifted(arrays, name, y.max() + 1)
+    elif away is not None:
+        parts["shift"] = Part(x[away], y[away], groups[away])
     else:
         parts["shift"] = corrupted(parts["test"], FAR)
     for kind in ("near", "far"):

@@ -229,6 +229,15 @@ def test_no_group_is_in_two_parts(parts):
     assert sum(len(found[part].labels) for part in images.SHARES) == 400
 
 
+def test_of_a_few_hospitals_one_is_unseen(parts, capsys):
+    groups = np.array([0, 1, 1, 2, 2, 2] * 15)
+    found = parts["images"].own_task(a_file(groups=groups), {})
+    assert set(found["shift"].groups) == {0} and len(found["shift"].labels) == 15
+    assert all(set(found[part].groups) <= {1, 2} for part in parts["images"].SHARES)
+    assert sum(len(found[part].labels) for part in parts["images"].SHARES) == 75
+    assert "Group 0 is the part that is shifted" in capsys.readouterr().out
+
+
 def a_file(**changed):
     """90 made-up images of three classes."""
     rng = np.random.default_rng(0)
