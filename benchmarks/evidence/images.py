@@ -94,7 +94,7 @@ def split_hospitals(groups, seed=0):
 
     For groups that are too few to be kept apart: one of them can at least be unseen.
     """
-    names, members, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    _, members, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     away = members == np.argmin(sizes)
     rows = np.random.default_rng(seed).permutation(np.flatnonzero(~away))
     ends = np.round(np.cumsum(list(SHARES.values())) * len(rows)).astype(int)
