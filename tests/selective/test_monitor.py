@@ -1,5 +1,6 @@
 """A monitor of a rule: what it promises of alarms, what it sees, its file, and bad input."""
 
+import base64
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ from scipy import stats
 
 from tfuq.predictive import RegressionUncertainty
 from tfuq.selective import Monitor, RegressionRule, RejectionRule
-from tfuq.selective.bets import Bets, jumped, mean_upper_bound, start_weight
+from tfuq.selective.bets import Bets, Jumps, mean_upper_bound, start_weight
 from tfuq.selective.monitor import SHARES
 
 RNG = np.random.default_rng(0)
@@ -36,11 +37,42 @@ def test_bets_grow_no_fair_game():
     factors = 1 + Bets(0.1).slopes * (np.array([[0.0], [1.0]]) - 0.1)
     np.testing.assert_allclose([0.9, 0.1] @ factors, 1)
     assert sum(start_weight(k) for k in range(1_000_000)) < 1
-    sums, most = np.full((1000, 3), 1 / 3), 1.0
+    jumps, most = Jumps(), 1.0
     for _ in range(1000):
-        sums = jumped(sums, rng.random(1000))
-        most = np.maximum(most, sums.sum(axis=-1))
+        jumps.take(rng.random(1000))
+        most = np.maximum(most, jumps.wealth)
     assert np.sum(most >= 20) <= limit
+
+
+def test_a_wealth_is_no_more_on_average_after_a_case_than_before():
+    """The proof's step, at starts and between them, of losses at the bound and uniform p-values."""
+    rng, middles = np.random.default_rng(2), (np.arange(20) + 0.5) / 20
+    for games, parts, shares in (
+        (Bets(0.1), [0.0, 1.0], [0.9, 0.1]),
+        (Jumps(), middles, np.full(20, 0.05)),
+    ):
+        assert games.wealth == 1
+        for drawn in rng.choice(parts, size=150, p=shares):
+            nexts = [type(games)(*([0.1] if len(parts) == 2 else []), games.count, games.sums)
+                     for _ in parts]  # fmt: skip
+            for each, part in zip(nexts, parts, strict=True):
+                each.take(part)
+            mean = np.dot(shares, [each.wealth for each in nexts])
+            assert mean == pytest.approx(games.wealth, rel=1e-9)
+            games.take(drawn)
+            assert games.wealth > 0
+
+
+def test_scores_that_move_late_are_seen_as_soon_as_early():
+    """Half a deviation after 20,000 quiet cases: a test that began once would need thousands."""
+    rng, jumps, seen = np.random.default_rng(3), Jumps(), []
+    for _ in range(20_000):
+        jumps.take(rng.random(50))
+    assert np.median(jumps.wealth) < 1
+    while len(seen) < 500 and np.median(jumps.wealth) < 1 / (SHARES["scores"] * 0.05):
+        jumps.take(stats.norm.sf(rng.normal(0.5, size=50)))
+        seen.append(np.median(jumps.wealth))
+    assert len(seen) < 250
 
 
 def test_a_doubled_risk_is_seen_within_300_labelled_cases():
@@ -132,19 +164,29 @@ def test_a_text_is_small_at_all_times():
     assert len(Monitor(rule, 0.05, state=longest).to_json().encode()) <= 1024
 
 
-def test_a_text_of_the_first_format_is_read():
-    """Wealths in digits, bounds and numbers of cases again and again."""
+def test_texts_of_earlier_formats_are_read():
+    """Wealths in digits, bounds and numbers of cases again and again; scores tested by one game."""
     monitor = fitted().monitor().update(*cases(300, np.random.default_rng(5)))
     content = json.loads(monitor.to_json())
-    state = content["config"]["state"]
+    state, slopes = content["config"]["state"], [0.2, 0.5, 3.0]
+    second = json.loads(json.dumps(content))
+    bets = [part for bets in monitor._bets.values() for part in bets.sums]
+    wealth = np.array([*monitor._most.values(), *slopes, *bets])
+    second["config"]["state"]["wealth"] = base64.b64encode(wealth.tobytes()).decode()
     del state["wealth"], state["batches"]
-    state |= {"most": monitor._most, "scores": monitor._scores.tolist(), "first": []}
+    state |= {"most": monitor._most, "scores": slopes, "first": []}
     state |= {k: [bets.bound, bets.count, bets.spent, bets.sums.tolist()]
               for k, bets in monitor._bets.items()}  # fmt: skip
     content["config"]["rule"] = json.loads(fitted().to_json())
-    again = Monitor.from_json(json.dumps(content))
-    assert again.wealth == monitor.wealth and again.fitted_to == monitor.fitted_to
-    assert again.rule == monitor.rule
+    spent = monitor._jumps.spent
+    assert 0.5 < spent < 1
+    expected = {**monitor.wealth, "scores": 3.7 * spent + 1 - spent}
+    for each in (content, second):
+        again = Monitor.from_json(json.dumps(each))
+        assert again.wealth == pytest.approx(expected)
+        assert again.fitted_to == monitor.fitted_to and again.rule == monitor.rule
+        again.update(*cases(300, np.random.default_rng(6)))
+        assert Monitor.from_json(again.to_json()).wealth == again.wealth
 
 
 def test_a_batch_that_comes_twice_is_refused():

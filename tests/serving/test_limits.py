@@ -360,9 +360,9 @@ def test_decoded_inputs_that_wait_are_bounded(folder):
     async def several():
         held, batcher = asyncio.Event(), service.batcher
 
-        async def waits(array):
+        async def waits(*given):
             await held.wait()
-            return await batcher(array)
+            return await batcher(*given)
 
         service.batcher = waits
         first = asyncio.create_task(asked(app, whole(body), NPY))

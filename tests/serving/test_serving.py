@@ -511,10 +511,10 @@ def test_too_many_are_told_to_wait(served):
             await come.wait()
             return await whole()
 
-        async def held(array):
+        async def held(*given):
             entered.set()
             await released.wait()
-            return await model(array)
+            return await model(*given)
 
         slowly = asyncio.create_task(asked(app, slow))
         while not service.bodies.coming:
@@ -571,7 +571,8 @@ def test_batches():
     """One at first, then what came meanwhile; never more than allowed, never of two shapes."""
     batches = []
 
-    def predict(inputs):
+    def predict(inputs, beside):
+        assert beside == [f"of {each[0]}" for each in inputs]
         batches.append([len(each) for each in inputs])
         if len(inputs[0]) == 4:
             raise OSError("out of order")
@@ -581,7 +582,8 @@ def test_batches():
     inputs = [np.full(n, i) for i, n in enumerate((2, 2, 2, 2, 2, 3, 4, 4, 2))]
 
     async def all_at_once():
-        return await asyncio.gather(*map(batcher, inputs), return_exceptions=True)
+        beside = [f"of {each[0]}" for each in inputs]
+        return await asyncio.gather(*map(batcher, inputs, beside), return_exceptions=True)
 
     found = asyncio.run(all_at_once())
     assert batches == [[2, 2, 2], [2, 2], [3], [4, 4], [2]]

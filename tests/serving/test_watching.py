@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 from tfuq.export import export
 from tfuq.predictive import RegressionUncertainty, declare
 from tfuq.selective import Monitor, RegressionRule, RejectionRule
+from tfuq.serving import cases as cases_of_server
 from tfuq.serving import reading, watching
 
 pytestmark = pytest.mark.xdist_group("serving")
@@ -79,12 +80,16 @@ def cases(count, seed=0):
     return outputs, said
 
 
+def taken(watch, outputs, said, marks=None):
+    watch.take(outputs, said, [None] * len(said) if marks is None else marks)
+
+
 def test_is_the_monitor_of_python(watch):
     """Cases in batches, labels of half of them later: what `Monitor` says of all of it."""
     expected, rng = fitted().monitor(), np.random.default_rng(1)
     for seed in range(4):
         outputs, said = cases(20, seed)
-        watch.take(outputs, said)
+        taken(watch, outputs, said)
         expected.update_decisions(outputs["accept"], outputs["confidence"])
         labels = {answer["id"]: int(rng.random() < 0.05) for answer in said[::2]}
         found = watch.label(labels)
@@ -102,7 +107,7 @@ def test_is_the_monitor_of_python(watch):
 def test_raises_an_alarm(watch):
     for seed in range(20):
         outputs, said = cases(20, seed)
-        watch.take(outputs, said)
+        taken(watch, outputs, said)
         found = watch.label({answer["id"]: "b" for answer in said})  # all wrong
     assert found["alarm"] and "risk" in found["alarms"]
     assert found["promised_risk"] == 0.2 and found["risk_bound"] > 0.9
@@ -110,7 +115,7 @@ def test_raises_an_alarm(watch):
 
 def test_labels_that_are_none(watch, counts):
     outputs, said = cases(5)
-    watch.take(outputs, said)
+    taken(watch, outputs, said)
     first = said[0]["id"]
     for labels, status in (
         ({}, 422),
@@ -138,7 +143,7 @@ def test_labels_that_are_none(watch, counts):
 def test_labels_are_classes_of_the_model_without_names_too(watch, counts):
     watch.class_names = None
     outputs, said = cases(2)
-    watch.take(outputs, said)
+    taken(watch, outputs, said)
     for label in (2, "a"):
         with pytest.raises(reading.Refused, match="must be a class, 0 to 1, not"):
             watch.label({said[0]["id"]: label})
@@ -146,9 +151,9 @@ def test_labels_are_classes_of_the_model_without_names_too(watch, counts):
 
 
 def test_forgets_the_oldest(watch, monkeypatch):
-    monkeypatch.setattr(watching, "KEPT", 3)
+    monkeypatch.setattr(cases_of_server, "KEPT", 3)
     outputs, said = cases(5)
-    watch.take(outputs, said)
+    taken(watch, outputs, said)
     assert watch.said()["waiting_for_labels"] == 3 and watch.said()["cases"] == 5
     with pytest.raises(reading.Refused, match="not waiting"):
         watch.label({said[0]["id"]: 0})
@@ -164,7 +169,7 @@ def test_a_full_disk_ends_no_answers(watch, monkeypatch, caplog):
     with monkeypatch.context() as patched:
         patched.setattr(watch.monitor, "save", full)
         outputs, said = cases(5)
-        watch.take(outputs, said)
+        taken(watch, outputs, said)
         found = watch.label({said[0]["id"]: 0})
         with pytest.raises(OSError):  # at the end nothing is tried again
             watch.close()
@@ -207,20 +212,93 @@ def test_numbers(tmp_path):
     outputs = {"mean": np.zeros((3, 1)), "score": limit * np.array([[0.5], [0.7], [2.0]])}
     outputs["accept"] = outputs["score"] <= limit
     said = [{"mean": 0.0, "accept": bool(each)} for each in outputs["accept"][:, 0]]
-    watch.take(outputs, said)
+    taken(watch, outputs, said)
     found = watch.label({said[0]["id"]: 1.9, said[1]["id"]: -2.1, said[2]["id"]: 50})
     assert (found["labelled"], found["loss"], found["accepted"]) == (2, 1.0, 2)
-    watch.take(outputs, said)
+    taken(watch, outputs, said)
     for label in ("1", None, True, float("inf")):
         with pytest.raises(reading.Refused, match="must be"):
             watch.label({said[0]["id"]: label})
 
 
+# --- Cases that come again --------------------------------------------------------------------
+
+
+def inputs_of(count, seed=0, values=12):
+    return list(np.random.default_rng(seed).normal(size=(count, values)).astype("float32"))
+
+
+def said_again(watch, inputs, key=None):
+    """The ids of the answers to a request, which are repeated, and how many cases there are."""
+    outputs, said = cases(len(inputs))
+    taken(watch, outputs, said, watch.marks(inputs, key))
+    repeated = [bool(answer.get("repeated")) for answer in said]
+    return [answer["id"] for answer in said], repeated, watch.said()["cases"]
+
+
+@pytest.mark.parametrize("key", [None, "a-key"])
+def test_a_request_that_comes_again_is_counted_once(watch, key):
+    first, *found = said_again(watch, inputs_of(5), key)
+    assert found == [[False] * 5, 5]
+    assert said_again(watch, inputs_of(5), key) == (first, [True] * 5, 5)
+    watch.label(dict.fromkeys(first, 0))  # by the ids of either answer, once
+    assert said_again(watch, inputs_of(5), key) == (first, [True] * 5, 5)
+    assert watch.said()["repeated"] == 10 and watch.said()["unidentified"] == 0
+    with pytest.raises(reading.Refused, match="it has one"):
+        watch.label({first[0]: 0})
+    assert said_again(watch, inputs_of(5, seed=1), key and "another")[1:] == ([False] * 5, 10)
+
+
+def test_an_input_is_known_in_another_list_too(watch):
+    first, *_ = said_again(watch, inputs_of(5))
+    again = [inputs_of(5)[3], *inputs_of(1, seed=1), inputs_of(5)[3]]
+    found, repeated, count = said_again(watch, again)
+    assert (found[0], repeated, count) == (first[3], [True, False, True], 6)
+
+
+def test_equal_inputs_of_few_values_may_be_other_cases(watch):
+    """By themselves: of a list that comes again as a whole that is no chance."""
+    (row,) = inputs_of(1, values=3)
+    for count in (1, 2):
+        assert said_again(watch, [row])[1:] == ([False], count)
+    assert watch.said()["unidentified"] == 2
+    assert said_again(watch, [row], "of-this-one")[1:] == ([False], 3)
+    assert said_again(watch, [row], "of-this-one")[1:] == ([True], 3)
+    rows = inputs_of(4, values=3)
+    first = said_again(watch, rows)
+    assert first[1:] == ([False] * 4, 7)
+    assert said_again(watch, rows) == (first[0], [True] * 4, 7)
+    assert said_again(watch, rows[::-1])[1:] == ([False] * 4, 11)
+    assert watch.said()["unidentified"] == 2
+
+
+def test_equal_inputs_with_keys_of_their_own_are_other_cases(watch):
+    for count, key in enumerate(("a", "b"), 1):
+        assert said_again(watch, inputs_of(1), key)[1:] == ([False], count)
+
+
+def test_keys_that_are_none(watch, counts):
+    said_again(watch, inputs_of(2), "taken")
+    for key, inputs, error in (
+        ("taken", inputs_of(2, seed=1), "key_reused"),
+        ("taken", inputs_of(2)[:1], "key_reused"),
+        ("taken", inputs_of(2)[::-1], "key_reused"),
+        ("", inputs_of(2), "wrong_key"),
+        ("a" * 201, inputs_of(2), "wrong_key"),
+        ("a\tb", inputs_of(2), "wrong_key"),
+    ):
+        with pytest.raises(reading.Refused) as refused:
+            watch.marks(inputs, key)
+        assert (refused.value.status, refused.value.error) == (422, error)
+        counts("misuse rows, refused")
+    assert watch.said()["cases"] == 2
+
+
 # --- A process --------------------------------------------------------------------------------
 
 
-def posted(url, body, kind):
-    request = urllib.request.Request(url, body, {"Content-Type": kind})
+def posted(url, body, kind, **headers):
+    request = urllib.request.Request(url, body, {"Content-Type": kind, **headers})
     with urllib.request.urlopen(request, timeout=60) as answer:
         return json.loads(answer.read())
 
@@ -257,5 +335,15 @@ def test_over_http(tmp_path):
             posted(server.url + "/labels", message, "application/json")
         with refused.value as answer:
             assert answer.code == 404
-        posted(server.url + "/predict", body, "application/json")
+        again = posted(server.url + "/predict", body, "application/json")["predictions"]
+        assert again == [{**each, "repeated": True} for each in found]  # a retry
+        key = {"Idempotency-Key": "of another twenty"}
+        for _ in range(2):
+            again = posted(server.url + "/predict", body, "application/json", **key)
+        assert again["predictions"][0]["repeated"]
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            posted(server.url + "/predict", body.replace(b"0.0", b"1.0", 1), "application/json",
+                   **key)  # fmt: skip
+        with refused.value as answer:
+            assert answer.code == 422 and json.loads(answer.read())["error"] == "key_reused"
     assert Monitor.load(tmp_path / "monitor.json").fitted_to["cases"] == 40  # written at the end

@@ -6,10 +6,12 @@ import zlib
 import numpy as np
 
 from tfuq._arguments import shown
+from tfuq.selective.bets import spent_after
 
 BATCHES = 3  # whose marks are kept: of the first, and of the last but that
 LEAST_SCORES = 8  # different ones, from which on equal batches are no chance
-TESTS, SLOPES, BETS = 3, 3, 4  # numbers of wealths: the largest, by slope, by bet
+TESTS, SLOPES, BETS = 3, 4, 4  # numbers of wealths: the largest, by slope, by bet
+OLD_SLOPES = 3  # of monitors whose test of the scores began once
 BINS = 8  # of scores
 NUMBERS = ("cases", "accepted", "labelled", "loss")
 WEALTHS = ("most", "scores", "risk", "more", "less")
@@ -44,20 +46,40 @@ def mark_of(scores):
     return zlib.crc32(scores.tobytes())
 
 
+def mark_of_edges(edges):
+    """A number that tells a stream by the edges of its bins: each draws its ties by itself."""
+    return zlib.crc32(np.asarray(edges, "<f8").tobytes())
+
+
 def encoded(values, kind="<f8"):
     """Numbers as base64, which is exact and half as long as digits."""
     return base64.b64encode(np.asarray(values, kind).tobytes()).decode()
+
+
+def encoded_counts(values):
+    """Counts as base64, or as they are where one is too large."""
+    return encoded(values, "<u4") if np.max(values) < 2**32 else values.astype(int)
 
 
 def _decoded(text, kind="<f8"):
     return np.frombuffer(base64.b64decode(text, validate=True), kind)
 
 
-def _wealths(text, sizes):
-    values = _decoded(text)
-    if len(values) != sum(sizes):
-        raise ValueError(f"{len(values)} wealths, not {sum(sizes)}")
-    return np.split(values, np.cumsum(sizes)[:-1])
+def _wealths(text):
+    values, others = _decoded(text), (BETS, BETS, BETS)
+    slopes = len(values) - TESTS - sum(others)
+    if slopes not in (0, SLOPES, OLD_SLOPES):
+        raise ValueError(f"{len(values)} wealths")
+    return np.split(values, np.cumsum([TESTS, slopes, *others])[:-1])
+
+
+def _begun_again(sums, bins):
+    """Wealth by slope of a test of the scores that began once, as the first of many games.
+
+    It counts as far as games have begun by now. What it was at most stays, so that the probability
+    of a false alarm of this test is at most doubled by the change.
+    """
+    return np.full(SLOPES, np.sum(sums) * spent_after(int(np.sum(bins))) / SLOPES)
 
 
 def checked_state(state):
@@ -71,17 +93,21 @@ def checked_state(state):
     if found["first"]:  # of which bins will be made
         found = {"edges": [], "bins": [0] * BINS, **found}
     try:
+        for name, kind in (("first", "<f4"), ("batches", "<u4"), ("bins", "<u4")):
+            if isinstance(found[name], str):
+                found[name] = _decoded(found[name], kind).tolist()
         if state is None:
-            wealth = [1.0] * TESTS, [1 / SLOPES] * SLOPES, *np.zeros([3, BETS])
+            wealth = [1.0] * TESTS, [0.0] * SLOPES, *np.zeros([3, BETS])
         elif "wealth" in found:
-            wealth = _wealths(found.pop("wealth"), (TESTS, SLOPES, BETS, BETS, BETS))
+            wealth = _wealths(found.pop("wealth"))
         else:  # as monitors were first written
             wealth = list(found.pop("most").values()), found.pop("scores")
             wealth += tuple(found.pop(name)[-1] for name in WEALTHS[2:])
         wealth = [np.array(part, "float64") for part in wealth]
-        for name, kind in (("first", "<f4"), ("batches", "<u4")):
-            if isinstance(found[name], str):
-                found[name] = _decoded(found[name], kind).tolist()
+        if not len(wealth[1]):  # no score was tested yet
+            wealth[1] = np.zeros(SLOPES)
+        if len(wealth[1]) == OLD_SLOPES:
+            wealth[1] = _begun_again(wealth[1], found["bins"])
         sizes = [len(found["bins"]), len(found["edges"]) in (0, BINS - 1), *map(len, wealth)]
         is_sound = set(found) == {*fresh, "first", "batches"}
         is_sound &= sizes == [BINS, True, TESTS, SLOPES, BETS, BETS, BETS]

@@ -1,8 +1,8 @@
 """A promise that watches itself: tests of a rule's risk, coverage and scores, case by case.
 
 Each test holds a wealth that is 1 at first and, while nothing has changed, no fair game makes grow:
-it ever reaches 1 / alpha with a probability of at most alpha (Ville 1939), however long and however
-often one looks. The bets are in `bets.py`.
+it ever reaches 1 / alpha with a probability of at most alpha, over the whole stream, however long
+and however often one looks. `bets.py` says what it bets, and proves that.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ from tfuq.selective._monitor_state import (
     NUMBERS,
     checked_state,
     encoded,
+    encoded_counts,
     mark_of,
+    mark_of_edges,
     rounded,
     short,
     whole,
 )
 from tfuq.selective.base import Fitted, numbers, plain
-from tfuq.selective.bets import Bets, jumped, mean_upper_bound
+from tfuq.selective.bets import Bets, Jumps, mean_upper_bound
 
 __all__ = ["Monitor"]
 
@@ -102,13 +104,13 @@ class Monitor(Fitted):
         self._most = dict(zip(SHARES, state["most"].tolist(), strict=True))
         self._first, self._batches = list(state["first"]), list(state["batches"])
         self._edges, self._bins = numbers("state", state["edges"]), numbers("state", state["bins"])
-        self._scores = state["scores"]
+        self._jumps = Jumps(int(self._bins.sum()), state["scores"])
 
     def get_config(self) -> dict[str, Any]:
-        of_scores = {"edges": self._edges, "bins": self._bins.astype(int)}
+        of_scores = {"edges": self._edges, "bins": encoded_counts(self._bins)}
         of_scores = {"first": encoded(self._first, "<f4")} if self._first else of_scores
-        wealth = [*self._most.values(), *self._scores]
-        wealth += [wealth for bets in self._bets.values() for wealth in bets.sums]
+        games = [*([self._jumps] if self._jumps.count else []), *self._bets.values()]
+        wealth = [*self._most.values(), *(part for each in games for part in each.sums)]
         wealth = {"wealth": encoded(wealth), "batches": encoded(self._batches, "<u4")}
         state = {**self._seen, **of_scores, **wealth}
         return plain({"rule": short(self.rule._content()), "alpha": self.alpha, "state": state})
@@ -304,16 +306,16 @@ class Monitor(Fitted):
             return
         place = int(np.searchsorted(self._edges, score, side="right"))
         self._bins[place] += 1
-        uniform = np.random.default_rng(int(self._bins.sum())).random()
-        higher = self._bins[place + 1 :].sum() + uniform * self._bins[place]
-        self._scores = jumped(self._scores, higher / self._bins.sum())
+        drawn = np.random.default_rng([mark_of_edges(self._edges), int(self._bins.sum())])
+        higher = self._bins[place + 1 :].sum() + drawn.random() * self._bins[place]
+        self._jumps.take(higher / self._bins.sum())
 
     @property
     def wealth(self) -> dict[str, float]:
         """Of the tests of the risk, the coverage and the scores, in which they stand now."""
         more, less = self._bets["more"].wealth, self._bets["less"].wealth
         found = {"risk": self._bets["risk"].wealth, "coverage": (more + less) / 2}
-        return {**{k: float(v) for k, v in found.items()}, "scores": float(self._scores.sum())}
+        return {**{k: float(v) for k, v in found.items()}, "scores": float(self._jumps.wealth)}
 
     @property
     def alarms(self) -> list[str]:

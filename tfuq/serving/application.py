@@ -51,7 +51,7 @@ def application(service):
 def _add_answers(app, service):
     @app.post(
         "/predict",
-        openapi_extra={"requestBody": schemas.BODY},
+        openapi_extra={"requestBody": schemas.BODY, "parameters": [schemas.KEY]},
         responses=schemas.answer_responses(service.model.of_numbers),
     )
     async def predict(request: Request):

@@ -6,12 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 
 class Batcher:
-    """Calls `predict` with lists of what came while it was busy.
+    """Calls `predict` with lists of what came while it was busy, and what came with it.
 
     Nobody waits for a batch to fill: an input that comes alone is answered alone.
 
     Args:
-        predict: Function of a list of inputs of one shape, that returns a list of answers.
+        predict: Function of a list of inputs of one shape, and a list of what came with each, that
+            returns a list of answers.
         max_batch: How many inputs at most.
         max_bytes: How many bytes they may have together; one input alone may have more.
     """
@@ -22,9 +23,9 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, "predict")
         self._worker = None
 
-    async def __call__(self, array):
+    async def __call__(self, array, beside=None):
         answer = asyncio.get_running_loop().create_future()
-        self._waiting.append((array, answer))
+        self._waiting.append((array, beside, answer))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         return await answer
@@ -34,14 +35,15 @@ class Batcher:
         while self._waiting:
             batch = self._next_batch()
             try:
-                inputs = [array for array, _ in batch]
-                found = await loop.run_in_executor(self._thread, self.predict, inputs)
+                inputs, beside, _ = zip(*batch, strict=True)
+                given = list(inputs), list(beside)
+                found = await loop.run_in_executor(self._thread, self.predict, *given)
             except Exception as error:
-                for _, answer in batch:
+                for *_, answer in batch:
                     if not answer.done():
                         answer.set_exception(error)
                 continue
-            for (_, answer), content in zip(batch, found, strict=True):
+            for (*_, answer), content in zip(batch, found, strict=True):
                 if not answer.done():  # its request may have been given up
                     answer.set_result(content)
 

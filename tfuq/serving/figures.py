@@ -15,6 +15,8 @@ OF_MONITOR = {
     "cases": "Cases that the monitor has counted.",
     "labelled": "Accepted cases whose label has come.",
     "waiting_for_labels": "Cases whose label has not come.",
+    "repeated": "Cases that came again and were not counted again, since the server began.",
+    "unidentified": "Cases of so few values that they would be counted again without a key.",
     "unsaved": "Cases and labels that are not in the monitor's file yet.",
 }
 

@@ -1,5 +1,6 @@
 """Schemas of requests and answers, for `/openapi.json`."""
 
+from tfuq.serving.cases import HEADER, LONGEST
 from tfuq.serving.reading import IMAGES, JSON, NPY
 
 DESCRIPTION = (
@@ -29,6 +30,13 @@ LABELS = {
         }
     },
 }
+KEY = {
+    "name": HEADER,
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST},
+    "description": "With a monitor: the same for each try of one request, another for another.",
+}
 _REFUSAL = {
     "type": "object",
     "required": ["error", "reason"],
@@ -40,7 +48,7 @@ _WHY = {
     408: "The body did not come in time.",
     413: "More bytes, pixels or numbers than are read.",
     415: "Another type of body.",
-    422: "Numbers that the model does not take, or labels that are none.",
+    422: "Numbers that the model does not take, labels that are none, or a key of another request.",
     503: "Too many requests at a time: come again after `Retry-After` seconds.",
 }
 REFUSALS = {
@@ -52,6 +60,10 @@ _COMMON = {
     "accept": {"type": "boolean"},
     "reasons": {"type": "array", "items": {"type": "string"}},
     "id": {"type": "string", "description": "With a monitor: what a label names the case by."},
+    "repeated": {
+        "type": "boolean",
+        "description": "With a monitor: true if the case came before, and was not counted again.",
+    },
     "ood_score": _NUMBER,
 }
 _OF_CLASSES = {

@@ -9,6 +9,7 @@ from tfuq.serving import json_texts
 from tfuq.serving.answers import answers
 from tfuq.serving.batching import Batcher
 from tfuq.serving.budget import Budget
+from tfuq.serving.cases import HEADER
 from tfuq.serving.figures import Figures
 from tfuq.serving.reading import InputSpec, prepared
 from tfuq.serving.refusals import Refused
@@ -32,11 +33,11 @@ class Service:
         self.model, self.options, self.watch = model, options, watch
         self.spec = input_spec(model, options)
 
-        def answered(inputs):
+        def answered(inputs, marks):
             outputs = model.predict(inputs)
             found = answers(outputs, decision)
             if watch is not None:
-                watch.take(outputs, found)
+                watch.take(outputs, found, marks)
             return found
 
         self.batcher = Batcher(answered, options.max_batch, options.max_decoded)
@@ -75,15 +76,20 @@ class Service:
             body = await self.bodies.whole(request, account)
             kind = request.headers.get("content-type", "")
             with self._place():
-                inputs, several = await self._in_thread(self._read, kind, body, account)
-                found = await asyncio.gather(*map(self.batcher, inputs))
+                key = request.headers.get(HEADER)
+                read = await self._in_thread(self._read, kind, body, key, account)
+                inputs, marks, several = read
+                found = await asyncio.gather(*map(self.batcher, inputs, marks))
         self.figures.count(found, time.perf_counter() - start)
         return {"predictions": found} if several else found[0]
 
-    def _read(self, kind, body, account):
+    def _read(self, kind, body, key, account):
         found = prepared(kind, body, self.spec)
         account.take(found.cost)
-        return found.read(), found.is_list
+        inputs = found.read()
+        is_watched = self.watch is not None
+        marks = self.watch.marks(inputs, key) if is_watched else [None] * len(inputs)
+        return inputs, marks, found.is_list
 
     async def label(self, request):
         """What the monitor says once it has taken the labels of a request."""

@@ -3,7 +3,6 @@
 The only file of the package that needs the rest of tfuq, and that when a monitor is asked for.
 """
 
-import collections
 import logging
 import math
 import os
@@ -13,9 +12,9 @@ import threading
 import numpy as np
 
 from tfuq.serving.answers import OUTPUT_OF, score_of
+from tfuq.serving.cases import HEADER, Recent, checked_key, marks_of
 from tfuq.serving.refusals import Refused
 
-KEPT = 100_000  # cases that wait for a label; older ones are forgotten
 LOG = logging.getLogger("tfuq.serving")
 
 
@@ -50,7 +49,9 @@ class Watch:
         if not self.of_numbers:
             self.num_classes = max(metadata["outputs"]["probabilities"]["shape"][-1], 2)
         self._lock = threading.Lock()
-        self._waiting = collections.OrderedDict()
+        self._waiting = Recent()  # accepted, and what was said, by the id of a case
+        self._ids, self._keys = Recent(), Recent()  # of cases by marks; of requests by keys
+        self._repeated = self._unidentified = 0
         self._run = os.urandom(6).hex()  # so that labels of an earlier process are known as such
         self._unsaved = 0
 
@@ -76,19 +77,48 @@ class Watch:
 
     # --- Cases --------------------------------------------------------------------------------
 
-    def take(self, outputs, answers):
-        """Counts the cases of a batch, and gives their answers an `id` that a label can name."""
+    def marks(self, inputs, key):
+        """A mark of each input of a request, by which `take` knows one that comes again.
+
+        Args:
+            inputs: List of arrays.
+            key: The request's `Idempotency-Key`, or None.
+
+        Raises:
+            Refused: If the key is none, or another request came with it.
+        """
+        key = checked_key(key)
+        marks = marks_of(inputs, key)
+        if key is not None:
+            digests = [mark.digest for mark in marks]
+            with self._lock:
+                if self._keys.get(key, digests) != digests:
+                    reason = f"another request came with this {HEADER}: each case has its own"
+                    raise Refused(422, "key_reused", reason)
+                self._keys.keep(key, digests)
+        return marks
+
+    def take(self, outputs, answers, marks):
+        """Counts the cases of a batch, and gives their answers an `id` that a label can name.
+
+        A case that comes again is not counted; its answer has the `id` of before, and says so.
+        """
         with self._lock:
-            for place, answer in enumerate(answers):
+            for place, (answer, mark) in enumerate(zip(answers, marks, strict=True)):
+                if mark is not None and mark in self._ids:
+                    answer["id"], answer["repeated"] = self._ids[mark], True
+                    self._repeated += 1
+                    continue
                 row = {name: values[place] for name, values in outputs.items()}
                 accepted = bool(np.all(row["accept"]))
                 self.monitor.update_decisions([accepted], [self._score(row)])
                 said = answer["mean"] if self.of_numbers else answer["label"]
                 answer["id"] = f"{self._run}-{self.monitor.fitted_to['cases']}"
-                self._waiting[answer["id"]] = accepted, said
-                if len(self._waiting) > KEPT:
-                    self._waiting.popitem(last=False)
-            self._unsaved += len(answers)
+                self._waiting.keep(answer["id"], (accepted, said))
+                if mark is not None:
+                    self._ids.keep(mark, answer["id"])
+                self._unidentified += mark is None
+                self._unsaved += 1
             if self._unsaved >= self.save_every:
                 self._try_to_save()
 
@@ -162,6 +192,8 @@ class Watch:
             "wealth": monitor.wealth,
             **monitor.fitted_to,
             "waiting_for_labels": len(self._waiting),
+            "repeated": self._repeated,
+            "unidentified": self._unidentified,
             "unsaved": self._unsaved,
         }
 
