@@ -323,6 +323,7 @@ def test_weights_that_others_set_are_the_mean(is_constrained):
     [
         ("num_data", {"num_data": None}),
         ("num_data", {"num_data": 0}),
+        ("num_data", {"num_data": 100 / 32}),
         ("beta_1", {"beta_1": 1.0}),
         ("beta_2", {"beta_2": float("nan")}),
         ("prior_precision", {"prior_precision": -0.1}),

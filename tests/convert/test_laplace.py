@@ -551,7 +551,7 @@ REFUSED = {
         r"labels in \[0, 1\]",
         lambda: (network(), (X, 2 * np.eye(3)[Y])),
     ),
-    "NaN": (r"finite features and outputs", lambda: (network(), (X * np.nan, Y))),
+    "NaN": (r"hold finite inputs", lambda: (network(), (X * np.nan, Y))),
     "weights": (r"weights of at least 0", lambda: (network(), (X, Y, -np.ones(50)))),
     "no weights": (r"sum is above 0.*sum to \[0", lambda: (network(), (X, Y, np.zeros(50)))),
     "a head of its own": (
@@ -581,6 +581,10 @@ REFUSED = {
     "numbers that are predicted exactly": (
         r"does not predict exactly",
         lambda: (zeros(), (X, np.zeros((50, 3)))),
+    ),
+    "what is no number, behind the first batch": (
+        r"Received: NaN or infinity in the batch from example 32 on",
+        lambda: (network(), (np.r_[X[:49], np.nan * X[49:]], Y)),
     ),
     "two outputs": (r"Received: a model with 2 outputs", lambda: (two_outputs(), (X, Y))),
 }

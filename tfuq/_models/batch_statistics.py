@@ -30,7 +30,7 @@ def renew_batch_statistics(model, data, batch_size=32, verbose=0):
     sums, total = [np.zeros(v.shape) for v in moving], 0
     with _following_at_once(layers):
         run = tf.function(functools.partial(model, training=True), reduce_retracing=True)
-        for batch, *_ in batches(data, batch_size, verbose, "data", model=model):
+        for batch, *_ in batches(data, batch_size, verbose, "data", model=model, finite=True):
             run(batch)
             size = len(tf.nest.flatten(batch)[0])
             total += size

@@ -1,18 +1,21 @@
 """Data of any kind that Keras takes, batch by batch."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfuq._arguments import as_array, check_integer, shown
 from tfuq._files.declared import recalled
 from tfuq._images.inputs import InputSpec
+from tfuq._models.finite import finite_rows
 from tfuq._models.torch_data import keras_data
 
 
-def batches(x, batch_size, verbose, name="x", *, model=None):
+def batches(x, batch_size, verbose, name="x", *, model=None, finite=False):
     """Inputs, as tensors, labels and weights of all batches; None for what is not given.
 
-    Where images are declared of the `model` that they are for, others are refused.
+    Where images are declared of the `model` that they are for, others are refused. `finite` refuses
+    NaN and infinity: for fits, in which one would spoil all, or hide behind a `relu`.
     """
     takes = inputs_of(model)
     check_integer("batch_size", batch_size, 1)
@@ -23,6 +26,11 @@ def batches(x, batch_size, verbose, name="x", *, model=None):
         for leaf in () if takes is None else tf.nest.flatten(batch):
             takes.check(leaf, name)
         batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
+        if finite and not np.all(finite_rows(batch)):
+            raise ValueError(
+                f"Argument `{name}` must hold finite inputs. "
+                f"Received: NaN or infinity in the batch from example {seen} on"
+            )
         seen += tf.nest.flatten(batch)[0].shape[0] or 0
         yield batch, *beside
         bar.update(number + 1)

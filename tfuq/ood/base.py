@@ -188,9 +188,7 @@ class Detector(Saved):
     def _gathered(self, x, y, batch_size, verbose):
         """What it takes of the model, and labels, of all inputs to fit to."""
         parts, labels, data = [], [], x if y is None else (x, y)
-        for batch, label, _ in batches(data, batch_size, verbose, model=self._model):
-            if not np.all(finite_rows(batch)):
-                raise ValueError("Argument `x` must be finite. Received: NaN or infinity in x")
+        for batch, label, _ in batches(data, batch_size, verbose, model=self._model, finite=True):
             parts.append(self._read(batch))
             labels.append(_chosen(label, self.output))
         arrays = tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))

@@ -177,6 +177,11 @@ class IVON(TakesDraws, keras.optimizers.Optimizer):
                 "labels or pixels where the loss is a mean over those, too. Received: num_data=None"
             )
         check_positive("num_data", num_data)
+        if num_data % 1 != 0:
+            raise ValueError(
+                "Argument `num_data` must be how many examples the training data hold, not "
+                f"batches. Received: num_data={shown(num_data)}, which is no whole number"
+            )
         for argument, value in (("beta_1", beta_1), ("beta_2", beta_2)):
             if not is_finite(value) or not 0 <= value < 1:
                 raise ValueError(

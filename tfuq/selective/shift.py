@@ -12,7 +12,6 @@ from tfuq._arguments import Data, Output, shown, to_float64, told
 from tfuq._files.tables import markdown_table
 from tfuq._models.batches import batches
 from tfuq._models.features import Tap
-from tfuq._models.finite import finite_rows
 from tfuq._models.outputs import select_output
 from tfuq._predictions.probabilities import probabilities
 from tfuq.selective._accuracy_estimates import (
@@ -235,11 +234,7 @@ class _Predicted(NamedTuple):
 
 def _predicted(tap, data, name, output, batch_size, verbose):
     found, labels = [], []
-    for batch, label, _ in batches(data, batch_size, verbose, name):
-        if not np.all(finite_rows(batch)):
-            raise ValueError(
-                f"Argument `{name}` must hold finite inputs. Received: NaN or infinity in it"
-            )
+    for batch, label, _ in batches(data, batch_size, verbose, name, finite=True):
         found.append(tap(batch))
         if label is not None:
             labels.append(_label_array(label, output))
