@@ -2,12 +2,12 @@
 
     python examples/quickstart.py --output demo_output
 
-Trains the same small network twice on scikit-learn's handwritten digits, with `Dense` and with
-`MCSoftmaxDenseFA` as its head; shows what each refuses at several thresholds, on clean, noisy and
-blurred images; draws it; fits the threshold that keeps the error of what is accepted under a
-target; exports the second network with that rule; and has plain TensorFlow, in a process that
-cannot import tfuq, load it and answer and decide the same. Model, data and images are written too,
-for the command line.
+It trains the same small network twice on scikit-learn's handwritten digits, with the heads `Dense`
+and `MCSoftmaxDenseFA`. It shows what each refuses at several thresholds, on clean, noisy and
+blurred images, and draws it. It fits a rule that keeps the error of accepted answers under a
+target, and exports the second network with that rule. Plain TensorFlow, in a process that cannot
+import tfuq, loads the export, answers and decides the same. It also writes the model, data and
+images for the command line.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from sklearn.model_selection import train_test_split
 
 import tfuq
 
-TARGET_RISK = 0.03  # of the images that are accepted at most this share is wrong
+TARGET_RISK = 0.03  # at most this share of the accepted answers is wrong
 CHECK = """
 import sys
 sys.modules["tfuq"] = None  # importing it fails from here on
@@ -109,15 +109,19 @@ def compared(condition, found, labels):
     more, less = int((other & ~one).sum()), int((one & ~other).sum())
     noise = 2 * np.sqrt(more + less)
     better = second if more > less else first
-    verdict = "no more than chance" if abs(more - less) <= noise else f"{better} is better"
+    verdict = "neither is better" if abs(more - less) <= noise else f"{better} is better"
     return (
-        f"On {condition} images {second} alone is right {more} times, {first} alone {less} times "
-        f"of {len(labels)}; differences up to {noise:.0f} are chance: {verdict}."
+        f"Of {len(labels)} {condition} images only {second} gets {more} right, only {first} {less}."
+        f" Chance explains a difference of up to {noise:.0f}: {verdict}."
     )
 
 
 def report(models, images, labels):
     """Prints what each model refuses; returns {(condition, model): probabilities}."""
+    print(
+        "\nThe tables show, of the images that a threshold accepts: accuracy, coverage (the share "
+        "accepted),\nrejected (the rest), risk (share of wrong answers), ECE (calibration error)."
+    )
     probs = {}
     for condition, x in corrupted(images).items():
         for name, model in models.items():
@@ -155,7 +159,7 @@ def draw(probs, labels, models, output):
     for axis, condition in zip(axes[1], ("clean", "noisy", "noisy"), strict=True):
         axis.set_title(f"{head}, {condition} images")
     figure.savefig(output / "rejection.png", dpi=90)
-    print(f"\nFigures: {output / 'rejection.png'}")
+    print(f"\nPictures of these tables: {output / 'rejection.png'}")
 
 
 def fit_rule(model, data, probs):
@@ -169,7 +173,8 @@ def fit_rule(model, data, probs):
         print(f"\n{refusal}")
         target = np.nextafter(refusal.best_risk, 1)
         rule = fit(probs_val, y_val, target_risk=target)
-    print(f"\n{rule.describe()}")
+    print(f"\nThe rule, fitted to {len(y_val)} validation images. {rule.describe()}")
+    print("On the test images:")
     broken = []
     for condition in ("clean", "noisy", "blurred"):
         found = rule.evaluate(probs[condition, "MCSoftmaxDenseFA"], data["test"][1])
@@ -179,8 +184,9 @@ def fit_rule(model, data, probs):
             broken.append(condition)
     if broken:
         print(
-            f"On {' and '.join(broken)} images the promise does not hold: it is for images like "
-            "those of the validation, which these are not (a shift). `rule.monitor()` would say so."
+            f"On {' and '.join(broken)} images the promise is broken: it holds only for images "
+            "like those of the validation,\nand these differ (a shift). `rule.monitor()` raises an "
+            "alarm in such a case."
         )
     return rule
 
@@ -193,7 +199,8 @@ def export(model, rule, images, probs, output):
     rule.save(output / "rule.json")
     tfuq.export.export(model, path, rule=rule, overwrite=True)
     np.savez(output / "expected.npz", x=images, probs=probs, accept=rule.accept(probs))
-    print(f"\nSavedModel: {path}\nPlain TensorFlow, tfuq not importable:")
+    print(f"\nSavedModel: {path}")
+    print("Plain TensorFlow, without tfuq, returns the same probabilities and decisions:")
     command = [sys.executable, "-c", CHECK, str(path), str(output / "expected.npz")]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
 
@@ -211,7 +218,8 @@ def save_for_command_line(model, data, output, per_class=5):
         for number in np.flatnonzero(labels == digit)[:per_class]:
             pixels = np.round(255 * images[number])  # a PNG holds 0 to 255
             keras.utils.save_img(folder / f"{number}.png", pixels, scale=False)
-    print(f"\nFor `python -m tfuq`: model.keras, validation.npz, test.npz and images in {output}")
+    print(f"\nFor the command line: model.keras, validation.npz, test.npz and images/ in {output}.")
+    print("The commands: docs/how-to/production.md, or `tfuq --help`.")
 
 
 def main():
@@ -236,7 +244,7 @@ def main():
     for name in models:
         shares = [refused(probs[condition, name]) for condition in ("clean", "noisy", "blurred")]
         line = "refused at threshold 0.9: clean {:.0%}, noisy {:.0%}, blurred {:.0%}"
-        print(f"\n{name}: " + line.format(*shares))
+        print(f"\n{name}, " + line.format(*shares))
     draw(probs, labels, models, arguments.output)
     model = models["MCSoftmaxDenseFA"]
     rule = fit_rule(model, data, probs)

@@ -18,8 +18,8 @@ def test_quick_run_ends_in_a_rule_and_a_sentence(script, tmp_path, capsys):  # n
     example.main(["--quick", "--output", str(tmp_path)])
     said = capsys.readouterr().out
     sentence = (
-        r"Of 100 cases like these the model answers about (\d+) and refers (\d+) to a person; of "
-        r"its answers at most 10 in 100 are wrong, which is 95 % sure for cases like the \d+ that"
+        r"Of 100 cases like these the model answers about (\d+) and refers (\d+) to a person. With "
+        r"95 % confidence, for cases like the \d+ .*: of its answers at most 10 in 100 are wrong"
     )
     answered, referred = map(int, re.search(sentence, said).groups())
     assert answered + referred == 100

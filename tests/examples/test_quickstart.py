@@ -52,7 +52,7 @@ def test_the_demo_refuses_more_of_bad_images(demo):
         assert noisy > clean
         assert blurred > clean
     assert demo.said.count("threshold | accuracy | coverage") == 6
-    told = r"On (\w+) images MCSoftmaxDenseFA alone is right \d+ times, Dense alone \d+ times of"
+    told = r"Of \d+ (\w+) images only MCSoftmaxDenseFA gets \d+ right, only Dense \d+\."
     assert tuple(re.findall(told, demo.said)) == CONDITIONS
     assert "━" not in demo.said and "\b" not in demo.said  # no progress bars
     accepted = [int(re.search(rf"  {name}: accepts (\d+)%", demo.said)[1]) for name in CONDITIONS]

@@ -91,8 +91,9 @@ def test_what_is_said():
     assert "to true cases of class melanoma or bcc at least 88 in 100 find it" in says
     assert (
         "of its answers at most 15 in 100 are wrong, of its answers to true cases of class "
-        "melanoma at most 15 in 100 miss it, all of which together is 95 % sure"
+        "melanoma at most 15 in 100 miss it"
     ) in RULE.describe()
+    assert "With 95 % confidence for all together" in RULE.describe()
 
 
 def test_a_monitor_watches_precision_and_names_what_it_cannot():

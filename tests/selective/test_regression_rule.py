@@ -125,7 +125,7 @@ def test_costs_and_coverage():
 
 def test_says_what_was_promised():
     text = RejectionRule.fit(FOUND, Y, tolerance=1.0, target_risk=0.1).describe()
-    assert "at most 10 in 100 are off by more than 1" in text and "95 % sure" in text
+    assert "at most 10 in 100 are off by more than 1" in text and "95 % confidence" in text
 
 
 def test_file(tmp_path):

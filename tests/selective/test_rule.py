@@ -157,8 +157,8 @@ def test_promises_for_all_groups_together_are_stricter():
         alone = RejectionRule.fit(PROBS[rows], Y[rows], target_risk=0.25, confidence=0.975)
         assert threshold == alone.threshold
     assert "in each group at most 25 in 100 are wrong" in each.describe()
-    assert "95 % sure for each by itself" in each.describe()
-    assert "95 % sure for all together" in together.describe()
+    assert "95 % confidence for each by itself" in each.describe()
+    assert "95 % confidence for all together" in together.describe()
 
 
 def test_classes_without_examples_are_told():
@@ -350,9 +350,9 @@ def test_sentences():
     share = round(100 * rule.accept(PROBS).mean())
     assert rule.describe() == (
         f"Of 100 cases like these the model answers about {share} and refers {100 - share} to a "
-        "person; of its answers at most 15 in 100 are wrong, which is 95 % sure for cases like the "
-        "300 that this was checked on. A calibration of its probabilities must have come from "
-        "other cases than these."
+        "person. With 95 % confidence, for cases like the 300 that this was checked on: of its "
+        "answers at most 15 in 100 are wrong. If its probabilities were calibrated, that must have "
+        "used other cases than these."
     )
     assert (
         "of its answers to true cases of class 2 at most 30 in 100 miss it"

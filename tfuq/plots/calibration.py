@@ -60,9 +60,10 @@ def reliability_diagram(
     ax = axes_of(ax)
     _draw_reliability(ax, curve, f"gap to confidence (ECE {error:.3f})")
     ax.plot([0, 1], [0, 1], "--", color=GREY, label="perfectly calibrated")
-    ax.set(xlabel="confidence (probability of the predicted class)", xlim=(0, 1), ylim=(0, 1.02))
-    ax.set_ylabel("accuracy (fraction correct)")
-    ax.legend(loc="upper left")
+    ax.set(xlabel="confidence (probability of the predicted class)", xlim=(0, 1))
+    ax.set(ylabel="accuracy (fraction correct)", ylim=(0, 1.4), yticks=np.linspace(0, 1, 6))
+    for handle in ax.legend(loc="upper left").legend_handles:  # in the room above 1
+        handle.set_alpha(1)  # the first bin may be pale
     return ax
 
 

@@ -88,7 +88,7 @@ def description(rule):
         text += _promise(rule, report)
     elif report.get("risk") is not None and report["loss"] == "error":
         known = report["decisions"]
-        text += f"; of its answers to {known} known {noun} {report['risk']:.1%} were wrong"
+        text += f". Of its answers to {known} known {noun} {report['risk']:.1%} were wrong"
     said = _ranked(report), _declared(report), _calibration(rule, report), _gaps(rule, report)
     return f"{text}.{''.join(said)}"
 
@@ -96,16 +96,15 @@ def description(rule):
 def _promise(rule, report):
     """What `describe` says of the risk."""
     entries = report["losses"] if report["loss"] == SEVERAL else [report]
-    where, sure = "", ""
+    where, sure = "", " for all together" if len(entries) > 1 else ""
     if rule.by is not None:
         where = " in each group" if rule.by == "group" else f" of each {rule.by}"
-        sure = "for all together, " if report["simultaneous"] else "for each by itself, "
-    together = "all of which together" if len(entries) > 1 else "which"
+        sure = " for all together" if report["simultaneous"] else " for each by itself"
     names = getattr(rule, "class_names", None)
     said = ", ".join(f"of its answers{_kept(entry, where, names)}" for entry in entries)
     return (
-        f"; {said}, {together} is {100 * report['confidence']:g} % sure {sure}for cases like the "
-        f"{report['examples']} that this was checked on"
+        f". With {100 * report['confidence']:g} % confidence{sure}, for cases like the "
+        f"{report['examples']} that this was checked on: {said}"
     )
 
 
@@ -152,7 +151,7 @@ def _calibration(rule, report):
         count = (rule.calibration.fitted_to or {}).get("examples", "some")
         return f" Its probabilities are calibrated on {count} other cases."
     if report["goal"] == "risk":
-        return " A calibration of its probabilities must have come from other cases than these."
+        return " If its probabilities were calibrated, that must have used other cases than these."
     return ""
 
 
