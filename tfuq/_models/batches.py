@@ -5,26 +5,23 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._arguments import as_array, check_integer, shown
-from tfuq._files.declared import recalled
-from tfuq._images.inputs import InputSpec
 from tfuq._models.finite import finite_rows
+from tfuq._models.taken import check_taken
 from tfuq._models.torch_data import keras_data
 
 
 def batches(x, batch_size, verbose, name="x", *, model=None, finite=False):
     """Inputs, as tensors, labels and weights of all batches; None for what is not given.
 
-    Where images are declared of the `model` that they are for, others are refused. `finite` refuses
+    Others than the `model` that they are for says it takes are refused. `finite` refuses
     NaN and infinity: for fits, in which one would spoil all, or hide behind a `relu`.
     """
-    takes = inputs_of(model)
     check_integer("batch_size", batch_size, 1)
     count, found = _count_and_batches(x, batch_size, name)
     bar = keras.utils.Progbar(count, verbose=verbose, unit_name="batch")
     seen = 0
     for number, (batch, *beside) in enumerate(found):
-        for leaf in () if takes is None else tf.nest.flatten(batch):
-            takes.check(leaf, name)
+        check_taken(model, batch, name)
         batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
         if finite and not np.all(finite_rows(batch)):
             raise ValueError(
@@ -36,12 +33,6 @@ def batches(x, batch_size, verbose, name="x", *, model=None, finite=False):
         bar.update(number + 1)
     if not seen:
         raise ValueError(f"Argument `{name}` must hold at least one example. Received: no examples")
-
-
-def inputs_of(model):
-    """`InputSpec` of the images that are declared of a model or ensemble, or None."""
-    content = recalled(getattr(model, "members", [model])[0]).get("inputs")
-    return None if content is None else InputSpec.from_config(content)
 
 
 def _count_and_batches(x, batch_size, name):

@@ -59,7 +59,7 @@ def squared_gradients(
         return count
 
     number = 0
-    for x, y, weight in batches(data, batch_size, verbose, "data", finite=True):
+    for x, y, weight in batches(data, batch_size, verbose, "data", model=model, finite=True):
         if y is None:
             raise ValueError("Argument `data` must hold labels: (x, y). Received: no labels")
         parts = tf.nest.map_structure(

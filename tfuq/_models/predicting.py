@@ -8,13 +8,15 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._arguments import check_kind
-from tfuq._models.batches import batches, inputs_of
+from tfuq._models.batches import batches
 from tfuq._models.finite import known_only
 from tfuq._models.meaning import reading_of
 from tfuq._models.outputs import select_output
+from tfuq._models.taken import check_shapes, inputs_of, sizes_fit, spec_of
 from tfuq._models.torch_data import keras_data
 
 _INSIDE = "inside"  # whether an example lies in the range that is declared of the model
+_FITS = "fits"  # whether it has the sizes that the model takes
 
 
 def _data_error(name, expected, received):
@@ -86,17 +88,24 @@ class Labelled(keras.Model):
         super().__init__(name="labelled")
         self.predictor = model
         self.choice = output
+        self.data_name = "data"  # what the caller calls what it predicts
         self.run_eagerly = model.run_eagerly
         self.jit_compile = model.jit_compile
         self.steps_per_execution = model.steps_per_execution
 
     def predict_step(self, data):
         x, y_true, weight = keras.utils.unpack_x_y_sample_weight(data)
+        specs = spec_of(self.predictor)
+        check_shapes(specs, x, self.data_name)
+        fits = sizes_fit(specs, x)
         y_pred = select_output(self.predictor.predict_step(data), self.choice, self.predictor)
         y_pred = known_only(x, keras.ops.cast(y_pred, "float32"))
         takes = inputs_of(self.predictor)
         inside = None if takes is None else takes.rows_inside(x)
-        found = {"y_pred": y_pred, "y_true": y_true, "weight": weight, _INSIDE: inside}
+        if fits is not None:  # one for each example, which may be on one of several devices
+            fits = tf.fill(tf.shape(tf.nest.flatten(x)[0])[:1], fits)
+        found = {"y_pred": y_pred, "y_true": y_true, "weight": weight}
+        found |= {_INSIDE: inside, _FITS: fits}
         return {name: value for name, value in found.items() if value is not None}
 
 
@@ -135,7 +144,12 @@ def predict_with_labels(labelled, data, *, batch_size=None, verbose=0, name="val
     with warnings.catch_warnings():
         # Keras says this of any dataset whose length it does not know, read to its end as asked.
         warnings.filterwarnings("ignore", message="Your input ran out of data")
+        labelled.data_name = name
         found = labelled.predict(x, batch_size, verbose, callbacks=[_NotEmpty(name)]) | given
+    if not np.all(found.pop(_FITS, True)):
+        shapes = tf.nest.map_structure(lambda spec: tuple(spec.shape), spec_of(labelled.predictor))
+        expected = f"have the shape that the model takes, {shapes}"
+        raise _data_error(name, expected, "batches of another size")
     if not np.all(found.pop(_INSIDE, True)):
         low, high = inputs_of(labelled.predictor).value_range
         expected = f"hold images from {low:g} to {high:g}, as declared of the model"

@@ -232,7 +232,9 @@ class _Reader:
     def rows(self, data, name):
         """Of each batch its `Rows`, and the number of the example of each row."""
         start = 0
-        for x, y, weight in batches(data, self.batch_size, self.verbose, name, finite=True):
+        for x, y, weight in batches(
+            data, self.batch_size, self.verbose, name, model=self.model, finite=True
+        ):
             features, outputs = self._outputs(x)
             rows = self.task.rows(features.numpy(), outputs, y, weight, name)
             if not self._is_compared:

@@ -43,22 +43,6 @@ def checked_inputs(arguments, model):
     return found
 
 
-def as_traced(inputs, spec):
-    """In graphs: whether a batch has the sizes that `spec` says, a bool.
-
-    Runtimes do not ask: convolutions of LiteRT take any number of channels and answer, and so do
-    signatures of a SavedModel with images of another size.
-    """
-    fits = tf.constant(True)
-    for leaf, each in zip(tf.nest.flatten(inputs), tf.nest.flatten(spec), strict=True):
-        sizes = each.shape.as_list() if each.shape.rank is not None else [None]
-        if any(size is not None for size in sizes[1:]):
-            free = [size is None for size in sizes]
-            told = [size or 0 for size in sizes]
-            fits &= tf.reduce_all(tf.equal(tf.shape(leaf), told) | free)
-    return fits
-
-
 def of_rank(inputs, spec):
     """In graphs: the batch, refused at run time if a tensor of it has more or fewer axes.
 

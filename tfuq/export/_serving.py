@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from tfuq._arguments import shown
 from tfuq._models.finite import finite_rows, where_known
+from tfuq._models.taken import has_sizes
 from tfuq.export._decisions import MEANINGS, make_decisions, unbounded
-from tfuq.export._inputs import as_traced, of_rank
+from tfuq.export._inputs import of_rank
 from tfuq.export._number_decisions import make_number_decisions
 from tfuq.export._operations import named, of_python, unrepeatable
 from tfuq.export._request import Request
@@ -71,7 +72,7 @@ def _served(request, networks, inputs):
     batch = request.prepare(inputs)
     values, scores = networks(batch)
     known = finite_rows([inputs] if batch is inputs else [inputs, batch])
-    known &= as_traced(inputs, request.spec)
+    known &= has_sizes(inputs, request.spec)
     if request.declared.inputs is not None:
         known &= request.declared.inputs.rows_inside(batch)
     values = where_known(known, values, axis=int(networks.is_stack))

@@ -21,7 +21,8 @@ from tfuq._arguments import check_integer, check_model, shown
 from tfuq._models.batches import batches
 from tfuq._models.finite import known_only
 from tfuq._models.logit_layer import call_kept, calls_of, like_outputs, logit_layer
-from tfuq._models.outputs import any_batch, input_spec
+from tfuq._models.outputs import any_batch
+from tfuq._models.taken import check_shapes, spec_of
 from tfuq._predictions.probabilities import cross_entropy
 from tfuq._predictions.scores import class_probabilities, score_name
 from tfuq._random.draws import num_draws, one_draw, random_layers
@@ -64,7 +65,7 @@ class Explainer:
         start = 0
         for batch, *beside in batches(images, batch_size, 0, name, model=self.model):
             batch = with_image(batch, _as_float, name)
-            _check_inputs(self.model, batch, name)
+            check_shapes(spec_of(self.model), batch, name, exact=True)
             if self.is_binary is None:
                 self._prepare(batch)
             count = len(image_of(batch))
@@ -320,20 +321,3 @@ def _place(batch, name):
 
 def _as_float(image):
     return image if image.dtype.is_floating else tf.cast(image, keras.backend.floatx())
-
-
-def _check_inputs(model, batch, name):
-    """Raises ValueError if the inputs are not of the shapes that the model says it takes."""
-    try:
-        specs = input_spec(model)
-    except ValueError:  # it does not say
-        return
-    given, expected = tf.nest.flatten(batch), tf.nest.flatten(specs)
-    if isinstance(batch, dict) != isinstance(specs, dict) or len(given) != len(expected):
-        return  # matched by name, by Keras
-    for leaf, spec in zip(given, expected, strict=True):
-        if not spec.shape.is_compatible_with(leaf.shape):
-            raise ValueError(
-                f"Argument `{name}` must have the shape that the model takes, "
-                f"{tuple(spec.shape)}. Received: {name} of shape {tuple(leaf.shape)}"
-            )

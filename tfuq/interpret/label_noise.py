@@ -152,7 +152,7 @@ def label_noise_pairs(
     check_choice("by", by, ("covariance", "correlation"))
     head = _NoiseModel(model, layer)
     total, n = 0.0, 0
-    for batch, *_ in batches(data, batch_size, 0, name="data"):
+    for batch, *_ in batches(data, batch_size, 0, "data", model=model):
         _, features = head(batch)
         for block in head.covariances(features):
             total, n = total + block.sum(axis=0, dtype="float64"), n + len(block)
@@ -309,7 +309,7 @@ def label_noise_ranks(
     other = to_float64("other", other)
     head, reading = _NoiseModel(model, layer), Reading(output, None, None)
     start, found = 0, []
-    for batch, labels, _ in batches(data, batch_size, 0, name="data"):
+    for batch, labels, _ in batches(data, batch_size, 0, "data", model=model):
         if labels is None:
             raise ValueError("Argument `data` must hold labels. Received: data without labels")
         labels = select_output(labels, output) if keras.tree.is_nested(labels) else labels

@@ -232,7 +232,8 @@ class GradientFeatures:
         if self._members:
             return np.concatenate([part(x) for part in self._members], axis=1)
         norms = [
-            self._of_batch(batch).numpy() for batch, *_ in batches(x, self.batch_size, self.verbose)
+            self._of_batch(batch).numpy()
+            for batch, *_ in batches(x, self.batch_size, self.verbose, model=self.model)
         ]
         features = np.concatenate(norms)
         is_finite = np.isfinite(features).all(axis=1)

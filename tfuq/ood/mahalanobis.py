@@ -270,7 +270,7 @@ class Mahalanobis(FeatureDetector):
         for data, name in ((x_in, "x_in"), (x_ood, "x_ood")):
             parts = [
                 self._distances(self._read_to_score(batch))
-                for batch, *_ in batches(data, batch_size, verbose, name)
+                for batch, *_ in batches(data, batch_size, verbose, name, model=self._model)
             ]
             distances.append(np.concatenate(parts))
         return self._learn_weights(*distances)

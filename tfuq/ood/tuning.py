@@ -299,7 +299,8 @@ class _Run:
         return candidate._tap, fitted, halves
 
     def _arrays(self, candidate, inputs):
-        parts = [candidate._read(batch) for batch, *_ in batches(inputs, **self.options)]
+        found = batches(inputs, **self.options, model=self.model)
+        parts = [candidate._read(batch) for batch, *_ in found]
         return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
 
     def _area(self, candidate, half, arrays):

@@ -13,6 +13,7 @@ from tfuq._models.fingerprint import layers_digest, weights_digest
 from tfuq._models.meaning import NOTHING, Meaning, reading_of
 from tfuq._models.member_graphs import member_graph
 from tfuq._models.outputs import select_output
+from tfuq._models.taken import check_shapes, check_taken
 from tfuq._predictions.class_names import agreed_names, check_count, checked_names, numbered
 from tfuq._predictions.families import Point
 from tfuq._predictions.scores import GIVEN, OF_STACKS, new_word
@@ -66,7 +67,6 @@ class Rows:
         self.model, self.output, self.seed = model, output, seed
         self.members = members_of(model)
         self.num_samples = self._checked_samples(num_samples)
-        self.inputs = declared(model).inputs
         self.ood = _checked_ood(ood)
         self.columns = _checked_columns(columns)
 
@@ -121,9 +121,10 @@ class Rows:
 
     def check_inputs(self, inputs):
         """Raises ValueError if a batch is none that the model was declared to take."""
-        if self.inputs is not None:
-            for leaf in keras.tree.flatten(inputs):
-                self.inputs.check(leaf)
+        member = self.members[0]
+        if isinstance(member, Served):
+            check_shapes(member.spec, inputs, "data")
+        check_taken(member, inputs, "data")
 
     def labels_of(self, labels):
         """Labels as numbers, of the output that is scored."""

@@ -182,8 +182,8 @@ def shift_report(
     """
     check_draws(confidence, n_bootstrap, seed)
     tap = Tap(model, (layer,), output=output, from_logits=from_logits)
-    before = _predicted(tap, source, "source", output, batch_size, verbose)
-    after = _predicted(tap, target, "target", output, batch_size, verbose)
+    before = _predicted(tap, source, "source", output, batch_size, verbose, model)
+    after = _predicted(tap, target, "target", output, batch_size, verbose, model)
     if before.labels is None:
         raise ValueError("Argument `source` must hold labels. Received: inputs alone")
     if after.labels is None and label_map is not None:
@@ -232,9 +232,9 @@ class _Predicted(NamedTuple):
     labels: np.ndarray | None
 
 
-def _predicted(tap, data, name, output, batch_size, verbose):
+def _predicted(tap, data, name, output, batch_size, verbose, model):
     found, labels = [], []
-    for batch, label, _ in batches(data, batch_size, verbose, name, finite=True):
+    for batch, label, _ in batches(data, batch_size, verbose, name, model=model, finite=True):
         found.append(tap(batch))
         if label is not None:
             labels.append(_label_array(label, output))
