@@ -37,7 +37,7 @@ from evidence import cells, features, measures, pages, rows, tasks
 from tfuq.ood import GradientFeatures
 
 RESULTS = pathlib.Path(__file__).with_name("results") / "gradient_controls.json"
-IMAGES, RESAMPLES = 500, 400  # of each kind
+IMAGES, RESAMPLES = 300, 400  # of each kind
 TASKS = ("CIFAR-10 clean", "HAM10000", "Brain MRI")
 BASE, CONTROLS = "gradients", ("activations", "pixels", "features")
 TINY = 1e-20  # added to a squared norm before its logarithm, as `GradientDetector` does

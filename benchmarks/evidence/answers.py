@@ -23,19 +23,22 @@ RULED = ("Dense", "VBLL", "MC dropout", "deep ensemble")  # rows of the table of
 
 def extent(found):
     """What has been run, which no page can say by hand and stay true."""
-    lines = []
+    alike = {}
     for name, task in found["tasks"].items():
         rows = complete(task)
         if rows:
             l2 = max(trial[1] for trials in task["trials"].values() for trial in trials)
             left = [row for row in ROWS if row not in rows]
             missing = f"; not run: {', '.join(left)}" if left else ""
-            lines.append(
-                f"- {name}: {len(rows)} of {len(ROWS)} rows, {len(task['runs']['Dense'])} seeds, "
+            said = (
+                f"{len(rows)} of {len(ROWS)} rows, {len(task['runs']['Dense'])} seeds, "
                 f"{task['budget']} trials a row, L2 up to {l2:g}{missing}.\n"
             )
-    few = " What is said holds for this set, not for yours." if len(lines) == 1 else ""
-    return f"Run so far: {len(lines)} of {len(TARGETS)} sets.{few}\n\n" + "".join(lines)
+            alike.setdefault(said, []).append(name)
+    count = sum(map(len, alike.values()))
+    few = " What is said holds for this set, not for yours." if count == 1 else ""
+    lines = (f"- {'; '.join(names)}: {said}" for said, names in alike.items())
+    return f"Run so far: {count} of {len(TARGETS)} sets.{few}\n\n" + "".join(lines)
 
 
 def by_column(found, column):

@@ -81,7 +81,9 @@ def test_a_recommendation_is_what_is_better_and_what_is_cheap(parts):
 def test_what_has_been_run_is_said(parts):
     found = made_up(parts, {"VBLL": [0.1, 0.05, 0.2]})
     said = parts["answers"].extent(found)
-    assert "Run so far: 2 of 8 sets." in said and "- one: 3 of 19 rows, 1 seeds, 6 trials" in said
+    assert (
+        "Run so far: 2 of 8 sets." in said and "- one; two: 3 of 19 rows, 1 seeds, 6 trials" in said
+    )
     assert "L2 up to 0.1; not run: temperature scaling, " in said
 
 
