@@ -252,17 +252,16 @@ def multi_worker(strategy: tf.distribute.Strategy | None = None) -> Iterator[Non
 
     Keras 3 fails under `tf.distribute.MultiWorkerMirroredStrategy` at two places
     (keras-team/keras#20585): to learn the shapes of the data it adds up the batches of all
-    machines, and it averages the loss and the metrics, which are scalars, over their axis 0. While
-    the context is open, both are corrected, for such strategies only; what else trains in this
-    process is not touched. Whether Keras has the faults is found out by what it does. Where it is
-    mended nothing is corrected, and a version that is neither known nor mended is refused.
+    machines, and it averages the loss and the metrics, which are scalars, over their axis 0. This
+    context corrects both, for such strategies only; other trainings in this process are not
+    touched. It tests whether Keras has the faults. A mended version is left alone; an unknown
+    version that has the faults is refused.
 
     The same script runs on each machine, with the environment variable `TF_CONFIG` (JSON) saying
-    which machines there are and which of them this is:
-    `{"cluster": {"worker": ["10.0.0.1:12345", "10.0.0.2:12345"]}, "task": {"type": "worker",
-    "index": 0}}`. Without it the script trains on one machine. Enter the context before TensorFlow
-    has computed anything, and do in it all that trains, evaluates and predicts: Keras traces its
-    functions when they first run.
+    which machines there are and which of them this is: `{"cluster": {"worker": ["10.0.0.1:12345",
+    "10.0.0.2:12345"]}, "task": {"type": "worker", "index": 0}}`. Without it the script trains on
+    one machine. Enter the context before TensorFlow has computed anything, and train, evaluate and
+    predict inside it: Keras traces its functions when they first run.
 
     What to know:
 

@@ -67,20 +67,19 @@ def rapid_fit(
     verbose: int | str = 1,
     **fit_kwargs: Any,
 ) -> keras.callbacks.History:
-    """Trains a compiled model by the recipe of Mishra (2020, chapter 3), and says what it chose.
+    """Trains a compiled model by the recipe of Mishra (2020, chapter 3), and reports its choices.
 
-    Only public parts are put together here: `tfuq.lr_range_test` finds the learning rate (on the
-    model as it is to be trained; everything is put back after it),
-    `tfuq.optimizers.DiscriminativeLearningRate` gives lower layers lower rates, the callback `SGDR`
-    lets the rate fall and restart in cycles that grow longer, `SnapshotEnsemble` keeps the weights
-    of each cycle's end, and Keras' `EarlyStopping` ends with the best epoch's weights.
+    It combines public parts: `tfuq.lr_range_test` finds the learning rate (on the model to be
+    trained, and then restores everything), `tfuq.optimizers.DiscriminativeLearningRate` gives lower
+    layers lower rates, the callback `SGDR` lets the rate fall and restart in cycles that grow
+    longer, `SnapshotEnsemble` keeps the weights of each cycle's end, and Keras' `EarlyStopping`
+    ends with the best epoch's weights.
 
-    The optimizer that the model is compiled with is replaced by a new one of the same
-    configuration: its moments and its count of steps, by which the cycles go, start at 0. The model
-    stays compiled with that new optimizer; after an error it has its own again. A learning rate
-    schedule of the own one is left out, for the cycles set the rate. The weights are trained on as
-    they are, so this is for transfer as well as for training from scratch; there,
-    `layer_rates=None` is usual.
+    A new optimizer with the same configuration replaces the compiled one: its moments and its count
+    of steps, which drives the cycles, start at 0. The model stays compiled with the new optimizer;
+    after an error it has its own again. A learning rate schedule of its own is dropped, because the
+    cycles set the rate. Training starts from the model's weights, so this is for transfer as well
+    as for training from scratch, where `layer_rates=None` is usual.
 
     Args:
         model: A built and compiled Keras model.

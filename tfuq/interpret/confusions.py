@@ -91,7 +91,7 @@ def confused_pairs(
     from_logits: bool = False,
     sample_weight: ArrayLike | None = None,
 ) -> ConfusedPairs:
-    """The pairs of classes that are confused most, on average over runs, and how that varies.
+    """The pairs of classes that are confused most, on average over runs, with the variation.
 
     Mishra (2020, sections 4.1 and 4.2) trains a model several times and counts how often "the first
     label [is] predicted as the second, and vice versa".

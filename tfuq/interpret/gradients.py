@@ -46,9 +46,9 @@ def grad_cam(
     map_ij = max(0, sum_k a_k A_kij),    a_k = (1 / Z) sum_ij dy / dA_kij
     ```
 
-    With `num_samples`, y is that of the mean prediction of so many draws of the network. Its
-    gradient with respect to each draw's own feature maps weighs these, and the sum over draws is
-    taken before the maximum.
+    With `num_samples`, y belongs to the mean prediction over that many draws of the network. Its
+    gradient with respect to each draw's feature maps weighs these maps; the sum over draws comes
+    before the maximum.
 
     Args:
         model: Keras model, channels last; or a `DeepEnsemble`, whose map is the mean of its
@@ -186,7 +186,7 @@ def guided_backpropagation(
     batch_size: int = 32,
     seed: int = 0,
 ) -> np.ndarray:
-    """Which values of an image's pixels raise a score, in fine detail.
+    """Guided backpropagation: which pixel values of an image raise a score.
 
     A gradient of the score with respect to the image, except that each ReLU passes back only what
     is positive, of units that are active (Springenberg et al. 2015, section 3.4):
@@ -195,9 +195,9 @@ def guided_backpropagation(
     R_in = [x > 0] [R_out > 0] R_out
     ```
 
-    This holds for layers, `activation="relu"`, and functions such as `keras.ops.relu` in the `call`
-    of any layer, with or without a largest value; other activations, leaky ones too, have the
-    gradients that they have. The model is not changed.
+    This holds for ReLU layers, `activation="relu"`, and functions such as `keras.ops.relu` in the
+    `call` of any layer, with or without a largest value; other activations, also leaky ones, keep
+    their gradients. The model is not changed.
 
     Args:
         model: Keras model that holds ReLU activations. This and the further arguments are those of

@@ -97,7 +97,7 @@ def label_noise_pairs(
     by: str = "covariance",
     batch_size: int = 32,
 ) -> LabelNoisePairs:
-    """The pairs of classes whose label noise is related most, in a heteroscedastic model.
+    """The pairs of classes with the most strongly related label noise, in a heteroscedastic model.
 
     Formula (Collier et al. 2021, section 4.1 and table 4), over examples x:
 
@@ -105,8 +105,8 @@ def label_noise_pairs(
     C = mean_x Sigma(x),    Sigma(x) = diag(d(x)^2) + V(x) V(x)^T
     ```
 
-    and the pairs with the largest |C_ab|. On ImageNet they are classes that can stand in for each
-    other or are seen together. A class's noise has no sign of its own: what tells is the size.
+    and the pairs with the largest |C_ab|. On ImageNet these classes can be mistaken for each other
+    or are seen together. A class's noise has no sign of its own: only the size matters.
 
     Args:
         model: Keras model of any style with a `tfuq.layers.MCSoftmaxDenseFA` or `MCSigmoidDenseFA`,

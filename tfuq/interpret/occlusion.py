@@ -44,7 +44,7 @@ def occlusion(
     batch_size: int = 32,
     seed: int = 0,
 ) -> np.ndarray:
-    """How much a score falls when a patch hides a part of the image, for patches all over it.
+    """Occlusion: how much a score falls when a patch hides a part of the image.
 
     Formula (Zeiler and Fergus 2014, section 4.2), for a score y:
 
@@ -53,8 +53,8 @@ def occlusion(
     map_ij      = mean of drop over the patches that cover the pixel (i, j)
     ```
 
-    It needs no gradients, so it holds for any network, but as many predictions as there are
-    patches. The last patch of each row and column ends at the border, so that each pixel is hidden.
+    It needs no gradients, so it works for any network, but it needs one prediction per patch. The
+    last patch of each row and column ends at the border, so that each pixel is hidden.
 
     Args:
         model: Keras model, channels last. This and what is not said here is as for `grad_cam`.
@@ -62,8 +62,8 @@ def occlusion(
         patch: Side of the patch in pixels, or `(height, width)`.
         stride: Pixels from one patch to the next, or `(down, right)`, from 1 to those of the patch;
             None for the side of the patch.
-        value: What pixels in the patch hold: a number, or one for each channel. The black of images
-            that are normalized to mean 0 is not 0.
+        value: Value of the pixels in the patch: a number, or one for each channel. In images
+            normalized to mean 0, black is not 0.
         class_index: Classes. The predicted one is that of the whole image.
         target: What falls. `"class"`, the logit of the class, where a layer shows it;
             `"probability"`; `"predictive_entropy"`, `"expected_entropy"`, `"mutual_information"`
@@ -255,7 +255,7 @@ def center_occlusion(
     batch_size: int = 32,
     seed: int = 0,
 ) -> CenterOcclusion:
-    """How accurate a model is when the centre of the images is hidden, or all but the centre.
+    """Accuracy of a model when the centre of the images is hidden, or everything but the centre.
 
     Does the background alone tell the class? Mishra (2020, section 4.3) hides the lesion, in the
     centre, behind a black rectangle of a third of the sides. An accuracy that stays up says that

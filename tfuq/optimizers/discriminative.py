@@ -132,11 +132,11 @@ def check_groups(groups):
 class DiscriminativeLearningRate(keras.optimizers.Optimizer):
     """Gives each layer a learning rate by its depth, with any Keras optimizer.
 
-    The last layer learns at the rate of `optimizer`, the first at `min_factor` times that. It is
-    the update that is scaled, not the gradient: a step moves a layer with the factor f exactly f
-    times as far as `optimizer` alone would, which for Adam and its kin a scaled gradient does not
-    do. Decoupled weight decay is scaled with it, as it is by any learning rate. Clipping, moving
-    averages, gradient accumulation and constraints are those of `optimizer`.
+    The last layer learns at the rate of `optimizer`, the first at `min_factor` times that. The
+    factor scales the update, not the gradient: a step moves a layer with the factor f exactly f
+    times as far as `optimizer` alone would. (A scaled gradient does not do that for Adam and
+    similar optimizers.) Decoupled weight decay is scaled, too, as by any learning rate. Clipping,
+    moving averages, gradient accumulation and constraints are those of `optimizer`.
 
     `learning_rate` is the rate of the last layer. It can be read, set or be a schedule, as that of
     any optimizer, so callbacks that move it move all layers.

@@ -86,15 +86,15 @@ def _check_of_keras(learning_rate, gradient_accumulation_steps, name, options):
 class IVON(TakesDraws, keras.optimizers.Optimizer):
     """Learns a Gaussian over all weights at about the cost of Adam, with no layer changed.
 
-    Each step takes its gradient at weights that are drawn from the Gaussian, and moves its mean and
+    Each step takes its gradient at weights drawn from the Gaussian, and moves its mean and
     variance. `tfuq.predictive.sample_predictions`, `predict_uncertainty` and exports draw networks
-    from it; `predict` is that of the mean.
+    from it; `predict` uses the mean.
 
-    **The weights of the model hold a draw while it trains**, as layers know nothing of this. At the
-    end of `fit` they are the mean. For validation, checkpoints and early stopping to see the mean
-    at the end of each epoch, train with `tfuq.callbacks.PosteriorMean()`; in a loop of your own
-    call `to_mean()` before you evaluate. Weights that are set or loaded from outside are the mean.
-    Under a strategy all replicas draw one network in a step, where the authors' draw one each.
+    **While it trains, the weights of the model hold a draw.** At the end of `fit` they are the
+    mean. To let validation, checkpoints and early stopping see the mean at the end of each epoch,
+    train with `tfuq.callbacks.PosteriorMean()`; in your own loop call `to_mean()` before you
+    evaluate. Weights that are set or loaded from outside are the mean. Under a strategy all
+    replicas draw one network in a step; the authors draw one for each.
 
     Formula (Shen et al. 2024, algorithm 1):
 
@@ -106,8 +106,8 @@ class IVON(TakesDraws, keras.optimizers.Optimizer):
     m  <- m - rate (h0 + d) clip((g / (1 - b1^t) + d m) / (h + d))
     ```
 
-    The loss has to be a mean over examples, as those of Keras are. A step from weights that no
-    noise was drawn for, as the first one of a `fit` is, leaves h as it is.
+    The loss has to be a mean over examples, as in Keras. A step from weights without drawn noise,
+    such as the first step of a `fit`, leaves h unchanged.
 
     Args:
         learning_rate: A number or a schedule; about that of SGD.

@@ -34,9 +34,9 @@ EPSILON = np.finfo("float64").eps
 class AdaptiveConformal(Fitted):
     """Intervals for a series, one step ahead, with the coverage you ask for in the long run.
 
-    A series need not be exchangeable: it drifts. After each step the level of the next interval
-    goes down if the last one missed, and up if it did not (adaptive conformal inference, Gibbs and
-    Candes 2021):
+    The series may drift: it need not be exchangeable. After each step the level of the next
+    interval falls if the last interval missed, and rises if it did not (adaptive conformal
+    inference, Gibbs and Candes 2021):
 
     ```
     level_{t+1} = level_t + step_size (alpha - [y_t outside its interval])
@@ -50,8 +50,8 @@ class AdaptiveConformal(Fitted):
     ```
 
     (proposition 4.1 of the paper; the lower side if labels do not equal predictions). A level of at
-    most 0 asks for (-inf, inf), one of 1 or more for a point. There is no promise for a single
-    step. What was known is the state: it is saved, and goes on where it was.
+    most 0 gives (-inf, inf), a level of 1 or more a point. There is no promise for a single step.
+    The state is saved, so a loaded object continues where it was.
 
     Args:
         alpha: Fraction in (0, 1) to miss.

@@ -46,22 +46,23 @@ OWN = ("knots", "center", "spread")
 
 @register
 class CombinedScore(Detector):
-    """Weighted sum of several scores, each brought to one scale on rows of its own.
+    """Weighted sum of several scores, brought to one scale on separate rows.
 
-    For a rule that has to reject for more than one reason: an unsure answer, an input far from the
-    training data, a likely error. It is used as a detector of `tfuq.ood` is: `fit`, `score`,
-    `save`, in exports and on the command line (`--ood`), and as the score of a rule,
-    `RejectionRule.fit_model(model, data, score=combined)`. A rule is refused on the rows that it
-    was fitted to, as far as it knows them again.
+    Use it for a rule that has to reject for several reasons: an unsure answer, an input far from
+    the training data, a likely error. It works as a detector of `tfuq.ood`: `fit`, `score`, `save`,
+    in exports and on the command line (`--ood`), and as the score of a rule,
+    `RejectionRule.fit_model(model, data, score=combined)`. Such a rule refuses the rows that the
+    score was fitted to, as far as it recognizes them.
 
-    Formula: score = sum_i w_i u_i(s_i) / sum_i w_i, of scores s_i that grow with uncertainty and,
-    on the rows of `fit`, u(s) = (s - mean) / standard deviation with `scale="std"`; the share of
-    rows with a smaller score, half of the equal ones among them, with `scale="rank"`, which no far
-    value moves, but which is the same for all that is beyond the largest.
+    Formula: score = sum_i w_i u_i(s_i) / sum_i w_i, for scores s_i that grow with uncertainty. With
+    `scale="std"`, u(s) = (s - mean) / standard deviation on the rows of `fit`. With `scale="rank"`,
+    u(s) is the share of these rows with a smaller score, counting half of the equal ones: outliers
+    do not move it, but it is the same for every score beyond the largest.
 
     `fit_features` and `score_features` take a dict: for each detector and each `"given"` score an
-    array `(n,)`, larger for the less certain, of detectors that are fitted what their `score(x)`
-    gave; for scores of predictions `"probs"`, `(n, classes)`, logits with `from_logits=True`.
+    array `(n,)`, larger for less certain examples (for a fitted detector the result of its
+    `score(x)`); for scores of predictions `"probs"`, `(n, classes)`, logits with
+    `from_logits=True`.
 
     Args:
         scores: Two or more, in a list or a dict with a name for each: the name of a score of single
@@ -69,12 +70,12 @@ class CombinedScore(Detector):
             detector of `tfuq.ood` that runs in a graph, or `ErrorPredictor`; a function of
             probabilities `(n, classes)` that returns `(n,)`, larger for the less certain, written
             with `keras.ops` and registered (`keras.saving.register_keras_serializable`) if it is to
-            be saved; `"given"`, which comes as an array, not for `fit`. A detector that is fitted
-            stays as it is, and the rows of `fit` may be others than its own: held-out ones show
-            what is usual better. Others `fit` fits, to the same rows.
-        weights: A number of at least 0 for each, not all 0, in the same order or a dict of the same
-            names; None for equal ones. Weights that were found by looking at labels ask for rows of
-            their own, too.
+            be saved; `"given"`, an array that you pass, not for `fit`. A fitted detector stays as
+            it is, and the rows of `fit` may differ from its own: held-out rows are more typical.
+            `fit` fits the other detectors to its own rows.
+        weights: A number of at least 0 for each, not all 0, in the same order or as a dict of the
+            same names; None for equal ones. If you choose weights by looking at labels, use
+            separate rows for that, too.
         scale: `"std"` or `"rank"`.
         output: Which output of the model is the classification; None for that of the detectors.
         from_logits: Whether that holds logits, likewise.

@@ -64,8 +64,8 @@ _PENALTY, _K_REG = 0.1, 2  # of "raps", where nothing is said
 class ConformalPredictor(FittedSets, SetsInModels, JudgedSets, Fitted):
     """Conformal prediction: sets of labels that hold the true one with a promised probability.
 
-    Made by `ConformalPredictor.fit` from labelled examples that the model was not trained on. The
-    set of a prediction holds all labels whose score of strangeness is at most a threshold:
+    `ConformalPredictor.fit` makes one from labelled examples that the model was not trained on. The
+    set of a prediction holds all labels whose nonconformity score is at most a threshold:
 
     ```
     "lac"   1 - p_y                                              (Sadinle et al. 2019)
@@ -73,23 +73,24 @@ class ConformalPredictor(FittedSets, SetsInModels, JudgedSets, Fitted):
     "raps"  the same + penalty max(0, rank of y - k_reg)         (Angelopoulos et al. 2021)
     ```
 
-    A prediction that holds NaN or infinity gets the set of all labels, and is not accepted.
+    A prediction with NaN or infinity gets the set of all labels, and is not accepted.
 
     Args:
-        score: `"lac"` makes the smallest sets; `"aps"` sets that are larger where the model is less
-            sure; `"raps"` these without their long tails of unlikely labels.
+        score: `"lac"` makes the smallest sets; the sets of `"aps"` grow where the model is less
+            sure; `"raps"` shortens their long tails of unlikely labels.
         threshold: The largest score in a set, `inf` for all labels: a number; with `keys` one row
             for each group; with `class_conditional` one for each class, `(classes,)`; of
             multi-label predictions one for each label, `(labels,)`, or for its absence and
             presence, `(labels, 2)`.
-        class_conditional: Whether classes have thresholds of their own.
-        randomized: For "aps" and "raps": whether p_y counts by a fraction, uniform on [0, 1), which
-            is a hash of the prediction. Sets are smaller, but depend on the last bit of it.
+        class_conditional: Whether each class has its own threshold.
+        randomized: For "aps" and "raps": whether only a fraction of p_y counts. The fraction is a
+            hash of the prediction, uniform on [0, 1). Sets are smaller, but depend on the
+            prediction's last bit.
         penalty: Of "raps", by default 0.1.
         k_reg: Of "raps", labels without penalty, by default 2.
-        allow_empty: Whether a set may be empty; otherwise the most likely label is put in. By
-            default so for "lac", whose sets are empty where no label is likely, and not so for
-            "aps" and "raps", whose sets would be empty where one label is nearly certain.
+        allow_empty: Whether a set may be empty; otherwise it gets the most likely label. By default
+            True for "lac", whose sets are empty if no label is likely, and False for "aps" and
+            "raps", whose sets would be empty if one label is nearly certain.
         seed: Of the hash.
         rank: Axes of a single prediction: 2 for `(n, classes)`, 1 for binary `(n,)`, 4 for images
             of pixels. An array with one axis more is a stack.
@@ -99,12 +100,12 @@ class ConformalPredictor(FittedSets, SetsInModels, JudgedSets, Fitted):
         fitted_to: What the threshold was fitted to, a dict.
         class_names: As in `RejectionRule`.
         calibration: As there.
-        keys: Names of the groups that have thresholds of their own, or None.
-        weight_limits: The largest weight of an example that each of as many thresholds is for, both
-            ascending, or None (`fit(weights=)`).
+        keys: Names of the groups, each with its own threshold, or None.
+        weight_limits: For each threshold the largest weight of an example that it is for, both
+            ascending; or None (`fit(weights=)`).
 
     Raises:
-        ValueError: If an argument is not as described, or is not for this score.
+        ValueError: If an argument is not as described, or does not apply to this score.
 
     Example:
 

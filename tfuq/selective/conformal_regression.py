@@ -61,7 +61,7 @@ __all__ = ["ConformalRegressor", "IntervalEvaluation"]
 class ConformalRegressor(JudgedIntervals, Fitted):
     """Conformal intervals: they hold the true number with a promised probability.
 
-    Made by `ConformalRegressor.fit` from labelled examples that the model was not trained on.
+    `ConformalRegressor.fit` makes one from labelled examples that the model was not trained on.
 
     ```
     "split"       [mean - t, mean + t]                  one width for all  (Lei et al. 2018)
@@ -69,15 +69,15 @@ class ConformalRegressor(JudgedIntervals, Fitted):
     "cqr"         [q(alpha / 2) - t, q(1 - alpha / 2) + t]              (Romano et al. 2019)
     ```
 
-    Where a prediction is NaN or infinite the interval is (-inf, inf).
+    If a prediction is NaN or infinite, its interval is (-inf, inf).
 
     Args:
         method: `"split"`, `"normalized"` or `"cqr"`.
         threshold: t, `(units,)`, or a number for one unit; with `asymmetric` `(units, 2)`, below
             and above; with `keys` one axis more, the first.
         levels: Of "cqr", the levels of both quantiles; None of arrays.
-        asymmetric: Whether both sides have thresholds of their own.
-        keys: Names of the groups that have thresholds of their own, or None.
+        asymmetric: Whether each side has its own threshold.
+        keys: Names of the groups, each with its own threshold, or None.
         family: Configuration of the family of the predictions, None of arrays.
         rank: Axes of the predictions, `(n, ..., units)`.
         fitted_to: What the threshold was fitted to, a dict.

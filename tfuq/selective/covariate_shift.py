@@ -22,10 +22,10 @@ OVERLAP, LEAST_MEAN = 0.01, 0.3
 
 @register
 class CovariateShift(Fitted):
-    """Density ratio: how much more frequent inputs like an example are in new data.
+    """Density ratio: how much more frequent an input is in new data than in the old.
 
-    Made by `CovariateShift.fit` from features of both, no labels. `ConformalPredictor.fit` and
-    `predict_set` take its weights.
+    `CovariateShift.fit` makes one from features of both data, without labels.
+    `ConformalPredictor.fit` and `predict_set` take its weights.
 
     Formula:
 
@@ -33,9 +33,9 @@ class CovariateShift(Fitted):
     w(x) = p_new(x) / p_old(x) = P(new | x) n_old / (P(old | x) n_new)   (Bickel et al. 2009)
     ```
 
-    with P(new | x) of a logistic regression of features: right where the logarithm of the ratio is
-    linear in them, as of two normal distributions of one covariance. If what changed also changed
-    what the labels mean, no weights help.
+    with P(new | x) from a logistic regression on features. This is correct if the logarithm of the
+    ratio is linear in the features, as for two normal distributions with one covariance. If the
+    shift also changed the meaning of the labels, no weights help.
 
     Args:
         mean, deviation: Of the features `(d,)`, which are brought to mean 0 and deviation 1.

@@ -192,8 +192,8 @@ def simulate_deferral(
     """Accuracy and cost of model, expert and both together, over the threshold of rejection.
 
     The model answers what the rule accepts, the expert the rest. For a regression an answer is
-    right where it is not further than `tolerance` from the label. Nothing is drawn at random: with
-    an accuracy or a confusion matrix the figures are what is expected of such an expert.
+    right if it is within `tolerance` of the label. Nothing is drawn at random: with an accuracy or
+    a confusion matrix the figures are expectations over such an expert.
 
     Formula:
         team_accuracy = coverage model_accuracy + (1 - coverage) expert_accuracy
@@ -232,8 +232,8 @@ def simulate_deferral(
             rule's.
 
     Returns:
-        A `Deferral`. Its best threshold is chosen on the very data of its figures, which flatters
-        it if these are few.
+        A `Deferral`. Its best threshold is chosen on the data of its figures, and looks too good if
+        these are few.
 
     Raises:
         ValueError: If arrays do not fit together or hold what is no prediction; if the expert or

@@ -47,33 +47,32 @@ def centred(logits):
 
 @register
 class ErrorPredictor(FeatureDetector):
-    """How likely an answer is to be wrong, learned from the model's own errors.
+    """Probability that an answer is wrong, learned from the model's own errors.
 
-    A logistic regression of whether the answer was wrong on the penultimate features (their first
-    `components` principal components), the logits, the log-odds of the largest probability and the
-    entropy. Held-out errors are few, tens to hundreds: a convex fit of some dozens of numbers has
-    one answer, the same on every machine, and its ridge penalty is chosen by cross-validation; the
-    last two columns have a hundredth of it, so that with too few errors for more it ranks as the
-    probability does. A network fitted to as few would learn them by heart.
+    It is a logistic regression: its inputs are the penultimate features (their first `components`
+    principal components), the logits, the log-odds of the largest probability and the entropy.
+    Held-out errors are few, tens to hundreds. A convex fit of some dozens of numbers has one
+    solution, the same on every machine, and cross-validation chooses its ridge penalty. The last
+    two columns have a hundredth of the penalty, so with very few errors it ranks as the probability
+    does. A network would memorize so few errors.
 
-    It is used as a detector of `tfuq.ood` is: `fit`, `score`, `save`, in exports and on the command
+    It works as a detector of `tfuq.ood`: `fit`, `score`, `save`, in exports and on the command
     line, and as the score of a rule, `RejectionRule.fit_model(model, data, score=predictor)`. It
-    needs rows of its own: other ones than the model was trained on, where errors are too few, and
-    other ones than the rule is fitted to, which it refuses, as far as it knows them again.
+    needs separate rows: not those of the training, which have too few errors, and not those of the
+    rule, which refuses them as far as it recognizes them.
 
     `fit_features` and `score_features` take a pair: features `(n, d)` and logits `(n, classes)`.
 
     Args:
         layer: Name of the layer whose outputs are the features, as for `tfuq.ood.Mahalanobis`.
-        components: Principal components of the features that are looked at, at most; 0 for logits
-            alone.
+        components: Largest number of principal components of the features; 0 uses only the logits.
         output: Which output of the model is the classification, as there.
         from_logits: Whether that holds logits, as there.
 
     Raises:
         ValueError: If an argument is not as described; in `fit`, if labels are missing, if fewer
-            than 10 answers are wrong or right, or the model has other than one prediction of
-            classes per example.
+            than 10 answers are wrong or right, or the model does not make one prediction of classes
+            per example.
 
     Example:
 

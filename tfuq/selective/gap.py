@@ -130,9 +130,9 @@ def gap(
 ) -> SelectiveGap:
     """Gap between a selective classifier and the oracle, and where it comes from.
 
-    Formula: at coverage c, with accuracy a of all, the oracle is right in min(1, a / c) of what it
-    accepts. With A what the score accepts, B what the probability h to be right would accept, and m
-    the probability of the likeliest class,
+    Formula: at coverage c, with accuracy a over all examples, the oracle is right in min(1, a / c)
+    of the examples that it accepts. A are the examples that the score accepts, B those that the
+    probability h of being right would accept, and m is the probability of the likeliest class:
 
     ```
     gap = forced + bayes_noise + approximation + ranking + statistical (+ shift)
@@ -144,25 +144,25 @@ def gap(
     shift         = accuracy of A here - accuracy at that coverage of other data
     ```
 
-    which is the bound of Rabanser and Papernot (2025, theorem 1) with the parts as they are in the
-    data, so that they sum to the gap. A monotone calibration changes none of them: it keeps the
-    ranking. What h is decides what the parts mean: with `votes`, the share of annotators who say
-    the predicted class; else `correctness`, or an estimate by logistic regression on what the model
-    says (and on `features`), each example by a model of the other folds. Then `ranking` is what
-    that estimate gains, a lower bound of what the best ranking would, and noise and approximation
-    cannot be told apart.
+    This is the bound of Rabanser and Papernot (2025, theorem 1) with the parts measured on the
+    data, so that they sum to the gap. A monotone calibration keeps the ranking, and so all parts.
+    The source of h decides what the parts mean. With `votes`, h is the share of annotators who
+    chose the predicted class. Otherwise it is `correctness`, or a logistic regression on the
+    model's outputs (and on `features`), fitted to the other folds for each example. Then `ranking`
+    is the gain of that estimate, a lower bound of the best ranking's gain, and noise and
+    approximation cannot be separated.
 
     Args:
         probs: Predictions `(n, classes)`, binary `(n,)`, or a stack of them, of data that the model
             was not trained on.
         labels: Labels, sparse `(n,)` or one-hot.
-        scores: What ranks the predictions: a name as in `risk_coverage_curve`, or an array `(n,)`
+        scores: Ranking of the predictions: a name as in `risk_coverage_curve`, or an array `(n,)`
             that grows with uncertainty.
         coverage: Shares in (0, 1], one or several.
         votes: Shares, or counts, of annotators for each class, `(n, classes)`.
-        correctness: Probabilities `(n,)` to be right, such as of another model; made without these
-            labels.
-        features: Of the estimate: features `(n, d)`, such as of the penultimate layer.
+        correctness: Probabilities `(n,)` of being right, for example from another model, made
+            without these labels.
+        features: Features `(n, d)` for the estimate, such as those of the penultimate layer.
         shifted: Other data: `(probs, labels)`, or with their scores `(probs, labels, scores)`.
         confidence: Of the interval of the ranking part, by a normal approximation, and of the bound
             of the statistical one.

@@ -173,23 +173,23 @@ def subgroup_report(
 ) -> SubgroupReport:
     """Accuracy, coverage, risk and calibration of each group, and whether a target risk is kept.
 
-    A group fails if a test shows its risk to be above the target, and holds if one shows it to be
-    below. For errors these are exact binomial tests of the accepted; for other losses, and where an
-    example has several decisions (pixels, labels), tests of means over examples by Hoeffding and
-    Bentkus. With a correction the probability that any of the groups is said to fail though its
-    risk is within the target is at most 1 - `confidence`; the same for groups that are said to
-    hold. The row of all examples is a test of its own.
+    A group fails if a test shows that its risk is above the target, and holds if a test shows that
+    it is below. For errors these are exact binomial tests on the accepted answers; for other
+    losses, and if an example has several decisions (pixels, labels), tests of means over examples
+    by Hoeffding and Bentkus. With a correction, the probability that any group within the target is
+    reported to fail is at most 1 - `confidence`; the same holds for groups that are reported to
+    hold. The row of all examples has its own test.
 
     Args:
-        rule: What accepts: a `RejectionRule`, a `ConformalPredictor`, any object with
-            `accept(probs) -> bool (n, ...)`; for a regression a `RegressionRule`. None accepts all.
+        rule: A `RejectionRule`, a `ConformalPredictor`, or any object with `accept(probs) -> bool
+            (n, ...)`; for a regression a `RegressionRule`. None accepts all.
         probs: Predictions, or a stack of them whose mean is the prediction, as the rule takes them;
             for a regression the result of `predict_uncertainty`.
         labels: Labels, sparse or one-hot; or numbers.
         groups: The group of each example, `(n,)` texts or numbers; or a dict (or a data frame) of
-            such columns. What is missing (None, NaN) is a group of its own.
-        target_risk: Risk that is to be kept in every group, in (0, 1); by default what the rule was
-            fitted to. Without any there are no verdicts.
+            such columns. Missing values (None, NaN) form their own group.
+        target_risk: Risk to keep in every group, in (0, 1); by default the rule's target. Without a
+            target there are no verdicts.
         confidence: Of intervals and, with the correction, of verdicts.
         correction: For the number of groups: `"holm"`, `"bonferroni"` (weaker), or None.
         loss: `"error"`, `"false_negative"`, costs or a function, as in `RejectionRule.fit`, of a

@@ -70,11 +70,11 @@ class MaskEvaluation(NamedTuple):
 
 @register
 class MaskRiskControl(Fitted):
-    """Masks that miss on average at most a share of what is marked.
+    """Masks that miss, on average, at most a stated share of the marked pixels.
 
-    Made by `MaskRiskControl.fit` from images that the model was not trained on. A pixel is in the
-    mask if its probability is at least a threshold, and also if it is NaN: what is not known may
-    be there.
+    `MaskRiskControl.fit` makes one from images that the model was not trained on. A pixel is in the
+    mask if its probability is at least a threshold, or if it is NaN, because an unknown pixel may
+    belong to it.
 
     Args:
         threshold: Probability in [0, 1]; with `multi_label` one for each label.

@@ -47,18 +47,19 @@ _NAMES = ("RejectionRule", "RegressionRule")
 class Monitor(Fitted):
     """Monitors a rule in use and raises an alarm when its promise breaks; labels may be partial.
 
-    Made by `rule.monitor()`. Three tests: that the risk of what is accepted is at most the promised
-    one (of the labelled cases: they must be a fair sample of the accepted, not those that somebody
-    doubted); that the coverage lies in the interval found at the fit; that the scores go on as they
-    came at first, for which no labels are needed. While all three are so, an alarm is ever raised
-    with a probability of at most `alpha`, however many cases come and however often one looks.
+    `rule.monitor()` makes one. It runs three tests. The risk of accepted answers is at most the
+    promised one; this uses the labelled cases, which must be a fair sample of the accepted ones,
+    not those that somebody doubted. The coverage lies in the interval found at the fit. The scores
+    keep the distribution of the first ones; this needs no labels. While all three hold, the
+    probability of ever raising an alarm is at most `alpha`, however many cases come and however
+    often you look.
 
     Args:
-        rule: The rule, fitted to a `target_risk`, of one decision for each example. Its risk is
-            that of the loss that it was fitted to.
-        alpha: Probability in (0, 1) of ever raising a false alarm: half of it of the risk's, a
-            quarter each of the two others'.
-        state: What has been seen, from `get_config`.
+        rule: The rule, fitted to a `target_risk`, with one decision for each example. The monitored
+            risk uses the loss of that fit.
+        alpha: Probability in (0, 1) of ever raising a false alarm: half of it for the risk, a
+            quarter each for the other two.
+        state: State so far, from `get_config`.
 
     Raises:
         ValueError: If the rule promises no risk, or decides on several entries of an example.

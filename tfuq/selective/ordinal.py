@@ -48,7 +48,7 @@ def quadratic_weighted_kappa(
     ignore_class: int | str | None = None,
     from_logits: bool = False,
 ) -> float:
-    """Cohen's kappa of grades, in which an error counts by how far off it is.
+    """Weighted Cohen's kappa of grades: an error counts more the further off it is.
 
     Formula:
         1 - sum_ij w_ij O_ij / sum_ij w_ij E_ij   (Cohen 1968)
@@ -105,10 +105,10 @@ def kappa_referral_curve(
 ) -> KappaCurve:
     """Weighted kappa of the kept predictions as the least trusted ones are referred.
 
-    The formula is that of `quadratic_weighted_kappa`, of the accepted predictions alone, with a
-    point for each threshold: what has the same score is kept or referred together. Kappa compares
-    with chance among the accepted, so it may fall although fewer are wrong, where the grades that
-    are kept become alike.
+    The formula is that of `quadratic_weighted_kappa`, over the accepted predictions only, with a
+    point for each threshold: predictions with the same score are kept or referred together. Kappa
+    compares with chance among the accepted, so it may fall although fewer are wrong, if the kept
+    grades become alike.
 
     Args:
         probs: Probabilities `(n, ..., grades)` or a stack `(samples, n, ..., grades)`.
@@ -151,7 +151,7 @@ def expected_cost(
     *,
     from_logits: bool = False,
 ) -> np.ndarray:
-    """The cost that is expected of each decision, if the probabilities are right.
+    """Expected cost of each decision, if the probabilities are right.
 
     Formula:
         R_d = sum_y p_y C[y, d]

@@ -63,15 +63,15 @@ KNOWN = (*SCORES, GIVEN)
 class RegressionRule(Watched, Fitted):
     """Rejection rule for numbers: accepts a prediction if its distribution is narrow enough.
 
-    Made by `RejectionRule.fit` of the result of `predict_uncertainty` for a regression, or by hand
-    from a threshold that is known. A prediction that holds NaN or infinity is never accepted.
+    `RejectionRule.fit` makes one from the result of `predict_uncertainty` for a regression; with a
+    known threshold, call the constructor. A prediction with NaN or infinity is never accepted.
 
     Args:
         score: `"std"`, the standard deviation; `"interval_width"`, of the central interval of
             `level`; `"aleatoric_std"` or `"epistemic_std"`, one part of it. In the unit of the
             numbers. Or `"given"`, which comes beside the predictions, larger for the less certain.
-        threshold: Accepted is a score of at most this, compared in float32. With `by="group"` one
-            for each of `keys`.
+        threshold: The rule accepts a score of at most this, compared in float32. With `by="group"`
+            one for each of `keys`.
         level: Probability of the intervals that `transform` gives and whose width is a score.
         by: None for one threshold, or `"group"` for one for each group of examples.
         keys: The names of the groups, in the order of `threshold`.

@@ -100,17 +100,17 @@ def best_score(
     resamples: int = 1000,
     seed: int = 0,
 ) -> ScoreComparison:
-    """Which score ranks the errors best, by AUGRC on held-out rows, and which differ from it.
+    """Ranks scores by how well they find errors (AUGRC on held-out rows), with intervals.
 
-    Rows that chose a score must not promise with it: fit the rule to others. A rule of the score
-    that was best is refused where it is fitted to the same rows in the same process; of
-    `"confidence"`, which one takes without a choice, there is a warning.
+    Fit the rule to other rows than those that chose its score, or it promises nothing. In the same
+    process, a rule for the best score refuses these rows. For `"confidence"`, the usual choice
+    anyway, it only warns.
 
     Args:
         probs: Predictions or a stack of them, of rows that the model was not trained on.
         labels: Labels, sparse or one-hot.
-        scores: Names, or a dict of arrays that grow with uncertainty (of a detector what its
-            `score(x)` gives) or names. By default all names that the predictions allow.
+        scores: Names, or a dict of names or of arrays that grow with uncertainty (such as a
+            detector's `score(x)`). By default all names that the predictions allow.
         from_logits: Whether `probs` are logits.
         multi_label: Whether each entry of `probs` is a binary prediction of its own.
         confidence: Of the intervals, by resampling rows, the same for all scores.
@@ -121,7 +121,8 @@ def best_score(
         A `ScoreComparison`.
 
     Raises:
-        ValueError: As `augrc`; if nothing or everything is wrong, when nothing can be ranked.
+        ValueError: As `augrc`; if no answer or every answer is wrong, so that there is nothing to
+            rank.
 
     Example:
 
@@ -217,21 +218,21 @@ def choose_p(
 ) -> float:
     """The p of the p-norm score that ranks errors best on held-out rows, by AUGRC.
 
-    A rule with that score, `score=f"pnorm({p})"`, must be fitted to other rows than these: it is
-    refused where it is fitted to rows that p was chosen on in the same process.
+    Fit a rule with that score, `score=f"pnorm({p})"`, to other rows than these. In the same process
+    it refuses the rows that p was chosen on.
 
     Args:
         logits: Logits `(n, classes)` of rows that the model was not trained on, three classes or
             more.
         labels: Labels, sparse or one-hot.
-        powers: Numbers above 0 to choose from; of equally good ones the first is taken.
+        powers: Numbers above 0 to choose from; the first of equally good ones wins.
 
     Returns:
         One of `powers`.
 
     Raises:
-        ValueError: As `pnorm_score`; if `powers` is empty, or nothing or everything is wrong, when
-            nothing can be ranked.
+        ValueError: As `pnorm_score`; if `powers` is empty; if no answer or every answer is wrong,
+            so that there is nothing to rank.
 
     Example:
 
@@ -315,18 +316,19 @@ def pnorm_score(logits: ArrayLike, p: float = 2) -> np.ndarray:
 
 
 def sirc_score(confidence: float, detector_score: ArrayLike, a: float, b: float) -> np.ndarray:
-    """The confidence joined with a detector's score; grows with uncertainty (SIRC).
+    """Confidence combined with a detector's score (SIRC); grows with uncertainty.
 
     Formula: log(1 - confidence) + log(1 + exp(b (detector_score - a))) (Xia and Bouganis 2022, the
     logarithm of theirs, with a score that grows with strangeness). They take a = mean + 3 standard
-    deviations and b = 1 / standard deviation of the detector's scores in distribution, of rows that
-    no rule is fitted to: those of training. `tfuq.ood.SIRC` does so, and goes into models.
+    deviations and b = 1 / standard deviation of the detector's in-distribution scores, on rows that
+    no rule is fitted to, such as those of training. `tfuq.ood.SIRC` does so, and can be part of a
+    model.
 
     Args:
         confidence: Largest probability of each example, `(n,)`, in [0, 1].
         detector_score: What the `score(x)` of a detector gives, `(n,)`, larger for stranger.
         a: Detector's score from which it counts.
-        b: How fast, above 0.
+        b: Slope, above 0.
 
     Returns:
         Scores `(n,)`, float64; inf where the detector's score is, NaN where the confidence is.

@@ -117,11 +117,11 @@ def shift_report(
 
     Label shift is estimated by `black_box_shift_estimation`, covariate shift by
     `classifier_two_sample_test` on features, the accuracy by `average_thresholded_confidence` and
-    `difference_of_confidences`. No one of them sees all shifts: of a change in what the labels mean
-    none sees anything.
+    `difference_of_confidences`. None of them sees all shifts, and no method here sees a change in
+    the meaning of the labels.
 
-    Where the new data are labelled otherwise, by 198 names for the model's 10 classes (paper 002,
-    table 5.9), maps bring both to common groups, whose probabilities are sums over their classes.
+    If the new data have other labels, such as 198 names for the model's 10 classes (paper 002,
+    table 5.9), maps bring both to common groups; a group's probability is the sum over its classes.
 
     Args:
         model: A Keras model of any style with a prediction `(batch, classes)` for each example.
