@@ -32,13 +32,13 @@ def balanced(
     counts: Sequence[int] | None = None,
     buffer_size: int | None = None,
 ) -> tf.data.Dataset:
-    """Examples in batches whose classes come as often as `weights` says, by default equally often.
+    """Batches of examples whose classes come in proportion to `weights`, by default equally often.
 
-    Weighted sampling with replacement, in its form of least variance: in each pass over the data
-    an example comes a whole number of times, the one below its expected number or the one above,
-    by chance. So every example of a rare class is seen in each pass, equally often, and every
-    example of a frequent one is seen sooner or later; a pass reads each example once. Balance the
-    training data alone: a test, and the calibration of a model, need the frequencies of the world.
+    Weighted sampling with replacement, in its form of least variance: in each pass over the data an
+    example comes a whole number of times, the one below its expected number or the one above, by
+    chance. So every example of a rare class is seen in each pass, equally often, and every example
+    of a frequent one is seen sooner or later; a pass reads each example once. Balance only the
+    training data: tests and calibrations need the real frequencies.
 
     Formula:
         E[copies of an example of class k] = weights_k / (counts_k / n),    n = sum_k counts_k

@@ -159,7 +159,7 @@ def names() -> list[str]:
 
 
 def describe(name: str) -> PublicSet:
-    """What there is to know of a set before it is loaded.
+    """Describes a set before it is loaded.
 
     Args:
         name: One of `names()`.

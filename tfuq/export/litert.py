@@ -53,37 +53,37 @@ def export_litert(
 ) -> None:
     """Writes a model, its uncertainty and its decision as one LiteRT file, for small devices.
 
-    The interpreter of LiteRT (TensorFlow Lite) runs it as it is, without the "Flex" delegate. Its
-    signature `"serving_default"` has the inputs and outputs of the SavedModel that
-    `tfuq.export.export` writes, by the same names, and takes batches of any size but 0:
+    LiteRT's (TensorFlow Lite's) interpreter runs the file as it is, without the "Flex" delegate.
+    The signature `"serving_default"` has the inputs and outputs of the SavedModel that
+    `tfuq.export.export` writes, with the same names, and takes batches of any size but 0:
 
     ```
     runner = interpreter.get_signature_runner("serving_default")
     accept = runner(inputs=images)["accept"]
     ```
 
-    Draws of weights, masks and noise are constants of the file. A last layer such as `VBLLDense` is
-    computed for all samples at once; where that takes too much memory, and of random convolutions,
-    one sample comes after the other, and the file has their operations `num_samples` times.
+    Draws of weights, masks and noise are constants in the file. A last layer such as `VBLLDense` is
+    computed for all samples at once. If that takes too much memory, and for random convolutions,
+    samples run one after the other, and the file holds their operations `num_samples` times.
 
-    Recurrent layers (LSTM, GRU, ...) have the operations of each time step, whose number the input
-    must say.
+    For recurrent layers (LSTM, GRU, ...) the file holds the operations of each time step; the input
+    must declare their number.
 
-    What Python computes in float64 (detectors, most of all) or in float16 is float32 here. Files of
-    float16 or int8 weights hold the weights of the networks like that; what is made of their
-    outputs, such as thresholds, calibrations and detectors, stays float32. With int8, matrices and
-    kernels of 1024 numbers or more are rounded, each channel on a scale of its own, and multiplied
-    with inputs that are rounded to int8 on the way; biases and the rest stay float32. A rule or a
-    threshold that was fitted to the model in float32 keeps its promise only as far as the outputs
-    stay what they were: measure that, with `verify_export` and a `tolerance`.
+    Computations that Python does in float64 (mainly detectors) or in float16 are float32 here. With
+    float16 or int8 only the weights of the networks are stored so; thresholds, calibrations and
+    detectors stay float32. With int8, matrices and kernels of 1024 numbers or more are rounded,
+    each channel on its own scale, and multiplied with inputs that are rounded to int8 at run time;
+    biases and the rest stay float32. A rule or threshold fitted to the float32 model keeps its
+    promise only as far as the outputs stay the same: measure that, with `verify_export` and a
+    `tolerance`.
 
-    Metadata as of `export` are beside the file, under its name with ".json" behind it;
-    `verify_export` reads them. They tell `agreement`, the largest difference of the probabilities
-    from the graph in float32, of 32 random inputs.
+    The metadata of `export` are beside the file, under its name with ".json" appended;
+    `verify_export` reads them. Their `agreement` is the largest difference of probabilities from
+    the float32 graph, over 32 random inputs.
 
     Args:
         model: As in `tfuq.export.export`.
-        path: File to be, usually `.tflite`. It gets its name when it is complete.
+        path: File to write, usually `.tflite`. It gets its name when it is complete.
         rule: As in `export`.
         num_samples: As in `export`. All draws together may take 256 MB.
         ood: As in `export`, but for `ODIN` and `Mahalanobis` with a step along the gradient, whose
@@ -109,14 +109,14 @@ def export_litert(
             an example a warning says that the file was not tried.
         monitor: As in `export`.
         card: As in `export`; the card is beside the file, under its name with ".md" behind it.
-        overwrite: Whether an exported file that is there is replaced.
+        overwrite: Whether to replace an exported file at `path`.
 
     Returns:
         None.
 
     Raises:
-        ValueError: If `path` is there, an argument is out of its range or does not fit the model,
-            or LiteRT has not all operations: one is named, with its layer.
+        ValueError: If `path` exists, an argument is out of its range or does not fit the model, or
+            LiteRT lacks an operation, which the error names with its layer.
         OSError: If there is no space; nothing is left behind.
 
     Example:

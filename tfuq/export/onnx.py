@@ -60,7 +60,7 @@ def export_onnx(
     (accept,) = session.run(["accept"], {"inputs": images})
     ```
 
-    Draws are constants, as of `export_litert`, and what Python computes in float64 or float16 is
+    Draws are constants, as in `export_litert`, and computations in float64 or float16 become
     float32.
 
     Converted, and compared with Python, are: `Dense` and convolutional networks, ensembles and
@@ -69,12 +69,12 @@ def export_onnx(
     `Conv2DVariational`, `SparseBayesDense`, `SparseBayesConv2D` and `MCDropout`; calibrations,
     rules and conformal sets; all detectors of `export` but `ODIN` and `Mahalanobis` with a step
     along the gradient. These are not converted, nor are `"fresh_samples"` and layers with
-    operations that tf2onnx does not know, as random numbers, FFTs or the logarithm of the gamma
-    function: an error names them.
+    operations that tf2onnx does not know, such as random numbers, FFTs or the logarithm of the
+    gamma function: an error names them.
 
     Args:
         model: As in `tfuq.export.export`.
-        path: File to be, usually `.onnx`. It gets its name when it is complete.
+        path: File to write, usually `.onnx`. It gets its name when it is complete.
         rule: As in `export`.
         num_samples: As in `export`. All draws together may take 256 MB.
         ood: As in `export`.
@@ -97,15 +97,15 @@ def export_onnx(
             an example a warning says that the file was not tried.
         monitor: As in `export`.
         card: As in `export`; the card is beside the file, under its name with ".md" behind it.
-        overwrite: Whether an exported file that is there is replaced.
+        overwrite: Whether to replace an exported file at `path`.
 
     Returns:
         None.
 
     Raises:
         ImportError: If tf2onnx or onnxruntime is not installed.
-        ValueError: If `path` is there, an argument is out of its range or does not fit the model,
-            or tf2onnx does not convert an operation: it is named, with its layer.
+        ValueError: If `path` exists, an argument is out of its range or does not fit the model, or
+            tf2onnx does not convert an operation, which the error names with its layer.
         OSError: If there is no space; nothing is left behind.
 
     Example:

@@ -49,9 +49,9 @@ def export(
 ) -> None:
     """Writes a model, its uncertainty and its decision as one SavedModel.
 
-    TensorFlow alone loads it, `tf.saved_model.load(path)`: neither tfuq nor Keras has to be there.
-    Its `serve`, and the signature `"serving_default"`, take a batch of inputs of any size and
-    return a dict of what the model can give:
+    TensorFlow alone loads it, `tf.saved_model.load(path)`, without tfuq or Keras. Its `serve`, and
+    the signature `"serving_default"`, take a batch of inputs of any size and return a dict with
+    those of these outputs that the model has:
 
     ```
     name                dtype    shape                  what it is
@@ -71,11 +71,11 @@ def export(
     shape `(batch, ..., 1)`, and those of several labels of `(batch, ..., labels)`. `accept` and
     `prediction_set` have the shapes that `RejectionRule.accept` and
     `ConformalPredictor.predict_set` give. `expected_entropy` and `mutual_information` need samples:
-    random layers, or an ensemble. They are of the samples before calibration, whose mean has the
-    entropy that is their sum; without a calibration, that is `predictive_entropy`.
+    random layers, or an ensemble. They describe the samples before calibration. Their sum is the
+    entropy of the samples' mean, which without a calibration is `predictive_entropy`.
 
-    A regression (a head such as `tfuq.layers.NormalDense`, a loss of numbers, `family`) returns, of
-    shape `(batch, ..., units)`, what `tfuq.predictive.RegressionUncertainty` says:
+    A regression (a head such as `tfuq.layers.NormalDense`, a loss of numbers, `family`) returns the
+    figures of `tfuq.predictive.RegressionUncertainty`, of shape `(batch, ..., units)`:
 
     ```
     mean                float32  E[y]; the median of quantiles
@@ -87,80 +87,79 @@ def export(
     accept              bool     whether the rule accepts the number
     ```
 
-    Of an input that holds NaN or infinity nothing is known: its probabilities are NaN (of a
-    regression its numbers, a conformal interval is the whole line), it is never accepted, its
-    `ood_score` is inf. So it is with what lies outside of the range that is declared
-    of the model (`tfuq.predictive.declare`): 0 to 255 where it takes 0 to 1.
+    An input with NaN or infinity counts as unknown: its probabilities are NaN (for a regression its
+    numbers are NaN, and a conformal interval is the whole line), it is never accepted, and its
+    `ood_score` is inf. The same holds for inputs outside the declared range of the model
+    (`tfuq.predictive.declare`), such as 0 to 255 instead of 0 to 1.
 
-    The noise is part of the file, so that predictions repeat, and are those of
-    `tfuq.predictive.predict_uncertainty` with the same `num_samples` and `seed`. What comes before
-    the first random layer runs once, not per sample.
+    The noise is part of the file. So predictions repeat, and equal those of
+    `tfuq.predictive.predict_uncertainty` with the same `num_samples` and `seed`. The layers before
+    the first random one run once, not per sample.
 
-    In the folder, `metadata.json` says what was exported: versions, signature, outputs, names of
-    classes and inputs as they are declared, rule, how
-    many examples that was fitted to, hashes of the weights and of each file. `verify_export` reads
-    it. `MODEL_CARD.md` says the same for people, and what `card` says. The folder may be moved.
+    In the folder, `metadata.json` describes the export: versions, signature, outputs, declared
+    class names and inputs, the rule and the number of examples that it was fitted to, hashes of the
+    weights and of each file. `verify_export` reads it. `MODEL_CARD.md` says the same for people,
+    and adds `card`. You may move the folder.
 
     Args:
         model: A Keras model of any style; or a `tfuq.ensembles.DeepEnsemble`, a
             `tfuq.callbacks.SnapshotEnsemble` after training, or a list of models, whose members are
             the samples.
-        path: Folder to be, new or empty. It gets its name when it is complete.
+        path: Folder to write, new or empty. It gets its name when it is complete.
         rule: A `tfuq.selective.RejectionRule`, for a regression a `RegressionRule`, or the path of
-            one. A rule on the disagreement of
-            samples sees these as the networks give them, every other rule the calibrated
-            probabilities. Scores that are within rounding (1e-6) of its threshold are accepted. A
-            rule of numbers must be fitted to as many networks as are exported.
-        num_samples: Networks that are drawn of a model with random layers, 30 by default. Of the
-            members of an ensemble none are drawn by default; a number draws as many of each. For a
-            regression whose one random layer is a `VBLLRegression` none are drawn, as in
+            one. A rule on the disagreement of samples gets the samples as the networks return them;
+            every other rule gets the calibrated probabilities. Scores within rounding (1e-6) of its
+            threshold are accepted. A rule for numbers must be fitted to as many networks as are
+            exported.
+        num_samples: Number of networks to draw from a model with random layers, 30 by default. For
+            an ensemble, the default draws none from its members; a number draws as many from each.
+            For a regression whose only random layer is a `VBLLRegression` none are drawn, as in
             `predict_uncertainty`.
         ood: A fitted detector of `tfuq.ood` of this model. All but the two on gradients run in a
             graph. `MutualInformation` must have the samples that are exported.
         predictive: How a network predicts:
 
-            - `"fixed_samples"`: as draws from `seed`, the same in each call. A model without random
+            - `"fixed_samples"`: draws from `seed`, the same in each call. A model without random
               layers has one prediction.
             - `"probit"`: mean / sqrt(1 + pi var / 8) of the logits (MacKay 1992), without samples,
               of a model whose one random layer is a `VBLLDense` or a heteroscedastic head.
-            - `"mean"`: with the means of all random weights, and without dropout.
-            - `"fresh_samples"`: as draws that are new in each call, from a counter that is part of
-              the loaded model. Calls do not repeat.
-        batch_size: None for batches of any size; an integer fixes it, for compilers that ask for
-            that.
-        preprocessing: What makes of raw inputs those of the model: a Keras layer or model, a
-            function of tensors that TensorFlow can trace, or a list of these. Lookup tables that
-            it holds become a part of the file.
+            - `"mean"`: the means of all random weights, without dropout.
+            - `"fresh_samples"`: new draws in each call, from a counter in the loaded model. Calls
+              do not repeat.
+        batch_size: None for batches of any size; an integer fixes it, for compilers that need that.
+        preprocessing: Turns raw inputs into the model's: a Keras layer or model, a function of
+            tensors that TensorFlow can trace, or a list of these. Its lookup tables become part of
+            the file.
         calibration: A fitted calibration of `tfuq.selective`, applied first.
         conformal: A fitted `ConformalPredictor`, applied to the calibrated probabilities. Without a
             `rule`, predictions with one class in their set are accepted. For a regression a fitted
-            `ConformalRegressor`, which says the intervals; of masks a fitted `MaskRiskControl`.
+            `ConformalRegressor`, which gives the intervals; for masks a fitted `MaskRiskControl`.
         output: Which output, when the model has several: an index, a key or a function; by default
             the `logits` of a named tuple that has such.
         from_logits: Whether the output holds logits. By default what the last layer declares, else
             what the compiled loss says.
         multi_label: Whether each entry of the last axis is a binary prediction of its own.
-        family: For a regression whose outputs nothing declares: the family of their parameters, as
-            in `predict_uncertainty`; `"point"` for numbers alone.
+        family: For a regression with undeclared outputs: the family of their parameters, as in
+            `predict_uncertainty`; `"point"` for plain numbers.
         level: For a regression: probability of the central interval, by default that of the rule,
             else 0.9; left out with `conformal`.
         seed: Integer that determines the drawn networks.
         input_signature: `tf.TensorSpec`, or a structure of these, of the inputs. By default those
             of `preprocessing` or of the model, if that is functional or `Sequential`; several in a
-            list are called as the model's inputs. For encoded images, that `preprocessing` decodes,
-            `tf.TensorSpec((None,), tf.string)`.
-        example: A batch of inputs as they are served, which the file that was written is tried
-            with. Without it, what `preprocessing` makes of inputs is traced and nothing is run.
-        serving: `"tensorflow-serving"` or `"kserve"` writes what that server is started with, in
+            list are called as the model's inputs. For encoded images, which `preprocessing`
+            decodes, `tf.TensorSpec((None,), tf.string)`.
+        example: A batch of inputs as they are served, to try the written file with. Without it,
+            `preprocessing` is traced and nothing is run.
+        serving: `"tensorflow-serving"` or `"kserve"` writes a configuration for that server into
             the folder of the model's versions; `path` is then a version, such as `models/digits/1`.
             (`tfuq serve` needs no configuration.)
-        monitor: A `tfuq.selective.Monitor` of the rule, or the path of one: what it has seen is
-            told in the metadata and the card.
-        card: What the model card is to say beside what is known of the model: a dict with some of
+        monitor: A `tfuq.selective.Monitor` of the rule, or the path of one: the metadata and the
+            card report its state.
+        card: Texts for the model card, beside what tfuq knows of the model: a dict with some of
             `"use"`, `"data"`, `"not_tested_on"` (texts, or lists of texts), `"figures"` (a dict of
-            numbers) and `"groups"` (what `tfuq.selective.subgroup_report` gave). What is left out
-            is said to be unsaid.
-        overwrite: Whether an exported model that is there is replaced.
+            numbers) and `"groups"` (the result of `tfuq.selective.subgroup_report`). The card says
+            which of these are missing.
+        overwrite: Whether to replace an exported model at `path`.
         verbose: Whether to print what is written.
 
     Returns:
@@ -168,8 +167,8 @@ def export(
 
     Raises:
         ValueError: If `path` holds something, an argument is out of its range or does not fit the
-            model (a rule on samples of a model without), or a layer cannot be exported: it is
-            named.
+            model (such as a rule on samples for a model without samples), or a layer cannot be
+            exported, which the error names.
         OSError: If there is no space; nothing is left behind.
 
     Example:

@@ -53,8 +53,8 @@ def verify_export(
     Args:
         path: Folder that `export` wrote, or file that `export_litert` or `export_onnx` wrote.
         x: Inputs as the exported model takes them, an array or a dict or list of arrays.
-        expected: What it is to say of them: an array of probabilities, of a regression of means; a
-            dict of arrays by the names of outputs (`probs` is `probabilities`); or what
+        expected: The expected answers: an array of probabilities, for a regression of means; a dict
+            of arrays by the names of outputs (`probs` is `probabilities`); or what
             `tfuq.predictive.predict_uncertainty` gave, of which all is compared that the model
             gives, intervals but conformal ones among it.
         tolerance: Largest difference that is allowed of numbers; by default what rounding makes:

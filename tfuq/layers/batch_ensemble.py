@@ -150,19 +150,19 @@ class BatchEnsembleLayer(TakesDraws):
 class BatchEnsembleDense(BatchEnsembleLayer, DenseOperation, keras.layers.Dense):
     """`keras.layers.Dense` of several networks, which differ in rank-one factors of one kernel.
 
-    An ensemble of `num_members` networks with about the weights of one. In training the batch is
-    divided among the members: at step t (the `iterations` of the optimizer that the model is
-    compiled with) the example at place i of its batch goes through member `(i + t) mod num_members`
-    in all layers of the model. So any size of batch will do, and a training step costs a quarter to
-    a half more than one network's. In a loop of your own, too, the model has to be compiled: t is 0
-    without, and smaller batches than `num_members` never reach the last members. Each member sees
-    its share of an epoch's examples; to show all examples to all members in each step, repeat them:
-    `tf.repeat(x, num_members, axis=0)`, labels likewise.
+    It is an ensemble of `num_members` networks with about the weights of one. In training the batch
+    is divided among the members: at step t (the `iterations` of the compiled optimizer) the example
+    at place i of its batch goes through member `(i + t) mod num_members` in all layers of the
+    model. So any batch size works, and a training step costs a quarter to a half more than one
+    network's. Compile the model in your own loop, too: otherwise t stays 0, and batches smaller
+    than `num_members` never reach the last members. Each member sees its share of an epoch's
+    examples; to show all examples to all members in each step, repeat them: `tf.repeat(x,
+    num_members, axis=0)`, labels likewise.
 
-    A prediction (`predict`, `evaluate`) is that of member 0, a network like any other; a mean of
-    weights would be none. Draw number m of the network is member `m mod num_members`:
-    `tfuq.predictive`, exports and pictures average over all of them, and take as many draws as
-    there are members unless they are told otherwise.
+    `predict` and `evaluate` use member 0, a network like any other; the mean of the weights would
+    not be one. Draw number m of the network is member `m mod num_members`: `tfuq.predictive`,
+    exports and pictures average over all members, and by default take as many draws as there are
+    members.
 
     Weight decay of the optimizer leaves the factors alone.
 
@@ -177,8 +177,8 @@ class BatchEnsembleDense(BatchEnsembleLayer, DenseOperation, keras.layers.Dense)
         units: As in `keras.layers.Dense`.
         num_members: Number of networks, at least 2. Required.
         activation, ...: The other arguments of `keras.layers.Dense`, by name.
-        factors: What r and s start from: `"signs"`, 1 or -1 at random, for training from scratch;
-            `"normal"`, N(1, factor_scale^2), for kernels that are trained already.
+        factors: Initial r and s: `"signs"`, 1 or -1 at random, for training from scratch;
+            `"normal"`, N(1, factor_scale^2), for kernels that are already trained.
         factor_scale: Standard deviation of `"normal"` factors.
         seed: Integer that determines the factors.
 

@@ -170,9 +170,9 @@ class LaplaceLastLayer(TakesDraws, keras.layers.Layer):
 class LastLayerLaplace(Head, LaplaceLastLayer):
     """Last layer of a classifier with the posterior of a Laplace approximation.
 
-    `tfuq.convert.laplace_head` makes and fills it, for a network that is trained already. As it is
-    constructed its posterior is the prior, and it trains as a `Dense` does: means alone, with your
-    own cross-entropy, `from_logits=True`. What was filled refuses to be trained on.
+    `tfuq.convert.laplace_head` makes and fills it for a trained network. When constructed, its
+    posterior is the prior, and it trains as a `Dense` does: only the means, with your own
+    cross-entropy, `from_logits=True`. A filled layer refuses to be trained.
 
     Formula (Daxberger et al. 2021; MacKay 1992):
 
@@ -195,9 +195,9 @@ class LastLayerLaplace(Head, LaplaceLastLayer):
         prior_scale: Standard deviation of each weight under the prior.
         likelihood: `"categorical"`, or `"bernoulli"` for labels that do not exclude each other (and
             for two classes in one unit).
-        predictive: What the logits are outside training. `"probit"`: mean / sqrt(1 + pi var / 8),
-            without samples; `"mean"`: the mean logits. `tfuq.predictive.sample_predictions` draws
-            whole networks either way.
+        predictive: The logits outside training. `"probit"`: mean / sqrt(1 + pi var / 8), without
+            samples; `"mean"`: the mean logits. `tfuq.predictive.sample_predictions` draws whole
+            networks either way.
         use_bias: Whether there is a bias, which is random as the kernel is.
         logits_only: Whether to return the logits alone.
         examples: How many examples the posterior was filled from; 0 is none.

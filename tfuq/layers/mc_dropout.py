@@ -37,8 +37,8 @@ class MCDropout(TakesDraws, keras.layers.Dropout):
             the input.
         resample: Whether each prediction drops, with a new mask.
         seed: Integer that determines the masks.
-        predictive: What a prediction is, unless `resample`: `"mean"`, the network without dropout,
-            or `"thinned"`, one thinned network, always the same one.
+        predictive: How it predicts, unless `resample`: `"mean"`, the network without dropout, or
+            `"thinned"`, one thinned network, always the same one.
 
     Call arguments:
         inputs: Tensor of shape `(batch, ...)`.

@@ -67,9 +67,9 @@ def _is_evaluated():
 class SNGPDense(Head, TakesDraws, keras.layers.Layer):
     """Gaussian process in place of the last `Dense` of a classifier (SNGP).
 
-    Far from what it was trained on its logits have the variance of the prior, and the
-    probabilities go towards even odds; the hidden layers keep distances once
-    `tfuq.convert.spectral_normalize` has bounded them. One pass, no samples.
+    Far from the training data its logits have the variance of the prior, and the probabilities
+    approach even odds. For that the hidden layers must keep distances: bound them with
+    `tfuq.convert.spectral_normalize`. It needs one pass and no samples.
 
     Formula (Liu et al. 2023, sections 3.1 and 3.3; random features of Rahimi and Recht, 2007):
 
@@ -81,9 +81,9 @@ class SNGPDense(Head, TakesDraws, keras.layers.Layer):
     logits    = mean / sqrt(1 + mean_field_factor * variance)
     ```
 
-    In training the logits are the mean, and P is summed on the way. It starts anew with the first
-    step after Keras has reset the metrics of the model, as `fit` does at each epoch: when training
-    ends it is that of the last epoch, and nobody has to reset it. A training loop of your own calls
+    In training the logits are the mean, and P is summed along the way. The sum restarts with the
+    first step after Keras has reset the metrics of the model, as `fit` does at each epoch: when
+    training ends it is that of the last epoch, without a callback. In your own training loop call
     `start_anew()` before each epoch. With a `momentum` P is a moving average over batches,
     `momentum P + (1 - momentum) mean of phi phi^T`, for training without epochs.
 
@@ -93,9 +93,9 @@ class SNGPDense(Head, TakesDraws, keras.layers.Layer):
     Args:
         units: Integer K, the number of classes (at least 2) or labels.
         num_features: Integer M, the number of random features. P has M^2 entries.
-        length_scale: Number above 0, that of the radial kernel: inputs much nearer to each other
-            are alike, and far from all others nothing is learned. None: the square root of the
-            number of features, which suits those of about unit variance, as behind a
+        length_scale: Number above 0, of the radial kernel: inputs much nearer than this are alike,
+            and inputs much further from all others are unknown. None: the square root of the number
+            of features, which suits features of about unit variance, as after a
             `LayerNormalization` or a `Normalization`; the authors' code has 1.
         ridge: Number above 0 that P starts at.
         momentum: None for the sum over an epoch, or a fraction in (0, 1), as .999.

@@ -241,9 +241,9 @@ class SparseBayesDense(_SparseBayesLayer, DenseOperation, layers.Dense):
     """`keras.layers.Dense` with random weights only where they are most salient.
 
     It holds a mean for each weight of the kernel, and an index and a standard deviation for the
-    fraction `r_bayes` of them. Until `select` says which these are, it is `Dense`, to the bit.
-    `tfuq.callbacks.SaliencySelection` selects in the middle of a `fit`,
-    `tfuq.convert.sparse_bayesian` does it to a trained model.
+    fraction `r_bayes` of them. Until `select` chooses these, it equals `Dense`, to the bit.
+    `tfuq.callbacks.SaliencySelection` selects during a `fit`, `tfuq.convert.sparse_bayesian`
+    selects in a trained model.
 
     In training each call draws the random weights and adds `kl_weight * beta * KL` to the loss. A
     prediction takes the means of the weights, and so repeats; `tfuq.predictive` draws whole

@@ -84,8 +84,8 @@ def confusion_difference(
 ) -> Axes:
     """Draws the confusion matrix of one model minus that of another.
 
-    As figure 3-13 of Mishra (2020), "our method vs. SGD". What is better of the first model is
-    blue, what is worse red: more on the diagonal, fewer confusions off it.
+    As figure 3-13 of Mishra (2020), "our method vs. SGD". Cells where the first model is better are
+    blue (more on the diagonal, fewer off it), cells where it is worse are red.
 
     Args:
         y_true: Labels. All arguments not described here are as for `confusion_matrix`.

@@ -32,15 +32,15 @@ def test_time_augmentation(
 ) -> np.ndarray | Uncertainty:
     """Test-time augmentation: a stack of predictions of the same images, augmented.
 
-    Where they differ, the prediction hangs on what should not matter. In a `decompose` of the
-    stack, the mutual information is then what augmentation brings in, not what weights do: a model
-    with random weights predicts as in `predict`, with the noise that its layers have fixed for
-    inference, the same for each augmentation.
+    If they differ, the prediction depends on things that should not matter. In a `decompose` of the
+    stack, the mutual information comes from the augmentation, not from the weights: a model with
+    random weights predicts as in `predict`, with the fixed noise of inference, the same for each
+    augmentation.
 
-    The augmentation runs eagerly, batch by batch. Its random numbers, those of Keras layers as well
-    as the global ones, start from `seed` and are put back, so that the same seed, data and
-    `batch_size` give the same stack; a function that holds a generator of its own takes `seed`
-    instead. More samples begin with those of fewer.
+    The augmentation runs eagerly, batch by batch. Random states, of Keras layers and global ones,
+    start from `seed` and are restored afterwards, so the same seed, data and `batch_size` give the
+    same stack. A function with its own generator takes `seed` instead. A larger stack begins with
+    the samples of a smaller one.
 
     Formula:
         p_s(y | x) = T_s^-1 p(y | T_s x)

@@ -42,23 +42,23 @@ def declare(
 ) -> Declared:
     """Declares class names, range and size of images of a model; saved with the model.
 
-    `model.save` writes it into the `.keras` file of a functional or `Sequential` model, which any
-    Keras loads. The command line, `tfuq.ensembles` and `declared` read it there; exports and score
-    folders hold it. Labels are then compared by name, and images that the model was not fitted to
-    (0 to 255 where it takes 0 to 1) are refused.
+    `model.save` writes them into the `.keras` file of a functional or `Sequential` model; any Keras
+    can load the file. The command line, `tfuq.ensembles` and `declared` read them there; exports
+    and score folders hold them. Labels are then compared by name, and images of another range (0 to
+    255 for a model that takes 0 to 1) are refused.
 
     Args:
         model: Keras model.
         class_names: Names of the classes, in the order of the model's output; two for one column.
-        value_range: Pair of what black and white are in the images that the model takes, such as
-            `(0, 1)` or `(0, 255)`; None where inputs are no images.
+        value_range: Values of black and white in the images that the model takes, such as `(0, 1)`
+            or `(0, 255)`; None if the inputs are not images.
         size: `(height, width)`, by default that of the model's input.
         channels: `"gray"`, `"rgb"` or `"bgr"`; by default gray for one channel, RGB for three.
         resize: How images of other sizes are brought to that: `"bilinear"` (antialiased),
             `"nearest"`, or `"refuse"`.
 
     Returns:
-        `Declared`, all that is known of the model now. What is None here stays as it was.
+        `Declared`, all declarations so far. An argument of None changes nothing.
 
     Raises:
         ValueError: If names repeat, are not as many as the model has classes, or an argument does
@@ -98,7 +98,7 @@ def declare(
 
 
 def declared(model: ModelLike | PathLike) -> Declared:
-    """What is declared of a model: `Declared`.
+    """Returns the declarations of a model, `Declared`.
 
     Args:
         model: Keras model, a `.keras` file, or an ensemble, whose members agree.

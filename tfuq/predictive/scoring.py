@@ -67,22 +67,22 @@ def score_dataset(
     resume: bool = True,
     verbose: int = 1,
 ) -> ScoredDataset:
-    """Predictions and uncertainties of any number of examples, in files, a shard at a time.
+    """Writes predictions and uncertainties of any number of examples to files, shard by shard.
 
-    Memory holds one shard of rows and one batch. A process that was killed goes on where it
-    stopped when the same call is made again, and the files are those of an undisturbed run, byte
-    for byte: shards are there whole or not at all, `_manifest.json` says which are, and it binds
-    the model's weights, the options and all of the data, so that another run cannot be mixed in:
-    names, sizes, times and labels of files; each byte of arrays; and the rows of each shard of a
-    dataset, which is read again from its beginning. One process at a time writes to a folder.
+    Memory holds one shard of rows and one batch. If the process is killed, make the same call
+    again: it continues where it stopped, and the files equal those of an undisturbed run, byte for
+    byte. A shard is whole or absent, and `_manifest.json` lists them. The manifest also binds the
+    model's weights, the options and all data, so that another run cannot be mixed in: names, sizes,
+    times and labels of files; each byte of arrays; and the rows of each shard of a dataset, which
+    is read again from its beginning. Only one process at a time may write to a folder.
 
     Args:
-        model: Keras model that classifies, or says numbers. With random layers (`MCDropout`,
-            `VBLLDense`, ...), `num_samples` networks are drawn. Or a
-            `tfuq.ensembles.DeepEnsemble`; or a SavedModel, as `tf.saved_model.load` gives it, such
-            as of `tfuq.export.export`: its only output, or the one called `"probabilities"`, holds
-            probabilities, and what it tells beside them (`"accept"`, `"mutual_information"`, ...)
-            is written too. An exported regression has the output `"mean"`.
+        model: Keras model for classes or numbers. With random layers (`MCDropout`, `VBLLDense`,
+            ...), `num_samples` networks are drawn. Or a `tfuq.ensembles.DeepEnsemble`; or a loaded
+            SavedModel (`tf.saved_model.load`), such as one of `tfuq.export.export`: its only
+            output, or the one called `"probabilities"`, holds probabilities, and its other outputs
+            (`"accept"`, `"mutual_information"`, ...) are written too. An exported regression has
+            the output `"mean"`.
         data: A `tf.data.Dataset` or a `keras.utils.PyDataset` of batches of inputs or of pairs
             `(x, y)`, in the same order each time; arrays `x` or `(x, y)`; or a list of files:
             images (`.png`, `.jpg`, `.bmp`, `.gif`) or `.npz` files with `x` and perhaps `y`.
@@ -100,11 +100,11 @@ def score_dataset(
         from_logits: Whether the output holds logits. By default what the last layer declares, else
             what the compiled loss says.
         multi_label: Whether each entry of the last axis is a binary prediction of its own.
-        family: For a regression whose outputs nothing declares: the family of their parameters, as
-            in `predict_uncertainty`.
+        family: For a regression with undeclared outputs: the family of their parameters, as in
+            `predict_uncertainty`.
         level: For a regression: probability of the central interval, by default that of the rule,
             else 0.9.
-        conformal: For a regression: a `ConformalRegressor`, which says the intervals instead.
+        conformal: For a regression: a `ConformalRegressor`, which gives the intervals instead.
         columns: Names of the columns to write; None for all that there are.
         decode: Function from the name of a file to the input that the model takes. By default an
             image is resized to the model's input (bilinear, antialiased) and has float32 pixels
@@ -113,7 +113,7 @@ def score_dataset(
         class_names: Names of the classes in the order of the model's output, by default those that
             are declared of the model, or that the rule was fitted with. Labels may then be texts.
         seed: Integer that determines the drawn networks.
-        resume: Whether to go on with what `path` holds; False replaces it. A dataset is read and
+        resume: Whether to continue the run in `path`; False replaces it. A dataset is read and
             compared even if all of it was scored.
         verbose: 1 shows a progress bar.
 
@@ -132,12 +132,12 @@ def score_dataset(
         - `accept`, bool, with `rule` (0 or 1 in TFRecords); `ood_score`, float32, with `ood`,
           larger the further out.
 
-        For a regression a row has, in place of those from `probabilities` to `variation_ratio`, as
-        far as the model knows them: `mean`, `std`, `aleatoric_std`, `epistemic_std`, `lower` and
-        `upper`, float32, and with `rule` its `score`; lists where an example has several numbers.
+        A regression has other columns instead of those from `probabilities` to `variation_ratio`,
+        as far as the model knows them: `mean`, `std`, `aleatoric_std`, `epistemic_std`, `lower` and
+        `upper`, float32, and with `rule` its `score`; lists if an example has several numbers.
 
-        Parquet files say in their metadata, under the key `tfuq`, the units of the columns and the
-        names of the classes, as JSON; the field of a column its `unit`.
+        The metadata of Parquet files hold, under the key `tfuq`, the units of the columns and the
+        class names as JSON; the field of a column holds its `unit`.
 
         With `multi_label`, those from `label` to `accept` are lists, one entry per label. A
         prediction that is not finite has the label -1, measures of NaN, and is not accepted.

@@ -59,12 +59,12 @@ def html(
     quantity: str | None = None,
     unit: int | None = None,
 ) -> pathlib.Path:
-    """Writes an HTML page on which a person can try thresholds of rejection.
+    """Writes an HTML page with a slider for the rejection threshold.
 
-    A slider of the threshold shows coverage, accuracy, counts, the confusion matrix, each group and
-    the examples just accepted and just rejected. The page is one file, opens from a disk, and can
-    load nothing from anywhere. Its counts are exact, compared in float32 as in
-    `tfuq.metrics.rejection_table`; of the examples it keeps a sample, spread over the scores.
+    The slider updates coverage, accuracy, counts, the confusion matrix, each group and the examples
+    just accepted and just rejected. The page is one file, opens from a disk, and loads nothing from
+    anywhere. Its counts are exact, compared in float32 as in `tfuq.metrics.rejection_table`; of the
+    examples it keeps a sample, spread over the scores.
 
     For a regression the slider moves the width of the intervals, or scores that are given. The page
     shows what share is accepted and how far off that is, the predicted numbers over the true ones,

@@ -21,8 +21,8 @@ _MISSING = (
 def make_app(folder: str | os.PathLike[str], **options: Any) -> Any:
     """A FastAPI application that answers for one exported model.
 
-    For who runs it in a server of their own; `serve` and `tfuq serve` run it in uvicorn, with
-    limits on connections and heads besides.
+    Run it in your own server. `serve` and `tfuq serve` run it in uvicorn, and also limit
+    connections and heads.
 
     Args:
         folder: What `tfuq.export.export` wrote, with a rule, a conformal set or an
