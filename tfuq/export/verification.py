@@ -54,26 +54,26 @@ def verify_export(
         path: Folder that `export` wrote, or file that `export_litert` or `export_onnx` wrote.
         x: Inputs as the exported model takes them, an array or a dict or list of arrays.
         expected: The expected answers: an array of probabilities, for a regression of means; a dict
-            of arrays by the names of outputs (`probs` is `probabilities`); or what
-            `tfuq.predictive.predict_uncertainty` gave, of which all is compared that the model
-            gives, intervals but conformal ones among it.
-        tolerance: Largest difference that is allowed of numbers; by default what rounding makes:
-            1e-5, of a network (or file) that computes in float16 5e-3, in bfloat16 4e-2. For a
-            regression that default is a share of the largest number of an output, of deviations
-            between networks with a tenth of that share of the largest mean; a tolerance that is
-            given is in the unit of y. Labels, decisions and sets must be equal. Files of int8
-            weights need one that is measured.
+            of arrays by the names of outputs (`probs` is `probabilities`); or the result of
+            `tfuq.predictive.predict_uncertainty`: every output that the model has is compared, also
+            intervals, except conformal ones.
+        tolerance: Largest allowed difference of numbers. The default allows for rounding: 1e-5, or
+            5e-3 if the network (or file) computes in float16, 4e-2 in bfloat16. For a regression
+            the default is a share of the largest number of an output, and for deviations between
+            networks also a tenth of that share of the largest mean; your own tolerance is in the
+            unit of y. Labels, decisions and sets must be equal. Files of int8 weights need a
+            measured tolerance.
         runtime: `"openvino"` to run an ONNX file by OpenVINO (`pip install "tfuq[openvino]"`), with
-            float32 arithmetic; by default by ONNX Runtime. OpenVINO takes no loops, as of
-            recurrent layers, and computes as if there were no NaN: inputs that are not finite are
-            refused here, and who runs it elsewhere must do so.
+            float32 arithmetic; by default by ONNX Runtime. OpenVINO takes no loops, such as those
+            of recurrent layers, and computes as if there were no NaN: inputs that are not finite
+            are refused here, and must be refused wherever you run it.
 
     Returns:
         `ExportCheck`.
 
     Raises:
-        ValueError: If a file is missing, truncated or altered, which is named with its hash; if the
-            format is another than this version knows; if the model has no such output, or an output
+        ValueError: If a file is missing, truncated or altered (the error names it with its hash);
+            if this version does not know the format; if the model has no such output, or an output
             differs.
 
     Example:
