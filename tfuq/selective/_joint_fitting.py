@@ -8,6 +8,8 @@ threshold accepts the same examples of the promise, and its test has the same p-
 place between. Risks need not grow with the threshold: the strictest of the thresholds that the
 promises would have by themselves need not keep them all.
 
+Of few examples that all promises are of, one chain has the whole error for each (`_joint_chain`).
+
 Of images, and where `thresholds` are declared, these are fixed beforehand. Each has the hypothesis
 that any of the promises is broken there, whose p-value is the largest of theirs, and the chains of
 `learn_then_test` go along these with all of the error (Angelopoulos et al. 2021; an intersection-
@@ -39,6 +41,7 @@ from tfuq.selective._guarantees import (
     learn_then_test,
     safe_levels,
 )
+from tfuq.selective._joint_chain import last_of_chain, start_of_chain
 from tfuq.selective._losses import check_counts, costs_of, title
 from tfuq.selective._rule_fitting import (
     REJECT_ALL,
@@ -103,15 +106,21 @@ def fit_together(rule, reads, promises, rows, goal, by):
     if goal.thresholds is not None:
         found = functools.partial(of_declared, thresholds=goal.thresholds)
     values, accepted, levels = found(rule, reads, rows, sign)
+    start = None  # of a chain that has the whole error for each promise
     if goal.thresholds is not None:
         index = last_in_sequence(_joint(levels, promises), None, goal.delta)
     elif are_images:
         index = learn_then_test(_joint(levels, promises), None, goal.delta)
     else:
-        index = last_of_all(levels, promises, goal.delta / len(promises))
+        start = start_of_chain(reads, promises, rows, goal.delta)
+        if start is None:
+            index = last_of_all(levels, promises, goal.delta / len(promises))
+        else:
+            index = last_of_chain(levels, reads, promises, rows, sign, start, goal.delta)
     count = len(reads[0].score) if rows is None else len(rows)
     if index is None:
-        refused = _refused if goal.thresholds is None else _refused_sequence
+        refused = functools.partial(_refused, start=start)
+        refused = refused if goal.thresholds is None else _refused_sequence
         message = refused(levels, promises, goal, accepted, count, rule.class_names)
         if by is None:
             raise message
@@ -251,12 +260,13 @@ def _refused_sequence(levels, promises, goal, accepted, count, class_names):
     return UnattainableRisk(message, best, float(accepted[0] / count), least)
 
 
-def _refused(levels, promises, goal, accepted, count, class_names):
+def _refused(levels, promises, goal, accepted, count, class_names, start):
     """`UnattainableRisk` that tells which of the promises cannot be kept, or that all can alone."""
     are_images = isinstance(levels[0].table, ImageSums)
-    delta = goal.delta / (1 if are_images else len(promises))
-    worst, alone = None, []
-    needed = max(fewest_examples(promise.target_risk, delta) for promise in promises)
+    has_whole = are_images or start is not None
+    delta = goal.delta / (1 if has_whole else len(promises))
+    worst, alone, more = None, [], int(start is not None)
+    needed = more + max(fewest_examples(promise.target_risk, delta) for promise in promises)
     for level, promise in zip(levels, promises, strict=True):
         name, table = title(promise.loss.said(), class_names), level.table
         has_any = table.accepted.shape[-1] > 0
@@ -266,7 +276,7 @@ def _refused(levels, promises, goal, accepted, count, class_names):
             continue
         place = None if index is None else int(np.searchsorted(level.place, index))
         share = 0.0 if place is None else float(accepted[place] / accepted[-1])
-        least = fewest_examples(promise.target_risk, delta)
+        least = more + fewest_examples(promise.target_risk, delta)
         few = (
             ""
             if level.count >= least or isinstance(table, ImageSums)
