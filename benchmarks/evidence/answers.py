@@ -98,6 +98,7 @@ def advice(found, column):
     """A recommendation: the row that is most often better than Dense, of all and of the cheap.
 
     Better and worse are counted against each other; of equal rows the cheaper one stands first.
+    What is better in less than half of the sets is named, and not recommended.
     """
     known, said = counted(found, column), []
     kinds = (
@@ -114,23 +115,32 @@ def advice(found, column):
         equal = [f"{r} ({v[3]:.1f} times)" for r, v in fit.items() if v[:2] == (better, worse)]
         equal = [name for name in equal if not name.startswith(f"{row} (")]
         as_often = f" As often: {', '.join(equal)}." if equal else ""
+        first = f"**{row}**"
+        if 2 * better < total:
+            first = f"Dense; nothing is better in half of the sets. Most often it is {row}"
         said.append(
-            f"{told}: **{row}**, better than Dense in {better} of {total} sets and worse in "
+            f"{told}: {first}, better than Dense in {better} of {total} sets and worse in "
             f"{worse}; its training costs {cost:.1f} times Dense's.{as_often}"
         )
     return "\n".join(f"- {line}" for line in said) + "\n"
 
 
 def no_help(found):
-    """The rows that are better than Dense in no column of no set."""
-    tasks, rows = judged_sets(found), []
-    for row in ROWS:
-        marks = [mark(task, row, column) for task in tasks.values() for column in measures.PAIRED]
-        known = any(row in task["differences"] for task in tasks.values())
-        if known and " +" not in marks:
-            rows.append(row)
-    said = ", ".join(measures.COLUMNS[column][0] for column in measures.PAIRED)
-    return f"Better than Dense in none of {said}, in no set: {', '.join(rows) or 'none'}.\n"
+    """Column by column, the rows that are never better than Dense, or more often worse."""
+    lines = []
+    for column in measures.PAIRED:
+        known = counted(found, column)
+        never = [row for row, (better, worse, _, _) in known.items() if better == 0 == worse]
+        harm = [
+            f"{row} ({worse} of {total}, better in {better})"
+            for row, (better, worse, total, _) in known.items()
+            if worse > better
+        ]
+        lines.append(
+            f"- {measures.COLUMNS[column][0]}: worse than Dense more often than better: "
+            f"{', '.join(harm) or 'none'}. Never better nor worse: {', '.join(never) or 'none'}.\n"
+        )
+    return "".join(lines)
 
 
 # --- Some of the sets ---------------------------------------------------------------------------

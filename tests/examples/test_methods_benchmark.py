@@ -54,6 +54,12 @@ def test_what_the_page_says_by_hand_holds(parts):
         if parts["rows"].ROWS[row].knob == "L2" or len(parts["rows"].ROWS[row].values) == 2
     ]
     assert np.mean(taken) > 0.5  # "most took one"
+    noisy = [each for name, each in found["tasks"].items() if "CIFAR-10N" in name]
+    heads = [row for row in parts["rows"].ROWS if row.startswith("HET")]
+    mark = parts["cells"].mark
+    for each in noisy:  # of README, too: the ensemble is better, no head for noisy labels is
+        assert mark(each, "deep ensemble", "accuracy") == " +"
+        assert all(mark(each, row, c) != " +" for row in heads for c in ("accuracy", "augrc"))
 
 
 def made_up(parts, accuracy):
@@ -76,6 +82,23 @@ def test_a_recommendation_is_what_is_better_and_what_is_cheap(parts):
     any_cost, cheap = answers.advice(found, "accuracy").splitlines()
     assert "**deep ensemble**" in any_cost and "5.0 times" in any_cost
     assert "Dense; nothing is better" in cheap
+
+
+def test_what_is_better_in_few_sets_is_named_and_not_recommended(parts):
+    found = made_up(parts, {"VBLL": [0.1, 0.05, 0.2]})
+    found["tasks"]["three"] = found["tasks"]["two"]
+    said = parts["answers"].advice(found, "accuracy")
+    assert said.count("Dense; nothing is better in half of the sets. Most often it is VBLL") == 2
+    assert "**" not in said and said.count("1 of 3 sets") == 2
+
+
+def test_what_does_not_help_is_said(parts):
+    found = made_up(parts, {"VBLL": [-0.1, -0.2, -0.05], "deep ensemble": [0.1, -0.2, 0.4]})
+    first = parts["answers"].no_help(found).splitlines()[0]
+    assert first == (
+        "- accuracy: worse than Dense more often than better: VBLL (1 of 2, better in 0). "
+        "Never better nor worse: deep ensemble."
+    )
 
 
 def test_what_has_been_run_is_said(parts):
