@@ -38,6 +38,7 @@ RAY = ["ray>=2.9"]
 ONNX = ["onnx>=1.23", "onnxruntime>=1.20", "tf2onnx>=1.17"]
 OPENVINO = ["openvino>=2025"]
 SIGNING = ["cryptography>=42"]
+MLFLOW = ["mlflow>=3"]
 SERVING = ["fastapi>=0.115,<1", "uvicorn>=0.30,<1", "pillow>=10", "prometheus_client>=0.20"]
 # With pytest 9.2, pytest-xdist 3.8 no longer keeps the tests of a group on one worker.
 TEST = [
@@ -117,6 +118,7 @@ setup(
         "ray": RAY,
         "serving": SERVING,
         "signing": SIGNING,
+        "mlflow": MLFLOW,
         "openvino": OPENVINO,
         "examples": EXAMPLES,
         "docs": DOCS,
