@@ -192,8 +192,8 @@ def print_rejection(y_test, logits):
     print_table(title, ["threshold", *logits], *rows)
 
 
-def draw(y_test, logits, folder):
-    """The rejection curves of the heads, as `label_noise.png`."""
+def draw(y_test, logits, folder, note=None):
+    """The rejection curves of the heads, as `label_noise.png`, under a note."""
     try:
         from tfuq import plots
     except ImportError as error:
@@ -201,6 +201,7 @@ def draw(y_test, logits, folder):
         return
     folder.mkdir(parents=True, exist_ok=True)
     figure = plots.rejection_curve(y_test, logits, from_logits=True).figure
+    figure.suptitle(note, color="tab:red")
     figure.savefig(folder / "label_noise.png", dpi=120)
     print(f"\nFigure: {folder / 'label_noise.png'}")
 
@@ -280,7 +281,8 @@ def main(argv=None):
         logits[name] = model.predict(data.x_test, batch_size=512, verbose=0)
     print_scores(data.y_test, logits)
     print_rejection(data.y_test, logits)
-    draw(data.y_test, logits, pathlib.Path(arguments.output))
+    note = "--quick: one epoch, few images. This picture means nothing."
+    draw(data.y_test, logits, pathlib.Path(arguments.output), note if arguments.quick else None)
 
 
 if __name__ == "__main__":

@@ -167,10 +167,11 @@ def print_table(rows):
         print(" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
 
 
-def draw(data, found, folder):
-    """How right what is accepted is, over what is accepted, of all heads."""
+def draw(data, found, folder, note=None):
+    """The risk of all heads over their coverage, under a note."""
     probs = {name: of_test for name, (of_test, *_) in found.items()}
     figure = tfuq.plots.risk_coverage(probs, data.y_test).figure
+    figure.suptitle(note, color="tab:red")
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / "last_layers.png", dpi=120)
     print(f"\nFigure: {folder / 'last_layers.png'}")
@@ -194,7 +195,8 @@ def main(argv=None):
     print(f"{len(data.x_train)} training rows of {data.x_train.shape[1]} features")
     found = compare(data, epochs, arguments.seed)
     print_table(measured(data, found))
-    draw(data, found, arguments.output)
+    note = "--quick: one epoch. This picture means nothing."
+    draw(data, found, arguments.output, note if arguments.quick else None)
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ def tell(name, found, y, sets, rule):
     )
 
 
-def draw(found, sets, judge, path):
+def draw(found, sets, judge, path, note=None):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
@@ -166,6 +166,7 @@ def draw(found, sets, judge, path):
     options = {"intervals": sets.interval(found), "quantity": "ln(number of nuclei)"}
     tfuq.plots.predicted_against_true(judge.y, found, ax=left, **options)
     tfuq.plots.error_against_width(judge.y, found, n_bins=5, ax=right, **options)
+    figure.suptitle(note, color="tab:red")
     figure.savefig(path, dpi=120)
 
 
@@ -206,7 +207,10 @@ def main(argv=None):
         verdict = "answered" if accepted else "referred to a person"
         print(f"  {truth:.0f} nuclei: {answer:.0f}, from {low:.0f} to {high:.0f}; {verdict}")
     arguments.output.mkdir(parents=True, exist_ok=True)
-    draw(found, sets, judge, arguments.output / "nuclei_count.png")
+    note = (
+        "--quick: few images and epochs. This picture means nothing." if arguments.quick else None
+    )
+    draw(found, sets, judge, arguments.output / "nuclei_count.png", note)
     print(f"\nThe pictures: {arguments.output / 'nuclei_count.png'}")
 
 

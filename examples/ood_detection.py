@@ -232,7 +232,7 @@ def print_table(rows, sets):
                 print(f"{method:{width}}" + "".join(f"{found[c]:20.4f}" for c in COLUMNS))
 
 
-def draw(model, sets, norms, names, corruptions, output):
+def draw(model, sets, norms, names, corruptions, output, note=None):
     """Distributions of gradients (figure 3), and what corruptions do to the accuracy."""
     from matplotlib import pyplot
 
@@ -240,13 +240,15 @@ def draw(model, sets, norms, names, corruptions, output):
     kernels = [i for i, name in enumerate(names) if name.endswith("kernel")]
     chosen = [kernels[0], kernels[len(kernels) // 2], kernels[-1]]
     figure = tfuq.plots.gradient_distributions(norms, names, columns=chosen)
-    figure.savefig(output / "gradient_distributions.png", dpi=90)
+    figure.suptitle(note, color="tab:red", y=1.08)
+    figure.savefig(output / "gradient_distributions.png", dpi=90, bbox_inches="tight")
     x, y = sets.test
     report = tfuq.corruptions.corruption_report(
         model, x[:500], y[:500], corruptions, severities=(1, 3, 5), from_logits=True
     )
     figure, axes = pyplot.subplots(figsize=(6, 5), layout="constrained")
     tfuq.plots.corruption_heat_map(report, ax=axes)
+    figure.suptitle(note, color="tab:red")
     figure.savefig(output / "corruptions.png", dpi=90)
     pyplot.close("all")
     print(f"\n{report.to_markdown()}\n\nfigures: {output}")
@@ -275,7 +277,8 @@ def main(argv=None):
     supervised, norms, names = supervised_rows(model, sets, arguments.seed)
     print_table({**rows, **supervised}, sets)
     kinds = ("gaussian_noise", "contrast") if arguments.quick else None
-    draw(model, sets, norms, names, kinds, arguments.output)
+    note = "--quick: small digits, a small network" if arguments.quick else None
+    draw(model, sets, norms, names, kinds, arguments.output, note)
 
 
 if __name__ == "__main__":

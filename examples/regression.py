@@ -138,7 +138,7 @@ def fit_rule(found, y, target):
         return selective.RejectionRule.fit(found, y, target_risk=target, **options)
 
 
-def draw(found, sets, judge, path):
+def draw(found, sets, judge, path, note=None):
     """Four pictures: over the body mass index, against the truth, calibration, error and width."""
     from matplotlib.figure import Figure
 
@@ -159,6 +159,7 @@ def draw(found, sets, judge, path):
         judge.y, found, levels=[0.05, 0.25, 0.5, 0.75, 0.95], ax=axes[2]
     )
     tfuq.plots.error_against_width(judge.y, found[DECIDES], n_bins=5, ax=axes[3], **named)
+    figure.suptitle(note, color="tab:red")
     figure.savefig(path, dpi=120)
 
 
@@ -206,7 +207,8 @@ def main(argv=None):
         f"{said.risk_upper:.1%}), of all {1 - said.accuracy:.1%}."
     )
     rule.save(arguments.output / "regression_rule.json")
-    draw(found, sets, judge, arguments.output / "regression.png")
+    note = "--quick: few epochs. This picture means nothing." if arguments.quick else None
+    draw(found, sets, judge, arguments.output / "regression.png", note)
     ship(models[DECIDES], sets[DECIDES], rule, judge, arguments.output / "regression_model")
     print(f"\nRule, pictures and model are in {arguments.output}.")
 

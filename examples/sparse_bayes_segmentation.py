@@ -276,8 +276,8 @@ def human_dice(masks, fov):
     return pooled_dice(first, second, fov.astype("float32"))
 
 
-def draw(settings, folder, x, masks, method, stack):
-    """The maps of the first test images."""
+def draw(settings, folder, x, masks, method, stack, note=None):
+    """The maps of the first test images, under a note."""
     try:
         from tfuq import plots
     except ImportError as error:
@@ -291,6 +291,7 @@ def draw(settings, folder, x, masks, method, stack):
     )
     name = method.replace(" %", "").replace(" ", "_").lower()
     path = folder / f"sparse_bayes_{settings['dataset']}_{name}.png"
+    figure.suptitle(note, color="tab:red")
     figure.savefig(path, dpi=120)
     print(f"Figure: {path}")
 
@@ -357,9 +358,11 @@ def main(argv=None):
     if masks.shape[-1] > 1:
         problem = with_human(problem, human_dice(masks, fov))
 
+    note = "--quick: two epochs. This picture means nothing." if arguments.quick else None
+
     def after_run(method, seed, stack):
         if seed == arguments.seeds[0]:
-            draw(settings, arguments.output, problem.x_test, masks, method, stack)
+            draw(settings, arguments.output, problem.x_test, masks, method, stack, note)
 
     print_table(*shared.run_all(problem, settings, arguments, after_run), step_flops)
 
