@@ -9,12 +9,13 @@ Keras' tutorial "Probabilistic Bayesian neural networks" on Keras 3.
     python examples/tutorials/bayesian_neural_networks.py --source tfds   # tensorflow-datasets
     python examples/tutorials/bayesian_neural_networks.py --quick         # does it run here?
 
-The networks are the tutorial's: two hidden layers of eight units. One knows no uncertainty; one
-has random weights and learns from a third of the rows, then from all, which makes it surer; one
-says the noise of the labels as well, and so an interval. Files are looked for in --data, TFUQ_DATA
-or ../shared/data (red wine, `uci_regression.npz`); tensorflow-datasets has the tutorial's white
-wine; `--source diabetes`, which --quick takes, is scikit-learn's and needs nothing. It needs the
-extra `examples`, and `datasets` for the second line. The picture goes into --output.
+The networks are the tutorial's, with two hidden layers of eight units: 88 lines of code instead of
+178. One has no uncertainty. One has random weights and learns from a third of the rows, then
+from all, which makes it surer. One also predicts the noise of the labels, and so an interval. The
+file (red wine, `uci_regression.npz`) is searched for in --data, TFUQ_DATA or ../shared/data;
+tensorflow-datasets has the tutorial's white wine; `--source diabetes`, which --quick takes, is
+scikit-learn's and needs no file. This needs the extra `examples`, and `datasets` for the second
+command. The picture goes into --output.
 """
 
 import argparse

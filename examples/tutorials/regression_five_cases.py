@@ -8,11 +8,11 @@ TFP's tutorial "Probabilistic layers regression" on Keras 3.
     python examples/tutorials/regression_five_cases.py            # some minutes
     python examples/tutorials/regression_five_cases.py --quick    # does it run here?
 
-The data are the tutorial's: noise that grows with the input, on a wave that a line misses. Case by
-case the model says more of what it does not know: nothing; the noise (aleatoric); the line
-(epistemic); both; and a whole function instead of a line, where TFP takes a variational Gaussian
-process and this file a Bayesian last layer on random Fourier features (Rahimi and Recht 2007),
-which are features of such a process. It needs the extra `plots`.
+The data are the tutorial's: noise that grows with the input, on a wave that a line misses. Each
+case adds to what the model says about its uncertainty: nothing; the noise (aleatoric); the line
+(epistemic); both; and a whole function instead of a line. For the last one TFP takes a variational
+Gaussian process, and this file a Bayesian last layer on random Fourier features of such a process
+(Rahimi and Recht 2007). 76 lines of code replace at least 200. This needs the extra `plots`.
 """
 
 import argparse

@@ -8,11 +8,11 @@ tensorflow.org's tutorial "Uncertainty-aware deep learning with SNGP" on Keras 3
     python examples/tutorials/sngp_two_moons.py            # under a minute
     python examples/tutorials/sngp_two_moons.py --quick    # does it run here?
 
-A residual network tells two moons apart. With a plain last layer it is certain everywhere but on
-the line between them, of points of neither moon too; with kernels of bounded spectral norm and a
-Gaussian process as last layer (SNGP) it is certain near the moons alone. The covariance starts
-anew at each epoch by itself: the tutorial's callback and its subclassed model are not needed. It
-needs the extras `plots` and `examples`.
+A residual network separates two moons. With a plain last layer it is certain everywhere but on the
+line between them, also of points in neither moon. With bounded spectral norms and a Gaussian
+process as last layer (SNGP) it is certain only near the moons. The covariance resets itself at each
+epoch, so the tutorial's callback and its subclassed model are not needed: 62 lines of code instead
+of 179, its comparison with other methods not counted. This needs the extras `plots` and `examples`.
 """
 
 import argparse

@@ -9,12 +9,13 @@ TFP's example "bayesian_neural_network.py", a LeNet-5 with flipout on MNIST, on 
     python examples/tutorials/variational_lenet.py --source keras    # downloads MNIST
     python examples/tutorials/variational_lenet.py --quick           # does it run here?
 
-The network, the prior, the rate and the 50 draws are the example's; `kl_weight` takes the place of
-its `kernel_divergence_fn`. The picture has the example's two parts: the posteriors of the weights,
-and test images with what single networks say of them. Files are looked for in --data, TFUQ_DATA or
-../shared/data (`mnist.npz`); `--source digits`, which --quick takes, is scikit-learn's and needs no
-file. The example averages the logarithms of all ten probabilities and calls that "held-out nats";
-here it is the logarithm of the label's probability. It needs the extra `examples`.
+The network, the prior, the rate and the 50 draws are the example's; `kl_weight` replaces its
+`kernel_divergence_fn`; 86 lines of code replace 214. The picture has the example's two parts: the
+posteriors of the weights, and test images with the predictions of single networks. The file
+(`mnist.npz`) is searched for in --data, TFUQ_DATA or ../shared/data; `--source digits`, which
+--quick takes, is scikit-learn's and needs no file. The example averages the logarithms of all ten
+probabilities and calls that "held-out nats"; here it is the logarithm of the label's probability.
+This needs the extra `examples`.
 """
 
 import argparse

@@ -36,9 +36,14 @@ def lines_of_code(path):
 
 @pytest.mark.parametrize("name", ORIGINALS)
 def test_is_at_most_half_as_long(name, counts):
-    length = lines_of_code(TUTORIALS / f"{name}.py")
+    path = TUTORIALS / f"{name}.py"
+    length = lines_of_code(path)
     counts(f"lines of code of {name}", length)
     assert 2 * length <= ORIGINALS[name]
+    said = " ".join(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))).split())
+    assert re.search(
+        rf"{length} lines of code (instead of|replace) (at least )?{ORIGINALS[name]}", said
+    )
 
 
 @pytest.mark.slow  # run by `make test-docs`, as are the next
