@@ -148,6 +148,13 @@ def test_norms_of_activations_are_those_of_keras(parts):
     np.testing.assert_allclose(norms, np.stack(expected, axis=1), rtol=1e-4)
 
 
+def test_what_the_page_on_unknown_inputs_says_of_gradients_holds(parts):
+    found = json.loads(parts["gradient_controls"].RESULTS.read_text(encoding="utf-8"))
+    known = found["tasks"]["CIFAR-10 clean"]["differences"]
+    for control in ("activations", "pixels"):
+        assert all(known[control][kind][2] < 0 for kind in ("near", "shift")), control
+
+
 @pytest.mark.slow
 def test_gradients_and_their_controls_run_on_digits(parts, tmp_path, monkeypatch):
     script = parts["gradient_controls"]
