@@ -211,6 +211,21 @@ def test_what_is_asked_for_and_not_so_is_exit_code_1(here):
     here.refused("evaluate", "m.keras", *TEST, "--max-risk", 0.1, says="must come with --rule")
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--max-ece", 5, "5 % is 0.05"),  # which every model would have passed
+        ("--min-accuracy", 90, "90 % is 0.9"),
+        ("--min-coverage", -0.1, "a fraction in"),
+        ("--max-nll", "nan", "a finite number"),  # nothing is above it
+    ],
+)
+def test_percentages_and_nan_are_not_asked_for(here, capfd, option, value, says):
+    with pytest.raises(SystemExit) as left:
+        here("evaluate", "m.keras", *TEST, option, value)
+    assert left.value.code == 2 and says in capfd.readouterr().err
+
+
 def test_no_rule_for_an_impossible_risk_is_exit_code_1(here):
     np.savez("noise.npz", x=X[:60], y=RNG.integers(0, 3, 60))
     command = (

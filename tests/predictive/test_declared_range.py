@@ -97,3 +97,50 @@ def test_nan_is_no_image_of_another_range():
     assert predict_uncertainty(MODEL, images, 2).label.tolist()[0] == -1
     table = callbacks.RejectionEvaluator((X, Y), (0.1,)).evaluate(MODEL)
     assert table["coverage"][0] == 1
+
+
+def of_bytes(*layers, declared=False):
+    """A network that takes images of 0 to 255."""
+    model = keras.Sequential([keras.Input((4, 4, 3)), *layers, keras.layers.Flatten()])
+    model.add(keras.layers.Dense(3, "softmax"))
+    if declared:
+        declare(model, value_range=(0, 255))
+    return model
+
+
+def nested():
+    """As a network of `keras.applications` stands in another."""
+    inputs = keras.Input((4, 4, 3))
+    turned = keras.layers.RandomFlip()(inputs)
+    return keras.Model(inputs, of_bytes(keras.layers.Rescaling(1 / 127.5, -1))(turned))
+
+
+BLACK = {
+    "declared": lambda: of_bytes(declared=True),
+    "divides": lambda: of_bytes(keras.layers.Rescaling(1 / 255)),
+    "divides within": nested,
+}
+TAKES_THEM = {
+    "nobody knows": lambda: of_bytes(),
+    "multiplies first": lambda: of_bytes(
+        keras.layers.Rescaling(255.0), keras.layers.Rescaling(1 / 255)
+    ),
+    "declared 0 to 1": lambda: MODEL,
+}
+
+
+@pytest.mark.every_case
+@pytest.mark.parametrize("name", BLACK)
+def test_images_of_0_to_1_are_told_where_0_to_255_are_taken(name, counts):
+    model = BLACK[name]()
+    with pytest.warns(UserWarning, match="the model takes 0 to 255: to it they are black"):
+        predict_uncertainty(model, X)
+    predict_uncertainty(model, 255 * X)
+    predict_uncertainty(model, np.round(X))  # black pixels
+    predict_uncertainty(model, np.zeros_like(X))
+    counts("misuse rows, refused")
+
+
+@pytest.mark.parametrize("name", TAKES_THEM)
+def test_images_of_0_to_1_pass_elsewhere(name):
+    predict_uncertainty(TAKES_THEM[name](), X)

@@ -480,7 +480,7 @@ def test_a_rule_of_several_losses_has_a_table_for_each():
         text = to_markdown((probs, y), groups=sites, rule=rule)
         assert text.count("The rule as fitted, in each group") == len(loss)
         assert all(part in text for part in said)
-        assert ("all of which together" in text) == (len(loss) > 1)
+        assert ("confidence for all together" in text) == (len(loss) > 1)
 
 
 def strange_world():

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfuq.ensembles import DeepEnsemble
 from tfuq.predictive import decompose
-from tfuq.selective import RejectionRule, UnattainableRisk
+from tfuq.selective import ConformalPredictor, RejectionRule, UnattainableRisk
 
 RNG = np.random.default_rng(0)
 PROBS = RNG.dirichlet(np.full(3, 0.4), size=300)
@@ -458,3 +458,23 @@ def test_a_registered_loss_is_known_in_files():
     rule = RejectionRule.fit(PROBS, Y, target_risk=0.4, **missed)
     assert rule.evaluate(PROBS, Y).risk == rule.evaluate(PROBS, Y, **missed).risk
     assert rule.evaluate(PROBS, Y).risk != rule.evaluate(PROBS, Y, loss="error").risk
+
+
+@pytest.mark.parametrize(
+    ("fit", "said"),
+    [
+        (
+            lambda p, y: RejectionRule.fit(p, y, target_risk=0.9, confidence=0.05),
+            "confidence=0.05 holds more seldom than it fails: confidence=0.95",
+        ),
+        (lambda p, y: ConformalPredictor.fit(p, y, alpha=0.9), "alpha=0.9 .* alpha=0.1"),
+        (
+            lambda p, y: ConformalPredictor.fit(p, y, target_coverage=0.1),
+            "target_coverage=0.1 .* target_coverage=0.9",
+        ),
+    ],
+)
+def test_a_probability_the_other_way_round_is_told(fit, said):
+    probs = np.random.default_rng(0).dirichlet(np.ones(3), size=60)
+    with pytest.warns(UserWarning, match=said):
+        fit(probs, np.arange(60) % 3)

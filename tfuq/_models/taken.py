@@ -1,6 +1,9 @@
 """Inputs that a model says it takes: their shapes, and what is declared of images."""
 
+import warnings
+
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfuq._files.declared import recalled
@@ -24,6 +27,40 @@ def check_taken(model, batch, name):
     declared = inputs_of(model)
     for leaf in () if declared is None else tf.nest.flatten(batch):
         declared.check(leaf, name)
+    if divides_pixels(_one_of(model)) if declared is None else declared.takes_integers():
+        warn_of_scaled(batch, name)
+
+
+def divides_pixels(model):
+    """Whether the first that a model does with its one input is to divide pixels of 0 to 255.
+
+    As the networks of `keras.applications` do that have a `Rescaling` of their own.
+    """
+    while isinstance(model, keras.Model) and isinstance(getattr(model, "inputs", None), list):
+        if len(model.inputs) != 1:
+            return False
+        first = (x for x in model.layers if not isinstance(x, keras.layers.InputLayer))
+        model = next((x for x in first if not type(x).__name__.startswith("Random")), None)
+    scale = model.scale if isinstance(model, keras.layers.Rescaling) else 0.0
+    return any(np.ndim(scale) == 0 and abs(scale * of - 1) < 0.05 for of in (255.0, 127.5))
+
+
+def warn_of_scaled(batch, name):
+    """Warns of images of 0 to 1 for a model that takes 0 to 255, to which they are all but black.
+
+    Whole numbers are taken as they are: they may be black pixels.
+    """
+    for leaf in tf.nest.flatten(batch):
+        array = np.asarray(leaf) if hasattr(leaf, "shape") and len(leaf.shape) == 4 else np.zeros(0)
+        if array.dtype.kind != "f" or not array.size:
+            continue
+        low, high = np.min(array), np.max(array)
+        if low >= 0 and 0 < high <= 1 and np.any(array % 1):
+            warnings.warn(
+                f"Argument `{name}` holds images of {low:g} to {high:g}, and the model takes 0 to "
+                "255: to it they are black. If white is 1, multiply them by 255.",
+                stacklevel=5,
+            )
 
 
 def spec_of(model):

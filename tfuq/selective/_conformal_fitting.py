@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 
 from tfuq._arguments import check_fraction, check_integer, check_positive, shown
-from tfuq.selective.base import numbers
+from tfuq.selective.base import numbers, warn_of_complement
 from tfuq.selective.conformal_scores import (
     ROUNDING,
     by_example,
@@ -63,6 +63,10 @@ def checked_alpha(alpha, target_coverage):
                 raise ValueError(
                     f"Argument `{name}` must be in (0, 1). Received: {name}={shown(value)}"
                 )
+    if target_coverage is not None and target_coverage < 0.5:
+        warn_of_complement("target_coverage", target_coverage, "may miss more than it holds")
+    if alpha is not None and alpha > 0.5:
+        warn_of_complement("alpha", alpha, "may miss more than it holds")
     if target_coverage is not None:
         return round(1 - float(target_coverage), 12)
     return 0.1 if alpha is None else float(alpha)

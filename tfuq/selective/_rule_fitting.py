@@ -24,6 +24,7 @@ from tfuq.selective._guarantees import METHODS, Sums, fewest_examples
 from tfuq.selective._losses import SEVERAL, faults_of_losses
 from tfuq.selective._reading import checked_classes
 from tfuq.selective._sorted_sums import image_sums, sorted_sums
+from tfuq.selective.base import warn_of_complement
 
 REJECT_ALL = {True: np.inf, False: -np.inf}  # by whether the score grows with trust
 
@@ -156,6 +157,8 @@ def check_targets(target_risk, target_coverage, costs, confidence, several=False
                 raise ValueError(
                     f"Argument `{name}` must be in (0, 1). Received: {name}={shown(value)}"
                 )
+    if confidence < 0.5:
+        warn_of_complement("confidence", confidence, "holds more seldom than it fails")
     if target_coverage is not None:
         check_fraction("target_coverage", target_coverage)
         if target_coverage == 0:

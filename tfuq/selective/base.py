@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import pathlib
+import warnings
 from typing import Any
 
 import keras
@@ -33,6 +34,15 @@ def plain(value):
     if isinstance(value, float) and not np.isfinite(value):
         return str(value)
     return value
+
+
+def warn_of_complement(name, value, what):
+    """Warns of a probability that is more likely meant as 1 less it: alpha for a confidence."""
+    warnings.warn(
+        f"What is fitted with {name}={value:g} {what}: {name}={1 - value:g} is more usual. "
+        "Was it meant the other way round?",
+        stacklevel=4,
+    )
 
 
 def config_of(fitted, names, optional=()):

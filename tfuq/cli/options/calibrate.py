@@ -9,6 +9,8 @@ from tfuq.cli.options.shared import (
     add_data,
     add_model,
     add_prediction,
+    number,
+    share,
 )
 
 # As `tfuq._predictions.scores` has them.
@@ -55,8 +57,8 @@ def add_arguments(parser):
         "--overwrite", "--force", action="store_true", help="replaces the file that is there"
     )
     rule = parser.add_argument_group("a rule")
-    rule.add_argument("--target-risk", type=float, metavar="R", help="share of wrong answers kept")
-    rule.add_argument("--target-coverage", type=float, metavar="C", help="share accepted")
+    rule.add_argument("--target-risk", type=share, metavar="R", help="share of wrong answers kept")
+    rule.add_argument("--target-coverage", type=share, metavar="C", help="share accepted")
     rule.add_argument(
         "--thresholds",
         type=number_list,
@@ -64,7 +66,7 @@ def add_arguments(parser):
         help="with --target-risk: the only values of the score where the rule may end, declared "
         "before DATA were seen; the first has to pass",
     )
-    rule.add_argument("--confidence", type=float, default=0.95, help="of the promise (0.95)")
+    rule.add_argument("--confidence", type=share, default=0.95, help="of the promise (0.95)")
     rule.add_argument(
         "--score",
         type=score_word,
@@ -72,7 +74,7 @@ def add_arguments(parser):
         help=f"{', '.join(RANKINGS)} or pnorm(3); of a regression {', '.join(OF_NUMBERS)}",
     )
     rule.add_argument(
-        "--tolerance", type=float, metavar="T", help="how far off a number is wrong, in its unit"
+        "--tolerance", type=number, metavar="T", help="how far off a number is wrong, in its unit"
     )
     rule.add_argument(
         "--ood", metavar="FILE", help="a detector, whose score the rule is of, not --score"
@@ -86,7 +88,7 @@ def add_arguments(parser):
         "rule's file holds it",
     )
     rule.add_argument(
-        "--calibration-share", type=float, default=0.5, help="of the examples, for that (0.5)"
+        "--calibration-share", type=share, default=0.5, help="of the examples, for that (0.5)"
     )
     parser.add_argument(
         "--method",
@@ -96,7 +98,7 @@ def add_arguments(parser):
         f"regression, {', '.join(INTERVALS)} (split)",
     )
     parser.add_argument(
-        "--alpha", type=float, metavar="A", help="share of numbers outside of their interval (0.1)"
+        "--alpha", type=share, metavar="A", help="share of numbers outside of their interval (0.1)"
     )
 
 

@@ -9,6 +9,8 @@ from tfuq.cli.options.shared import (
     add_ood,
     add_prediction,
     add_rule,
+    number,
+    share,
 )
 
 HELP = "how good a model is, and whether a rule keeps what it promised"
@@ -39,12 +41,12 @@ def add_arguments(parser):
     add_ood(parser)
     parser.add_argument("--calibration", metavar="FILE", help="applied before the rule")
     group = parser.add_argument_group("what is asked for (exit code 1 otherwise)")
-    for name, text in (
-        ("min-accuracy", "accuracy over all examples"),
-        ("max-ece", "expected calibration error"),
-        ("max-nll", "negative log-likelihood, nats"),
-        ("max-mae", "mean absolute error, of a regression"),
-        ("max-risk", "share of wrong answers among the accepted"),
-        ("min-coverage", "share of examples that are accepted"),
+    for name, kind, text in (
+        ("min-accuracy", share, "accuracy over all examples"),
+        ("max-ece", share, "expected calibration error"),
+        ("max-nll", number, "negative log-likelihood, nats"),
+        ("max-mae", number, "mean absolute error, of a regression"),
+        ("max-risk", share, "share of wrong answers among the accepted"),
+        ("min-coverage", share, "share of examples that are accepted"),
     ):
-        group.add_argument(f"--{name}", type=float, metavar="X", help=text)
+        group.add_argument(f"--{name}", type=kind, metavar="X", help=text)

@@ -7,6 +7,7 @@ from tfuq.cli.options.shared import (
     add_model,
     add_ood,
     add_prediction,
+    share,
 )
 
 HELP = "whether a rule's promise still holds, batch after batch of labelled cases"
@@ -35,4 +36,4 @@ def add_arguments(parser):
     add_prediction(parser)
     parser.add_argument("--rule", metavar="FILE", required=True, help="with a promised risk")
     add_ood(parser)
-    parser.add_argument("--alpha", type=float, metavar="X", help="of a new STATE; default: 0.05")
+    parser.add_argument("--alpha", type=share, metavar="X", help="of a new STATE; default: 0.05")

@@ -8,6 +8,7 @@ from tfuq.cli.options.shared import (
     add_ood,
     add_prediction,
     add_rule,
+    number,
 )
 
 HELP = "writes one page on which a person can try where to refuse a model's answers"
@@ -41,7 +42,7 @@ def add_arguments(parser):
     parser.add_argument("--num-examples", type=int, default=80, help="pictures on the page (80)")
     group = parser.add_argument_group("of a regression")
     group.add_argument(
-        "--tolerance", type=float, metavar="T", help="how far off an answer is wrong (the rule's)"
+        "--tolerance", type=number, metavar="T", help="how far off an answer is wrong (the rule's)"
     )
     group.add_argument("--quantity", metavar="TEXT", help='what the number is: "age (years)"')
     group.add_argument("--unit", type=int, metavar="K", help="which of several numbers, from 0")

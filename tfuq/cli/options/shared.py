@@ -1,5 +1,8 @@
 """Arguments that several commands share, and the texts about them."""
 
+import argparse
+import math
+
 CALIBRATIONS = ("temperature", "vector", "isotonic", "beta", "dirichlet", "venn-abers")
 MODEL_HELP = """\
 MODEL is a file saved by Keras (model.keras, loaded in safe mode), a folder that
@@ -20,6 +23,23 @@ resized to what the model takes, and `--scale` has to be given: 1 for pixels fro
 0.00392156862745098 for 0 to 1."""
 
 
+def number(text):
+    """A finite number of a command line: NaN is neither above nor below what is asked for."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"a finite number, not {text}")
+    return value
+
+
+def share(text):
+    """A fraction of a command line, which is no percentage."""
+    value = number(text)
+    if not 0 <= value <= 1:
+        per_cent = f": {value:g} % is {value / 100:g}" if 1 < value <= 100 else ""
+        raise argparse.ArgumentTypeError(f"a fraction in [0, 1], not {text}{per_cent}")
+    return value
+
+
 def add_model(parser):
     parser.add_argument("model", metavar="MODEL", help="model.keras, a folder, .onnx or .tflite")
     group = parser.add_argument_group("a SavedModel, which is code")
@@ -34,7 +54,7 @@ def add_data(parser):
     parser.add_argument("data", metavar="DATA", help="an .npz file, or a folder of images")
     group = parser.add_argument_group("how data are read")
     group.add_argument("--split", help="part of an .npz file: test reads x_test, y_test")
-    group.add_argument("--scale", type=float, help="inputs are multiplied by this (1)")
+    group.add_argument("--scale", type=number, help="inputs are multiplied by this (1)")
     group.add_argument(
         "--class-names",
         "--names",
@@ -63,7 +83,7 @@ def add_prediction(parser):
 def add_intervals(parser):
     """Which intervals a regression tells."""
     group = parser.add_argument_group("intervals of a regression")
-    group.add_argument("--level", type=float, help="probability of the central one (0.9)")
+    group.add_argument("--level", type=share, help="probability of the central one (0.9)")
     group.add_argument(
         "--conformal", metavar="FILE", help="a ConformalRegressor, as `calibrate` writes it"
     )
