@@ -185,9 +185,14 @@ def set_table(name, task):
         runs = task["runs"][row]
         figures = [cells.cell(task, row, column) for column in COLUMNS]
         times = [f"{cells.mean_of(runs, key):.1f}" for key in ("seconds", "tracing")]
-        body.append([row, f"{chosen_rate(task, row):g}", *figures, *times])
+        body.append([row, told(chosen_rate(task, row), ROWS[row][2]), *figures, *times])
     seeds = len(task["runs"][BASE])
     return f"**{name}** ({seeds} seeds)\n\n" + pages.markdown(titles, body)
+
+
+def told(rate, rates):
+    """A rate, and whether it is an end of those that were tried: beyond it may be a better one."""
+    return f"{rate:g}" + (" (end)" if len(rates) > 1 and rate in (rates[0], rates[-1]) else "")
 
 
 def chosen_rate(task, row):

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
+NAMES = ("cells", "pages", "rows")
 SCRIPTS = ("saliency", "optimizers", "gradient_controls")
 
 
@@ -18,7 +19,7 @@ def parts():
     """The scripts and the files beside them, by name."""
     sys.path.insert(0, str(FOLDER))
     try:
-        found = {name: importlib.import_module(f"evidence.{name}") for name in ("pages", "rows")}
+        found = {name: importlib.import_module(f"evidence.{name}") for name in NAMES}
         yield {**found, **{name: importlib.import_module(name) for name in SCRIPTS}}
     finally:
         sys.path.remove(str(FOLDER))
@@ -153,6 +154,31 @@ def test_what_the_page_on_unknown_inputs_says_of_gradients_holds(parts):
     known = found["tasks"]["CIFAR-10 clean"]["differences"]
     for control in ("activations", "pixels"):
         assert all(known[control][kind][2] < 0 for kind in ("near", "shift")), control
+
+
+def test_what_the_page_on_rapid_training_says_holds(parts):
+    tasks = json.loads(parts["optimizers"].RESULTS.read_text(encoding="utf-8"))["tasks"]
+    assert len(tasks) == 3
+
+    def sign(task, row, column):
+        return parts["cells"].sign(task["differences"][row][column], column)
+
+    def mean(task, row):
+        return parts["cells"].mean_of(task["runs"][row], "accuracy")
+
+    for task in tasks.values():
+        assert sign(task, "SGDR+DLR+CLM", "accuracy") == ""
+        for row in ("SGDR", "SGDR+DLR", "SGDR+DLR+CLM"):
+            assert mean(task, row) <= mean(task, "SGD, one cosine") + 0.003  # a third of a percent
+    assert sign(tasks["CIFAR-10N worst"], "SGD, one cosine", "accuracy") == " +"
+    worse = [sign(task, "Adam, default", "augrc") == " −" for task in tasks.values()]
+    assert sum(worse) == 2
+
+
+def test_a_rate_at_the_end_of_those_tried_is_said(parts):
+    told = parts["optimizers"].told
+    assert told(0.1, (0.01, 0.1)) == "0.1 (end)" and told(0.1, (0.1,)) == "0.1"
+    assert told(0.03, (0.01, 0.03, 0.1)) == "0.03"
 
 
 @pytest.mark.slow
