@@ -35,6 +35,7 @@ DATASETS = ["importlib_resources>=6", "tensorflow-datasets>=4.9"]
 PARQUET = ["pyarrow>=15"]
 BEAM = ["apache-beam>=2.77"]
 RAY = ["ray>=2.9"]
+RAY_DATA = [*RAY, *PARQUET, "pandas>=2"]
 ONNX = ["onnx>=1.23", "onnxruntime>=1.20", "tf2onnx>=1.17"]
 OPENVINO = ["openvino>=2025"]
 SIGNING = ["cryptography>=42"]
@@ -116,6 +117,7 @@ setup(
         "beam": BEAM,
         "onnx": ONNX,
         "ray": RAY,
+        "ray-data": RAY_DATA,
         "serving": SERVING,
         "signing": SIGNING,
         "mlflow": MLFLOW,

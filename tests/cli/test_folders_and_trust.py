@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -212,6 +213,15 @@ def keys(folder):
         (folder / f"{name}.pub").write_bytes(key.public_key().public_bytes(pem, form))
     curve = ec.generate_private_key(ec.SECP256R1())
     (folder / "curve.pem").write_bytes(curve.private_bytes(pem, kind, none))
+
+
+def test_an_export_without_its_graph_is_one_that_lacks_a_file(run, models, tmp_path):
+    shutil.copytree(models / "served", tmp_path / "served")
+    (tmp_path / "served" / "saved_model.pb").unlink()
+    keys(tmp_path)
+    for option in (["--trust"], ["--key", "own.pub"]):
+        run("predict", "served", "MODELS/d.npz", "o.csv", *option, code=2)
+        assert "saved_model.pb" in run.err and "no export" not in run.err
 
 
 @pytest.mark.slow_after(1)

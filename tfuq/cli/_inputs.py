@@ -76,7 +76,8 @@ def existing(name, path):
 def load_model(arguments):
     """A Keras model, an ensemble, a SavedModel or a file of another runtime."""
     path, key = existing("MODEL", arguments.model), getattr(arguments, "key", None)
-    is_export = path.suffix in FILES or (path / "saved_model.pb").is_file()
+    has_graph = (path / "saved_model.pb").is_file()
+    is_export = path.suffix in FILES or has_graph or (path / "metadata.json").is_file()
     if key is not None and not is_export:
         raise ValueError(f"--key must be left out, of a MODEL that is no export. Received: {path}")
     if path.is_file() and path.suffix == ".keras":

@@ -1,12 +1,8 @@
 """Scores in an Apache Beam pipeline (extra `beam`): rows as of `score_dataset`."""
 
-import keras
 import numpy as np
 
-from tfuq._arguments import shown
-from tfuq._files.reading import load_keras
-from tfuq.predictive.inputs import Batch
-from tfuq.predictive.number_rows import rows_of
+from tfuq.predictive._worker import Worker, checked_paths
 
 try:
     from apache_beam import DoFn as _DoFn
@@ -74,23 +70,16 @@ class ScoreDoFn(_DoFn or object):
         if _DoFn is None:
             raise ImportError("ScoreDoFn needs Apache Beam: pip install 'tfuq[beam]'")
         super().__init__()
-        paths = list(model) if isinstance(model, (list, tuple)) else [model]
-        if not paths or not all(str(path).endswith(".keras") for path in paths):
-            raise ValueError(
-                "Argument `model` must be the path of a .keras file, or a list of such. "
-                f"Received: model={shown(model)}"
-            )
-        self._paths = [str(path) for path in paths]
+        self._paths = checked_paths(model)
         self._options = {"num_samples": num_samples, "rule": rule, "ood": ood, "output": output}
         self._options |= {"from_logits": from_logits, "multi_label": multi_label}
         self._options |= {"family": family, "level": level, "conformal": conformal}
         self._options |= {"columns": columns, "seed": seed}
-        self._model = self._scorer = None
+        self._worker = None
 
     def setup(self):
         """Loads the model, once in each worker."""
-        models = [load_keras(path) for path in self._paths]
-        self._model = models[0] if len(models) == 1 else _Members(models)
+        self._worker = Worker(self._paths, self._options)
 
     def process(self, batch):
         """Rows of a batch."""
@@ -99,23 +88,11 @@ class ScoreDoFn(_DoFn or object):
             return
         has_keys = all(isinstance(item, tuple) and len(item) == 2 for item in batch)
         inputs = np.stack([np.asarray(item[1] if has_keys else item) for item in batch])
-        if inputs.dtype.kind == "f":
-            inputs = inputs.astype(keras.config.floatx())
-        if self._scorer is None:
-            self._scorer = rows_of(self._model, inputs, **self._options)
-        rows = self._scorer.rows(0, Batch(keras.ops.convert_to_tensor(inputs), None, None))
-        rows.pop("index", None)
+        rows = self._worker.rows(inputs)
         for number in range(len(batch)):
             row = {name: values[number].tolist() for name, values in rows.items()}
             yield {"key": batch[number][0], **row} if has_keys else row
 
     def teardown(self):
         """Lets go of the model."""
-        self._model = self._scorer = None
-
-
-class _Members:
-    """An ensemble, as far as scoring looks at it."""
-
-    def __init__(self, members):
-        self.members = members
+        self._worker = None
