@@ -38,6 +38,7 @@ RAY = ["ray>=2.9"]
 RAY_DATA = [*RAY, *PARQUET, "pandas>=2"]
 ONNX = ["onnx>=1.23", "onnxruntime>=1.20", "tf2onnx>=1.17"]
 OPENVINO = ["openvino>=2025"]
+LITERT = ["ai-edge-litert>=2"]
 SIGNING = ["cryptography>=42"]
 MLFLOW = ["mlflow>=3"]
 SERVING = ["fastapi>=0.115,<1", "uvicorn>=0.30,<1", "pillow>=10", "prometheus_client>=0.20"]
@@ -122,6 +123,7 @@ setup(
         "signing": SIGNING,
         "mlflow": MLFLOW,
         "openvino": OPENVINO,
+        "litert": LITERT,
         "examples": EXAMPLES,
         "docs": DOCS,
         "test": TEST,

@@ -3,6 +3,8 @@
 The sixth, a browser, is `tests/examples/test_browser_example.py`.
 """
 
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -73,6 +75,24 @@ def test_five_runtimes_give_one_answer(written, count, counts):
     assert 0 < accept.sum() < count and clear.mean() > 0.99
     np.testing.assert_array_equal(told["OpenVINO"]["accept"].astype(bool)[clear], accept[clear])
     counts("inputs in five runtimes", count)
+
+
+def test_ai_edge_litert_is_asked_for_by_name(written, monkeypatch):
+    folder, model, calibration, _, x = written
+    arguments = folder / "m.tflite", x[:50]
+    raw = predict_uncertainty(model, x[:50], 10, from_logits=True).probs
+    expected = {"probabilities": np.asarray(calibration.transform(raw))}
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)  # importing it fails
+    with pytest.raises(ImportError, match=r"tfuq\[litert\]"):
+        verify_export(*arguments, expected, runtime="ai-edge-litert")
+    monkeypatch.undo()
+    pytest.importorskip("ai_edge_litert")
+    found = verify_export(*arguments, expected, runtime="ai-edge-litert")
+    assert found.examples == 50
+    with pytest.raises(ValueError, match="`x` must be a batch"):
+        verify_export(folder / "m.tflite", x[:50, :4], expected, runtime="ai-edge-litert")
+    with pytest.raises(ValueError, match="`runtime`"):
+        verify_export(folder / "m.onnx", x[:50], expected, runtime="ai-edge-litert")
 
 
 def test_openvino_is_asked_for_by_name(written):

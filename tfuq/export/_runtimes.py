@@ -10,9 +10,7 @@ class LiteRT:
     """A LiteRT file on one thread: `model({name: array})` is a dict of arrays."""
 
     def __init__(self, path):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the interpreter will move to another package
-            interpreter = tf.lite.Interpreter(str(path), num_threads=1)
+        interpreter = self._interpreter(str(path))
         self._run = interpreter.get_signature_runner("serving_default")
         self._shapes = {
             name: tf.TensorShape([None if size < 0 else size for size in each["shape_signature"]])
@@ -20,6 +18,12 @@ class LiteRT:
         }
         self.inputs = list(self._shapes)
         self.interpreter = interpreter  # whose memory the runner uses
+
+    @staticmethod
+    def _interpreter(path):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the interpreter will move to another package
+            return tf.lite.Interpreter(path, num_threads=1)
 
     def __call__(self, inputs):
         """LiteRT resizes a tensor to what it is given; batches of none may end the process."""
@@ -32,6 +36,20 @@ class LiteRT:
                     f"more: {name!r} of shape {shape}. Received: shape {found}"
                 )
         return self._run(**inputs)
+
+
+class AIEdgeLiteRT(LiteRT):
+    """The same by the package `ai-edge-litert`, where TensorFlow's interpreter has moved to."""
+
+    @staticmethod
+    def _interpreter(path):
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError as error:
+            raise ImportError(
+                'ai-edge-litert is an extra. Install it with: pip install "tfuq[litert]"'
+            ) from error
+        return Interpreter(path, num_threads=1)
 
 
 class ONNX:
@@ -90,7 +108,10 @@ class OpenVINO:
 
 WRONG = 1e-2  # a difference that rounding does not make, of float16 least of all
 RUNTIMES = {"litert": LiteRT, "onnx": ONNX}
-OTHERS = {"openvino": ("onnx", OpenVINO)}  # by name: which files, and what runs them
+OTHERS = {  # by name: which files, and what runs them
+    "openvino": ("onnx", OpenVINO),
+    "ai-edge-litert": ("litert", AIEdgeLiteRT),
+}
 NAMES = {"litert": "LiteRT", "onnx": "ONNX"}
 
 

@@ -63,7 +63,9 @@ def verify_export(
             networks also a tenth of that share of the largest mean; your own tolerance is in the
             unit of y. Labels, decisions and sets must be equal. Files of int8 weights need a
             measured tolerance.
-        runtime: `"openvino"` to run an ONNX file by OpenVINO (`pip install "tfuq[openvino]"`), with
+        runtime: `"ai-edge-litert"` to run a LiteRT file by that package (`pip install
+            "tfuq[litert]"`), not by TensorFlow's own interpreter; `"openvino"` to run an ONNX file
+            by OpenVINO (`pip install "tfuq[openvino]"`), with
             float32 arithmetic; by default by ONNX Runtime. OpenVINO takes no loops, such as those
             of recurrent layers, and computes as if there were no NaN: inputs that are not finite
             are refused here, and must be refused wherever you run it.
