@@ -147,11 +147,41 @@ def test_the_examples_have_the_types_of_the_package():
     assert done.returncode == 0, done.stdout
 
 
-def test_versions_script():
-    """The lowest versions are those of setup.py; names that are unknown are refused."""
+def script_of_versions():
     spec = importlib.util.spec_from_file_location("versions", ROOT / "tests" / "versions.py")
     versions = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(versions)
+    return versions
+
+
+COMPILES = """
+import pathlib, sys, warnings
+warnings.simplefilter("error")
+for path in pathlib.Path(sys.argv[1]).rglob("*.py"):
+    compile(path.read_text(encoding="utf-8"), str(path), "exec")
+print(*sys.version_info[:2], sep=".")
+"""
+
+
+@pytest.mark.dear
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
+def test_each_python_reads_the_source_and_answers_help(version):
+    """What CI has time for of `make test-versions`: without any package of theirs."""
+    python = script_of_versions().interpreter(version)
+    if python is None:
+        pytest.skip(f"no Python {version} here")
+    for words, says in (
+        (["-c", COMPILES, str(ROOT / "tfuq")], version),
+        (["-S", "-m", "tfuq", "--help"], "serve"),
+    ):
+        done = subprocess.run([python, *words], cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert says in done.stdout
+
+
+def test_versions_script():
+    """The lowest versions are those of setup.py; names that are unknown are refused."""
+    versions = script_of_versions()
     text = (ROOT / "setup.py").read_text()
     lowest = versions.lowest_versions(text)
     assert "keras==3.10.*" in lowest and "tensorflow-probability==0.25.*" in lowest
