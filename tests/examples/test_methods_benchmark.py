@@ -54,6 +54,12 @@ def test_what_the_page_says_by_hand_holds(parts):
         if parts["rows"].ROWS[row].knob == "L2" or len(parts["rows"].ROWS[row].values) == 2
     ]
     assert np.mean(taken) > 0.5  # "most took one"
+    of_dense = {
+        name: min(each["trials"]["Dense"], key=lambda trial: trial[-1])[1]
+        for name, each in found["tasks"].items()
+    }
+    finer = {name for name, l2 in of_dense.items() if l2 == 0.003}  # which other rows lacked
+    assert finer == {"CIFAR-10 clean", "CIFAR-10N aggregate", "Brain MRI, official test"}
     noisy = [each for name, each in found["tasks"].items() if "CIFAR-10N" in name]
     heads = [row for row in parts["rows"].ROWS if row.startswith("HET")]
     mark = parts["cells"].mark
