@@ -32,10 +32,10 @@ import turns
 
 BATCH, FEATURES, HIDDEN, CLASSES, RANDOM_FEATURES = 64, 128, 128, 10, 1024
 BOUND = 0.95
-CASES = ("head, sum", "head, momentum", "network, sum")
-MODES = ("train", "train compiled", "predict", "predict compiled")
+PLAIN, COMPILED = ("train", "predict"), ("train compiled", "predict compiled")
+CASES = {"network, sum": (*PLAIN, *COMPILED), "head, sum": PLAIN, "head, momentum": PLAIN}
 KINDS = ("tfuq", "keras_proba")
-FORMS = ("keras", "weights", "saved_model")
+FORMS = {"keras": "`.keras`", "weights": "weights", "saved_model": "SavedModel"}
 TOLERANCE = 1e-5
 
 
@@ -117,7 +117,8 @@ def loaded(kind, folder, form):
 
     model, *_ = compiled(kind, "network, sum", False)  # which imports the library, too
     if form == "saved_model":
-        return tf.saved_model.load(str(folder / "saved_model")).serve
+        module = tf.saved_model.load(str(folder / "saved_model"))
+        return lambda x: module.serve(x)  # which keeps the module, and its weights
     if form == "weights":
         model.load_weights(folder / "model.weights.h5")
     else:
@@ -142,10 +143,14 @@ def load(kind, folder):
 # --- The tables ---------------------------------------------------------------------------------
 
 
-def speed(pythons, rounds):
-    rows = []
-    for case in CASES:
-        for mode in MODES:
+def speed(pythons, rounds, only, path, found):
+    """Rows of cases and modes, each written at once; those of before stay if they are not run."""
+    rows = found.setdefault("speed", [])
+    for case, modes in CASES.items():
+        for mode in modes:
+            if only not in (None, mode):
+                continue
+            rows[:] = [row for row in rows if (row["case"], row["mode"]) != (case, mode)]
             pair = [
                 turns.Process(__file__, "--serve", kind, case, mode, python=pythons[kind])
                 for kind in KINDS
@@ -156,7 +161,12 @@ def speed(pythons, rounds):
             rows[-1] |= {"ratio": ratios[1], "ratio_processor": of_processor[1]}
             rows[-1]["load"] = round(os.getloadavg()[0], 1)
             print(rows[-1], flush=True)
-    return rows
+            write(path, found)
+
+
+def write(path, found):
+    if path:
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def saving(pythons):
@@ -174,17 +184,25 @@ def saving(pythons):
 
 
 def report(found):
+    if "speed" in found:
+        report_speed(found["speed"])
+    if "saving" in found:
+        report_saving(found["saving"])
+
+
+def report_speed(rows):
     print("| case | mode | tfuq, ms | keras-proba, ms | ratio | of the processor |")
     print("| --- | --- | --: | --: | --: | --: |")
-    for row in found["speed"]:
+    for row in rows:
         times = " | ".join(f"{ms:.2f}" for ms in row["ms"])
         ratios = f"{row['ratio']:.2f} | {row['ratio_processor']:.2f}"
         print(f"| {row['case']} | {row['mode']} | {times} | {ratios} |")
+
+
+def report_saving(found):
     print("\n| saved as | tfuq | keras-proba |\n| --- | --- | --- |")
-    for form in FORMS:
-        print(
-            f"| {form} | " + " | ".join(said(found["saving"][kind][form]) for kind in KINDS) + " |"
-        )
+    for form, name in FORMS.items():
+        print(f"| {name} | " + " | ".join(said(found[kind][form]) for kind in KINDS) + " |")
 
 
 def said(answer):
@@ -202,6 +220,8 @@ def main():
     parser.add_argument("--load", nargs=2, metavar=("KIND", "FOLDER"))
     parser.add_argument("--proba-python", default=".venv-proba/bin/python")
     parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--mode", choices=(*PLAIN, *COMPILED), help="rows of it alone")
+    parser.add_argument("--part", choices=("all", "saving", "speed"), default="all")
     parser.add_argument("--json", type=pathlib.Path)
     given = parser.parse_args()
     if given.serve:
@@ -212,9 +232,13 @@ def main():
         load(given.load[0], pathlib.Path(given.load[1]))
     else:
         pythons = {"tfuq": sys.executable, "keras_proba": given.proba_python}
-        found = {"saving": saving(pythons), "speed": speed(pythons, given.rounds)}
-        if given.json:
-            given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        known = given.json is not None and given.json.exists()
+        found = json.loads(given.json.read_text(encoding="utf-8")) if known else {}
+        if given.part != "speed":
+            found["saving"] = saving(pythons)
+            write(given.json, found)
+        if given.part != "saving":
+            speed(pythons, given.rounds, given.mode, given.json, found)
         report(found)
 
 
