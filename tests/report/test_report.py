@@ -348,6 +348,9 @@ def test_the_verdict_of_each_group_stands_beside_the_promise():
     labels = np.where(HOSPITAL == "north", (PROBS.argmax(-1) + 1) % 3, PROBS.argmax(-1))
     text = to_markdown((PROBS, labels), rule=rule, groups=HOSPITAL)
     assert text.index("The promise is broken in group: north.") < text.index("## Confidence of")
+    assert "| group | n | verdict | risk of accepted |" in text  # what a telephone shows
+    (north,) = [line for line in text.splitlines() if line.startswith("| group: north")]
+    assert north.split("|")[3].strip() == "fails"
 
 
 # --- The file, again ----------------------------------------------------------------------------

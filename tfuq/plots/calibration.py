@@ -62,7 +62,9 @@ def reliability_diagram(
     ax.plot([0, 1], [0, 1], "--", color=GREY, label="perfectly calibrated")
     ax.set(xlabel="confidence (probability of the predicted class)", xlim=(0, 1))
     ax.set(ylabel="accuracy (fraction correct)", ylim=(0, 1.4), yticks=np.linspace(0, 1, 6))
-    for handle in ax.legend(loc="upper left").legend_handles:  # in the room above 1
+    note = {"title": f"numbers: examples (pale: under {THIN})", "title_fontsize": "small"}
+    legend = ax.legend(loc="upper left", fontsize="small", **note)  # in the room above 1
+    for handle in legend.legend_handles:
         handle.set_alpha(1)  # the first bin may be pale
     return ax
 
@@ -81,7 +83,8 @@ def _draw_reliability(ax, curve, gap_label):
     ax.errorbar(left + width / 2, accuracy, yerr=reach, label="95 % interval", **lines)
     style.update(color="none", edgecolor=RED, hatch="////")
     ax.bar(left, curve["confidence"] - accuracy, bottom=accuracy, label=gap_label, **style)
-    box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}
+    box = {"facecolor": "white", "alpha": 0.9, "edgecolor": "none", "pad": 1}
     style = {"rotation": 90, "ha": "center", "va": "bottom", "size": "small", "bbox": box}
+    style["zorder"] = 4  # above the lines of intervals, which reach down to 0
     for x, n in zip(left + width / 2, count, strict=True):
         ax.text(x, 0.02, f"{n:,.1f}".removesuffix(".0"), **style)

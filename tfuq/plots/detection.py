@@ -133,9 +133,10 @@ def gradient_distributions(
         sets = _class_averages(sets, labels_by_set)
     names = _names_of(names, width)
     chosen = _chosen_columns(columns, names)
-    rows = -(-len(chosen) // 3)
+    wide = 2 if len(chosen) == 4 else min(3, len(chosen))
+    rows = -(-len(chosen) // wide)
     figure = figure_of(figure, rows)
-    axes = figure.subplots(rows, min(3, len(chosen)), squeeze=False).ravel()
+    axes = figure.subplots(rows, wide, squeeze=False).ravel()
     for ax in axes[len(chosen) :]:
         ax.remove()
     for ax, column in zip(axes, chosen, strict=False):

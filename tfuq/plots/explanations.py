@@ -93,7 +93,13 @@ def explanation_maps(
     axes[0, 0].set_title("image", fontsize="medium")
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
+    colours = "blue: for it, red: against it; " if any(map(_is_signed, columns.values())) else ""
+    figure.supxlabel(f"{colours}lines: half of the largest size", fontsize="small")
     return figure
+
+
+def _is_signed(values):
+    return values.ndim == 4 or values.min() < 0
 
 
 def _checked_maps(maps, shape):
@@ -120,8 +126,8 @@ def _checked_maps(maps, shape):
 
 def _draw_column(axes, images, values, alpha, same_scale):
     is_alone = values.ndim == 4
+    is_signed = _is_signed(values)
     values = values.sum(axis=-1) if is_alone else values
-    is_signed = is_alone or values.min() < 0
     ends = np.abs(values).max(axis=(1, 2))
     ends = np.full(len(values), ends.max()) if same_scale else ends
     for ax, image, layer, end in zip(axes, images, values, ends, strict=True):

@@ -70,7 +70,8 @@ def monitor_process(
     ax.axhline(1, color=GREY, linewidth=1, linestyle=(0, (1, 3)), label="_start")
     ax.set(xlabel="cases", ylabel="wealth (evidence against the promise)", yscale="log")
     ax.grid(alpha=0.3)
-    ax.legend(fontsize="small", loc="upper left")
+    note = {"title": "thin dashed: an alarm from there on", "title_fontsize": "small"}
+    ax.legend(fontsize="small", loc="upper left", **note)
     return ax
 
 

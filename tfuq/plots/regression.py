@@ -330,9 +330,9 @@ def error_against_width(
     style = {"fmt": "o-", "color": COLOURS[0], "capsize": 3, "markersize": 4, "zorder": 3}
     ax.errorbar(middle, means, yerr=bars, label=f"mean of a bin (AUSE {ause:.2f})", **style)
     ax.set(xlabel=f"width of the {found.name}", ylabel=f"absolute error of the {quantity}")
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 1.3 * ax.get_ylim()[1])
     ax.grid(alpha=0.3)
-    ax.legend(fontsize="small")
+    ax.legend(fontsize="small", loc="upper left")  # in the room above
     return ax
 
 

@@ -374,15 +374,16 @@ def _rule_table(rule, entry, value, found, usable):
         [
             row.group if row.column == "all" else f"{row.column}: {row.group}",
             number(row.n),
-            with_interval(*row[3:6]),
-            with_interval(*row[6:9]),
-            with_interval(*row[10:13]),
-            number(row.ece),
             row.verdict,
+            with_interval(*row[10:13]),
+            with_interval(*row[6:9]),
+            with_interval(*row[3:6]),
+            number(row.ece),
         ]
         for row in report
     ]
-    header = ["group", "n", "accuracy of all", "coverage", "risk of accepted", "ECE", "verdict"]
+    # The verdict first: a telephone shows three columns before one has to move the table.
+    header = ["group", "n", "verdict", "risk of accepted", "coverage", "accuracy of all", "ECE"]
     note = "Intervals are Wilson's at 95 %."
     if report.target_risk is not None:
         note += f" Verdicts are of the target risk {report.target_risk:g}, Holm's correction."
