@@ -209,6 +209,8 @@ def test_diagram_shows_the_curve_its_gaps_and_counts():
     assert counts == [str(int(count)) for count in curve["count"][filled]]
     error = metrics.expected_calibration_error(Y, PROBS, n_bins=8)
     assert f"gap to confidence (ECE {error:.3f})" in legend(ax)
+    assert "numbers: examples" in ax.get_legend().get_title().get_text()
+    assert min(text.zorder for text in ax.texts) > 3  # above the lines of intervals
 
 
 def test_diagram_counts_are_weights():

@@ -42,6 +42,7 @@ def test_maps_lie_over_their_images_each_on_its_own_scale():
         )
         levels = [list(ax.collections[0].levels) for ax in (plain, signed)]
         assert levels == [[MAPS[row].max() / 2], [-end / 2, end / 2]]
+    assert figure.get_supxlabel().startswith("blue: for it, red: against it; lines")
 
 
 def test_same_scale_and_maps_of_zeros():
@@ -49,6 +50,7 @@ def test_same_scale_and_maps_of_zeros():
     assert {drawn(ax)[1] for ax in figure.axes[1::2]} == {(0, MAPS.max())}
     figure = plots.explanation_maps(IMAGES[..., :1], 0 * MAPS, figure=Figure())
     assert drawn(figure.axes[1])[1] == (0, 1)
+    assert figure.get_supxlabel().startswith("lines")  # no map has signs
     assert not figure.axes[1].collections
 
 

@@ -32,6 +32,7 @@ def test_draws_the_wealth_and_the_alarm():
     np.testing.assert_allclose(risk.get_ydata(), wealth)
     assert risk.get_label() == f"risk: alarm at case {alarm}"
     assert {line.get_ydata()[0] for line in ax.lines if line.get_label() == "_limit"} == {40, 80}
+    assert "alarm" in ax.get_legend().get_title().get_text()  # what the limits are
     ax.figure.canvas.draw()
 
 
