@@ -18,7 +18,7 @@ WORKERS ?= 3  # one more than cores, as tests wait for processes and disks
 	bench-report-page bench-scaling bench-export bench-large-data bench-uci-regression \
 	bench-serving-load \
 	bench-rules bench-monitor bench-scores bench-stacked bench-quantization bench-methods \
-	bench-batch-ensemble bench-runtimes bench-sngp clean
+	bench-batch-ensemble bench-runtimes bench-export-sizes bench-sngp clean
 
 demo: $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py --output demo_output
@@ -127,6 +127,10 @@ bench-methods: $(VENV)/.examples
 bench-runtimes: $(VENV)/.test
 	$(BIN)/python benchmarks/runtimes.py --json benchmarks/runtimes.json
 	$(BIN)/python benchmarks/runtimes.py --json benchmarks/runtimes.json --report
+
+bench-export-sizes: $(VENV)/.test
+	$(BIN)/python benchmarks/export_sizes.py --json benchmarks/export_sizes.json
+	$(BIN)/python benchmarks/export_sizes.py --json benchmarks/export_sizes.json --report
 
 bench-serving-load: $(VENV)/.test
 	$(BIN)/python benchmarks/serving_load.py --json benchmarks/serving_load.json

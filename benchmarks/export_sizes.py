@@ -61,7 +61,7 @@ def networks(family):
     make = getattr(keras.applications, FAMILIES[family])
     trunk = make(include_top=False, weights=None, input_shape=SHAPE, pooling="avg")
     heads = keras.layers.Dense(CLASSES), tfuq.layers.VBLLDense(CLASSES, kl_weight=1e-4)
-    return [keras.Model(trunk.inputs, head(trunk.output)) for head in heads]
+    return [keras.Model(trunk.inputs[0], head(trunk.output)) for head in heads]
 
 
 # --- Exports ----------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def cell(figures):
     if "failed" in figures:
         return f"{figures['failed']} fails"
     (before, after), times = figures["mb"], figures["times"]
-    return f"{before:.1f} + {after - before:.2f}; {times:.2f}; {figures['difference']:.0e}"
+    return f"{before:.1f} {after - before:+.2f}; {times:.2f}; {figures['difference']:.0e}"
 
 
 def table(found):
@@ -197,9 +197,9 @@ def table(found):
     height, width, _ = found["shape"]
     return (
         markdown(["network", "parameters, millions", *FORMATS], rows)
-        + f"\nMB of the plain file + what `tfuq.export` adds; how many times the plain file's time "
-        f"an image takes; the largest difference of a probability from Python. Images of {height} "
-        f"x {width}, {found['samples']} samples of a `VBLLDense`.{rest}\n"
+        + "\nMB of the plain file, and what the file of `tfuq.export` has more; how many times the "
+        "plain file's time an image takes; the largest difference of a probability from Python. "
+        f"Images of {height} x {width}, {found['samples']} samples of a `VBLLDense`.{rest}\n"
         + (f"\nWhat fails, in the words of the converter:\n{said}\n" if failed else "")
     )
 

@@ -1,4 +1,4 @@
-"""The table of runtimes in docs/reliability.md is that of the results."""
+"""The tables of runtimes and of sizes in docs/reliability.md are those of the results."""
 
 import json
 import pathlib
@@ -18,7 +18,8 @@ def scripts():
     before, known = list(sys.path), set(sys.modules)
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
-        yield {"runtimes": load_script("benchmarks/runtimes.py")}
+        names = ("runtimes", "export_sizes")
+        yield {name: load_script(f"benchmarks/{name}.py") for name in names}
     finally:
         sys.path[:] = before
         for name in set(sys.modules) - known:
@@ -34,6 +35,23 @@ def test_the_table_of_runtimes_is_that_of_the_results(scripts):
     assert with_table(TEXT, script.PLACE, script.table(found)) == TEXT, "runtimes.py --report"
     assert found["inputs"] == 10_000 and not list(script.faults(found))
     assert all(0 < case["accepted"] < found["inputs"] for case in found["cases"].values())
+
+
+def test_the_table_of_sizes_is_that_of_the_results(scripts):
+    from evidence.marked import with_table
+
+    found = json.loads((ROOT / "benchmarks" / "export_sizes.json").read_text(encoding="utf-8"))
+    script = scripts["export_sizes"]
+    assert with_table(TEXT, script.PLACE, script.table(found)) == TEXT, "export_sizes.py --report"
+    assert found["families"] and found["families"].keys() <= script.FAMILIES.keys()
+    for each in found["families"].values():
+        assert each["formats"].keys() == set(script.FORMATS)
+        differences = [one.get("difference", 0) for one in each["formats"].values()]
+        assert max(differences) < 1e-4
+    one = next(iter(found["families"].values()))
+    failed = {**one, "formats": {**one["formats"], "ONNX": {"failed": "plain", "says": "E: no"}}}
+    told = script.table({**found, "families": {"x": failed}})
+    assert "| plain fails |" in told and "ONNX (plain): E: no" in told and "Not run yet" in told
 
 
 def test_a_runtime_that_differs_is_told(scripts):
