@@ -9,6 +9,7 @@ from scipy import stats
 from sklearn.metrics import accuracy_score
 
 from tfuq import metrics
+from tfuq.predictive import decompose
 from tfuq.selective import ConformalPredictor, RejectionRule, subgroup_report
 
 RNG = np.random.default_rng(0)
@@ -260,3 +261,14 @@ def test_bad_input_is_refused(argument, options):
     given = {"rule": RULE, "probs": PROBS, "labels": LABELS, "groups": SITES} | options
     with pytest.raises(ValueError, match=f"(?s)Argument `{argument}` must .*Received: "):
         subgroup_report(**given)
+
+
+@pytest.mark.parametrize("void", [None, 2])
+def test_what_predict_uncertainty_gives_is_read_as_its_probabilities(void):
+    rng = np.random.default_rng(0)
+    stack = rng.dirichlet(np.ones(3), size=(4, 60))
+    labels, sites = rng.integers(3, size=60), np.where(np.arange(60) % 2, "a", "b")
+    found, rule = decompose(stack), RejectionRule("confidence", 0.5)
+    for each in (rule, None):
+        expected = subgroup_report(each, found.probs, labels, sites, ignore_class=void)
+        assert subgroup_report(each, found, labels, sites, ignore_class=void) == expected

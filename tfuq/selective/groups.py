@@ -333,11 +333,13 @@ def _table_of_classes(
             f"Received: tolerance={shown(tolerance)}"
         )
     flags = {n: getattr(rule, n, False) if v is None else v for n, v in flags.items()}
-    labelled = labelled_predictions(probs, labels, **flags)
+    is_told = isinstance(probs, Uncertainty)
+    flags |= {"from_logits": False} if is_told else {}
+    labelled = labelled_predictions(probs.probs if is_told else probs, labels, **flags)
     columns = group_columns(groups, labelled.shape[0])
     accepted = np.ones(labelled.shape, bool).ravel()
     if rule is not None:
-        probs = np.asarray(probs)
+        probs = probs if is_told else np.asarray(probs)
         accepted = _asked(rule.accept, rule, probs, labelled.shape, columns, rule_groups, score)
     loss, counts = losses_in_groups(labelled, rule, loss, positive_class)
     known = np.ones(accepted.shape, bool) if known is None else known.ravel()
