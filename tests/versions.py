@@ -70,12 +70,7 @@ def tried(name, wheel, folder):
     constraints.write_text("\n".join(lowest if name == "lowest" else []), encoding="utf-8")
     tool = str(home / "venv" / "bin" / "python")
     install = [tool, "-m", "pip", "install", "--quiet", "--no-compile", "-c", str(constraints)]
-    copied = home / "project"
-    copied.mkdir(parents=True)
-    for each in ("tests", "examples"):  # without the package, so that the wheel is what runs
-        shutil.copytree(ROOT / each, copied / each)
-    for each in ("pyproject.toml", "README.md"):
-        shutil.copy(ROOT / each, copied)
+    copied = shutil.copytree(folder / "project", home / "project")
     tests = [f"tests/{each}" for each in SLICE]
     steps = {
         "venv": [python, "-m", "venv", str(home / "venv")],
@@ -94,6 +89,16 @@ def tried(name, wheel, folder):
     passed = re.findall(r"^.*\d+ passed.*$", said, re.MULTILINE)
     told = re.findall(r"^tfuq --help: .*$", said, re.MULTILINE)
     return f"right: {smoke[-1]}; {told[-1]}; {passed[-1].strip('= ')}"
+
+
+def keep_tests(folder):
+    """What the environments run, as it is when the wheel is built: the last begins much later."""
+    copied = folder / "project"
+    shutil.rmtree(copied, ignore_errors=True)
+    for each in ("tests", "examples"):  # without the package, so that the wheel is what runs
+        shutil.copytree(ROOT / each, copied / each)
+    for each in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / each, copied)
 
 
 def built(folder):
@@ -115,6 +120,7 @@ def main(arguments=None):
         folder = (options.folder or pathlib.Path(scratch)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         wheel = options.wheel.resolve() if options.wheel else built(folder)
+        keep_tests(folder)
         failed = False
         for name in options.names or NAMES:
             start = time.time()
