@@ -122,17 +122,18 @@ def spent(function, x):
 
 def of_format(form, plain, ours, folder, x, expected):
     """Sizes, times and agreement of one format; or which of the two cannot be had, and why."""
-    paths = folder / f"{form} plain", folder / f"{form} ours"
+    paths, runs = (folder / f"{form} plain", folder / f"{form} ours"), []
     for name, path, write in (
         ("plain", paths[0], lambda path: PLAIN[form](plain, path)),
         ("tfuq", paths[1], lambda path: OURS[form](ours, path, num_samples=SAMPLES, **LOGITS)),
     ):
         try:
             write(path)
+            runs.append(runner(form, path))  # some files are written and cannot be loaded
         except Exception as error:  # what a converter cannot do it says in many ways
             said = " ".join(str(error).split())[:300]
             return {"failed": name, "says": f"{type(error).__name__}: {said}"}
-    run_plain, run_ours = (runner(form, path) for path in paths)
+    run_plain, run_ours = runs
     difference = float(np.abs(np.asarray(run_ours(x)["probabilities"]) - expected).max())
     one = x[:1]
     run_plain(one), run_ours(one)
