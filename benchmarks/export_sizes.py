@@ -129,14 +129,14 @@ def of_format(form, plain, ours, folder, x, expected):
     ):
         try:
             write(path)
-            runs.append(runner(form, path))  # some files are written and cannot be loaded
+            runs.append(runner(form, path))
+            runs[-1](x[:1])  # some files are written and cannot be loaded, or run
         except Exception as error:  # what a converter cannot do it says in many ways
             said = " ".join(str(error).split())[:300]
             return {"failed": name, "says": f"{type(error).__name__}: {said}"}
     run_plain, run_ours = runs
     difference = float(np.abs(np.asarray(run_ours(x)["probabilities"]) - expected).max())
     one = x[:1]
-    run_plain(one), run_ours(one)
     rounds = [(spent(run_plain, one), spent(run_ours, one)) for _ in range(ROUNDS)]
     return {
         "mb": [round(megabytes(path), 3) for path in paths],
