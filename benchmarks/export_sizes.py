@@ -132,7 +132,7 @@ def of_format(form, plain, ours, folder, x, expected):
             runs.append(runner(form, path))
             runs[-1](x[:1])  # some files are written and cannot be loaded, or run
         except Exception as error:  # what a converter cannot do it says in many ways
-            said = " ".join(str(error).split())[:300]
+            said = " ".join(str(error).replace(f"{folder}/", "").split())[:300]
             return {"failed": name, "says": f"{type(error).__name__}: {said}"}
     run_plain, run_ours = runs
     difference = float(np.abs(np.asarray(run_ours(x)["probabilities"]) - expected).max())
