@@ -85,3 +85,18 @@ def test_a_sample_of_many_rows_tells_it():
     assert times_repeated(np.r_[scores, scores], np.zeros(400_000)) == 2
     assert times_repeated(np.r_[scores, scores[1:], [2.0]], np.zeros(400_000)) in (1, 2)
     assert times_repeated(RNG.random(400_000), np.zeros(400_000)) == 1
+
+
+def test_padding_that_counts_nowhere_may_repeat():
+    """A last batch is often filled with rows that it has, at a weight of 0."""
+    rows, weight = np.tile(np.arange(200), 2), np.repeat([1.0, 0.0], 200)
+    given = PROBS[rows], LABELS[rows]
+    rule = RejectionRule.fit(*given, target_risk=0.6, sample_weight=weight)
+    assert rule.evaluate(*given, sample_weight=weight).examples == 200
+
+
+def test_several_losses_tell_it_once():
+    rows = np.tile(np.arange(200), 2)
+    with pytest.warns(UserWarning, match="is there 2 times") as told:
+        RejectionRule.fit(PROBS[rows], LABELS[rows], loss=[("error", 0.6), (1 - np.eye(3), 0.6)])
+    assert len(told) == 1

@@ -53,6 +53,12 @@ def _common(hashes):
     return math.gcd(*counts.tolist()) if len(counts) >= LEAST else 1
 
 
+def warn_of_repeated_in(read):
+    """`warn_of_repeated` of a `Read`, but for rows that count nowhere: padding repeats others."""
+    rows = slice(None) if read.known is None else read.known
+    warn_of_repeated(read.score[rows], read.labels[rows])
+
+
 def warn_of_repeated(scores, labels):
     """Warns if rows are there several times, which makes a promise of few examples look like more.
 

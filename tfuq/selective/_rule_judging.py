@@ -11,6 +11,7 @@ from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq._predictions.uncertainty import Uncertainty
 from tfuq.selective._joint_fitting import reads_of
 from tfuq.selective._losses import first_of, own_promises
+from tfuq.selective._repeated_rows import warn_of_repeated_in
 from tfuq.selective._rule_evaluation import Evaluation, description, evaluation_of
 from tfuq.selective._rule_reading import read_labelled
 from tfuq.selective._void import filled
@@ -51,6 +52,7 @@ class JudgedRules:
         probs, labels, score, known = filled(self, probs, labels, score, *asked)
         given = {"given": score, "known": known}
         read = read_labelled(self, probs, labels, first_of(promises), **given)
+        warn_of_repeated_in(read)
         accepted = self.accept(probs, groups, unknown_group="reject", score=score).ravel()
         if len(promises) == 1:
             return evaluation_of(read, accepted, promises, class_names=self.class_names)

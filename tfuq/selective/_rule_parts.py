@@ -8,6 +8,7 @@ from tfuq.selective._declared_thresholds import check_against_scores, declared_t
 from tfuq.selective._joint_fitting import fit_of_part
 from tfuq.selective._losses import first_of, known_by, said_of
 from tfuq.selective._reading import columns_of
+from tfuq.selective._repeated_rows import warn_of_repeated_in
 from tfuq.selective._rule_fitting import known_parts, parts_of, report_of
 from tfuq.selective._rule_reading import read_labelled
 
@@ -22,6 +23,7 @@ class FittedByParts:
         goal = goal._replace(thresholds=declared_thresholds(goal.thresholds, *goes_with))
         again = functools.partial(read_labelled, self, **rows, fits=True)
         read = again(loss=first_of(promises))
+        warn_of_repeated_in(read)
         check_against_scores(goal.thresholds, read.score, grows)
         parts = parts_of(read, by, groups, columns_of(rows["probs"]))
         parts = known_parts(read, parts, by)

@@ -11,7 +11,6 @@ from tfuq._predictions.stacks import is_stack_shape, is_stacked
 from tfuq.selective._losses import losses_of
 from tfuq.selective._own_rows import OwnRows
 from tfuq.selective._reading import choice_of, kind_of, scored
-from tfuq.selective._repeated_rows import warn_of_repeated
 from tfuq.selective._rule_fitting import Read, check_known
 
 BLOCK = 2**18  # numbers of predictions that are read at a time, of which a dozen copies exist
@@ -42,7 +41,6 @@ def read_labelled(rule, probs, labels, loss, fits=False, given=None, known=None)
     except ValueError:  # which an error of the whole tells with its place
         read = None
     read = read or _whole(rule, probs, labels, loss, fits, given)
-    warn_of_repeated(read.score, read.labels)
     return read if known is None else read._replace(known=np.ravel(known))
 
 
