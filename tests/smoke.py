@@ -1,6 +1,7 @@
 """What a new user does, with what is installed: train, choose a threshold, export, serve, ask.
 
     python smoke.py            # with the extra `serving`
+    python smoke.py --photo    # the same with photographs, with the extra `examples` too
     python smoke.py --readme   # the snippets of README, with the extra `examples`
 
 Run by `tests/versions.py` in clean environments; prints versions and one line at the end.
@@ -27,6 +28,9 @@ from PIL import Image
 
 import tfuq
 
+TOOL = pathlib.Path(sys.executable).with_name("tfuq")
+PHOTOGRAPHS = ("china", "flower")  # the JPEG files of scikit-learn
+
 
 def digits(count, seed):
     """Images `(count, 8, 8, 1)` of 0 to 255 with a bright half, and which half it is."""
@@ -38,22 +42,38 @@ def digits(count, seed):
     return images.astype("uint8"), labels
 
 
-def exported(folder):
-    """A trained model with a rule in a folder, and the threshold."""
+def crops(count, seed, rows):
+    """Pieces of scikit-learn's two photographs, of those rows of pixels, and of which each is."""
+    from sklearn.datasets import load_sample_image
+
+    photographs = [load_sample_image(f"{name}.jpg")[rows] for name in PHOTOGRAPHS]
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(2, size=count)
+    tops = rng.integers(photographs[0].shape[0] - 64, size=count)
+    lefts = rng.integers(photographs[0].shape[1] - 64, size=count)
+    places = zip(labels, tops, lefts, strict=True)
+    return np.stack([photographs[k][i : i + 64, j : j + 64] for k, i, j in places]), labels
+
+
+def exported(folder, rows_of, size, class_names):
+    """A trained model with a rule, in a folder of that; `rows_of(count, seed)` makes examples."""
     keras.utils.set_random_seed(0)
-    x, y = digits(600, 0)
-    layers = [keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), tfuq.layers.MCDropout(0.2)]
+    (x, y), (others, their_labels) = rows_of(600, 0), rows_of(400, 1)
+    layers = [keras.layers.Rescaling(1 / 255), keras.layers.AveragePooling2D(2)]
+    if size[0] is None:
+        layers += [keras.layers.Conv2D(8, 3, activation="relu")]
+        layers += [keras.layers.GlobalAveragePooling2D()]
+    layers += [keras.layers.Flatten(), tfuq.layers.MCDropout(0.2)]
     head = tfuq.layers.VBLLDense(2, kl_weight=1 / len(x))
-    model = keras.Sequential([keras.Input((8, 8, 1)), *layers, head])
+    model = keras.Sequential([keras.Input(size), *layers, head])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.01), loss)
     model.fit(x.astype("float32"), y, epochs=8, verbose=0)
     model.save(folder / "model.keras")
     model = keras.models.load_model(folder / "model.keras")
-    tfuq.predictive.declare(model, value_range=(0, 255), class_names=["top", "bottom"])
-    x, y = digits(400, 1)
-    found = tfuq.predictive.predict_uncertainty(model, x.astype("float32"), num_samples=10)
-    rule = tfuq.selective.RejectionRule.fit(found.probs, y, target_risk=0.1)
+    tfuq.predictive.declare(model, value_range=(0, 255), class_names=class_names)
+    found = tfuq.predictive.predict_uncertainty(model, others.astype("float32"), num_samples=10)
+    rule = tfuq.selective.RejectionRule.fit(found.probs, their_labels, target_risk=0.1)
     tfuq.export.export(model, folder / "served", rule=rule, num_samples=10)
     return folder / "served"
 
@@ -89,33 +109,61 @@ def read_me():
     print(f"README: {len(blocks)} snippets run")
 
 
+def answer_of_server(model, image, kind):
+    """What `tfuq serve` says of an encoded image, once it has counted the answer."""
+    command = [TOOL, "serve", model, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            url = server.stdout.readline().split()[-1]
+            answer = json.loads(asked(url, "/predict", image, kind))
+            if 'tfuq_answers_total{decision="accepted"} 1.0' not in asked(url, "/metrics"):
+                raise RuntimeError(f"/metrics does not count the answer: {answer}")
+        finally:
+            server.terminate()
+            server.wait(600)
+    if not answer["reasons"] or not answer["accept"]:
+        raise RuntimeError(f"a wrong answer: {answer}")
+    return answer
+
+
+def photographs():
+    """The same with photographs: JPEG files as scikit-learn has them, whole, in one model."""
+    from sklearn import datasets
+
+    files = pathlib.Path(datasets.__file__).parent / "images"
+    with tempfile.TemporaryDirectory() as folder:
+        rows = {0: slice(0, 200), 1: slice(200, None)}  # to train on, and for the rule
+        model = exported(
+            pathlib.Path(folder),
+            lambda count, seed: crops(count, seed, rows[seed]),
+            (None, None, 3),
+            list(PHOTOGRAPHS),
+        )
+        for name in PHOTOGRAPHS:
+            file = files / f"{name}.jpg"
+            answer = answer_of_server(model, file.read_bytes(), "image/jpeg")
+            if answer["class"] != name:
+                raise RuntimeError(f"a wrong answer to {file}: {answer}")
+            print(f"{file.name}: {answer['decision']}: {answer['class']}; {answer['reasons'][0]}")
+
+
 def main():
-    tool = pathlib.Path(sys.executable).with_name("tfuq")
-    (told, of_help), (version, of_version) = answered(tool, "--help"), answered(tool, "--version")
+    (told, of_help), (version, of_version) = answered(TOOL, "--help"), answered(TOOL, "--version")
     if "serve" not in told or tfuq.__version__ not in version:
         raise RuntimeError("tfuq --help names no `serve`, or --version another version")
     print(f"tfuq --help: {of_help}; --version: {of_version}")
     with tempfile.TemporaryDirectory() as folder:
-        model = exported(pathlib.Path(folder))
-        command = [tool, "serve", model, "--port", "0"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-            try:
-                url = server.stdout.readline().split()[-1]
-                (image, *_), (label, *_) = digits(1, 2)
-                file = io.BytesIO()
-                Image.fromarray(image[..., 0]).save(file, "PNG")
-                answer = json.loads(asked(url, "/predict", file.getvalue(), "image/png"))
-                if answer["label"] != label or not answer["reasons"] or not answer["accept"]:
-                    raise RuntimeError(f"a wrong answer: {answer}")
-                if 'tfuq_answers_total{decision="accepted"} 1.0' not in asked(url, "/metrics"):
-                    raise RuntimeError("/metrics does not count the answer")
-            finally:
-                server.terminate()
-                server.wait(600)
+        model = exported(pathlib.Path(folder), digits, (8, 8, 1), ["top", "bottom"])
+        (image, *_), (label, *_) = digits(1, 2)
+        file = io.BytesIO()
+        Image.fromarray(image[..., 0]).save(file, "PNG")
+        answer = answer_of_server(model, file.getvalue(), "image/png")
+        if answer["label"] != label:
+            raise RuntimeError(f"a wrong answer: {answer}")
     where = pathlib.Path(tfuq.__file__).parent
     versions = f"Keras {keras.__version__}, TensorFlow {tf.__version__}, NumPy {np.__version__}"
     print(f"smoke: right. Python {sys.version.split()[0]}, {versions}; {where}")
 
 
 if __name__ == "__main__":
-    read_me() if sys.argv[1:] == ["--readme"] else main()
+    {"": main, "--photo": photographs, "--readme": read_me}["".join(sys.argv[1:])]()

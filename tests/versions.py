@@ -3,9 +3,9 @@
     python tests/versions.py [--folder DIR] [--wheel FILE] [3.10 3.12 3.13 lowest]
 
 Of each the wheel with its extra `serving` is installed, and no more; `tests/smoke.py` runs; with
-the extra `examples` README; and then, with pytest, a slice of the tests from a folder
-without the source. A Python that is not there
-is skipped by name. Ends with an error if one of them failed.
+the extra `examples` the server answers photographs, the JPEG files of scikit-learn, and README's
+snippets run; and then, with pytest, a slice of the tests from a folder without the source. A Python
+that is not there is skipped by name. Ends with an error, and the end of its log, if one failed.
 """
 
 import argparse
@@ -26,6 +26,7 @@ SLICE = (  # not serving/: its servers are those of the source; tests/smoke.py h
     "layers/test_vbll.py",
     "selective/test_rule.py",
 )
+LOGGED = 40  # lines of a log that are shown: a folder of its own is gone at the end
 NEEDED = ("pytest>=8,<9", "hypothesis>=6.100")
 
 
@@ -77,13 +78,15 @@ def tried(name, wheel, folder):
         "install": [*install, f"{wheel}[serving]"],
         "smoke": [tool, "tests/smoke.py"],
         "install examples": [*install, f"{wheel}[serving,examples]"],
+        "photographs": [tool, "tests/smoke.py", "--photo"],
         "README": [tool, "tests/smoke.py", "--readme"],
         "install pytest": [*install, *NEEDED],
         "tests": [tool, "-m", "pytest", "-q", "-m", "not slow", "-W", "default", *tests],
     }
     for step, words in steps.items():
         if not run(words, log, cwd=copied, env=env):
-            return f"FAILED at {step}: see {log}"
+            end = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOGGED:]
+            return "\n".join([f"FAILED at {step}: see {log}, which ends:", *end])
     said = log.read_text(encoding="utf-8")
     smoke = re.findall(r"^smoke: right\. (.*);", said, re.MULTILINE)
     passed = re.findall(r"^.*\d+ passed.*$", said, re.MULTILINE)
