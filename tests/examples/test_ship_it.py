@@ -44,8 +44,7 @@ def test_from_images_to_an_answer_over_http(tmp_path, capfd):
         first = next(csv.DictReader(file))
     assert answer["class"] == first["class"] and answer["reasons"]
     assert answer["accept"] == (first["accept"] == "True")
-    # The server decodes a JPEG by Pillow, the command by TensorFlow: pixels differ by one or two.
-    assert answer["confidence"] == pytest.approx(float(first["confidence"]), abs=1e-2)
+    assert answer["confidence"] == pytest.approx(float(first["confidence"]), abs=1e-5)
     assert any(line.startswith("tfuq_") and line.endswith(" 1.0") for line in metrics.splitlines())
     about = json.loads((tmp_path / "out" / "served" / "metadata.json").read_text())
     assert about["class_names"][3] == "digit 3" and about["rule"]["says"] in said

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _BY_PILLOW = (".tif", ".tiff", ".webp")  # which TensorFlow does not decode
+JPEG = b"\xff\xd8\xff"
 _OF_8_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 # Images that nothing here reads: a person has to know that they were left out.
 UNREAD = (
@@ -25,9 +26,19 @@ def read_image(path, channels):
     if pathlib.Path(path).suffix.lower() in _BY_PILLOW:
         return tf.constant(_read_by_pillow(path, channels))
     try:
-        return tf.io.decode_image(tf.io.read_file(path), channels, expand_animations=False)
+        return _decoded(tf.io.read_file(path), channels)
     except (tf.errors.OpError, ValueError) as error:
         raise UnreadableImage(str(error).splitlines()[0][:200]) from None
+
+
+def _decoded(content, channels):
+    """Pixels as Pillow, browsers and the server have them.
+
+    TensorFlow's default for JPEG is a fast cosine transform, whose pixels differ by up to 18.
+    """
+    if content.numpy().startswith(JPEG):
+        return tf.io.decode_jpeg(content, channels, dct_method="INTEGER_ACCURATE")
+    return tf.io.decode_image(content, channels, expand_animations=False)
 
 
 def _read_by_pillow(path, channels):
