@@ -183,6 +183,24 @@ def test_predicted_against_true_tells_who_is_inside():
     np.testing.assert_array_equal(diagonal[0], diagonal[1])
 
 
+@pytest.mark.parametrize("draw", ["over", "against"])
+@pytest.mark.parametrize("size", [(6.4, 4.8), (5.5, 2.8)])
+def test_the_legend_hides_nothing(draw, size):
+    """All ends of intervals and all points stay below the legend, infinite ends in its room."""
+    figure = Figure(figsize=size, layout="constrained")
+    upper = np.where(np.arange(N) == 3, np.inf, UPPER)
+    for ax, ends in zip(figure.subplots(1, 2), (UPPER, upper), strict=True):
+        DRAW[draw](FOUND, Y, intervals=(LOWER, ends), ax=ax)
+        ax.set_title("a title")
+    figure.canvas.draw()
+    for ax in figure.axes:
+        legend_from = ax.get_legend().get_window_extent().y0
+        _, bottom = ax.transData.inverted().transform((0, legend_from))
+        assert max(Y.max(), UPPER.max()) < bottom < ax.get_ylim()[1]
+    tops = [path.vertices[:, 1].max() for each in ax.collections for path in each.get_paths()]
+    assert max(tops) >= ax.get_ylim()[1]  # the infinite end reaches the edge of the picture
+
+
 def test_of_many_numbers_some_are_drawn_and_all_are_counted():
     params = np.tile(FOUND.params, (1, 20, 1))
     found, y = RegressionUncertainty(params, "normal"), np.tile(Y, 20)

@@ -106,7 +106,7 @@ def intervals_over(
         _draw_true(ax, x, true[order], is_inside(found.lower, found.upper, true)[order])
     ax.set(xlabel=xlabel, ylabel=quantity)
     ax.grid(alpha=0.3)
-    ax.legend(fontsize="small")
+    _add_legend_above(ax)
     return ax
 
 
@@ -186,7 +186,7 @@ def predicted_against_true(
         ax.plot(at, mean[rows], label=name, zorder=2, **style)
     ax.set(xlabel=f"true {quantity}", ylabel=f"predicted {quantity}")
     ax.grid(alpha=0.3)
-    ax.legend(fontsize="small", title=_some_drawn(drawn, true), title_fontsize="small")
+    _add_legend_above(ax, title=_some_drawn(drawn, true), title_fontsize="small")
     return ax
 
 
@@ -371,7 +371,16 @@ def _within_picture(ax, lower, upper, seen):
     space = 0.05 * (np.ptp(known) or 1.0)
     edges = known.min() - space, known.max() + space
     ax.set_ylim(edges)
-    return np.clip(lower, *edges), np.clip(upper, *edges)
+    above = edges[1] + np.ptp(edges)  # the legend's room is at most as high
+    return np.clip(lower, *edges), np.clip(upper, edges[0], above)
+
+
+def _add_legend_above(ax, **options):
+    """A legend in a room of its own above what is drawn, so that it hides nothing."""
+    legend = ax.legend(fontsize="small", loc="upper left", **options)
+    share = min(0.5, 1.15 * legend.get_window_extent().height / ax.bbox.height)
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, low + (high - low) / (1 - share), auto=None)
 
 
 def _some_of(count):
