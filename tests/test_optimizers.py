@@ -780,7 +780,7 @@ def test_optimizers_of_optimizers():
     multi = optimizers.MultiOptimizer(optimizers.OptimizerMap(optimizers.SGD(), {}))
     scaled = optimizers.LossScaleOptimizer(optimizers.SGD())
     for wrong in (multi, scaled, DiscriminativeLearningRate("sgd")):
-        with pytest.raises(ValueError, match=r"`optimizer` must not have other optimizers inside"):
+        with pytest.raises(ValueError, match=r"`optimizer` must not wrap another optimizer"):
             DiscriminativeLearningRate(wrong)
 
 

@@ -552,13 +552,13 @@ def test_truncated_files(written, part):
     path = written / snapshot_name(1, 3)
     data = path.read_bytes()
     path.write_bytes(data[: int(part * len(data)) if isinstance(part, float) else part])
-    with pytest.raises(ValueError, match=r"`directory` must hold the whole files.*'cycle_001"):
+    with pytest.raises(ValueError, match=r"`directory` must hold the files.*'cycle_001"):
         SnapshotEnsemble.load(written, linear)
 
 
 def test_missing_files(written):
     (written / snapshot_name(1, 3)).unlink()
-    with pytest.raises(ValueError, match=r"`directory` must hold the whole files.*'cycle_001"):
+    with pytest.raises(ValueError, match=r"`directory` must hold the files.*'cycle_001"):
         SnapshotEnsemble.load(written, linear)
 
 

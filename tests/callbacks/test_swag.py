@@ -259,7 +259,7 @@ def test_a_second_fit_begins_anew_or_drops_the_posterior():
     assert model.optimizer is first and first.num_networks() == 4 and first.is_random()
     trained(model, SWAG(start=2, rank=0))
     assert model.optimizer.rank == 0 and not isinstance(model.optimizer.optimizer, SWAGMoments)
-    with pytest.warns(UserWarning, match="posterior of SWAG.*is dropped"):
+    with pytest.warns(UserWarning, match="SWAG's posterior is dropped"):
         model.fit(X, Y, verbose=0)
     with pytest.raises(ValueError, match=r"with `tfuq.callbacks.SWAG`"):
         predictive.sample_predictions(model, X)
@@ -267,7 +267,7 @@ def test_a_second_fit_begins_anew_or_drops_the_posterior():
 
 def test_the_next_fit_says_that_it_drops_the_posterior():
     model = trained(network())
-    with pytest.warns(UserWarning, match="posterior of SWAG.*is dropped"):
+    with pytest.warns(UserWarning, match="SWAG's posterior is dropped"):
         model.fit(X, Y, batch_size=16, verbose=0)  # of the same shapes, as it was traced for
 
 
@@ -296,13 +296,13 @@ def test_what_loses_the_posterior_says_so():
 @pytest.mark.slow
 def test_statistics_of_the_last_weights_are_told():
     model = network(normalized=True)
-    with pytest.warns(UserWarning, match="batch normalizations.*pass `data`"):
+    with pytest.warns(UserWarning, match="Batch normalizations.*pass `data`"):
         trained(model)
 
 
 def test_a_training_that_ends_too_early_has_no_posterior():
     stop = keras.callbacks.EarlyStopping("loss", patience=0, mode="max")
-    with pytest.warns(UserWarning, match="collected 0 networks of the two"):
+    with pytest.warns(UserWarning, match="collected 0 of the two networks"):
         model = trained(network(), callbacks=[stop])
     with pytest.raises(ValueError, match="random weights"):
         predictive.sample_predictions(model, X)
@@ -314,7 +314,7 @@ REFUSED = {
     "too few batches": (network, {}, [SWAG(frequency=9)], "at least two networks"),
     "IVON": (lambda: network(IVON(0.1, num_data=64)), {}, [SWAG()], "keeps no posterior.*IVON"),
     "two": (network, {}, [SWAG(), SWAG()], "one SWAG"),
-    "weights restored": (network, {}, [SWAG(start=2), STOP], "SWAG behind EarlyStopping"),
+    "weights restored": (network, {}, [SWAG(start=2), STOP], "SWAG after EarlyStopping"),
     "saved too early": (
         network,
         {},

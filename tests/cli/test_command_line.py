@@ -167,7 +167,7 @@ def test_promises_of_functions_and_costs(here, probs):
     lost = RejectionRule.fit(probs[:300], Y[:300], loss=lambda p, y: p.argmax(-1) != y, **options)
     lost.save("rule.json")
     assert here(*args, "--json")["rule"]["promises"] == []
-    assert "the file of the rule holds no functions" in here.err
+    assert "the file of a rule holds no functions" in here.err
     costs = (1 - np.eye(size)) / 2
     rule = RejectionRule.fit(probs[:300], Y[:300], loss=costs, **options)
     rule.save("rule.json")
@@ -526,7 +526,7 @@ def test_export_and_what_it_wrote_is_a_model(here, probs):
     np.testing.assert_array_equal(accepted, expected)
     judged = here("evaluate", "served", "--trust", *TEST, "--rule", "rule.json", "--json")
     assert judged["rule"]["accepted"] == expected.sum()
-    here.refused("export", "served", "again", "--trust", says="no SavedModel already")
+    here.refused("export", "served", "again", "--trust", says="must not be a SavedModel")
     here.refused("export", "m.keras", "served", says="Received")
 
 

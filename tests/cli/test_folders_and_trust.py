@@ -232,7 +232,7 @@ def test_an_export_without_its_graph_is_one_that_lacks_a_file(run, models, tmp_p
     keys(tmp_path)
     for option in (["--trust"], ["--key", "own.pub"]):
         run("predict", "served", "MODELS/d.npz", "o.csv", *option, code=2)
-        assert "saved_model.pb" in run.err and "no export" not in run.err
+        assert "saved_model.pb" in run.err and "--key must be left out" not in run.err
 
 
 @pytest.mark.slow_after(1)

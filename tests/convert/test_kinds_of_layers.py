@@ -217,7 +217,7 @@ def test_report_says_what_was_converted_and_left_and_why(capsys):
     assert found.left == {
         "a": ("Conv2D", "it is not among `layers`"),
         "b": ("BatchNormalization", "normalization has no kernel"),
-        "c": ("PReLU", "no layer stands in for PReLU"),
+        "c": ("PReLU", "there is no counterpart of PReLU"),
     }
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1 and found.summary() in printed
@@ -289,11 +289,11 @@ def test_noise_that_is_left_is_said(name):
 
 
 WITHOUT_TWIN = {
-    "Conv1DTranspose": (lambda: kl.Conv1DTranspose(2, 2), (4, 2), "for Conv1DTranspose"),
-    "Conv3DTranspose": (lambda: kl.Conv3DTranspose(2, 2), (2, 2, 2, 2), "for Conv3DTranspose"),
-    "ConvLSTM1D": (lambda: kl.ConvLSTM1D(2, 2), (3, 5, 1), "for ConvLSTMCell"),
-    "RNN": (lambda: kl.RNN(kl.LSTMCell(3)), (3, 5), "for LSTMCell"),
-    "Embedding": (lambda: kl.Embedding(4, 2), (3,), "for Embedding"),
+    "Conv1DTranspose": (lambda: kl.Conv1DTranspose(2, 2), (4, 2), "Conv1DTranspose"),
+    "Conv3DTranspose": (lambda: kl.Conv3DTranspose(2, 2), (2, 2, 2, 2), "Conv3DTranspose"),
+    "ConvLSTM1D": (lambda: kl.ConvLSTM1D(2, 2), (3, 5, 1), "ConvLSTMCell"),
+    "RNN": (lambda: kl.RNN(kl.LSTMCell(3)), (3, 5), "LSTMCell"),
+    "Embedding": (lambda: kl.Embedding(4, 2), (3,), "Embedding"),
 }
 
 
@@ -307,7 +307,7 @@ def test_kernels_that_are_left_are_said(name):
         convert.sparse_bayesian(model, data, LOSS, kl_weight=0.1),
     ):
         assert convert.report(copy).left == {
-            model.layers[0].name: (name, f"no layer stands in {why}")
+            model.layers[0].name: (name, f"there is no counterpart of {why}")
         }
 
 

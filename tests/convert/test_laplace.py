@@ -609,5 +609,5 @@ def test_validation_data_without_cross_validation_are_refused():
 
 def test_an_end_of_the_search_is_told():
     model = network(keras.layers.Dense(3, kernel_initializer="zeros"))
-    with pytest.warns(UserWarning, match=r"at the end of the prior scales .* prior_scale=0\.001"):
+    with pytest.warns(UserWarning, match=r"at an end of the prior scales .* prior_scale=0\.001"):
         convert.laplace_head(model, (X, Y))

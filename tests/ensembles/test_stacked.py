@@ -221,7 +221,7 @@ def masked():
 REFUSED = {
     "a class of its own": (built_own, "functional or Sequential"),
     "an operation along an axis": (over_channels, "that can be stacked"),
-    "masks": (masked, "must not mask"),
+    "masks": (masked, "must not use masks"),
     "no weights yet": (lambda: keras.Sequential([layers.Dense(3)]), "must be built"),
 }
 
@@ -286,6 +286,6 @@ def test_any_extent():
 
 def test_is_not_trained(counts):
     stacked = DeepEnsemble(plain, 2).stacked()
-    with pytest.raises(ValueError, match="`fit` is for the ensemble that was stacked"):
+    with pytest.raises(ValueError, match="`fit` must be called of the ensemble that was stacked"):
         stacked.fit(np.zeros((4, 8, 8, 1)), np.zeros(4))
     counts("misuse rows, refused")

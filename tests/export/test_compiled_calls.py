@@ -61,7 +61,7 @@ def test_tolerance_follows_the_precision(tmp_path):
     export.export_litert(model, path)
     found = export.verify_export(path, x, {"probs": model.predict(x, verbose=0)})
     assert 1e-5 < found.differences["probabilities"] < 5e-3
-    with pytest.raises(ValueError, match=r"or the model's precision has it, float16"):
+    with pytest.raises(ValueError, match=r"follows from the model's precision, float16"):
         export.verify_export(path, x, model.predict(x, verbose=0), tolerance=1e-6)
 
 

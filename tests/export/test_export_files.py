@@ -281,7 +281,7 @@ PLAIN, RANDOM = classifier(), classifier(VBLLDense(3, **KL))
         (PLAIN, {"rule": RejectionRule("margin", [1.0], by="group", keys=["a"])}, "group"),
         (PLAIN, {"rule": RejectionRule("margin", [1.0], by="class", keys=[3])}, "must know all"),
         (PLAIN, {"calibration": TemperatureScaling(2.0, from_logits=True)}, "fitted to logits"),
-        (PLAIN, {"calibration": TemperatureScaling()}, "must be fitted before"),
+        (PLAIN, {"calibration": TemperatureScaling()}, "must be fitted first"),
         (PLAIN, {"conformal": rule}, "Argument `conformal`"),
         (PLAIN, {"conformal": ConformalPredictor("aps", 0.5, randomized=True)}, "randomized"),
         (PLAIN, {"ood": ood.Mahalanobis()}, "must be fitted"),

@@ -354,5 +354,5 @@ def test_arguments_that_do_not_fit(options, message, tmp_path):
 def test_draws_that_take_too_much(tmp_path, monkeypatch):
     monkeypatch.setattr("tfuq.export._samples.BAKED_BYTES", 100)
     model = classifier(DenseVariational(3, **KL))
-    with pytest.raises(ValueError, match="Argument `num_samples` must be so small"):
+    with pytest.raises(ValueError, match="Argument `num_samples` must be smaller"):
         export_litert(model, tmp_path / "model.tflite", num_samples=9, from_logits=True)

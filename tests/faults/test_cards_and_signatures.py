@@ -88,7 +88,7 @@ DAMAGES = {  # what happens to the folder, and what the sentence says
     "metadata of another model": (of_another("metadata.json"), "altered|truncated|missing|signed"),
     "metadata that were cut off": (cut("metadata.json"), "metadata"),
     "a graph that was cut off": (cut("saved_model.pb"), "saved_model.pb truncated"),
-    "no graph": (without("saved_model.pb"), "no saved_model.pb|that is no export"),
+    "no graph": (without("saved_model.pb"), "no saved_model.pb|did not write"),
     "no signature": (without("metadata.json.sig"), "without metadata.json.sig"),
     "a signature of another model": (of_another("metadata.json.sig"), SIGNED),
     "a signature that was cut off": (cut("metadata.json.sig"), SIGNED),

@@ -480,5 +480,5 @@ def test_a_header_of_numbers_that_are_no_characters_is_refused(tmp_path):
     header = np.array("{}ab").reshape(1).view("uint32").copy()
     header[3] = 0x110000
     np.savez(path, header=header.view("U4").reshape(()), scores=np.ones(3, "float32"))
-    with pytest.raises(ValueError, match="the header is no text"):
+    with pytest.raises(ValueError, match="the header is not text"):
         load_detector(path)

@@ -432,7 +432,7 @@ def test_the_map_of_an_ensemble_is_the_mean_of_its_members():
     np.testing.assert_allclose(
         grad_cam(ensemble, data, [0, 2], relu=False, upsample=False), of_two, atol=1e-6
     )
-    with pytest.raises(ValueError, match="`images` must be arrays of an ensemble"):
+    with pytest.raises(ValueError, match="`images` must be arrays for an ensemble"):
         grad_cam(ensemble, data)
     with pytest.raises(ValueError, match="`target` must be 'class' or 'probability' for an"):
         grad_cam(ensemble, images, target="predictive_entropy")

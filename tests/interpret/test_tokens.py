@@ -89,7 +89,7 @@ def test_tokens_that_are_no_grid_are_told():
     with warnings.catch_warnings(record=True) as told:  # Keras' own among them
         warnings.simplefilter("always")
         grad_cam(model, IMAGES, 1)
-    assert any("no grid of places" in str(each.message) for each in told)
+    assert any("not a grid of places" in str(each.message) for each in told)
     with pytest.raises(ValueError, match="tokens"):
         grad_cam(model, IMAGES, 1, "multi_head_attention")
 

@@ -69,5 +69,5 @@ def test_refuses_what_cannot_transform(method):
 
 
 def test_refuses_what_was_not_fitted():
-    with pytest.raises(ValueError, match="TemperatureScaling must be fitted before it is used"):
+    with pytest.raises(ValueError, match="TemperatureScaling must be fitted first"):
         PostProcessing(TemperatureScaling())(X)

@@ -123,9 +123,12 @@ REFUSED = {
     "boundaries of labels": (lambda: fit("FDBD", "three sigmoids"), "exclude one another"),
     "boundaries between classes of the same weights": (
         lambda: ood.FDBD().fit_features(RNG.normal(size=(9, 4)), head=(np.ones((4, 3)), None)),
-        r"other weights for each class.*\[0, 1, 2\]",
+        r"the same weights for the classes.*\[0, 1, 2\]",
     ),
-    "all activations removed": (lambda: ood.ASH(percentile=100), "what is above it stays"),
+    "all activations removed": (
+        lambda: ood.ASH(percentile=100),
+        "values above that percentile are kept",
+    ),
     **{
         f"a fraction for a percentile: {kind.__name__}": (
             lambda kind=kind: kind(percentile=0.9),
@@ -216,7 +219,7 @@ REFUSED = {
         lambda: RejectionRule.fit_model(
             made("soft-max"), DATASET, score=np.zeros(len(IMAGES)), target_coverage=0.5
         ),
-        "in their order",
+        "in another order",
     ),
     "a combination of a combination": (lambda: ood.SIRC(ood.SIRC(ood.Energy())), "no SIRC"),
     "a combination of one score": (lambda: selective.CombinedScore(["margin"]), "two scores"),
@@ -269,7 +272,7 @@ REFUSED = {
         lambda: RejectionRule.fit(
             PROBS, CLASSES, target_risk=0.5, sample_weight=np.full(len(PROBS), 0.5)
         ),
-        "mask or hold 0 and 1",
+        "mask of 0 and 1",
     ),
     "labels that are all void": (
         lambda: RejectionRule.fit(
@@ -303,7 +306,7 @@ REFUSED = {
     ),
     "declared thresholds in per cent": (
         lambda: RejectionRule.fit(PROBS, CLASSES, target_risk=0.5, thresholds=[70, 80]),
-        "in the unit of the score.*none is accepted",
+        "in the unit of the score.*none of these",
     ),
     "declared thresholds in no order": (
         lambda: RejectionRule.fit(PROBS, CLASSES, target_risk=0.5, thresholds=[0.5, 0.9, 0.7]),
@@ -311,7 +314,7 @@ REFUSED = {
     ),
     "declared thresholds in per cent, of several losses": (
         lambda: RejectionRule.fit(PROBS, CLASSES, loss={"error": 0.5}, thresholds=[70, 80]),
-        "in the unit of the score.*none is accepted",
+        "in the unit of the score.*none of these",
     ),
     "declared thresholds of a coverage": (
         lambda: RejectionRule.fit(PROBS, CLASSES, target_coverage=0.5, thresholds=[0.5]),
@@ -354,11 +357,11 @@ REFUSED = {
             class_names=["a", "b", "c"],
             ignore_class=2,
         ),
-        "`ignore_class` must be what void labels hold.*ignore_class=2 with labels of <U1",
+        "`ignore_class` must be of the kind of the labels.*ignore_class=2 with labels of <U1",
     ),
     "a name as void among numbers": (
         lambda: RejectionRule.fit(PROBS, CLASSES, target_coverage=0.5, ignore_class="void"),
-        "`ignore_class` must be what void labels hold",
+        "`ignore_class` must be of the kind of the labels",
     ),
     "sets of weighted examples in a report": (
         lambda: report.to_markdown((PROBS, CLASSES), sets=weighted()),

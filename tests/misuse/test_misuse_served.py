@@ -242,6 +242,6 @@ def test_the_server_answers_a_regression(tmp_path, counts):
         command.load(options)
     export(model, tmp_path / "undecided")
     options.model, options.class_names = tmp_path / "undecided", None
-    with pytest.raises(ValueError, match="decides nothing"):
+    with pytest.raises(ValueError, match="makes no decisions"):
         command.load(options)
     counts("misuse rows, refused", 2)

@@ -89,7 +89,7 @@ def test_are_refused(call, weights, counts):
 @pytest.mark.every_case
 @pytest.mark.parametrize("entry", MASKS)
 def test_fractions_are_refused_where_examples_are_counted(entry, counts):
-    with pytest.raises(ValueError, match="`sample_weight` must be a mask or hold 0 and 1"):
+    with pytest.raises(ValueError, match="`sample_weight` must be a mask of 0 and 1"):
         MASKS[entry](RNG.uniform(0.5, 2, N))
     counts("misuse rows, refused")
 

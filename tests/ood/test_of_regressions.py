@@ -72,7 +72,7 @@ def test_the_output_that_is_named():
     scaled = {name: layers.Rescaling(2.0)(value) for name, value in outputs.items()}
     model = keras.Model(inputs, scaled)
     model.compile("sgd", {"age": "mse", "weight": "mse"})
-    with pytest.raises(ValueError, match="`output` must be what a layer with weights gives"):
+    with pytest.raises(ValueError, match="`output` must be the output of a layer with weights"):
         KNN(3, output="age").fit(model, X)
 
 
@@ -138,5 +138,5 @@ OF_CLASSES = sorted(
 def test_those_of_classes_say_what_fits(head, name):
     kind = getattr(ood, name)
     detector = SIRC(KNN(3)) if kind is SIRC else kind()
-    with pytest.raises(ValueError, match=f"classifier for {name}: .*KNN, Mahalanobis and Gram"):
+    with pytest.raises(ValueError, match=f"classifier for {name}: .*KNN, Mahalanobis or Gram"):
         detector.fit(HEADS[head](), X, np.arange(120) % 2)

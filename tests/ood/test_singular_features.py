@@ -143,7 +143,7 @@ def test_the_kernel_of_a_head_is_inverted_but_for_rounding():
 def test_virtual_logits_need_a_dimension_that_features_take_up():
     head = RNG.normal(size=(9, 3)), RNG.normal(size=3)
     rows = TRAIN @ RNG.normal(size=(6, 9)).astype("float32")
-    with pytest.raises(ValueError, match="Argument `dim` must be below the dimension that"):
+    with pytest.raises(ValueError, match="Argument `dim` must be below the rank"):
         ood.ViM(dim=7).fit_features(rows, head=(head[0], np.zeros(3)))
     assert ood.ViM(dim=4).fit_features(rows, head=head)._state["alpha"] < 1e3
 

@@ -73,7 +73,7 @@ def test_difference_of_two_confusion_matrices():
     assert ax.get_title() == "first minus second"
     named = plots.confusion_difference(Y, PROBS, OTHER, models=("ours", "SGD"), ax=free_axes())
     assert named.get_title() == "ours minus SGD"
-    with pytest.raises(ValueError, match="Argument `models` must be two names"):
+    with pytest.raises(ValueError, match="Argument `models` must be the names of the two models"):
         plots.confusion_difference(Y, PROBS, OTHER, models="ours")
     with pytest.raises(ValueError, match="Argument `other` must have the 3 classes"):
         plots.confusion_difference(Y % 2, PROBS, PROBS[:, :2] / PROBS[:, :2].sum(-1, keepdims=True))

@@ -38,7 +38,9 @@ def test_draws_the_wealth_and_the_alarm():
 
 def test_refused():
     rule = RejectionRule.fit(*cases(2000, 0.05), target_risk=0.1)
-    with pytest.raises(ValueError, match=r"Argument `monitor` must be what rule\.monitor"):
+    with pytest.raises(
+        ValueError, match=r"Argument `monitor` must be a Monitor, from rule\.monitor"
+    ):
         plots.monitor_process(rule, *cases(10, 0.1))
     with pytest.raises(ValueError, match="`labels` must hold one for each"):
         plots.monitor_process(rule.monitor(), [0.7, 0.8], [1])

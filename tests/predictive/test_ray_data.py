@@ -59,7 +59,7 @@ def test_wrong_columns_are_refused(scored):
     ragged[:] = [X[0], X[0, :3]]
     for batch, says in (
         ({"image": X}, "`inputs`"),
-        ({"x": X, "label": Y}, "columns called as scores"),
+        ({"x": X, "label": Y}, "columns with the names of scores"),
         ({"x": ragged}, "one shape"),
         ({"x": X[:, :4]}, "shape that the model takes"),
     ):

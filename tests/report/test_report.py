@@ -545,7 +545,7 @@ def test_the_score_of_a_detector():
     assert "## KNN score of at most" in text and "the rule accepts 100 " in text
     rows = tf.data.Dataset.from_tensor_slices(data).shuffle(200, seed=1).batch(32)
     assert "the rule accepts 100 " in to_markdown(model, data=rows, rule=rule, score=detector)
-    with pytest.raises(ValueError, match="`score` must be a detector where `data` are no arrays"):
+    with pytest.raises(ValueError, match="`score` must be a detector where `data` are not arrays"):
         to_markdown(model, data=rows, rule=rule, score=detector.score(x[100:]))
     other = KNN(k=6).fit(model, x[:100])
     with pytest.raises(ValueError, match="`score` must be the fitted KNN"):

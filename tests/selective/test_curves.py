@@ -397,7 +397,7 @@ def test_bad_points_raise():
 
 def test_weights_that_cannot_count_examples_are_refused():
     for function in (selective.aurc, selective.eaurc):
-        with pytest.raises(ValueError, match="`sample_weight` must count examples, 1 on average"):
+        with pytest.raises(ValueError, match="`sample_weight` must have a mean of 1"):
             function(PROBS, LABELS, sample_weight=np.full(N, 1 / N))
     area = selective.augrc(PROBS, LABELS, sample_weight=np.full(N, 1 / N))
     assert area == pytest.approx(selective.augrc(PROBS, LABELS))

@@ -200,7 +200,7 @@ def test_the_refusal_says_what_the_first_threshold_has():
 
 
 REFUSED = {
-    "of a percentage": ({"thresholds": [70, 80]}, "from 0.5.* to 0.99.*none is accepted"),
+    "of a percentage": ({"thresholds": [70, 80]}, "from 0.5.* to 0.99.*none of these"),
     "twice the same": ({"thresholds": [0.9, 0.9, 0.5]}, r"np.unique.*\[0.9, 0.9, 0.5\]"),
     "the same in float32": ({"thresholds": [0.9, 0.9 + 1e-9]}, "differ in float32"),
     "in no order": ({"thresholds": [0.5, 0.9, 0.7]}, "ascending or descending"),

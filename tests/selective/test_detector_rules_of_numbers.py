@@ -210,7 +210,7 @@ ARRAY = RejectionRule.fit(FOUND, NEW_Y, score=OTHER.score(NEW), target_coverage=
         ("`predictions` must be a pair", lambda: RULE.transform(tf.eye(2))),
         ("must be fitted", lambda: RejectionRule.fit_model(MODEL, (X, Y), score=KNN(), **GOAL)),
         (
-            "in their order",
+            "in another order",
             lambda: RejectionRule.fit_model(
                 MODEL, tf.data.Dataset.from_tensors((X, Y)), score=DETECTOR.score(X), **GOAL
             ),
@@ -220,7 +220,7 @@ ARRAY = RejectionRule.fit(FOUND, NEW_Y, score=OTHER.score(NEW), target_coverage=
             lambda: report.html((FOUND, NEW_Y), "page.html", rule=RULE),
         ),
         (
-            "`score` must be an array where `source` is no model",
+            "`score` must be an array where `source` is not a model",
             lambda: report.html((FOUND, NEW_Y), "page.html", rule=RULE, score=DETECTOR),
         ),
         (
@@ -245,7 +245,7 @@ ARRAY = RejectionRule.fit(FOUND, NEW_Y, score=OTHER.score(NEW), target_coverage=
             lambda: report.html(MODEL, "page.html", data=(NEW, NEW_Y), rule=RULE, score=OTHER),
         ),
         (
-            "`score` must be a detector where `data` are no arrays",
+            "`score` must be a detector where `data` are not arrays",
             lambda: report.html(
                 MODEL,
                 "page.html",

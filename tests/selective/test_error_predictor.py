@@ -150,7 +150,7 @@ def test_a_score_of_its_own_comes_with_arrays():
     rule = RejectionRule.fit_model(MODEL, (NEW, NEW_Y), score=own, target_coverage=0.5)
     assert rule.accept(PROBS, score=own).mean() == 0.5 and "detector" not in rule.fitted_to
     data = tf.data.Dataset.from_tensor_slices((NEW, NEW_Y)).batch(50)
-    with pytest.raises(ValueError, match=r"`score` must be .* in their order"):
+    with pytest.raises(ValueError, match=r"`score` must be .* in another order"):
         RejectionRule.fit_model(MODEL, data, score=own, target_coverage=0.5)
 
 

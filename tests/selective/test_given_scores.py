@@ -68,7 +68,7 @@ def test_scores_of_a_detector_and_a_monitor():
     assert Monitor.from_json(monitor.to_json()) == monitor
     with pytest.raises(ValueError, match="`score` must be the scores of these"):
         monitor.update(PROBS, Y)
-    with pytest.raises(ValueError, match=r"of a detector the array `detector\.score\(x\)`"):
+    with pytest.raises(ValueError, match=r"for a detector pass the array `detector\.score\(x\)`"):
         RejectionRule.fit(PROBS, Y, MaxSoftmax(), target_coverage=0.5)
 
 

@@ -140,7 +140,7 @@ def test_pairs_are_as_a_dict_and_take_costs_and_functions(tmp_path):
     errors, costs, function = (each["risk"] for each in rule.evaluate(NEW, NEW_Y).losses)
     assert errors == pytest.approx(costs) == pytest.approx(function)
     rule.save(tmp_path / "rule.json")
-    with pytest.raises(ValueError, match=r"`loss` must be given.*hold no functions.*<lambda>"):
+    with pytest.raises(ValueError, match=r"`loss` must be given.*holds no functions.*<lambda>"):
         RejectionRule.load(tmp_path / "rule.json").evaluate(NEW, NEW_Y)
     each = fit(loss={"false negatives of melanoma and bcc": 0.15})
     assert [entry["positive_class"] for entry in each.fitted_to["losses"]] == [1, 2]

@@ -426,7 +426,7 @@ def test_temperature_stops_at_its_limits():
 
 
 def test_separable_classes_are_told():
-    with pytest.warns(UserWarning, match="tell classes apart without an error"):
+    with pytest.warns(UserWarning, match="separate the classes without an error"):
         fitted = VectorScaling(from_logits=True).fit(LOGITS, LOGITS.argmax(-1))
     assert np.isfinite(fitted.scale).all() and np.isfinite(fitted.bias).all()
     assert np.isfinite(fitted(LOGITS)).all()
@@ -607,7 +607,7 @@ def test_bad_arrays(cls):
             cls().fit(probs, labels)
     with pytest.raises(ValueError, match=r"`sample_weight` must .*Received: "):
         cls().fit(PROBS, Y, -WEIGHT)
-    with pytest.raises(ValueError, match=f"{cls.__name__} must be fitted before it is used"):
+    with pytest.raises(ValueError, match=f"{cls.__name__} must be fitted first"):
         cls()(PROBS)
     fitted = cls().fit(PROBS, Y)
     for other in (PROBS[0], PROBS[None, None], PROBS[0, 0], "probs", [[2.0, -1.0, 0.0, 0.0]]):

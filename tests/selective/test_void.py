@@ -299,11 +299,11 @@ def test_labels_of_one_column_are_no_one_hot_ones(void):
 @pytest.mark.parametrize(
     "message, void",
     [
-        ("mask or hold 0 and 1", {"sample_weight": np.full(400, 0.5)}),
-        ("mask or hold 0 and 1", {"sample_weight": np.ones(399)}),
+        ("mask of 0 and 1", {"sample_weight": np.full(400, 0.5)}),
+        ("mask of 0 and 1", {"sample_weight": np.ones(399)}),
         ("leave known labels", {"sample_weight": np.zeros(400)}),
-        ("`ignore_class` must be None, the integer", {"ignore_class": 2.5}),
-        ("`ignore_class` must be None, the integer", {"ignore_class": True}),
+        ("`ignore_class` must be None or the void label", {"ignore_class": 2.5}),
+        ("`ignore_class` must be None or the void label", {"ignore_class": True}),
         ("leading axes", {"ignore_class": 2, "sample_weight": np.ones(7)}),
     ],
 )

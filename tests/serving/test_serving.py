@@ -652,7 +652,7 @@ def rule(score="confidence", threshold=0.5, by=None, keys=None):
             (rule(), None, 3.0),
             {"ood_score": np.inf},
             False,
-            ["the out-of-distribution score is not finite: the input is like none known"],
+            ["the out-of-distribution score is not finite: the input is unlike any known"],
         ),
         (
             (rule(), None, None),

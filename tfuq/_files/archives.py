@@ -37,7 +37,7 @@ def text_of(array):
     """The text of an array of one; NumPy makes texts of numbers that are no characters, too."""
     points = np.ascontiguousarray(array).view("uint32")
     if array.ndim or np.any(points > sys.maxunicode):
-        raise ValueError("the header is no text")
+        raise ValueError("the header is not text")
     return str(array)
 
 

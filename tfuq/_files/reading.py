@@ -70,7 +70,7 @@ def unsealed(content):
         raise ValueError(f"a {type(content).__name__} instead of an object")
     content = dict(content)
     if _SEAL in content and content.pop(_SEAL) != hash_of(content):
-        raise ValueError("altered since it was written: its SHA-256 is another")
+        raise ValueError("it was altered after it was written: its SHA-256 differs")
     return content
 
 
@@ -94,7 +94,7 @@ def json_text(content, **options):
 def _plain(value):
     if isinstance(value, np.generic):
         return value.item()
-    raise TypeError(f"{type(value).__name__} is nothing that JSON can hold")
+    raise TypeError(f"JSON cannot hold a {type(value).__name__}")
 
 
 def fingerprint(path):
@@ -111,7 +111,7 @@ def check_fingerprint(path, expected):
     """Raises ValueError unless the file is the one that was written."""
     found = fingerprint(path)
     if found != expected:
-        raise ValueError(f"altered since it was written: {found} instead of {expected}")
+        raise ValueError(f"it was altered after it was written: {found} instead of {expected}")
 
 
 # --- Arrays -------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ def load_keras(path, subject="A model"):
             remember(model, content)
         return model
     except Exception as error:  # of all kinds, from zipfile to what a class of the user raises
-        lines = str(error).strip().splitlines() or ["no more is known"]
+        lines = str(error).strip().splitlines() or ["no reason given"]
         raise ValueError(
             f"{subject} must be a model that loads, a whole .keras file without code in it: write "
             "it again with `model.save`, import the module that registers its classes, and use no "
@@ -217,7 +217,7 @@ def _check_keras(path):
         _check_sizes(archive)
         damaged = archive.testzip()
         if damaged is not None:
-            raise ValueError(f"{damaged} is damaged: its checksum is another")
+            raise ValueError(f"{damaged} is damaged: its checksum does not match")
         if archive.getinfo("config.json").file_size > CONFIG_BYTES:
             raise ValueError(f"config.json of more than {CONFIG_BYTES} bytes")
         config = parsed(archive.read("config.json").decode("utf-8"))

@@ -148,8 +148,8 @@ class ShardFolder:
         for path, shard in zip(self.files, self.shards, strict=True):
             if fingerprint(path)["sha256"] != shard["sha256"]:
                 raise ValueError(
-                    "Argument `path` must hold shards as they were written: bring it back, or "
-                    f"score again. Received: {str(path)!r}, which has changed since"
+                    "Argument `path` must hold its shards unchanged: restore the file, or score "
+                    f"again. Received: {str(path)!r}, which has changed since"
                 )
             try:
                 found = _READERS[form](path, schema)
@@ -171,18 +171,18 @@ class ShardFolder:
     def _check_version(self):
         if self.manifest["version"] != _VERSION:
             raise ValueError(
-                "Argument `path` must be a new folder, unless `resume=False` (`--overwrite` on the "
-                "command line) replaces it: an earlier version wrote this one, which does not tell "
-                "whether all data are the same. `read_scores` reads it, if it is complete. "
-                f"Received: path={str(self.path)!r}"
+                "Argument `path` must be a new folder: an earlier version of tfuq wrote this one "
+                "and did not record enough to tell whether the data are the same. Pass "
+                "`resume=False` (`--overwrite` on the command line) to replace it. If it is "
+                f"complete, `read_scores` reads it. Received: path={str(self.path)!r}"
             )
 
     def _check_run(self, run):
         pairs = _differences(self.manifest["run"], run)
         if pairs:
             raise ValueError(
-                "Argument `path` must be a new folder, or one of the same model, data and options, "
-                "unless `resume=False` (`--overwrite` on the command line) replaces it. "
+                "Argument `path` must be a new folder, or one of the same model, data and "
+                "options. Pass `resume=False` (`--overwrite` on the command line) to replace it. "
                 f"Received: path={str(self.path)!r}, which differs in {'; '.join(pairs)}"
             )
 
@@ -191,8 +191,8 @@ class ShardFolder:
             size = path.stat().st_size if path.is_file() else "no"
             if size != shard["bytes"]:
                 raise ValueError(
-                    f"Argument `path` must hold its shards whole. Received: {str(path)!r} of "
-                    f"{size} bytes, where {shard['bytes']} were written: put it back, or score "
+                    f"Argument `path` must hold its shards complete. Received: {str(path)!r} of "
+                    f"{size} bytes, where {shard['bytes']} were written: restore it, or score "
                     "again with `resume=False`"
                 )
 

@@ -144,8 +144,8 @@ class Tap:
         call = number_call(calls, outputs)
         if call is None and (reading.output is not None or not calls):
             raise ValueError(
-                "Argument `output` must be what a layer with weights gives: the features are that "
-                f"layer's inputs. Received: output={shown(reading.output)} of model "
+                "Argument `output` must be the output of a layer with weights: the features are "
+                f"that layer's inputs. Received: output={shown(reading.output)} of model "
                 f"{self.model.name!r}"
             )
         layer = (call or calls[-1]).layer
@@ -205,8 +205,8 @@ class Tap:
         if not self._has_scale:
             raise ValueError(
                 "Argument `model` must return logits, or end in a Dense layer with a soft-max or "
-                "in a head with `mean_logits`: probabilities, and logits that are normalized, tell "
-                f"logits up to a constant only. Received: model={shown(self.model)}"
+                "in a head with `mean_logits`: probabilities and normalized logits determine the "
+                f"logits only up to a constant. Received: model={shown(self.model)}"
             )
 
     def last_layer(self):
@@ -218,11 +218,11 @@ class Tap:
 def not_of_classes(reader, model, reading):
     """The ValueError for a regression where classes are needed."""
     return ValueError(
-        f"Argument `model` must be a classifier for {reader}: it gives numbers of the family "
-        f"{shown(reading.family)}. Of a regression KNN, Mahalanobis and Gram score features, and "
-        "GradientDensity and GradientDetector the gradients of a loss (GradientFeatures(model, "
-        "label, loss=...)). If they are classes, say from_logits=True or False. "
-        f"Received: model {model.name!r}"
+        f"Argument `model` must be a classifier for {reader}: this one predicts numbers of the "
+        f"family {shown(reading.family)}. For a regression use KNN, Mahalanobis or Gram, which "
+        "score features, or GradientDensity or GradientDetector with GradientFeatures(model, "
+        "label, loss=...). If the outputs are classes, pass from_logits=True or False. Received: "
+        f"model {model.name!r}"
     )
 
 
@@ -292,8 +292,8 @@ def _check_outputs(model, reading, outputs, takes):
     several = outputs.shape[-1] > 1
     if reading.multi_label and several and "labels" not in takes:
         raise ValueError(
-            "Argument `model` must give classes that exclude one another; for labels that do not, "
-            "say `multi_label=True` to MaxSoftmax, MaxLogit, Energy or Entropy, or use KNN. "
+            "Argument `model` must predict classes that exclude one another; for labels that do "
+            "not, pass `multi_label=True` to MaxSoftmax, MaxLogit, Energy or Entropy, or use KNN. "
             f"Received: model {model.name!r} with {outputs.shape[-1]} labels that do not"
         )
     if (

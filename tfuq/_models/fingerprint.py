@@ -100,8 +100,8 @@ def check_known(known, model, draws=False):
         differs = "another output" if same else "other weights"
         raise ValueError(
             "Argument `model` must be the one that the detector was fitted to, with the same "
-            "weights: fit again, or say `check_model=False` if another is meant. Received: a model "
-            f"of {differs}, {found} instead of {known}"
+            "weights: fit again, or pass `check_model=False` if you mean another model. Received: "
+            f"a model of {differs}, {found} instead of {known}"
         )
 
 

@@ -109,14 +109,14 @@ def _unknown(model, loss):
     called = f"model {getattr(model, 'name', type(model).__name__)!r}"
     if loss.is_number:
         return (
-            f"Argument `from_logits` must be given: {loss.says} is one for numbers, so that the "
-            "outputs are no classes as far as is known. Say from_logits=True (logits) or False "
-            f"(probabilities) if they are. Received: from_logits=None with {called}"
+            f"Argument `from_logits` must be given: {loss.says} is one for numbers, so the outputs "
+            "are not known to be classes. If they are, pass from_logits=True (logits) or False "
+            f"(probabilities). Received: from_logits=None with {called}"
         )
     return (
         "Argument `from_logits` must be True (logits) or False (probabilities): neither the last "
-        "layer, nor a compiled loss says which the outputs are. "
-        f"Received: from_logits=None with {called}"
+        "layer nor a compiled loss says which of the two the outputs are. Received: "
+        f"from_logits=None with {called}"
     )
 
 
@@ -134,9 +134,9 @@ def _check_agreement(head, loss, from_logits, multi_label):
     if from_logits is None and loss.is_logits is not None and loss.is_logits != head.is_logits:
         raise ValueError(
             f"Argument `from_logits` must be given: {head.says} gives {gives}, and {loss.says} "
-            f"takes {kinds[loss.is_logits]}, so the model was trained on something else than it "
-            "returns. Compile it with a loss whose from_logits is "
-            f"{head.is_logits}. Received: from_logits=None"
+            f"takes {kinds[loss.is_logits]}, so the loss misread the outputs in training. Compile "
+            f"the model with a loss whose from_logits is {head.is_logits}, and train it again. "
+            "Received: from_logits=None"
         )
     if multi_label is False and head.multi_label:
         raise ValueError(
@@ -187,9 +187,9 @@ class Reading(NamedTuple):
                 check_probabilities("outputs", rows, self.is_binary(probs.shape))
             except ValueError as error:
                 raise ValueError(
-                    "Argument `from_logits` must be True, or the model return probabilities "
-                    "(multi_label=True for labels that do not exclude one another). "
-                    f"Received: from_logits=False, and {error}"
+                    "Argument `from_logits` must be True if the model returns logits; pass "
+                    "multi_label=True if its labels do not exclude one another. Received: "
+                    f"from_logits=False, and {error}"
                 ) from None
         return probs
 

@@ -80,8 +80,8 @@ def number_reading(model, reading, family, batch=None):
         if family is None:
             return None
         raise ValueError(
-            "Argument `from_logits` and `multi_label` must be left out with `family`, which says "
-            f"that outputs are numbers. Received: from_logits={reading.from_logits}, "
+            "Arguments `from_logits` and `multi_label` must be left out with `family`, which says "
+            f"that the outputs are numbers. Received: from_logits={reading.from_logits}, "
             f"multi_label={reading.multi_label} with family={family!r}"
         )
     found = declared_family(model, reading.output, family, batch)
@@ -94,7 +94,7 @@ def number_readings(models, reading, family, batch=None):
     if len(set(found)) > 1:
         families = [None if each is None else each.family for each in found]
         raise ValueError(
-            "Argument `model` must be an ensemble of members that say numbers of one family. "
+            "Argument `model` must be an ensemble whose members predict numbers of one family. "
             f"Received: {families}"
         )
     return found

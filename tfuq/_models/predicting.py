@@ -53,7 +53,7 @@ def _check_dataset(name, dataset):
 def _check_length(name, batches):
     """`batches` as PyDataset and tf.data count them: None or -1 is infinite, -2 unknown."""
     if batches in (None, -1):
-        raise _data_error(name, "end: it is read to its end each time", "an infinite dataset")
+        raise _data_error(name, "be finite: it is read to its end each time", "an infinite dataset")
     if batches == 0:
         raise _data_error(name, "hold at least one batch", "an empty dataset")
 

@@ -103,25 +103,25 @@ def _check_kinds(members):
     for member in members:
         if not isinstance(member, (keras.Sequential, Functional)):
             raise ValueError(
-                "Members must be functional or Sequential to be stacked: a class of "
-                f"its own may compute anything. Received: {shown(member)}"
+                "Members must be functional or Sequential to be stacked: what a subclassed model "
+                f"computes is not known. Received: {shown(member)}"
             )
     counts = sorted({len(list(member._flatten_layers())) for member in members})
     if len(counts) > 1:
         raise ValueError(
-            f"Members must be of the same layers to be stacked. Received: models of {counts} layers"
+            f"Members must have the same layers to be stacked. Received: models of {counts} layers"
         )
     for one, *others in zip(*(member._flatten_layers() for member in members), strict=True):
         for other in others:
             if type(other) is not type(one) or _form(other) != _form(one):
                 raise ValueError(
-                    "Members must be of the same layers to be stacked. Received: "
-                    f"{shown(one)} beside {shown(other)}, of other shapes or arguments"
+                    f"Members must have the same layers to be stacked. Received: {shown(one)} "
+                    f"beside {shown(other)}, of other shapes or arguments"
                 )
         if getattr(one, "mask_zero", False) or isinstance(one, layers.Masking):
             raise ValueError(
-                "Members must not mask to be stacked: masks do not pass from layer to "
-                f"layer here. Received: layer {one.name!r}"
+                "Members must not use masks to be stacked: a stack does not pass masks from layer "
+                f"to layer. Received: layer {one.name!r}"
             )
 
 

@@ -262,9 +262,9 @@ class Point(Family):
 
     def _refuse(self, *_):
         raise ValueError(
-            "The network says numbers, not how far off they may be: end it with a head such as "
-            "`tfuq.layers.NormalDense`, or fit `ConformalRegressor(method='split')`. "
-            "Received: family 'point'"
+            "The network predicts numbers without their uncertainty: end it with a head such as "
+            "`tfuq.layers.NormalDense`, or fit `ConformalRegressor(method='split')`. Received: "
+            "family 'point'"
         )
 
     log_prob = cdf = quantile = crps = sample = distribution = _refuse

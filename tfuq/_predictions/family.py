@@ -82,8 +82,8 @@ class Family:
         for name, block in zip(self.parameters, blocks, strict=True):
             if name.startswith(AT_LEAST_0) and (block < 0).any():
                 raise ValueError(
-                    f"Argument `params` must hold {name!r} of at least 0, the parameters of the "
-                    f"family {self.name!r} in their order: {', '.join(self.parameters)}. "
+                    f"Argument `params` must hold {name!r} of at least 0. The parameters of the "
+                    f"family {self.name!r} are, in this order: {', '.join(self.parameters)}. "
                     f"Received: {block[block < 0][0]:g} ({np.count_nonzero(block < 0)} below 0)"
                 )
 

@@ -19,7 +19,7 @@ LEVEL = 0.9  # of intervals where nobody says another
 FAR = 100  # standard deviations: a half is within 0.7 if they are right
 LOOKED_AT = 10_000  # examples, for a warning
 WHY_NO_NOISE = (
-    "no aleatoric part: the network was trained to say numbers, not how they scatter; end it with "
+    "no aleatoric part: the network was trained to predict numbers, not their noise; end it with "
     "a head such as tfuq.layers.NormalDense"
 )
 
@@ -347,7 +347,7 @@ def interval_level(family, level=None, rule=None, has_own=False):
         level = _checked_level(level)
     if has_own or not family.has_noise:
         if level is not None:
-            why = "`conformal` says the intervals" if family.has_noise else "no noise is known"
+            why = "`conformal` gives the intervals" if family.has_noise else "no noise is known"
             raise ValueError(
                 f"Argument `level` must be left out: {why}. Received: level={shown(level)}"
             )

@@ -122,7 +122,7 @@ def _read_shape(shape, kind, stacked, name):
         return True, several
     raise ValueError(
         f"Argument `{name}` must have {kind.rank} axes, or {kind.rank + 1} if it is a stack of "
-        "samples; say stacked=True for a stack (samples, n) of binary predictions (n,). "
+        "samples; pass stacked=True for a stack (samples, n) of binary predictions (n,). "
         f"Received: {name} of shape {shape}, stacked={stacked}"
     )
 

@@ -72,9 +72,9 @@ def warn_of_lost_posterior(models, what):
     found = [each for each in map(weight_posterior, models) if each is not None]
     if found:
         warnings.warn(
-            f"{found[0].kept_by} keeps a posterior of the weights, which {what} has not: "
-            "it takes the weights as they are, the mean after `fit` or `to_mean()`. "
-            "`tfuq.predictive` draws networks only from the model that was trained",
+            f"{what} has no posterior of the weights, which {found[0].kept_by} keeps: it takes the "
+            "weights as they are (their mean after `fit` or `to_mean()`). Draw networks from the "
+            "trained model with `tfuq.predictive`",
             stacklevel=4,
         )
 
@@ -92,9 +92,9 @@ def num_draws(model, wanted, default):
         return members if is_all else math.ceil(default / members) * members
     if wanted % members:
         raise ValueError(
-            "Argument `num_samples` must be left out or a multiple of the number of members of the "
-            f"model's layers, here {members}, for all to count alike. "
-            f"Received: num_samples={wanted}"
+            f"Argument `num_samples` must be left out or a multiple of {members}, the number of "
+            "members of the model's layers, so that all count alike. Received: "
+            f"num_samples={wanted}"
         )
     return wanted
 

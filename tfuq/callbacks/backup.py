@@ -84,7 +84,7 @@ def read_memory(path, callbacks, content=None):
         if not recall(callbacks, known, file):
             warnings.warn(
                 f"BackupAndRestore: the callbacks of the killed training were {kinds_of(known)}, "
-                "others than now, so that these begin to count again.",
+                "not those of now, which therefore begin to count anew.",
                 stacklevel=3,
             )
 

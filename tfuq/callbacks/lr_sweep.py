@@ -295,7 +295,7 @@ class LRRangeTest(keras.callbacks.Callback):
     def _end_step(self):
         if "loss" not in self._logs:
             raise ValueError(
-                "Argument `model` must return its loss from `train_step`, under the name 'loss'. "
+                "Argument `model` must return its loss from `train_step` under the name 'loss'. "
                 f"Received: {sorted(self._logs)}"
             )
         used = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
@@ -331,9 +331,9 @@ class LRRangeTest(keras.callbacks.Callback):
             )
         if count < MIN_STEPS:
             raise ValueError(
-                f"Argument `start` must be lower: the loss grew too far, or was not finite, after "
-                f"{count} steps, and {MIN_STEPS} are the least that say something. "
-                f"Received: start={shown(self.start)}"
+                "Argument `start` must be lower: the loss grew too far, or was not finite, after "
+                f"{count} steps; the test needs at least {MIN_STEPS}. Received: "
+                f"start={shown(self.start)}"
             )
         self.result = read_sweep(self._rates, self._losses, self.smoothing, self._diverged)
         if self.result.is_open:

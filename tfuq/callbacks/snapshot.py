@@ -101,10 +101,10 @@ def _check_whole(directory, path, fingerprint):
         check_weights(path)
     except DAMAGE as error:
         raise ValueError(
-            f"Argument `directory` must hold the whole files that its {MANIFEST} lists: bring back "
-            "the one that cannot be read, or give the paths of the others to "
-            "`tfuq.ensembles.DeepEnsemble.from_checkpoints`. "
-            f"Received: directory={str(directory)!r}, in it {path.name!r} ({error})"
+            f"Argument `directory` must hold the files that its {MANIFEST} lists: restore the one "
+            "that cannot be read, or pass the paths of the others to "
+            "`tfuq.ensembles.DeepEnsemble.from_checkpoints`. Received: "
+            f"directory={str(directory)!r}, in it {path.name!r} ({error})"
         ) from error
 
 
@@ -357,8 +357,8 @@ class SnapshotEnsemble(keras.callbacks.Callback):
     def _save(self, cycle, step):
         if not _has_finite_weights(self.model):
             warnings.warn(
-                f"Epoch {self._epoch + 1}: weights are NaN or infinite, which is no member of an "
-                "ensemble. SnapshotEnsemble wrote nothing.",
+                f"Epoch {self._epoch + 1}: SnapshotEnsemble wrote no snapshot, because weights are "
+                "NaN or infinite.",
                 stacklevel=2,
             )
             return

@@ -196,16 +196,16 @@ class SWAG(keras.callbacks.Callback):
             if isinstance(each, keras.callbacks.BackupAndRestore):
                 raise ValueError(
                     "Argument `callbacks` of `fit` must hold SWAG before Keras' BackupAndRestore, "
-                    "which would leave out the network of each epoch. "
-                    f"Received: {shown(each)} before SWAG"
+                    f"which would miss the network of each epoch. Received: {shown(each)} before "
+                    "SWAG"
                 )
         behind = callbacks[place + 1 :]
         for each in behind if self.set_mean else ():
             if isinstance(each, keras.callbacks.EarlyStopping) and each.restore_best_weights:
                 raise ValueError(
-                    "Argument `callbacks` of `fit` must hold SWAG behind EarlyStopping, or that "
-                    "with restore_best_weights=False: it would put its weights in place of the "
-                    f"mean. Received: {shown(each)}"
+                    "Argument `callbacks` of `fit` must hold SWAG after EarlyStopping, or "
+                    "EarlyStopping with restore_best_weights=False: it would replace the mean by "
+                    f"its best weights. Received: {shown(each)}"
                 )
 
     def _check_count(self):
@@ -246,8 +246,8 @@ class SWAG(keras.callbacks.Callback):
         count = self._moments.num_networks()
         if not self._moments.end():
             warnings.warn(
-                f"SWAG has collected {count} networks of the two that it needs: the training ended "
-                "before. The model keeps its last weights, and has no posterior",
+                f"SWAG collected {count} of the two networks that it needs before the training "
+                "ended. The model keeps its last weights and has no posterior",
                 stacklevel=2,
             )
             return
@@ -263,7 +263,7 @@ class SWAG(keras.callbacks.Callback):
             renew_batch_statistics(self.model, self.data, self.batch_size, self.verbose)
         elif batch_normalizations(self.model):
             warnings.warn(
-                "The model's batch normalizations have the statistics of the last weights, not of "
-                "the mean that SWAG has set, and predictions are worse for it: pass `data` to SWAG",
+                "Batch normalizations have the statistics of the last weights, not of the mean "
+                "that SWAG has set, which makes predictions worse: pass `data` to SWAG",
                 stacklevel=2,
             )

@@ -106,8 +106,8 @@ def group_by_pattern(parts, stages):
         group = [part for part in reversed(left) if any(part.matches(p) for p in patterns)]
         if not group:
             raise ValueError(
-                "Argument `stages` must add a layer in each stage. "
-                f"Received: {shown(stage)}, of which all layers are in stages before it"
+                f"Argument `stages` must add a layer in each stage. Received: {shown(stage)}, all "
+                "of whose layers are in earlier stages"
             )
         left = [part for part in left if part not in group]
         groups.append(group)
@@ -331,8 +331,8 @@ class GradualUnfreezing(keras.callbacks.Callback):
         if not weights:
             raise ValueError(
                 "Argument `backbone` must hold trainable layers: set `trainable` to its final "
-                "value, the callback freezes layers until their stage. "
-                f"Received: backbone={shown(self.backbone)}, without a trainable layer"
+                "value; the callback freezes each layer until its stage. Received: "
+                f"backbone={shown(self.backbone)}, without a trainable layer"
             )
         if all(id(weight) in weights for weight in self.model.trainable_weights):
             raise ValueError(

@@ -79,7 +79,9 @@ def load_model(arguments):
     has_graph = (path / "saved_model.pb").is_file()
     is_export = path.suffix in FILES or has_graph or (path / "metadata.json").is_file()
     if key is not None and not is_export:
-        raise ValueError(f"--key must be left out, of a MODEL that is no export. Received: {path}")
+        raise ValueError(
+            f"--key must be left out for a MODEL that `tfuq export` did not write. Received: {path}"
+        )
     if path.is_file() and path.suffix == ".keras":
         return _load_keras(path)
     if (path / "ensemble.json").is_file():
@@ -91,9 +93,9 @@ def load_model(arguments):
         )
     if path.is_dir() and key is None and not arguments.trust:
         raise ValueError(
-            "MODEL is a SavedModel, which is code: to load and run it may read and write files. "
-            "Say --trust if you know where it comes from, or --key PUBLIC.pem to check who signed "
-            f"it. Received: {path}"
+            "MODEL is a SavedModel, which is code: it may read and write files when it is loaded "
+            "or run. Pass --trust if you know where it comes from, or --key PUBLIC.pem to check "
+            f"who signed it. Received: {path}"
         )
     return _load_export(path, key)
 
@@ -254,16 +256,16 @@ def _checked_folders(folders, names, model):
         unknown = [folder for folder in folders if folder not in names]
         if unknown:
             raise ValueError(
-                f"DATA must hold sub-folders that are called as the classes, {', '.join(names)}. "
+                f"DATA must hold sub-folders named after the classes, {', '.join(names)}. "
                 f"Received: {', '.join(unknown[:10])}"
             )
         return names
     classes = _classes_of(model)
     if classes is not None and len(folders) != classes:
         raise ValueError(
-            f"DATA must hold a sub-folder, if an empty one, for each of {classes} classes of "
-            "MODEL, unless --class-names says which is which. "
-            f"Received: {len(folders)}, {', '.join(folders[:10])}"
+            f"DATA must hold a sub-folder, which may be empty, for each of the {classes} classes "
+            f"of MODEL, unless --class-names tells which is which. Received: {len(folders)}, "
+            f"{', '.join(folders[:10])}"
         )
     return folders
 

@@ -94,9 +94,9 @@ def fit_numbers(arguments, found, targets, ood=None):
     for name, value in given.items():
         if value is not None:
             kind = "a rule for numbers" if targets else "intervals of numbers"
-            raise ValueError(f"--{name} must be left out, for {kind}. Received: {value}")
+            raise ValueError(f"--{name} must be left out for {kind}. Received: {value}")
     if found.found is None:
-        raise ValueError("MODEL must be a Keras model or an ensemble, no SavedModel, for numbers")
+        raise ValueError("MODEL must be a Keras model or an ensemble for numbers, not a SavedModel")
     if targets is None:
         options = {"alpha": arguments.alpha, "method": arguments.method or "split"}
         sets = ConformalRegressor.fit(found.found, found.labels, **options)
@@ -119,7 +119,10 @@ def check_is_of_classes(arguments):
     given["method"] = arguments.method if arguments.method in INTERVALS else None
     for name, value in given.items():
         if value is not None:
-            raise ValueError(f"--{name} must be one of classes, or left out. Received: {value}")
+            raise ValueError(
+                f"--{name} must be left out or one for classes, because MODEL is a "
+                f"classifier. Received: {value}"
+            )
 
 
 def fit_calibration(arguments, found):

@@ -111,8 +111,8 @@ def _judged(rule, found, failures):
     figures = rule_figures(rule, found)
     if figures["promise_broken"]:
         failures.append(
-            f"the rule promised a risk of at most {figures['promised_risk']:g}; found "
-            f"is {figures['risk']:.4g}, its 95 % interval starts at "
+            f"the rule promised a risk of at most {figures['promised_risk']:g}; the risk here is "
+            f"{figures['risk']:.4g}, and its 95 % interval starts at "
             f"{figures['risk_interval'][0]:.4g}"
         )
     return figures
@@ -126,7 +126,7 @@ def _promises(rule, probs, labels, given, failures):
     if report.get("goal") != "risk" or names == ["error"]:
         return []
     if not is_known(rule):
-        notice(f"nothing is told of {names}: the file of the rule holds no functions")
+        notice(f"the promises of {names} are not checked: the file of a rule holds no functions")
         return []
     found = list(rule.evaluate(probs, labels, **given).losses)
     for each in found:
@@ -134,7 +134,8 @@ def _promises(rule, probs, labels, given, failures):
         if each["promise_broken"]:
             failures.append(
                 f"the rule promised a risk of at most {each['target_risk']:g} of {each['loss']}; "
-                f"found is {each['risk']:.4g}, its 95 % interval starts at {each['risk_lower']:.4g}"
+                f"the risk here is {each['risk']:.4g}, and its 95 % interval starts at "
+                f"{each['risk_lower']:.4g}"
             )
     return found
 
@@ -165,11 +166,11 @@ def unmet(arguments, figures):
     for name in ("accuracy", "coverage"):
         wanted = getattr(arguments, f"min_{name}")
         if wanted is not None and not values.get(name, np.nan) >= wanted:
-            yield f"{name} is {values.get(name, np.nan):.4g}, asked for is at least {wanted:g}"
+            yield f"{name} is {values.get(name, np.nan):.4g}; at least {wanted:g} was asked for"
     for name in ("ece", "nll", "mae", "risk"):
         wanted = getattr(arguments, f"max_{name}")
         if wanted is not None and not values.get(name, np.nan) <= wanted:
-            yield f"{name} is {values.get(name, np.nan):.4g}, asked for is at most {wanted:g}"
+            yield f"{name} is {values.get(name, np.nan):.4g}; at most {wanted:g} was asked for"
 
 
 def text_of(figures):

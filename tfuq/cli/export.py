@@ -36,7 +36,10 @@ def run(arguments):
     rule, calibration = load_rule(arguments.rule), load_calibration(arguments.calibration)
     model = load_model(arguments)
     if hasattr(model, "signatures"):
-        raise ValueError(f"MODEL must be no SavedModel already. Received: {arguments.model}")
+        raise ValueError(
+            "MODEL must not be a SavedModel, which is exported already. Received: "
+            f"{arguments.model}"
+        )
     if arguments.sign is not None:
         private_key(existing("--sign", arguments.sign))  # before hours of work, not after
     progress(f"exporting {arguments.model}")

@@ -43,8 +43,8 @@ def checked_whole(found, path):
     """The distributions of numbers, which a SavedModel does not tell."""
     if found.found is None:
         raise ValueError(
-            "MODEL must be a Keras model or an ensemble, no SavedModel, for numbers. "
-            f"Received: {path}"
+            "MODEL must be a Keras model or an ensemble for numbers, not a SavedModel. Received: "
+            f"{path}"
         )
     return found.found
 

@@ -37,8 +37,8 @@ def run(arguments):
     if isinstance(found, Numbers):
         if found.found is None:
             raise ValueError(
-                "MODEL must be a Keras model or an ensemble, no SavedModel, for a page of numbers. "
-                f"Received: {arguments.model}"
+                "MODEL must be a Keras model or an ensemble for a page of numbers, not a "
+                f"SavedModel. Received: {arguments.model}"
             )
         source, options = (found.found, found.labels), {**of_numbers, "score": found.strange}
     else:

@@ -58,8 +58,8 @@ def chosen_layers(model, candidates, names):
     if not found:
         kinds = sorted({type(layer).__name__ for layer in model._flatten_layers()})
         raise ValueError(
-            "Argument `model` must hold layers that can be converted, such as Dense or Conv2D, "
-            f"and of Keras' own classes. Received: a model with none, but {kinds}"
+            "Argument `model` must hold layers that can be converted, such as Keras' own Dense or "
+            f"Conv2D. Received: a model with none of them; it has {kinds}"
         )
     missing = sorted(set(names or ()) - set(found))
     if missing or (names is not None and not names):
@@ -160,9 +160,9 @@ def _check_same_shapes(layer, old, new):
     shapes = [[tuple(weight.shape) for weight in weights] for weights in (old, new)]
     if shapes[0] != shapes[1]:
         raise ValueError(
-            "Argument `model` must hold layers that their configurations make again, which those "
-            "around layers that were quantized one by one (attention's projections) do not. "
-            f"Received: {shown(layer.path)} with weights of shapes {shapes[0]}, made again "
+            "Argument `model` must hold layers that can be made again from their configurations. "
+            "Layers whose inner layers were quantized one by one (attention's projections) "
+            f"cannot. Received: {shown(layer.path)} with weights of shapes {shapes[0]}, made again "
             f"{shapes[1]}"
         )
 

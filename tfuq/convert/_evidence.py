@@ -97,8 +97,8 @@ def best_precision(likelihood, squares, gaussian):
 def warn_of_end(criterion, scale):
     """Says that the search has come to an end of what it looks at."""
     warnings.warn(
-        f"laplace_head: {criterion} is largest at the end of the prior scales that are looked at, "
-        f"{LOWEST:g} to {HIGHEST:g}: the network may not be trained, or the data not those it was "
-        f"trained on. Taken: prior_scale={scale:.3g}",
+        f"laplace_head: {criterion} is largest at an end of the prior scales that are tried, "
+        f"{LOWEST:g} to {HIGHEST:g}: the network may be untrained, or the data may not be its "
+        f"training data. Used: prior_scale={scale:.3g}",
         stacklevel=5,
     )

@@ -77,5 +77,5 @@ def why_no_twin(layer, table):
         return "normalization has no kernel"
     for kind in table:
         if isinstance(layer, kind):
-            return f"it is a subclass of {kind.__name__}, whose call may be another"
-    return f"no layer stands in for {type(layer).__name__}"
+            return f"it is a subclass of {kind.__name__}, which may override `call`"
+    return f"there is no counterpart of {type(layer).__name__}"

@@ -63,8 +63,9 @@ def to_deterministic(model: keras.Model) -> keras.Model:
         raise ValueError(
             "Argument `model` must hold layers with random weights that have a Keras counterpart, "
             "such as `tfuq.layers.SparseBayesDense`. Heads with a posterior or label noise (also "
-            "as `last_layer`), layers of members, and weights trained by IVON or SWAG have none. "
-            f"Received: a model with {sorted({type(x).__name__ for x in model._flatten_layers()})}"
+            "as `last_layer`), layers of members, and weights trained by IVON or SWAG have no "
+            "counterpart. Received: a model with "
+            f"{sorted({type(x).__name__ for x in model._flatten_layers()})}"
         )
     _tell_differences(copy, [layer for layer, _ in pairs])
     return copy
@@ -81,7 +82,7 @@ def _tell_differences(copy, replaced):
         'the model predicts with one mask of {} (predictive="thinned"), the copy drops nothing': [
             name for name in thinned if name not in fresh
         ],
-        "{} are copied as they are, and random still": still,
+        "{} are copied as they are, and are still random": still,
     }
     parts = [text.format(", ".join(map(str, who))) for text, who in found.items() if who]
     if parts:

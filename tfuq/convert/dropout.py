@@ -121,7 +121,7 @@ def _left(model, candidates, pairs):
             is_dropout = isinstance(layer, keras.layers.Dropout)
             why = "its class drops in a `call` of its own" if is_dropout else _OWN_KIND
         elif _may_be_noisy(layer):
-            why = "its `call` knows of training, and may be random there"
+            why = "its `call` takes `training`, and may be random then"
         if why:
             left.append((holders.get(id(layer), layer), why))
     return by_name((layer, (type(layer).__name__, why)) for layer, why in left)

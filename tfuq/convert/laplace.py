@@ -159,9 +159,9 @@ def _checked_head(model):
     check_graph(model)
     if len(model.outputs) != 1:
         raise ValueError(
-            "Argument `model` must have one output; take the part with it, "
-            "`keras.Model(model.input, output)`. Received: a model with "
-            f"{len(model.outputs)} outputs"
+            "Argument `model` must have one output: pass the part that leads to it, "
+            f"`keras.Model(model.input, output)`. Received: a model with {len(model.outputs)} "
+            "outputs"
         )
     old = layer_at_end(model)
     if isinstance(old, (Head, TakesDraws)) and not isinstance(old, LaplaceLastLayer):

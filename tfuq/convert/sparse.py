@@ -175,7 +175,8 @@ def _check_choice(which, saliency, method, seed, r_bayes, data):
     if which == "biases" and r_bayes is not None:
         raise ValueError(
             "Argument `r_bayes` must be left out for which='biases', where no weight of a kernel "
-            f"is random; `bias_r_bayes` is their share. Received: r_bayes={shown(r_bayes)}"
+            "is random: set the share of the biases with `bias_r_bayes`. Received: "
+            f"r_bayes={shown(r_bayes)}"
         )
     if data is None and needs_gradients(which, saliency):
         raise ValueError(

@@ -130,8 +130,8 @@ class CorruptionReport(NamedTuple):
         if not np.all(of_baseline > 0):
             faultless = self.corruptions[int(np.argmin(of_baseline))]
             raise ValueError(
-                "Argument `baseline` must err more than 0 at each corruption. "
-                f"Received: {of_baseline.min():g} at {shown(faultless)}"
+                "Argument `baseline` must have an error above 0 at each corruption. Received: "
+                f"{of_baseline.min():g} at {shown(faultless)}"
             )
         return float((errors.sum(axis=1) / of_baseline).mean())
 

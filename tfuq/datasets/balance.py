@@ -303,7 +303,7 @@ def _checked_weights(weights, counts):
     missing = np.flatnonzero((weights > 0) & (counts == 0)).tolist()
     if missing:
         raise ValueError(
-            "Argument `data` must hold examples of each class that has weight; give the others "
-            f"the weight 0. Received: no examples of {missing}; so many of each: {counts.tolist()}"
+            "Argument `data` must hold examples of each class whose weight is above 0. Received: "
+            f"no examples of the classes {missing}; the counts of all classes are {counts.tolist()}"
         )
     return weights

@@ -212,9 +212,8 @@ def _whole(path):
         yield
     except DAMAGE as error:
         raise ValueError(
-            "Argument `path` must be a whole .npz file of arrays that need no pickle: bring it "
-            f"back, or write it again. Received: path={str(path)!r} "
-            f"({type(error).__name__}: {error})"
+            "Argument `path` must be a whole .npz file of arrays that need no pickle: restore it, "
+            f"or write it again. Received: path={str(path)!r} ({type(error).__name__}: {error})"
         ) from error
 
 

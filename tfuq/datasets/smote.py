@@ -118,7 +118,9 @@ def _labels(x, y):
     if y.ndim == 2 and y.shape[1] > 1:
         is_one_hot = np.isin(y, (0, 1)).all() and (y.sum(1) == 1).all()
         if not is_one_hot:
-            raise ValueError("Argument `y` must be one-hot. Received: y with other rows")
+            raise ValueError(
+                "Argument `y` must be one-hot: rows with a single 1. Received: y with other rows"
+            )
         return y.argmax(1)
     return y.reshape(-1)
 
@@ -135,7 +137,7 @@ def _smallest_to_grow(labels, sampling_strategy):
     if growing and min(growing) < 2:
         raise ValueError(
             "Argument `y` must hold each class that is to grow at least twice, for SMOTE to find "
-            f"a neighbour. Received: y with so many examples of each class: {dict(counts)}"
+            f"a neighbour. Received: these numbers of examples of each class: {dict(counts)}"
         )
     return min(growing, default=2)
 

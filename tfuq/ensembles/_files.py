@@ -68,9 +68,9 @@ def read_checkpoint(argument, path, build_model=None):
         model.load_weights(path)
     except DAMAGE as error:
         raise ValueError(
-            f"Argument `{argument}` must name whole files of weights of the model that "
-            "`build_model` makes: bring the file back, or leave it out. "
-            f"Received: {str(path)!r} ({type(error).__name__}: {error})"
+            f"Argument `{argument}` must name complete files of weights of the model that "
+            f"`build_model` makes: restore the file, or leave it out. Received: {str(path)!r} "
+            f"({type(error).__name__}: {error})"
         ) from error
     return model
 
@@ -147,7 +147,7 @@ def _read_manifest(folder):
     except DAMAGE as error:
         raise ValueError(
             f"Argument `folder` must hold a {_MANIFEST} as `DeepEnsemble.save` of this version "
-            "wrote it: bring it back, or load the members by `DeepEnsemble.from_checkpoints`. "
+            "wrote it: restore it, or load the members by `DeepEnsemble.from_checkpoints`. "
             f"Received: folder={str(folder)!r} ({type(error).__name__}: {error})"
         ) from error
 
@@ -157,9 +157,9 @@ def _check_member_file(folder, name, written):
         check_fingerprint(folder / name, written)
     except DAMAGE as error:
         raise ValueError(
-            "Argument `folder` must hold the files of its members as they were written: bring the "
-            "file back, or load the others by `DeepEnsemble.from_checkpoints`. "
-            f"Received: {str(folder / name)!r} ({type(error).__name__}: {error})"
+            "Argument `folder` must hold the files of its members as they were written: restore "
+            "the file, or load the others by `DeepEnsemble.from_checkpoints`. Received: "
+            f"{str(folder / name)!r} ({type(error).__name__}: {error})"
         ) from error
 
 

@@ -75,7 +75,7 @@ class Stackable:
         """
         if self._source is not None and self._source.members != self.members:
             raise ValueError(
-                "The ensemble that was stacked must have the same members still: `fit` in other "
+                "The ensemble that was stacked must still have the same members; `fit` in other "
                 "processes makes new ones. Call `stacked()` again. Received: a stack of members "
                 "that it no longer has"
             )
@@ -84,8 +84,8 @@ class Stackable:
     def _check_not_stacked(self, what):
         if self._forward is not None:
             raise ValueError(
-                f"`{what}` is for the ensemble that was stacked: train that one, and what is "
-                "stacked follows its members. Received: a stacked ensemble"
+                f"`{what}` must be called of the ensemble that was stacked: train that one, and "
+                "the stack follows its members. Received: a stacked ensemble"
             )
 
 
@@ -103,8 +103,8 @@ def _check_equal(forward, members):
         found = tf.nest.flatten(forward(inputs))
     except (tf.errors.InvalidArgumentError, ValueError, TypeError, AssertionError) as error:
         raise ValueError(
-            "Members must be of layers that can be stacked; what is computed between "
-            f"them has no stacked form. Received: {type(error).__name__}: {error}"
+            "Members must consist of layers that can be stacked; what is computed between them "
+            f"cannot be. Received: {type(error).__name__}: {error}"
         ) from error
     expected = zip(*(tf.nest.flatten(m(inputs, training=False)) for m in members), strict=True)
     for stack, parts in zip(found, expected, strict=True):
@@ -115,6 +115,6 @@ def _check_equal(forward, members):
         gap = np.abs(stack - parts).max() if same else np.inf
         if not gap <= allowed * max(1.0, np.abs(parts).max()):
             raise ValueError(
-                "Members must be of layers that can be stacked; something between them "
-                f"works along another axis there. Received: outputs that differ by {gap:.2g}"
+                "Members must consist of layers that can be stacked; something between them works "
+                f"along another axis in a stack. Received: outputs that differ by {gap:.2g}"
             )

@@ -234,7 +234,8 @@ def check_portable(task, build_model):
         elif name == "callbacks" and function is not None:
             raise ValueError(
                 "Argument `callbacks` must be a function of the member's number that returns a "
-                f"list, to train in other processes. Received: callbacks={shown(function)}"
+                "list, when members train in other processes. Received: "
+                f"callbacks={shown(function)}"
             )
 
 

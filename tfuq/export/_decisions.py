@@ -24,7 +24,7 @@ MEANINGS = {
         "that are not finite"
     ),
     "label": "the most probable class; 0 or 1 for predictions of one column and for multi_label; "
-    "-1 if the probabilities are no numbers",
+    "-1 if the probabilities are not numbers",
     "confidence": "the largest of the probabilities; of binary ones, of p and 1 - p",
     "predictive_entropy": "total uncertainty, H[probabilities], nats",
     "expected_entropy": "aleatoric part, mean of H over the samples, not calibrated, nats",
@@ -148,7 +148,7 @@ def make_decisions(request, shape, is_stack, is_logits):
     if getattr(conformal, "weight_limits", None) is not None:
         raise ValueError(
             "Argument `conformal` must not need weights of examples, which an exported model does "
-            "not know; one for label shift needs none. Received: weight_limits of "
+            "not know. One weighted for a label shift needs none. Received: weight_limits of "
             f"{len(conformal.weight_limits)} thresholds"
         )
     known = {"rule": rule, "conformal": conformal, "calibration": calibration}
@@ -175,7 +175,7 @@ def _check_is_of_classes(request):
         if isinstance(fitted, of_numbers):
             raise ValueError(
                 f"Argument `{name}` must be a {of_classes}: the model is read as a classifier; if "
-                "it is a regression, leave `from_logits` and `multi_label` out and say its "
+                "it is a regression, leave out `from_logits` and `multi_label` and pass its "
                 f"`family`. Received: a {of_numbers.__name__}, of numbers"
             )
     if request.level is not None:
@@ -222,9 +222,8 @@ def _check_rule(rule, columns, is_stack):
         return
     if rule.score in OF_STACKS and not is_stack:
         raise ValueError(
-            "Argument `rule` must be fitted to a score of single predictions: "
-            f"{shown(rule.score)} is "
-            "one of several samples, which this model does not give; export it with "
+            f"Argument `rule` must be fitted to a score of single predictions: {shown(rule.score)} "
+            "is a score of several samples, and this model gives one; export it with "
             "predictive='fixed_samples' or as an ensemble. Received: a rule with "
             f"score={shown(rule.score)}"
         )

@@ -100,8 +100,8 @@ def _inner_spec(found, model, batch_size):
         )
     except Exception as error:
         raise ValueError(
-            "Argument `preprocessing` must be made of TensorFlow operations, and take the inputs "
-            f"that `input_signature` says. Received: {type(error).__name__}: {error}"
+            "Argument `preprocessing` must be made of TensorFlow operations and take the inputs "
+            f"of `input_signature`. Received: {type(error).__name__}: {error}"
         ) from error
     if isinstance(getattr(model, "inputs", None), list):
         made = _as_model_takes(made, input_spec(model))
@@ -109,8 +109,8 @@ def _inner_spec(found, model, batch_size):
         if spec.shape.rank is None:
             raise ValueError(
                 "Argument `preprocessing` must give tensors whose axes are known: end it with "
-                "`tf.ensure_shape(images, (None, height, width, channels))`, as an image that is "
-                f"decoded may have any. Received: {spec}"
+                "`tf.ensure_shape(images, (None, height, width, channels))`, because a decoded "
+                f"image may have any shape. Received: {spec}"
             )
     return tf.nest.map_structure(lambda spec: _with_batch(spec, batch_size), made)
 
@@ -182,7 +182,7 @@ def _checked_example(example, spec):
     if given is None or any(len(leaf) == 0 for leaf in tf.nest.flatten(given)):
         shapes = tf.nest.map_structure(np.shape, example)
         raise ValueError(
-            f"Argument `example` must be a batch of what is served, {spec}, of one or more. "
+            f"Argument `example` must be a batch of one or more inputs as they are served, {spec}. "
             f"Received: example of shape {shapes}"
         )
     return given

@@ -98,9 +98,9 @@ def make_number_decisions(request, shape):
         )
     if request.calibration is not None:
         raise ValueError(
-            "Argument `calibration` must be None for a regression: it is of probabilities of "
-            "classes. A ConformalRegressor as `conformal` makes intervals hold. "
-            f"Received: calibration={shown(request.calibration)}"
+            "Argument `calibration` must be None for a regression: it calibrates probabilities of "
+            "classes. To calibrate intervals pass a ConformalRegressor as `conformal`. Received: "
+            f"calibration={shown(request.calibration)}"
         )
     units = family.units(shape[-1])
     if rule is not None:
@@ -124,7 +124,7 @@ def _check_rule(rule, request, rank, units, draws):
     family = request.family
     if not isinstance(rule, RegressionRule):
         raise ValueError(
-            f"Argument `rule` must be for numbers: the model returns those of {shown(family)}. "
+            f"Argument `rule` must be for numbers: the model predicts those of {shown(family)}. "
             "Fit one with `RejectionRule.fit(predict_uncertainty(model, x), y, tolerance=...)`. "
             f"Received: a {type(rule).__name__}, for classes"
         )
@@ -146,9 +146,9 @@ def _check_rule(rule, request, rank, units, draws):
     has_any = family.has_noise or has_spread or rule.score == GIVEN
     if lacks_noise or lacks_spread or not has_any:
         raise ValueError(
-            "Argument `rule` must be of a score that the model gives: one network has no epistemic "
-            "part, numbers without noise have no aleatoric part and no interval. "
-            f"Received: score={shown(rule.score)} with the family {shown(family)} and {draws} draws"
+            "Argument `rule` must have a score that the model gives: one network has no epistemic "
+            "part, and a family without noise has no aleatoric part and no interval. Received: "
+            f"score={shown(rule.score)} with the family {shown(family)} and {draws} draws"
         )
     _check_draws("rule", rule, draws)
 
@@ -156,7 +156,7 @@ def _check_rule(rule, request, rank, units, draws):
 def _check_conformal(conformal, family, rank, units, draws):
     if not isinstance(conformal, ConformalRegressor):
         raise ValueError(
-            "Argument `conformal` must be a ConformalRegressor: the model says numbers of "
+            "Argument `conformal` must be a ConformalRegressor: the model predicts numbers of "
             f"{shown(family)}. Received: conformal={shown(conformal)}"
         )
     given = (conformal.family, conformal.units, conformal.rank)
@@ -176,7 +176,7 @@ def _check_draws(name, fitted, draws):
     known = fitted.fitted_to.get("draws")
     if known not in (None, draws):
         raise ValueError(
-            f"Argument `{name}` must be fitted to the predictions that are exported: say "
+            f"Argument `{name}` must be fitted to the predictions that are exported: choose "
             f"`num_samples` or `predictive` so that they are of {known} networks, or fit it again. "
             f"Received: one fitted to {known}, with {draws} exported"
         )

@@ -197,9 +197,9 @@ def _check_has_no_rule(members):
     if rules:
         ood = ", and `ood=`, the detector of its score" if rules[0].score == GIVEN else ""
         raise ValueError(
-            "Argument `model` must be the one that the rule's `append_to` took: give that with "
-            f"`rule=`{ood}, so that the files decide and say why. Received: a model that ends in a "
-            f"{type(rules[0]).__name__}"
+            "Argument `model` must be the one that the rule's `append_to` took: export that one "
+            f"with `rule=`{ood}, so that the files decide and give reasons. Received: a model that "
+            f"ends in a {type(rules[0]).__name__}"
         )
 
 
@@ -235,9 +235,9 @@ def _checked_num_samples(request):
     counts = {num_draws(m, count, NUM_SAMPLES) for m in members if is_drawn_from(m, family)}
     if len(counts) > 1:
         raise ValueError(
-            "Argument `num_samples` must say how many networks are drawn of each model, where "
-            "their layers have several numbers of members. "
-            f"Received: num_samples={shown(count)}, which by default would be {sorted(counts)}"
+            "Argument `num_samples` must be given, because the layers of the models differ in "
+            "their numbers of members: it is how many networks are drawn of each. Received: "
+            f"num_samples={shown(count)}, with the defaults {sorted(counts)}"
         )
     return counts.pop()
 
@@ -245,9 +245,9 @@ def _checked_num_samples(request):
 def _check_is_fixed(predictive, runtime):
     if predictive == "fresh_samples":
         raise ValueError(
-            "Argument `predictive` must not be 'fresh_samples', of new random numbers in each "
-            f"call, which {runtime} does not have built in; take 'fixed_samples'. "
-            "Received: predictive='fresh_samples'"
+            "Argument `predictive` must not be 'fresh_samples': it needs new random numbers in "
+            f"each call, which {runtime} does not have built in. Use 'fixed_samples'. Received: "
+            "predictive='fresh_samples'"
         )
 
 
@@ -269,9 +269,9 @@ def _has_noise(model, family):
 def _check_probit(members, family):
     if family is not None:
         raise ValueError(
-            "Argument `predictive` must not be 'probit' for a regression, which has no logits: use "
-            "'fixed_samples', a closed form if a VBLLRegression is the only random layer. "
-            f"Received: predictive='probit' with numbers of the family {shown(family)}"
+            "Argument `predictive` must not be 'probit' for a regression, which has no logits: "
+            "use 'fixed_samples', which is a closed form if a VBLLRegression is the only random "
+            f"layer. Received: predictive='probit' with numbers of the family {shown(family)}"
         )
     for member in members:
         heads = [layer for layer in member._flatten_layers() if knows(layer, "probit")]
@@ -283,8 +283,9 @@ def _check_probit(members, family):
             layers = f"the random layers {others}" if others else f"{len(heads)} of these"
             raise ValueError(
                 "Argument `predictive` may be 'probit' for a model whose one random layer is a "
-                "VBLLDense, MCSoftmaxDenseFA or MCSigmoidDenseFA (or XL), which knows the variance "
-                f"of its logits; take 'fixed_samples'. Received: predictive='probit' with {layers}"
+                "VBLLDense, MCSoftmaxDenseFA or MCSigmoidDenseFA (or XL), which knows the "
+                "variance of its logits. For others use 'fixed_samples'. Received: "
+                f"predictive='probit' with {layers}"
             )
 
 
@@ -311,7 +312,8 @@ def _check_detector(request):
     if isinstance(detector, ood.MutualInformation) and request.family is not None:
         raise ValueError(
             "Argument `ood` must be a detector for numbers: their draws have no mutual "
-            "information, `epistemic_std` says how much they differ. Received: a MutualInformation"
+            "information. `epistemic_std` tells how much they differ. Received: a "
+            "MutualInformation"
         )
     if isinstance(detector, ood.MutualInformation):
         _check_samples(detector, request)

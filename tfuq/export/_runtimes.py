@@ -98,7 +98,7 @@ class OpenVINO:
         for name, array in inputs.items():
             if not np.isfinite(array).all():
                 raise ValueError(
-                    "Argument `x` must be finite for OpenVINO, which does not tell NaN from a "
+                    "Argument `x` must be finite for OpenVINO, which cannot tell NaN from a "
                     f"number. Received: NaN or infinity in {name!r}"
                 )
         found = self._run(inputs)
@@ -162,8 +162,8 @@ def try_out(kind, path, serving, is_exact=True):
     expected = _expected(serving, inputs, is_given)
     if expected is None:
         warnings.warn(
-            f"The {NAMES[kind]} file was not tried: no input can be made up that the model takes. "
-            "Argument `example`, a batch of inputs, tries it.",
+            f"The {NAMES[kind]} file was not tried, because no input could be made up that the "
+            "model takes. Pass a batch of inputs as `example` to try it.",
             stacklevel=3,
         )
         RUNTIMES[kind](path)

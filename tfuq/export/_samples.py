@@ -70,9 +70,9 @@ def unrolled_samples(parts, seeds, hold):
     size = _noise_of(parts)[1] * len(seeds)
     if size > BAKED_BYTES:
         raise ValueError(
-            f"Argument `num_samples` must be so small that the draws take {BAKED_BYTES >> 20} MB "
-            "at most, as they are written into the file; fewer layers with random weights take "
-            f"less. Received: {len(seeds)} samples of {size / len(seeds) / 2**20:.1f} MB"
+            "Argument `num_samples` must be smaller: the draws are written into the file and may "
+            f"take {BAKED_BYTES >> 20} MB at most. Fewer layers with random weights take less. "
+            f"Received: {len(seeds)} samples of {size / len(seeds) / 2**20:.1f} MB"
         )
     rows = _draws(parts, seeds)
 

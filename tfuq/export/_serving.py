@@ -42,9 +42,9 @@ class Serving(NamedTuple):
             if "untracked" not in str(error):
                 raise
             raise ValueError(
-                "Argument `preprocessing` must hold its tables and files where they are found: in "
-                "a Keras layer, a `tf.Module`, or as a variable of the function itself. Received: "
-                f"{str(error).splitlines()[0]}"
+                "Argument `preprocessing` must hold its tables and files in a Keras layer, in a "
+                "`tf.Module` or as a variable of the function itself, where the export finds "
+                f"them. Received: {str(error).splitlines()[0]}"
             ) from error
 
 

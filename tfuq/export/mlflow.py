@@ -112,8 +112,8 @@ def _written(path, write, options):
     taken = {"loader_module", "data_path", "python_model", "artifacts", "path"} & options.keys()
     if taken:
         raise ValueError(
-            "Argument `options` must leave out what the export says. "
-            f"Received: {', '.join(sorted(taken))}"
+            "Argument `options` must leave out what the export itself records. Received: "
+            f"{', '.join(sorted(taken))}"
         )
     path = pathlib.Path(path)
     about = checked_export(path)

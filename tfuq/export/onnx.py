@@ -96,7 +96,7 @@ def export_onnx(
             and what a preprocessing alone understands (encoded images) cannot be made up: without
             an example a warning says that the file was not tried.
         monitor: As in `export`.
-        card: As in `export`; the card is beside the file, under its name with ".md" behind it.
+        card: As in `export`; the card is beside the file, under its name with ".md" appended.
         overwrite: Whether to replace an exported file at `path`.
 
     Returns:

@@ -57,8 +57,8 @@ def check_signature(path, key):
         is_known = False
     if not is_known:
         raise ValueError(
-            "Argument `path` must be signed by the owner of the key, and as it was when it was "
-            f"signed. Received: path={str(path)!r}, key={shown(str(key))}"
+            "Argument `path` must be signed by the owner of the key and unchanged since. "
+            f"Received: path={str(path)!r}, key={shown(str(key))}"
         )
 
 

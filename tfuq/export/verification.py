@@ -202,9 +202,9 @@ def _difference(name, outputs, expected, tolerance, precision):
         difference, allowed = float(np.mean(differs)) if differs.size else 0.0, 0.0
     if not difference <= allowed:
         raise ValueError(
-            f"Argument `expected` must agree with the exported model to {allowed}, as `tolerance` "
-            f"or the model's precision has it, {precision}. "
-            f"Received: a difference of {difference} in {name!r}"
+            f"Argument `expected` must agree with the exported model to {allowed}, which is "
+            f"`tolerance` or follows from the model's precision, {precision}. Received: a "
+            f"difference of {difference} in {name!r}"
         )
     return difference
 

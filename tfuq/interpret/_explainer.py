@@ -277,9 +277,8 @@ def _read_classes(class_index, target):
         return None
     if target not in _OF_CLASSES:
         raise ValueError(
-            f"Argument `class_index` must be None for target={shown(target)}, which is of "
-            "all classes. "
-            f"Received: class_index={shown(class_index)}"
+            f"Argument `class_index` must be None for target={shown(target)}, which concerns all "
+            f"classes. Received: class_index={shown(class_index)}"
         )
     try:
         classes = np.atleast_1d(np.asarray(class_index))

@@ -68,8 +68,9 @@ def spatial_layer(model, outputs_of, batch, layer=None):
         )
     if wanted is None and _has_other_tokens(calls, places, found[-1].layer):
         warnings.warn(
-            f"The map is of the layer {found[-1].layer.name!r}: the tokens of later layers are no "
-            "grid of places, with one class token at most. Name a `layer` to say which is meant.",
+            f"The map is of the layer {found[-1].layer.name!r}, because the tokens of later layers "
+            "are not a grid of places (with one class token at most). Pass `layer` to choose "
+            "another.",
             stacklevel=4,
         )
     return found[-1]

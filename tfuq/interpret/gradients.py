@@ -161,8 +161,8 @@ def _predicted_together(members, images, reading, batch_size, options):
     """The class `(n, 1)` of the largest mean probability of all members."""
     if isinstance(images, (tf.data.Dataset, keras.utils.PyDataset)):
         raise ValueError(
-            "Argument `images` must be arrays of an ensemble without `class_index`: each member "
-            f"goes over them, and their order has to be the same. Received: images={shown(images)}"
+            "Argument `images` must be arrays for an ensemble without `class_index`: each member "
+            f"goes over them in the same order. Received: images={shown(images)}"
         )
     given = options["target"], options["num_samples"], options["seed"], reading
     explainers = [Explainer(member, None, *given) for member in members]
@@ -370,7 +370,7 @@ def _guidance():
     if not any(op.type in GUIDED for op in graph.get_operations()):
         raise ValueError(
             "Argument `model` must hold ReLU activations: without them, guided backpropagation is "
-            "a plain gradient. Received: a model without"
+            "a plain gradient. Received: a model without them"
         )
 
 

@@ -399,8 +399,8 @@ class _NoiseModel:
         classes = self.layer.covariance(features[:1]).shape[-1]
         if classes < 2:
             raise ValueError(
-                "Argument `layer` must have two outputs or more, to have pairs of them. "
-                f"Received: layer={self.layer.name!r} with {classes}"
+                "Argument `layer` must have at least two outputs, which make a pair. Received: "
+                f"layer={self.layer.name!r} with {classes}"
             )
         size = max(1, BLOCK // classes**2)
         for start in range(0, len(features), size):

@@ -19,7 +19,7 @@ def check_full_size(structure, weights):
         raise ValueError(
             f"Argument `structure` may be 'full' for at most {LARGEST:,} weights. Received: "
             f"structure={shown(structure)} with {weights:,} weights of the last layer, whose "
-            f"covariance takes {4 * weights**2 / 2**30:,.1f} GiB; take 'kfac' or 'diagonal'"
+            f"covariance takes {4 * weights**2 / 2**30:,.1f} GiB. Use 'kfac' or 'diagonal'"
         )
 
 

@@ -78,9 +78,9 @@ def _check_suits(layer, head, likelihood):
     if given:
         said = ", ".join(f"{name}={shown(value)}" for name, value in given.items())
         raise ValueError(
-            "Argument `last_layer` must leave out what the head decides, which has arguments for "
-            "its samples, noise and outputs, and trains on the bound in closed form. "
-            f"Received: last_layer with {said}"
+            "Argument `last_layer` must leave out what the head decides: the head has arguments "
+            "for samples, noise and outputs, and trains on the bound in closed form. Received: "
+            f"last_layer with {said}"
         )
 
 

@@ -32,9 +32,10 @@ class MCDenseXL(MCDenseFA):
         for name in ("last_layer", "kl_weight"):
             if kwargs.get(name) is not None:
                 raise ValueError(
-                    f"Argument `{name}` belongs to heads whose noise is made in the logits; here "
-                    "the kernel of the mean leads from noise to logits. Take `MCSoftmaxDenseFA` or "
-                    f"`MCSigmoidDenseFA`. Received: {name}={shown(kwargs[name])}"
+                    f"Argument `{name}` belongs to heads that add noise to the logits; here the "
+                    "kernel of the mean carries noise of the features to them. Use "
+                    "`MCSoftmaxDenseFA` or `MCSigmoidDenseFA`. Received: "
+                    f"{name}={shown(kwargs[name])}"
                 )
         super().__init__(
             units,

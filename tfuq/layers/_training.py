@@ -206,7 +206,7 @@ def _check_is_plain(model, name, sample_weight):
     found = [argument for argument, is_asked in asked.items() if is_asked]
     if found:
         raise ValueError(
-            f"The layer {name!r} adds a term to the loss, which follows {', '.join(asked)} in a "
-            "model of one output only. Give the model one output (`logits_only=True`), or leave "
+            f"The layer {name!r} adds a term to the loss, which follows {', '.join(asked)} only if "
+            "the model has one output. Give the model one output (`logits_only=True`), or leave "
             f"these out. Received: {', '.join(found)} with several outputs"
         )

@@ -114,7 +114,7 @@ class BatchEnsembleLayer(TakesDraws):
                 warnings.warn(
                     f"{type(self).__name__}: the model is not compiled, so the members do not take "
                     f"turns, and a batch of {size} trains only the first {size} of "
-                    f"{self.num_members} members. Compile it with the optimizer of your loop",
+                    f"{self.num_members} members. Call `compile` with the optimizer of your loop",
                     stacklevel=2,
                 )
         return tf.math.floormod(tf.range(tf.shape(inputs)[0]) + steps, self.num_members)

@@ -85,8 +85,9 @@ def _kind(loss):
             return kind
     raise ValueError(
         "Argument `loss` must be one loss of Keras that is a mean over labels, one of "
-        f"{sorted(ONE_HOT + ELEMENTWISE)}, or one of `tfuq.losses`; for another, `kl_weight` is 1 "
-        f"/ number of terms that it is a mean of. Received: loss={shown(loss)}"
+        f"{sorted(ONE_HOT + ELEMENTWISE)}, or one of `tfuq.losses`. For another loss set "
+        "`kl_weight` yourself: 1 / number of terms that the loss is a mean of. Received: "
+        f"loss={shown(loss)}"
     )
 
 

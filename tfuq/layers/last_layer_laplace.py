@@ -112,10 +112,10 @@ class LaplaceLastLayer(TakesDraws, keras.layers.Layer):
         """
         if training and self.examples and getattr(calling_model(), "loss", None) is not None:
             raise ValueError(
-                "Argument `training` must be False for a layer that "
-                "`tfuq.convert.laplace_head` has filled: its posterior is that of the network as "
-                "it was. Train the model that it was made of, and call `laplace_head` again. "
-                f"Received: training=True of {self.name!r}, filled from {self.examples} examples"
+                "Argument `training` must be False for a layer that `tfuq.convert.laplace_head` "
+                "has filled: its posterior belongs to the network as it was then. Train the model "
+                "that it was made from, and call `laplace_head` again. Received: training=True of "
+                f"{self.name!r}, filled from {self.examples} examples"
             )
 
     def _rows(self, inputs):

@@ -323,8 +323,8 @@ class MultivariateNormalDense(ParameterDense):
         super().__init__(units, bias_initializer=bias_initializer, **kwargs)
         if units < 2:
             raise ValueError(
-                "Argument `units` must be at least 2: one number has none to be correlated with. "
-                f"Take `NormalDense(1)`. Received: units={units}"
+                "Argument `units` must be at least 2: one number alone has no correlation. Use "
+                f"`NormalDense(1)`. Received: units={units}"
             )
         self._family = families.MultivariateNormal(num_factors)
         self.num_factors = num_factors

@@ -16,7 +16,7 @@ _WHY_ALL_ZERO = {
         "gradients are 0"
     ),
     "magnitude": (
-        "Argument `which` must be another where weights are 0, which no magnitude ranks. "
+        "Argument `which` must not be 'magnitude' where all weights are 0, which ranks none. "
         "Received: which='magnitude' with weights that are 0"
     ),
 }
@@ -81,8 +81,8 @@ def _leave_biases(layers):
     having = [layer for layer in layers if layer.use_bias]
     if not having:
         raise ValueError(
-            "Argument `which` must be another where no layer has a bias. Received: which='biases' "
-            f"with {shown([layer.name for layer in layers])}"
+            "Argument `which` must not be 'biases' where no layer has a bias. Received: "
+            f"which='biases' with {shown([layer.name for layer in layers])}"
         )
     for layer in layers:
         layer.resize(0)

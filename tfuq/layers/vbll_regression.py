@@ -351,10 +351,10 @@ class VBLLRegression(NumberHead, GaussianLastLayer):
         is_compiled = getattr(calling_model(), "loss", None) is not None
         if training and self.mean_only and self.trainable and is_compiled:
             raise ValueError(
-                "Argument `mean_only` must be False in training: a loss of the means says nothing "
-                "of the spread of the weights, which the KL divergence would pull to the prior. "
-                "Train with `head.negative_log_likelihood()`. "
-                f"Received: mean_only=True of {self.name!r}"
+                "Argument `mean_only` must be False in training: a loss of the means does not "
+                "depend on the spread of the weights, so that the KL divergence alone would set "
+                "it. Train with `head.negative_log_likelihood()`. Received: mean_only=True of "
+                f"{self.name!r}"
             )
 
     def get_config(self) -> dict[str, Any]:

@@ -296,9 +296,9 @@ class EnergyMargin(ClassLoss):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         if not (is_finite(margin_in) and is_finite(margin_out) and margin_in < margin_out):
             raise ValueError(
-                "Argument `margin_in` must be a finite number below `margin_out`: energies of what "
-                "is known are lower. Received: "
-                f"margin_in={shown(margin_in)}, margin_out={shown(margin_out)}"
+                "Argument `margin_in` must be a finite number below `margin_out`: known inputs "
+                f"have lower energies. Received: margin_in={shown(margin_in)}, "
+                f"margin_out={shown(margin_out)}"
             )
         _check_weight(weight)
         self.margin_in = margin_in

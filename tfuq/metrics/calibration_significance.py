@@ -122,8 +122,8 @@ def spiegelhalter_test(
     varies, differs = variance > ROUNDING**2, abs(excess) > ROUNDING
     if not (varies or differs):
         raise ValueError(
-            "Argument `y_pred` must hold predictions whose Brier score depends on the label. "
-            "Received: predictions that are all uniform, or certain and right"
+            "Argument `y_pred` must hold predictions for the test to judge. Received: predictions "
+            "that are all uniform, or certain and right, whose Brier score does not vary"
         )
     statistic = float(excess / np.sqrt(variance)) if varies else np.inf
     return SpiegelhalterTest(statistic, float(2 * norm.sf(abs(statistic))))

@@ -43,8 +43,8 @@ def check_percentile(percentile):
     """Raises ValueError unless it leaves some activations: a number of at least 0, below 100."""
     if not is_finite(percentile) or not 0 <= percentile < 100:
         raise ValueError(
-            "Argument `percentile` must be at least 0 and below 100: what is above it stays. "
-            f"Received: percentile={shown(percentile)}"
+            "Argument `percentile` must be at least 0 and below 100: values above that percentile "
+            f"are kept. Received: percentile={shown(percentile)}"
         )
     check_percent(percentile)
 

@@ -162,10 +162,10 @@ class Detector(Saved):
         The model runs as when it predicts: no dropout, batch statistics frozen.
 
         Args:
-            model: Keras model of any style that classifies, or a `tfuq.ensembles.DeepEnsemble`: of
-                that the mean probabilities or logits are scored, and the features of all members
+            model: Keras model of any style that classifies, or a `tfuq.ensembles.DeepEnsemble`, of
+                which the mean probabilities or logits are scored, and the features of all members
                 side by side. It is kept, not copied. `KNN`, `Mahalanobis` and `Gram` take a
-                regression, too, whose examples are of one class: its y is not looked at.
+                regression, too: its examples count as one class, and `y` is ignored.
             x: Inputs: an array (or what the model takes), `(x, y)`, a `tf.data.Dataset` or a
                 `keras.utils.PyDataset` of batches of inputs or of pairs.
             y: Labels, sparse or one-hot, if they are not in `x`. Only the detectors that say so
@@ -241,7 +241,7 @@ class Detector(Saved):
         """How far out of distribution each example is; the larger, the further.
 
         Args:
-            x: Inputs, as for `fit`; labels are not looked at.
+            x: Inputs, as for `fit`; labels are ignored.
             batch_size: Examples at a time, for arrays.
             verbose: 1 shows a progress bar.
 
@@ -368,9 +368,9 @@ class Detector(Saved):
         ```
 
         The interval is distribution-free: it holds the quantile of order `tpr` of the scores, with
-        at least this probability, if the n examples are independent draws. Those that the detector
-        was fitted on score lower than others, for the detectors that fit much to them; give inputs
-        that it has not seen.
+        at least this probability, if the n examples are independent draws. Inputs that a detector
+        was fitted to score lower than others, the more so the more it fits: give inputs that it has
+        not seen.
 
         Args:
             tpr: Fraction of in-distribution data to accept, above 0 and at most 1.

@@ -83,8 +83,9 @@ class FDBD(LastLayerDetector):
         if columns.shape[1] < head.kernel.shape[1]:
             twins = np.flatnonzero(index.ravel() == np.argmax(np.bincount(index.ravel())))
             raise ValueError(
-                "Argument `head` must have other weights for each class: between two of the same "
-                f"there is no boundary. Received: classes {shown(twins.tolist())} with the same"
+                "Argument `head` must have different weights for each class: two with the same "
+                "have no boundary between them. Received: the same weights for the classes "
+                f"{shown(twins.tolist())}"
             )
         sums = in_blocks(lambda rows: rows.sum(0, "float64")[None], arrays[0])
         return {**state, "center": sums.sum(0) / len(arrays[0])}

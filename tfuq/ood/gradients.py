@@ -90,8 +90,8 @@ class GradientFeatures:
     ```
 
     Paper 003, equation 2 (Lee and AlRegib 2020), printed there without the minus sign; y is the
-    confounding label, f(x) are the logits. Of outputs `(batch, ..., C)` J is the mean over all
-    but the batch.
+    confounding label, f(x) are the logits. For outputs `(batch, ..., C)` J is the mean over all
+    axes but the batch.
 
     Args:
         model: Built Keras model of any style, or a `DeepEnsemble`, the columns of whose members
@@ -117,8 +117,8 @@ class GradientFeatures:
         batch_size: Examples at a time, for arrays; datasets have their own.
         verbose: 1 shows a progress bar.
 
-    L1 norms and those of filters make each example's gradient, and take longer than squared norms
-    of whole weights.
+    L1 norms and norms of filters need the gradient of each example, and take longer than squared
+    norms of whole weights.
 
     Call arguments:
         x: Inputs: an array (or what the model takes), `(x, y)`, a `tf.data.Dataset` or a

@@ -89,7 +89,7 @@ class LastLayerDetector(Detector):
 
         Args:
             features: Penultimate features `(n, d)`.
-            y: Not looked at.
+            y: Ignored.
             head: The last layer that takes them: a built `Dense` or head, or a pair `(kernel,
                 bias)` of arrays `(d, classes)` and `(classes,)` or None.
 
@@ -205,8 +205,8 @@ class ViM(LastLayerDetector):
         eps = precision(features, *self._dtypes[:1])
         if length <= ULPS * eps * (whole + np.linalg.norm(origin)):
             raise ValueError(
-                "Argument `dim` must be below the dimension that the features take up, but for "
-                f"rounding: units that never fire take up none. Received: dim={shown(self.dim)}"
+                "Argument `dim` must be below the rank of the features, to which units that never "
+                f"fire do not contribute. Received: dim={shown(self.dim)}"
             )
         own = {"origin": origin, "residual": residual, "alpha": np.array(largest.mean() / length)}
         return {**state, **own}
@@ -407,8 +407,9 @@ class DICE(LastLayerDetector):
         kernel = sparse_kernel(head.kernel, sums.sum(0) / len(arrays[0]), self.percentile)
         if not np.any(kernel):
             raise ValueError(
-                "Argument `percentile` must leave some weights of the last layer: all contribute "
-                f"the same. Received: percentile={shown(self.percentile)}"
+                "Argument `percentile` must leave some weights of the last layer, and here all "
+                "contribute the same: use a lower one. Received: "
+                f"percentile={shown(self.percentile)}"
             )
         return {**state, "kernel": kernel}
 

@@ -317,7 +317,7 @@ class ODIN(LogitDetector):
         epsilon: Size of the step, at least 0, in the units of the model's inputs. The paper's
             0.0014 is for images of about unit variance.
         output: Which output of the model to score, as for `MaxSoftmax`.
-        from_logits: Whether that holds logits, as for `MaxSoftmax`. Of a head that averages over
+        from_logits: Whether that holds logits, as for `MaxSoftmax`. For a head that averages over
             draws, S is the soft-max of its mean logits.
 
     Raises:

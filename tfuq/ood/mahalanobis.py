@@ -39,7 +39,7 @@ class Mahalanobis(FeatureDetector):
     out of distribution. Then the score is a log-odds.
 
     `fit_features` and `score_features` take features `(n, d)`, means over axes between; with
-    `layers` a list of them. They need `epsilon=0` to score. Labels are needed to fit; for a
+    `layers` a list of them. Scoring features needs `epsilon=0`. Labels are needed to fit; for a
     regression all examples are one class, and features of it take labels of 0.
 
     Args:
@@ -402,8 +402,8 @@ class RelativeMahalanobis(FeatureDetector):
         labels = check_labels(y, len(arrays[0]))
         if len(np.unique(labels)) < 2:
             raise ValueError(
-                "Argument `y` must hold at least two classes: with one, the distance to it and "
-                "that to all data are the same, and all scores 0; take `Mahalanobis`. "
+                "Argument `y` must hold at least two classes: with one class its distance and "
+                "that to all data are the same, so that all scores are 0. Use `Mahalanobis`. "
                 f"Received: labels of class {labels[0]} only"
             )
         options = self.shrinkage, self._dtypes[0]

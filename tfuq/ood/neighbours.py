@@ -123,7 +123,8 @@ class KNN(FeatureDetector):
         bank = self._state["bank"]
         if len(bank) == self.k:
             raise ValueError(
-                "Argument `x` must be given, or `scores`: each example has fewer than `k` others. "
-                f"Received: neither, with k={shown(self.k)} and {len(bank)} examples"
+                "Argument `x` must be given, or `scores`, because the examples of `fit` have "
+                f"fewer than `k` others each. Received: neither, with k={shown(self.k)} and "
+                f"{len(bank)} examples"
             )
         return in_blocks(lambda rows: kth_distance(rows, bank, self.k + 1), bank)  # 1st is itself

@@ -136,15 +136,14 @@ class SHE(_PairDetector):
         missing = np.flatnonzero(counts == 0)
         if len(missing) == count:
             raise ValueError(
-                "Argument `y` must hold labels that the model predicts for some of the examples: "
-                "a class is remembered by those that are right. Received: no right prediction of "
-                f"{len(labels)}"
+                "Argument `y` must hold labels that the model predicts right for some examples: a "
+                f"class is remembered by those. Received: no right prediction of {len(labels)}"
             )
         if len(missing):
             warnings.warn(
-                f"No example of {len(missing)} of {count} classes is rightly predicted: "
-                f"{shown(missing.tolist())}. What is predicted as one of them is unknown, and "
-                "scores inf: fit to more examples of them.",
+                f"{len(missing)} of {count} classes have no example that is predicted right: "
+                f"{shown(missing.tolist())}. An input that is predicted as one of them scores inf: "
+                "fit to more examples of them.",
                 stacklevel=4,
             )
         return {"patterns": patterns, "known": (counts > 0).astype("float64")}

@@ -39,8 +39,8 @@ class _RecordingDetector(Detector):
         if layers is not None:
             if isinstance(layers, str) or not np.iterable(layers) or not list(layers):
                 raise ValueError(
-                    "Argument `layers` must be a list of names of layers, or None for those that "
-                    f"the model tells. Received: layers={shown(layers)}"
+                    "Argument `layers` must be a list of names of layers, or None to choose them "
+                    f"from the model. Received: layers={shown(layers)}"
                 )
             for name in layers:
                 check_layer("layers", name)
@@ -217,8 +217,8 @@ class GAIA(_RecordingDetector):
 
     def _error_of_layers(self):
         return ValueError(
-            "Argument `layers` must name layers before the last, which the prediction has a "
-            f"gradient at. Received: layers={shown(self._names)}"
+            "Argument `layers` must name layers before the last, with respect to which the "
+            f"prediction has a gradient. Received: layers={shown(self._names)}"
         )
 
     def _check(self, features):
@@ -231,9 +231,9 @@ class GAIA(_RecordingDetector):
         scores = super()._scores_of_fit(arrays)
         if self.variant == "z" and len(scores) > 1 and np.ptp(scores) == 0:
             warnings.warn(
-                f"GAIA scores all {len(scores)} examples {scores[0]:.3g}: as many gradients are 0 "
-                'in each of them. Take variant="a", or name layers with a ReLU behind them: the '
-                "outputs of a layer that ends in its own ReLU have none.",
+                f"GAIA scores all {len(scores)} examples {scores[0]:.3g}: the same number of "
+                'gradients is 0 in each. Use variant="a", or name layers with a ReLU behind them: '
+                "the outputs of a layer that ends in its own ReLU have none.",
                 stacklevel=4,
             )
         return scores
@@ -269,7 +269,7 @@ class Gram(_RecordingDetector):
         powers: The orders p, a list of integers of at least 1; or an integer, for 1 up to it.
         validation: Fraction of each class that the mean deviations are estimated on, below 1; with
             0 they are 1.
-        seed: Integer of at least 0 from which it follows which examples these are.
+        seed: Integer of at least 0 that determines which examples these are.
         output: Which output of the model is the classification, as for `MaxSoftmax`.
         from_logits: Whether that holds logits, as for `MaxSoftmax`.
 
@@ -374,8 +374,8 @@ class Gram(_RecordingDetector):
         if not known.all():
             missing = np.flatnonzero(~known).tolist()
             warnings.warn(
-                f"No example of {len(missing)} of {count} classes is given: {shown(missing)}. What "
-                "is predicted as one of them is unknown, and scores inf: fit to examples of them.",
+                f"{len(missing)} of {count} classes have no example: {shown(missing)}. An input "
+                "that is predicted as one of them scores inf: fit to examples of them.",
                 stacklevel=4,
             )
         held_out = self._held_out(labels)

@@ -31,7 +31,7 @@ class Saved:
         threshold. The model is not in it: save that beside it, and give it to `load`.
 
         Args:
-            path: Name of the file, by custom `.npz`; its folder has to be there.
+            path: Name of the file, usually `.npz`; its folder must exist.
 
         Raises:
             ValueError: If the detector is not fitted.

@@ -210,8 +210,8 @@ class ReAct(_ShapingDetector):
     score = that of the logits the network makes of f'(x)
     ```
 
-    `fit_features(features, head=...)` and `score_features` take features `(n, d)`; without `head`,
-    features can be fitted to, and inputs be scored. Labels are not needed.
+    `fit_features(features, head=...)` and `score_features` take features `(n, d)`; without `head`
+    you can fit to features, but score only inputs. Labels are not needed.
 
     Args:
         percentile: In percent, 1 to 100; 90 in the paper.
@@ -302,8 +302,8 @@ class ASH(_ShapingDetector):
     are not negative, as after a ReLU; where s_2 is below 0, the input is unknown and scores inf. Of
     equal activations the first stay, which matters to variant "b" where more than these are 0.
 
-    `fit_features(features, head=...)` and `score_features` take features `(n, d)`; without `head`,
-    inputs only can be scored. Labels are not needed. Of a `tfuq.ensembles.DeepEnsemble` the
+    `fit_features(features, head=...)` and `score_features` take features `(n, d)`; without `head`
+    only inputs can be scored. Labels are not needed. Of a `tfuq.ensembles.DeepEnsemble` the
     activations of all members compete, or with `layer` those of each by itself.
 
     Args:
@@ -384,8 +384,8 @@ class SCALE(_ShapingDetector):
     made for activations that are not negative, as after a ReLU; where s_2 is below 0, the input is
     unknown and scores inf.
 
-    `fit_features(features, head=...)` and `score_features` take features `(n, d)`; without `head`,
-    inputs only can be scored. Labels are not needed.
+    `fit_features(features, head=...)` and `score_features` take features `(n, d)`; without `head`
+    only inputs can be scored. Labels are not needed.
 
     Args:
         percentile: 0, or at least 1 and below 100.

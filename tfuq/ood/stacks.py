@@ -112,7 +112,7 @@ class MutualInformation(Detector):
                 `tfuq.ensembles.DeepEnsemble`, or a function that makes a stack of probabilities
                 `(samples, batch, ..., classes)` of a batch of inputs, as an array.
             x: Inputs, as for the other detectors.
-            y: Not looked at.
+            y: Ignored.
             batch_size: Examples at a time, for arrays.
             verbose: 1 shows a progress bar.
 

@@ -93,8 +93,8 @@ def tune(
         x_val: In-distribution inputs that neither the model nor the detector has seen, arrays; for
             corruptions images `(n, height, width, 1 or 3)`, uint8 or floating point in [0, 1].
         x_ood: Unknown inputs to tell them from, arrays, instead of corruptions.
-        grid: `{argument: values}` of what to try, all combinations; by default of the kind of
-            detector: percentiles, numbers of neighbours, temperatures.
+        grid: `{argument: values}` of what to try, all combinations; by default a grid for the kind
+            of detector: percentiles, numbers of neighbours, temperatures.
         severity: Of the corruptions, 1 to 5.
         seed: Integer of at least 0 from which the halves and the corruptions follow.
         batch_size: Examples at a time, for arrays.
@@ -161,9 +161,9 @@ def tune(
     default_judged = float("nan") if given is None else given[1]
     if judged < default_judged:
         warnings.warn(
-            f"The options that were best, {options}, are worse than those of the detector as it is "
-            f"on the rows that judge them: AUROC {judged:.3f} and {default_judged:.3f}. Keep its "
-            "own, or give more `x_val`.",
+            f"The best options, {options}, are worse than the detector's own on the rows that "
+            f"judge them: AUROC {judged:.3f} instead of {default_judged:.3f}. Keep its own, or "
+            "pass more `x_val`.",
             stacklevel=2,
         )
     return Tuned(candidate._know_model(), options, area, judged, default_judged, tuple(rows))
@@ -216,8 +216,8 @@ def _warn_of_rows_twice(x_val):
     again = len(x_val) - len({row.tobytes() for row in x_val})
     if again:
         warnings.warn(
-            f"{again} rows of `x_val` are there more than once: where one of the two chooses and "
-            "the other judges, the judgement is too good. Give each once.",
+            f"{again} rows of `x_val` are there more than once. Where one copy chooses and another "
+            "judges, the result looks too good: pass each row once.",
             stacklevel=3,
         )
 
@@ -234,8 +234,8 @@ def _check_rows(x, x_val, x_ood):
         twice = sum(row.tobytes() in seen for row in x_val)
         if twice:
             raise ValueError(
-                "Argument `x_val` must hold rows that are not in `x`: what was fitted to scores "
-                f"lower than others do. Received: {twice} rows that are"
+                "Argument `x_val` must hold rows that are not in `x`: rows that a detector was "
+                f"fitted to score lower than others. Received: {twice} rows that are"
             )
 
 

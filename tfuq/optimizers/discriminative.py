@@ -109,8 +109,8 @@ def inner_optimizer_of(optimizer):
         )
     if hasattr(found, "inner_optimizer") or hasattr(found, "optimizers"):
         raise ValueError(
-            "Argument `optimizer` must not have other optimizers inside; a LossScaleOptimizer goes "
-            f"around DiscriminativeLearningRate. Received: optimizer={shown(optimizer)}"
+            "Argument `optimizer` must not wrap another optimizer: put a LossScaleOptimizer "
+            f"around DiscriminativeLearningRate instead. Received: optimizer={shown(optimizer)}"
         )
     return found
 
@@ -164,11 +164,11 @@ class DiscriminativeLearningRate(keras.optimizers.Optimizer):
     with the model's own weights first. Layers that are frozen as the optimizer is built do not
     count; those that `tfuq.callbacks.GradualUnfreezing` freezes for a while do.
 
-    All optimizers of Keras move in proportion to the rate that their `update_step` is given, and so
-    has an optimizer of your own to do. There are two exceptions. Adafactor caps its rate, so there
-    the change of the weights is scaled, to the same end. Ftrl computes its weights from all
-    gradients so far, whatever weights it finds. It gets the rate of each layer, which is the same
-    if it starts from weights of 0, without its `l2` arguments.
+    All optimizers of Keras move in proportion to the rate that their `update_step` is given, and an
+    optimizer of your own must, too. There are two exceptions. Adafactor caps its rate, so there the
+    change of the weights is scaled, to the same end. Ftrl computes its weights from all gradients
+    so far, whatever weights it finds. It gets the rate of each layer, which is the same if it
+    starts from weights of 0, without its `l2` arguments.
 
     Args:
         optimizer: A Keras optimizer, or its name or configuration. It belongs to this one from then
@@ -186,8 +186,8 @@ class DiscriminativeLearningRate(keras.optimizers.Optimizer):
     Attributes:
         inner_optimizer: The optimizer that does the work.
         factors: Dict of the factor of each layer by its path, in the order of depth, empty until
-            the optimizer is built. Of a layer whose variables have several factors: of each
-            variable. Where two layers have one path, the second is `path#2`.
+            the optimizer is built. If the variables of a layer have different factors, there is one
+            entry for each. Where two layers have one path, the second is `path#2`.
 
     Raises:
         ValueError: If an argument is not as described. When it is built: if a pattern of `groups`

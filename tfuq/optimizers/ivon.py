@@ -50,8 +50,8 @@ def hessians_of(model, variables):
     if not isinstance(optimizer, IVON) or not optimizer.built or not int(optimizer.iterations):
         raise ValueError(
             "Argument `saliency` may be 'ivon' only if `tfuq.optimizers.IVON` has trained the "
-            "model: it is that optimizer's Hessian. Received: saliency='ivon' for a model with "
-            f"optimizer={shown(getattr(model, 'optimizer', None))}"
+            "model: that saliency is the optimizer's Hessian. Received: saliency='ivon' for a "
+            f"model with optimizer={shown(getattr(model, 'optimizer', None))}"
         )
     trained, found = optimizer._trainable_variables, optimizer.hessians()
     known = {id(v): h for v, h in zip(trained, found, strict=True)}
@@ -93,8 +93,8 @@ class IVON(TakesDraws, keras.optimizers.Optimizer):
     **While it trains, the weights of the model hold a draw.** At the end of `fit` they are the
     mean. To let validation, checkpoints and early stopping see the mean at the end of each epoch,
     train with `tfuq.callbacks.PosteriorMean()`; in your own loop call `to_mean()` before you
-    evaluate. Weights that are set or loaded from outside are the mean. Under a strategy all
-    replicas draw one network in a step; the authors draw one for each.
+    evaluate. Weights that you set or load count as the mean. Under a strategy all replicas draw one
+    network in a step; the authors draw one for each.
 
     Formula (Shen et al. 2024, algorithm 1):
 

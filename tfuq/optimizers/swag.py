@@ -37,8 +37,8 @@ def check_moments(rank, scale):
 class SWAGMoments(TakesDraws, keras.optimizers.Optimizer):
     """A Keras optimizer, and beside it the Gaussian over the weights that `SWAG` has found.
 
-    `tfuq.callbacks.SWAG` puts it around the optimizer of a model. It trains as that one does. What
-    is saved with the model, as all state of an optimizer is, has the Gaussian.
+    `tfuq.callbacks.SWAG` puts it around the optimizer of a model. It trains as that one does, and
+    the Gaussian is saved with the model, as all state of an optimizer.
 
     Formula (Maddox et al. 2019, equation 1):
 
@@ -112,14 +112,14 @@ class SWAGMoments(TakesDraws, keras.optimizers.Optimizer):
         )
 
     def apply(self, grads, trainable_variables=None):
-        """Updates the variables, as the optimizer inside does; the posterior is none any more."""
+        """Updates the variables, as the optimizer inside does, and drops the posterior."""
         if trainable_variables is not None:
             trainable_variables = list(trainable_variables)
             self.build(trainable_variables)
         if self.is_random():
             warnings.warn(
-                "The training of a model goes on that has a posterior of SWAG, which is not one of "
-                "the new weights: it is dropped. Train with `tfuq.callbacks.SWAG` to have another",
+                "SWAG's posterior is dropped, because the model is trained further and it is not "
+                "one of the new weights. Train with `tfuq.callbacks.SWAG` to have another",
                 stacklevel=2,
             )
         self.assign(self._is_posterior, tf.zeros((), "int32"))
@@ -143,7 +143,7 @@ class SWAGMoments(TakesDraws, keras.optimizers.Optimizer):
             if count:
                 raise ValueError(
                     "The trainable variables of the model must stay the same while SWAG averages "
-                    "over them: `start` after what unfreezes layers or selects weights. "
+                    "over them: `start` SWAG after layers are unfrozen or weights are selected. "
                     f"Received: other variables after {count} networks"
                 )
             self._make_moments()
@@ -303,7 +303,7 @@ class SWAGMoments(TakesDraws, keras.optimizers.Optimizer):
         if len(stored) != len(self._moments):
             raise ValueError(
                 f"The file holds {len(stored)} moments of SWAG where the model has "
-                f"{len(self._moments)}: it is of another model or rank, or of none of SWAG's"
+                f"{len(self._moments)}: it was written for another model or rank, or without SWAG"
             )
         for index, variable in enumerate(self._moments):
             variable.assign(store[str(index)])

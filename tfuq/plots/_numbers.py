@@ -46,7 +46,7 @@ def read_numbers(y_pred, level, intervals, unit):
         )
     if intervals is not None and level is not None:
         raise ValueError(
-            "Argument `level` must be None with `intervals`, which have theirs. "
+            "Argument `level` must be None with `intervals`, which have a level of their own. "
             f"Received: level={shown(level)}"
         )
     mean = y_pred.mean if is_found else to_float64("y_pred", y_pred)
@@ -112,8 +112,8 @@ def checked_unit(unit, units):
     is_integer = isinstance(unit, (int, np.integer)) and not isinstance(unit, bool)
     if not is_integer or not -units <= unit < units:
         raise ValueError(
-            f"Argument `unit` must say which of the {units} numbers to draw, 0 to {units - 1}. "
-            f"Received: unit={shown(unit)}"
+            f"Argument `unit` must be the index of one of {units} numbers to draw, 0 to "
+            f"{units - 1}. Received: unit={shown(unit)}"
         )
     return int(unit) % units
 
@@ -131,14 +131,14 @@ def input_of(x, feature, shape):
         )
     if columns == 1 and feature is not None:
         raise ValueError(
-            f"Argument `feature` must be None of one input. Received: feature={shown(feature)}"
+            f"Argument `feature` must be None for one input. Received: feature={shown(feature)}"
         )
     if columns > 1:
         is_integer = isinstance(feature, (int, np.integer)) and not isinstance(feature, bool)
         if not is_integer or not -columns <= feature < columns:
             raise ValueError(
-                f"Argument `feature` must say which of the {columns} columns of `x` to draw over, "
-                f"0 to {columns - 1}. Received: feature={shown(feature)}"
+                f"Argument `feature` must be the index of one of {columns} columns of `x` to draw "
+                f"over, 0 to {columns - 1}. Received: feature={shown(feature)}"
             )
         x = x[:, feature]
     unknown = np.isnat(x) if is_date else ~np.isfinite(x)

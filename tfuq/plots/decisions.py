@@ -74,7 +74,7 @@ def risk_coverage(
     models = probs if isinstance(probs, dict) else {None: probs}
     if not models or (rule is not None and len(models) > 1):
         raise ValueError(
-            "Argument `probs` must hold at least one model, and one alone with a rule. "
+            "Argument `probs` must hold at least one model, and with a rule exactly one. "
             f"Received: probs of {list(models)} with rule={shown(rule)}"
         )
     if rule is not None and not callable(getattr(rule, "evaluate", None)):
@@ -84,8 +84,8 @@ def risk_coverage(
     given = getattr(rule, "score", None) == GIVEN
     if given and (score is None or isinstance(score, str)):
         raise ValueError(
-            "Argument `score` must be the scores of these predictions, (n,), for a rule of such. "
-            f"Received: score={shown(score)}"
+            "Argument `score` must be the scores of these predictions, (n,), for a rule that was "
+            f"fitted to scores. Received: score={shown(score)}"
         )
     score = getattr(rule, "score", "confidence") if score is None else score
     own = own_loss(rule, loss)

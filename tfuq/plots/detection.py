@@ -57,8 +57,8 @@ def corruption_heat_map(
     """
     if not all(hasattr(report, name) for name in ("corruptions", "severities", "clean")):
         raise ValueError(
-            "Argument `report` must be what corruption_report returned. "
-            f"Received: report={shown(report)}"
+            "Argument `report` must be the result of corruption_report. Received: "
+            f"report={shown(report)}"
         )
     check_choice("figure", figure, tuple(report.clean))
     clean = np.full((len(report.corruptions), 1), report.clean[figure])

@@ -122,7 +122,10 @@ def confusion_difference(
             f"Received: other of {len(second)} classes"
         )
     if isinstance(models, str) or len(models) != 2:
-        raise ValueError(f"Argument `models` must be two names. Received: models={shown(models)}")
+        raise ValueError(
+            "Argument `models` must be the names of the two models. Received: "
+            f"models={shown(models)}"
+        )
     values = _shares(first, normalize) - _shares(second, normalize)
     names = names_of(names, len(values))
     ax = axes_of(ax)

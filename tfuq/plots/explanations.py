@@ -179,8 +179,8 @@ def confused_pairs(found: ConfusedPairs, *, top: int | None = 10, ax: Axes | Non
     check_top(top)
     if not hasattr(found, "counts") or not hasattr(found, "directed"):
         raise ValueError(
-            "Argument `found` must be what tfuq.interpret.confused_pairs has returned. "
-            f"Received: found={shown(found)}"
+            "Argument `found` must be the result of tfuq.interpret.confused_pairs. Received: "
+            f"found={shown(found)}"
         )
     pairs, runs = found.pairs[:top], len(found.counts)
     word = "as" if found.directed else "and"
@@ -229,8 +229,8 @@ def label_noise_pairs(
     correlation = np.asarray(getattr(found, "correlation", None))
     if correlation.ndim != 2:
         raise ValueError(
-            "Argument `found` must be what tfuq.interpret.label_noise_pairs has returned. "
-            f"Received: found={shown(found)}"
+            "Argument `found` must be the result of tfuq.interpret.label_noise_pairs. Received: "
+            f"found={shown(found)}"
         )
     names = names_of(names, len(correlation))
     ax = axes_of(ax)

@@ -58,8 +58,8 @@ def monitor_process(
     """
     if not isinstance(monitor, Monitor):
         raise ValueError(
-            "Argument `monitor` must be what rule.monitor() gives. "
-            f"Received: monitor={shown(monitor)}"
+            "Argument `monitor` must be a Monitor, from rule.monitor(). Received: "
+            f"monitor={shown(monitor)}"
         )
     copy = Monitor.from_json(monitor.to_json())
     wealth = copy.follow(probs, labels, groups, score=score)

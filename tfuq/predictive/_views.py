@@ -110,8 +110,8 @@ def predictions(views, batch, number, predict, expected, seed):
     shapes = {probs.shape for probs in stack}
     if len(shapes) > 1:
         raise ValueError(
-            "Argument `augment` must lead to predictions of one shape; an inverse must keep it. "
-            f"Received: predictions of shapes {sorted(shapes)}"
+            "Argument `augment` must lead to predictions of one shape, which an inverse must "
+            f"keep. Received: predictions of shapes {sorted(shapes)}"
         )
     return np.stack(stack)
 

@@ -56,9 +56,9 @@ def test_time_augmentation(
               called with `training=True`;
             - a function of the images, a NumPy array (in the structure of `x`), which returns as
               many; if it takes `seed`, it gets an integer, another one in each sample and batch;
-            - a list of such layers and functions, one for each sample. Of a pair
-              `(augmentation, inverse)` the inverse undoes in predictions per pixel, a NumPy array
-              `(batch, height, width, classes)`, what was done to the images.
+            - a list of such layers and functions, one for each sample. In a pair `(augmentation,
+              inverse)` the inverse undoes the augmentation in predictions per pixel, a NumPy array
+              `(batch, height, width, classes)`.
         num_samples: Number of samples, the original images among them. By default 30; None for a
             list.
         batch_size: Examples at a time, for arrays; datasets have their own.
@@ -67,7 +67,7 @@ def test_time_augmentation(
         from_logits: Whether the output holds logits. By default what the last layer declares, else
             what the compiled loss says.
         multi_label: Whether each entry of the last axis is a binary prediction of its own.
-        include_original: Whether the images as they are are the first sample.
+        include_original: Whether the unchanged images are the first sample.
         summary: Whether to return the `Uncertainty` of the stack, without keeping that: memory
             does not grow with the number of samples times that of examples.
         seed: Integer that determines the augmentations.

@@ -22,9 +22,9 @@ class ScoreDoFn(_DoFn or object):
     Args:
         model: Path of a `.keras` file, or a list of such: an ensemble.
         num_samples, rule, ood, output, from_logits, multi_label, family, level, conformal, columns,
-        seed: As for `tfuq.predictive.score_dataset`, of classifiers and regressions, but that a
-            model without a compiled loss needs `from_logits`: a first batch is another one in each
-            worker.
+        seed: As for `tfuq.predictive.score_dataset`, of classifiers and regressions, except that a
+            model without a compiled loss needs `from_logits`, because each worker sees another
+            first batch.
 
     Returns:
         Rows as `score_dataset` writes them, with plain numbers and lists, and `"key"` in place of

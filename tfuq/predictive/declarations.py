@@ -54,7 +54,7 @@ def declare(
             or `(0, 255)`; None if the inputs are not images.
         size: `(height, width)`, by default that of the model's input.
         channels: `"gray"`, `"rgb"` or `"bgr"`; by default gray for one channel, RGB for three.
-        resize: How images of other sizes are brought to that: `"bilinear"` (antialiased),
+        resize: How images of other sizes are brought to that size: `"bilinear"` (antialiased),
             `"nearest"`, or `"refuse"`.
 
     Returns:

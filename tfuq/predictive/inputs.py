@@ -192,7 +192,7 @@ def _stacked(names, images):
     shapes = {tuple(np.shape(image)) for image in images}
     if len(shapes) > 1:
         raise ValueError(
-            "Argument `data` must name images of one size if the model takes any: give "
+            "Argument `data` must name images of one size if the model takes any size: pass "
             f"`batch_size=1` or a `decode` that resizes. Received: shapes {sorted(shapes)} in a "
             f"batch from {shown(names[0])}"
         )

@@ -137,9 +137,9 @@ class NumberRows(Rows):
 def _columns(told):
     if told["mean"].ndim != 2:
         raise ValueError(
-            "Argument `model` must say numbers (units,) for each example; of images of pixels, "
-            "call `predict_uncertainty` and write what you need. "
-            f"Received: numbers of shape {told['mean'].shape}"
+            "Argument `model` must predict numbers (units,) for each example. For one prediction "
+            "per pixel, call `predict_uncertainty` and write what you need. Received: numbers of "
+            f"shape {told['mean'].shape}"
         )
     return {name: _column(values) for name, values in told.items()}
 

@@ -15,22 +15,22 @@ class ScoreBatches:
     """Scores batches of a `ray.data.Dataset`: what its `map_batches` calls, once in each worker.
 
     Each worker loads the model from a file that all of them see, and the seed makes all draw the
-    same networks. Rows of any order may come out: give examples a column that says which they are.
+    same networks. Rows may come out in any order: give examples a column that identifies them.
 
     Args:
         model: Path of a `.keras` file, or a list of such: an ensemble.
         inputs: Name of the column of inputs, which is not passed on.
         labels: Name of the column of labels, which becomes `true_label`; None without one.
         num_samples, rule, ood, output, from_logits, multi_label, family, level, conformal, columns,
-        seed: As for `tfuq.predictive.score_dataset`, but that a model without a compiled loss needs
-            `from_logits`.
+        seed: As for `tfuq.predictive.score_dataset`, except that a model without a compiled loss
+            needs `from_logits`.
 
     Returns:
         The batch, with the columns that `score_dataset` writes in place of `inputs` and `labels`.
 
     Raises:
         ValueError: If an argument is out of its range, a column is missing, its inputs are of
-            several shapes, or another column is called as one of the scores.
+            several shapes, or another column has the name of a score.
 
     Example:
 
@@ -89,8 +89,8 @@ class ScoreBatches:
         both = sorted(kept.keys() & rows.keys())
         if both:
             raise ValueError(
-                "Argument `batch` must have no columns called as scores are: rename or drop them, "
-                f"or name them as `labels`. Received: {both}"
+                "Argument `batch` must have no columns with the names of scores: rename or drop "
+                f"them, or name them as `labels`. Received: {both}"
             )
         return {**kept, **rows}
 

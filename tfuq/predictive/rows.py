@@ -148,8 +148,8 @@ class Rows:
         missing = [name for name in self.columns if name not in columns]
         if missing:
             raise ValueError(
-                f"Argument `columns` must name columns that there are: {', '.join(columns)}. "
-                f"Received: {missing}"
+                f"Argument `columns` must name columns that exist: {', '.join(columns)}. Received: "
+                f"{missing}"
             )
         return {name: columns[name] for name in self.columns}
 
@@ -224,20 +224,19 @@ class Scorer(Rows):
             )
         if hasattr(rule, "units"):  # of numbers
             raise ValueError(
-                "Argument `rule` must be of classes: the model is read as a classifier; of a "
-                "regression that nothing declares, say its `family`. "
-                f"Received: rule={shown(rule)}"
+                "Argument `rule` must be for classes, because the model is read as a classifier. "
+                "If it is a regression that does not declare so, pass its `family`. Received: "
+                f"rule={shown(rule)}"
             )
         if rule.by == "group":
             raise ValueError(
-                "Argument `rule` must need no groups, which the data do not name. "
-                "Received: a rule with by='group'"
+                "Argument `rule` must not need groups, which the data do not name. Received: a "
+                "rule with by='group'"
             )
         if rule.score in OF_STACKS and not self.has_stack:
             raise ValueError(
-                "Argument `rule` must have a score of single predictions, as "
-                f"{shown(self.model)} makes "
-                f"them. Received: a rule of {shown(rule.score)}"
+                "Argument `rule` must have a score of single predictions, because "
+                f"{shown(self.model)} makes them. Received: a rule of {shown(rule.score)}"
             )
         if rule.multi_label != self.multi_label:
             raise ValueError(
@@ -250,8 +249,8 @@ class Scorer(Rows):
     def _check_shape(self, stack):
         if stack.ndim != 3:
             raise ValueError(
-                "Argument `model` must make one prediction (classes,) per example; of images of "
-                "pixels, call `predict_uncertainty` and write what you need. "
+                "Argument `model` must make one prediction (classes,) per example. For one "
+                "prediction per pixel, call `predict_uncertainty` and write what you need. "
                 f"Received: predictions of shape {stack.shape[1:]}"
             )
 
@@ -353,7 +352,7 @@ class Served:
         names = names or (list(outputs) if len(outputs) == 1 else [])
         if not names:
             raise ValueError(
-                "Argument `model` must be a SavedModel with one output, or one that is called "
+                "Argument `model` must be a SavedModel with one output, or with one named "
                 f"'probabilities'. Received: outputs {sorted(outputs)}"
             )
         return names[0]

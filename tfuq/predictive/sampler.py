@@ -163,9 +163,8 @@ class Sampler:
                 "Argument `model` must hold layers with random weights, such as "
                 "`tfuq.layers.VBLLDense`, `DenseVariational`, `MCDropout` or, once weights are "
                 "selected, `SparseBayesDense`, members, as of `BatchEnsembleDense`, or be trained "
-                "by `tfuq.optimizers.IVON` or with `tfuq.callbacks.SWAG`; its predictions would "
-                "all be the same. "
-                f"Received: {shown(self.model)}"
+                "by `tfuq.optimizers.IVON` or with `tfuq.callbacks.SWAG`: without any of these "
+                f"all its predictions are the same. Received: {shown(self.model)}"
             )
         outputs = select_output(outputs, self.reading.output, self.model)
         return self.reading.as_probs(batch, tf.cast(outputs, "float32")), []
@@ -177,7 +176,7 @@ class Sampler:
 class Single:
     """A model in which nothing is random: one network, whose epistemic uncertainty is 0."""
 
-    note = "no epistemic part: nothing in the model is random, so that it is a single network"
+    note = "no epistemic part: nothing in the model is random, so it is a single network"
 
     def __init__(self, model, reading, family):
         self.model, self.reading, self.family = model, reading, family

@@ -144,7 +144,7 @@ def score_dataset(
 
     Raises:
         ValueError: If the folder holds something else, another run (the error says what differs),
-            one of an earlier version, or damaged shards; if data are others than those that were
+            one of an earlier version, or damaged shards; if the data differ from those that were
             scored before; if images are not as declared of the model, names of classes differ, or
             labels are none of them; if the predictions are per pixel, which has no row; if files
             are missing or cannot be read; or an argument is out of its range.
@@ -279,11 +279,11 @@ def read_scores(
 
     Returns:
         Dict of name to array: `(examples,)`, or `(examples, classes)` where a row holds a list. It
-        holds all rows: of more than memory takes, read the files one by one.
+        holds all rows: if memory does not, read the files one by one.
 
     Raises:
-        ValueError: If the folder is none of `score_dataset`, not complete or damaged, or a column
-            is unknown.
+        ValueError: If `score_dataset` did not write the folder, it is not complete or damaged, or a
+            column is unknown.
         ImportError: If a data frame is asked for without pandas.
 
     Example:

@@ -322,8 +322,8 @@ def _masked(images, marks):
     if marks.marker_colors is None:
         if images.shape[-1] == 1 and marks.keep_shades:
             raise ValueError(
-                "Argument `keep_shades` must be False for grey images, which differ in their shade "
-                "only, unless there are `marker_colors`. Received: keep_shades=True"
+                "Argument `keep_shades` must be False for grey images, which differ only in "
+                "shade, unless `marker_colors` are given. Received: keep_shades=True"
             )
         options = marks.num_colors, marks.min_share, marks.keep_shades
         masked = _squared_to_frequent(images, *options) > marks.tolerance**2
@@ -348,9 +348,9 @@ def _limited(masked, max_share):
     if tf.executing_eagerly() and not tf.reduce_all(is_fine):
         count, most = int(tf.reduce_sum(tf.cast(~is_fine, "int32"))), float(tf.reduce_max(share))
         warnings.warn(
-            f"{count} of {masked.shape[0]} images are left as they are: of these at least "
-            f"max_share={max_share:g} would be painted over, up to {most:.2f}. "
-            "Name the colours of marks with `marker_colors`.",
+            f"{count} of {masked.shape[0]} images are left as they are: max_share={max_share:g} "
+            f"or more of each would be painted over, up to {most:.2f}. "
+            "Pass the colours of the marks as `marker_colors`.",
             stacklevel=2,
         )
     return masked & is_fine

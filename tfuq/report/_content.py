@@ -336,7 +336,7 @@ def rule_groups(rule, columns):
         return None
     if len(columns) != 1:
         raise ValueError(
-            "Argument `groups` must be the one column that what was fitted by group goes by. "
+            "Argument `groups` must be the one column by which the rule or the sets were fitted. "
             f"Received: {len(columns)} columns"
         )
     return next(iter(columns.values()))

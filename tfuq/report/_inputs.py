@@ -98,16 +98,16 @@ def scores_beside(score, rule, source, data):
     if is_detector(score):
         if not isinstance(source, keras.Model):
             raise ValueError(
-                "Argument `score` must be an array where `source` is no model: what `score(x)` of "
-                f"the detector gives. Received: score={shown(score)}"
+                "Argument `score` must be an array where `source` is not a model: the result of "
+                f"the detector's `score(x)`. Received: score={shown(score)}"
             )
         check_detector_of(rule, score, "score")
         return score, f"{type(score).__name__} score"
     if isinstance(source, keras.Model) and not isinstance(data, (tuple, list)):
         raise ValueError(
-            "Argument `score` must be a detector where `data` are no arrays (x, y), as nobody "
-            "knows whether an array is in their order. "
-            f"Received: score={shown(score)} with data={shown(data)}"
+            "Argument `score` must be a detector where `data` are not arrays (x, y): an array may "
+            f"be in another order than the data. Received: score={shown(score)} with "
+            f"data={shown(data)}"
         )
     return numbers_beside(score), f"{name} score" if name else "given score"
 

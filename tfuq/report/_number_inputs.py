@@ -49,7 +49,7 @@ def check_numbers(**of_classes):
     for name, value in of_classes.items():
         if value is not None:
             raise ValueError(
-                f"Argument `{name}` must be None of a regression. Received: {name}={shown(value)}"
+                f"Argument `{name}` must be None for a regression. Received: {name}={shown(value)}"
             )
 
 
@@ -66,8 +66,8 @@ def check_arguments(rule, quantity, of_classes):
     for name, value in of_classes.items():
         if value is not None:
             raise ValueError(
-                f"Argument `{name}` must be None of numbers, which are no classes. "
-                f"Received: {name}={shown(value)}"
+                f"Argument `{name}` must be None for numbers, which are not classes. Received: "
+                f"{name}={shown(value)}"
             )
 
 
@@ -93,9 +93,9 @@ def given_numbers(source, data, output, batch_size, num_samples, rule, score):
                 )
     if len(found.shape) != 2 or not found.family.has_noise:
         raise ValueError(
-            "Argument `source` must say one distribution for each example: a report needs its "
-            "intervals. Received: numbers of shape "
-            f"{found.shape} of the family {found.family.name!r}"
+            "Argument `source` must give one distribution for each example: a report needs its "
+            f"intervals. Received: numbers of shape {found.shape} of the family "
+            f"{found.family.name!r}"
         )
     labels = numbers_like("labels", y, found.shape)
     if not np.isfinite(labels).all():
@@ -133,8 +133,8 @@ def checked_unit(unit, found):
         return 0
     if unit is None or (found.units == 1 and unit != 0):
         raise ValueError(
-            f"Argument `unit` must say which of the {found.units} numbers is reported. "
-            f"Received: unit={shown(unit)}"
+            f"Argument `unit` must be the index of the one of {found.units} numbers that is "
+            f"reported. Received: unit={shown(unit)}"
         )
     check_integer("unit", unit, 0)
     if unit >= found.units:

@@ -290,8 +290,8 @@ class Calibration(Fitted):
         """
         if not self.is_fitted:
             raise ValueError(
-                f"{type(self).__name__} must be fitted before it is used: call `fit` or "
-                f"`fit_model`. Received: {shown(self)}"
+                f"{type(self).__name__} must be fitted first: call `fit` or `fit_model`. Received: "
+                f"{shown(self)}"
             )
         is_array = not ops.is_tensor(probs)
         probs = to_float64("probs", probs) if is_array else probs

@@ -107,9 +107,9 @@ def warn_if_saturated(score, thresholds):
     """Warns of sums of probabilities that reach 1, at which sets hold every class."""
     if score == "aps" and np.any(np.isfinite(thresholds) & (thresholds >= 1 - ROUNDING)):
         warnings.warn(
-            "The threshold of the score 'aps' is 1, so that sets hold every class: probabilities "
+            "Sets hold every class, because the threshold of the score 'aps' is 1: probabilities "
             "are so near to 0 and 1 that their sums do not tell labels apart. Calibrate them "
-            "(`TemperatureScaling`), or take score='raps' or 'lac'.",
+            "(`TemperatureScaling`), or use score='raps' or 'lac'.",
             stacklevel=5,
         )
 
@@ -127,8 +127,8 @@ def _check_counts(counts, alpha, class_conditional):
     if few.any():
         names = [c[1] if len(counts) == 1 else tuple(c) for c in np.argwhere(few).tolist()]
         warnings.warn(
-            f"Classes with fewer than {needed} calibration examples are in every set: "
-            f"{names} with {counts[few].tolist()}.",
+            f"Some classes are in every set, because they have fewer than {needed} calibration "
+            f"examples: {names} with {counts[few].tolist()}.",
             stacklevel=5,
         )
 

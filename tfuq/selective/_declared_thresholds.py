@@ -77,8 +77,8 @@ def declared_thresholds(thresholds, wanted, method, grows_with_trust):
         )
     if len(found) > MOST:
         raise ValueError(
-            f"Argument `thresholds` must hold at most {MOST}: take fewer, at wider steps. "
-            f"Received: {len(found)}"
+            f"Argument `thresholds` must hold at most {MOST} numbers: use wider steps. Received: "
+            f"{len(found)}"
         )
     doubts = -found if grows_with_trust else found
     return found[np.argsort(doubts)]
@@ -92,17 +92,17 @@ def check_against_scores(thresholds, score, grows_with_trust):
     last = np.float32(thresholds[-1])
     if not (most >= last if grows_with_trust else least <= last):
         raise ValueError(
-            "Argument `thresholds` must be in the unit of the score, which of these examples is "
-            f"from {least:.6g} to {most:.6g}: none is accepted by any. "
+            "Argument `thresholds` must be in the unit of the score, which goes from "
+            f"{least:.6g} to {most:.6g} here: none of these thresholds accepts an example. "
             f"Received: thresholds={shown(thresholds.tolist())}"
         )
     values = np.unique(score)
     are_scores = np.isin(thresholds.astype("float32"), values.astype("float32"))
     if len(thresholds) > 2 and len(values) > COPIED * len(score) and are_scores.all():
         raise ValueError(
-            "Argument `thresholds` must be known before these examples are: a grid, or quantiles "
-            "of scores of other rows. Received: thresholds="
-            f"{shown(thresholds.tolist())}, all of them scores of these examples"
+            "Argument `thresholds` must be chosen before these examples are seen: use a grid, or "
+            "quantiles of scores of other rows. Received: "
+            f"thresholds={shown(thresholds.tolist())}, all of them scores of these examples"
         )
 
 

@@ -62,7 +62,7 @@ def check_rule(rule, score, groups, flags):
     for name, value in flags.items():
         if hasattr(rule, name) and getattr(rule, name) != value:
             raise ValueError(
-                f"Argument `{name}` must be that of the rule, {getattr(rule, name)}. "
+                f"Argument `{name}` must be what the rule was fitted with, {getattr(rule, name)}. "
                 f"Received: {name}={shown(value)}"
             )
 

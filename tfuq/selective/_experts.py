@@ -51,7 +51,8 @@ def graded_expert(labelled, expert, costs):
         if costs["is_matrix"]:
             raise ValueError(
                 "Argument `expert` must be a confusion matrix or answers if costs['error'] is a "
-                f"matrix, as an accuracy does not say which errors it makes. Received: {expert}"
+                "matrix: an accuracy does not tell which errors the expert makes. Received: "
+                f"{expert}"
             )
         wrong = costs["error"][0, 1]  # the same for any wrong answer
         everywhere = np.ones(len(labels))

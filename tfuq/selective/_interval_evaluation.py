@@ -69,9 +69,9 @@ def check_other_rows(fitted, source, y, lower, upper):
         return
     if f"{rows_hash(source, y):016x}" == rows:
         raise ValueError(
-            "Argument `y` must hold rows that it was not fitted to: of these the coverage is "
-            f"{1 - fitted.fitted_to['alpha']:g} or more, whatever the model. "
-            "Received: the rows of the fit"
+            "Argument `y` must hold other rows than those of the fit, whose coverage is "
+            f"{1 - fitted.fitted_to['alpha']:g} or more whatever the model. Received: the rows of "
+            "the fit"
         )
 
 
@@ -94,6 +94,6 @@ def described(fitted, limits):
         else f"an expected share of at least {1 - alpha:.4g} of the numbers of {whom}"
     )
     return (
-        f"An interval holds {what}, if that is exchangeable with the {count} examples that it was "
+        f"An interval holds {what}, if new examples are exchangeable with the {count} that it was "
         f"fitted to. {how}"
     )

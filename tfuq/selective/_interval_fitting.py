@@ -111,7 +111,7 @@ def limits_by_group(keys, limits, groups, count, unknown_group):
     check_choice("unknown_group", unknown_group, ("error", "unbounded"))
     if keys is None and groups is not None:
         raise ValueError(
-            "Argument `groups` must be None: it was fitted without groups. "
+            "Argument `groups` must be None, because the regressor was fitted without groups. "
             f"Received: groups={shown(groups)}"
         )
     if keys is None:
@@ -137,8 +137,8 @@ def check_scores(scores, method):
     """Raises ValueError where no prediction says a scale."""
     if method == "normalized" and np.isinf(scores).all():
         raise ValueError(
-            "Argument `found` must say a scale with method='normalized'. "
-            "Received: a std of 0 for every example"
+            "Argument `found` must give a scale above 0 with method='normalized'. Received: a std "
+            "of 0 for every example"
         )
 
 

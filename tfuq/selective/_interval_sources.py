@@ -108,8 +108,9 @@ def _check_found(found, method):
         if found.family.has_noise or (method == "normalized" and found.num_samples > 1):
             return
         raise ValueError(
-            f"Argument `method` must be 'split': the network says numbers, not how they scatter. "
-            f"Received: method={shown(method)} with the family {shown(found.family.name)}"
+            "Argument `method` must be 'split': the network predicts numbers without their "
+            f"uncertainty. Received: method={shown(method)} with the family "
+            f"{shown(found.family.name)}"
         )
 
 
@@ -154,8 +155,8 @@ def check_kind(source, fitted, units):
         )
     if None not in (draws, source.draws) and (draws > 1) != (source.draws > 1):
         raise ValueError(
-            f"Argument `found` must be of several draws or of one, as what it was fitted to "
-            f"({draws}): one network says less of its uncertainty. Received: {source.draws}"
+            "Argument `found` must be of several draws or of one, as what it was fitted to "
+            f"({draws}): one network knows less of its uncertainty. Received: {source.draws}"
         )
 
 

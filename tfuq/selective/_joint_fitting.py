@@ -152,8 +152,8 @@ def check_together(method, by, losses):
     """
     if len(losses) > 1 and method != "auto":
         raise ValueError(
-            "Argument `method` must be 'auto' for several losses: only it is proved for them. "
-            f"Received: method={shown(method)} with {len(losses)} losses"
+            "Argument `method` must be 'auto' for several losses, for which only that method has "
+            f"a proof. Received: method={shown(method)} with {len(losses)} losses"
         )
     if by == "class" and any(loss.kind == "precision" for loss in losses):
         raise ValueError(

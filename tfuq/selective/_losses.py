@@ -171,9 +171,10 @@ def own_promises(rule, loss=None, positive_class=1):
     unknown = [entry["loss"] for entry, loss in zip(entries, losses, strict=True) if loss is None]
     if unknown:
         raise ValueError(
-            "Argument `loss` must be given, as files of rules hold no functions but the names of "
-            "registered ones (keras.saving.register_keras_serializable): what the rule was fitted "
-            f"to, or 'error'. Received: loss=None with a rule fitted to {shown(unknown[0])}"
+            "Argument `loss` must be given, because a rule's file holds no functions, only names "
+            "of registered ones (keras.saving.register_keras_serializable). Pass the loss that "
+            "the rule was fitted to, or 'error'. Received: loss=None with a rule fitted to "
+            f"{shown(unknown[0])}"
         )
     targets = [entry.get("target_risk") for entry in entries]
     return [Promise(*pair) for pair in zip(losses, targets, strict=True)]
@@ -219,9 +220,9 @@ def read_loss(loss, positive_class, class_names):
     """The argument `loss`, one, as a `Loss`; `positive_class` where the loss does not name it."""
     if is_chosen(positive_class) and not (isinstance(loss, str) and loss in LOSSES[1:]):
         raise ValueError(
-            "Argument `positive_class` must be left out unless `loss` is one of "
-            f"{LOSSES[1:]}: no other has a class, or it names its own. "
-            f"Received: positive_class={shown(positive_class)} with loss={shown(loss)}"
+            f"Argument `positive_class` must be left out unless `loss` is one of {LOSSES[1:]}: "
+            "other losses have no class, or name it themselves. Received: "
+            f"positive_class={shown(positive_class)} with loss={shown(loss)}"
         )
     if callable(loss):
         return Loss("function", value=loss)
@@ -271,9 +272,9 @@ def _warn_if_low(loss, risk, class_names):
     """Warns of a precision or a recall that is promised to be below one half."""
     if loss.grows_with_good and risk > 0.5:
         warnings.warn(
-            f"This promises a {title(loss.said(), class_names)} of at least {1 - risk:.3g} only. "
-            f"For one of at least {risk:.3g} say target_risk={1 - risk:.3g} or, among several "
-            f"losses, the target {risk:.3g}.",
+            f"The rule promises a {title(loss.said(), class_names)} of at least {1 - risk:.3g} "
+            f"only. For one of at least {risk:.3g} pass target_risk={1 - risk:.3g} or, among "
+            f"several losses, the target {risk:.3g}.",
             stacklevel=4,
         )
 

@@ -45,8 +45,8 @@ def cases_of_numbers(rule, found, labels, groups, stacked, score):
     """The same of numbers, one for each example."""
     if stacked is not None:
         raise ValueError(
-            "Argument `stacked` must be left out for numbers: `found` knows its draws. "
-            f"Received: stacked={stacked}"
+            "Argument `stacked` must be left out for numbers: `found` knows whether it holds "
+            f"several draws. Received: stacked={stacked}"
         )
     groups = {} if groups is None else {"groups": groups, "unknown_group": "reject"}
     accepted = rule.accept(found, score=score, **groups).ravel()

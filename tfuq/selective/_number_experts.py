@@ -47,8 +47,8 @@ def labelled_answers(found, y, sample_weight, rules, tolerance, **flags):
     for name, value in flags.items():
         if value:
             raise ValueError(
-                f"Argument `{name}` must be False of numbers, which are no classes. "
-                f"Received: {name}={shown(value)}"
+                f"Argument `{name}` must be False for numbers, which are not classes. Received: "
+                f"{name}={shown(value)}"
             )
     for rule in rules:
         if hasattr(rule, "accept") and not isinstance(rule, RegressionRule):
@@ -126,8 +126,8 @@ def graded_expert(labelled, expert, costs):
         check_fraction("expert", float(expert))
         if callable(costs["error"]):
             raise ValueError(
-                "Argument `expert` must be answers if costs['error'] is a function, as an accuracy "
-                f"does not say how far off the expert is. Received: {expert}"
+                "Argument `expert` must be answers if costs['error'] is a function: an accuracy "
+                f"does not tell how far off the expert is. Received: {expert}"
             )
         everywhere = np.ones(len(labelled.y))
         return expert * everywhere, (1 - expert) * costs["error"] * everywhere

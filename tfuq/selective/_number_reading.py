@@ -72,9 +72,9 @@ def check_varies(score, name):
     """Raises ValueError if the score `name` is the same for all, of several."""
     if len(score) > 1 and np.ptp(score) == 0:
         raise ValueError(
-            f"Argument `score` must differ between examples: {name!r} is {score[0]:g} for all, and "
-            "ranks nothing (one network has no epistemic part; numbers without noise have no "
-            f"aleatoric one). Received: score={name!r}"
+            f"Argument `score` must differ between examples: {name!r} is {score[0]:g} for all, "
+            "which ranks nothing (one network has no epistemic part; a family without noise has "
+            f"no aleatoric part). Received: score={name!r}"
         )
 
 

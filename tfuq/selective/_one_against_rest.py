@@ -10,8 +10,7 @@ from tfuq.selective._calibration import Calibration
 from tfuq.selective.base import numbers
 
 UNCALIBRATED = (
-    "nothing is learned of it, and its probabilities are not calibrated (those of several classes "
-    "no more than by the change of the others)."
+    "its probabilities are not calibrated (with several classes they change only as the others do)."
 )
 
 

@@ -127,8 +127,8 @@ def _check_unfitted(calibration, kind):
     for name in ("from_logits", "multi_label"):
         if getattr(calibration, name) and not getattr(kind, name):
             raise ValueError(
-                f"Argument `{name}` must be True as well if it is of the calibration. "
-                f"Received: {name}=False"
+                f"Argument `{name}` must also be True if it is True for the calibration. Received: "
+                f"{name}=False"
             )
 
 
@@ -203,15 +203,15 @@ class OwnRows:
             shared = shared_rows(known, score_hashes(self._given) if of_scores else hashes)
             if shared and isinstance(self._given, str) and self._given == PLAIN:
                 warnings.warn(
-                    f"The score is of {scorer}, which has seen about {shared} of these "
-                    f"{self._count} rows. The promise holds if no other score would have been "
-                    "taken, whatever had been found; else fit the rule to other rows.",
+                    f"The score was chosen with {scorer}, which has seen about {shared} of these "
+                    f"{self._count} rows. The promise holds only if you would have used this score "
+                    "whatever the outcome; otherwise fit the rule to other rows.",
                     stacklevel=6,
                 )
             elif shared:
                 raise ValueError(
                     "Argument `score` must come from other rows than these, or nothing can be "
-                    "promised: fit or choose it on some rows, and fit the rule to others. "
+                    "promised: fit or choose the score on some rows and the rule on others. "
                     f"Received: a score of {scorer}, which has seen about {shared} of these "
                     f"{self._count} rows"
                 )

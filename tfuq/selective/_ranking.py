@@ -73,8 +73,8 @@ def curve_points(ranked):
 def check_counts(weight):
     if weight.mean() < _LEAST_MEAN_WEIGHT:
         raise ValueError(
-            "Argument `sample_weight` must count examples, 1 on average: divide by its mean. "
-            f"Received: sample_weight of mean {weight.mean():.3g}"
+            "Argument `sample_weight` must have a mean of 1, because weights count examples: "
+            f"divide them by their mean. Received: sample_weight of mean {weight.mean():.3g}"
         )
 
 

@@ -73,7 +73,8 @@ def warn_of_smoothing(model, output):
         warnings.warn(
             f"The model was compiled with label_smoothing={smoothing:g}. Label smoothing makes "
             "errors harder to tell by their probability (Xia et al. 2025), so that a rule accepts "
-            "less: train without, or compare scores with `best_score`; score='pnorm' mends part.",
+            "less. Train without it, or compare scores with `best_score`; score='pnorm' repairs "
+            "part of it.",
             stacklevel=3,
         )
 
@@ -93,7 +94,7 @@ def check_for_models(rule):
         )
     if rule.score == GIVEN and "detector" not in rule.fitted_to:
         raise ValueError(
-            "A rule for your own scores cannot be part of a model, which does not compute them; a "
+            "A rule for your own scores cannot be part of a model, which does not compute them. A "
             "rule for a detector's score can, if it was fitted with "
             "`RejectionRule.fit_model(model, data, score=detector)`. Received: score='given'"
         )
@@ -110,9 +111,9 @@ def name_and_given(score, default):
         is_list and any(isinstance(each, str | Detector) or callable(each) for each in several)
     ):
         raise ValueError(
-            "Argument `score` must be one score. Of several `CombinedScore` makes one, on rows of "
-            "its own: `fit(model, x)`, then `RejectionRule.fit_model(..., score=combined)`. "
-            f"Received: score={shown(score)}"
+            "Argument `score` must be one score. `CombinedScore` joins several, on rows of its "
+            "own: `fit(model, x)`, then `RejectionRule.fit_model(..., score=combined)`. Received: "
+            f"score={shown(score)}"
         )
     return GIVEN, score
 
@@ -121,8 +122,8 @@ def check_is_no_detector(score):
     """Raises ValueError for a detector, where there are no inputs that it could score."""
     if isinstance(score, Detector):
         raise ValueError(
-            "Argument `score` must be a name, an array or a function of probabilities; of a "
-            "detector the array `detector.score(x)`, or pass it to "
+            "Argument `score` must be a name, an array or a function of probabilities; for a "
+            "detector pass the array `detector.score(x)`, or the detector itself to "
             "`RejectionRule.fit_model(model, data, score=detector)`, which has the inputs. "
             f"Received: score={shown(score)}"
         )

@@ -68,8 +68,8 @@ def warn_of_repeated(scores, labels):
     times = times_repeated(scores, labels)
     if times > 1:
         warnings.warn(
-            f"Each example is there {times} times, of one class or of all: what is promised counts "
-            f"them as {times} times as many as they are, and does not hold. Pass each example "
-            "once: without `repeat`, oversampling or an array joined with itself.",
+            f"The promise does not hold: each example (of all classes, or of one) is there {times} "
+            f"times and would count as {times} examples. Pass each example once: without `repeat`, "
+            "oversampling or an array joined with itself.",
             stacklevel=5,
         )

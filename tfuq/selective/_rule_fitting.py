@@ -432,5 +432,5 @@ def _refusal(goal, count, best, coverage, needed, expected):
 
 def what_may_help(expected):
     """More examples, if known how many, and another score, as a sentence or two."""
-    more = f" Some {expected} examples like these would show the target." if expected else ""
-    return f"{more} Another score may rank the errors better: `best_score`."
+    more = f" About {expected} examples like these would show the target." if expected else ""
+    return f"{more} Another score may rank the errors better: compare scores with `best_score`."

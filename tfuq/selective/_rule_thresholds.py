@@ -13,7 +13,7 @@ def check_by(by, multi_label):
     if by == "label" and not multi_label:
         raise ValueError(
             "Argument `by` must not be 'label' unless multi_label=True: single classes have no "
-            "labels of their own; take by='class'. Received: by='label' with multi_label=False"
+            "labels of their own. Use by='class'. Received: by='label' with multi_label=False"
         )
 
 

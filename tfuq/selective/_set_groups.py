@@ -28,7 +28,7 @@ def places_of(keys, groups, count, unknown_group="error"):
     check_choice("unknown_group", unknown_group, ("error", "all"))
     if keys is None and groups is not None:
         raise ValueError(
-            "Argument `groups` must be None: the predictor was fitted without groups. "
+            "Argument `groups` must be None, because the predictor was fitted without groups. "
             f"Received: groups={shown(groups)}"
         )
     if keys is None:

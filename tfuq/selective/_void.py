@@ -51,12 +51,12 @@ def _check_ignored(ignore_class, labels):
     is_integer = isinstance(ignore_class, (int, np.integer)) and not isinstance(ignore_class, bool)
     if not is_integer and not isinstance(ignore_class, str):
         raise ValueError(
-            "Argument `ignore_class` must be None, the integer that void labels hold or, of labels "
-            f"that are names, a text. Received: ignore_class={shown(ignore_class)}"
+            "Argument `ignore_class` must be None or the void label: an integer, or a text where "
+            f"labels are names. Received: ignore_class={shown(ignore_class)}"
         )
     if labels.dtype.kind in ("biuf" if isinstance(ignore_class, str) else "SU"):
         raise ValueError(
-            "Argument `ignore_class` must be what void labels hold, a text among names and an "
+            "Argument `ignore_class` must be of the kind of the labels: a text among names, an "
             f"integer among numbers. Received: ignore_class={shown(ignore_class)} with labels of "
             f"{labels.dtype}"
         )
@@ -82,9 +82,9 @@ def known_entries(probs, labels, sample_weight, ignore_class, multi_label=False)
         or not np.isin(weight, (0, 1)).all()
     ):
         raise ValueError(
-            "Argument `sample_weight` must be a mask or hold 0 and 1, with one or more leading "
-            f"axes of {shape}: other weights allow no promise. "
-            f"Received: sample_weight={shown(weight)}"
+            "Argument `sample_weight` must be a mask of 0 and 1, with one or more leading axes of "
+            f"{shape}: no promise can be made with other weights. Received: "
+            f"sample_weight={shown(weight)}"
         )
     known = weight.reshape(weight.shape + (1,) * (len(shape) - weight.ndim)) > 0
     known = np.broadcast_to(known, shape)
@@ -149,8 +149,8 @@ def check_untuned(known, tuned):
     """Raises ValueError if something is to be tuned on examples with some void labels."""
     if known is not None and known.ndim > 1:
         raise ValueError(
-            f"Argument `{tuned[0]}` must be a number if pixels have void labels, which cannot be "
-            f"tuned on. Received: {tuned[0]}='tuned' with {int((~known).sum())} void labels"
+            f"Argument `{tuned[0]}` must be a number if pixels have void labels, on which it "
+            f"cannot be tuned. Received: {tuned[0]}='tuned' with {int((~known).sum())} void labels"
         )
 
 
@@ -162,8 +162,8 @@ def known_alone(probs, labels, groups, sample_weight, ignore_class, multi_label,
     """
     if isinstance(probs, RegressionUncertainty):
         raise ValueError(
-            "Arguments `sample_weight` and `ignore_class` must be None for numbers: give the rows "
-            f"that count. Received: sample_weight={shown(sample_weight)}"
+            "Arguments `sample_weight` and `ignore_class` must be None for numbers: pass only the "
+            f"rows that count. Received: sample_weight={shown(sample_weight)}"
         )
     values, labels = np.asarray(array_of(probs)), np.asarray(labels)
     filled_in, known = known_entries(values, labels, sample_weight, ignore_class, multi_label)

@@ -66,7 +66,8 @@ def checked_weights(weights, shape, name="weights"):
         raise ValueError(
             f"Argument `{name}` must hold a finite number of at least 0 for each of "
             f"{shape[0] if len(shape) == 1 else shape} examples with one decision each: how many "
-            f"times as frequent its like is in the new data. Received: {name}={shown(weights)}"
+            "times as frequent such examples are in the new data. Received: "
+            f"{name}={shown(weights)}"
         )
     return found
 
@@ -130,8 +131,8 @@ def asked_weights(weight_limits, weights, shape):
         return None
     if weights is None:
         raise ValueError(
-            "Argument `weights` must hold the weight of each example, as the predictor was fitted "
-            "with such: `CovariateShift.weights(features)`. Received: weights=None"
+            "Argument `weights` must hold the weight of each example, because the predictor was "
+            "fitted with weights: `CovariateShift.weights(features)`. Received: weights=None"
         )
     return checked_weights(weights, shape)
 
@@ -151,8 +152,8 @@ def _class_weights(shift, labels, classes):
         )
     if not shift.reliable:
         warnings.warn(
-            "The label shift is not estimated reliably (its classes are confused, or some were not "
-            "seen): sets weighted by it promise nothing.",
+            "Sets promise nothing, because the label shift that weights them is not estimated "
+            "reliably (its classes are confused, or some were not seen).",
             stacklevel=5,
         )
     return found
@@ -170,6 +171,6 @@ def _check_enough(weights, limits, alpha):
     if effective < needed:
         warnings.warn(
             f"The weights leave {effective:.1f} effective examples of {len(weights)}: sets will "
-            "often hold every class, and their coverage hangs on a few.",
+            "often hold every class, and their coverage depends on a few examples.",
             stacklevel=5,
         )

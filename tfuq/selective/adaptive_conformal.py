@@ -154,8 +154,8 @@ class AdaptiveConformal(Fitted):
         """
         if self.pending is not None:
             raise ValueError(
-                "Method `update` must tell the label of the last interval before the next one is "
-                "asked for; update(nan) if it has none. Received: interval() twice"
+                "Call `update` with the label of the last interval before you ask for the next "
+                "one, or update(nan) if it has none. Received: interval() twice"
             )
         mean, scale = _read_one(found, self.method)
         lower, upper = self._ends(mean, scale)
@@ -186,8 +186,8 @@ class AdaptiveConformal(Fitted):
         """
         if self.pending is None:
             raise ValueError(
-                "Method `interval` must be called before each `update`, which tells the label of "
-                f"its prediction. Received: y={shown(y)} without one"
+                "Call `interval` before each `update`, which takes the label of that prediction. "
+                f"Received: y={shown(y)} without one"
             )
         y = _number("y", y)
         self._learn(y, *self.pending)
@@ -236,8 +236,8 @@ class AdaptiveConformal(Fitted):
         """
         if self.pending is not None:
             raise ValueError(
-                "Method `update` must tell the label of the last interval before a series is run. "
-                "Received: an interval without one"
+                "Call `update` with the label of the last interval before `run`. Received: an "
+                "interval without one"
             )
         source = Source(_means(found, self.method), self.method)
         _check_one(source.shape)

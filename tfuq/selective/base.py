@@ -138,8 +138,8 @@ class Fitted:
         except DAMAGE as error:
             raise ValueError(
                 f"Argument `path` must name a file as `{cls.__name__}.save` of this version wrote "
-                "it: bring that back, or fit and save again. "
-                f"Received: path={str(path)!r} ({type(error).__name__}: {error})"
+                f"it: restore it, or fit and save again. Received: path={str(path)!r} "
+                f"({type(error).__name__}: {error})"
             ) from error
 
     def __reduce__(self):  # as its file: a function of the fit, a lambda say, is not part of it

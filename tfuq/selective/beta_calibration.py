@@ -102,8 +102,8 @@ class BetaCalibration(OneAgainstRest):
         found, is_finite = fit_beta(values, targets, weight)
         if not is_finite:
             warnings.warn(
-                "The predictions tell a class from the rest without an error: the weights grow as "
-                "far as they are let, and so does the confidence.",
+                "The predictions separate a class from the rest without an error, so that the "
+                "weights, and with them the confidence, grow to their limit.",
                 stacklevel=5,
             )
         return found

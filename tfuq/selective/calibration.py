@@ -221,8 +221,8 @@ class VectorScaling(Calibration):
             if not is_finite:
                 of = f" of label {label}" if len(found) > 1 else ""
                 warnings.warn(
-                    f"The predictions{of} tell classes apart without an error: the weights grow as "
-                    "far as they are let, and so does the confidence.",
+                    f"The predictions{of} separate the classes without an error, so that the "
+                    "weights, and with them the confidence, grow to their limit.",
                     stacklevel=3,
                 )
         self.scale, self.bias = (

@@ -147,7 +147,7 @@ class CovariateShift(Fitted):
             warnings.warn(
                 f"Old and new examples hardly overlap: {len(old)} old ones count as "
                 f"{effective:.1f}, with a mean weight of {weights.mean():.2g} where it should be "
-                "1. What is weighted by them hangs on a few.",
+                "1. Whatever they weight depends on a few examples.",
                 stacklevel=2,
             )
         report = {"examples": len(old), "new_examples": len(new), "effective_examples": effective}

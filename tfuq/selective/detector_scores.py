@@ -61,7 +61,7 @@ def check_is_in_order(score, data):
     is_own = score is not None and not isinstance(score, str) and not callable(score)
     if is_own and not isinstance(data, (tuple, list)):
         raise ValueError(
-            "Argument `score` must be a name, a detector or a function where `data` are no arrays, "
-            "as nobody knows whether the scores are in their order. "
-            f"Received: score={shown(score)} with data={shown(data)}"
+            "Argument `score` must be a name, a detector or a function where `data` are not "
+            "arrays: an array of scores may be in another order than the data. Received: "
+            f"score={shown(score)} with data={shown(data)}"
         )

@@ -106,7 +106,7 @@ class DirichletCalibration(Calibration):
         if data.is_binary:
             raise ValueError(
                 "Argument `probs` must be of two or more classes, `(n, classes)`: for one number "
-                "each it is BetaCalibration(). Received: binary probs"
+                "each use BetaCalibration(). Received: binary probs"
             )
         warn_of_unseen(data)
         problem = data.problem()
@@ -116,8 +116,8 @@ class DirichletCalibration(Calibration):
         weights, bias, ended = fit_dirichlet(*problem, strength)
         if not ended:
             warnings.warn(
-                f"The fit with strength={strength:g} did not come to its end: the classes are told "
-                "apart without an error, or nearly so. A larger `strength` has an optimum.",
+                f"The fit with strength={strength:g} did not converge, because the classes are "
+                "separated without an error, or nearly so. Use a larger `strength`.",
                 stacklevel=3,
             )
         self.weights, self.bias, self._strength_used = weights.tolist(), bias.tolist(), strength

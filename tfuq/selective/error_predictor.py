@@ -225,9 +225,9 @@ def _check_errors(wrong):
     count = int(wrong.sum())
     if min(count, len(wrong) - count) < FEWEST:
         raise ValueError(
-            f"Argument `y` must make at least {FEWEST} answers wrong and {FEWEST} right: more rows "
-            "that the model was not trained on, or the score 'confidence', which needs none. "
-            f"Received: {count} of {len(wrong)} wrong"
+            f"Argument `y` must make at least {FEWEST} answers wrong and {FEWEST} right: pass more "
+            "rows that the model was not trained on, or use the score 'confidence', which needs "
+            f"none. Received: {count} of {len(wrong)} wrong"
         )
 
 

@@ -309,7 +309,8 @@ def _correctness(here, used, votes, correctness, features, folds, seed):
     """Probability of the likeliest class, and of the predicted one, of the examples `used`."""
     if votes is not None and correctness is not None:
         raise ValueError(
-            "Argument `correctness` must be None with `votes`, which say it. Received: both"
+            "Argument `correctness` must be None with `votes`, from which it follows. Received: "
+            "both"
         )
     probs = np.asarray(here.examples.probs())
     if votes is not None:

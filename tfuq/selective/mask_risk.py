@@ -313,8 +313,8 @@ class MaskRiskControl(Fitted):
         pixels = marked.sum(axis=axes)
         if not pixels.any():
             raise ValueError(
-                "Argument `masks` must mark a pixel of some image: without any there is no recall. "
-                f"Received: {len(masks)} empty masks"
+                "Argument `masks` must mark at least one pixel of one image: without any there is "
+                f"no recall. Received: {len(masks)} empty masks"
             )
         hits = (found & marked).sum(axis=axes)
         recalls = hits[pixels > 0] / pixels[pixels > 0]

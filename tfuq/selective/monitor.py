@@ -263,7 +263,7 @@ class Monitor(Fitted):
         if mark is not None and mark in self._batches:
             raise ValueError(
                 f"Argument `probs` must hold new cases: {len(scores)} with these scores, in this "
-                "order, were taken before. A case counts once; labels that come late go to "
+                "order, were taken before. Each case counts once; pass labels that come late to "
                 f"`update_losses`. Received: scores={shown(scores)}"
             )
         followed = {name: np.empty(len(accepted)) for name in SHARES}

@@ -289,7 +289,7 @@ class RegressionRule(Watched, Fitted):
         if (fitted > 1) != (draws > 1):
             raise ValueError(
                 f"Argument `{name}` must be of several draws or of one, as what it was fitted to "
-                f"({fitted}): one network says less of its uncertainty. Received: {draws}"
+                f"({fitted}): one network knows less of its uncertainty. Received: {draws}"
             )
 
     def accept(

@@ -119,9 +119,7 @@ class VennAbersCalibration(OneAgainstRest):
         return tuple(ops.convert_to_numpy(part).reshape(shape) for part in self._both(rows))
 
     def _estimate(self, data):
-        warn_of_unseen(
-            data, "all that its probabilities say is that {examples} examples are without it."
-        )
+        warn_of_unseen(data, "its probabilities tell only that {examples} examples are without it.")
         super()._estimate(data)
 
     def _curve(self, values, targets, weight):

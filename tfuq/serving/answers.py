@@ -141,7 +141,7 @@ def score_of(row, probs, name):
 
 def _of_ood(score, threshold):
     if not math.isfinite(score):
-        return False, "the out-of-distribution score is not finite: the input is like none known"
+        return False, "the out-of-distribution score is not finite: the input is unlike any known"
     passed = score <= threshold + ROUNDING * max(1.0, abs(threshold))
     side = "at most" if passed else "above"
     return passed, f"out-of-distribution score {score:.6g} {side} the threshold {threshold:.6g}"

@@ -65,7 +65,7 @@ def load(options):
     input_spec(model, options)
     decision = Decision.of(model.metadata, names or None)
     if not decision.decides:
-        raise ValueError(f"{options.model} decides nothing: export it with a `rule`")
+        raise ValueError(f"{options.model} makes no decisions: export it with a `rule`")
     return model, decision
 
 

@@ -11,7 +11,7 @@ NUMBERS = (
     ("max-waiting-bytes", 2**29, "bytes of bodies and decoded inputs of all requests"),
     ("max-batch", 32, "inputs that are predicted together"),
     ("max-waiting", 64, "requests that wait for an answer; more are told to come again"),
-    ("max-bodies", 256, "bodies that are coming; one more, and the slowest is given up"),
+    ("max-bodies", 256, "bodies that are being read; one more, and the slowest is given up"),
     ("max-connections", 512, "open connections; one more, and one without a request is closed"),
     ("body-timeout", 20.0, "seconds that a body may take to come"),
     ("head-timeout", 10.0, "seconds that a head may take to come, or a connection be idle"),

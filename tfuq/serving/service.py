@@ -157,7 +157,7 @@ class Bodies:
         except asyncio.CancelledError as error:
             if not self.coming.get(reading):
                 raise
-            reason = "the body came too slowly while others were waiting"
+            reason = "the body came too slowly while other requests were waiting"
             raise Refused(408, "timeout", reason) from error
         finally:
             self.coming.pop(reading, None)

@@ -70,9 +70,9 @@ class Watch:
         )
         if not known or self.rule.fitted_to["loss"] != "error":
             raise ValueError(
-                f"{self.path} must watch a rule of errors, by a score that the model says: it is "
-                f"of the loss {self.rule.fitted_to['loss']} and the score {name}. "
-                "`tfuq monitor` watches others, batch by batch"
+                f"{self.path} must watch a rule of errors, by a score that the model computes: it "
+                f"is of the loss {self.rule.fitted_to['loss']} and the score {name}. `tfuq "
+                "monitor` watches others, batch by batch"
             )
 
     # --- Cases --------------------------------------------------------------------------------
