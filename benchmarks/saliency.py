@@ -25,7 +25,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from evidence import cells, measures, pages, rows, tasks
+from evidence import cells, images, measures, nuclei, pages, paired, rows, tasks
+from evidence.traced import Traced, class_loss
 
 from tfuq import convert, layers
 
@@ -35,56 +36,16 @@ WHICH = ("saliency", "random", "magnitude", "first", "last")
 CONTROLS = ("Dense", "MC dropout")
 PASSES, PRIOR, RATE = 5, 0.3, 0.2
 BIASES = "biases"  # the number of all biases, as a share
-COLUMNS = ("accuracy", "nll", "ece", "augrc", "near", "far")
-
-
-def loss():
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-def compiled(model):
-    rows.compiled(model, "adam", loss())
-    model.optimizer.learning_rate = rows.RATE
-    model.optimizer.build(model.trainable_variables)
-    return model
-
-
-class Traced:
-    """Networks that are traced already, by their shapes: they are given other weights."""
-
-    def __init__(self):
-        self._known = {}
-
-    def of(self, kind, fresh):
-        """A compiled network with the variables of `fresh`, and an optimizer that has no moments.
-
-        Layers keep which weights are random in variables, so that networks with as many random
-        weights in each layer are the same but for those.
-        """
-        key = kind, tuple(tuple(v.shape) for v in fresh.variables)
-        if key not in self._known:
-            model = compiled(fresh)
-            states = [keras.ops.convert_to_numpy(v).copy() for v in model.optimizer.variables]
-            self._known[key] = model, states
-            return model
-        model, states = self._known[key]
-        for old, new in zip(model.layers, fresh.layers, strict=True):
-            for variable, value in zip(old.variables, new.variables, strict=True):
-                variable.assign(value)
-        for variable, value in zip(model.optimizer.variables, states, strict=True):
-            variable.assign(value)
-        for old, new in zip(rows.penalties(model), rows.penalties(fresh), strict=True):
-            old.weight.assign(new.weight)
-        return model
+COLUMNS = ("accuracy", "dice", "nll", "ece", "augrc", "near", "far")
 
 
 def selected(network, data, plan, which, share):
     """A copy of a trained network with random weights: `share` of all of its kernels."""
     options = {"kl_weight": plan.kl_weight, "prior_scale": PRIOR, "seed": plan.seed}
     if which == BIASES:
-        return convert.sparse_bayesian(network, None, loss(), which=BIASES, **options)
+        return convert.sparse_bayesian(network, None, class_loss(), which=BIASES, **options)
     return convert.sparse_bayesian(
-        network, data, loss(), share, which=which, batch_size=plan.batch, **options
+        network, data, class_loss(), share, which=which, batch_size=plan.batch, **options
     )
 
 
@@ -116,7 +77,7 @@ class Runs:
 
     def __init__(self, store, task, shares, seeds, is_quick):
         self.store, self.task, self.shares, self.seeds = store, task, shares, seeds
-        self.is_quick = is_quick
+        self.is_quick, self.of_places = is_quick, isinstance(task, nuclei.Pixels)
         self.entry = store.task(task.name)
         self.entry |= {"rows": task.counts, "classes": task.classes}
         self.traced, self.begun = Traced(), {}
@@ -172,6 +133,8 @@ class Runs:
         model = self.made(which, share, seed)
         probs = self.asked(model)
         found = measures.of_answers(probs, self.task.y)
+        if self.of_places:
+            found["dice"] = round(float(nuclei.dice(probs["test"], self.task.y["test"]).mean()), 5)
         found["random"] = count_random(model)
         path = self.path(row, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,15 +172,27 @@ class Runs:
             for which in [*CONTROLS, *choices]
         }
         comparisons = (len(SHARES) + 1) * (len(CONTROLS) + len(WHICH) - 1) + 1
-        mine, found = runs["saliency"], {}
-        for which in [*CONTROLS, *choices]:
-            if which != "saliency":
-                pair = {which: runs[which], "saliency": mine}
-                found[which] = measures.differences(pair, self.task.y, comparisons, base=which)[
-                    "saliency"
-                ]
+        if self.of_places:
+            found = self.of_images(runs, comparisons)
+        else:
+            mine, found = runs["saliency"], {}
+            for which in [*CONTROLS, *choices]:
+                if which != "saliency":
+                    pair = {which: runs[which], "saliency": mine}
+                    less = measures.differences(pair, self.task.y, comparisons, base=which)
+                    found[which] = less["saliency"]
         self.entry["differences"][name] = found
         self.store.write()
+
+    def of_images(self, runs, comparisons):
+        """As above, of places: whole images are drawn."""
+        counts = {p: len(v) // nuclei.PLACES for p, v in runs["saliency"][0].items()}
+        resampled = nuclei.resampled(self.task.y)
+        more = paired.differences(runs, resampled, counts, comparisons, "saliency")
+        return {
+            which: {column: [-mean, -high, -low] for column, (mean, low, high) in each.items()}
+            for which, each in more.items()
+        }
 
 
 def label(share):
@@ -265,8 +240,9 @@ def difference_table(found, column):
     for name, task in found["tasks"].items():
         for share, known in task["differences"].items():
             differences = (known.get(w, {}).get(column) for w in (*WHICH[1:], BIASES, *CONTROLS))
-            told = ("-" if each is None else shown(each, column, digits) for each in differences)
-            body.append([f"{name}, {share}", *told])
+            told = ["-" if e is None else shown(e, column, digits) for e in differences]
+            if any(each != "-" for each in told):
+                body.append([f"{name}, {share}", *told])
     return pages.markdown(titles, body) + "\n" + verdict(found, column)
 
 
@@ -293,12 +269,25 @@ def verdict(found, column):
     return f"{title} of saliency, against " + "; ".join(said or ["nothing yet"]) + ".\n"
 
 
+JUDGED = (*measures.PAIRED, "dice")
 TABLES = {
     "sets": lambda found: "\n".join(
         run_table(name, task) for name, task in found["tasks"].items() if task["differences"]
     ),
-    **{c: (lambda found, c=c: difference_table(found, c)) for c in measures.PAIRED},
+    **{c: (lambda found, c=c: difference_table(found, c)) for c in JUDGED},
 }
+
+
+def sets(given, cache):
+    """The sets of classes that are asked for, and the nuclei, which are judged place by place."""
+    alone = given.quick or given.data or given.pixels
+    has_nuclei = not alone and (given.tasks is None or nuclei.NAME in given.tasks)
+    if given.tasks is not None and has_nuclei:
+        given.tasks = [name for name in given.tasks if name != nuclei.NAME]
+    if given.tasks != []:
+        yield from tasks.asked_for(given, cache)[0]
+    if has_nuclei:
+        yield nuclei.Pixels(images.default_folder())
 
 
 def main(argv=None):
@@ -313,7 +302,7 @@ def main(argv=None):
         return pages.write_all(json.loads(given.json.read_text("utf-8")), "saliency", TABLES)
     with tempfile.TemporaryDirectory() as temporary:
         cache = given.cache or pathlib.Path(temporary)
-        each, _ = tasks.asked_for(given, cache)
+        each = sets(given, cache)
         settings = {"steps": rows.STEPS, "hidden": rows.HIDDEN, "passes": PASSES, "prior": PRIOR}
         path = cache / "saliency.json" if given.quick else given.json
         store = tasks.Store(path, cache, settings)

@@ -20,6 +20,7 @@ COLUMNS = {  # of runs: title, digits, whether more is better (None: neither)
     "risk80": ("risk at 80 %", 3, False),
     "coverage": ("coverage of the rule", 2, True),
     "realized": ("risk of accepted", 3, None),
+    "dice": ("Dice", 3, True),
     "near": ("near AUROC", 3, True),
     "far": ("far AUROC", 3, True),
     "shift_accuracy": ("accuracy, shift", 3, True),

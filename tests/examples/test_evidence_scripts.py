@@ -10,8 +10,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
-NAMES = ("cells", "pages", "rows")
-SCRIPTS = ("saliency", "optimizers", "gradient_controls")
+NAMES = ("cells", "measures", "multilabel", "nuclei", "paired", "pages", "rows", "traced")
+SCRIPTS = ("saliency", "optimizers", "gradient_controls", "noisy_labels")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,7 +61,7 @@ def test_weights_are_as_many_in_each_choice(parts):
 def test_a_traced_network_takes_the_other_weights_and_choice(parts):
     saliency, rows = parts["saliency"], parts["rows"]
     x = np.random.default_rng(0).normal(size=(8, 5)).astype("float32")
-    traced, plan = saliency.Traced(), rows.Plan(None, 0.0, 1, 0, 64, 3)
+    traced, plan = parts["traced"].Traced(), rows.Plan(None, 0.0, 1, 0, 64, 3)
     first = saliency.selected(rows.dense(5, plan), None, plan, "magnitude", 0.2)
     kept = traced.of("random", first)
     fresh = saliency.selected(rows.dense(5, plan), None, plan, "random", 0.2)
@@ -149,6 +149,131 @@ def test_norms_of_activations_are_those_of_keras(parts):
     np.testing.assert_allclose(norms, np.stack(expected, axis=1), rtol=1e-4)
 
 
+@pytest.mark.slow
+def test_gradients_and_their_controls_run_on_digits(parts, tmp_path, monkeypatch):
+    script = parts["gradient_controls"]
+    monkeypatch.setattr(parts["rows"], "STEPS", 60)
+    monkeypatch.setattr(script, "IMAGES", 100)
+    found = script.main(["--quick", "--cache", str(tmp_path)])
+    task = found["tasks"]["digits"]
+    assert task["accuracies"]["0"] > 0.8
+    assert all(task["runs"][name]["0"]["far"] > 0.9 for name in ("pixels", "features"))
+    assert set(task["differences"]) == set(script.CONTROLS)
+    for table in script.TABLES.values():
+        assert len(table(found).splitlines()) >= 3
+
+
+# --- Paper 004 ----------------------------------------------------------------------------------
+
+
+def test_global_average_precision_is_that_of_scikit_learn(parts):
+    from sklearn.metrics import average_precision_score
+
+    rng = np.random.default_rng(0)
+    scores, truth = rng.normal(size=(30, 4)), rng.integers(2, size=(30, 4))
+    times = np.stack([np.ones(30, int), rng.multinomial(30, np.full(30, 1 / 30))])
+    found = parts["multilabel"].average_precision(times, scores, truth)
+    for value, each in zip(found, times, strict=True):
+        again = (np.repeat(array, each, axis=0) for array in (truth, scores))
+        assert value == pytest.approx(average_precision_score(*again, average="micro"))
+
+
+def test_labels_of_a_mosaic_are_those_of_its_images(parts):
+    from evidence.images import Part
+
+    labels = np.random.default_rng(0).integers(10, size=43)
+    pictures = (labels * 20)[:, None, None, None] * np.ones((8, 8, 3), "uint8")
+    made = parts["multilabel"].mosaics(Part(pictures.astype("uint8"), labels), 10, times=2)
+    assert made.images.shape == (20, 16, 16, 3) and made.labels.shape == (20, 10)
+    for image, present in zip(made.images, made.labels, strict=True):
+        assert set(np.unique(image) // 20) == set(np.flatnonzero(present))
+
+
+def test_labels_are_measured_as_keras_and_by_hand(parts):
+    import keras
+
+    rng = np.random.default_rng(0)
+    logits, truth = rng.normal(size=(30, 4)), rng.integers(2, size=(30, 4))
+    found = parts["multilabel"].figures(logits, truth)
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    assert found["nll"] == pytest.approx(float(loss(truth, logits)), abs=1e-5)
+    assert found["accuracy"] == pytest.approx(np.mean((logits > 0) == truth), abs=1e-5)
+    again = parts["multilabel"].resampled(logits, truth, {"test": np.ones((1, 30))})
+    assert again["augrc"][0] == pytest.approx(found["augrc"], abs=0.005)
+
+
+def test_differences_are_those_of_the_table_of_methods(parts):
+    measures, rng = parts["measures"], np.random.default_rng(0)
+    labels = {"test": rng.integers(3, size=50)}
+    runs = {
+        row: [{"test": rng.dirichlet(np.ones(3), 50)} for _ in range(3)] for row in ("Dense", "x")
+    }
+    expected = measures.differences(runs, labels, 4)["x"]
+
+    def resampled(run, weights):
+        return measures.resampled(run, labels, weights)
+
+    found = parts["paired"].differences(runs, resampled, {"test": 50}, 4, "Dense")["x"]
+    assert found == expected
+    assert parts["paired"].told([0.1, 0.05, 0.15], 2, False) == "+0.10 [+0.05, +0.15] −"
+
+
+def test_dense_is_divided_by_the_temperature_and_factors_are_as_named(parts):
+    script, rows = parts["noisy_labels"], parts["rows"]
+    head = script.KINDS["classes"].head
+    x = np.random.default_rng(0).normal(size=(8, 5)).astype("float32")
+    plan = rows.Plan(0.5, 0.0, 1, 0, 64, 4)
+    cold = script.built("Dense", 5, plan, head)
+    warm = script.built("Dense", 5, plan._replace(value=1.0), head)
+    warm.set_weights(cold.get_weights())
+    np.testing.assert_allclose(cold(x), 2 * warm(x), rtol=1e-5)
+    factors = {row: script.built(row, 5, plan, head).layers[-1] for row in script.ROWS[1:]}
+    assert [factors[row].num_factors for row in script.ROWS[1:]] == [0, 1, 3, 4, 3]
+    assert factors["efficient"].parameter_efficient and factors["full"].temperature == 0.5
+
+
+def test_a_traced_head_answers_as_a_new_one(parts):
+    script, rows = parts["noisy_labels"], parts["rows"]
+    head = script.KINDS["classes"].head
+    x = np.random.default_rng(0).normal(size=(8, 5)).astype("float32")
+    plan = rows.Plan(1.0, 0.1, 1, 0, 64, 4)
+    traced = parts["traced"].Traced()
+    kept = traced.of("full", script.built("full", 5, plan, head))
+    fresh = script.built("full", 5, plan._replace(l2=0.3), head)
+    again = traced.of("full", fresh)
+    assert again is kept
+    np.testing.assert_allclose(again(x), fresh(x), atol=1e-5)
+    assert {float(each.weight) for each in rows.penalties(again)} == {np.float32(0.3)}
+
+
+def test_top_five_is_that_of_keras(parts):
+    import keras
+
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(40, 12)).astype("float32"), rng.integers(12, size=40)
+    expected = keras.metrics.sparse_top_k_categorical_accuracy(labels, logits, 5)
+    np.testing.assert_array_equal(parts["noisy_labels"].in_top(logits, labels), expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["digits, mosaics", pytest.param("digits", marks=pytest.mark.slow)]
+)
+def test_noisy_labels_run_on_digits(parts, tmp_path, monkeypatch, name):
+    """Of one temperature and penalty, so that it takes seconds; and it goes on where it was."""
+    script = parts["noisy_labels"]
+    monkeypatch.setattr(parts["rows"], "STEPS", 60)
+    monkeypatch.setattr(script, "TEMPERATURES", (1.0,))
+    monkeypatch.setattr(script, "PENALTIES", (0.0,))
+    monkeypatch.setattr(script, "DIGITS", {name: script.DIGITS[name]})
+    found = script.main(["--quick", "--cache", str(tmp_path)])
+    runs, quality = found["tasks"][name]["runs"], "gap" if "mosaics" in name else "accuracy"
+    assert runs["Dense"]["0"][quality] > 0.5 and runs["3 factors"]["0"][quality] > 0.5
+    for table in set(script.TABLES) - ({"ranks", "examples"} if quality == "gap" else set()):
+        assert len(script.TABLES[table](found).splitlines()) >= 3, table
+    monkeypatch.setattr(parts["rows"], "train", None)
+    assert script.main(["--quick", "--cache", str(tmp_path)]) == found
+
+
 def test_what_the_page_on_unknown_inputs_says_of_gradients_holds(parts):
     found = json.loads(parts["gradient_controls"].RESULTS.read_text(encoding="utf-8"))
     known = found["tasks"]["CIFAR-10 clean"]["differences"]
@@ -181,15 +306,22 @@ def test_a_rate_at_the_end_of_those_tried_is_said(parts):
     assert told(0.03, (0.01, 0.03, 0.1)) == "0.03"
 
 
-@pytest.mark.slow
-def test_gradients_and_their_controls_run_on_digits(parts, tmp_path, monkeypatch):
-    script = parts["gradient_controls"]
-    monkeypatch.setattr(parts["rows"], "STEPS", 60)
-    monkeypatch.setattr(script, "IMAGES", 100)
-    found = script.main(["--quick", "--cache", str(tmp_path)])
-    task = found["tasks"]["digits"]
-    assert task["accuracies"]["0"] > 0.8
-    assert all(task["runs"][name]["0"]["far"] > 0.9 for name in ("pixels", "features"))
-    assert set(task["differences"]) == set(script.CONTROLS)
-    for table in script.TABLES.values():
-        assert len(table(found).splitlines()) >= 3
+def test_places_are_drawn_with_their_image(parts):
+    """Dice of each image; and a resample of images is one of all of their places."""
+    nuclei, rng = parts["nuclei"], np.random.default_rng(0)
+    labels = {"test": rng.integers(2, size=3 * nuclei.PLACES)}
+    labels["test"][: nuclei.PLACES] = 0
+    probs = rng.dirichlet(np.ones(2), len(labels["test"]))
+    probs[: nuclei.PLACES] = [0.9, 0.1]  # nothing there, nothing found
+    weights = {"test": np.array([[1.0, 1.0, 1.0], [0.0, 2.0, 1.0]])}
+    found = nuclei.resampled(labels)({"test": probs}, weights)
+    said, true = probs[nuclei.PLACES :].argmax(1), labels["test"][nuclei.PLACES :]
+    each = [
+        2 * np.sum(a & b) / (a.sum() + b.sum())
+        for a, b in zip(np.split(said, 2), np.split(true, 2), strict=True)
+    ]
+    np.testing.assert_allclose(found["dice"], [(1 + sum(each)) / 3, (2 * each[0] + each[1]) / 3])
+    right = np.split(said == true, 2)
+    np.testing.assert_allclose(found["accuracy"][1], (2 * right[0] + right[1]).mean() / 3)
+    wide = nuclei.masks({"mask_packed": np.packbits(np.ones((1, 128 * 128), bool), axis=1)}, [0])
+    assert wide.shape == (1, nuclei.GRID, nuclei.GRID) and wide.min() == 1
