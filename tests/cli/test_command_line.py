@@ -1,9 +1,13 @@
 """The command line: its answers against the library's own, its exit codes, its errors."""
 
+import contextlib
 import csv
 import json
+import os
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 
 import keras
 import numpy as np
@@ -648,17 +652,41 @@ def test_progress_is_for_a_terminal(here, monkeypatch):
     assert "predicting d.npz" in here.err
 
 
+OUTS = ("served", "m.onnx", "m.tflite")
+QUIET = (
+    ("calibrate", "m.keras", *VAL, "--target-risk", "0.2", *RULE),
+    ("evaluate", "m.keras", *TEST, "--rule", "rule.json"),
+    *(("export", "m.keras", out, "--rule", "rule.json") for out in OUTS),
+    *(("verify", out) for out in OUTS),
+    ("predict", "m.keras", *TEST, "o.csv", "--rule", "rule.json"),
+    ("predict", "served", *TEST, "served.csv", "--trust"),
+    *(("predict", out, *TEST, f"{out}.csv") for out in OUTS[1:]),
+    ("monitor", "m.keras", "d.npz", "s.json", "--rule", "rule.json", *TEST[1:]),
+    ("report", "m.keras", *TEST, "page.html"),
+)
+
+
 @pytest.mark.slow
-def test_export_and_what_reads_it_are_quiet_in_processes_of_their_own(here):
-    RejectionRule("confidence", 0.5).save(here.path / "rule.json")
-    for words in (
-        ("export", "m.keras", "served", "--rule", "rule.json"),
-        ("verify", "served"),
-        ("predict", "served", *TEST, "o.csv", "--trust"),
-    ):
-        command = [sys.executable, "-m", "tfuq", *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+def test_commands_are_quiet_in_processes_of_their_own(here):
+    """Nothing of TensorFlow's or of a converter's; of another, the log level of a user's shell."""
+    kept = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    tool = [sys.executable, "-m", "tfuq"]
+    for words in QUIET:
+        done = subprocess.run([*tool, *words], env=kept, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, ""), (words, done.stdout)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [*tool, "serve", "served", "--port", "0"]
+    with subprocess.Popen(command, env=kept, text=True, **pipes) as server:
+        address = server.stdout.readline().split()[-1]
+        body = json.dumps({"instances": X[:2].tolist()}).encode()
+        head = {"Content-Type": "application/json"}
+        for path, sent in (("/predict", body), ("/predict", b"{"), ("/ready", None)):
+            request = urllib.request.Request(address + path, sent, head if sent else {})
+            with contextlib.suppress(urllib.error.HTTPError):
+                urllib.request.urlopen(request, timeout=300).read()
+        server.terminate()
+        _, err = server.communicate(timeout=300)
+    assert err == ""
 
 
 @pytest.mark.slow

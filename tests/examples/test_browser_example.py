@@ -1,8 +1,10 @@
 """The page of examples/browser in headless Chromium: the decisions of Python, and their reasons."""
 
+import base64
 import functools
 import http.server
 import importlib.util
+import io
 import pathlib
 import shutil
 import subprocess
@@ -12,10 +14,14 @@ import threading
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
+from tfuq._images.files import read_image
 from tfuq.export import export_onnx
+from tfuq.layers import NormalDense
 from tfuq.predictive import declare, predict_uncertainty
 from tfuq.selective import RejectionRule
+from tfuq.serving.answers import Decision, answers
 
 ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "report"))
@@ -58,6 +64,7 @@ def site(tmp_path_factory):
     found = predict_uncertainty(model, X)
     rule = RejectionRule("confidence", float(np.median(found.confidence)) + 1e-5)
     export_onnx(model, folder / "model.onnx", rule=rule)
+    model.save(folder / "model.keras")
     handler = functools.partial(Quiet, directory=str(folder))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -147,3 +154,114 @@ def test_what_is_no_picture_of_the_model_is_refused_or_unknown(site, counts):
         assert bgr == rgb[::-1]
         np.testing.assert_allclose(gray, [0.299 + 0.2 * 0.587], atol=1e-6)
         counts("misuse rows, right")
+
+
+GIVE = """async ([bytes, type]) => {
+    const file = new File([Uint8Array.from(atob(bytes), (c) => c.charCodeAt(0))], "x", { type });
+    try { return await decide(file); } catch (error) { return error.message; }
+}"""
+
+
+def encoded(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return [base64.b64encode(file.getvalue()).decode(), f"image/{kind.lower()}"]
+
+
+def test_a_picture_has_the_pixels_that_the_server_has(site, counts):
+    """Of a JPEG, turned or not; and a picture that is transparent in places is refused."""
+    address, folder, _, _ = site
+    image = Image.fromarray(np.round(255 * X[0]).astype("uint8"))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held on its side
+    model = keras.models.load_model(folder / "model.keras")
+    with launched() as browser:
+        page = browser.new_page()
+        page.goto(address)
+        page.wait_for_selector("body[data-ready]", state="attached")
+        for options in ({}, {"exif": exif}, {"quality": 60, "exif": exif}):
+            image.save(folder / "turned.jpg", **options)
+            pixels = read_image(folder / "turned.jpg", 3) / np.float32(255)
+            expected = predict_uncertainty(model, np.asarray(pixels)[None]).probs[0]
+            found = page.evaluate(GIVE, encoded(image, "JPEG", **options))
+            np.testing.assert_allclose(found["outputs"]["probabilities"], expected, atol=1e-4)
+            counts("misuse rows, right")
+        holes = image.copy()
+        holes.putalpha(Image.fromarray(np.arange(192, 256, dtype="uint8").reshape(8, 8)))
+        assert "transparent" in page.evaluate(GIVE, encoded(holes, "PNG"))
+        assert isinstance(page.evaluate(GIVE, [base64.b64encode(b"x").decode(), "image/png"]), str)
+        counts("misuse rows, refused")
+
+
+ROW = {
+    "probabilities": [0.1, 0.7, 0.2],
+    "label": [1],
+    "confidence": [0.7],
+    "predictive_entropy": [0.8],
+    "ood_score": [2.0],
+}
+CONFIDENT = {"score": "confidence", "threshold": 0.6, "by": None}
+BY_CLASS = {**CONFIDENT, "threshold": [0.6], "by": "class"}
+PARTS = {  # rule, set, threshold of a detector
+    "a rule": (CONFIDENT, None, None),
+    "a margin": ({**CONFIDENT, "score": "margin"}, None, None),
+    "an entropy": ({**CONFIDENT, "score": "entropy"}, None, None),
+    "a detector's rule": ({**CONFIDENT, "score": "given"}, None, None),
+    "a rule of the class": ({**BY_CLASS, "keys": [1]}, None, None),
+    "a rule of other classes": ({**BY_CLASS, "keys": [0]}, None, None),
+    "a set": (None, {"alpha": 0.1}, None),
+    "a detector": (None, None, 1.5),
+    "a rule and a detector": (CONFIDENT, None, 1.5),
+    "a rule and a detector at its threshold": (CONFIDENT, None, 2.0 - 1e-7),
+}
+
+
+def test_the_page_decides_as_the_server_does(site):
+    """Each part that decides, content or not: a detector's threshold is no output of the model."""
+    address, *_ = site
+    ask = """async ([outputs, about]) => {
+        const { decisionOf } = await import("./decide.js");
+        return decisionOf(outputs, about);
+    }"""
+    seen = set()
+    with launched() as browser:
+        page = browser.new_page()
+        page.goto(address)
+        for name, (rule, conformal, threshold) in PARTS.items():
+            for accept in (True, False):
+                row = {**ROW, "accept": [accept], "prediction_set": [0, 1, int(not accept)]}
+                about = {
+                    "rule": rule and {"config": {"keys": None, **rule}},
+                    "conformal": conformal and {"config": conformal},
+                    "ood": None if threshold is None else {"threshold": threshold},
+                    "class_names": None,
+                }
+                outputs = {k: np.array([v] if len(v) == 3 else v) for k, v in row.items()}
+                (expected,) = answers(outputs, Decision.of(about))
+                given = {k: [float(x) for x in v] for k, v in row.items()}
+                found = page.evaluate(ask, [given, about])
+                assert found["accept"] == expected["accept"], name
+                assert len(found["reasons"]) == len(expected["reasons"]) > 0, name
+                seen.add(found["accept"])
+    assert seen == {True, False}
+
+
+def test_what_the_page_cannot_tell_is_refused(site):
+    address, folder, *_ = site
+    numbers = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), NormalDense(1)])
+    model = folder / "model.onnx"
+    before = {path: path.read_bytes() for path in folder.glob("model.onnx*")}
+    export_onnx(numbers, model, overwrite=True)
+    try:
+        with launched() as browser:
+            page = browser.new_page()
+            page.goto(address)
+            page.wait_for_selector("body[data-ready]", state="attached")
+            assert "no numbers" in page.text_content("#decision")
+            model.unlink()
+            page.goto(address)
+            page.wait_for_selector("body[data-ready]", state="attached")
+            assert "is not there (404)" in page.text_content("#decision")
+    finally:
+        for path, content in before.items():
+            path.write_bytes(content)

@@ -2,6 +2,8 @@
 
 import builtins
 import pathlib
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -149,6 +151,64 @@ def test_a_training_logs_its_figures_and_a_report(is_active, mlflow):
     page = pathlib.Path(client.download_artifacts(run_id, artifact.path)).read_text()
     assert artifact.path == "tfuq/report.html" and "Mine" in page
     assert client.get_run(run_id).data.tags["tfuq.version"] == tfuq.__version__
+
+
+class Interrupts(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        raise KeyboardInterrupt
+
+
+def compiled():
+    model = network()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    return model
+
+
+def statuses(mlflow):
+    """Of all runs, the oldest first."""
+    client = mlflow.MlflowClient()
+    (experiment,) = [each for each in client.search_experiments() if each.name == "tests"]
+    runs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"])
+    return [run.info.status for run in runs]
+
+
+def test_a_training_that_did_not_end_is_no_finished_run(mlflow):
+    model = compiled()
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, verbose=0, callbacks=[MLflowLogger(), Interrupts()])
+    with pytest.warns(UserWarning, match="did not end was closed as FAILED"):
+        model.fit(X, Y, verbose=0, callbacks=[MLflowLogger()])
+    assert statuses(mlflow) == ["FAILED", "FINISHED"] and mlflow.active_run() is None
+    broken = MLflowLogger((X, Y), {"rule": "none.json"})  # a report that cannot be made
+    with pytest.raises((ValueError, OSError)):
+        model.fit(X, Y, verbose=0, callbacks=[broken])
+    assert statuses(mlflow)[-1] == "FAILED" and mlflow.active_run() is None
+    with mlflow.start_run() as run:  # the caller's, which stays open
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(X, Y, verbose=0, callbacks=[MLflowLogger(), Interrupts()])
+        assert mlflow.active_run().info.run_id == run.info.run_id
+    assert len(statuses(mlflow)) == 4
+
+
+ENDS = """
+import sys
+sys.path[:0] = {paths!r}
+import mlflow
+from test_mlflow import X, Y, Interrupts, MLflowLogger, compiled
+mlflow.set_tracking_uri({store!r})
+mlflow.set_experiment("tests")
+compiled().fit(X, Y, verbose=0, callbacks=[MLflowLogger(), Interrupts()])
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_interrupted_leaves_a_failed_run(mlflow, tmp_path):
+    """MLflow itself would tell that it was finished."""
+    paths = [str(pathlib.Path(tfuq.__file__).parents[1]), str(pathlib.Path(__file__).parent)]
+    script = ENDS.format(paths=paths, store=mlflow.get_tracking_uri())
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode and "KeyboardInterrupt" in done.stderr, done.stderr
+    assert statuses(mlflow) == ["FAILED"]
 
 
 def test_what_is_no_report_is_refused_before_the_training(mlflow):

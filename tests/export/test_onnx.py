@@ -46,6 +46,7 @@ def test_file_is_verified(opset, tmp_path):
     export_onnx(model, tmp_path / "model.onnx", num_samples=5, opset=opset)
     content = json.loads((tmp_path / "model.onnx.json").read_text())
     assert (content["kind"], content["opset"]) == ("onnx", opset)
+    assert {"tfuq", "tensorflow", "keras", "tf2onnx", "onnx"} <= content["versions"].keys()
     expected = predict_uncertainty(model, X, 5, from_logits=True)
     verify_export(tmp_path / "model.onnx", X, expected)
 

@@ -150,6 +150,58 @@ def test_integers_of_the_range_are_no_images(runners, counts):
         counts("misuse rows, refused")
 
 
+@pytest.mark.every_case
+@pytest.mark.parametrize(
+    "write, names",
+    [
+        (export, ["m.onnx", "m.tflite", "m.keras", "m.H5", "m.pb"]),
+        (export_onnx, ["m.tflite", "m.keras", "m.json", "m.xml"]),
+        (export_litert, ["m.onnx", "m.keras", "m.zip", "m.md"]),
+    ],
+)
+def test_a_file_is_not_called_what_it_is_not(write, names, tmp_path, counts):
+    """Programs tell files by their endings: a folder `m.onnx` is none of ONNX Runtime."""
+    model = network()
+    for name in names:
+        with pytest.raises(ValueError, match="`path` must be the name"):
+            write(model, tmp_path / name)
+        counts("misuse rows, refused")
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_example_of_a_batch_spoils_no_other(runners, counts):
+    """Where one is not known the others have their answers, in each runtime, XLA's too."""
+    get, model = runners
+    mixed = X.copy()
+    mixed[2, 0, 0, 0], mixed[4] = np.nan, 255 * X[4]
+    good = [0, 1, 3, 5]
+    expected = model.predict(X, verbose=0)
+    runs = {name: get(name) for name in RUNTIMES[1:5]}
+    runs["XLA"] = tf.function(runs["TensorFlow"], jit_compile=True)
+    for name, run in runs.items():
+        given = tf.constant(mixed) if name == "XLA" else mixed
+        found = {key: np.asarray(value) for key, value in run(given).items()}
+        assert found["accept"].astype(bool).tolist() == [k in good for k in range(6)], name
+        assert np.isnan(found["probabilities"][[2, 4]]).all(), name
+        np.testing.assert_allclose(found["probabilities"][good], expected[good], atol=1e-5)
+        counts("misuse rows, right")
+
+
+def test_openvino_without_us_accepts_nothing_unknown(tmp_path, counts):
+    """By OpenVINO's own call, which takes NaN and computes in bfloat16 where it can."""
+    openvino = pytest.importorskip("openvino")
+    export_onnx(network(), tmp_path / "m.onnx", rule=RULE)
+    run = openvino.Core().compile_model(str(tmp_path / "m.onnx"), "CPU")
+    one = X.copy()
+    one[:, 0, 0, 0] = np.nan
+    wrong = [one, X * np.float32("nan"), X - np.float32("inf"), 255 * X]
+    (port,) = [port for port in run.outputs if port.get_any_name() == "accept"]
+    assert run(X)[port].astype(bool).all()
+    for given in wrong:
+        assert not run(given)[port].any()
+        counts("misuse rows, refused")
+
+
 @pytest.mark.parametrize("form", ["served", "m.tflite", "m.onnx"])
 def test_colours_come_in_the_order_that_is_declared(form, tmp_path, capfd, counts):
     """An array does not say its order; a picture does, and is turned for the model."""

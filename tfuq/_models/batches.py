@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfuq._arguments import as_array, check_integer, shown
 from tfuq._models.finite import finite_rows
-from tfuq._models.taken import check_taken
+from tfuq._models.taken import taken_by
 from tfuq._models.torch_data import keras_data
 
 
@@ -19,9 +19,9 @@ def batches(x, batch_size, verbose, name="x", *, model=None, finite=False):
     check_integer("batch_size", batch_size, 1)
     count, found = _count_and_batches(x, batch_size, name)
     bar = keras.utils.Progbar(count, verbose=verbose, unit_name="batch")
-    seen = 0
+    seen, check_taken = 0, taken_by(model)
     for number, (batch, *beside) in enumerate(found):
-        check_taken(model, batch, name)
+        check_taken(batch, name)
         batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
         if finite and not np.all(finite_rows(batch)):
             raise ValueError(

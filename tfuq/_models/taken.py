@@ -17,18 +17,23 @@ def inputs_of(model):
     return None if content is None else InputSpec.from_config(content)
 
 
-def check_taken(model, batch, name):
-    """Raises ValueError unless a batch is one that a model or ensemble says it takes.
+def taken_by(model):
+    """A function `check(batch, name)`: ValueError unless a model or ensemble says it takes that.
 
     `Sequential` models do not ask: without a layer that knows its inputs, as behind a global
-    average, they answer to images of any size.
+    average, they answer to images of any size. What the model says is read once, for all batches.
     """
-    check_shapes(spec_of(model), batch, name)
-    declared = inputs_of(model)
-    for leaf in () if declared is None else tf.nest.flatten(batch):
-        declared.check(leaf, name)
-    if divides_pixels(_one_of(model)) if declared is None else declared.takes_integers():
-        warn_of_scaled(batch, name)
+    specs, declared = spec_of(model), inputs_of(model)
+    has_bytes = divides_pixels(_one_of(model)) if declared is None else declared.takes_integers()
+
+    def check(batch, name):
+        check_shapes(specs, batch, name)
+        for leaf in () if declared is None else tf.nest.flatten(batch):
+            declared.check(leaf, name)
+        if has_bytes:
+            warn_of_scaled(batch, name)
+
+    return check
 
 
 def divides_pixels(model):

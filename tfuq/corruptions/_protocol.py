@@ -12,7 +12,7 @@ from tfuq._images.pieces import checked_images
 from tfuq._models.batches import batches
 from tfuq._models.meaning import Reading
 from tfuq._models.outputs import any_batch, select_output
-from tfuq._models.taken import check_taken
+from tfuq._models.taken import taken_by
 from tfuq._random.global_state import derived_seed
 from tfuq.corruptions._registry import corrupt
 from tfuq.metrics import (
@@ -124,10 +124,11 @@ class _ModelOutputs:
 
     def __init__(self, model, reading, inputs):
         self._model, self._reading, self._inputs = model, reading, inputs
+        self._check_taken = taken_by(model)
 
     def __call__(self, images):
         batch = self._inputs(images)
-        check_taken(self._model, batch, "x")
+        self._check_taken(batch, "x")
         if self.from_logits is None:
             known = self._reading.known(self._model, batch)
             self.from_logits, self.multi_label = known.from_logits, known.multi_label

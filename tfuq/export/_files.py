@@ -11,12 +11,18 @@ from tfuq.export._card import CARD, card_text
 
 METADATA = "metadata.json"
 FORMAT = 1
+# Endings by which people, and programs, tell what a file is: none of them that of another kind.
+OF_OTHERS = (
+    *(".h5", ".hdf5", ".json", ".keras", ".lite", ".md", ".npz", ".onnx", ".pb", ".pt", ".pth"),
+    *(".tflite", ".xml", ".zip"),
+)
 _OWN_HASH = "sha256_of_metadata"
 
 
 def check_path(path, overwrite):
     """The path as `pathlib.Path`; ValueError if something is there that must stay."""
     path = pathlib.Path(path)
+    _check_ending(path, "of a folder, without one", ())
     if not path.exists():
         return path
     is_own = overwrite and (path / METADATA).is_file()
@@ -26,15 +32,27 @@ def check_path(path, overwrite):
     return path
 
 
-def check_file(path, overwrite):
-    """The path of a model in one file as `pathlib.Path`; ValueError if what is there must stay."""
+def check_file(path, overwrite, endings):
+    """The path of a model in one file as `pathlib.Path`; ValueError if what is there must stay.
+
+    And if its ending is none of `endings`, the first of which is the usual one, but another's.
+    """
     path = pathlib.Path(path)
+    _check_ending(path, f"such as model{endings[0]}", endings)
     beside = metadata_of(path)
     is_there = path.exists() or beside.exists()
     if is_there and not (overwrite and not path.is_dir() and _is_metadata(beside)):
         hint = "an exported model, to overwrite" if overwrite else "a new file"
         raise ValueError(f"Argument `path` must be {hint}. Received: path={str(path)!r}")
     return path
+
+
+def _check_ending(path, wanted, own):
+    if path.suffix.lower() in OF_OTHERS and path.suffix.lower() not in own:
+        raise ValueError(
+            f"Argument `path` must be the name {wanted}: `export` writes a folder, `export_litert` "
+            f"a .tflite file, `export_onnx` an .onnx file. Received: path={str(path)!r}"
+        )
 
 
 def _is_metadata(file):

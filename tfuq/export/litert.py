@@ -139,7 +139,7 @@ def export_litert(
     arguments = locals()
     check_choice("weights", weights, WEIGHTS)
     check_flags(overwrite=overwrite)
-    path = check_file(path, overwrite)
+    path = check_file(path, overwrite, (".tflite", ".lite"))
     request = checked_request(arguments, "LiteRT")
     serving = graph(request, networks(request))
     with disk_errors(path):  # the conversion has files of its own

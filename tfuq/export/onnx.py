@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
 from tfuq._arguments import ModelLike, Output, PathLike, check_flags, check_integer
@@ -59,6 +60,9 @@ def export_onnx(
     session = onnxruntime.InferenceSession("model.onnx")
     (accept,) = session.run(["accept"], {"inputs": images})
     ```
+
+    OpenVINO reads the file, too. On processors that have it, it computes in bfloat16 by default, by
+    which thresholds move: compile with `{"INFERENCE_PRECISION_HINT": "f32"}`.
 
     Draws are constants, as in `export_litert`, and computations in float64 or float16 become
     float32.
@@ -131,7 +135,7 @@ def export_onnx(
     arguments = locals()
     check_integer("opset", opset, 13)
     check_flags(overwrite=overwrite)
-    path = check_file(path, overwrite)
+    path = check_file(path, overwrite, (".onnx",))
     tf2onnx = _import_tf2onnx()
     request = checked_request(arguments, "ONNX")
     serving = graph(request, networks(request))
@@ -139,6 +143,7 @@ def export_onnx(
         constant = frozen(serving.write).inlined()
     converted = _converted(tf2onnx, constant, opset, request.members)
     about = {**metadata(request), "kind": "onnx", "opset": opset, **signature_of(constant)}
+    about["versions"] |= {name: version(name) for name in ("tf2onnx", "onnx")}
     with file_written_whole(path, about, request.card) as new:
         new.write_bytes(converted.SerializeToString())
         # What cannot be run must not take the place of anything.

@@ -44,8 +44,9 @@ def declare(
 
     `model.save` writes them into the `.keras` file of a functional or `Sequential` model; any Keras
     can load the file. The command line, `tfuq.ensembles` and `declared` read them there; exports
-    and score folders hold them. Labels are then compared by name, and images of another range (0 to
-    255 for a model that takes 0 to 1) are refused.
+    and score folders hold them. Labels are then compared by name, and images of another range (0
+    to 255 for a model that takes 0 to 1) are refused. `keras.models.load_model` itself reads no
+    declarations: declare again what it gives.
 
     Args:
         model: Keras model.

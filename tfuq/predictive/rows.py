@@ -13,7 +13,7 @@ from tfuq._models.fingerprint import layers_digest, weights_digest
 from tfuq._models.meaning import NOTHING, Meaning, reading_of
 from tfuq._models.member_graphs import member_graph
 from tfuq._models.outputs import select_output
-from tfuq._models.taken import check_shapes, check_taken
+from tfuq._models.taken import check_shapes, taken_by
 from tfuq._predictions.class_names import agreed_names, check_count, checked_names, numbered
 from tfuq._predictions.families import Point
 from tfuq._predictions.scores import GIVEN, OF_STACKS, new_word
@@ -66,6 +66,7 @@ class Rows:
         check_integer("seed", seed, 0)
         self.model, self.output, self.seed = model, output, seed
         self.members = members_of(model)
+        self._check_taken = taken_by(self.members[0])
         self.num_samples = self._checked_samples(num_samples)
         self.ood = _checked_ood(ood)
         self.columns = _checked_columns(columns)
@@ -124,7 +125,7 @@ class Rows:
         member = self.members[0]
         if isinstance(member, Served):
             check_shapes(member.spec, inputs, "data")
-        check_taken(member, inputs, "data")
+        self._check_taken(inputs, "data")
 
     def labels_of(self, labels):
         """Labels as numbers, of the output that is scored."""

@@ -64,6 +64,11 @@ _COMMON = {
         "type": "boolean",
         "description": "With a monitor: true if the case came before, and was not counted again.",
     },
+    "unidentified": {
+        "type": "boolean",
+        "description": "With a monitor: true if the case would be counted again if the request "
+        f"came again, as it holds few values and came without {HEADER}.",
+    },
     "ood_score": _NUMBER,
 }
 _OF_CLASSES = {

@@ -115,9 +115,10 @@ class Watch:
                 said = answer["mean"] if self.of_numbers else answer["label"]
                 answer["id"] = f"{self._run}-{self.monitor.fitted_to['cases']}"
                 self._waiting.keep(answer["id"], (accepted, said))
-                if mark is not None:
+                if mark is None:  # its client has to know: a retry would count
+                    self._unidentified, answer["unidentified"] = self._unidentified + 1, True
+                else:
                     self._ids.keep(mark, answer["id"])
-                self._unidentified += mark is None
                 self._unsaved += 1
             if self._unsaved >= self.save_every:
                 self._try_to_save()
