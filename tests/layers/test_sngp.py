@@ -1,6 +1,7 @@
 """SNGPDense: keras-proba 0.1.0's numbers, a sum that starts anew at each epoch, draws, errors."""
 
 import pathlib
+import warnings
 
 import keras
 import numpy as np
@@ -81,11 +82,41 @@ def test_evaluation_within_an_epoch_starts_nothing_anew():
     class Evaluated(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             self.model.evaluate(X, Y, verbose=0)
+            self.model.test_on_batch(X, Y)
 
     model = network()
     model.fit(X, Y, 16, epochs=2, shuffle=False, callbacks=[Evaluated()], verbose=0)
     expected = precision_of(model, X)
     np.testing.assert_allclose(model.layers[-1].precision, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_metrics_that_a_model_of_ones_own_resets():
+    class Extended(keras.Sequential):
+        def reset_metrics(self):
+            super().reset_metrics()
+
+    model = Extended(network().layers)
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    y = np.eye(3)[Y]
+    model.fit(X, y, 16, epochs=2, verbose=0)
+    model.evaluate(X, y, verbose=0)
+    model(X[:10], training=True)
+    expected = precision_of(model, np.concatenate([X, X[:10]]))
+    np.testing.assert_allclose(model.layers[-1].precision, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("momentum", [None, 0.9])
+def test_train_on_batch_sums_and_says_so(momentum):
+    model = network(momentum=momentum)
+    layer = model.layers[-1]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for start in range(0, 60, 20):
+            model.train_on_batch(X[start : start + 20], Y[start : start + 20])
+    told = ["start_anew" in str(each.message) for each in caught]
+    assert sum(told) == (momentum is None)
+    if momentum is None:
+        np.testing.assert_allclose(layer.precision, precision_of(model, X), rtol=1e-4, atol=1e-5)
 
 
 def test_a_loop_of_ones_own_says_when():
@@ -96,7 +127,7 @@ def test_a_loop_of_ones_own_says_when():
     twice = precision_of(model, np.concatenate([X, X[:10]]))
     np.testing.assert_allclose(layer.precision, twice, rtol=1e-4, atol=1e-5)
     layer.start_anew()
-    model(X[:10], training=True)
+    model.train_on_batch(X[:10], Y[:10])  # without a warning
     np.testing.assert_allclose(layer.precision, precision_of(model, X[:10]), rtol=1e-4, atol=1e-5)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import math
 import sys
+import warnings
 from typing import Any
 
 import keras
@@ -42,25 +43,36 @@ class _EpochStart(keras.metrics.Metric):
 
     def __init__(self, layer):
         super().__init__(name="epoch_start")
-        self._tell = layer.start_anew
+        # Not the layer itself: what saves a layer walks through its metrics.
+        self._begin, self._warn = layer._begin_epoch, layer._warn_of_no_epochs
 
     def update_state(self, *args, **kwargs):
         pass
 
     def reset_state(self):
-        if not _is_evaluated():
-            self._tell()
+        asked_by = _resetting()
+        if asked_by == "train_on_batch":
+            self._warn()
+        elif asked_by not in _WITHIN_AN_EPOCH:
+            self._begin()
 
     def result(self):
         return {}
 
 
-def _is_evaluated():
-    """Whether metrics are reset by `evaluate`, which may stand in the middle of an epoch."""
-    frame = sys._getframe()
-    while frame is not None and frame.f_code.co_name != "reset_metrics":
-        frame = frame.f_back
-    return frame is not None and frame.f_back.f_code.co_name == "evaluate"
+# What resets metrics, too, and may stand in the middle of an epoch.
+_WITHIN_AN_EPOCH = ("evaluate", "test_on_batch")
+
+
+def _resetting():
+    """Name of the function that has called `Model.reset_metrics`, or None."""
+    frame, is_within = sys._getframe(), False
+    while frame is not None:
+        is_reset = frame.f_code.co_name == "reset_metrics"
+        if is_within and not is_reset:
+            return frame.f_code.co_name
+        frame, is_within = frame.f_back, is_reset
+    return None
 
 
 @register
@@ -83,9 +95,10 @@ class SNGPDense(Head, TakesDraws, keras.layers.Layer):
 
     In training the logits are the mean, and P is summed along the way. The sum restarts with the
     first step after Keras has reset the metrics of the model, as `fit` does at each epoch: when
-    training ends it is that of the last epoch, without a callback. In your own training loop call
-    `start_anew()` before each epoch. With a `momentum` P is a moving average over batches,
-    `momentum P + (1 - momentum) mean of phi phi^T`, for training without epochs.
+    training ends it is that of the last epoch, without a callback. In your own training loop, and
+    with `train_on_batch`, call `start_anew()` before each epoch. With a `momentum` P is a moving
+    average over batches, `momentum P + (1 - momentum) mean of phi phi^T`, for training without
+    epochs.
 
     As in the authors' code an example counts fully, whatever its label (their Gaussian likelihood),
     and all units share P. Masked positions do not count; sample weights are not known here.
@@ -170,7 +183,7 @@ class SNGPDense(Head, TakesDraws, keras.layers.Layer):
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self._check_arguments()
-        self._epoch_start = _EpochStart(self)
+        self._epoch_start, self._knows_epochs = _EpochStart(self), False
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
         self.supports_masking = True
 
@@ -247,8 +260,23 @@ class SNGPDense(Head, TakesDraws, keras.layers.Layer):
 
         `fit` does so by itself at each epoch. With a `momentum` there is nothing to start anew.
         """
+        self._knows_epochs = True
+        self._begin_epoch()
+
+    def _begin_epoch(self):
         if self.built:
             self.is_past.assign(1.0)
+
+    def _warn_of_no_epochs(self):
+        """Once, if `train_on_batch` sums over all of its calls and nobody says what an epoch is."""
+        if self.momentum is None and not self._knows_epochs:
+            self._knows_epochs = True
+            warnings.warn(
+                f"`train_on_batch` has no epochs: {self.name!r} sums over all examples of all "
+                "calls, and its variance becomes too small where they come again. Call its "
+                "`start_anew()` before each epoch, or pass `momentum`.",
+                stacklevel=2,
+            )
 
     def _sampling_dtype(self):
         return "float64" if self.compute_dtype == "float64" else "float32"
@@ -323,16 +351,21 @@ class SNGPDense(Head, TakesDraws, keras.layers.Layer):
         if mask is not None:
             weights = tf.cast(tf.reshape(mask, (-1, 1)), phi.dtype)
             phi, count = phi * weights, tf.reduce_sum(weights)
-        seen = tf.matmul(phi, phi, transpose_a=True)
+        # Numbers go into phi and the choice into a branch: each pass over M^2 entries takes as long
+        # as a third of the product.
         precision = tf.cast(tf.convert_to_tensor(self.precision), phi.dtype)
         if self.momentum is not None:
-            new = self.momentum * precision + (1 - self.momentum) * seen / tf.maximum(count, 1)
-            new = tf.where(count > 0, new, precision)
+            phi *= tf.sqrt((1 - self.momentum) / tf.maximum(count, 1))
+            precision *= tf.where(count > 0, tf.cast(self.momentum, phi.dtype), 1)
         else:
-            prior = self.ridge * tf.eye(self.num_features, dtype=phi.dtype)
-            is_past = tf.convert_to_tensor(self.is_past) > 0
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
-            new = tf.where(is_past, prior, precision) + replicas * seen
+            phi = phi if replicas == 1 else phi * math.sqrt(replicas)
+            precision = tf.cond(
+                tf.convert_to_tensor(self.is_past) > 0,
+                lambda: self.ridge * tf.eye(self.num_features, dtype=phi.dtype),
+                lambda: precision,
+            )
+        new = precision + tf.matmul(phi, phi, transpose_a=True)
         self.precision.assign(new)
         self.is_past.assign(tf.zeros_like(self.is_past))
 
