@@ -47,7 +47,7 @@ def head(form="diagonal", dtype="float64", **options):
     layer.noise_rho.assign(softplus_inverse(np.sqrt(own["rate"] / own["shape"])))
     least = float(layer_df(layer)[0]) - np.log1p(np.exp(float(layer.noise_df_rho[0])))
     layer.noise_df_rho.assign(softplus_inverse(2 * own["shape"] - least))
-    layer.tilt.assign(FIXTURE["tilt"])
+    layer.tilt.assign(FIXTURE["tilt"] * own["shape"] / own["rate"])  # theirs is one for all units
     if form == "dense":
         layer.kernel_tril.assign(own["off_diagonal"])
     return layer
@@ -161,6 +161,32 @@ def test_learns_saves_and_draws(tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
     assert np.ptp(sample_predictions(model, x, 4), axis=0).max() > 0.01
+
+
+@pytest.mark.parametrize("posterior", ["diagonal", "dense"])
+def test_plain_gradient_descent_stays_finite(posterior):
+    """With the authors' t it went to NaN at this rate."""
+    keras.utils.set_random_seed(0)
+    x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+    y = np.argmax(x[:, :4], axis=-1)
+    top = VBLLDense(4, kl_weight=1 / 64, noise="student_t", posterior=posterior)
+    model = keras.Sequential([keras.Input((8,)), top])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.05), loss, jit_compile=False)
+    history = model.fit(x, y, epochs=15, verbose=0).history["loss"]
+    assert history[-1] < history[0]
+
+
+def test_the_bound_starts_at_its_lowest():
+    """Where all classes are as likely: no other t, one for all classes, is better."""
+    layer = VBLLDense(10, kl_weight=1.0, noise="student_t", kernel_initializer="zeros")
+    layer.build((None, 6))
+    gaps = []
+    for shift in (0.0, -0.02, 0.02):
+        layer.tilt.assign(np.full(10, 0.4 + shift))
+        layer(X.astype("float32"), training=True)
+        gaps.append(float(sum(layer.losses)))
+    assert min(gaps) == gaps[0]
 
 
 def test_labels():

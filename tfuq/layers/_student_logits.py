@@ -8,29 +8,34 @@ from tfuq.layers.vbll_regression import NOISES
 
 STUDENT = NOISES["student_t"]  # the Gamma posterior of a precision, as a regression has it
 TRIES = 4
-TILT = 0.1  # what the authors' package starts from
 
 
-def tilted_gap(log_partition, mean, spread, precision, inverse, tilt):
-    """A bound on E[a(u)] - a(mean) for u_k ~ N(mean_k, spread_k / l_k) and random l_k, by label.
+def first_tilt(units, is_bernoulli):
+    """The best tilt where all answers are as likely, which training starts from."""
+    return 0.0 if is_bernoulli else 0.5 - 1 / units
+
+
+def tilted_gap(log_partition, mean, spread, slack, tilt):
+    """A bound on E[a(u)] - a(mean) for u_k ~ N(mean_k, spread_k / (sigma_k^2 l_k)), by label.
 
     ```
-    a(mean + t spread) - a(mean) + sum spread (E[1 / l] / 4 - t + t^2 E[l]) / 2
+    a(mean + t spread) - a(mean) + sum spread (slack / 4 - t + t^2) / 2
     ```
 
-    Knowles and Minka (2011) with alpha = 1/2 - t l, for a = log-sum-exp, or softplus of each logit.
-    `precision` and `inverse` are E[l] and E[1 / l].
+    Knowles and Minka (2011) with alpha = 1/2 - t sigma^2 l, for a = log-sum-exp, or softplus of
+    each logit, E[l] = sigma^-2 and `slack` = E[l] E[1 / l]. It is no steeper in t than `spread`;
+    in t sigma^2, which the authors learn, it is sigma^-4 times as steep, and SGD diverges.
     """
-    penalty = spread * (inverse / 4 - tilt + tf.square(tilt) * precision) / 2
+    penalty = spread * (slack / 4 - tilt + tf.square(tilt)) / 2
     moved, start = log_partition(mean + tilt * spread), log_partition(mean)
     is_joint = moved.shape.rank < mean.shape.rank
     return moved - start + (tf.reduce_sum(penalty, axis=-1) if is_joint else penalty)
 
 
-def moments(head, sigma):
-    """E[l] and E[1 / l] of l ~ Gamma(a, a sigma^2), each `(units,)`."""
+def slack(head):
+    """E[l] E[1 / l] = a / (a - 1) of l ~ Gamma(a, a sigma^2), `(units,)`."""
     a = _shape(head)
-    return 1 / tf.square(sigma), tf.square(sigma) * a / (a - 1)
+    return a / (a - 1)
 
 
 def gamma_of(a, normals, uniforms):

@@ -16,10 +16,10 @@ from tfuq.layers._likelihoods import LIKELIHOODS, closed_form_gap
 from tfuq.layers._posteriors import standard_deviation
 from tfuq.layers._student_logits import (
     STUDENT,
-    TILT,
     degrees_of_freedom,
-    moments,
+    first_tilt,
     roots,
+    slack,
     tilted_gap,
 )
 from tfuq.layers._training import add_term
@@ -69,14 +69,14 @@ class VBLLDense(Head, GaussianLastLayer):
 
     ```
     l_k ~ Gamma(a_k, a_k sigma_k^2),  w_k ~ N(m_k, S_k / l_k),  e_k ~ N(0, 1 / l_k)
-    E[a(u)] - a(mean) <= a(mean + t c) - a(mean) + sum_k c_k (E[1 / l_k] / 4 - t + t^2 E[l_k]) / 2,
-    c_k = x^T S_k x + 1,  E[1 / l_k] = sigma_k^2 a_k / (a_k - 1),  E[l_k] = sigma_k^-2
+    E[a(u)] - a(mean) <= a(mean + t v) - a(mean) + sum_k v_k (r_k / 4 - t_k + t_k^2) / 2,
+    v_k = (x^T S_k x + 1) sigma_k^2,  r_k = a_k / (a_k - 1)
     KL = sum_k E KL(N(m_k, S_k / l_k) || N(0, prior_scale^2 / l_k))
          + KL(Gamma(a_k, a_k sigma_k^2) || Gamma(dof, wishart_scale))
     ```
 
-    t is learned (Knowles and Minka 2011). The authors' package has e sigma_k^2 for E[1 / l_k]
-    (e = 2.718...), whatever a_k is.
+    t is learned (Knowles and Minka 2011). The authors' package has one t sigma^2 for all k, from
+    which SGD diverges where sigma is small, and e (2.718...) for r_k.
 
     Args:
         units: Integer K, the number of classes (at least 2) or labels.
@@ -234,8 +234,13 @@ class VBLLDense(Head, GaussianLastLayer):
         super().build(input_shape)
         if self._is_student:
             STUDENT.add_weights(self)
-            start = keras.initializers.Constant(TILT)
-            self.tilt = self.add_weight(name="tilt", shape=(), initializer=start, autocast=False)
+            start = first_tilt(self.units, self.likelihood == "bernoulli")
+            self.tilt = self.add_weight(
+                name="tilt",
+                shape=(self.units,),
+                initializer=keras.initializers.Constant(start),
+                autocast=False,
+            )
         self._train_points = self._normal_points(self.train_mc_samples, fresh=True)
         self._test_points = self._normal_points(self.test_mc_samples, fresh=self.resample)
 
@@ -324,12 +329,13 @@ class VBLLDense(Head, GaussianLastLayer):
         """Of the logits, noise included."""
         if not self._is_student:
             return weight_variance + tf.square(sigma)
-        return (weight_variance + 1) * moments(self, sigma)[1]
+        return (weight_variance + 1) * tf.square(sigma) * slack(self)
 
     def _student_gap(self, mean, weight_variance, sigma):
         log_partition = LIKELIHOODS[self.likelihood].log_partition
         tilt = tf.cast(tf.convert_to_tensor(self.tilt), mean.dtype)
-        return tilted_gap(log_partition, mean, weight_variance + 1, *moments(self, sigma), tilt)
+        spread = (weight_variance + 1) * tf.square(sigma)
+        return tilted_gap(log_partition, mean, spread, slack(self), tilt)
 
     def _half_squared_means(self, sigma):
         if self._is_student:
@@ -385,7 +391,7 @@ class VBLLDense(Head, GaussianLastLayer):
         if self._is_student:
             seed = None if seed is None else points.split_seed(seed, 1)[0]
             normals *= roots(self, normals.shape, seed)
-            scale *= self._noise_scale() / tf.sqrt(moments(self, self._noise_scale())[1])
+            scale /= tf.sqrt(slack(self))
         return LIKELIHOODS[self.likelihood].predictive_logits(mean, scale, normals, source.mirrored)
 
     def _drawn_logits(self, inputs, mean, spread):
