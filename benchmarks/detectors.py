@@ -63,7 +63,7 @@ class Runs:
         return start._replace(value=l2, l2=l2)
 
     def path(self, name, seed):
-        return self.store.predictions(f"detectors-{self.task.name}", name, seed)
+        return self.store.predictions(f"detectors-{self.task.key}", name, seed)
 
     def run(self):
         for seed in range(self.seeds):

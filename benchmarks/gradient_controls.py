@@ -129,7 +129,7 @@ class Runs:
 
     def __init__(self, store, task, folder, seeds):
         self.store, self.task, self.folder, self.seeds = store, task, folder, seeds
-        self.entry = store.task(task.name)
+        self.entry = store.task(task)
         known = [kind for kind in ("test", *KINDS) if kind in task.images]
         self.rows = {kind: chosen(len(task.images[kind]), kind == "test") for kind in known}
         self.entry |= {"rows": {kind: len(rows) for kind, rows in self.rows.items()}}
@@ -166,7 +166,7 @@ class Runs:
         return start._replace(l2=self.entry["l2"])
 
     def path(self, seed):
-        return self.store.predictions(f"gradients-{self.task.name}", "all", seed)
+        return self.store.predictions(f"gradients-{self.task.key}", "all", seed)
 
     def run(self):
         for seed in range(self.seeds):
@@ -323,7 +323,7 @@ def main(argv=None):
         return pages.write_all(found, "gradient_controls", TABLES)
     with tempfile.TemporaryDirectory() as temporary:
         cache = given.cache or pathlib.Path(temporary)
-        path = cache / "gradient_controls.json" if given.quick else given.json
+        path = tasks.results_of(given, RESULTS, cache)
         settings = {"steps": rows.STEPS, "hidden": rows.HIDDEN, "images": IMAGES}
         store = tasks.Store(path, cache, settings)
         if not (given.tasks or given.quick or given.data):

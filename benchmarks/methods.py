@@ -12,11 +12,9 @@ head learn from its features (`evidence/rows.py`). Each row has the same number 
 noisy where those of the training are. Then five seeds. The rule is fitted to calibration rows that
 nothing else has seen. All can be stopped at any time, and goes on where it was.
 
-A file of FOLDER is a set, an `.npz` with `images` (uint8; rows, height, width[, channels]) and
-`labels` (integers from 0), and, where there are, `groups` (patients or hospitals: no group is in
-two parts; where they are too few for that, the smallest is the part that is shifted), `near`, `far`
-(images of none of the classes), `shift` with `shift_labels`. Without `far` the other sets of the
-folder are far, without `shift` and few groups it is corrupted test images.
+A file of FOLDER is a set, an `.npz` with `images`, `labels` and, where there are, `groups` and
+more: `evidence/own.py` says in which form. What was found is printed at the end, and written beside
+the JSON as a page.
 """
 
 import argparse
@@ -46,13 +44,14 @@ class Runs:
     """The runs of one set: those that are in the store are not run again."""
 
     def __init__(self, store, task, names, seeds):
-        self.store, self.task, self.names, self.seeds = store, task, names, seeds
-        self.entry = store.task(task.name)
-        if self.entry.get("budget") != rows.TRIALS:  # runs of other trials are not compared
-            self.entry.clear()
-            self.entry |= {"budget": rows.TRIALS, **{part: {} for part in PARTS}}
-        self.entry |= {"rows": task.counts, "classes": task.classes}
-        self.entry |= {"target_risk": task.target_risk}
+        self.store, self.task, self.seeds = store, task, seeds
+        self.entry = store.task(task)
+        self.entry |= {"budget": rows.TRIALS, "rows": task.counts, "classes": task.classes}
+        behind = [row for row in self.entry["trials"] if self.has_trials_left(row)]
+        self.names = list(dict.fromkeys([*names, *behind]))  # rows of fewer trials are no rivals
+
+    def has_trials_left(self, row):
+        return len(self.entry["trials"].get(row, [])) != rows.TRIALS
 
     def fit(self, row, plan, graphs):
         """A model, and the CPU seconds of its steps."""
@@ -66,11 +65,11 @@ class Runs:
             return True
         known = self.entry["differences"]
         waits = row not in known and any(r not in known for r in self.names if r != "Dense")
-        return waits and not self.store.predictions(self.task.name, row, seed).is_file()
+        return waits and not self.store.predictions(self.task.key, row, seed).is_file()
 
     def keep(self, row, seed, probs, seconds):
         """Writes the figures and the predictions of a run."""
-        path = self.store.predictions(self.task.name, row, seed)
+        path = self.store.predictions(self.task.key, row, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, **{part: p.astype("float32") for part, p in probs.items()})
         found = measures.figures(probs, self.task.y, self.task.target_risk)
@@ -80,28 +79,46 @@ class Runs:
         print(self.task.name, row, seed, found, flush=True)
 
     def chosen(self, row, graphs):
-        """The plan of the lowest validation NLL of all trials, which run if they have not."""
-        done, start = self.entry["trials"].get(row, []), self.task.plan(0)
+        """The plan of the lowest validation NLL of all trials; those that are missing run.
+
+        Runs of another plan, of fewer trials, are forgotten, with what was made of them.
+        """
+        known = {tuple(trial[:3]): trial[3] for trial in self.entry["trials"].get(row, [])}
+        before, done, start = min(known, key=known.get, default=None), {}, self.task.plan(0)
 
         def best():
-            value, l2, stages, _ = min(done, key=lambda trial: trial[-1])
+            value, l2, stages = min(done, key=done.get)
             return start._replace(value=value, l2=l2, stages=stages)
 
-        if not done:
-            for plan in rows.trials(row, start, best):
+        for plan in rows.trials(row, start, best):
+            key = plan.value, plan.l2, plan.stages
+            if key not in known:
                 model, _ = self.fit(row, plan, graphs)
                 probs, _ = rows.asked(model, self.task.x["validation"])
-                nll = measures.nll_of(probs, self.task.y["validation"])
-                done.append([plan.value, plan.l2, plan.stages, round(nll, 5)])
-            self.entry["trials"][row] = done
-            self.store.write()
+                known[key] = round(measures.nll_of(probs, self.task.y["validation"]), 5)
+            done[key] = known[key]
+        self.entry["trials"][row] = [[*key, nll] for key, nll in done.items()]
+        if before not in (None, min(done, key=done.get)):
+            self.forget(row)
+        self.store.write()
         return best()
+
+    def forget(self, row):
+        """Without the runs of a row, and, of Dense, of all that is made of it or beside it."""
+        made = [r for r in rows.ROWS if rows.ROWS[r].kind != "fit"] if row == "Dense" else []
+        for each in (row, *made):
+            self.entry["runs"].pop(each, None)
+            self.entry["differences"].pop(each, None)
+        if row == "Dense":
+            self.entry["differences"].clear()
 
     def run_fit(self, row):
         """All seeds of a row that trains."""
+        graphs = {}
+        if self.has_trials_left(row):
+            self.chosen(row, graphs)
         missing = [seed for seed in range(self.seeds) if self.lacks(row, seed)]
         if missing:
-            graphs = {}
             plan = self.chosen(row, graphs)
             for seed in missing:
                 model, seconds = self.fit(row, plan._replace(seed=seed), graphs)
@@ -111,6 +128,8 @@ class Runs:
         """All seeds of "Dense" and of what is made of its networks."""
         graphs, x, y = {}, self.task.x["train"], self.task.y["train"]
         names = ["Dense", *others]
+        if self.has_trials_left("Dense"):
+            self.chosen("Dense", graphs)
         for seed in range(self.seeds):
             if not any(self.lacks(row, seed) for row in names):
                 continue
@@ -168,7 +187,7 @@ class Runs:
         read, known = {}, self.entry["differences"]
         for row in rows.ROWS:
             seeds = range(self.seeds)
-            paths = [self.store.predictions(self.task.name, row, seed) for seed in seeds]
+            paths = [self.store.predictions(self.task.key, row, seed) for seed in seeds]
             is_new = row == "Dense" or row not in known
             is_run = len(self.entry["runs"].get(row, {})) >= self.seeds
             if is_new and is_run and all(path.is_file() for path in paths):
@@ -198,11 +217,16 @@ def main(argv=None):
         cache = given.cache or pathlib.Path(temporary)
         each, trunk = tasks.asked_for(given, cache)
         settings = {"steps": rows.STEPS, "hidden": rows.HIDDEN, "pixels": given.pixels}
-        path = cache / "methods.json" if given.quick else given.json
-        store = tasks.Store(path, cache, settings, PARTS)
+        path = tasks.results_of(given, RESULTS, cache)
+        store, done = tasks.Store(path, cache, settings, PARTS), []
         for task in each:
             runs = Runs(store, task, names, given.seeds)
             runs.measure(trunk) if given.costs else runs.run()
+            done.append(task.name)
+        told = pages.told({"tasks": {name: store.found["tasks"][name] for name in done}})
+        print(told, flush=True)
+        if given.data:
+            store.path.with_suffix(".md").write_text(told, encoding="utf-8")
         return store.found
 
 

@@ -121,7 +121,7 @@ class Runs:
     def __init__(self, store, task, names, seeds):
         self.store, self.task, self.names, self.seeds = store, task, names, seeds
         self.kind = KINDS[kind_of(task)]
-        self.entry = store.task(task.name)
+        self.entry = store.task(task)
         parts = ("train", "validation", "test")
         self.entry |= {"rows": {part: task.counts[part] for part in parts}}
         self.entry |= {"classes": task.classes, "kind": kind_of(task)}
@@ -167,7 +167,7 @@ class Runs:
 
     def path(self, row, trial, seed):
         name = f"{row} {trial[0]:g} {trial[1]:g} {trial[2]}"
-        return self.store.predictions(f"noisy-{self.task.name}", name, seed)
+        return self.store.predictions(f"noisy-{self.task.key}", name, seed)
 
     def keep(self, row, trial, seed, model):
         path = self.path(row, trial, seed)

@@ -98,7 +98,7 @@ class Runs:
 
     def __init__(self, store, task, names, seeds):
         self.store, self.task, self.names, self.seeds = store, task, names, seeds
-        self.entry = store.task(task.name)
+        self.entry = store.task(task)
         self.entry |= {"rows": task.counts, "classes": task.classes}
         self.parts = [part for part in ("test", "near", "far") if part in task.x]
 
@@ -133,7 +133,7 @@ class Runs:
         return min(known, key=lambda trial: trial[1])[0]
 
     def path(self, row, seed):
-        return self.store.predictions(f"optimizers-{self.task.name}", row, seed)
+        return self.store.predictions(f"optimizers-{self.task.key}", row, seed)
 
     def run_one(self, row, seed):
         runs = self.entry["runs"].setdefault(row, {})
@@ -243,7 +243,7 @@ def main(argv=None):
         cache = given.cache or pathlib.Path(temporary)
         each, _ = tasks.asked_for(given, cache)
         settings = {"steps": rows.STEPS, "hidden": rows.HIDDEN, "rates": [ADAPTIVE, PLAIN]}
-        path = cache / "optimizers.json" if given.quick else given.json
+        path = tasks.results_of(given, RESULTS, cache)
         settings = json.loads(json.dumps(settings))
         store = tasks.Store(path, cache, settings, ("trials", "runs", "differences"))
         for task in each:

@@ -78,7 +78,7 @@ class Runs:
     def __init__(self, store, task, shares, seeds, is_quick):
         self.store, self.task, self.shares, self.seeds = store, task, shares, seeds
         self.is_quick, self.of_places = is_quick, isinstance(task, nuclei.Pixels)
-        self.entry = store.task(task.name)
+        self.entry = store.task(task)
         self.entry |= {"rows": task.counts, "classes": task.classes}
         self.traced, self.begun = Traced(), {}
         self.data = task.x["train"], task.y["train"]
@@ -144,7 +144,7 @@ class Runs:
         print(self.task.name, row, seed, found, flush=True)
 
     def path(self, row, seed):
-        return self.store.predictions(f"saliency-{self.task.name}", row, seed)
+        return self.store.predictions(f"saliency-{self.task.key}", row, seed)
 
     def asked(self, model):
         parts = [part for part in ("test", "near", "far") if part in self.task.x]
@@ -304,7 +304,7 @@ def main(argv=None):
         cache = given.cache or pathlib.Path(temporary)
         each = sets(given, cache)
         settings = {"steps": rows.STEPS, "hidden": rows.HIDDEN, "passes": PASSES, "prior": PRIOR}
-        path = cache / "saliency.json" if given.quick else given.json
+        path = tasks.results_of(given, RESULTS, cache)
         store = tasks.Store(path, cache, settings)
         shares = given.shares[:1] if given.quick else given.shares
         for task in each:

@@ -1,5 +1,6 @@
 """What the rows of `benchmarks/methods.py` cost: an answer, the weights, an exported model."""
 
+import collections
 import pathlib
 import tempfile
 import time
@@ -7,7 +8,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from evidence import features, rows
+from evidence import features, memory, rows
 from tfuq import export
 from tfuq.ensembles import DeepEnsemble
 
@@ -29,17 +30,19 @@ def size_of(folder):
     return sum(path.stat().st_size for path in pathlib.Path(folder).rglob("*") if path.is_file())
 
 
-def network(row, task, plan):
+Rows = collections.namedtuple("Rows", ["x", "y", "validation"])  # what a network is trained on
+
+
+def network(row, data, plan):
     """A model as the row answers with it, hardly trained, and the options of its export."""
-    x, y = task.x["train"], task.y["train"]
+    x, y = data.x, data.y
     plan = plan._replace(stages=4 if row == "snapshots" else 2)
     if rows.ROWS[row].kind == "fit":
         return rows.fitted(row, x, y, plan), {}
     if row == "deep ensemble":
         plans = (plan._replace(seed=seed) for seed in range(rows.MEMBERS))
         return DeepEnsemble.from_models([rows.fitted("Dense", x, y, each) for each in plans]), {}
-    validation = task.x["validation"], task.y["validation"]
-    made = rows.made_of(row, rows.fitted("Dense", x, y, plan), x, y, validation)
+    made = rows.made_of(row, rows.fitted("Dense", x, y, plan), x, y, data.validation)
     return (made[0], {"calibration": made[1]}) if isinstance(made, tuple) else (made, {})
 
 
@@ -56,28 +59,38 @@ def of_trunk(folder):
     return milliseconds(lambda: call(tf.constant(few, "float32")), len(few))
 
 
+def exported(row, model, options, path):
+    """Writes the model of a row, as it is asked in the table: with so many draws."""
+    sampled = row in ("MC dropout", "VBLL", "VBLL + HET", "fully Bayesian", "IVON")
+    if sampled or row.startswith("sparse"):
+        options = {**options, "num_samples": rows.DRAWS}
+    export.export(model, path, from_logits=True, **options)
+
+
 def measured(task, plan_of, names, folder):
-    """{"trunk": ..., "rows": {row: ms an image, MB of weights, MB of the SavedModel}}.
+    """{"trunk": ..., "rows": {row: ms an image, MB of weights, of the SavedModel, of memory}}.
 
     `folder` is that of the trunk; None if pixels are the features, and there is none.
     """
     trunk_ms = 0.0 if folder is None else of_trunk(folder)
-    x = tf.constant(np.resize(task.x["test"], (ASKED, task.x["test"].shape[1])))
-    found = {}
-    for row in names:
-        plan = plan_of("Dense" if rows.ROWS[row].kind != "fit" else row)
-        model, options = network(row, task, plan)
-        sampled = row in ("MC dropout", "VBLL", "VBLL + HET", "fully Bayesian", "IVON")
-        if sampled or row.startswith("sparse"):
-            options["num_samples"] = rows.DRAWS
-        with tempfile.TemporaryDirectory() as temporary:
-            path = pathlib.Path(temporary) / "model"
-            export.export(model, path, from_logits=True, **options)
+    data = Rows(task.x["train"], task.y["train"], (task.x["validation"], task.y["validation"]))
+    asked = np.resize(task.x["test"], (ASKED, task.x["test"].shape[1]))
+    x, found, plans = tf.constant(asked), {}, {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for number, row in enumerate(names):
+            plan = plan_of("Dense" if rows.ROWS[row].kind != "fit" else row)
+            path = pathlib.Path(temporary) / str(number)
+            model, options = network(row, data, plan)
+            exported(row, model, options, path)
             served = tf.saved_model.load(str(path))
             found[row] = {
                 "ms": round(milliseconds(lambda served=served: served.serve(x), ASKED), 6),
                 "weights_mb": round(weights_of(model), 3),
                 "export_mb": round(size_of(path) / 1e6, 3),
             }
-        print(row, found[row], flush=True)
-    return {"trunk": {"ms": round(trunk_ms, 3)}, "rows": found}
+            plans[row] = [list(plan), str(path)]
+        peaks = memory.measured(data, asked, plans, pathlib.Path(temporary))
+    for row, cost in found.items():
+        cost["memory_mb"] = peaks[row]
+        print(row, cost, flush=True)
+    return {"trunk": {"ms": round(trunk_ms, 4)}, "rows": found}

