@@ -122,6 +122,8 @@ bench-quantization: $(VENV)/.examples
 bench-methods: $(VENV)/.examples
 	$(BIN)/python benchmarks/methods.py --cache $(HOME)/.cache/tfuq-methods
 	$(BIN)/python benchmarks/methods.py --report
+	$(BIN)/python benchmarks/segmentation.py --cache $(HOME)/.cache/tfuq-methods
+	$(BIN)/python benchmarks/segmentation.py --report
 
 # OpenVINO, and npm and Chromium for the browser.
 bench-runtimes: $(VENV)/.test
