@@ -78,6 +78,7 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 sphinx_gallery_conf = {
+    "capture_repr": ("_repr_html_",),  # tables, but not "Text(0.5, 0.98, ...)"
     "examples_dirs": "../examples/tutorials",
     "gallery_dirs": "tutorials/scripts",
     "filename_pattern": r"/\d\d_",  # the others are shown; their data are not in the clone
