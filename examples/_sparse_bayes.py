@@ -344,6 +344,8 @@ def print_report(settings, runs, columns, paper, paper_columns, step_flops):
     counted = "as `--flops` says" if step_flops else "counted alike, as one pass"
     print(f"\nTraining FLOPs: relative to deterministic, a step with random weights {counted}.")
     print("Paper: table 1 of Abboud et al. 2024, other data, size and epochs.")
+    if settings.get("quick"):
+        print("--quick: few images and epochs, so these figures mean nothing.")
 
 
 # --- Arguments --------------------------------------------------------------------------------

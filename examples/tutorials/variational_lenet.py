@@ -19,8 +19,9 @@ This needs the extra `examples`.
 
 A full run on MNIST (ten epochs, 50 draws, under five minutes on two cores) ended with a training
 accuracy of 0.983 and a negative ELBO of 5.04, as of single draws. The mean of the draws is right on
-99.08 % of the test images, with -0.035 held-out nats. Its mutual information is 0.358 on average for
-wrong answers and 0.028 for right ones. TFP's example publishes no figures to compare these with.
+99.08 % of the test images, with -0.035 held-out nats. Its mutual information is 0.358 on average
+for wrong answers and 0.028 for right ones. TFP's example publishes no figures to compare these
+with.
 """
 
 import argparse

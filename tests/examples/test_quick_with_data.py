@@ -17,8 +17,8 @@ TAKES = {
     "diabetic_retinopathy": ("idrid_grading_128_jpeg.npz", "IDRiD, from"),
     "label_noise": ("cifar10_human.npz", r"CIFAR-10 with the labels .*, from"),
     "nuclei_count": ("dsb2018_nuclei_128_jpeg.npz", r"\| another kind \| 107 \|"),
-    "sparse_bayes_classification": ("pneumoniamnist_28.npz", "pneumonia"),
-    "sparse_bayes_segmentation": ("dsb2018_nuclei_128_jpeg.npz", "nuclei"),
+    "sparse_bayes_classification": ("pneumoniamnist_28.npz", "pneumonia: .*(?s:.*)mean nothing"),
+    "sparse_bayes_segmentation": ("dsb2018_nuclei_128_jpeg.npz", "nuclei: .*(?s:.*)mean nothing"),
 }
 
 
