@@ -115,7 +115,7 @@ class SGDR(keras.callbacks.Callback):
     of a cycle and worse for a while after it: let early stopping wait for a cycle. Callbacks such
     as `tfuq.callbacks.SnapshotEnsemble` ask this one where cycles end.
 
-    `logs` get `learning_rate`, that of the epoch's last step, for the callbacks behind this one.
+    `logs` get `learning_rate`, that of the epoch's last step, for the callbacks after this one.
     After training the optimizer keeps the rate of its last step. A callback that sets the rate as
     well, such as `ReduceLROnPlateau`, has no effect beside this one.
 

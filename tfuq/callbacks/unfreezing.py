@@ -199,7 +199,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
     callback: the model still has the training step of the stage.)
 
     Each stage compiles the training step anew. `logs` get `unfreezing_stage`, for the callbacks
-    behind this one.
+    after this one.
 
     The count of steps goes on, too. Adam and its kin correct the bias of their moments by that
     count, not by the age of each moment, so layers that join late move faster at first: by Adam's
