@@ -240,7 +240,7 @@ def draw(model, sets, norms, names, corruptions, output, note=None):
     kernels = [i for i, name in enumerate(names) if name.endswith("kernel")]
     chosen = [kernels[0], kernels[len(kernels) // 2], kernels[-1]]
     figure = tfuq.plots.gradient_distributions(norms, names, columns=chosen)
-    figure.suptitle(note, color="tab:red", y=1.08)
+    figure.text(0.5, 0.5, note or "", color="tab:red", ha="center", size="x-large")
     figure.savefig(output / "gradient_distributions.png", dpi=90, bbox_inches="tight")
     x, y = sets.test
     report = tfuq.corruptions.corruption_report(
@@ -277,7 +277,7 @@ def main(argv=None):
     supervised, norms, names = supervised_rows(model, sets, arguments.seed)
     print_table({**rows, **supervised}, sets)
     kinds = ("gaussian_noise", "contrast") if arguments.quick else None
-    note = "--quick: small digits, a small network" if arguments.quick else None
+    note = "--quick: small digits. This picture means nothing." if arguments.quick else None
     draw(model, sets, norms, names, kinds, arguments.output, note)
 
 
