@@ -30,6 +30,10 @@ OTHERS = {  # of a row and its temperature: the runs that it is compared with
     SAME: lambda row, temperature: f"Dense, {temperature:g}",
     ONE: lambda row, temperature: f"{row}, 1",
 }
+TOLD = {"accuracy": "accuracy", "gap": "gAP", "nll": "NLL", "augrc": "AUGRC"}
+SETS = (
+    "CIFAR-10N worst", "Mosaics of CIFAR-10N worst", "CIFAR-10N aggregate", "IDRiD, six labels"
+)  # fmt: skip
 BASES = ("Dense", "diagonal", SAME, ONE)
 
 
@@ -201,14 +205,14 @@ def verdict(found):
         ONE: "at the temperature of the lowest held-out noisy NLL than at 1",
     }
     for base, told in bases.items():
-        for column in ("accuracy", "gap", "nll", "augrc"):
-            signs, title = {"+": {}, "−": {}}, None
+        for column, title in TOLD.items():
+            signs = {"+": {}, "−": {}}
             total = 0
             for task in found["tasks"].values():
                 columns = COLUMNS[task["kind"]]
                 if column not in columns or (column == "accuracy" and task["kind"] == "labels"):
                     continue
-                title, total = columns[column][0], total + 1
+                total += 1
                 for row, known in task["differences"].get(base, {}).items():
                     one = sign(known[column], columns[column][2]).strip()
                     if one:
@@ -217,7 +221,8 @@ def verdict(found):
                 better, worse = (listed(signs[one]) for one in "+−")
                 sets = f"{total} set" + "s" * (total > 1)
                 said.append(f"- {title}, {sets}. Better {told}: {better}. Worse: {worse}.\n")
-    return "".join(said)
+    missing = [name for name in SETS if name not in found["tasks"]]
+    return "".join(said) + (f"- Not run yet: {'; '.join(missing)}.\n" if missing else "")
 
 
 def listed(counts):
