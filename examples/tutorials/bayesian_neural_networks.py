@@ -15,8 +15,13 @@ from all, which makes it surer. One also predicts the noise of the labels, and s
 file (red wine, `uci_regression.npz`) is searched for in --data, TFUQ_DATA or ../shared/data;
 tensorflow-datasets has the tutorial's white wine; `--source diabetes`, which --quick takes, is
 scikit-learn's and needs no file. This needs the extra `examples`, and `datasets` for the second
-command. The picture goes into --output. On red wine the 95 % intervals of a full run hold 226 of
-the 240 test labels. (keras.io reports test RMSEs of 0.80 and 0.76, of one draw, on white wine.)
+command. The picture goes into --output.
+
+A full run on red wine ends with test RMSEs of 0.629 (standard), 0.644 (Bayesian, few rows), 0.627
+(all rows) and 0.618 (with the noise). The draws have a standard deviation of 0.189 with few rows,
+of 0.125 with all. The 95 % intervals hold 226 of the 240 test labels. keras.io reports test RMSEs
+of 0.80 and 0.76, of one draw, on white wine: other wines, so the figures cannot be compared one by
+one.
 """
 
 import argparse
