@@ -24,6 +24,7 @@ import json
 import os
 import pathlib
 import tempfile
+import types
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -205,7 +206,10 @@ class Runs:
     def __init__(self, store, sets, known, names, seeds, few):
         self.store, self.sets, self.known, self.names = store, sets, known, names
         self.seeds, self.few, self.plans = seeds, few, {}
-        self.entry = store.task("retinas")
+        home, test, away = sets
+        identity = tasks.identity_of({"home": home, "test": test, **away})
+        named = types.SimpleNamespace(name="retinas", identity=identity, target_risk=TARGET)
+        self.entry = store.task(named)
 
     def task(self, seed):
         task = tasks.Task(f"retinas {seed}", split(*self.sets, seed), self.known, TARGET)

@@ -4,20 +4,24 @@
     python benchmarks/gradient_controls.py --report               # writes the tables into the page
     python benchmarks/gradient_controls.py --quick                # digits: does it run here?
 
-The sets of `benchmarks/methods.py`: all images at 96 pixels and through one codec, the network
-EfficientNet-Lite0 with the hidden layer and the head of "Dense", trained anew for each of five
-seeds. Four descriptions of an image go to the same detector, a logistic regression that is shown
-half of the known and half of the unknown images, and judged on the others:
+Sets of `benchmarks/methods.py`: all images at 96 pixels and through one codec. Two networks: the
+hidden layer and the head of "Dense" on EfficientNet-Lite0 as it is, trained anew for each of five
+seeds; and, of CIFAR-10, the same whose last stages have learned the set (`evidence/finetuned.py`).
+Five descriptions of an image go to the same detector, a logistic regression that is shown half of
+the known and half of the unknown images, and judged on the others:
 
 - "gradients": squared norms of the gradients of all weights, under the label of all classes at
   once (`tfuq.ood.GradientFeatures`, Lee and AlRegib 2020);
 - "activations": squared norms of what the same layers give, no backward pass;
 - "pixels": 192 DCT band energies of the image, no network at all;
-- "features": the 1,280 numbers that the head reads.
+- "features": the 1,280 numbers that the trunk ends in;
+- "confidence": the largest probability alone.
 
-"taught by the other" is the detector of near images on far ones, and the other way round: what is
-unknown is then unknown to the detector, too. "shift" are the known classes, corrupted. All can be
-stopped at any time, and goes on where it was.
+Near and far of CIFAR-10 are OpenOOD's, as far as they are at hand: Tiny ImageNet is near; MNIST and
+textures are far (without CIFAR-100, SVHN, Places). As many images of each kind in all rows. "taught
+by the other" is the detector of near images on far ones, and the other way round: what is unknown
+is then unknown to the detector, too. Corruptions are known classes in other images, one kind and
+severity a detector. All can be stopped at any time, and goes on where it was.
 """
 
 import argparse
@@ -25,6 +29,7 @@ import json
 import os
 import pathlib
 import tempfile
+import types
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -32,16 +37,26 @@ import keras
 import numpy as np
 import scipy.stats
 import tensorflow as tf
-from evidence import cells, features, measures, pages, rows, tasks
+from evidence import cells, features, finetuned, images, measures, pages, rows, tasks
+from scipy.special import softmax
 
+from tfuq.corruptions import corrupt
 from tfuq.ood import GradientFeatures
 
 RESULTS = pathlib.Path(__file__).with_name("results") / "gradient_controls.json"
-IMAGES, RESAMPLES = 300, 400  # of each kind
-TASKS = ("CIFAR-10 clean", "HAM10000", "Brain MRI")
-BASE, CONTROLS = "gradients", ("activations", "pixels", "features")
+IMAGES, CORRUPTED, RESAMPLES = 300, 150, 400  # of each kind, of each corruption
+TUNED_SEEDS = 1  # of fine-tuned networks, which take a quarter of an hour each
+FROZEN = ("CIFAR-10 clean", "CIFAR-10N worst", "HAM10000")
+TUNED = "CIFAR-10 clean, fine-tuned"
+BASE, CONTROLS = "gradients", ("activations", "pixels", "features", "confidence")
 TINY = 1e-20  # added to a squared norm before its logarithm, as `GradientDetector` does
-KINDS = ("near", "far", "shift")
+KINDS = ("near", "far")
+TAUGHT = tuple(f"{kind}, taught by the other" for kind in KINDS)
+CORRUPTIONS = tuple(
+    f"{name} {severity}"
+    for name in ("gaussian_noise", "defocus_blur", "fog", "contrast", "jpeg_compression")
+    for severity in (1, 3)
+)
 
 
 def whole(trunk, projection, network):
@@ -109,48 +124,99 @@ def judged(described, seed):
     """{column: (scores of known, scores of unknown)} of one description, on rows not shown."""
     shown = {kind: halves(len(x), seed) for kind, x in described.items()}
     known = described["test"]
-    score = {
-        kind: detector(known[shown["test"]], described[kind][shown[kind]])
-        for kind in KINDS
-        if kind in described
-    }
-    found, inside = {}, known[~shown["test"]]
-    for kind, of in score.items():
-        found[kind] = of(inside), of(described[kind][~shown[kind]])
+    inside, score, found = known[~shown["test"]], {}, {}
+    for kind, x in described.items():
+        if kind != "test":
+            score[kind] = detector(known[shown["test"]], x[shown[kind]])
+            found[kind] = score[kind](inside), score[kind](x[~shown[kind]])
     for kind, other in (("near", "far"), ("far", "near")):
         if kind in score and other in score:
-            of = score[other]
-            found[f"{kind}, taught by the other"] = of(inside), of(described[kind][~shown[kind]])
+            of, x = score[other], described[kind]
+            found[f"{kind}, taught by the other"] = of(inside), of(x[~shown[kind]])
     return found
 
 
+def openood(parts, folder):
+    """The parts of CIFAR-10 with MNIST among what is far."""
+    digits = images.in_colour(images.read(folder, "mnist")["x_test"][: images.FAR])
+    digits = np.pad(digits, ((0, 0), (2, 2), (2, 2), (0, 0)))  # to the size of CIFAR-10
+    return {**parts, "far": images.Part(np.concatenate([parts["far"].images, digits]))}
+
+
+def kinds_of(parts, count, corrupted):
+    """{kind: images}: as many of each kind, by chance, and corruptions of other test images.
+
+    The first half of the test images is corrupted, the second is known; where there are too few
+    for that, known images are corrupted.
+    """
+    known = [kind for kind in KINDS if kind in parts]
+    count = min(count, *(len(parts[kind]) for kind in ("test", *known)))
+    found = {kind: parts[kind][chosen(len(parts[kind]), kind == "test", count)] for kind in parts}
+    found = {kind: found[kind] for kind in ("test", *known)}
+    begin = len(parts["test"]) - count if len(parts["test"]) >= count + corrupted else None
+    few = parts["test"][:begin][:corrupted]
+    for name in CORRUPTIONS:
+        kind, severity = name.rsplit(" ", 1)
+        made = np.asarray(corrupt(few, kind, int(severity), seed=0))
+        found[name] = np.clip(np.round(made), 0, 255).astype("uint8")
+    return found
+
+
+def chosen(count, is_test, wanted):
+    """`wanted` rows by chance; of the test, of its last rows, for the first are corrupted."""
+    begin = max(0, count - max(wanted, count // 2)) if is_test else 0
+    return begin + np.random.default_rng(0).permutation(count - begin)[:wanted]
+
+
 class Runs:
-    """The runs of one set."""
+    """The runs of one set with one network."""
 
-    def __init__(self, store, task, folder, seeds):
-        self.store, self.task, self.folder, self.seeds = store, task, folder, seeds
-        self.entry = store.task(task)
-        known = [kind for kind in ("test", *KINDS) if kind in task.images]
-        self.rows = {kind: chosen(len(task.images[kind]), kind == "test") for kind in known}
-        self.entry |= {"rows": {kind: len(rows) for kind, rows in self.rows.items()}}
+    def __init__(self, store, task, folder, cache, seeds, is_tuned=False):
+        self.store, self.task, self.folder, self.cache = store, task, folder, cache
+        self.seeds, self.is_tuned = seeds, is_tuned
+        self.name = TUNED if is_tuned else task.name
+        named = types.SimpleNamespace(
+            name=self.name, identity=task.identity, target_risk=task.target_risk
+        )
+        self.entry = store.task(named)
+        few = kinds_of(task.images, IMAGES, CORRUPTED)
+        self.entry |= {
+            "rows": {kind: len(x) for kind, x in few.items() if kind in ("test", *KINDS)}
+        }
+        self.entry["corrupted"] = len(few[CORRUPTIONS[0]])
+        self.images = few if folder is None else {k: features.one_codec(x) for k, x in few.items()}
+        self.energies = {kind: features.dct_energies(x) for kind, x in self.images.items()}
 
-    def described_by(self, network):
-        """{description: {kind: (rows, numbers)}} by the whole network."""
-        few = {kind: self.task.images[kind][rows] for kind, rows in self.rows.items()}
+    def network(self, seed):
+        """The whole network, images to logits, and its accuracy on all test rows."""
+        x, y = self.task.images["test"], self.task.y["test"]
+        if self.is_tuned:
+            train = self.task.images["train"], self.task.y["train"]
+            model = finetuned.tuned(self.folder, self.cache, *train, seed)
+            logits = model.predict(features.one_codec(x), batch_size=features.BATCH, verbose=0)
+            return model, float(np.mean(logits.argmax(-1) == y))
+        plan = self.plan()._replace(seed=seed)
+        network = rows.fitted("Dense", self.task.x["train"], self.task.y["train"], plan)
+        logits = network.predict(self.task.x["test"], batch_size=rows.ASKED, verbose=0)
         if self.folder is None:
-            trunk, small = pixels_as_features(few["test"].shape[1:]), few
+            trunk = pixels_as_features(self.task.images["test"].shape[1:])
         else:
             trunk = features.trunk(self.folder)
-            small = {kind: features.one_codec(x) for kind, x in few.items()}
-        small = {kind: x.astype("float32") for kind, x in small.items()}
         model = whole(trunk, self.task.projection, network)
-        gradients = GradientFeatures(model, from_logits=True)
-        norms = activation_norms(model)
+        return model, float(np.mean(logits.argmax(-1) == y))
+
+    def described_by(self, model):
+        """{description: {kind: (rows, numbers)}}."""
+        gradients, norms = GradientFeatures(model, from_logits=True), activation_norms(model)
+        read = features_and_logits(model, "classes" if self.is_tuned else "projection")
+        small = {kind: x.astype("float32") for kind, x in self.images.items()}
+        both = {kind: [in_batches(part, x) for part in read] for kind, x in small.items()}
         return {
             "gradients": {k: log_of(gradients(x)) for k, x in small.items()},
             "activations": {k: log_of(in_batches(norms, x)) for k, x in small.items()},
-            "pixels": {k: self.task.energies[k][r] for k, r in self.rows.items()},
-            "features": {k: self.task.raw[k][r] for k, r in self.rows.items()},
+            "pixels": self.energies,
+            "features": {kind: each[0] for kind, each in both.items()},
+            "confidence": {kind: log_odds(each[1]) for kind, each in both.items()},
         }
 
     def plan(self):
@@ -166,22 +232,20 @@ class Runs:
         return start._replace(l2=self.entry["l2"])
 
     def path(self, seed):
-        return self.store.predictions(f"gradients-{self.task.key}", "all", seed)
+        return self.store.predictions(f"gradients-{self.name}", "kinds", seed)
 
     def run(self):
         for seed in range(self.seeds):
             if not self.path(seed).is_file():
                 self.run_seed(seed)
+                keras.utils.clear_session()
         self.compare()
 
     def run_seed(self, seed):
-        plan = self.plan()._replace(seed=seed)
-        network = rows.fitted("Dense", self.task.x["train"], self.task.y["train"], plan)
-        answers = network.predict(self.task.x["test"], batch_size=rows.ASKED, verbose=0)
-        accuracy = float(np.mean(answers.argmax(-1) == self.task.y["test"]))
+        model, accuracy = self.network(seed)
         self.entry.setdefault("accuracies", {})[str(seed)] = round(accuracy, 5)
         scores = {}
-        for name, described in self.described_by(network).items():
+        for name, described in self.described_by(model).items():
             for column, (inside, outside) in judged(described, seed).items():
                 scores[f"{name}|{column}|in"] = inside
                 scores[f"{name}|{column}|out"] = outside
@@ -189,7 +253,7 @@ class Runs:
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, **scores)
         self.store.write()
-        print(self.task.name, seed, accuracy, flush=True)
+        print(self.name, seed, accuracy, flush=True)
 
     def compare(self):
         """AUROC of each seed, and gradients less each control with an interval."""
@@ -206,13 +270,19 @@ class Runs:
         self.store.write()
 
 
-def chosen(count, is_test):
-    """At most `IMAGES` rows, by chance: corruptions stand one after another, and are mixed so.
+def features_and_logits(model, name):
+    """Functions of images to what the layer of that name reads, and to the logits."""
+    probe = keras.Model(model.input, [model.get_layer(name).input, model.output])
+    call = tf.function(lambda x: probe(x, training=False), reduce_retracing=True)
+    return (lambda x: call(x)[0]), (lambda x: call(x)[1])
 
-    Of the test the last half, for its first rows are those that are corrupted.
-    """
-    begin = count // 2 if is_test and count > IMAGES else 0
-    return begin + np.random.default_rng(0).permutation(count - begin)[:IMAGES]
+
+def log_odds(logits):
+    """Of the largest probability: (rows, 1)."""
+    best = np.clip(
+        softmax(logits.astype("float64"), axis=1).max(axis=1, keepdims=True), 0, 1 - 1e-12
+    )
+    return np.log(best) - np.log1p(-best)
 
 
 def log_of(squares):
@@ -249,25 +319,20 @@ def differences(each, columns, seed=0):
 # --- Tables -------------------------------------------------------------------------------------
 
 
-def columns_of(task):
-    return list(next(iter(task["runs"][BASE].values())))
-
-
-def set_table(name, task):
+def set_table(name, task, columns, sizes):
     """AUROC of each description; + where gradients are better, − where they are worse."""
-    titles, body = ["description", *columns_of(task)], []
+    body = []
     for row in (BASE, *CONTROLS):
         shown = []
-        for column in columns_of(task):
+        for column in columns:
             value = cells.mean_of(task["runs"][row], column)
             known = task["differences"].get(row, {}).get(column)
             shown.append(f"{value:.3f}" + ("" if known is None else told(known)))
         body.append([row, *shown])
-    sizes = ", ".join(f"{kind} {count}" for kind, count in task["rows"].items())
     accuracy = np.mean(list(task["accuracies"].values()))
     seeds = len(task["accuracies"])
-    head = f"**{name}** (accuracy {accuracy:.3f}; rows: {sizes}; seeds: {seeds})\n\n"
-    return head + pages.markdown(titles, body)
+    head = f"**{name}** (accuracy {accuracy:.3f}; {sizes}; seeds: {seeds})\n\n"
+    return head + pages.markdown(["description", *columns], body)
 
 
 def told(difference):
@@ -276,7 +341,21 @@ def told(difference):
     return "" if low <= 0 <= high else " (gradients better)" if low > 0 else " (gradients worse)"
 
 
-def difference_table(found):
+def unknown_of(task):
+    return [c for c in (*KINDS, *TAUGHT) if c in task["runs"][BASE]["0"]]
+
+
+def unknown_table(name, task):
+    sizes = ", ".join(f"{kind} {count}" for kind, count in task["rows"].items())
+    return set_table(name, task, unknown_of(task), f"images: {sizes}")
+
+
+def corruption_table(name, task):
+    sizes = f"images: {task['rows']['test']}, {task['corrupted']} of each corruption"
+    return set_table(name, task, CORRUPTIONS, sizes)
+
+
+def difference_table(found, columns_of):
     """Gradients less each control, with intervals."""
     body = []
     for name, task in found["tasks"].items():
@@ -290,23 +369,34 @@ def difference_table(found):
 def verdict(found):
     """How often gradients are better or worse than each control."""
     lines = []
-    for control in CONTROLS:
-        each = [
-            told(difference)
-            for task in found["tasks"].values()
-            for difference in task["differences"][control].values()
-        ]
-        better, worse = (sum(word in one for one in each) for word in ("better", "worse"))
-        lines.append(
-            f"- Gradients against {control}: better in {better}, worse in {worse} of {len(each)} "
-            "comparisons.\n"
-        )
+    for kind, columns_of in (("Unknown images", unknown_of), ("Corruptions", corruptions_of)):
+        for control in CONTROLS:
+            each = [
+                told(task["differences"][control][column])
+                for task in found["tasks"].values()
+                for column in columns_of(task)
+            ]
+            better, worse = (sum(word in one for one in each) for word in ("better", "worse"))
+            lines.append(
+                f"- {kind}: gradients against {control} are better in {better}, worse in {worse} "
+                f"of {len(each)} comparisons.\n"
+            )
     return "".join(lines)
 
 
+def corruptions_of(_):
+    return CORRUPTIONS
+
+
+def each_set(table):
+    return lambda found: "\n".join(table(name, task) for name, task in found["tasks"].items())
+
+
 TABLES = {
-    "sets": lambda found: "\n".join(set_table(n, t) for n, t in found["tasks"].items()),
-    "differences": difference_table,
+    "sets": each_set(unknown_table),
+    "corruptions": each_set(corruption_table),
+    "differences": lambda found: difference_table(found, unknown_of),
+    "differences of corruptions": lambda found: difference_table(found, corruptions_of),
     "verdict": verdict,
 }
 
@@ -323,14 +413,23 @@ def main(argv=None):
         return pages.write_all(found, "gradient_controls", TABLES)
     with tempfile.TemporaryDirectory() as temporary:
         cache = given.cache or pathlib.Path(temporary)
-        path = tasks.results_of(given, RESULTS, cache)
+        path = cache / "gradient_controls.json" if given.quick else given.json
         settings = {"steps": rows.STEPS, "hidden": rows.HIDDEN, "images": IMAGES}
+        settings |= {"corrupted": CORRUPTED, "epochs of fine-tuning": finetuned.EPOCHS}
         store = tasks.Store(path, cache, settings)
-        if not (given.tasks or given.quick or given.data):
-            given.tasks = TASKS
-        each, folder = tasks.asked_for(given, cache)
-        for task in each:
-            Runs(store, task, folder, given.seeds).run()
+        if given.quick:
+            each, folder = tasks.asked_for(given, cache)
+            for task in each:
+                Runs(store, task, folder, cache, given.seeds).run()
+            return store.found
+        folder = images.default_folder()
+        for name in given.tasks or (*FROZEN, TUNED):
+            of = name.removesuffix(", fine-tuned")
+            parts = images.TASKS[of](folder)
+            parts = openood(parts, folder) if of.startswith("CIFAR-10") else parts
+            task = tasks.Task(of, parts, features.Features(folder, cache), None)
+            seeds = min(given.seeds, TUNED_SEEDS) if name == TUNED else given.seeds
+            Runs(store, task, folder, cache, seeds, name == TUNED).run()
         return store.found
 
 

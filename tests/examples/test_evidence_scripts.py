@@ -10,7 +10,17 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
-NAMES = ("cells", "measures", "multilabel", "nuclei", "paired", "pages", "rows", "traced")
+NAMES = (
+    "cells",
+    "finetuned",
+    "measures",
+    "multilabel",
+    "nuclei",
+    "paired",
+    "pages",
+    "rows",
+    "traced",
+)
 SCRIPTS = ("saliency", "optimizers", "gradient_controls", "noisy_labels", "fundus")
 
 
@@ -112,7 +122,7 @@ def test_it_runs_on_digits(parts, name, tmp_path, monkeypatch):
 def test_the_detector_is_judged_on_rows_that_it_has_not_seen(parts):
     """Noise is not told from noise, even where the rows shown could be known by heart."""
     script, rng = parts["gradient_controls"], np.random.default_rng(0)
-    noise = {kind: rng.normal(size=(60, 40)) for kind in ("test", "near", "far")}
+    noise = {kind: rng.normal(size=(60, 40)) for kind in ("test", "near", "far", "fog 1")}
     noise["far"] = noise["far"] + 1
     found = {
         f"gradients|{column}|{end}": scores
@@ -121,17 +131,23 @@ def test_the_detector_is_judged_on_rows_that_it_has_not_seen(parts):
     }
     areas = {key.split("|")[1]: None for key in found}
     areas = {column: script.auroc(found, "gradients", column)[0] for column in areas}
-    assert set(areas) == {"near", "far", "near, taught by the other", "far, taught by the other"}
+    assert set(areas) == {*script.KINDS, *script.TAUGHT, "fog 1"}
     assert abs(areas["near"] - 0.5) < 0.25  # three standard deviations of 30 against 30 rows
     assert areas["far"] > 0.95
     assert all(len(scores) == 30 for scores in found.values())
 
 
-def test_corrupted_images_are_of_other_rows_than_the_known(parts):
+def test_as_many_images_of_each_kind_and_corruptions_are_of_others(parts):
     script = parts["gradient_controls"]
-    rows = script.chosen(3000, True)
-    assert rows.min() >= 1500 and len(rows) == len(set(rows)) == script.IMAGES
-    assert sorted(script.chosen(103, True)) == list(range(103))
+    rows = script.chosen(3000, True, 300)
+    assert rows.min() >= 1500 and len(rows) == len(set(rows)) == 300
+    assert sorted(script.chosen(103, True, 103)) == list(range(103))
+    marks = np.arange(250, dtype="uint8")[:, None, None, None] * np.ones((8, 8, 3), "uint8")
+    sets = {"test": marks, "near": marks[:40], "far": marks[:90]}
+    found = script.kinds_of(sets, 300, 150)
+    assert {len(found[kind]) for kind in ("test", "near", "far")} == {40}
+    assert set(found) == {"test", "near", "far", *script.CORRUPTIONS}
+    assert found["test"].min() >= 125 and len(found["contrast 1"]) == 150
 
 
 def test_norms_of_activations_are_those_of_keras(parts):
@@ -314,11 +330,46 @@ def test_columns_of_the_paper_are_of_what_is_sure(parts):
     assert found["coverage"] == 0 and found["risk"] is None
 
 
+# --- Stages that learn --------------------------------------------------------------------------
+
+
+def test_a_fine_tuned_network_is_its_two_parts(parts, tmp_path, monkeypatch):
+    import keras
+
+    script = parts["finetuned"]
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(4, 3, strides=4, name="first")(inputs)
+    y = keras.layers.Conv2D(4, 1, name="inside")(x)
+    x = keras.layers.Add(name=script.CUT)([x, y])
+    y = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 1, name="after")(x))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Add(name="sum")([x, y]))
+    network = keras.Model(inputs, x)
+    monkeypatch.setattr(script, "trunk", lambda folder: network)
+    monkeypatch.setattr(script, "one_codec", lambda images: images)
+    rng = np.random.default_rng(0)
+    images, labels = rng.random((20, 16, 16, 3)).astype("float32"), np.arange(20) % 3
+    before = {layer.name: layer.get_weights() for layer in network.layers}
+    model = script.tuned("", tmp_path, images, labels, 0)
+    assert model.output_shape == (None, 3)
+    for name, expected in before.items():
+        same = [
+            np.array_equal(a, b)
+            for a, b in zip(model.get_layer(name).get_weights(), expected, strict=True)
+        ]
+        assert all(same) == (name != "after"), name
+    monkeypatch.setattr(script, "middle_of", None)  # read, not trained again
+    again = script.tuned("", tmp_path, images, labels, 0)
+    np.testing.assert_allclose(again(images), model(images), atol=1e-5)
+
+
 def test_what_the_page_on_unknown_inputs_says_of_gradients_holds(parts):
     found = json.loads(parts["gradient_controls"].RESULTS.read_text(encoding="utf-8"))
     known = found["tasks"]["CIFAR-10 clean"]["differences"]
     for control in ("activations", "pixels"):
-        assert all(known[control][kind][2] < 0 for kind in ("near", "shift")), control
+        assert known[control]["near"][2] < 0, control
+        each = [known[control][kind][1:] for kind in parts["gradient_controls"].CORRUPTIONS]
+        assert sum(high < 0 for _, high in each) >= 3, control  # several
+        assert all(low <= 0 for low, _ in each), control
 
 
 def test_what_the_page_on_rapid_training_says_holds(parts):
