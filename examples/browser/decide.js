@@ -117,8 +117,9 @@ function checksOf(outputs, about) {
     const size = outputs.prediction_set.reduce((sum, each) => sum + each, 0);
     checks.push({ passed: accept, text: `its set holds ${size} classes; it must hold 1` });
   }
-  const threshold = about.ood && about.ood.threshold;
-  if (typeof threshold === "number") {
+  const told = about.ood ? about.ood.threshold : null;
+  if (told !== null) {
+    const threshold = typeof told === "number" ? told : told === "inf" ? Infinity : -Infinity;
     const score = outputs.ood_score[0];
     const passed = score <= threshold + ROUNDING * Math.max(1, Math.abs(threshold));
     const side = passed ? "at most" : "above";
@@ -139,7 +140,8 @@ function textOfRule(outputs, { score, threshold, by, keys }, accept) {
   const value = score === "margin" ? marginOf(outputs.probabilities) : outputs[output] && outputs[output][0];
   const sides = GROW_WITH_TRUST.includes(score) ? ["is below", "is at least"] : ["is above", "is at most"];
   const figures = value === undefined ? "" : ` of ${value.toFixed(3)}`;
-  return `its ${output.replace(/_/g, " ")}${figures} ${sides[Number(accept)]} ${bound.toFixed(3)}`;
+  const limit = typeof bound === "number" ? bound.toFixed(3) : bound; // infinity is a text
+  return `its ${output.replace(/_/g, " ")}${figures} ${sides[Number(accept)]} ${limit}`;
 }
 
 function marginOf(probabilities) {

@@ -209,6 +209,7 @@ PARTS = {  # rule, set, threshold of a detector
     "a detector's rule": ({**CONFIDENT, "score": "given"}, None, None),
     "a rule of the class": ({**BY_CLASS, "keys": [1]}, None, None),
     "a rule of other classes": ({**BY_CLASS, "keys": [0]}, None, None),
+    "a rule that accepts nothing": ({**CONFIDENT, "threshold": "inf"}, None, None),
     "a set": (None, {"alpha": 0.1}, None),
     "a detector": (None, None, 1.5),
     "a rule and a detector": (CONFIDENT, None, 1.5),

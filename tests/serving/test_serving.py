@@ -670,6 +670,21 @@ def test_reasons(parts, outputs, accept, reasons):
     json.dumps(answer, allow_nan=False)
 
 
+@pytest.mark.parametrize("by", [None, "class"])
+def test_a_rule_that_accepts_nothing_is_answered(by, tmp_path):
+    """Metadata have its infinite threshold as a text, by which each answer was an error 500."""
+    told = {"threshold": np.inf} if by is None else {"threshold": [np.inf, 0.2], "keys": [0, 1]}
+    made = RejectionRule("confidence", by=by, **told)
+    export(keras.Sequential([keras.Input((4,)), keras.layers.Softmax()]), tmp_path / "m", rule=made)
+    model = served_model.ServedModel(tmp_path / "m")
+    outputs = model.predict([np.array([3, 0, 0, 0], "float32")])
+    (answer,) = answering.answers(outputs, answering.Decision.of(model.metadata))
+    assert answer["accept"] is False and answer["decision"] == answering.REFER
+    assert answer["reasons"][0].endswith("below the threshold inf")
+    kept = answering.with_numbers(model.metadata["rule"]["config"])["threshold"]
+    np.testing.assert_array_equal(kept, made.threshold)
+
+
 def refused(error, content_type, body, spec):
     with pytest.raises(reading.Refused) as raised:
         reading.read(content_type, body, spec)

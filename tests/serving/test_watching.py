@@ -66,6 +66,15 @@ def watch(tmp_path):
     return watching.Watch(tmp_path / "monitor.json", metadata_of(rule), ("a", "b"))
 
 
+def test_a_rule_that_accepts_nothing_can_be_watched(tmp_path):
+    """Its threshold is infinite, which JSON has as a text."""
+    rule = rule_of(threshold=np.inf)
+    rule.monitor().save(tmp_path / "monitor.json")
+    assert watching.Watch(tmp_path / "monitor.json", metadata_of(rule)).said()["cases"] == 0
+    with pytest.raises(ValueError, match="another rule"):
+        watching.Watch(tmp_path / "monitor.json", metadata_of(fitted()))
+
+
 def cases(count, seed=0):
     """Outputs of a batch, and the answers to it."""
     top, limit = np.random.default_rng(seed).uniform(0.5, 1, size=count), fitted().threshold

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from tensorflow.python.util.deprecation import silence
 
 from tfuq.export._samples import EXACT
 
@@ -133,9 +134,9 @@ def _with_constants(concrete):
     """`Frozen` of a concrete function that returns a dict, with all calls of functions inlined."""
     constant = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
     names = [tensor.name for tensor in constant.outputs]
-    graph = tf.compat.v1.graph_util.extract_sub_graph(
-        constant.graph.as_graph_def(), [name.split(":")[0] for name in names]
-    )
+    wanted = [name.split(":")[0] for name in names]
+    with silence():  # that the function is of TensorFlow 1 is for nobody who exports
+        graph = tf.compat.v1.graph_util.extract_sub_graph(constant.graph.as_graph_def(), wanted)
     _rename_functions(graph)
     for node in graph.node:
         _simplify(node)

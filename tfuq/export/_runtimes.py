@@ -1,17 +1,24 @@
 """Runtimes of models in one file, as functions from arrays to arrays."""
 
+import contextlib
+import os
+import tempfile
 import warnings
 
 import numpy as np
 import tensorflow as tf
+
+_NOTE = b"INFO: Created TensorFlow Lite XNNPACK delegate"
 
 
 class LiteRT:
     """A LiteRT file on one thread: `model({name: array})` is a dict of arrays."""
 
     def __init__(self, path):
-        interpreter = self._interpreter(str(path))
-        self._run = interpreter.get_signature_runner("serving_default")
+        with _without_notes():
+            interpreter = self._interpreter(str(path))
+            interpreter.allocate_tensors()
+            self._run = interpreter.get_signature_runner("serving_default")
         self._shapes = {
             name: tf.TensorShape([None if size < 0 else size for size in each["shape_signature"]])
             for name, each in self._run.get_input_details().items()
@@ -36,6 +43,25 @@ class LiteRT:
                     f"more: {name!r} of shape {shape}. Received: shape {found}"
                 )
         return self._run(**inputs)
+
+
+@contextlib.contextmanager
+def _without_notes():
+    """Keeps LiteRT's note of its delegate from stderr; what else is written there is shown."""
+    try:
+        before = os.dup(2)
+    except OSError:  # there is no stderr
+        yield
+        return
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+            kept.seek(0)
+            os.write(2, b"".join(line for line in kept if not line.startswith(_NOTE)))
 
 
 class AIEdgeLiteRT(LiteRT):

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from tensorflow.python.util.deprecation import silence
+
 from tfuq._arguments import ModelLike, Output, PathLike, check_flags, check_integer
 from tfuq._files.writing import disk_errors
 from tfuq._predictions.family import Family
@@ -163,7 +165,7 @@ def _converted(tf2onnx, graph, opset, members):
     }
     for copies in (False, True):
         failed = False
-        with _errors_of(logging.getLogger("tf2onnx")) as errors, _copies(copies):
+        with _errors_of(logging.getLogger("tf2onnx")) as errors, _copies(copies), silence():
             try:
                 converted, _ = tf2onnx.convert.from_graph_def(graph.graph, **options)
             except Exception as error:

@@ -29,10 +29,11 @@ class Decision(NamedTuple):
         is_regression = metadata.get("family") is not None
         if is_regression:
             conformal = None  # its intervals decide nothing
+        threshold = ood and ood["threshold"]
         return cls(
-            rule and rule["config"],
+            rule and with_numbers(rule["config"]),
             conformal and conformal["config"],
-            ood and ood["threshold"],
+            None if threshold is None else float(threshold),
             class_names,
             is_regression,
         )
@@ -40,6 +41,11 @@ class Decision(NamedTuple):
     @property
     def decides(self):
         return any(part is not None for part in self[:3])
+
+
+def with_numbers(config):
+    """The config of a rule; the metadata have infinity, of what accepts nothing, as a text."""
+    return {**config, "threshold": np.asarray(config["threshold"], float).tolist()}
 
 
 def answers(outputs, decision):

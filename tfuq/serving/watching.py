@@ -11,7 +11,7 @@ import threading
 
 import numpy as np
 
-from tfuq.serving.answers import OUTPUT_OF, score_of
+from tfuq.serving.answers import OUTPUT_OF, score_of, with_numbers
 from tfuq.serving.cases import HEADER, Recent, checked_key, marks_of
 from tfuq.serving.refusals import Refused
 
@@ -58,6 +58,7 @@ class Watch:
     def _check(self, metadata):
         served = (metadata["rule"] or {}).get("config")
         config = self.rule.get_config()
+        served, config = served and with_numbers(served), with_numbers(config)
         same = served is not None and all(
             np.array_equal(np.asarray(served.get(name)), np.asarray(config.get(name)))
             for name in ("score", "threshold", "by", "keys", "tolerance")
