@@ -1,6 +1,7 @@
 """Optimizers and schedules side by side: the baselines that a reader would ask for, and the recipe.
 
     python benchmarks/optimizers.py --cache ~/features     # runs what is not there yet
+    python benchmarks/optimizers.py --times --cache ~/features  # by the clock, rows in turns
     python benchmarks/optimizers.py --report               # writes the tables into the page
     python benchmarks/optimizers.py --quick                # digits, two rows: does it run here?
 
@@ -9,9 +10,10 @@ trunk), the same number of steps in each row. Tuned rows try six highest rates w
 three times apart, and keep the one of the lowest NLL on the validation rows; rows named "default"
 have Keras' rate of Adam, and are not tuned. SGD has momentum 0.9. "SGDR" are five cycles of equal
 length, "CLM" four, each twice as long as the one before; "DLR" gives the first layer 0.3 of the
-last one's rate. No row is stopped early. A training is twelve calls of a graph: CPU time of the
-steps is the median call's after the first, times twelve; that of the tracing is what the first one
-takes beyond such a call. All can be stopped at any time, and goes on where it was.
+last one's rate. "bfloat16" has Keras' policy mixed_bfloat16. No row is stopped early. A training is
+twelve calls of a graph: CPU time of the steps is the median call's after the first, times twelve;
+that of the tracing is what the first one takes beyond such a call. `--times` measures by the clock,
+rows in turns, three rounds. All can be stopped at any time, and goes on where it was.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import json
 import os
 import pathlib
 import tempfile
+import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -26,7 +29,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from evidence import answers, cells, measures, pages, rows, tasks
-from evidence.watch import Watch
+from evidence.watch import Watch, steady
 
 from tfuq.callbacks import SGDR
 from tfuq.optimizers import DiscriminativeLearningRate
@@ -77,7 +80,11 @@ ROWS = {  # optimizer of a rate, schedule of rate and stages, rates to try
     "SGDR": (sgd, restarts, PLAIN),
     "SGDR+DLR": (with_layer_rates, restarts, PLAIN),
     "SGDR+DLR+CLM": (with_layer_rates, growing, PLAIN),
+    "Adam, tuned, bfloat16": (keras.optimizers.Adam, None, ADAPTIVE),
+    "SGDR+DLR+CLM, bfloat16": (with_layer_rates, growing, PLAIN),
 }
+MIXED = tuple(row for row in ROWS if row.endswith("bfloat16"))
+TIMED, ROUNDS = "CIFAR-10N worst", 3
 
 
 def averaged(model):
@@ -103,11 +110,16 @@ class Runs:
         self.parts = [part for part in ("test", "near", "far") if part in task.x]
 
     def fit(self, row, rate, seed):
-        """A trained network, CPU seconds of its steps, and of the tracing."""
+        """A trained network, and the watch that saw its stages."""
         make, schedule, _ = ROWS[row]
         plan, (x, y) = self.task.plan(seed), (self.task.x["train"], self.task.y["train"])
         keras.utils.set_random_seed(seed)
-        model = rows.dense(x.shape[1], plan)
+        policy = keras.config.dtype_policy()
+        try:
+            keras.config.set_dtype_policy("mixed_bfloat16" if row in MIXED else policy)
+            model = rows.dense(x.shape[1], plan)
+        finally:
+            keras.config.set_dtype_policy(policy)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         rows.compiled(model, make(rate), loss)
         watch = Watch()
@@ -115,7 +127,7 @@ class Runs:
         rows.train(model, x, y, plan, callbacks)
         if isinstance(model.optimizer, keras.optimizers.ScheduleFreeAdamW):
             averaged(model)
-        return model, watch.of_epoch * plan.stages, watch.spent[0] - watch.of_epoch
+        return model, watch
 
     def rate(self, row):
         """The rate of the lowest validation NLL with seed 0; training that diverges has none."""
@@ -141,7 +153,8 @@ class Runs:
             self.path(row, seed).is_file() or row in self.entry["differences"]
         ):
             return
-        model, seconds, tracing = self.fit(row, self.rate(row), seed)
+        model, watch = self.fit(row, self.rate(row), seed)
+        seconds, tracing = watch.of_epoch * rows.STAGES, watch.spent[0] - watch.of_epoch
         probs, _ = rows.asked(model, np.concatenate([self.task.x[part] for part in self.parts]))
         ends = np.cumsum([len(self.task.x[part]) for part in self.parts])[:-1]
         probs = dict(zip(self.parts, np.split(probs, ends), strict=True))
@@ -159,6 +172,23 @@ class Runs:
                 self.run_one(row, seed)
             keras.utils.clear_session()
         self.compare()
+
+    def measure(self):
+        """Seconds by the clock, of the steps and of all of `fit`, with its tracing; in turns."""
+        found = {row: [] for row in self.names}
+        for _ in range(ROUNDS):
+            for row in self.names:
+                keras.utils.clear_session()
+                begin = time.perf_counter()
+                _, watch = self.fit(row, self.rate(row), 0)
+                all_of_it = time.perf_counter() - begin
+                found[row].append([steady(watch.clock) * rows.STAGES, all_of_it])
+        self.entry["times"] = {
+            row: [round(float(v), 3) for v in np.median(each, axis=0)]
+            for row, each in found.items()
+        }
+        self.entry["load"] = round(os.getloadavg()[0], 1)
+        self.store.write()
 
     def compare(self):
         """Paired differences with tuned Adam, of the rows that have all seeds and are new."""
@@ -222,7 +252,24 @@ def difference_table(found, column):
     return pages.markdown([title, *known], body) + "\n" + answers.verdict(known, column, ROWS, BASE)
 
 
+def time_table(found):
+    """By the clock: the steps alone, and together with building and tracing."""
+    body, told = [], []
+    for name, task in found["tasks"].items():
+        times = task.get("times", {})
+        for row in filter(times.get, ROWS):
+            steps, together = times[row]
+            base_steps, base = times[BASE]
+            ratios = f"{steps / base_steps:.2f}", f"{together / base:.2f}"
+            body.append([f"{name}: {row}", f"{steps:.2f}", f"{together:.2f}", *ratios])
+        if times:
+            told.append(f"{name}: the load of the machine was {task['load']:g} on two cores.")
+    titles = ["row", "steps, s", "with building and tracing, s", f"steps / {BASE}", "together"]
+    return pages.markdown(titles, body) + "\n" + " ".join(told) + "\n"
+
+
 TABLES = {
+    "times": time_table,
     "sets": lambda found: "\n".join(set_table(n, t) for n, t in judged(found).items()),
     **{c: (lambda found, c=c: difference_table(found, c)) for c in JUDGED},
 }
@@ -234,6 +281,7 @@ def main(argv=None):
     )
     add = tasks.add_options(parser, RESULTS)
     add("--rows", nargs="*", choices=list(ROWS), metavar="ROW", help="only these rows")
+    add("--times", action="store_true", help="measure by the clock, and no more")
     add("--quick", action="store_true", help="digits, one seed, two rows")
     given = parser.parse_args(argv)
     if given.report:
@@ -241,13 +289,16 @@ def main(argv=None):
     names = given.rows or (QUICK if given.quick else list(ROWS))
     with tempfile.TemporaryDirectory() as temporary:
         cache = given.cache or pathlib.Path(temporary)
+        if given.times and not (given.tasks or given.quick or given.data):
+            given.tasks = [TIMED]
         each, _ = tasks.asked_for(given, cache)
         settings = {"steps": rows.STEPS, "hidden": rows.HIDDEN, "rates": [ADAPTIVE, PLAIN]}
         path = tasks.results_of(given, RESULTS, cache)
         settings = json.loads(json.dumps(settings))
         store = tasks.Store(path, cache, settings, ("trials", "runs", "differences"))
         for task in each:
-            Runs(store, task, names, given.seeds).run()
+            runs = Runs(store, task, names, given.seeds)
+            runs.measure() if given.times else runs.run()
         return store.found
 
 

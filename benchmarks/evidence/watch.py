@@ -1,4 +1,4 @@
-"""CPU time of a training, without that of tracing it."""
+"""CPU and clock time of a training, without that of tracing it."""
 
 import time
 
@@ -11,14 +11,20 @@ class Watch(keras.callbacks.Callback):
 
     def __init__(self):
         super().__init__()
-        self.spent = []
+        self.spent, self.clock = [], []
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._start = time.process_time()
+        self._start, self._begin = time.process_time(), time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
         self.spent.append(time.process_time() - self._start)
+        self.clock.append(time.perf_counter() - self._begin)
 
     @property
     def of_epoch(self):
-        return float(np.median(self.spent[1:] or self.spent))
+        return steady(self.spent)
+
+
+def steady(times):
+    """The median of those after the first, which holds the tracing."""
+    return float(np.median(times[1:] or times))

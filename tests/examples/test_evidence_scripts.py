@@ -107,6 +107,18 @@ def test_the_rate_is_that_of_the_lowest_loss_that_is_finite(parts):
 
 
 @pytest.mark.slow
+def test_optimizers_are_measured_by_the_clock(parts, tmp_path, monkeypatch):
+    script = parts["optimizers"]
+    monkeypatch.setattr(parts["rows"], "STEPS", 60)
+    monkeypatch.setattr(script, "ROUNDS", 1)
+    rows = [script.BASE, script.MIXED[0]]
+    found = script.main(["--quick", "--times", "--rows", *rows, "--cache", str(tmp_path)])
+    times = found["tasks"]["digits"]["times"]
+    assert list(times) == rows and all(0 < steps < together for steps, together in times.values())
+    assert script.time_table(found).count("\n| digits: ") == 2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS[:2])
 def test_it_runs_on_digits(parts, name, tmp_path, monkeypatch):
     monkeypatch.setattr(parts["rows"], "STEPS", 60)
