@@ -124,6 +124,8 @@ bench-methods: $(VENV)/.examples
 	$(BIN)/python benchmarks/methods.py --report
 	$(BIN)/python benchmarks/segmentation.py --cache $(HOME)/.cache/tfuq-methods
 	$(BIN)/python benchmarks/segmentation.py --report
+	$(BIN)/python benchmarks/finetuning.py --cache $(HOME)/.cache/tfuq-methods
+	$(BIN)/python benchmarks/finetuning.py --report
 
 # OpenVINO, and npm and Chromium for the browser.
 bench-runtimes: $(VENV)/.test

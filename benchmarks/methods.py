@@ -43,21 +43,37 @@ PARTS = ("trials", "runs", "differences", "controls", "costs")  # of what is kep
 class Runs:
     """The runs of one set: those that are in the store are not run again."""
 
+    table, budget = rows.ROWS, rows.TRIALS  # the rows there are, and how many trials each has
+
     def __init__(self, store, task, names, seeds):
         self.store, self.task, self.seeds = store, task, seeds
         self.entry = store.task(task)
-        self.entry |= {"budget": rows.TRIALS, "rows": task.counts, "classes": task.classes}
+        self.entry |= {"budget": self.budget, "rows": task.counts, "classes": task.classes}
         behind = [row for row in self.entry["trials"] if self.has_trials_left(row)]
         self.names = list(dict.fromkeys([*names, *behind]))  # rows of fewer trials are no rivals
 
     def has_trials_left(self, row):
-        return len(self.entry["trials"].get(row, [])) != rows.TRIALS
+        return len(self.entry["trials"].get(row, [])) != self.budget
 
     def fit(self, row, plan, graphs):
         """A model, and the CPU seconds of its steps."""
         watch, (x, y) = Watch(), (self.task.x["train"], self.task.y["train"])
         model = rows.fitted(row, x, y, plan, watch, graphs)
         return model, watch.of_epoch * plan.stages
+
+    def plans(self, row, start, best):
+        """The trials of a row; `best()` is the best of those before."""
+        return rows.trials(row, start, best)
+
+    def asked(self, model, parts=None):
+        """Mean probabilities of these parts, or of all but the training's."""
+        return self.task.asked(model, parts)
+
+    def made_of(self, row, network):
+        """What is made of a trained network of "Dense" without training it on."""
+        x, y = self.task.x, self.task.y
+        validation = x["validation"], y["validation"]
+        return rows.made_of(row, network, x["train"], y["train"], validation)
 
     def lacks(self, row, seed):
         """Whether a run is missing, or what it predicted is, while a comparison waits for that."""
@@ -90,11 +106,11 @@ class Runs:
             value, l2, stages = min(done, key=done.get)
             return start._replace(value=value, l2=l2, stages=stages)
 
-        for plan in rows.trials(row, start, best):
+        for plan in self.plans(row, start, best):
             key = plan.value, plan.l2, plan.stages
             if key not in known:
                 model, _ = self.fit(row, plan, graphs)
-                probs, _ = rows.asked(model, self.task.x["validation"])
+                probs = self.asked(model, ["validation"])["validation"]
                 known[key] = round(measures.nll_of(probs, self.task.y["validation"]), 5)
             done[key] = known[key]
         self.entry["trials"][row] = [[*key, nll] for key, nll in done.items()]
@@ -105,7 +121,11 @@ class Runs:
 
     def forget(self, row):
         """Without the runs of a row, and, of Dense, of all that is made of it or beside it."""
-        made = [r for r in rows.ROWS if rows.ROWS[r].kind != "fit"] if row == "Dense" else []
+        made = (
+            [r for r, each in self.table.items() if each.kind == "of Dense"]
+            if row == "Dense"
+            else []
+        )
         for each in (row, *made):
             self.entry["runs"].pop(each, None)
             self.entry["differences"].pop(each, None)
@@ -122,11 +142,11 @@ class Runs:
             plan = self.chosen(row, graphs)
             for seed in missing:
                 model, seconds = self.fit(row, plan._replace(seed=seed), graphs)
-                self.keep(row, seed, self.task.asked(model), seconds)
+                self.keep(row, seed, self.asked(model), seconds)
 
     def run_dense(self, others):
         """All seeds of "Dense" and of what is made of its networks."""
-        graphs, x, y = {}, self.task.x["train"], self.task.y["train"]
+        graphs = {}
         names = ["Dense", *others]
         if self.has_trials_left("Dense"):
             self.chosen("Dense", graphs)
@@ -135,14 +155,13 @@ class Runs:
                 continue
             plan = self.chosen("Dense", graphs)
             network, seconds = self.fit("Dense", plan._replace(seed=seed), graphs)
-            probs = self.task.asked(network)
+            probs = self.asked(network)
             self.keep("Dense", seed, probs, seconds)
-            validation = self.task.x["validation"], self.task.y["validation"]
             for row in filter(lambda row: row != "deep ensemble", others):
                 start = time.process_time()
-                model = rows.made_of(row, network, x, y, validation)
+                model = self.made_of(row, network)
                 more = time.process_time() - start
-                self.keep(row, seed, self.task.asked(model), seconds + more)
+                self.keep(row, seed, self.asked(model), seconds + more)
             if "deep ensemble" in others:
                 self.keep("deep ensemble", seed, *self.ensemble(plan, seed, probs, seconds, graphs))
 
@@ -152,7 +171,7 @@ class Runs:
         for member in range(1, rows.MEMBERS):
             other = plan._replace(seed=1000 + seed * rows.MEMBERS + member)
             model, more = self.fit("Dense", other, graphs)
-            stacks.append(self.task.asked(model))
+            stacks.append(self.asked(model))
             spent += more
         return {part: np.mean([s[part] for s in stacks], axis=0) for part in probs}, spent
 
@@ -166,10 +185,10 @@ class Runs:
                 }
 
     def run(self):
-        of_dense = [row for row in self.names if rows.ROWS[row].kind != "fit"]
+        of_dense = [row for row in self.names if self.table[row].kind != "fit"]
         self.run_dense(of_dense)
         for row in self.names:
-            if rows.ROWS[row].kind == "fit" and row != "Dense":
+            if self.table[row].kind == "fit" and row != "Dense":
                 self.run_fit(row)
                 keras.utils.clear_session()
         self.controls()
@@ -185,7 +204,7 @@ class Runs:
     def compare(self):
         """Paired differences with Dense, of the rows that have all seeds; those there are stay."""
         read, known = {}, self.entry["differences"]
-        for row in rows.ROWS:
+        for row in self.table:
             seeds = range(self.seeds)
             paths = [self.store.predictions(self.task.key, row, seed) for seed in seeds]
             is_new = row == "Dense" or row not in known
@@ -193,7 +212,7 @@ class Runs:
             if is_new and is_run and all(path.is_file() for path in paths):
                 read[row] = [dict(np.load(path)) for path in paths]
         if len(read) > 1:
-            known |= measures.differences(read, self.task.y, len(rows.ROWS) - 1)
+            known |= measures.differences(read, self.task.y, len(self.table) - 1)
             self.store.write()
 
 

@@ -268,10 +268,18 @@ def time_table(found):
     return pages.markdown(titles, body) + "\n" + " ".join(told) + "\n"
 
 
+def verdicts(found):
+    """Column by column, in how many sets a row is better or worse than tuned Adam."""
+    known = judged(found)
+    said = (f"- {measures.COLUMNS[c][0]}: {answers.verdict(known, c, ROWS, BASE)}" for c in JUDGED)
+    return "".join(said) + f"- Sets: {', '.join(known)}.\n"
+
+
 TABLES = {
     "times": time_table,
     "sets": lambda found: "\n".join(set_table(n, t) for n, t in judged(found).items()),
     **{c: (lambda found, c=c: difference_table(found, c)) for c in JUDGED},
+    "verdicts": verdicts,
 }
 
 

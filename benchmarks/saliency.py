@@ -255,12 +255,7 @@ def verdict(found, column):
     """How often the interval of a difference leaves out 0, and on which side."""
     said = []
     for which in (*WHICH[1:], BIASES, *CONTROLS):
-        signs = [
-            cells.sign(known[which][column], column)
-            for task in found["tasks"].values()
-            for known in task["differences"].values()
-            if column in known.get(which, {})
-        ]
+        signs = signs_of(found, which, column)
         if signs:
             said.append(
                 f"{which}: {signs.count(' +')} better, {signs.count(' −')} worse of {len(signs)}"
@@ -269,12 +264,35 @@ def verdict(found, column):
     return f"{title} of saliency, against " + "; ".join(said or ["nothing yet"]) + ".\n"
 
 
+def signs_of(found, which, column):
+    """The signs of saliency less another choice, of all sets and shares."""
+    return [
+        cells.sign(known[which][column], column)
+        for task in found["tasks"].values()
+        for known in task["differences"].values()
+        if column in known.get(which, {})
+    ]
+
+
+def count_table(found):
+    """In how many sets and shares saliency is better / worse than the others, of how many."""
+    others, body = (*WHICH[1:], BIASES, *CONTROLS), []
+    for column in JUDGED:
+        told = []
+        for signs in (signs_of(found, which, column) for which in others):
+            better, worse = signs.count(" +"), signs.count(" −")
+            told.append(f"{better} / {worse} of {len(signs)}" if signs else "-")
+        body.append([measures.COLUMNS[column][0], *told])
+    return pages.markdown(["saliency against", *others], body)
+
+
 JUDGED = (*measures.PAIRED, "dice")
 TABLES = {
     "sets": lambda found: "\n".join(
         run_table(name, task) for name, task in found["tasks"].items() if task["differences"]
     ),
     **{c: (lambda found, c=c: difference_table(found, c)) for c in JUDGED},
+    "counts": count_table,
 }
 
 

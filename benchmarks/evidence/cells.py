@@ -32,10 +32,15 @@ def cell(task, row, column):
     return f"{value:.{measures.COLUMNS[column][1]}f}{mark(task, row, column)}"
 
 
+def ordered(names):
+    """Rows in the order of `ROWS`, and after them those that only one script has."""
+    return [row for row in ROWS if row in names] + [row for row in names if row not in ROWS]
+
+
 def complete(task):
     """The rows of a set that have as many seeds as Dense."""
-    count = len(task["runs"].get("Dense", {}))
-    return [row for row in ROWS if len(task["runs"].get(row, {})) == count > 0]
+    count, runs = len(task["runs"].get("Dense", {})), task["runs"]
+    return [row for row in ordered(runs) if len(runs[row]) == count > 0]
 
 
 def known_columns(task, columns):

@@ -27,9 +27,9 @@ def copied(layers, kept, again):
     return kept[layers[-1].name]
 
 
-def parts_of(network, classes):
-    """The network in two: until `CUT`, and a copy of what is after it, with a new last layer."""
-    middle = network.get_layer(CUT).output
+def parts_of(network, classes, cut=CUT):
+    """The network in two: until `cut`, and a copy of what is after it, with a new last layer."""
+    middle = network.get_layer(cut).output
     names = [layer.name for layer in network.layers]
     inputs = keras.Input(middle.shape[1:])
     fresh = {}
@@ -38,8 +38,8 @@ def parts_of(network, classes):
         fresh[layer.name] = type(layer).from_config(layer.get_config())
         return fresh[layer.name]
 
-    after = network.layers[names.index(CUT) + 1 :]
-    x = copied(after, {CUT: inputs}, again)
+    after = network.layers[names.index(cut) + 1 :]
+    x = copied(after, {cut: inputs}, again)
     upper = keras.Model(inputs, keras.layers.Dense(classes, name="classes")(x))
     for layer in after:
         fresh[layer.name].set_weights(layer.get_weights())
@@ -53,9 +53,9 @@ def set_statistics(model, is_trainable):
             layer.trainable = is_trainable
 
 
-def middle_of(first, images, cache):
+def middle_of(first, images, cache, cut=CUT):
     """What the first stages give for images, float16, computed once."""
-    sign = f"{CUT}{SIZE}{QUALITY}{images.shape}".encode() + np.ascontiguousarray(images).tobytes()
+    sign = f"{cut}{SIZE}{QUALITY}{images.shape}".encode() + np.ascontiguousarray(images).tobytes()
     path = pathlib.Path(cache) / f"middle-{hashlib.sha256(sign).hexdigest()[:24]}.npy"
     if not path.is_file():
         found = [

@@ -118,6 +118,20 @@ def away_table(found):
     return markdown(titles, body)
 
 
+def rule_abroad(found):
+    """In how many runs of all rows the risk of what was accepted was above the promised."""
+    task, target, said = the(found), found["settings"]["target"], []
+    for part in next(iter(task["runs"]["Dense"].values())):
+        each = [values_of(task, row, part, "risk") for row in filter(task["runs"].get, ROWS)]
+        risks = [risk for values in each for risk in values]
+        broken = sum(risk > target for risk in risks)
+        where = TITLES.get(part, part)
+        said.append(
+            f"- {where}: risk of accepted above {target:g} in {broken} of {len(risks)} runs.\n"
+        )
+    return "".join(said)
+
+
 def monitor_table(found):
     """After how many cases the monitor of Dense's rule says so, seed by seed together."""
     body = []
@@ -164,6 +178,7 @@ TABLES = {
     "verdict": verdict,
     "differences": difference_table,
     "abroad": away_table,
+    "rule": rule_abroad,
     "monitor": monitor_table,
     "report": report_table,
 }

@@ -238,8 +238,16 @@ def each_set(table):
     return tables
 
 
+def short(found):
+    """The part of the verdict that is of Dense, and of Dense at the same temperature."""
+    told = "Better than Dense:", f"Better than {SAME}:", "Not run yet"
+    lines = verdict(found).splitlines(keepends=True)
+    return "".join(line for line in lines if any(each in line for each in told))
+
+
 TABLES = {
     "verdict": verdict,
+    "short": short,
     "sets": each_set(set_table),
     "differences": each_set(difference_table),
     "curves": each_set(curve_table),

@@ -13,7 +13,7 @@ import numpy as np
 
 from evidence import answers, measures
 from evidence.answers import SHORT, verdict
-from evidence.cells import cell, complete, judged_sets, known_columns, mean_of
+from evidence.cells import cell, complete, judged_sets, known_columns, mean_of, ordered
 from evidence.images import family_of
 from evidence.marked import markdown
 from evidence.rows import PENALTIES, ROWS
@@ -62,8 +62,8 @@ def difference_table(name, task):
         digits = measures.COLUMNS[column][1]
         return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
-    known = {row: task["differences"][row] for row in ROWS if row in task["differences"]}
-    rows = [[row, *(shown(found, c) for c in columns)] for row, found in known.items()]
+    known = task["differences"]
+    rows = [[row, *(shown(known[row], c) for c in columns)] for row in ordered(known)]
     return f"**{name}**\n\n" + markdown(titles, rows)
 
 

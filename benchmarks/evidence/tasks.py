@@ -91,9 +91,9 @@ class Task:
     def plan(self, seed):
         return rows.Plan(None, 0.0, rows.STAGES, seed, len(self.x["train"]), self.classes)
 
-    def asked(self, model):
-        """Mean probabilities of all parts but the training's, in one call."""
-        parts = [part for part in self.x if part != "train"]
+    def asked(self, model, parts=None):
+        """Mean probabilities of these parts, or of all but the training's, in one call."""
+        parts = parts or [part for part in self.x if part != "train"]
         probs, _ = rows.asked(model, np.concatenate([self.x[part] for part in parts]))
         ends = np.cumsum([len(self.x[part]) for part in parts])[:-1]
         return dict(zip(parts, np.split(probs, ends), strict=True))

@@ -173,7 +173,7 @@ def test_more_trials_run_alone_and_another_choice_drops_its_runs(parts, tmp_path
     """Of two rows one finds a better plan in the trial that it lacks: its runs are forgotten."""
     methods, rows = parts["methods"], parts["rows"]
     monkeypatch.setattr(methods.Runs, "fit", lambda self, row, plan, graphs: (plan, 1.0))
-    monkeypatch.setattr(rows, "asked", lambda plan, x: (plan, None))
+    monkeypatch.setattr(methods.Runs, "asked", lambda self, plan, parts: {"validation": plan})
     monkeypatch.setattr(methods.measures, "nll_of", lambda plan, y: abs(plan.l2 - 1e-3))
     task = types.SimpleNamespace(name="one", identity="x", target_risk=0.1, counts={}, classes=3)
     task.plan, task.x = lambda seed: rows.Plan(None, 0.0, 12, seed, 64, 3), {"validation": 0}
