@@ -243,7 +243,8 @@ def test_a_signature_tells_who_wrote_an_export(name, run, tmp_path):
     for key in ("own.pub", "curve.pem", "missing.pem"):
         run(*write, "--sign", key, code=2)
     assert not (tmp_path / name).exists()
-    run(*write, "--sign", "own.pem")
+    size = run(*write, "--sign", "own.pem").split(": ")[1].strip()
+    assert f"is whole: {size}\n" in run("verify", name)
     assert "signed     by the key" in run("verify", name, "--key", "own.pub")
     assert "signed     not checked" in run("verify", name)
     run("predict", name, "MODELS/d.npz", "o.csv", "--key", "own.pub")

@@ -135,6 +135,16 @@ def test_curve_of_several_models_tells_them_apart():
         assert of_one.get_marker() != of_other.get_marker()
 
 
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_legend_hides_no_curve(count):
+    """All curves are at most 1: the legend is above."""
+    ax = free_axes()
+    plots.rejection_curve(Y, {f"model {i}": PROBS for i in range(count)}, ax=ax)
+    ax.figure.canvas.draw()
+    legend_from = ax.get_legend().get_window_extent().y0
+    assert ax.transData.inverted().transform((0, legend_from))[1] > 1
+
+
 def test_curve_needs_a_model_and_thresholds_in_range():
     with pytest.raises(ValueError, match="Argument `y_pred` must hold at least one model"):
         plots.rejection_curve(Y, {})

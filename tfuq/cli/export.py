@@ -14,6 +14,7 @@ from tfuq.cli._inputs import (
     prediction_options,
 )
 from tfuq.cli._stderr import progress
+from tfuq.export.loading import size_of
 from tfuq.export.signing import private_key, sign, signature_of
 
 FORMATS = {".tflite": exporting.export_litert, ".onnx": exporting.export_onnx}
@@ -59,9 +60,7 @@ def run(arguments):
     signature_of(out).unlink(missing_ok=True)  # that of a model which was there before
     if arguments.sign is not None:
         sign(out, arguments.sign)
-    files = [file for file in (out, *out.rglob("*")) if file.is_file()]
-    size = sum(file.stat().st_size for file in files)
-    return {"wrote": str(arguments.out), "files": len(files), "bytes": size}, True
+    return {"wrote": str(arguments.out), **size_of(out)}, True
 
 
 def _card(path):

@@ -1,7 +1,7 @@
 """Command `tfuq verify`: whether an export is whole, and who signed it."""
 
 from tfuq.cli._inputs import existing
-from tfuq.export.loading import checked_export
+from tfuq.export.loading import checked_export, size_of
 from tfuq.export.signing import signature_of
 
 
@@ -13,8 +13,7 @@ def run(arguments):
     signed = "by the key" if arguments.key else "not checked" if is_signed else "no"
     return {
         "path": str(path),
-        "files": len(about["files"]),
-        "bytes": sum(each["bytes"] for each in about["files"].values()),
+        **size_of(path),
         "signed": signed,
         "versions": about["versions"],
         "rule": None if about["rule"] is None else about["rule"]["says"],

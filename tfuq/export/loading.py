@@ -6,9 +6,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfuq._files.declared import remember
-from tfuq.export._files import METADATA, read_metadata
+from tfuq.export._files import METADATA, card_of, metadata_of, read_metadata
 from tfuq.export._runtimes import RUNTIMES, as_file_takes
-from tfuq.export.signing import check_signature
+from tfuq.export.signing import check_signature, signature_of
 
 FILES = (".onnx", ".tflite")  # as `export_onnx` and `export_litert` write them
 
@@ -69,6 +69,14 @@ def checked_export(path, key=None):
     if key is not None:
         check_signature(path, key)
     return about
+
+
+def size_of(path):
+    """Files of an export and their bytes: the model's, its card, metadata and signature."""
+    path = pathlib.Path(path)
+    beside = metadata_of(path), card_of(path), signature_of(path)
+    files = [file for file in {path, *path.rglob("*"), *beside} if file.is_file()]
+    return {"files": len(files), "bytes": sum(file.stat().st_size for file in files)}
 
 
 def load_export(path, key=None):

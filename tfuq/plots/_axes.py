@@ -54,6 +54,14 @@ def figure_of(figure, rows):
     return figure
 
 
+def add_legend_above(ax, **options):
+    """A legend in a room of its own above what is drawn, so that it hides nothing."""
+    legend = ax.legend(fontsize="small", loc="upper left", **options)
+    share = min(0.5, 1.15 * legend.get_window_extent().height / ax.bbox.height)
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, low + (high - low) / (1 - share), auto=None)
+
+
 def label_decades(ax, low, high):
     """Labels of a log x-axis that fit a narrow panel: decades, or three numbers within one.
 

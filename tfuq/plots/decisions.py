@@ -12,7 +12,7 @@ from tfuq._math.bounds import clopper_pearson_interval
 from tfuq._predictions.numbers import RegressionUncertainty
 from tfuq._predictions.scores import GIVEN
 from tfuq._predictions.uncertainty import Uncertainty
-from tfuq.plots._axes import RED, Axes, axes_of, line_style
+from tfuq.plots._axes import RED, Axes, add_legend_above, axes_of, line_style
 from tfuq.selective import risk_coverage_curve
 from tfuq.selective.own_loss import losses_of, own_loss, risk_in_words
 from tfuq.selective.rule import RejectionRule
@@ -225,7 +225,7 @@ def detection_histograms(
         ax.axvline(limit, color=RED, linestyle="--", linewidth=2, label=f"threshold {limit:.3g}")
     ax.set(xlabel=xlabel, ylabel="fraction of the set")
     ax.grid(alpha=0.3)
-    ax.legend()
+    add_legend_above(ax)
     return ax
 
 

@@ -15,7 +15,17 @@ from tfuq import metrics
 from tfuq._arguments import ArrayLike, check_flags, check_integer
 from tfuq._math.intervals import is_inside
 from tfuq._predictions.numbers import RegressionUncertainty
-from tfuq.plots._axes import COLOURS, GREY, MARKERS, PALE_BLUE, RED, Axes, axes_of, line_style
+from tfuq.plots._axes import (
+    COLOURS,
+    GREY,
+    MARKERS,
+    PALE_BLUE,
+    RED,
+    Axes,
+    add_legend_above,
+    axes_of,
+    line_style,
+)
 from tfuq.plots._numbers import checked_unit, input_of, read_numbers, refuse_classes
 from tfuq.plots.examples import N_BINS, equal_bins
 
@@ -106,7 +116,7 @@ def intervals_over(
         _draw_true(ax, x, true[order], is_inside(found.lower, found.upper, true)[order])
     ax.set(xlabel=xlabel, ylabel=quantity)
     ax.grid(alpha=0.3)
-    _add_legend_above(ax)
+    add_legend_above(ax)
     return ax
 
 
@@ -186,7 +196,7 @@ def predicted_against_true(
         ax.plot(at, mean[rows], label=name, zorder=2, **style)
     ax.set(xlabel=f"true {quantity}", ylabel=f"predicted {quantity}")
     ax.grid(alpha=0.3)
-    _add_legend_above(ax, title=_some_drawn(drawn, true), title_fontsize="small")
+    add_legend_above(ax, title=_some_drawn(drawn, true), title_fontsize="small")
     return ax
 
 
@@ -373,14 +383,6 @@ def _within_picture(ax, lower, upper, seen):
     ax.set_ylim(edges)
     above = edges[1] + np.ptp(edges)  # the legend's room is at most as high
     return np.clip(lower, *edges), np.clip(upper, edges[0], above)
-
-
-def _add_legend_above(ax, **options):
-    """A legend in a room of its own above what is drawn, so that it hides nothing."""
-    legend = ax.legend(fontsize="small", loc="upper left", **options)
-    share = min(0.5, 1.15 * legend.get_window_extent().height / ax.bbox.height)
-    low, high = ax.get_ylim()
-    ax.set_ylim(low, low + (high - low) / (1 - share), auto=None)
 
 
 def _some_of(count):

@@ -8,7 +8,7 @@ import numpy as np
 
 from tfuq._arguments import ArrayLike, check_fraction
 from tfuq.metrics import rejection_rate, rejection_table, reliability_curve
-from tfuq.plots._axes import COLOURS, MARKERS, PALE_BLUE, RED, Axes, axes_of
+from tfuq.plots._axes import COLOURS, MARKERS, PALE_BLUE, RED, Axes, add_legend_above, axes_of
 
 
 def rejection_curve(
@@ -62,8 +62,9 @@ def rejection_curve(
     for i, (name, table) in enumerate(tables.items()):
         _draw_curves(ax, thresholds, table, "" if name is None else f"{name}: ", i)
     ax.set(xlabel="confidence threshold", ylabel="fraction", ylim=(-0.02, 1.03))
+    ax.set_yticks(np.linspace(0, 1, 6))  # none beside the legend
     ax.grid(alpha=0.3)
-    ax.legend()
+    add_legend_above(ax)
     return ax
 
 
@@ -132,7 +133,7 @@ def confidence_histogram(
     ax.set(xlabel="confidence (probability of the predicted class)", ylabel="number of examples")
     ax.set_xlim(0, 1)
     if y_true is not None or threshold is not None:
-        ax.legend()
+        add_legend_above(ax)
     return ax
 
 
