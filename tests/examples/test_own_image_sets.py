@@ -149,6 +149,38 @@ def test_an_image_that_is_there_twice_counts_once(parts, capsys):
     assert "20 of 110 images are copies" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind", ["near", "far", "shift"])
+def test_what_a_file_brings_beside_its_images_is_none_of_them(parts, kind, capsys):
+    file = a_file()
+    other = 255 - file["images"][:20]
+    more = {kind: np.concatenate([file["images"][:5], other])}
+    more |= {"shift_labels": np.arange(25) % 3} if kind == "shift" else {}
+    found = parts["own"].own_task({**file, **more}, {}, "a.npz")[kind]
+    np.testing.assert_array_equal(found.images[..., 0], other)
+    if kind == "shift":
+        np.testing.assert_array_equal(found.labels, np.arange(5, 25) % 3)
+    assert f"5 images of `{kind}` are copies of `images` and left out" in capsys.readouterr().out
+    more[kind] = file["images"][:25]
+    with pytest.raises(ValueError, match=f"`{kind}` of a.npz must be other images"):
+        parts["own"].own_task({**file, **more}, {}, "a.npz")
+
+
+def test_images_of_zeros_and_ones_are_refused(parts):
+    """As `astype` makes them of floats between 0 and 1."""
+    cut = (a_file()["images"] / 255 > 0.5).astype("uint8")
+    with pytest.raises(ValueError, match=r"black if white is 255: np.uint8\(255 \* images\)"):
+        parts["own"].own_task(a_file(images=cut), {})
+
+
+def test_a_class_that_is_nearly_all_is_said(parts, capsys):
+    rng = np.random.default_rng(0)
+    arrays = {"images": rng.integers(255, size=(600, 8, 8), dtype="uint8")}
+    parts["own"].own_task({**arrays, "labels": np.arange(600) >= 18}, {}, "a.npz")
+    assert "who always says True is right in 96.7% of the test" in capsys.readouterr().out
+    parts["own"].own_task({**arrays, "labels": np.arange(600) >= 200}, {}, "a.npz")
+    assert "always says" not in capsys.readouterr().out
+
+
 def test_images_of_another_set_are_far_where_they_are_none_of_its_own(parts, capsys):
     own, rng = a_file(), np.random.default_rng(1)
     others = {
