@@ -420,7 +420,7 @@ def test_an_empty_folder_keeps_its_number_and_a_missing_one_is_no_shift(here):
     (here.path / "images" / "cat").rmdir()
     assert accuracy_of(here, "images", *names) == 1
     for command in (("evaluate", "m.keras", "images"), ("predict", "m.keras", "images", "o.csv")):
-        here.refused(*command, says="a sub-folder, if an empty one, for each of 3 classes")
+        here.refused(*command, says="a sub-folder, which may be empty, for each of the 3 classes")
     command = (
         "calibrate",
         "m.keras",

@@ -106,6 +106,7 @@ def test_what_cannot_be_read_is_left_out_named_and_counted(run, tmp_path):
     ]
     skipped = {pathlib.Path(each["file"]).name: each["why"] for each in found["skipped"]}
     assert set(skipped) == {"._a.png", "bad.png", "cut.jpg", "pages.tif", "phone.heic", "wide.tif"}
+    assert "[Op:" not in run.err and "{{" not in run.err  # no names of nodes
     assert "8 bits" in skipped["wide.tif"] and "2 pictures" in skipped["pages.tif"]
     assert "6 images were left out" in run.err and "no images: 1 (.txt 1)" in run.err
     (folder / "bad.png").rename(tmp_path / "bad.png")

@@ -342,7 +342,7 @@ def test_a_thousand_classes_in_flat_memory():
     for structure, count in (("kfac", 16**2 + 1000**2 + 17 * 1000), ("diagonal", 17 * 1000)):
         head = convert.laplace_head(model, (x, y), structure, 1.0).layers[-1]
         assert sum(w.numpy().size for w in head.non_trainable_weights) == count
-    with pytest.raises(ValueError, match=r"17,000 weights .* takes 1\.1 GiB; take 'kfac'"):
+    with pytest.raises(ValueError, match=r"17,000 weights .* takes 1\.1 GiB. Use 'kfac'"):
         convert.laplace_head(model, (x, y), "full")
 
 

@@ -199,7 +199,7 @@ def test_balanced_refuses(argument, data, options):
 
 def test_missing_classes_are_named():
     message = refused("data", balanced, (ROWS, LABELS), num_classes=5)
-    assert "no examples of [3, 4]" in message and "[700, 250, 50, 0, 0]" in message
+    assert "no examples of the classes [3, 4]" in message and "[700, 250, 50, 0, 0]" in message
 
 
 # --- SMOTE ------------------------------------------------------------------------------------

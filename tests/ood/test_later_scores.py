@@ -139,7 +139,7 @@ def test_hopfield_energy_without_a_pattern_is_unknown():
     features, logits = RNG.normal(size=(30, 4)), RNG.normal(size=(30, 3))
     labels = logits.argmax(1)
     labels[labels == 1] = 2
-    with pytest.warns(UserWarning, match=r"No example of 1 of 3 classes .* \[1\].*inf"):
+    with pytest.warns(UserWarning, match=r"1 of 3 classes have no example .* \[1\].*inf"):
         detector = ood.SHE().fit_features((features, logits), labels)
     found, predicted = detector.score_features((features, logits)), logits.argmax(1)
     assert np.all(np.isinf(found) == (predicted == 1))

@@ -1,6 +1,7 @@
 """Files of images as pixels of 8 bits, whatever their format."""
 
 import pathlib
+import re
 
 import numpy as np
 import tensorflow as tf
@@ -9,6 +10,7 @@ IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _BY_PILLOW = (".tif", ".tiff", ".webp")  # which TensorFlow does not decode
 JPEG = b"\xff\xd8\xff"
 _OF_8_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+_NODES = re.compile(r"\{\{.*?\}\}|\[Op:.*")
 # Images that nothing here reads: a person has to know that they were left out.
 UNREAD = (
     *(".avif", ".dcm", ".dng", ".exr", ".hdr", ".heic", ".heif", ".ico", ".j2k", ".jp2"),
@@ -28,7 +30,12 @@ def read_image(path, channels):
     try:
         return _decoded(tf.io.read_file(path), channels)
     except (tf.errors.OpError, ValueError) as error:
-        raise UnreadableImage(str(error).splitlines()[0][:200]) from None
+        raise UnreadableImage(reason_of(error)) from None
+
+
+def reason_of(error):
+    """The first line of an error, without the names of TensorFlow's nodes and operations."""
+    return _NODES.sub("", str(error).strip().splitlines()[0]).strip()[:200]
 
 
 def _decoded(content, channels):

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfuq._arguments import PathLike
 from tfuq._files.reading import DAMAGE, open_arrays
+from tfuq._images.files import reason_of
 from tfuq.datasets._pipelines import Form
 
 
@@ -140,7 +141,7 @@ class _JPEGs:
         except tf.errors.InvalidArgumentError as error:
             raise ValueError(
                 "Argument `path` must hold JPEG files in its bytes. Received: a first one that "
-                f"cannot be read ({error.message})"
+                f"cannot be read ({reason_of(error)})"
             ) from error
 
     def __len__(self):
