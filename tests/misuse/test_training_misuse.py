@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfuq import callbacks, layers, losses
+from tfuq import callbacks, layers, losses, optimizers
 
 X, Y = np.random.default_rng(0).normal(size=(12, 4)), np.arange(12) % 3
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -67,4 +67,40 @@ def test_losses_of_classes_refuse_before_they_train(name, counts):
         model.fit(X, y, verbose=0)
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+    counts("misuse rows, refused")
+
+
+@pytest.mark.parametrize("is_renewed", [False, True])
+def test_a_process_trained_batch_by_batch_has_all_of_them(is_renewed, counts):
+    """Keras resets metrics at each `train_on_batch`: that is no epoch, new metrics or not."""
+    head = layers.SNGPDense(3, num_features=8, seed=1)
+    model = keras.Sequential([keras.Input((4,)), head])
+    with pytest.warns(UserWarning, match="start_anew"):
+        for start in range(0, 12, 4):
+            if start == 0 or is_renewed:
+                model.compile(
+                    keras.optimizers.SGD(0.0), LOSS, metrics=["accuracy"], jit_compile=False
+                )
+            model.train_on_batch(X[start : start + 4], Y[start : start + 4])
+    phi = np.asarray(head.random_features(X))
+    expected = head.ridge * np.eye(8) + phi.T @ phi
+    np.testing.assert_allclose(head.precision, expected, rtol=1e-4, atol=1e-5)
+    counts("misuse rows, warned")
+
+
+# What IVON gets, and the argument that the error has to name.
+OF_IVON = {
+    "no number of examples": ({"num_data": None}, "num_data"),
+    "no examples": ({"num_data": 0}, "num_data"),
+    "a share of examples": ({"num_data": 0.5}, "num_data"),
+    "a momentum of 1": ({"beta_1": 1.0}, "beta_1"),
+    "a negative rate": ({"learning_rate": -0.1}, "learning_rate"),
+}
+
+
+@pytest.mark.parametrize("name", OF_IVON)
+def test_ivon_refuses(name, counts):
+    options, named = OF_IVON[name]
+    with pytest.raises(ValueError, match=f"Argument `{named}`"):
+        optimizers.IVON(**{"learning_rate": 0.1, "num_data": 12, **options})
     counts("misuse rows, refused")
