@@ -108,7 +108,7 @@ bench-selective: $(VENV)/.examples
 	$(BIN)/python benchmarks/selective.py
 
 bench-scores: $(VENV)/.examples
-	$(BIN)/python benchmarks/scores.py --json benchmarks/scores.json
+	$(BIN)/python benchmarks/scores.py
 
 bench-stacked: $(VENV)/.examples
 	$(BIN)/python benchmarks/stacked.py --json benchmarks/stacked.json

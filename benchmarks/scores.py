@@ -1,7 +1,7 @@
 """Which score ranks errors best on real images, and is the one chosen beforehand worth it?
 
-    python benchmarks/scores.py --json scores.json            # runs what is not there yet
-    python benchmarks/scores.py --json scores.json --report   # the tables, in markdown
+    python benchmarks/scores.py            # runs what is not there yet
+    python benchmarks/scores.py --report   # writes the tables of README.md
 
 Twelve sets of labelled images. EfficientNet-Lite0, which knows ImageNet and none of them, gives
 1,280 features of images of 96 pixels; a small head is trained on them, the same way for all. Rows
@@ -27,10 +27,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
+from evidence import marked, pages
 
 from tfuq import ood, selective
 
 DATA = pathlib.Path(os.environ.get("TFUQ_DATA", pathlib.Path(__file__).parents[2] / "shared/data"))
+RESULTS = pathlib.Path(__file__).with_name("results") / "scores.json"
 SIDE, ROWS = 96, 3500  # pixels, and examples of a set at most
 SEEDS, RESAMPLES, ORDERS = (0, 1, 2), 1000, 200
 SHARES = (0.4, 0.6, 0.7)  # where rows to train on end, those that scores learn from, that choose
@@ -222,41 +224,73 @@ def abroad(seed, cache):
 # --- Tables ------------------------------------------------------------------------------------
 
 
-def report(found):
-    names = dict.fromkeys(name for run in found["runs"] for name in run["augrc"])
-    print("| set | accuracy | " + " | ".join(names) + " | chosen | gain over confidence |")
-    print("| --- | --: |" + " --: |" * len(names) + " --- | --- |")
-    signs = {"better": 0, "not shown": 0, "worse": 0}
+def score_table(found):
+    names = list(dict.fromkeys(name for run in found["runs"] for name in run["augrc"]))
+    titles = ["set", "accuracy", *names, "chosen", "gain over confidence"]
+    rows = []
     for name in SETS:
         runs = [run for run in found["runs"] if run["set"] == name]
-        if not runs:
-            continue
-        accuracy = np.mean([run["accuracy"] for run in runs])
-        cells = []
-        for score in names:
-            values = [run["augrc"][score][0] for run in runs if score in run["augrc"]]
-            cells.append(f"{100 * np.mean(values):.2f}" if values else "–")
-        gains = []
-        for run in runs:
-            low, high = run["gain_ends"]
-            signs["better" if low > 0 else "worse" if high < 0 else "not shown"] += 1
-            gains.append(f"{100 * run['gain']:.2f} ({100 * low:.2f} to {100 * high:.2f})")
-        chosen = ", ".join(run["chosen"] for run in runs)
-        row = [name, f"{accuracy:.3f}", *cells, chosen, "; ".join(gains)]
-        print("| " + " | ".join(row) + " |")
-    print(
-        f"\nOf {sum(signs.values())} runs the chosen score is "
-        + ", ".join(f"{word} in {number}" for word, number in signs.items())
+        if runs:
+            accuracy = np.mean([run["accuracy"] for run in runs])
+            means = [hundredths(runs, score) for score in names]
+            chosen = ", ".join(run["chosen"] for run in runs)
+            rows.append([name, f"{accuracy:.3f}", *means, chosen, "; ".join(map(gain, runs))])
+    return marked.markdown(titles, rows)
+
+
+def hundredths(runs, score):
+    values = [run["augrc"][score][0] for run in runs if score in run["augrc"]]
+    return f"{100 * np.mean(values):.2f}" if values else "–"
+
+
+def gain(run):
+    low, high = run["gain_ends"]
+    return f"{100 * run['gain']:.2f} ({100 * low:.2f} to {100 * high:.2f})"
+
+
+def verdict(found):
+    """In which runs the interval of the gain excludes 0."""
+    better, worse = (
+        [run for run in found["runs"] if excludes(run["gain_ends"])]
+        for excludes in (lambda ends: ends[0] > 0, lambda ends: ends[1] < 0)
     )
-    for run in found["abroad"]:
-        print({key: round(v, 4) if isinstance(v, float) else v for key, v in run.items()})
+    count = len(found["runs"])
+    most = "on most" if 2 * len(better) > count else "not on most"
+    return (
+        f"Of {count} runs the chosen score is better in {len(better)} ({told(better)}), worse in "
+        f"{len(worse)} ({told(worse)}); in {count - len(better) - len(worse)} no difference is "
+        f"shown. It is better {most} of the runs.\n"
+    )
+
+
+def told(runs):
+    """The sets of runs and, of each, how many and what was chosen there."""
+    sets = dict.fromkeys(run["set"] for run in runs)
+    parts = {name: [run["chosen"] for run in runs if run["set"] == name] for name in sets}
+    found = [f"{len(names)} of {name}: {', '.join(names)}" for name, names in parts.items()]
+    return "; ".join(found) or "none"
+
+
+def abroad_table(found):
+    titles = ["seed", "wrong of accepted", "alarms of orders", "cases until", "labelled until"]
+    titles += ["p of features", "accuracy, true", "accuracy, estimated"]
+    rows = []
+    for run in sorted(found["abroad"], key=lambda run: run["seed"]):
+        cells = [str(run["seed"]), f"{run['risk there']:.2f}", f"{run['alarms']} of {ORDERS}"]
+        cells += ["–" if run[key] is None else f"{run[key]:.0f}" for key in ("cases", "labelled")]
+        cells.append(f"{run['features p']:.4f}")
+        rows.append([*cells, *(f"{run[f'accuracy, {key}']:.2f}" for key in ("true", "estimated"))])
+    return marked.markdown(titles, rows)
+
+
+TABLES = {"scores": score_table, "verdict": verdict, "abroad": abroad_table}
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", type=pathlib.Path, default="scores.json")
+    parser.add_argument("--json", type=pathlib.Path, default=RESULTS)
     parser.add_argument("--cache", type=pathlib.Path, default="scores_features")
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--only", nargs="*", default=list(SETS), choices=list(SETS))
@@ -265,7 +299,7 @@ def main(argv=None):
     if arguments.json.exists():
         found = json.loads(arguments.json.read_text(encoding="utf-8"))
     if arguments.report:
-        return report(found)
+        return pages.write_all(found, "scores", TABLES)
     known = {(run["set"], run["seed"]) for run in found["runs"]}
     todo = [(name, seed) for name in arguments.only for seed in SEEDS if (name, seed) not in known]
     for name, seed in todo:
@@ -275,7 +309,7 @@ def main(argv=None):
     for seed in set(SEEDS) - {run["seed"] for run in found["abroad"]}:
         found["abroad"].append(abroad(seed, arguments.cache))
         arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return report(found)
+    print(score_table(found), verdict(found), abroad_table(found), sep="\n")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,16 @@ NAMES = (
     "rows",
     "traced",
 )
-SCRIPTS = ("saliency", "optimizers", "gradient_controls", "noisy_labels", "fundus")
+SCRIPTS = (
+    "saliency",
+    "optimizers",
+    "gradient_controls",
+    "noisy_labels",
+    "fundus",
+    "scores",
+    "selective",
+    "rules",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -86,9 +86,14 @@ STARTS = 8  # places at which the tests begin, each with its share of the error
 LEAST_BLOCK = 64  # levels that are tested at a time, at first
 MOST_BLOCK = 2**16  # and at most: a test takes a dozen copies
 # By examples over the fewest that can pass: the level of error at which the chain starts, over that
-# of both together, and the power with which the levels of the curve grow. `PLANS_OF_TIES` those of
-# a score of few values, which a chain walks through.
-PLANS = ((3, 1.0, 0.2), (5, 0.95, 0.2), (7.5, 0.8, 0.2), (10, 0.65, 0.2), (np.inf, 0.4, 0.4))
+# of both together, and the power with which the levels of the curve grow. Where that start takes
+# nearly all of the error, a curve that grows fast keeps the rest for the lenient end. Of targets up
+# to `RARE` the fewest are many, and a start may be finer. `PLANS_OF_TIES` those of a score of few
+# values, which a chain walks through.
+RARE = 0.07
+PLANS_OF_RARE = ((3, 1.0, 0.2), (5, 0.95, 0.2), (7.5, 0.87, 1.4), (10, 0.8, 1.2))
+PLANS_OF_RARE += ((15, 0.7, 1.0), (np.inf, 0.45, 0.3))
+PLANS = ((3, 1.0, 0.2), (5, 0.95, 0.2), (7.5, 0.84, 0.7), (10, 0.65, 0.2), (np.inf, 0.4, 0.4))
 PLANS_OF_TIES = ((2.5, 1.0, 0.2), (np.inf, 0.4, 0.4))
 CHAIN_SHARE = 0.4  # of many examples, where it is not charged together with the martingale
 GRID = 16  # ranks that `sgr` looks at, and fixed thresholds at which either starts for images
@@ -260,7 +265,7 @@ def ways(sums, risk, delta):
     return values > FEW, values < many, (1 - SPENT) * delta
 
 
-def _last_of_walk(sums, risk, delta, plans=PLANS):
+def _last_of_walk(sums, risk, delta, plans=None):
     total = int(sums.accepted[-1])
     start, tilt = planned(total, risk, delta, plans)
     if risk * total > MOST_ERRORS:
@@ -325,7 +330,7 @@ def safe_levels(sums, risk, delta, looked):
     return np.logical_and.reduce(found)
 
 
-def _safe_of_walk(sums, risk, delta, looked, plans=PLANS):
+def _safe_of_walk(sums, risk, delta, looked, plans=None):
     safe = np.zeros(len(sums.loss), bool)
     total = int(sums.accepted[-1])
     start, tilt = planned(total, risk, delta, plans)
@@ -348,7 +353,7 @@ def _safe_of_walk(sums, risk, delta, looked, plans=PLANS):
 def starts_without_error(sums, risk, delta):
     """Whether levels without an error are enough by themselves, each way that is tested."""
     whole, some, delta = ways(sums, risk, delta)
-    tested = [(sums, PLANS)] if whole else []
+    tested = [(sums, None)] if whole else []
     if some:
         passed, _, rest = _without_some(sums, risk, delta)
         if passed is not None and not len(passed):
@@ -362,8 +367,12 @@ def starts_without_error(sums, risk, delta):
     return None not in found
 
 
-def planned(total, risk, delta, plans=PLANS):
-    """After how many examples without an error the chain starts, and the tilt of the curve."""
+def planned(total, risk, delta, plans=None):
+    """After how many examples without an error the chain starts, and the tilt of the curve.
+
+    `plans` are by default those of many values.
+    """
+    plans = plans or (PLANS_OF_RARE if risk <= RARE else PLANS)
     fewest = fewest_examples(risk, delta)
     share, tilt = next(plan for most, *plan in plans if total / fewest < most)
     start = fewest_examples(risk, share * delta)
