@@ -144,8 +144,9 @@ bench-monitor: $(VENV)/.examples
 
 bench-rules: $(VENV)/.examples .venv-mapie/.done
 	.venv-mapie/bin/python benchmarks/rules.py --check
-	$(BIN)/python benchmarks/rules.py --json benchmarks/rules.json
-	$(BIN)/python benchmarks/rules_bound.py --json benchmarks/rules.json
+	$(BIN)/python benchmarks/rules.py
+	$(BIN)/python benchmarks/rules.py --again
+	$(BIN)/python benchmarks/rules_bound.py
 
 bench-report-page: $(VENV)/.test
 	$(BIN)/python benchmarks/report_page.py

@@ -1,6 +1,6 @@
 """Could any rule accept at least 95 % of the best of three in every world of `rules.py`?
 
-    python benchmarks/rules_bound.py --json rules.json
+    python benchmarks/rules_bound.py
 
 An upper bound, by Neyman and Pearson, on the worst ratio that any rule could have which keeps its
 promise and never accepts less because an answer is right. In a world w it accepts no more often
@@ -21,7 +21,7 @@ import argparse
 import pathlib
 
 import numpy as np
-from rules import DELTA, LEAST, VALUES, best, read_rows, wrong_at
+from rules import DELTA, LEAST, RESULTS, VALUES, best, read_rows, wrong_at
 from scipy.optimize import linprog
 
 PLACES = 4000  # of scores
@@ -79,7 +79,7 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--json", type=pathlib.Path, default="rules.json", help="what `rules.py` has done")
+    add("--json", type=pathlib.Path, default=RESULTS, help="what `rules.py` has done")
     add("--sizes", type=int, nargs="+", default=[60, 100, 200])
     arguments = parser.parse_args(argv)
     rows = read_rows(arguments.json)
