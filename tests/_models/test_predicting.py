@@ -217,12 +217,12 @@ def test_output_must_be_said_if_and_only_if_there_are_several():
         ((X, [0, 1]), r"hold arrays, labels among them"),
         (X, r"PyDataset\. Received: ndarray"),
         (iter([(X, Y)]), r"PyDataset\. Received: list_iterator"),
-        (tensors(X, Y).repeat(), r"end: .*Received: an infinite dataset"),
+        (tensors(X, Y).repeat(), r"be finite: .*end .*Received: an infinite dataset"),
         (tensors(X, Y).take(0), r"at least one batch\. Received: an empty dataset"),
         (tensors(X, Y).unbatch(), r"be batched: .*Received: elements of"),
         (tf.data.Dataset.from_tensor_slices(X).batch(4), r"give \(x, y\) .*Received: elements of"),
         (Batches(X[:0], Y[:0]), r"at least one batch\. Received: an empty dataset"),
-        (Endless(X, Y), r"end: .*Received: an infinite dataset"),
+        (Endless(X, Y), r"be finite: .*end .*Received: an infinite dataset"),
     ],
 )
 def test_unreadable_data_raise(data, message):

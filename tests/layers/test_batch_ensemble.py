@@ -200,12 +200,14 @@ def test_factors_start_as_signs_or_around_one():
 def test_with_other_randomness_draws_are_rounded_up():
     model = network(4, MCDropout(0.5))
     assert sample_predictions(model, X, from_logits=True).shape == (32, 7, 3)
-    with pytest.raises(ValueError, match=r"here 4.*num_samples=30"):  # 30 by word, not by default
+    with pytest.raises(
+        ValueError, match=r"multiple of 4.*num_samples=30"
+    ):  # 30 by word, not by default
         sample_predictions(model, X, 30, from_logits=True)
     layers = [BatchEnsembleDense(6, 2), BatchEnsembleDense(3, 3)]
     mixed = keras.Sequential([keras.Input((4,)), *layers])
     assert len(sample_predictions(mixed, X, from_logits=True)) == 6
-    with pytest.raises(ValueError, match=r"here 6.*num_samples=4"):
+    with pytest.raises(ValueError, match=r"multiple of 6.*num_samples=4"):
         sample_predictions(mixed, X, 4, from_logits=True)
 
 

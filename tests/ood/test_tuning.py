@@ -179,7 +179,7 @@ def test_a_choice_that_does_not_hold_is_told(model, monkeypatch):
     areas = iter([[0.7, 0.9], [0.8, 0.6]])
     monkeypatch.setattr(tuning._Run, "areas", lambda self, candidate: next(areas))
     monkeypatch.setattr(ood.KNN, "_know_model", lambda self: self)
-    with pytest.warns(UserWarning, match=r"\{'k': 3\}, are worse .* 0.600 and 0.900"):
+    with pytest.warns(UserWarning, match=r"\{'k': 3\}, are worse .* 0.600 instead of 0.900"):
         found = ood.tune(ood.KNN(), model, pictures(0), x_val=pictures(1), grid={"k": (3,)})
     assert found.options == {"k": 3}
 

@@ -248,6 +248,6 @@ def test_in_a_model_and_fitted_to_one(tmp_path):
 
 def test_it_says_what_it_promises():
     text = fitted("normalized").describe()
-    assert "0.9" in text and "200 examples" in text and "standard deviations" in text
+    assert "0.9" in text and "with the 200 that" in text and "standard deviations" in text
     assert "promises nothing" in ConformalRegressor("split", 1.0).describe()
     assert "ConformalRegressor" in repr(fitted())

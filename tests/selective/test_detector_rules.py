@@ -156,13 +156,13 @@ ARRAY = RejectionRule.fit(MODEL.predict(X, verbose=0), Y, score=OTHER.score(X), 
         ("fit_model", lambda: ARRAY.append_to(MODEL)),
         ("fit_model", lambda: export(MODEL, "s", rule=ARRAY, ood=OTHER)),
         (
-            "`append_to` took: give that with `rule=`, so",
+            "`append_to` took: export that one with `rule=`, so",
             lambda: export(
                 RejectionRule("confidence", 0.5).append_to(MODEL), "s", output="probabilities"
             ),
         ),
         (
-            "`append_to` took: give that with `rule=`, and `ood=`, the detector",
+            "`append_to` took: export that one with `rule=`, and `ood=`, the detector",
             lambda: export_onnx(RULE.append_to(MODEL, detector=DETECTOR), "s.onnx"),
         ),
         ("`output`", lambda: RULE.append_to(MODEL, 1, detector=DETECTOR)),

@@ -140,7 +140,7 @@ def test_the_best_score_is_chosen_on_other_rows():
     flat = {"confidence": "confidence", "chance": rng.random(500)}
     assert best_score(probs[first], y[first], flat).best == "confidence"
     with pytest.warns(
-        UserWarning, match=r"of best_score \('confidence' was best\), which has seen"
+        UserWarning, match=r"with best_score \('confidence' was best\), which has seen"
     ):
         RejectionRule.fit(probs[first], y[first], **goal)
 

@@ -72,9 +72,9 @@ def warn_of_lost_posterior(models, what):
     found = [each for each in map(weight_posterior, models) if each is not None]
     if found:
         warnings.warn(
-            f"{what} has no posterior of the weights, which {found[0].kept_by} keeps: it takes the "
-            "weights as they are (their mean after `fit` or `to_mean()`). Draw networks from the "
-            "trained model with `tfuq.predictive`",
+            f"{what[0].upper()}{what[1:]} has no posterior of the weights, which "
+            f"{found[0].kept_by} keeps: it takes the weights as they are (their mean after `fit` "
+            "or `to_mean()`). Draw networks from the trained model with `tfuq.predictive`",
             stacklevel=4,
         )
 
