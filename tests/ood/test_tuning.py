@@ -14,7 +14,7 @@ from tfuq.ensembles import DeepEnsemble
 from tfuq.ood import tuning
 
 # A choice may be worse where it is judged, which is told, and has a test of its own.
-pytestmark = pytest.mark.filterwarnings("ignore:The options that were best")
+pytestmark = pytest.mark.filterwarnings("ignore:The best options")
 RNG = np.random.default_rng(0)
 Y = np.arange(120) % 3
 
