@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfuq._images.files import read_image
+from tfuq._images.files import read_image, reason_of
 from tfuq._predictions.scores import RANKINGS
 from tfuq.cli import COMMANDS, _inputs, main
 from tfuq.cli.options import calibrate, shared
@@ -82,6 +82,18 @@ def test_a_jpeg_has_the_pixels_that_the_server_has(name, options, tmp_path):
     with Image.open(tmp_path / name) as opened:
         expected = np.asarray(opened.convert("RGB"))
     np.testing.assert_array_equal(read_image(tmp_path / name, 3), expected)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("{{function_node __x}} Not a PNG [Op:DecodeImage] name: ", "Not a PNG"),
+        ("\nTruncated file\nand more", "Truncated file"),
+        ("", "ValueError"),
+    ],
+)
+def test_a_reason_is_the_first_line_without_nodes(said, reason):
+    assert reason_of(ValueError(said)) == reason
 
 
 def test_what_cannot_be_read_is_left_out_named_and_counted(run, tmp_path):

@@ -35,7 +35,8 @@ def read_image(path, channels):
 
 def reason_of(error):
     """The first line of an error, without the names of TensorFlow's nodes and operations."""
-    return _NODES.sub("", str(error).strip().splitlines()[0]).strip()[:200]
+    first = next(iter(str(error).strip().splitlines()), "")
+    return _NODES.sub("", first).strip()[:200] or type(error).__name__
 
 
 def _decoded(content, channels):
